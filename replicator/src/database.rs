@@ -1,0 +1,209 @@
+//! Opens the application's database and keeps our own tables in it.
+//!
+//! Arrives: a path. Leaves: connections set up for their use, and the small facts of [`Meta`]. Owns: our tables exist and
+//! have the format that this program writes. Every change here is part of somebody's transaction; a crash leaves all or none.
+
+use crate::error::Action;
+use crate::names::{BatchNo, Hlc, NodeId, Site, Version};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, ToSql, params};
+use std::path::{Path, PathBuf};
+
+/// The layout of our tables. FORMAT.md tells what each number means.
+pub const FORMAT: i64 = 1;
+
+/// What can go wrong with the database as such.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// Another connection holds the write lock.
+    #[error("the database is locked by another connection")]
+    Busy,
+    /// Its disk is full.
+    #[error("the disk under the database is full")]
+    Full,
+    /// The tables were written by a later program.
+    #[error("{path}: our tables have format {found}, this program knows up to {FORMAT}: upgrade harmonylite on this node")]
+    NewerFormat {
+        /// The file.
+        path: PathBuf,
+        /// The format.
+        found: i64,
+    },
+    /// WAL mode cannot be had (a network file system, a read-only directory, an application in the way).
+    #[error("{path}: cannot switch the journal to WAL (it stays {found}): close other programs once, or run PRAGMA journal_mode=WAL")]
+    NotWal {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        found: String,
+    },
+    /// Everything else SQLite says.
+    #[error(transparent)]
+    Sqlite(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for DatabaseError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy,
+            Some(ErrorCode::DiskFull) => Self::Full,
+            _ => Self::Sqlite(error),
+        }
+    }
+}
+
+impl DatabaseError {
+    /// A lock and a full disk pass; anything else would go on to harm data.
+    pub fn action(&self) -> Action {
+        match self {
+            Self::Busy | Self::Full => Action::Retry,
+            Self::NewerFormat { .. } | Self::NotWal { .. } | Self::Sqlite(_) => Action::Stop,
+        }
+    }
+}
+
+fn open(path: &Path, flags: OpenFlags) -> Result<Connection, DatabaseError> {
+    let db = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    db.set_prepared_statement_cache_capacity(1024);
+    db.execute_batch("PRAGMA cache_size = -8192; PRAGMA foreign_keys = OFF; PRAGMA trusted_schema = ON; PRAGMA temp_store = MEMORY;")?;
+    Ok(db)
+}
+
+/// The connection that writes: no user trigger fires on it but TEMP ones, no foreign key acts, no CHECK is asked again.
+///
+/// # Errors
+/// [`DatabaseError::NotWal`] if another journal mode is in force and cannot be changed; what SQLite says otherwise.
+pub fn open_writer(path: &Path) -> Result<Connection, DatabaseError> {
+    let db = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let mode: String = db.query_row("PRAGMA journal_mode = WAL", [], |r| r.get(0))?;
+    if !mode.eq_ignore_ascii_case("wal") && path.to_str() != Some(":memory:") {
+        return Err(DatabaseError::NotWal { path: path.to_owned(), found: mode });
+    }
+    prepare_writer(&db)?;
+    Ok(db)
+}
+
+/// What makes a connection the writing one, see [`open_writer`].
+///
+/// # Errors
+/// What SQLite says.
+pub fn prepare_writer(db: &Connection) -> Result<(), DatabaseError> {
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+    // The writer of a row has checked it; a CHECK may call functions that only the application registers.
+    // wal_autocheckpoint stays the default: checkpoints by commit run under the write lock's owner.
+    db.execute_batch("PRAGMA ignore_check_constraints = ON; PRAGMA synchronous = NORMAL;")?;
+    Ok(())
+}
+
+/// The connection that collect reads with.
+///
+/// # Errors
+/// What SQLite says.
+pub fn open_reader(path: &Path) -> Result<Connection, DatabaseError> {
+    // Not read-only: a read-only connection cannot recover a WAL that a crashed writer left.
+    let db = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    db.execute_batch("PRAGMA query_only = ON;")?;
+    Ok(db)
+}
+
+/// Creates our tables where they are missing. Inside the caller's transaction.
+///
+/// # Errors
+/// [`DatabaseError::NewerFormat`]; what SQLite says otherwise.
+pub fn create_tables(db: &Connection, path: &Path) -> Result<(), DatabaseError> {
+    db.execute_batch(include_str!("tables.sql"))?;
+    match get::<i64>(db, "format")? {
+        Some(found) if found > FORMAT => Err(DatabaseError::NewerFormat { path: path.to_owned(), found }),
+        Some(_) => Ok(()),
+        None => set(db, "format", FORMAT),
+    }
+}
+
+/// Whether our tables are there.
+///
+/// # Errors
+/// What SQLite says.
+pub fn is_installed(db: &Connection) -> Result<bool, DatabaseError> {
+    Ok(db.query_row("SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE name = '__harmonylite__meta')", [], |r| r.get(0))?)
+}
+
+/// Reads one fact.
+///
+/// # Errors
+/// What SQLite says.
+pub fn get<T: rusqlite::types::FromSql>(db: &Connection, key: &str) -> Result<Option<T>, DatabaseError> {
+    Ok(db.prepare_cached("SELECT value FROM main.__harmonylite__meta WHERE key = ?1")?.query_row([key], |r| r.get(0)).optional()?)
+}
+
+/// Writes one fact.
+///
+/// # Errors
+/// What SQLite says.
+pub fn set(db: &Connection, key: &str, value: impl ToSql) -> Result<(), DatabaseError> {
+    db.prepare_cached("INSERT INTO main.__harmonylite__meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value")?
+        .execute(params![key, value])?;
+    Ok(())
+}
+
+/// The facts that the stages start from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// The node that this database belongs to.
+    pub node: NodeId,
+    /// Its present life.
+    pub site: Site,
+    /// The number of the last batch known to be acknowledged.
+    pub batch: BatchNo,
+    /// Log entries up to here have given their versions.
+    pub absorbed: i64,
+    /// Log entries up to here are published.
+    pub published: i64,
+    /// The node has joined: every row has a version.
+    pub joined: bool,
+}
+
+impl Meta {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn read(db: &Connection) -> Result<Self, DatabaseError> {
+        Ok(Self {
+            node: NodeId(get::<i64>(db, "node")?.unwrap_or(0).cast_unsigned()),
+            site: Site(get(db, "site")?.unwrap_or(0)),
+            batch: BatchNo(get::<i64>(db, "batch")?.unwrap_or(0).cast_unsigned()),
+            absorbed: get(db, "absorbed")?.unwrap_or(0),
+            published: get(db, "published")?.unwrap_or(0),
+            joined: get::<i64>(db, "joined")?.unwrap_or(0) != 0,
+        })
+    }
+}
+
+/// Begins a new life: the present site becomes a former one.
+///
+/// # Errors
+/// What SQLite says.
+pub fn begin_site(db: &Connection, site: Site, now_ms: i64) -> Result<(), DatabaseError> {
+    assert!(site.0 > 0, "a site is a positive number");
+    db.execute("INSERT OR IGNORE INTO main.__harmonylite__site (site, since) VALUES (?1, ?2)", params![site.0, now_ms])?;
+    set(db, "site", site.0)?;
+    set(db, "batch", 0)
+}
+
+/// All lives of this node's database, the present one included.
+///
+/// # Errors
+/// What SQLite says.
+pub fn own_sites(db: &Connection) -> Result<std::collections::HashSet<Site>, DatabaseError> {
+    let mut statement = db.prepare_cached("SELECT site FROM main.__harmonylite__site")?;
+    let sites = statement.query_map([], |r| r.get(0).map(Site))?.collect::<rusqlite::Result<_>>()?;
+    Ok(sites)
+}
+
+/// Reads a version from two columns.
+///
+/// # Errors
+/// What SQLite says of the columns.
+pub fn version_from(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Version> {
+    Ok(Version { hlc: Hlc(row.get(column)?), site: Site(row.get(column + 1)?) })
+}

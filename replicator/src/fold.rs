@@ -1,0 +1,231 @@
+//! Folds the change log into one version for each changed row.
+//!
+//! Arrives: log entries in log order and the stored versions. Leaves: for each row its version, what came before it, and
+//! whether it is to be published. Owns the rule of DESIGN.md section 2: the version of the i-th logged change to a row is
+//! max(time, previous version + 1), entry by entry. Collect and absorb both use this fold, so they compute the same number
+//! whenever they run. It only reads; a crash here loses nothing.
+
+use crate::batch::Value;
+use crate::capture::{KIND_CHANGED, KIND_DISPLACED, KIND_FOUND, KIND_PUBLISH};
+use crate::database::{DatabaseError, version_from};
+use crate::layout::{Layout, TableLayout};
+use crate::names::{Hlc, Site, Version};
+use rusqlite::{Connection, OptionalExtension, params_from_iter};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+/// Where a fold starts and whose versions it gives.
+#[derive(Clone, Debug)]
+pub struct FoldFrom<'a> {
+    /// The present life of this database.
+    pub site: Site,
+    /// All its lives.
+    pub own_sites: &'a HashSet<Site>,
+    /// Entries up to here have given their versions already.
+    pub absorbed: i64,
+    /// Entries up to here are published already.
+    pub sent: i64,
+    /// Read entries beyond `min(absorbed, sent)` up to here.
+    pub upto: i64,
+}
+
+/// One changed row.
+#[derive(Debug)]
+pub struct FoldedRow {
+    /// Its table.
+    pub table: Arc<TableLayout>,
+    /// Its key as last logged.
+    pub key: Vec<Value>,
+    /// Its version after all entries.
+    pub version: Version,
+    /// Its version if the row is gone: REPLACE removed it after the last change that was logged.
+    pub if_gone: Option<Version>,
+    /// What its writer had before the entries that are not published yet. Equal to `version`: not known.
+    pub previous: Version,
+    /// Only if the row is gone has anything happened ([`KIND_DISPLACED`] alone).
+    pub only_if_gone: bool,
+    /// The version is not stored yet.
+    pub unabsorbed: bool,
+    /// It is to be published: an entry is new, and the version is ours or to be sent again.
+    pub publish: bool,
+}
+
+/// What the log came to.
+#[derive(Debug, Default)]
+pub struct Folded {
+    /// The rows, in the order of their first entry.
+    pub rows: Vec<FoldedRow>,
+    /// Entries read.
+    pub entries: u64,
+    /// Tables with rows whose key has a NULL: those rows have no identity.
+    pub null_keys: HashMap<String, u64>,
+    /// For each unabsorbed change its log id and the version before it.
+    pub previous_of: Vec<(i64, Version)>,
+}
+
+struct State {
+    table: Arc<TableLayout>,
+    key: Vec<Value>,
+    real: Version,
+    floor: Hlc,
+    previous: Option<Version>,
+    changed: bool,
+    unabsorbed: bool,
+    displaced: bool,
+    republish: bool,
+    new: bool,
+}
+
+impl State {
+    fn next_hlc(&self, time_ms: i64) -> Hlc {
+        Hlc::from_ms(time_ms).max(self.real.hlc.max(self.floor).next())
+    }
+
+    /// A run of our own unpublished writes has one predecessor; a remote row in between starts a new run.
+    fn note_previous(&mut self, candidate: Version, own: &HashSet<Site>) {
+        if self.previous.is_none() || !own.contains(&candidate.site) {
+            self.previous = Some(candidate);
+        }
+    }
+}
+
+struct Entry {
+    id: i64,
+    time_ms: i64,
+    kind: i64,
+    previous: Option<Version>,
+}
+
+/// Folds the log.
+///
+/// # Errors
+/// What SQLite says.
+pub fn fold(db: &Connection, layout: &Layout, from: &FoldFrom<'_>) -> Result<Folded, DatabaseError> {
+    let keys: Vec<String> = (0..layout.key_columns_max).map(|i| format!("key{i}")).collect();
+    let mut log = db.prepare_cached(&format!(
+        "SELECT id, time, table_id, kind, prev_hlc, prev_site, {} FROM main.__harmonylite__change_log WHERE id > ?1 AND id <= ?2 ORDER BY id",
+        keys.join(", ")
+    ))?;
+    let mut folded = Folded::default();
+    let mut states: Vec<State> = Vec::new();
+    let mut index: HashMap<Vec<u8>, usize> = HashMap::new();
+    let mut rows = log.query([from.absorbed.min(from.sent), from.upto])?;
+    while let Some(row) = rows.next()? {
+        folded.entries += 1;
+        let Some(table) = layout.by_id(row.get(2)?) else { continue };
+        let key: Vec<Value> = (0..table.schema.key.len()).map(|i| row.get_ref(6 + i).map(Value::from)).collect::<Result<_, _>>()?;
+        if key.contains(&Value::Null) {
+            *folded.null_keys.entry(table.name().to_owned()).or_default() += 1;
+            continue;
+        }
+        let previous = row.get::<_, Option<i64>>(4)?.zip(row.get::<_, Option<i64>>(5)?).map(|(h, s)| Version { hlc: Hlc(h), site: Site(s) });
+        let entry = Entry { id: row.get(0)?, time_ms: row.get(1)?, kind: row.get(3)?, previous };
+        let canonical = table.canonical(&key);
+        let at = match index.get(&canonical) {
+            Some(at) => *at,
+            None => {
+                let real = stored_version(db, table, &key)?;
+                index.insert(canonical, states.len());
+                states.push(State {
+                    table: Arc::clone(table), key, real, floor: Hlc(0), previous: None,
+                    changed: false, unabsorbed: false, displaced: false, republish: false, new: false,
+                });
+                states.len() - 1
+            }
+        };
+        step(&mut states[at], &entry, from, &mut folded.previous_of);
+    }
+    folded.rows = states.into_iter().map(|state| finish(state, from)).collect();
+    Ok(folded)
+}
+
+fn step(state: &mut State, entry: &Entry, from: &FoldFrom<'_>, previous_of: &mut Vec<(i64, Version)>) {
+    let new = entry.id > from.sent;
+    let absorbed = entry.id <= from.absorbed;
+    state.new |= new;
+    match entry.kind {
+        KIND_CHANGED | KIND_FOUND => {
+            state.changed = true;
+            if absorbed {
+                if let (true, Some(previous)) = (new, entry.previous) {
+                    state.note_previous(previous, from.own_sites);
+                }
+                return;
+            }
+            let before = state.real;
+            if new {
+                state.note_previous(before, from.own_sites);
+            }
+            previous_of.push((entry.id, before));
+            state.real = Version { hlc: state.next_hlc(entry.time_ms), site: from.site };
+            state.unabsorbed = true;
+        }
+        KIND_DISPLACED => {
+            state.displaced = true;
+            if !absorbed {
+                // Whether the row really went is known when its table is read. If it did, this is the version of that
+                // delete; if it came back or was never gone, later changes still stand above it.
+                state.floor = state.next_hlc(entry.time_ms);
+            }
+        }
+        KIND_PUBLISH => state.republish = true,
+        // Written by a later program; the format number keeps that from happening.
+        _ => {}
+    }
+}
+
+fn finish(state: State, from: &FoldFrom<'_>) -> FoldedRow {
+    let if_gone = (state.floor > state.real.hlc).then_some(Version { hlc: state.floor, site: from.site });
+    let previous = state.previous.unwrap_or(state.real);
+    let ours = if_gone.is_some() || from.own_sites.contains(&state.real.site);
+    FoldedRow {
+        table: state.table,
+        key: state.key,
+        version: state.real,
+        if_gone,
+        previous,
+        only_if_gone: state.displaced && !state.changed && !state.republish,
+        unabsorbed: state.unabsorbed,
+        publish: state.new && (state.republish || ours),
+    }
+}
+
+/// The stored version of a row; [`Version::NONE`] if it was never seen.
+///
+/// # Errors
+/// What SQLite says.
+pub fn stored_version(db: &Connection, table: &TableLayout, key: &[Value]) -> Result<Version, DatabaseError> {
+    let mut get = db.prepare_cached(&table.sql.version_get)?;
+    Ok(get.query_row(params_from_iter(key), |r| version_from(r, 0)).optional()?.unwrap_or(Version::NONE))
+}
+
+/// Stores the version of a row.
+///
+/// # Errors
+/// What SQLite says.
+pub fn store_version(db: &Connection, table: &TableLayout, key: &[Value], version: Version) -> Result<(), DatabaseError> {
+    let mut put = db.prepare_cached(&table.sql.version_put)?;
+    for (i, value) in key.iter().enumerate() {
+        put.raw_bind_parameter(i + 1, value)?;
+    }
+    put.raw_bind_parameter(key.len() + 1, version.hlc.0)?;
+    put.raw_bind_parameter(key.len() + 2, version.site.0)?;
+    put.raw_execute()?;
+    Ok(())
+}
+
+/// Whether the row exists.
+///
+/// # Errors
+/// What SQLite says.
+pub fn row_exists(db: &Connection, table: &TableLayout, key: &[Value]) -> Result<bool, DatabaseError> {
+    Ok(db.prepare_cached(&table.sql.select_key)?.exists(params_from_iter(key))?)
+}
+
+/// The last log id; 0 if the log is empty.
+///
+/// # Errors
+/// What SQLite says.
+pub fn log_end(db: &Connection) -> Result<i64, DatabaseError> {
+    Ok(db.prepare_cached("SELECT coalesce(max(id), 0) FROM main.__harmonylite__change_log")?.query_row([], |r| r.get(0))?)
+}

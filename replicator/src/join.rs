@@ -1,0 +1,99 @@
+//! Brings a database that has not joined yet to the point where every row has a version.
+//!
+//! Arrives: a database that has consumed the streams to their end. Leaves: baseline versions (hlc 1) for rows that no
+//! version came for, and log entries that publish them. Runs inside one write transaction: a crash repeats it.
+
+use crate::capture::KIND_PUBLISH;
+use crate::database::{self, DatabaseError};
+use crate::layout::{Layout, TableLayout};
+use crate::names::{Hlc, Site};
+use crate::sql::quote;
+use rusqlite::{Connection, params};
+
+/// The version of what was there before its database joined.
+pub const BASELINE: Hlc = Hlc(1);
+
+fn unversioned(table: &TableLayout) -> String {
+    let keys = &table.schema.key;
+    let not_null: Vec<String> = keys.iter().map(|k| format!("t.{} IS NOT NULL", quote(&k.name))).collect();
+    let joined: Vec<String> = keys.iter().enumerate().map(|(i, k)| format!("v.key{i} = t.{}", quote(&k.name))).collect();
+    format!(
+        "FROM main.{} AS t WHERE {} AND NOT EXISTS (SELECT 1 FROM main.{} AS v WHERE {})",
+        quote(table.name()),
+        not_null.join(" AND "),
+        quote(&table.version_table()),
+        joined.join(" AND ")
+    )
+}
+
+/// Gives every row of a table that has no version the baseline version and logs it for publication. Changes that the log
+/// holds must have been absorbed. Returns how many rows.
+///
+/// # Errors
+/// What SQLite says.
+pub fn baseline_table(db: &Connection, table: &TableLayout) -> Result<usize, DatabaseError> {
+    let n = table.schema.key.len();
+    let columns: Vec<String> = (0..n).map(|i| format!("key{i}")).collect();
+    let keys: Vec<String> = table.schema.key.iter().map(|k| format!("t.{}", quote(&k.name))).collect();
+    let (columns, keys, from) = (columns.join(", "), keys.join(", "), unversioned(table));
+    let logged = db.execute(
+        &format!("INSERT INTO main.__harmonylite__change_log (time, table_id, kind, {columns}) SELECT 0, {}, {KIND_PUBLISH}, {keys} {from}", table.id),
+        [],
+    )?;
+    let site: i64 = database::get(db, "site")?.unwrap_or(0);
+    assert!(site > 0, "a database gets its site before it joins");
+    db.execute(
+        &format!("INSERT INTO main.{} ({columns}, hlc, site) SELECT {keys}, ?1, ?2 {from}", quote(&table.version_table())),
+        params![BASELINE.0, site],
+    )?;
+    Ok(logged)
+}
+
+/// Ends joining by `merge`: what the streams did not know becomes known.
+///
+/// # Errors
+/// What SQLite says.
+pub fn merge(db: &Connection, layout: &Layout) -> Result<usize, DatabaseError> {
+    let mut rows = 0;
+    for table in &layout.tables {
+        rows += baseline_table(db, table)?;
+    }
+    database::set(db, "joined", 1)?;
+    Ok(rows)
+}
+
+/// Ends joining by `replace`: rows that the streams did not bring are removed here, and nothing is published of that.
+///
+/// # Errors
+/// What SQLite says.
+pub fn replace(db: &Connection, layout: &Layout) -> Result<usize, DatabaseError> {
+    let mut rows = 0;
+    for table in &layout.tables {
+        let keys: Vec<String> = table.schema.key.iter().map(|k| quote(&k.name)).collect();
+        let of_t: Vec<String> = keys.iter().map(|k| format!("t.{k}")).collect();
+        let sql = format!("DELETE FROM main.{} WHERE ({}) IN (SELECT {} {})", quote(table.name()), keys.join(", "), of_t.join(", "), unversioned(table));
+        rows += db.execute(&sql, [])?;
+    }
+    database::set(db, "joined", 1)?;
+    Ok(rows)
+}
+
+/// How many rows have no version, counted up to a bound.
+///
+/// # Errors
+/// What SQLite says.
+pub fn unversioned_rows(db: &Connection, layout: &Layout, bound: i64) -> Result<i64, DatabaseError> {
+    let mut rows = 0;
+    for table in &layout.tables {
+        rows += db.query_row(&format!("SELECT count(*) FROM (SELECT 1 {} LIMIT ?1)", unversioned(table)), [bound - rows], |r| r.get::<_, i64>(0))?;
+        if rows >= bound {
+            break;
+        }
+    }
+    Ok(rows)
+}
+
+/// The site that a database without one gets, from random bits.
+pub fn site_from(random: u64) -> Site {
+    Site((random >> 1).max(1).cast_signed())
+}

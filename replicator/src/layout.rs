@@ -1,0 +1,181 @@
+//! A replicated table as the stages use it: its number in the log and every statement about it, written once.
+//!
+//! Arrives: a [`TableSchema`]. Leaves: a [`TableLayout`]. Pure; the statements are cached by the connections that run them.
+
+use crate::batch::{Digest, Value};
+use crate::schema::{OWN_PREFIX, KeyKind, TableSchema};
+use crate::sql::{canonical_key, quote};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// The statements about one table. Key values are bound first (?1..), in key order.
+#[derive(Debug)]
+pub struct Statements {
+    /// All columns of a row, in batch order.
+    pub select_row: String,
+    /// Key -> hlc, site.
+    pub version_get: String,
+    /// Key, hlc, site.
+    pub version_put: String,
+    /// Key.
+    pub delete_row: String,
+    /// Key, exactly as stored.
+    pub select_key: String,
+}
+
+/// A replicated table.
+#[derive(Debug)]
+pub struct TableLayout {
+    /// `__harmonylite__table.id`.
+    pub id: i64,
+    /// What the schema says.
+    pub schema: TableSchema,
+    /// The hash before the last change, if there was one.
+    pub previous_hash: Option<Digest>,
+    /// The columns that travel: for a table without PRIMARY KEY the rowid comes first.
+    pub batch_columns: Vec<String>,
+    /// Where in `batch_columns` the key is, in key order.
+    pub batch_key: Vec<usize>,
+    /// The statements.
+    pub sql: Statements,
+}
+
+impl TableLayout {
+    /// Derives everything from the schema.
+    pub fn new(id: i64, schema: TableSchema, previous_hash: Option<Digest>) -> Self {
+        let mut batch_columns: Vec<String> = schema.columns.iter().map(|c| c.name.clone()).collect();
+        if schema.key_kind == KeyKind::Rowid {
+            batch_columns.insert(0, schema.key[0].name.clone());
+        }
+        let batch_key = schema.key.iter().map(|k| batch_columns.iter().position(|c| *c == k.name).unwrap_or(0)).collect();
+        let sql = statements(&schema, &batch_columns);
+        Self { id, schema, previous_hash, batch_columns, batch_key, sql }
+    }
+
+    /// The table's name.
+    pub fn name(&self) -> &str {
+        &self.schema.name
+    }
+
+    /// Its version table.
+    pub fn version_table(&self) -> String {
+        version_table(&self.schema.name)
+    }
+
+    /// `(column COLLATE c = ?n AND ...)`, in the collation of the key's index.
+    pub fn key_condition(&self) -> String {
+        key_condition(&self.schema, |i| format!("?{}", i + 1))
+    }
+
+    /// The upsert for these columns (a peer with the previous schema sends fewer). The values are bound in the same order.
+    pub fn upsert(&self, columns: &[&str]) -> String {
+        let names: Vec<String> = columns.iter().map(|c| quote(c)).collect();
+        let places: Vec<String> = (1..=columns.len()).map(|i| format!("?{i}")).collect();
+        let target = match self.schema.key_kind {
+            KeyKind::Rowid | KeyKind::Integer => quote(&self.schema.key[0].name),
+            KeyKind::Columns => {
+                let key: Vec<String> = self.schema.key.iter().map(|k| format!("{} COLLATE {}", quote(&k.name), k.collation.name())).collect();
+                key.join(", ")
+            }
+        };
+        // The key columns are written too: equal under a collation is not equal in bytes. A rowid cannot differ.
+        let written: Vec<String> = names
+            .iter()
+            .filter(|n| self.schema.key_kind == KeyKind::Columns || **n != target)
+            .map(|n| format!("{n} = excluded.{n}"))
+            .collect();
+        let action = if written.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", written.join(", ")) };
+        // OR ABORT: a clash must be an error here even where the schema says ON CONFLICT REPLACE or IGNORE.
+        format!("INSERT OR ABORT INTO main.{} ({}) VALUES ({}) ON CONFLICT ({target}) DO {action}", quote(&self.schema.name), names.join(", "), places.join(", "))
+    }
+
+    /// Bytes that are equal exactly for keys of the same row, led by the table.
+    pub fn canonical(&self, key: &[Value]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(8 + 12 * key.len());
+        out.extend_from_slice(&self.id.to_be_bytes());
+        for (value, column) in key.iter().zip(&self.schema.key) {
+            canonical_key(value, column.collation, &mut out);
+        }
+        out
+    }
+}
+
+/// The version table of a table.
+pub fn version_table(table: &str) -> String {
+    format!("{OWN_PREFIX}{table}_version")
+}
+
+fn key_condition(schema: &TableSchema, place: impl Fn(usize) -> String) -> String {
+    let parts: Vec<String> =
+        schema.key.iter().enumerate().map(|(i, k)| format!("{} COLLATE {} = {}", quote(&k.name), k.collation.name(), place(i))).collect();
+    parts.join(" AND ")
+}
+
+fn statements(schema: &TableSchema, batch_columns: &[String]) -> Statements {
+    let table = format!("main.{}", quote(&schema.name));
+    let versions = format!("main.{}", quote(&version_table(&schema.name)));
+    let columns: Vec<String> = batch_columns.iter().map(|c| quote(c)).collect();
+    let key_names: Vec<String> = schema.key.iter().map(|k| quote(&k.name)).collect();
+    let condition = key_condition(schema, |i| format!("?{}", i + 1));
+    let n = schema.key.len();
+    let version_keys: Vec<String> = (0..n).map(|i| format!("key{i}")).collect();
+    let version_condition: Vec<String> = (0..n).map(|i| format!("key{i} = ?{}", i + 1)).collect();
+    let places: Vec<String> = (1..=n + 2).map(|i| format!("?{i}")).collect();
+    let keys = version_keys.join(", ");
+    Statements {
+        select_row: format!("SELECT {} FROM {table} WHERE {condition}", columns.join(", ")),
+        select_key: format!("SELECT {} FROM {table} WHERE {condition}", key_names.join(", ")),
+        delete_row: format!("DELETE FROM {table} WHERE {condition}"),
+        version_get: format!("SELECT hlc, site FROM {versions} WHERE {}", version_condition.join(" AND ")),
+        version_put: format!(
+            "INSERT INTO {versions} ({keys}, hlc, site) VALUES ({}) ON CONFLICT ({keys}) DO UPDATE SET hlc = excluded.hlc, site = excluded.site",
+            places.join(", ")
+        ),
+    }
+}
+
+/// All replicated tables of a database at one schema version.
+#[derive(Debug, Default)]
+pub struct Layout {
+    /// `PRAGMA schema_version` that this was read at.
+    pub schema_version: i64,
+    /// The tables.
+    pub tables: Vec<Arc<TableLayout>>,
+    /// Hash over all tables.
+    pub hash: Digest,
+    /// Hash over all tables before the last change.
+    pub previous_hash: Option<Digest>,
+    by_id: HashMap<i64, usize>,
+    by_name: HashMap<String, usize>,
+    /// The most key columns a table has.
+    pub key_columns_max: usize,
+    /// Lower-case names of tables that exist here but are excluded by the configuration.
+    pub excluded: Vec<String>,
+}
+
+impl Layout {
+    /// Puts the tables of one schema version together.
+    pub fn new(schema_version: i64, tables: Vec<TableLayout>, hash: Digest, previous_hash: Option<Digest>, excluded: Vec<String>) -> Self {
+        let tables: Vec<Arc<TableLayout>> = tables.into_iter().map(Arc::new).collect();
+        Self {
+            schema_version,
+            by_id: tables.iter().enumerate().map(|(i, t)| (t.id, i)).collect(),
+            by_name: tables.iter().enumerate().map(|(i, t)| (t.name().to_ascii_lowercase(), i)).collect(),
+            key_columns_max: tables.iter().map(|t| t.schema.key.len()).max().unwrap_or(1),
+            tables,
+            hash,
+            previous_hash,
+            excluded,
+        }
+    }
+
+    /// The table with this number in the log. None: it was dropped since.
+    pub fn by_id(&self, id: i64) -> Option<&Arc<TableLayout>> {
+        self.by_id.get(&id).map(|i| &self.tables[*i])
+    }
+
+    /// The table of this name, as SQLite compares names.
+    pub fn by_name(&self, name: &str) -> Option<&Arc<TableLayout>> {
+        self.by_name.get(&name.to_ascii_lowercase()).map(|i| &self.tables[*i])
+    }
+}

@@ -1,0 +1,110 @@
+//! Makes user triggers fire on apply where they must: those that write only to tables which are not replicated.
+//!
+//! Arrives: the writing connection, on which ordinary triggers are off. Leaves: TEMP copies of such triggers, which fire
+//! in any case. Owns: an index that the application keeps by triggers (FTS) follows remote rows too, and nothing that a
+//! trigger writes to a replicated table is done twice (its effects arrive as rows).
+
+use crate::database::DatabaseError;
+use crate::schema::OWN_PREFIX;
+use crate::sql::quote;
+use parking_lot::Mutex;
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What each trigger writes, as SQLite's compiler reports it: trigger -> tables.
+type Writes = Arc<Mutex<BTreeMap<String, Vec<String>>>>;
+
+/// Makes the TEMP copies anew. Returns the names of the triggers made, and of those that cannot be compiled here (they call
+/// a function of the application).
+///
+/// # Errors
+/// What SQLite says of anything but the triggers themselves.
+pub fn mirror(db: &mut Connection, replicated: &dyn Fn(&str) -> bool) -> Result<(Vec<String>, Vec<String>), DatabaseError> {
+    drop_copies(db)?;
+    let mut made = Vec::new();
+    let mut failed = Vec::new();
+    let (writes, broken) = observe_writes(db)?;
+    for (name, table, sql) in user_triggers(db)? {
+        let lower = name.to_ascii_lowercase();
+        if broken.contains(&table) {
+            failed.push(name);
+            continue;
+        }
+        let Some(targets) = writes.get(&lower) else { continue };
+        if targets.iter().any(|t| replicated(t)) {
+            continue;
+        }
+        // sqlite_schema keeps the text from the name on; TEMP, IF NOT EXISTS and a schema before the name are gone.
+        let Some(rest) = sql.get("CREATE TRIGGER".len()..) else { continue };
+        match db.execute_batch(&format!("CREATE TEMP TRIGGER{rest}")) {
+            Ok(()) => made.push(name),
+            Err(_) => failed.push(name),
+        }
+    }
+    Ok((made, failed))
+}
+
+fn drop_copies(db: &Connection) -> Result<(), DatabaseError> {
+    let names: Vec<String> =
+        db.prepare("SELECT name FROM temp.sqlite_schema WHERE type = 'trigger'")?.query_map([], |r| r.get(0))?.collect::<rusqlite::Result<_>>()?;
+    for name in names.iter().filter(|n| !n.starts_with(OWN_PREFIX)) {
+        db.execute_batch(&format!("DROP TRIGGER temp.{}", quote(name)))?;
+    }
+    Ok(())
+}
+
+fn user_triggers(db: &Connection) -> Result<Vec<(String, String, String)>, DatabaseError> {
+    let mut read = db.prepare(
+        "SELECT name, tbl_name, sql FROM main.sqlite_schema WHERE type = 'trigger' AND substr(name, 1, length(?1)) <> ?1
+         AND tbl_name IN (SELECT name FROM main.sqlite_schema WHERE type = 'table')",
+    )?;
+    let rows = read.query_map([OWN_PREFIX], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Compiles an insert, update and delete of every table that has triggers, with triggers on, and listens to the authorizer.
+fn observe_writes(db: &mut Connection) -> Result<(BTreeMap<String, Vec<String>>, Vec<String>), DatabaseError> {
+    let writes: Writes = Arc::default();
+    let sink = Arc::clone(&writes);
+    let mut broken = Vec::new();
+    let tables: std::collections::BTreeSet<String> = user_triggers(db)?.into_iter().map(|(_, table, _)| table).collect();
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true)?;
+    db.authorizer(Some(move |context: AuthContext<'_>| {
+        if let (Some(trigger), Some(table)) = (context.accessor, written_table(&context.action)) {
+            sink.lock().entry(trigger.to_ascii_lowercase()).or_default().push(table.to_owned());
+        }
+        Authorization::Allow
+    }))?;
+    for table in tables {
+        if compile_writes(db, &table).is_err() {
+            broken.push(table);
+        }
+    }
+    db.authorizer(None::<fn(AuthContext<'_>) -> Authorization>)?;
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+    let writes = std::mem::take(&mut *writes.lock());
+    Ok((writes, broken))
+}
+
+fn written_table<'a>(action: &AuthAction<'a>) -> Option<&'a str> {
+    match action {
+        AuthAction::Insert { table_name } | AuthAction::Delete { table_name } | AuthAction::Update { table_name, .. } => Some(table_name),
+        _ => None,
+    }
+}
+
+fn compile_writes(db: &Connection, table: &str) -> rusqlite::Result<()> {
+    let columns: Vec<String> = db
+        .prepare("SELECT name FROM pragma_table_xinfo(?1, 'main') WHERE hidden = 0")?
+        .query_map([table], |r| r.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    let quoted = quote(table);
+    let all: Vec<String> = columns.iter().map(|c| format!("{name} = {name}", name = quote(c))).collect();
+    db.prepare(&format!("DELETE FROM main.{quoted}"))?;
+    db.prepare(&format!("UPDATE main.{quoted} SET {}", all.join(", ")))?;
+    db.prepare(&format!("INSERT INTO main.{quoted} DEFAULT VALUES"))?;
+    Ok(())
+}

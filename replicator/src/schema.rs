@@ -1,0 +1,265 @@
+//! Reads the application's schema: what is replicated, under which key, and its hash.
+//!
+//! Arrives: a connection and the table filter. Leaves: one [`TableSchema`] for each table that can be replicated and one
+//! [`Skipped`] for each that cannot, with the reason. Reads only; a crash here loses nothing.
+
+use crate::batch::Digest;
+use crate::sql::{Collation, quote};
+use globset::GlobSet;
+use rusqlite::Connection;
+use sha2::{Digest as _, Sha256};
+
+/// What all our own tables, views and triggers begin with.
+pub const OWN_PREFIX: &str = "__harmonylite__";
+
+/// A column that travels: generated ones do not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// Its name.
+    pub name: String,
+    /// Its declared type, as written.
+    pub declared: String,
+    /// NOT NULL.
+    pub not_null: bool,
+}
+
+/// One column of the key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyColumn {
+    /// Its name, or the name under which the rowid can be reached.
+    pub name: String,
+    /// Its declared type, empty where a version table must not declare one.
+    pub declared: String,
+    /// How its values are compared by the key's index.
+    pub collation: Collation,
+}
+
+/// A UNIQUE constraint or index besides the key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UniqueIndex {
+    /// Its name.
+    pub name: String,
+    /// Its columns with their collations; None for an expression.
+    pub columns: Vec<Option<(String, String)>>,
+    /// It has a WHERE.
+    pub partial: bool,
+    /// CREATE INDEX text, empty for a constraint.
+    pub sql: String,
+}
+
+/// How a row of a table is identified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyKind {
+    /// INTEGER PRIMARY KEY, which is the rowid.
+    Integer,
+    /// Any other PRIMARY KEY.
+    Columns,
+    /// No PRIMARY KEY: the rowid, which VACUUM may renumber.
+    Rowid,
+}
+
+/// A table that is replicated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableSchema {
+    /// Its name.
+    pub name: String,
+    /// Its stored columns in their order.
+    pub columns: Vec<Column>,
+    /// Its key in key order.
+    pub key: Vec<KeyColumn>,
+    /// What the key is.
+    pub key_kind: KeyKind,
+    /// Unique indexes besides the key.
+    pub unique: Vec<UniqueIndex>,
+    /// Over names, types, keys, unique indexes (DESIGN.md section 5).
+    pub hash: Digest,
+}
+
+/// A table that is not replicated, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// Its name.
+    pub name: String,
+    /// Why, for people.
+    pub reason: String,
+    /// The owner would probably want to know (doctor warns).
+    pub warn: bool,
+}
+
+/// Which tables the configuration wants.
+#[derive(Clone, Debug, Default)]
+pub struct TableFilter {
+    /// Empty: all.
+    pub include: GlobSet,
+    /// Wins over `include`.
+    pub exclude: GlobSet,
+}
+
+impl TableFilter {
+    fn wants(&self, table: &str) -> bool {
+        (self.include.is_empty() || self.include.is_match(table)) && !self.exclude.is_match(table)
+    }
+}
+
+/// The schema as the replicator sees it.
+#[derive(Clone, Debug, Default)]
+pub struct Schema {
+    /// Replicated tables, by name.
+    pub tables: Vec<TableSchema>,
+    /// The others.
+    pub skipped: Vec<Skipped>,
+}
+
+impl Schema {
+    /// Hash over all replicated tables.
+    pub fn hash(&self) -> Digest {
+        let mut all = Sha256::new();
+        for table in &self.tables {
+            all.update(table.name.to_ascii_lowercase().as_bytes());
+            all.update([0]);
+            all.update(table.hash);
+        }
+        all.finalize().into()
+    }
+}
+
+/// Reads the schema of `main`.
+///
+/// # Errors
+/// What SQLite says, for instance that the schema is damaged.
+pub fn inspect(db: &Connection, filter: &TableFilter) -> rusqlite::Result<Schema> {
+    let mut found = Schema::default();
+    // table_list knows virtual and shadow tables. Our own SQLite is new enough for it; only triggers must run on old ones.
+    let mut list = db.prepare("SELECT name, type, wr, strict FROM pragma_table_list WHERE schema = 'main' ORDER BY name COLLATE NOCASE")?;
+    let mut rows = list.query([])?;
+    while let Some(row) = rows.next()? {
+        let (name, kind): (String, String) = (row.get(0)?, row.get(1)?);
+        let (without_rowid, strict): (bool, bool) = (row.get(2)?, row.get(3)?);
+        if name.starts_with("sqlite_") || name.starts_with(OWN_PREFIX) || kind == "view" {
+            continue;
+        }
+        let skip = |reason: &str, warn| Skipped { name: name.clone(), reason: reason.to_owned(), warn };
+        match kind.as_str() {
+            "virtual" => found.skipped.push(skip("a virtual table: its content follows from other tables or lies outside", false)),
+            "shadow" => found.skipped.push(skip("the inner table of a virtual table", false)),
+            _ if !filter.wants(&name) => found.skipped.push(skip("excluded by the configuration (tables.include, tables.exclude)", false)),
+            _ => match read_table(db, &name, without_rowid, strict)? {
+                Ok(table) => found.tables.push(table),
+                Err(reason) => found.skipped.push(skip(&reason, true)),
+            },
+        }
+    }
+    Ok(found)
+}
+
+struct RawColumn {
+    column: Column,
+    key_position: i64,
+    generated: bool,
+}
+
+fn read_table(db: &Connection, name: &str, without_rowid: bool, strict: bool) -> rusqlite::Result<Result<TableSchema, String>> {
+    let raw = read_columns(db, name)?;
+    let (primary, unique) = read_indexes(db, name)?;
+    let mut key_columns: Vec<&RawColumn> = raw.iter().filter(|c| c.key_position > 0).collect();
+    key_columns.sort_by_key(|c| c.key_position);
+    let integer = !without_rowid && primary.is_none() && key_columns.len() == 1;
+    let mut key = Vec::new();
+    let key_kind = if key_columns.is_empty() {
+        let free = ["rowid", "_rowid_", "oid"].into_iter().find(|alias| !raw.iter().any(|c| c.column.name.eq_ignore_ascii_case(alias)));
+        let Some(alias) = free else {
+            return Ok(Err("no PRIMARY KEY, and columns hide all names of the rowid: add a PRIMARY KEY".to_owned()));
+        };
+        key.push(KeyColumn { name: alias.to_owned(), declared: "INTEGER".to_owned(), collation: Collation::Binary });
+        KeyKind::Rowid
+    } else {
+        for column in key_columns {
+            let collation = primary.as_ref().and_then(|p| p.iter().find(|(n, _)| n.eq_ignore_ascii_case(&column.column.name))).map_or("BINARY", |(_, c)| c);
+            let Some(collation) = Collation::named(collation) else {
+                return Ok(Err(format!("its key uses the collation {collation}, which only the application knows")));
+            };
+            if column.generated {
+                return Ok(Err(format!("its key column {} is generated", column.column.name)));
+            }
+            // ANY keeps storage classes in a STRICT table, but means NUMERIC in any other.
+            let declared = if strict && column.column.declared.eq_ignore_ascii_case("ANY") { String::new() } else { column.column.declared.clone() };
+            key.push(KeyColumn { name: column.column.name.clone(), declared, collation });
+        }
+        if integer { KeyKind::Integer } else { KeyKind::Columns }
+    };
+    if let Some(foreign) = unique.iter().flat_map(|u| u.columns.iter().flatten()).find(|(_, c)| Collation::named(c).is_none()) {
+        return Ok(Err(format!("a unique index uses the collation {}, which only the application knows", foreign.1)));
+    }
+    let hash = table_hash(name, &raw, &unique, without_rowid, &key);
+    let columns = raw.into_iter().filter(|c| !c.generated).map(|c| c.column).collect();
+    Ok(Ok(TableSchema { name: name.to_owned(), columns, key, key_kind, unique, hash }))
+}
+
+fn read_columns(db: &Connection, table: &str) -> rusqlite::Result<Vec<RawColumn>> {
+    let mut statement = db.prepare("SELECT name, type, \"notnull\", pk, hidden FROM pragma_table_xinfo(?1, 'main') ORDER BY cid")?;
+    let rows = statement.query_map([table], |row| {
+        Ok(RawColumn {
+            column: Column { name: row.get(0)?, declared: row.get(1)?, not_null: row.get(2)? },
+            key_position: row.get(3)?,
+            generated: row.get::<_, i64>(4)? >= 2,
+        })
+    })?;
+    rows.collect()
+}
+
+type Indexes = (Option<Vec<(String, String)>>, Vec<UniqueIndex>);
+
+/// The primary key's own index, if it has one, and all other unique indexes.
+fn read_indexes(db: &Connection, table: &str) -> rusqlite::Result<Indexes> {
+    let mut list = db.prepare("SELECT name, origin, partial FROM pragma_index_list(?1, 'main') WHERE \"unique\" ORDER BY name")?;
+    let mut columns = db.prepare("SELECT name, coll FROM pragma_index_xinfo(?1, 'main') WHERE key ORDER BY seqno")?;
+    let mut text = db.prepare("SELECT coalesce(sql, '') FROM main.sqlite_schema WHERE type = 'index' AND name = ?1")?;
+    let (mut primary, mut unique) = (None, Vec::new());
+    let mut rows = list.query([table])?;
+    while let Some(row) = rows.next()? {
+        let (name, origin, partial): (String, String, bool) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let parts = columns
+            .query_map([&name], |c| Ok(c.get::<_, Option<String>>(0)?.map(|n| Ok::<_, rusqlite::Error>((n, c.get(1)?))).transpose()?))?
+            .collect::<rusqlite::Result<Vec<Option<(String, String)>>>>()?;
+        if origin == "pk" {
+            primary = Some(parts.into_iter().flatten().collect());
+        } else {
+            // The index of a WITHOUT ROWID table's key has no entry in sqlite_schema, others do.
+            let sql = text.query_map([&name], |r| r.get(0))?.next().transpose()?.unwrap_or_default();
+            unique.push(UniqueIndex { name, columns: parts, partial, sql });
+        }
+    }
+    Ok((primary, unique))
+}
+
+/// A canonical text of the table, hashed: columns by name, so that their order does not matter.
+fn table_hash(name: &str, columns: &[RawColumn], unique: &[UniqueIndex], without_rowid: bool, key: &[KeyColumn]) -> Digest {
+    let mut lines: Vec<String> = columns
+        .iter()
+        .map(|c| {
+            let collation = key.iter().find(|k| k.name == c.column.name).map_or("", |k| k.collation.name());
+            format!(
+                "column {} {} notnull={} key={} {collation} generated={}",
+                quote(&c.column.name.to_ascii_lowercase()),
+                quote(&c.column.declared.to_ascii_uppercase()),
+                c.column.not_null,
+                c.key_position,
+                c.generated
+            )
+        })
+        .collect();
+    for index in unique {
+        let parts: Vec<String> = index
+            .columns
+            .iter()
+            .map(|c| c.as_ref().map_or("expression".to_owned(), |(n, coll)| format!("{} {}", quote(&n.to_ascii_lowercase()), coll.to_ascii_uppercase())))
+            .collect();
+        let special = index.partial || index.columns.contains(&None);
+        // Two nodes may spell the same index in two ways; only where the text decides what is unique does it count.
+        lines.push(format!("unique {} {}", parts.join(","), if special { index.sql.split_whitespace().skip(4).collect::<Vec<_>>().join(" ") } else { String::new() }));
+    }
+    lines.sort();
+    lines.dedup();
+    let text = format!("table {} rowid={}\n{}", quote(&name.to_ascii_lowercase()), !without_rowid, lines.join("\n"));
+    Sha256::digest(text.as_bytes()).into()
+}

@@ -1,0 +1,192 @@
+//! Identifiers, literals and values between SQLite and this program. Pure.
+
+use crate::batch::Value;
+use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
+use std::fmt::Write as _;
+
+/// Quotes a name for use in SQL text. Every name goes through here, ours too.
+pub fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Quotes text as an SQL string.
+pub fn quote_text(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+impl ToSql for Value {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self {
+            Self::Null => ValueRef::Null,
+            Self::Integer(i) => ValueRef::Integer(*i),
+            Self::Real(r) => ValueRef::Real(*r),
+            Self::Text(t) => ValueRef::Text(t),
+            Self::Blob(b) => ValueRef::Blob(b),
+        }))
+    }
+}
+
+impl From<ValueRef<'_>> for Value {
+    fn from(value: ValueRef<'_>) -> Self {
+        match value {
+            ValueRef::Null => Self::Null,
+            ValueRef::Integer(i) => Self::Integer(i),
+            ValueRef::Real(r) => Self::Real(r),
+            ValueRef::Text(t) => Self::Text(t.to_vec()),
+            ValueRef::Blob(b) => Self::Blob(b.to_vec()),
+        }
+    }
+}
+
+/// Writes a value as an SQL literal that gives back the same value, byte for byte.
+pub fn literal(value: &Value) -> String {
+    match value {
+        Value::Null => "NULL".to_owned(),
+        Value::Integer(i) => i.to_string(),
+        Value::Real(r) if r.is_infinite() => if *r > 0.0 { "9e999" } else { "-9e999" }.to_owned(),
+        Value::Real(r) => format!("{r:?}"),
+        Value::Text(t) => match std::str::from_utf8(t) {
+            Ok(text) if !text.contains('\0') => quote_text(text),
+            _ => format!("CAST({} AS TEXT)", hex(t)),
+        },
+        Value::Blob(b) => hex(b),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len() * 2 + 3);
+    out.push_str("X'");
+    for byte in bytes {
+        // Writing to a String cannot fail.
+        let _ = write!(out, "{byte:02x}");
+    }
+    out.push('\'');
+    out
+}
+
+/// How SQLite compares a text key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Collation {
+    /// Byte by byte.
+    Binary,
+    /// ASCII letters without case.
+    NoCase,
+    /// Without trailing spaces.
+    RTrim,
+}
+
+impl Collation {
+    /// The built-in collation of this name. A collation that an application registers is not ours to know: None.
+    pub fn named(name: &str) -> Option<Self> {
+        match name.to_ascii_uppercase().as_str() {
+            "BINARY" => Some(Self::Binary),
+            "NOCASE" => Some(Self::NoCase),
+            "RTRIM" => Some(Self::RTrim),
+            _ => None,
+        }
+    }
+
+    /// Its name in SQL.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Binary => "BINARY",
+            Self::NoCase => "NOCASE",
+            Self::RTrim => "RTRIM",
+        }
+    }
+}
+
+/// Appends bytes that are equal for two key values exactly if SQLite calls the values equal under the collation.
+///
+/// Two changes of one row must fold into one even if its key was written in two ways ('a' and 'A' under NOCASE, 1 and 1.0).
+pub fn canonical_key(value: &Value, collation: Collation, out: &mut Vec<u8>) {
+    match value {
+        Value::Null => out.push(0),
+        Value::Integer(i) => canonical_integer(*i, out),
+        Value::Real(r) => match exact_integer(*r) {
+            Some(i) => canonical_integer(i, out),
+            None => {
+                out.push(2);
+                out.extend_from_slice(&r.to_bits().to_be_bytes());
+            }
+        },
+        Value::Text(t) => {
+            let text = match collation {
+                Collation::RTrim => &t[..t.iter().rposition(|b| *b != b' ').map_or(0, |i| i + 1)],
+                _ => t,
+            };
+            canonical_bytes(3, text, out);
+            if collation == Collation::NoCase {
+                let from = out.len() - text.len();
+                out[from..].make_ascii_lowercase();
+            }
+        }
+        Value::Blob(b) => canonical_bytes(4, b, out),
+    }
+}
+
+fn canonical_integer(i: i64, out: &mut Vec<u8>) {
+    out.push(1);
+    out.extend_from_slice(&i.to_be_bytes());
+}
+
+fn canonical_bytes(tag: u8, bytes: &[u8], out: &mut Vec<u8>) {
+    out.push(tag);
+    out.extend_from_slice(&(bytes.len() as u64).to_be_bytes());
+    out.extend_from_slice(bytes);
+}
+
+/// The integer that a float stands for exactly, as SQLite compares the two.
+fn exact_integer(r: f64) -> Option<i64> {
+    // -2^63 is a float; 2^63 is the first float beyond i64.
+    let fits = (-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&r);
+    (fits && r.fract() == 0.0).then_some(r as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rusqlite::Connection;
+
+    fn canonical(value: &Value, collation: Collation) -> Vec<u8> {
+        let mut out = Vec::new();
+        canonical_key(value, collation, &mut out);
+        out
+    }
+
+    /// SQLite itself is the judge: equal for it, equal for us, and the other way round.
+    #[test]
+    fn canonical_keys_agree_with_sqlite() {
+        let db = Connection::open_in_memory().unwrap();
+        let values = [
+            Value::Integer(0), Value::Integer(1), Value::Real(1.0), Value::Real(-0.0), Value::Real(0.5), Value::Real(9.2233720368547758e18),
+            Value::Integer(i64::MAX), Value::Real(-9.2233720368547758e18), Value::Integer(i64::MIN), Value::Real(f64::INFINITY),
+            Value::Text(b"a".to_vec()), Value::Text(b"A".to_vec()), Value::Text(b"a  ".to_vec()), Value::Text(b"".to_vec()), Value::Text(b"  ".to_vec()),
+            Value::Text("\u{e4}".into()), Value::Text("\u{c4}".into()), Value::Text(b"1".to_vec()), Value::Blob(b"a".to_vec()), Value::Blob(vec![]),
+        ];
+        for collation in [Collation::Binary, Collation::NoCase, Collation::RTrim] {
+            let sql = format!("SELECT ?1 COLLATE {} = ?2", collation.name());
+            for a in &values {
+                for b in &values {
+                    let equal: bool = db.query_row(&sql, (a, b), |r| r.get(0)).unwrap();
+                    assert_eq!(canonical(a, collation) == canonical(b, collation), equal, "{a:?} {b:?} {collation:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn literals_give_the_value_back() {
+        let db = Connection::open_in_memory().unwrap();
+        for value in [
+            Value::Null, Value::Integer(i64::MIN), Value::Integer(i64::MAX), Value::Real(0.1), Value::Real(-0.0), Value::Real(5e-324), Value::Real(1e300),
+            Value::Real(f64::MAX), Value::Real(f64::NEG_INFINITY), Value::Text(b"it's".to_vec()), Value::Text(b"a\0b".to_vec()), Value::Text(vec![0xff]), Value::Blob(vec![0, 1]),
+        ] {
+            let back: Value = db.query_row(&format!("SELECT {}", literal(&value)), [], |r| Ok(r.get_ref(0)?.into())).unwrap();
+            match (&value, &back) {
+                (Value::Real(a), Value::Real(b)) if value != Value::Real(-0.0) => assert_eq!(a.to_bits(), b.to_bits()),
+                _ => assert_eq!(value, back),
+            }
+        }
+    }
+}

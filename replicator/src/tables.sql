@@ -1,0 +1,65 @@
+CREATE TABLE IF NOT EXISTS main.__harmonylite__meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS main.__harmonylite__table (
+  id INTEGER PRIMARY KEY,
+  name TEXT NOT NULL UNIQUE COLLATE NOCASE,
+  hash BLOB,
+  previous_hash BLOB,
+  trigger_hash BLOB
+);
+CREATE TABLE IF NOT EXISTS main.__harmonylite__change_log (
+  id INTEGER PRIMARY KEY,
+  time INTEGER NOT NULL,
+  table_id INTEGER NOT NULL,
+  kind INTEGER NOT NULL,
+  prev_hlc INTEGER,
+  prev_site INTEGER,
+  key0
+);
+CREATE TABLE IF NOT EXISTS main.__harmonylite__site (site INTEGER PRIMARY KEY, since INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS main.__harmonylite__origin (
+  site INTEGER PRIMARY KEY,
+  node INTEGER NOT NULL,
+  batch INTEGER NOT NULL,
+  created INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS main.__harmonylite__held (
+  node INTEGER NOT NULL,
+  shard INTEGER NOT NULL,
+  seq INTEGER NOT NULL,
+  since INTEGER NOT NULL,
+  reason TEXT NOT NULL,
+  PRIMARY KEY (node, shard)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS main.__harmonylite__cursor (
+  shard INTEGER NOT NULL,
+  seq INTEGER NOT NULL,
+  created INTEGER NOT NULL,
+  time INTEGER NOT NULL,
+  node INTEGER NOT NULL,
+  site INTEGER NOT NULL,
+  batch INTEGER NOT NULL,
+  PRIMARY KEY (shard, seq)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS main.__harmonylite__conflict (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  time INTEGER NOT NULL,
+  table_name TEXT NOT NULL,
+  key TEXT NOT NULL,
+  reason TEXT NOT NULL,
+  winner_hlc INTEGER NOT NULL,
+  winner_site INTEGER NOT NULL,
+  loser_hlc INTEGER NOT NULL,
+  loser_site INTEGER NOT NULL,
+  loser TEXT
+);
+CREATE TABLE IF NOT EXISTS main.__harmonylite__quarantine (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  time INTEGER NOT NULL,
+  shard INTEGER NOT NULL,
+  seq INTEGER NOT NULL,
+  node INTEGER NOT NULL,
+  site INTEGER NOT NULL,
+  batch INTEGER NOT NULL,
+  reason TEXT NOT NULL,
+  body BLOB NOT NULL
+);
