@@ -63,7 +63,7 @@ pub fn schema_version(db: &Connection) -> Result<i64, DatabaseError> {
 fn layout_of(db: &Connection, version: i64, schema: Schema) -> Result<Layout, DatabaseError> {
     let mut read = db.prepare("SELECT id, previous_hash FROM main.__harmonylite__table WHERE name = ?1")?;
     let hash = schema.hash();
-    let excluded = schema.skipped.iter().map(|s| s.name.to_ascii_lowercase()).collect();
+    let excluded = schema.skipped.iter().filter(|s| s.by_choice).map(|s| s.name.to_ascii_lowercase()).collect();
     let mut tables = Vec::with_capacity(schema.tables.len());
     for table in schema.tables {
         let known: Option<(i64, Option<Digest>)> = read.query_row([&table.name], |r| Ok((r.get(0)?, r.get(1)?))).optional()?;
@@ -203,7 +203,7 @@ fn drop_object(db: &Connection, name: &str, kind: &str) -> Result<(), DatabaseEr
     Ok(db.execute_batch(&format!("DROP {kind} IF EXISTS main.{}", quote(name)))?)
 }
 
-const FIXED_TABLES: [&str; 9] = ["meta", "table", "change_log", "site", "origin", "held", "cursor", "conflict", "quarantine"];
+const FIXED_TABLES: [&str; 10] = ["meta", "table", "change_log", "site", "origin", "held", "cursor", "gap", "conflict", "quarantine"];
 
 /// Drops what is not wanted or reads otherwise, creates what is missing; returns the names of what it created.
 fn align_objects(db: &Connection, wanted: &BTreeMap<String, String>, done: &mut Installed) -> Result<HashSet<String>, DatabaseError> {

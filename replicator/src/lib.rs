@@ -1,17 +1,33 @@
 //! Leaderless multi-writer replication for SQLite over NATS JetStream.
 
 pub mod absorb;
+pub mod admit;
+pub mod apply;
 pub mod batch;
 pub mod broker;
 pub mod capture;
+pub mod clash;
+pub mod collect;
+pub mod config;
+pub mod cursor;
 pub mod database;
+pub mod decode;
+pub mod encode;
 pub mod error;
 pub mod fold;
+pub mod inbound;
 pub mod join;
+pub mod journal;
 pub mod layout;
+pub mod lease;
 pub mod limits;
 pub mod mirror;
 pub mod names;
+pub mod outbound;
+pub mod parts;
+pub mod quarantine;
+pub mod repair;
 pub mod resolve;
 pub mod schema;
+pub mod spill;
 pub mod sql;

@@ -30,6 +30,8 @@ pub struct Limits {
     pub quarantine_max: u64,
     /// Older cursors kept at growing distances, to find the newest that still matches after a loss.
     pub cursor_trail_max: usize,
+    /// Messages between two kept cursors, at least.
+    pub cursor_trail_step: u64,
     /// Log entries that one batch may fold; beyond it the log is taken in pieces and a transaction may be split.
     pub batch_entries_max: u64,
 }
@@ -50,6 +52,7 @@ impl Default for Limits {
             conflicts_max: 10_000,
             quarantine_max: 1_000,
             cursor_trail_max: 64,
+            cursor_trail_step: 64,
             batch_entries_max: 4_000_000,
         }
     }

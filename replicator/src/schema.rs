@@ -84,6 +84,8 @@ pub struct Skipped {
     pub reason: String,
     /// The owner would probably want to know (doctor warns).
     pub warn: bool,
+    /// It could be replicated, but the configuration excludes it: rows of it that come in are passed over.
+    pub by_choice: bool,
 }
 
 /// Which tables the configuration wants.
@@ -138,11 +140,13 @@ pub fn inspect(db: &Connection, filter: &TableFilter) -> rusqlite::Result<Schema
         if name.starts_with("sqlite_") || name.starts_with(OWN_PREFIX) || kind == "view" {
             continue;
         }
-        let skip = |reason: &str, warn| Skipped { name: name.clone(), reason: reason.to_owned(), warn };
+        let skip = |reason: &str, warn| Skipped { name: name.clone(), reason: reason.to_owned(), warn, by_choice: false };
         match kind.as_str() {
             "virtual" => found.skipped.push(skip("a virtual table: its content follows from other tables or lies outside", false)),
             "shadow" => found.skipped.push(skip("the inner table of a virtual table", false)),
-            _ if !filter.wants(&name) => found.skipped.push(skip("excluded by the configuration (tables.include, tables.exclude)", false)),
+            _ if !filter.wants(&name) => {
+                found.skipped.push(Skipped { by_choice: true, ..skip("excluded by the configuration (tables.include, tables.exclude)", false) });
+            }
             _ => match read_table(db, &name, without_rowid, strict)? {
                 Ok(table) => found.tables.push(table),
                 Err(reason) => found.skipped.push(skip(&reason, true)),

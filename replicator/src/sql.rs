@@ -16,13 +16,19 @@ pub fn quote_text(text: &str) -> String {
 
 impl ToSql for Value {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(ToSqlOutput::Borrowed(match self {
-            Self::Null => ValueRef::Null,
-            Self::Integer(i) => ValueRef::Integer(*i),
-            Self::Real(r) => ValueRef::Real(*r),
-            Self::Text(t) => ValueRef::Text(t),
-            Self::Blob(b) => ValueRef::Blob(b),
-        }))
+        Ok(ToSqlOutput::Borrowed(self.into()))
+    }
+}
+
+impl<'a> From<&'a Value> for ValueRef<'a> {
+    fn from(value: &'a Value) -> Self {
+        match value {
+            Value::Null => Self::Null,
+            Value::Integer(i) => Self::Integer(*i),
+            Value::Real(r) => Self::Real(*r),
+            Value::Text(t) => Self::Text(t),
+            Value::Blob(b) => Self::Blob(b),
+        }
     }
 }
 

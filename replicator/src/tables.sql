@@ -38,8 +38,17 @@ CREATE TABLE IF NOT EXISTS main.__harmonylite__cursor (
   node INTEGER NOT NULL,
   site INTEGER NOT NULL,
   batch INTEGER NOT NULL,
+  lowest INTEGER NOT NULL,
   PRIMARY KEY (shard, seq)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS main.__harmonylite__gap (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  shard INTEGER NOT NULL,
+  node INTEGER NOT NULL,
+  since INTEGER NOT NULL,
+  noticed INTEGER NOT NULL,
+  reason TEXT NOT NULL
+);
 CREATE TABLE IF NOT EXISTS main.__harmonylite__conflict (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   time INTEGER NOT NULL,
@@ -63,3 +72,5 @@ CREATE TABLE IF NOT EXISTS main.__harmonylite__quarantine (
   reason TEXT NOT NULL,
   body BLOB NOT NULL
 );
+CREATE UNIQUE INDEX IF NOT EXISTS main.__harmonylite__conflict_once
+  ON __harmonylite__conflict (table_name, key, loser_hlc, loser_site);

@@ -1,0 +1,315 @@
+//! The only writer of remote data. Rows, versions and the conflict journal change in one SQLite transaction, the caller's,
+//! which also moves the cursor: a crash leaves all or none. What may fail because of content happens earlier, in decode.
+//!
+//! Arrives: the rows of one admitted batch, after absorb. Leaves: the database as if the greater version had always been
+//! there. Owns: unique clashes end the same way on every node (DESIGN.md section 2).
+
+use crate::batch::{Op, Row, TableHeader, Value};
+use crate::capture::KIND_PUBLISH;
+use crate::clash;
+use crate::database::DatabaseError;
+use crate::error::Action;
+use crate::fold::{store_version, stored_version};
+use crate::journal::{self, Loss};
+use crate::layout::TableLayout;
+use crate::names::{Site, Version};
+use crate::resolve::{Verdict, resolve};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params_from_iter};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// Why a batch could not be applied.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The database as such: busy, full, damaged.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+    /// This database cannot hold the row, and never will as it is.
+    #[error("table {table}, row {key}: {reason}")]
+    Refused {
+        /// The table.
+        table: String,
+        /// The key as JSON of SQL literals.
+        key: String,
+        /// What SQLite says.
+        reason: String,
+    },
+}
+
+impl ApplyError {
+    /// A row that is refused goes to quarantine with its batch; the rest is the database's own affair.
+    pub fn action(&self) -> Action {
+        match self {
+            Self::Database(error) => error.action(),
+            Self::Refused { .. } => Action::Quarantine,
+        }
+    }
+}
+
+impl From<rusqlite::Error> for ApplyError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Database(error.into())
+    }
+}
+
+/// What applying one batch came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Rows that were newer and are now here.
+    pub taken: u64,
+    /// Rows that were older or the same.
+    pub skipped: u64,
+    /// Losses written to the journal.
+    pub conflicts: u64,
+    /// Deletes made (and logged for publication) because of unique clashes.
+    pub compensated: u64,
+    /// The greatest remote wall-clock time, unix milliseconds.
+    pub newest_ms: i64,
+}
+
+/// A batch's table in this database.
+#[derive(Debug)]
+pub struct TableMap {
+    table: Arc<TableLayout>,
+    /// Positions in the batch row of the columns that exist here.
+    used: Vec<usize>,
+    /// Their names here.
+    columns: Vec<String>,
+    key: Vec<usize>,
+    upsert: String,
+}
+
+impl TableMap {
+    /// Maps the columns of a batch's table to those of this database by name. None if a key column is missing here, which
+    /// admit has excluded.
+    pub fn new(table: &Arc<TableLayout>, header: &TableHeader) -> Option<Self> {
+        let (mut used, mut columns) = (Vec::new(), Vec::new());
+        for (i, name) in header.columns.iter().enumerate() {
+            if let Some(here) = table.batch_columns.iter().find(|c| c.eq_ignore_ascii_case(name)) {
+                used.push(i);
+                columns.push(here.clone());
+            }
+        }
+        let fits = header.key.len() == table.schema.key.len()
+            && header.key.iter().zip(&table.schema.key).all(|(i, k)| header.columns.get(*i).is_some_and(|c| c.eq_ignore_ascii_case(&k.name)));
+        let names: Vec<&str> = columns.iter().map(String::as_str).collect();
+        let upsert = table.upsert(&names);
+        fits.then(|| Self { table: Arc::clone(table), used, columns, key: header.key.clone(), upsert })
+    }
+
+    fn key_of(&self, row: &Row) -> Vec<Value> {
+        match row.op {
+            Op::Delete => row.values.clone(),
+            Op::Upsert => self.key.iter().map(|i| row.values[*i].clone()).collect(),
+        }
+    }
+
+    fn values<'r>(&self, row: &'r Row) -> Vec<&'r Value> {
+        self.used.iter().map(|i| &row.values[*i]).collect()
+    }
+
+    fn content<'a>(&'a self, row: &Row) -> Option<Vec<(&'a str, Value)>> {
+        (row.op == Op::Upsert).then(|| self.columns.iter().map(String::as_str).zip(self.values(row).into_iter().cloned()).collect())
+    }
+}
+
+struct Clash {
+    map: Arc<TableMap>,
+    key: Vec<Value>,
+    row: Row,
+}
+
+/// Applies one batch, row by row.
+pub struct Applier<'a> {
+    db: &'a Connection,
+    site: Site,
+    own_sites: &'a HashSet<Site>,
+    joined: bool,
+    now_ms: i64,
+    conflicts_max: u64,
+    clashes: Vec<Clash>,
+    done: Applied,
+}
+
+impl<'a> Applier<'a> {
+    /// Begins a batch. The caller has absorbed in the same transaction.
+    pub fn new(db: &'a Connection, site: Site, own_sites: &'a HashSet<Site>, joined: bool, now_ms: i64, conflicts_max: u64) -> Self {
+        Self { db, site, own_sites, joined, now_ms, conflicts_max, clashes: Vec::new(), done: Applied::default() }
+    }
+
+    /// Applies one row.
+    ///
+    /// # Errors
+    /// [`ApplyError::Refused`] if this database cannot hold the row.
+    pub fn row(&mut self, map: &Arc<TableMap>, row: &Row) -> Result<(), ApplyError> {
+        let key = map.key_of(row);
+        let local = stored_version(self.db, &map.table, &key)?;
+        self.done.newest_ms = self.done.newest_ms.max(row.version.hlc.ms());
+        match resolve(local, row.version, row.previous, self.own_sites.contains(&local.site)) {
+            Verdict::Skip { concurrent } => {
+                self.done.skipped += 1;
+                if concurrent {
+                    self.lost(map, &key, journal::CONCURRENT, local, row.version, map.content(row), self.read(&map.table, &key)?)?;
+                }
+            }
+            Verdict::Take { concurrent } => {
+                let before_joining = !self.joined && local == Version::NONE;
+                if concurrent || before_joining {
+                    let here = self.read(&map.table, &key)?;
+                    let reason = if concurrent { journal::CONCURRENT } else { journal::JOINED_OVER };
+                    if concurrent || here.is_some() {
+                        self.lost(map, &key, reason, row.version, local, here, map.content(row))?;
+                    }
+                }
+                self.take(map, key, row)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, map: &Arc<TableMap>, key: Vec<Value>, row: &Row) -> Result<(), ApplyError> {
+        let written = match row.op {
+            Op::Delete => self.delete(&map.table, &key),
+            Op::Upsert => self.upsert(map, row),
+        };
+        match written {
+            Ok(()) => {
+                store_version(self.db, &map.table, &key, row.version)?;
+                self.done.taken += 1;
+            }
+            Err(error) if is_unique(&error) => self.clashes.push(Clash { map: Arc::clone(map), key, row: row.clone() }),
+            Err(error) => return Err(refused(map, &key, error)),
+        }
+        Ok(())
+    }
+
+    /// Ends the batch: rows that clashed are tried again, their old contents removed (two rows may swap values in one
+    /// transaction). What still clashes is a real conflict: the greater version stays.
+    ///
+    /// # Errors
+    /// As [`Applier::row`].
+    pub fn finish(mut self) -> Result<Applied, ApplyError> {
+        let mut clashes = std::mem::take(&mut self.clashes);
+        if clashes.is_empty() {
+            return Ok(self.done);
+        }
+        for clash in &clashes {
+            self.delete(&clash.map.table, &clash.key)?;
+        }
+        clashes.sort_by(|a, b| {
+            (a.row.version, a.map.table.id).cmp(&(b.row.version, b.map.table.id)).then_with(|| a.map.table.canonical(&a.key).cmp(&b.map.table.canonical(&b.key)))
+        });
+        clash::set_probing(self.db, true)?;
+        let settled = clashes.iter().try_for_each(|clash| self.settle(clash));
+        clash::set_probing(self.db, false)?;
+        settled.map(|()| self.done)
+    }
+
+    fn settle(&mut self, clash: &Clash) -> Result<(), ApplyError> {
+        let Clash { map, key, row } = clash;
+        let columns: Vec<&str> = map.columns.iter().map(String::as_str).collect();
+        let others = clash::others(self.db, &map.table, &columns, &map.values(row))?;
+        store_version(self.db, &map.table, key, row.version)?;
+        let mut versions = Vec::with_capacity(others.len());
+        for other in &others {
+            versions.push(stored_version(self.db, &map.table, other)?);
+        }
+        if let Some(stronger) = versions.iter().copied().filter(|v| *v >= row.version).max() {
+            self.lost(map, key, journal::UNIQUE_CLASH, stronger, row.version, map.content(row), None)?;
+            return self.compensate(&map.table, key, row.version);
+        }
+        for (other, version) in others.iter().zip(versions) {
+            let content = self.read(&map.table, other)?;
+            self.lost(map, other, journal::UNIQUE_CLASH, row.version, version, content, None)?;
+            self.compensate(&map.table, other, version)?;
+        }
+        self.upsert(map, row).map_err(|error| refused(map, key, error))?;
+        self.done.taken += 1;
+        Ok(())
+    }
+
+    /// The loser of a unique clash is deleted just above the version it had, and that delete is published.
+    fn compensate(&mut self, table: &TableLayout, key: &[Value], had: Version) -> Result<(), ApplyError> {
+        self.delete(table, key)?;
+        store_version(self.db, table, key, Version { hlc: had.hlc.next(), site: self.site })?;
+        log_for_publication(self.db, table, key)?;
+        self.done.compensated += 1;
+        Ok(())
+    }
+
+    fn delete(&self, table: &TableLayout, key: &[Value]) -> rusqlite::Result<()> {
+        self.db.prepare_cached(&table.sql.delete_row)?.execute(params_from_iter(key)).map(|_| ())
+    }
+
+    fn upsert(&self, map: &TableMap, row: &Row) -> rusqlite::Result<()> {
+        let mut statement = self.db.prepare_cached(&map.upsert)?;
+        for (place, i) in map.used.iter().enumerate() {
+            statement.raw_bind_parameter(place + 1, &row.values[*i])?;
+        }
+        statement.raw_execute().map(|_| ())
+    }
+
+    /// The row as it is here, by column.
+    fn read<'t>(&self, table: &'t TableLayout, key: &[Value]) -> Result<Option<Vec<(&'t str, Value)>>, ApplyError> {
+        let mut statement = self.db.prepare_cached(&table.sql.select_row)?;
+        let row = statement
+            .query_row(params_from_iter(key), |r| {
+                table.batch_columns.iter().enumerate().map(|(i, c)| Ok((c.as_str(), r.get_ref(i)?.into()))).collect::<rusqlite::Result<Vec<_>>>()
+            })
+            .optional()?;
+        Ok(row)
+    }
+
+    /// Writes a loss down, unless the winner says the same.
+    #[allow(clippy::too_many_arguments)]
+    fn lost(
+        &mut self, map: &TableMap, key: &[Value], reason: &'static str, winner: Version, loser: Version,
+        content: Option<Vec<(&str, Value)>>, against: Option<Vec<(&str, Value)>>,
+    ) -> Result<(), ApplyError> {
+        if reason != journal::UNIQUE_CLASH && same_content(content.as_deref(), against.as_deref()) {
+            return Ok(());
+        }
+        let loss = Loss { table: &map.table, key, reason, winner, loser, content };
+        self.done.conflicts += u64::from(journal::record(self.db, &loss, self.now_ms, self.conflicts_max)?);
+        Ok(())
+    }
+}
+
+/// Equal in every column that both have.
+fn same_content(a: Option<&[(&str, Value)]>, b: Option<&[(&str, Value)]>) -> bool {
+    match (a, b) {
+        (None, None) => true,
+        (Some(a), Some(b)) => a.iter().all(|(name, value)| b.iter().find(|(n, _)| n == name).is_none_or(|(_, v)| v == value)),
+        _ => false,
+    }
+}
+
+/// Logs a row whose version is stored already, so that it is published.
+///
+/// # Errors
+/// What SQLite says.
+pub fn log_for_publication(db: &Connection, table: &TableLayout, key: &[Value]) -> Result<(), DatabaseError> {
+    let columns: Vec<String> = (0..key.len()).map(|i| format!("key{i}")).collect();
+    let places: Vec<String> = (1..=key.len()).map(|i| format!("?{i}")).collect();
+    let mut insert = db.prepare_cached(&format!(
+        "INSERT INTO main.__harmonylite__change_log (time, table_id, kind, {}) VALUES (0, {}, {KIND_PUBLISH}, {})",
+        columns.join(", "),
+        table.id,
+        places.join(", ")
+    ))?;
+    insert.execute(params_from_iter(key))?;
+    Ok(())
+}
+
+fn is_unique(error: &rusqlite::Error) -> bool {
+    error.sqlite_extended_error_code() == Some(rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE)
+}
+
+fn refused(map: &TableMap, key: &[Value], error: rusqlite::Error) -> ApplyError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig | ErrorCode::Unknown) => {
+            ApplyError::Refused { table: map.table.name().to_owned(), key: journal::key_text(&map.table, key), reason: error.to_string() }
+        }
+        _ => error.into(),
+    }
+}

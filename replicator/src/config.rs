@@ -1,0 +1,68 @@
+//! What the stages need to know of the settings: plain values, checked before.
+
+use crate::limits::Limits;
+use crate::names::NodeId;
+use crate::schema::TableFilter;
+use std::path::PathBuf;
+
+/// What happens to rows that are here before a database joins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnJoin {
+    /// They are published, where the cluster does not have its own.
+    Merge,
+    /// They are removed, where the cluster does not have them.
+    Replace,
+    /// The node does not start if both sides have rows.
+    Refuse,
+}
+
+/// One node's stages.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// The node.
+    pub node: NodeId,
+    /// The database.
+    pub path: PathBuf,
+    /// Streams, numbered from 1.
+    pub shards: u32,
+    /// Which tables are replicated.
+    pub filter: TableFilter,
+    /// Whether local changes are sent.
+    pub publish: bool,
+    /// Whether remote changes are applied.
+    pub replicate: bool,
+    /// See [`OnJoin`].
+    pub on_join: OnJoin,
+    /// Versions older than this are dropped, milliseconds.
+    pub version_retention_ms: i64,
+    /// A remote clock may be this far ahead before it is reported, milliseconds.
+    pub max_clock_drift_ms: i64,
+    /// Where batches beyond the memory bound are spilled.
+    pub spill_dir: PathBuf,
+    /// How long a lease lives without renewal, milliseconds.
+    pub lease_ttl_ms: u64,
+    /// What identifies this process on this machine and this file, for the lease.
+    pub instance: String,
+    /// The place (machine and path): a lease of a former process at the same place is ours, because the file lock proves
+    /// that it ended.
+    pub place: String,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+impl NodeConfig {
+    /// The stream that this node publishes to: always the same.
+    pub fn own_shard(&self) -> u32 {
+        u32::try_from(self.node.0 % u64::from(self.shards.max(1))).unwrap_or(0) + 1
+    }
+}
+
+/// The time, as passed into the stages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Wall clock, unix milliseconds. May jump.
+    pub unix_ms: i64,
+    /// Monotone clock, milliseconds from an arbitrary start.
+    pub mono_ms: u64,
+}

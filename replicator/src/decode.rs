@@ -1,0 +1,377 @@
+//! The trust boundary. Bytes in; a bounded batch, or a reason for quarantine, out. Never allocates by a length that it has
+//! not checked.
+//!
+//! Arrives: the bytes of a whole batch. Leaves: headers and rows, one at a time. [`outline`] reads all of it once, so that
+//! what is applied afterwards, by a second reading, cannot fail in the middle. Pure; a crash here loses nothing.
+
+use crate::batch::{BatchHeader, Digest, Op, Row, TableHeader, Value};
+use crate::encode::{FORMAT, TAG_RAW_TEXT};
+use crate::error::Action;
+use crate::limits::Limits;
+use crate::names::{BatchNo, Hlc, NodeId, Site, Version};
+use ciborium_io::Read as _;
+use ciborium_ll::{Decoder as Cbor, Header};
+use std::io::{self, BufReader, Read};
+use zstd::stream::read::Decoder as Zstd;
+
+/// Why a batch could not be read. The bytes are hostile until proven otherwise.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Written by a later program.
+    #[error("format {found} is newer than {known}: upgrade this node")]
+    UnknownFormat {
+        /// The format.
+        found: u64,
+        /// What this program knows.
+        known: u64,
+    },
+    /// Beyond a bound.
+    #[error("{what} of {found} exceeds the limit of {limit}")]
+    TooLarge {
+        /// What is too large.
+        what: &'static str,
+        /// How large.
+        found: u64,
+        /// The bound.
+        limit: u64,
+    },
+    /// Not what belongs there.
+    #[error("{what} is not what the format says")]
+    Unexpected {
+        /// Where.
+        what: &'static str,
+    },
+    /// The bytes end early, or cannot be decompressed.
+    #[error("cannot read {what}: {reason}")]
+    Damaged {
+        /// Where.
+        what: &'static str,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl DecodeError {
+    /// An unknown format waits for an upgrade; everything else will never get better.
+    pub fn action(&self) -> Action {
+        match self {
+            Self::UnknownFormat { .. } => Action::HoldOrigin,
+            Self::TooLarge { .. } | Self::Unexpected { .. } | Self::Damaged { .. } => Action::Quarantine,
+        }
+    }
+}
+
+type Result<T> = std::result::Result<T, DecodeError>;
+
+/// A batch without its rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outline {
+    /// What it says of itself.
+    pub header: BatchHeader,
+    /// Its tables.
+    pub tables: Vec<TableHeader>,
+    /// Rows of all tables.
+    pub rows: u64,
+}
+
+/// Window sizes beyond 8 MiB are refused: our own encoder uses less, and 2 GiB would be an attack.
+const WINDOW_LOG_MAX: u32 = 23;
+/// Values are read in pieces of this size, so that an announced length alone costs nothing.
+const PIECE_BYTES: usize = 64 << 10;
+
+struct Bounded<R> {
+    inner: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.left = self.left.checked_sub(read as u64).ok_or_else(|| io::Error::other("decompressed size exceeds the limit"))?;
+        Ok(read)
+    }
+}
+
+type Source<R> = BufReader<Bounded<Zstd<'static, BufReader<R>>>>;
+
+/// Reads a batch from its bytes.
+pub struct BatchReader<'l, R: Read> {
+    cbor: Cbor<Source<R>>,
+    limits: &'l Limits,
+    header: BatchHeader,
+    tables_left: u64,
+    rows_left: u64,
+    columns: usize,
+    key: usize,
+}
+
+/// Reads all of a batch and keeps what is said of it.
+///
+/// # Errors
+/// Whatever is wrong with it, to the last byte.
+pub fn outline<R: Read>(source: R, limits: &Limits) -> Result<Outline> {
+    let mut reader = BatchReader::new(source, limits)?;
+    let mut row = Row { version: Version::NONE, previous: Version::NONE, op: Op::Delete, values: Vec::new() };
+    let (mut tables, mut rows) = (Vec::new(), 0);
+    while let Some(table) = reader.next_table()? {
+        rows += table.rows;
+        while reader.next_row(&mut row)? {}
+        tables.push(table);
+    }
+    Ok(Outline { header: reader.header, tables, rows })
+}
+
+impl<'l, R: Read> BatchReader<'l, R> {
+    /// Reads the header.
+    ///
+    /// # Errors
+    /// Whatever is wrong with it.
+    pub fn new(source: R, limits: &'l Limits) -> Result<Self> {
+        let damaged = |error: io::Error| DecodeError::Damaged { what: "the compressed batch", reason: error.to_string() };
+        let mut zstd = Zstd::with_buffer(BufReader::with_capacity(PIECE_BYTES, source)).map_err(damaged)?;
+        zstd.window_log_max(WINDOW_LOG_MAX).map_err(damaged)?;
+        let bounded = Bounded { inner: zstd, left: limits.batch_atomic_bytes_max };
+        let header = BatchHeader {
+            node: NodeId(0), site: Site(0), number: BatchNo(0), previous: BatchNo(0), schema_hash: [0; 32], created_ms: 0, further_sites: Vec::new(),
+        };
+        let cbor = Cbor::from(BufReader::with_capacity(PIECE_BYTES, bounded));
+        let mut reader = Self { cbor, limits, header, tables_left: 0, rows_left: 0, columns: 0, key: 0 };
+        reader.read_header()?;
+        Ok(reader)
+    }
+
+    /// What the batch says of itself.
+    pub fn header(&self) -> &BatchHeader {
+        &self.header
+    }
+
+    fn read_header(&mut self) -> Result<()> {
+        let parts = self.array("the batch", 1_000)?;
+        let format = self.unsigned("the format number")?;
+        if format != FORMAT {
+            return Err(DecodeError::UnknownFormat { found: format, known: FORMAT });
+        }
+        if parts != 9 {
+            return Err(DecodeError::Unexpected { what: "the number of parts of the batch" });
+        }
+        self.header.node = NodeId(self.unsigned("the node")?);
+        self.header.site = self.site("the site")?;
+        self.header.number = BatchNo(self.unsigned("the batch number")?);
+        self.header.previous = BatchNo(self.unsigned("the previous batch number")?);
+        self.header.schema_hash = self.digest("the schema hash")?;
+        self.header.created_ms = self.integer("the creation time")?;
+        let sites = self.array("the number of sites", self.limits.sites_max)?;
+        for _ in 0..sites {
+            let site = self.site("a further site")?;
+            self.header.further_sites.push(site);
+        }
+        self.tables_left = self.array("the number of tables", self.limits.batch_tables_max)?;
+        if self.tables_left == 0 {
+            self.end()?;
+        }
+        Ok(())
+    }
+
+    /// The next table. Its rows must all be read before the next one.
+    ///
+    /// # Errors
+    /// Whatever is wrong with it.
+    pub fn next_table(&mut self) -> Result<Option<TableHeader>> {
+        if self.tables_left == 0 {
+            return Ok(None);
+        }
+        assert!(self.rows_left == 0, "rows of the table before are left");
+        self.tables_left -= 1;
+        if self.array("a table", 5)? != 5 {
+            return Err(DecodeError::Unexpected { what: "the number of parts of a table" });
+        }
+        let name = self.name("a table name")?;
+        let hash = self.digest("a table's hash")?;
+        let count = self.array("the number of columns", self.limits.columns_max)?;
+        let mut columns: Vec<String> = Vec::new();
+        for _ in 0..count {
+            columns.push(self.name("a column name")?);
+        }
+        let key_count = self.array("the number of key columns", count)?;
+        let mut key = Vec::new();
+        for _ in 0..key_count {
+            let index = usize::try_from(self.unsigned("a key index")?).unwrap_or(usize::MAX);
+            if index >= columns.len() || key.contains(&index) {
+                return Err(DecodeError::Unexpected { what: "a key index" });
+            }
+            key.push(index);
+        }
+        check_names(&name, &columns)?;
+        if key.is_empty() {
+            return Err(DecodeError::Unexpected { what: "a table without a key" });
+        }
+        self.rows_left = self.array("the number of rows", self.limits.batch_atomic_bytes_max)?;
+        (self.columns, self.key) = (columns.len(), key.len());
+        if self.rows_left == 0 && self.tables_left == 0 {
+            self.end()?;
+        }
+        Ok(Some(TableHeader { name, hash, columns, key, rows: self.rows_left }))
+    }
+
+    /// The next row of the table; false after the last. Its allocations are used again.
+    ///
+    /// # Errors
+    /// Whatever is wrong with it.
+    pub fn next_row(&mut self, row: &mut Row) -> Result<bool> {
+        if self.rows_left == 0 {
+            return Ok(false);
+        }
+        self.rows_left -= 1;
+        let parts = self.array("a row", self.limits.columns_max + 5)?;
+        row.version = self.version("a row's version")?;
+        row.previous = self.version("a row's previous version")?;
+        let (op, values) = match self.unsigned("a row's operation")? {
+            0 => (Op::Upsert, self.columns),
+            1 => (Op::Delete, self.key),
+            _ => return Err(DecodeError::Unexpected { what: "a row's operation" }),
+        };
+        if parts != values as u64 + 5 {
+            return Err(DecodeError::Unexpected { what: "the number of values of a row" });
+        }
+        if row.version.hlc.0 <= 0 || row.previous.hlc.0 < 0 {
+            return Err(DecodeError::Unexpected { what: "a row's version" });
+        }
+        row.op = op;
+        row.values.clear();
+        for _ in 0..values {
+            let value = self.value()?;
+            row.values.push(value);
+        }
+        if self.rows_left == 0 && self.tables_left == 0 {
+            self.end()?;
+        }
+        Ok(true)
+    }
+
+    fn version(&mut self, what: &'static str) -> Result<Version> {
+        let hlc = Hlc(self.integer(what)?);
+        let index = self.unsigned(what)?;
+        if hlc.0 == 0 {
+            return Ok(Version::NONE);
+        }
+        let site = self.header.site_at(index).ok_or(DecodeError::Unexpected { what: "a site index" })?;
+        Ok(Version { hlc, site })
+    }
+
+    fn value(&mut self) -> Result<Value> {
+        const WHAT: &str = "a value";
+        Ok(match self.pull(WHAT)? {
+            Header::Simple(22) => Value::Null,
+            Header::Float(r) if !r.is_nan() => Value::Real(r),
+            Header::Text(Some(len)) => {
+                let text = self.take(WHAT, len, self.limits.value_bytes_max)?;
+                std::str::from_utf8(&text).map_err(|_| DecodeError::Unexpected { what: "text that is not UTF-8" })?;
+                Value::Text(text)
+            }
+            Header::Bytes(Some(len)) => Value::Blob(self.take(WHAT, len, self.limits.value_bytes_max)?),
+            Header::Tag(TAG_RAW_TEXT) => match self.pull(WHAT)? {
+                Header::Bytes(Some(len)) => Value::Text(self.take(WHAT, len, self.limits.value_bytes_max)?),
+                _ => return Err(DecodeError::Unexpected { what: WHAT }),
+            },
+            header => Value::Integer(as_integer(header, WHAT)?),
+        })
+    }
+
+    /// Nothing may follow.
+    fn end(&mut self) -> Result<()> {
+        let mut byte = [0];
+        match self.cbor.read_exact(&mut byte) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
+            Err(error) => Err(DecodeError::Damaged { what: "the end of the batch", reason: error.to_string() }),
+            Ok(()) => Err(DecodeError::Unexpected { what: "what follows the batch" }),
+        }
+    }
+
+    fn pull(&mut self, what: &'static str) -> Result<Header> {
+        self.cbor.pull().map_err(|error| DecodeError::Damaged {
+            what,
+            reason: match error {
+                ciborium_ll::Error::Io(error) => error.to_string(),
+                ciborium_ll::Error::Syntax(at) => format!("no CBOR at byte {at}"),
+            },
+        })
+    }
+
+    fn array(&mut self, what: &'static str, limit: u64) -> Result<u64> {
+        match self.pull(what)? {
+            Header::Array(Some(found)) if found as u64 <= limit => Ok(found as u64),
+            Header::Array(Some(found)) => Err(DecodeError::TooLarge { what, found: found as u64, limit }),
+            _ => Err(DecodeError::Unexpected { what }),
+        }
+    }
+
+    fn unsigned(&mut self, what: &'static str) -> Result<u64> {
+        match self.pull(what)? {
+            Header::Positive(value) => Ok(value),
+            _ => Err(DecodeError::Unexpected { what }),
+        }
+    }
+
+    fn integer(&mut self, what: &'static str) -> Result<i64> {
+        let header = self.pull(what)?;
+        as_integer(header, what)
+    }
+
+    fn site(&mut self, what: &'static str) -> Result<Site> {
+        match self.integer(what)? {
+            site if site > 0 => Ok(Site(site)),
+            _ => Err(DecodeError::Unexpected { what }),
+        }
+    }
+
+    fn digest(&mut self, what: &'static str) -> Result<Digest> {
+        match self.pull(what)? {
+            Header::Bytes(Some(len)) => self.take(what, len, 32)?.try_into().map_err(|_| DecodeError::Unexpected { what }),
+            _ => Err(DecodeError::Unexpected { what }),
+        }
+    }
+
+    fn name(&mut self, what: &'static str) -> Result<String> {
+        match self.pull(what)? {
+            Header::Text(Some(len)) => {
+                let bytes = self.take(what, len, self.limits.name_bytes_max)?;
+                String::from_utf8(bytes).map_err(|_| DecodeError::Unexpected { what })
+            }
+            _ => Err(DecodeError::Unexpected { what }),
+        }
+    }
+
+    fn take(&mut self, what: &'static str, len: usize, limit: u64) -> Result<Vec<u8>> {
+        if len as u64 > limit {
+            return Err(DecodeError::TooLarge { what, found: len as u64, limit });
+        }
+        let mut bytes = Vec::with_capacity(len.min(PIECE_BYTES));
+        while bytes.len() < len {
+            let from = bytes.len();
+            bytes.resize(len.min(from + PIECE_BYTES), 0);
+            self.cbor.read_exact(&mut bytes[from..]).map_err(|error| DecodeError::Damaged { what, reason: error.to_string() })?;
+        }
+        Ok(bytes)
+    }
+}
+
+fn as_integer(header: Header, what: &'static str) -> Result<i64> {
+    match header {
+        Header::Positive(value) => i64::try_from(value).ok(),
+        Header::Negative(value) => i64::try_from(value).ok().map(|v| !v),
+        _ => None,
+    }
+    .ok_or(DecodeError::Unexpected { what })
+}
+
+/// Names that no SQLite schema can have, or that appear twice, are an attack. That they exist here is checked by admit.
+fn check_names(table: &str, columns: &[String]) -> Result<()> {
+    if table.is_empty() && columns.is_empty() || table.contains('\0') || columns.iter().any(|c| c.contains('\0')) {
+        return Err(DecodeError::Unexpected { what: "a name" });
+    }
+    if table.starts_with(crate::schema::OWN_PREFIX) || table.to_ascii_lowercase().starts_with("sqlite_") {
+        return Err(DecodeError::Unexpected { what: "the name of an internal table" });
+    }
+    let mut seen = std::collections::HashSet::new();
+    if columns.iter().all(|c| seen.insert(c.to_ascii_lowercase())) { Ok(()) } else { Err(DecodeError::Unexpected { what: "a column that appears twice" }) }
+}

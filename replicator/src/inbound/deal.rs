@@ -1,0 +1,299 @@
+//! Deals with one item of a stream: admits and applies a batch, holds its origin, or sets it aside.
+//!
+//! Arrives: an item, inside the write transaction. Leaves: rows, or a held origin, or a quarantine entry; and the moved
+//! cursor. Owns: a batch is applied whole or not at all, and what is not applied is kept.
+
+use super::stream::{Item, What};
+use super::transact::Done;
+use super::{Fatal, Inbound};
+use crate::admit::admit;
+use crate::apply::{Applied, Applier, ApplyError};
+use crate::batch::{BatchHeader, PartHeaders, Row};
+use crate::broker::Broker;
+use crate::config::Now;
+use crate::cursor::NO_ROW_MS;
+use crate::database::DatabaseError;
+use crate::decode::{BatchReader, DecodeError, outline};
+use crate::error::Action;
+use crate::names::{BatchNo, NodeId, Site, StreamSeq};
+use crate::quarantine::{self, Entry};
+use crate::repair::note_gap;
+use crate::spill::Spill;
+use rusqlite::{Connection, OptionalExtension, params};
+use std::collections::{HashMap, VecDeque};
+
+enum Outcome {
+    Applied { header: BatchHeader, applied: Applied, lowest_ms: i64 },
+    Held(String),
+    Quarantine(String),
+}
+
+/// Why a batch ended early inside its savepoint.
+enum Ended {
+    Fatal(Fatal),
+    Outcome(Outcome),
+}
+
+impl<E: Into<Fatal>> From<E> for Ended {
+    fn from(error: E) -> Self {
+        Self::Fatal(error.into())
+    }
+}
+
+impl<B: Broker> Inbound<B> {
+    /// Applies what waits, up to the bound on rows; the stream that was served last is not always the same.
+    pub(super) fn apply_waiting(&mut self, queues: &[VecDeque<Item>], now: Now, done: &mut Done) -> Result<(), Fatal> {
+        done.taken = vec![0; queues.len()];
+        let mut rows = 0;
+        // After a repair the consumers start anew: what they delivered before is dropped then.
+        if done.link_up {
+            return Ok(());
+        }
+        for (i, queue) in queues.iter().enumerate() {
+            for item in queue {
+                if rows >= self.config.limits.apply_rows_max {
+                    return Ok(());
+                }
+                rows += self.deal_with(i, item, now, done)?;
+                done.taken[i] += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn deal_with(&mut self, i: usize, item: &Item, now: Now, done: &mut Done) -> Result<u64, Fatal> {
+        let shard = self.streams[i].shard;
+        let (mut rows, mut lowest_ms) = (1, NO_ROW_MS);
+        match &item.what {
+            What::Skip => rows = 0,
+            What::Gap { from, to } => {
+                let reason = format!("stream {shard}: messages {from} to {} are missing", to.0 - 1);
+                self.open_gap(shard, NodeId(0), &reason, now, done)?;
+            }
+            What::Bad { reason, message } => {
+                let (site, batch) = message.headers.as_ref().map_or((Site(0), BatchNo(0)), |h| (h.site, h.batch));
+                self.quarantine(&Entry { id: 0, time_ms: now.unix_ms, shard, seq: message.seq, node: message.node, site, batch, reason: reason.clone(), body: message.payload.to_vec() })?;
+            }
+            What::Batch { headers, first, body, .. } => {
+                (rows, lowest_ms) = self.batch(i, item, headers, *first, body, now, done)?;
+            }
+        }
+        self.advance(i, item, lowest_ms);
+        Ok(rows)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn batch(&mut self, i: usize, item: &Item, headers: &PartHeaders, first: StreamSeq, body: &Spill, now: Now, done: &mut Done) -> Result<(u64, i64), Fatal> {
+        let (shard, node) = (self.streams[i].shard, item.anchor.node);
+        if self.streams[i].held.contains_key(&node) && !self.streams[i].resuming.contains_key(&node) {
+            return Ok((0, NO_ROW_MS));
+        }
+        match self.apply_body(body, now)? {
+            Outcome::Applied { header, applied, lowest_ms } => {
+                self.note_origin(shard, node, &header, now, done)?;
+                self.stats.batches_applied += 1;
+                self.stats.bytes_applied += body.len();
+                self.stats.last_applied_unix_ms = now.unix_ms;
+                self.count(&applied, node, now);
+                if applied.compensated > 0 {
+                    done.look = true;
+                }
+                Ok((applied.taken + applied.skipped, lowest_ms))
+            }
+            Outcome::Held(reason) => {
+                self.hold(i, node, first, &reason, now)?;
+                Ok((1, NO_ROW_MS))
+            }
+            Outcome::Quarantine(reason) => {
+                tracing::error!(origin = node.0, batch = headers.batch.0, shard, reason, "a batch cannot be applied and is set aside; see `harmonylite quarantine`");
+                self.quarantine(&Entry {
+                    id: 0, time_ms: now.unix_ms, shard, seq: first, node, site: headers.site, batch: headers.batch, reason, body: body.to_vec()?,
+                })?;
+                Ok((1, 0))
+            }
+        }
+    }
+
+    /// Decodes, admits and applies one batch inside a savepoint.
+    fn apply_body(&mut self, body: &Spill, now: Now) -> Result<Outcome, Fatal> {
+        self.db.execute_batch("SAVEPOINT __harmonylite__batch")?;
+        let result = self.apply_inside(body, now);
+        match result {
+            Ok(outcome) => {
+                self.db.execute_batch("RELEASE __harmonylite__batch")?;
+                Ok(outcome)
+            }
+            Err(Ended::Outcome(outcome)) => {
+                self.db.execute_batch("ROLLBACK TO __harmonylite__batch; RELEASE __harmonylite__batch")?;
+                Ok(outcome)
+            }
+            Err(Ended::Fatal(fatal)) => Err(fatal),
+        }
+    }
+
+    fn apply_inside(&mut self, body: &Spill, now: Now) -> Result<Outcome, Ended> {
+        let limits = &self.config.limits;
+        let found = outline(body.reader()?, limits).map_err(undecodable)?;
+        let maps = admit(&self.layout, &found.tables).map_err(|reason| Ended::Outcome(Outcome::Held(reason)))?;
+        let mut reader = BatchReader::new(body.reader()?, limits).map_err(undecodable)?;
+        let mut applier = Applier::new(&self.db, self.absorb.site, &self.absorb.own_sites, self.joined, now.unix_ms, limits.conflicts_max);
+        let mut row = Row { version: crate::names::Version::NONE, previous: crate::names::Version::NONE, op: crate::batch::Op::Delete, values: Vec::new() };
+        let mut lowest_ms = NO_ROW_MS;
+        for map in &maps {
+            reader.next_table().map_err(undecodable)?;
+            while reader.next_row(&mut row).map_err(undecodable)? {
+                lowest_ms = lowest_ms.min(row.version.hlc.ms());
+                if let Some(map) = map {
+                    applier.row(map, &row).map_err(inapplicable)?;
+                }
+            }
+        }
+        let applied = applier.finish().map_err(inapplicable)?;
+        Ok(Outcome::Applied { header: found.header, applied, lowest_ms })
+    }
+
+    fn count(&mut self, applied: &Applied, node: NodeId, now: Now) {
+        self.stats.rows_taken += applied.taken;
+        self.stats.rows_skipped += applied.skipped;
+        self.stats.conflicts += applied.conflicts;
+        self.stats.compensated += applied.compensated;
+        self.stats.newest_remote_ms = self.stats.newest_remote_ms.max(applied.newest_ms);
+        let ahead_ms = applied.newest_ms - now.unix_ms;
+        if ahead_ms > self.config.max_clock_drift_ms {
+            self.stats.drift_warnings += 1;
+            tracing::warn!(origin = node.0, ahead_ms, "the clock of another node is ahead of ours by more than max_clock_drift; its writes win until ours catches up");
+        }
+    }
+
+    /// Follows the chain of batch numbers of a site: a hole in it is a lost message.
+    fn note_origin(&mut self, shard: u32, node: NodeId, header: &BatchHeader, now: Now, done: &mut Done) -> Result<(), Fatal> {
+        let known: Option<i64> = self
+            .db
+            .prepare_cached("SELECT batch FROM main.__harmonylite__origin WHERE site = ?1")?
+            .query_row([header.site.0], |r| r.get(0))
+            .optional()?;
+        let known = known.map(i64::cast_unsigned);
+        if let Some(known) = known
+            && header.previous.0 > known
+            && header.number.0 > known
+        {
+            let reason = format!("node {node}: batches {} to {} are missing", known + 1, header.previous);
+            self.open_gap(shard, node, &reason, now, done)?;
+        }
+        if known.is_none_or(|known| header.number.0 > known) {
+            self.db
+                .prepare_cached(
+                    "INSERT INTO main.__harmonylite__origin (site, node, batch, created) VALUES (?1, ?2, ?3, ?4)
+                     ON CONFLICT (site) DO UPDATE SET node = excluded.node, batch = excluded.batch, created = excluded.created",
+                )?
+                .execute(params![header.site.0, node.0.cast_signed(), header.number.0.cast_signed(), header.created_ms])?;
+        }
+        Ok(())
+    }
+
+    /// Asks others for everything: nobody knows how old the rows were that a lost message carried.
+    fn open_gap(&mut self, shard: u32, node: NodeId, reason: &str, now: Now, done: &mut Done) -> Result<(), Fatal> {
+        tracing::warn!(shard, reason, "a hole in the stream; asking the other nodes to publish again");
+        note_gap(&self.db, shard, node, 0, reason, now.unix_ms)?;
+        self.stats.gaps += 1;
+        done.gaps_changed = true;
+        Ok(())
+    }
+
+    fn hold(&mut self, i: usize, node: NodeId, seq: StreamSeq, reason: &str, now: Now) -> Result<(), Fatal> {
+        let stream = &mut self.streams[i];
+        if stream.held.get(&node) != Some(&seq) {
+            tracing::warn!(origin = node.0, shard = stream.shard, reason, "holding this origin until the schema fits");
+            self.stats.held += 1;
+        }
+        stream.held.insert(node, seq);
+        stream.resuming.remove(&node);
+        self.db
+            .prepare_cached(
+                "INSERT INTO main.__harmonylite__held (node, shard, seq, since, reason) VALUES (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT (node, shard) DO UPDATE SET seq = excluded.seq, reason = excluded.reason",
+            )?
+            .execute(params![node.0.cast_signed(), stream.shard, seq.0.cast_signed(), now.unix_ms, reason])?;
+        Ok(())
+    }
+
+    fn quarantine(&mut self, entry: &Entry) -> Result<(), Fatal> {
+        let count = quarantine::add(&self.db, entry)?;
+        self.stats.quarantined += 1;
+        if count.cast_unsigned() > self.config.limits.quarantine_max {
+            return Err(Fatal::QuarantineFull { count });
+        }
+        Ok(())
+    }
+
+    /// Moves the cursor, and ends the holding of origins whose backlog is through.
+    fn advance(&mut self, i: usize, item: &Item, lowest_ms: i64) {
+        let limits = &self.config.limits;
+        let stream = &mut self.streams[i];
+        stream.cursor.advance(item.safe, lowest_ms, limits.cursor_trail_step, limits.cursor_trail_max);
+        stream.cursor.lower(lowest_ms);
+        let own = stream.shard == self.config.own_shard() && self.own_anchor.is_some_and(|a| stream.cursor.seq() >= a.seq);
+        if own && self.own_lowest_ms != NO_ROW_MS {
+            stream.cursor.lower(self.own_lowest_ms);
+            self.own_lowest_ms = NO_ROW_MS;
+            self.own_lowest_changed = true;
+        }
+        if !stream.resuming.is_empty() && item.anchor.seq >= stream.cursor.seq() {
+            self.released.extend(stream.resuming.drain().map(|(node, _)| (stream.shard, node)));
+        }
+    }
+
+    /// Writes down which origins are not held any more.
+    pub(super) fn release(&mut self) -> Result<(), Fatal> {
+        for (shard, node) in std::mem::take(&mut self.released) {
+            self.db.execute("DELETE FROM main.__harmonylite__held WHERE node = ?1 AND shard = ?2", params![node.0.cast_signed(), shard])?;
+            if let Some(stream) = self.streams.iter_mut().find(|s| s.shard == shard) {
+                stream.held.remove(&node);
+            }
+            tracing::info!(origin = node.0, shard, "the schema fits again; this origin goes on");
+        }
+        Ok(())
+    }
+
+    /// Tries again what people asked for.
+    pub(super) fn retry_quarantine(&mut self, now: Now, done: &mut Done) -> Result<(), Fatal> {
+        for id in std::mem::take(&mut self.retries) {
+            let Some(entry) = quarantine::load(&self.db, id)? else { continue };
+            let body = Spill::from_bytes(entry.body);
+            match self.apply_body(&body, now)? {
+                Outcome::Applied { applied, .. } => {
+                    tracing::info!(id, rows = applied.taken, "a batch from quarantine is applied");
+                    self.count(&applied, entry.node, now);
+                    done.look |= applied.compensated > 0;
+                    quarantine::remove(&self.db, id)?;
+                }
+                Outcome::Held(reason) | Outcome::Quarantine(reason) => {
+                    tracing::warn!(id, reason, "a batch from quarantine can still not be applied");
+                    quarantine::set_reason(&self.db, id, &reason)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn undecodable(error: DecodeError) -> Ended {
+    match error.action() {
+        Action::HoldOrigin => Ended::Outcome(Outcome::Held(error.to_string())),
+        _ => Ended::Outcome(Outcome::Quarantine(error.to_string())),
+    }
+}
+
+fn inapplicable(error: ApplyError) -> Ended {
+    match error {
+        ApplyError::Refused { .. } => Ended::Outcome(Outcome::Quarantine(error.to_string())),
+        ApplyError::Database(error) => Ended::Fatal(error.into()),
+    }
+}
+
+/// The origins that wait, and from where.
+pub(super) fn read_held(db: &Connection, shard: u32) -> Result<HashMap<NodeId, StreamSeq>, DatabaseError> {
+    let mut read = db.prepare("SELECT node, seq FROM main.__harmonylite__held WHERE shard = ?1")?;
+    let rows = read.query_map([shard], |r| Ok((NodeId(r.get::<_, i64>(0)?.cast_unsigned()), StreamSeq(r.get::<_, i64>(1)?.cast_unsigned()))))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}

@@ -1,0 +1,377 @@
+//! At every (re)connect: is the node id ours, does the broker still have what it acknowledged, from where to consume.
+//!
+//! Arrives: answers of the broker. Leaves: either "all holds", or the loss that the next transaction repairs. Owns: nothing is
+//! published or consumed on a connection before its anchors are checked. Only memory: a crash begins again.
+
+use super::{Effect, Fatal, Inbound};
+use crate::broker::{Broker, BrokerError, KvEntry, Message, Reply, Request, StreamState};
+use crate::config::Now;
+use crate::cursor::NO_ROW_MS;
+use crate::lease::{Lease, Next};
+use crate::names::StreamSeq;
+use crate::repair::{Evidence, Signal, judge};
+use std::collections::HashMap;
+
+/// What a ticket stands for.
+#[derive(Clone, Debug)]
+pub(super) enum Question {
+    State(u32),
+    At(u32, StreamSeq),
+    LastOwn,
+    Registry,
+    Lease,
+    LeasePut,
+    Consume(u32, u64),
+    Heartbeat,
+}
+
+/// What is known of a connection that is being checked.
+#[derive(Debug, Default)]
+pub(super) struct Check {
+    states: HashMap<u32, StreamState>,
+    found: HashMap<(u32, StreamSeq), Option<Message>>,
+    last_own: Option<Message>,
+    registry: Option<KvEntry>,
+    outstanding: usize,
+    traced: bool,
+}
+
+/// Where the connection stands.
+#[derive(Debug)]
+pub(super) enum Link {
+    Down,
+    /// Answers are awaited.
+    Checking(Box<Check>),
+    /// Something failed: check again at this time.
+    Again(u64),
+    /// Checked; the next transaction repairs this, then all goes on.
+    Judged(Box<Repair>),
+    Up,
+}
+
+/// What a check found to be done.
+#[derive(Debug, Default)]
+pub(super) struct Repair {
+    /// The broker knows more of this site than the database does.
+    pub(super) new_site: bool,
+    /// Rows from this time on are published again.
+    pub(super) since_ms: Option<i64>,
+    /// The last own acknowledged batch is gone.
+    pub(super) own_lost: bool,
+    /// For each shard: when its stream was created, and, if the cursor's message is gone, the kept position that still holds.
+    pub(super) shards: Vec<(u32, StreamState, Option<Option<usize>>)>,
+}
+
+/// A failed check is repeated after so long.
+const AGAIN_MS: u64 = 500;
+/// The registry entry is written this often.
+const HEARTBEAT_MS: u64 = 10_000;
+/// Open gaps are asked for this often.
+const GAPS_MS: u64 = 10_000;
+/// The cursor is stored at the latest so long after a message that asked for nothing.
+pub(super) const CURSOR_FLUSH_MS: u64 = 1_000;
+
+impl<B: Broker> Inbound<B> {
+    /// Asks all that is needed to judge this connection.
+    pub(super) fn check_link(&mut self, _now: Now) {
+        self.asked.retain(|_, q| matches!(q, Question::Lease | Question::LeasePut | Question::Heartbeat));
+        let mut check = Check::default();
+        let mut questions: Vec<(Question, Request)> = Vec::new();
+        for stream in &self.streams {
+            let shard = stream.shard;
+            questions.push((Question::State(shard), Request::StreamState { shard }));
+            let seq = stream.cursor.seq();
+            if seq.0 > 0 {
+                questions.push((Question::At(shard, seq), Request::MessageAt { shard, seq }));
+            }
+        }
+        let shard = self.config.own_shard();
+        if let Some(anchor) = self.own_anchor {
+            questions.push((Question::At(shard, anchor.seq), Request::MessageAt { shard, seq: anchor.seq }));
+        }
+        questions.push((Question::LastOwn, Request::LastOwn { shard }));
+        questions.push((Question::Registry, Request::KvGet { key: format!("node-{}", self.config.node) }));
+        check.outstanding = questions.len();
+        self.link = Link::Checking(Box::new(check));
+        for (question, request) in questions {
+            self.ask(question, request);
+        }
+        if !self.lease.is_held() {
+            self.ask_lease();
+        }
+    }
+
+    fn ask_lease(&mut self) {
+        self.ask(Question::Lease, Request::KvGet { key: Lease::key(self.config.node) });
+    }
+
+    pub(super) fn answered(&mut self, question: Question, result: Result<Reply, BrokerError>, now: Now) -> Result<(), Fatal> {
+        match (question, result) {
+            (Question::Lease, Ok(Reply::Kv(entry))) => return self.lease_read(entry.as_ref(), now),
+            (Question::LeasePut, Ok(Reply::KvPut(revision))) => {
+                self.lease.written(revision);
+                self.lease_due_ms = now.mono_ms + self.config.lease_ttl_ms / 3;
+            }
+            (Question::LeasePut, Err(BrokerError::Conflict)) => self.ask_lease(),
+            (Question::Lease | Question::LeasePut, _) => self.lease_due_ms = now.mono_ms + AGAIN_MS,
+            (Question::Heartbeat, _) => {}
+            (Question::Consume(shard, generation), Err(error)) => {
+                if self.streams.iter().any(|s| s.shard == shard && s.generation == generation) {
+                    tracing::warn!(shard, %error, "cannot consume; trying again");
+                    self.link = Link::Again(now.mono_ms + AGAIN_MS);
+                }
+            }
+            (Question::Consume(..), Ok(_)) => {}
+            (question, Ok(reply)) => self.evidence(question, reply),
+            (question, Err(error)) => {
+                tracing::debug!(?question, %error, "the check of the connection was not answered; trying again");
+                if matches!(self.link, Link::Checking(_)) {
+                    self.link = Link::Again(now.mono_ms + AGAIN_MS);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn evidence(&mut self, question: Question, reply: Reply) {
+        let Link::Checking(check) = &mut self.link else { return };
+        match (question, reply) {
+            (Question::State(shard), Reply::State(state)) => {
+                check.states.insert(shard, state);
+            }
+            (Question::At(shard, seq), Reply::Message(message)) => {
+                check.found.insert((shard, seq), message);
+            }
+            (Question::LastOwn, Reply::Message(message)) => check.last_own = message,
+            (Question::Registry, Reply::Kv(entry)) => check.registry = entry,
+            // An answer of another kind than asked cannot come from our own broker side.
+            _ => return,
+        }
+        check.outstanding = check.outstanding.saturating_sub(1);
+    }
+
+    fn lease_read(&mut self, entry: Option<&KvEntry>, now: Now) -> Result<(), Fatal> {
+        match self.lease.decide(entry, now.mono_ms) {
+            Next::Put { expected } => self.put_lease(expected),
+            Next::LookAgain => self.lease_due_ms = now.mono_ms + (self.config.lease_ttl_ms / 4).max(1),
+            Next::Refuse(holder) => return Err(Fatal::SecondNode { node: self.config.node, place: holder.place }),
+        }
+        Ok(())
+    }
+
+    fn put_lease(&mut self, expected: u64) {
+        let request = Request::KvPut {
+            key: Lease::key(self.config.node),
+            value: self.lease.value().into(),
+            expected: Some(expected),
+            ttl_ms: Some(self.config.lease_ttl_ms),
+        };
+        self.ask(Question::LeasePut, request);
+    }
+
+    /// What time alone makes due.
+    pub(super) fn tick(&mut self, now: Now) {
+        if matches!(self.link, Link::Down) {
+            return;
+        }
+        if let Link::Again(at) = self.link
+            && now.mono_ms >= at
+        {
+            self.check_link(now);
+        }
+        if now.mono_ms >= self.lease_due_ms && !self.asked.values().any(|q| matches!(q, Question::Lease | Question::LeasePut)) {
+            self.lease_due_ms = now.mono_ms + self.config.lease_ttl_ms / 3;
+            match self.lease.revision() {
+                Some(revision) => self.put_lease(revision),
+                None => self.ask_lease(),
+            }
+        }
+        if !matches!(self.link, Link::Up) {
+            return;
+        }
+        if now.mono_ms >= self.heartbeat_due_ms {
+            self.heartbeat_due_ms = now.mono_ms + HEARTBEAT_MS;
+            let value = self.registry_entry(now);
+            self.ask(Question::Heartbeat, Request::KvPut { key: format!("node-{}", self.config.node), value: value.into(), expected: None, ttl_ms: None });
+        }
+        if !self.gaps.is_empty() && now.mono_ms >= self.gaps_due_ms {
+            self.gaps_due_ms = now.mono_ms + GAPS_MS;
+            for gap in self.gaps.clone() {
+                let ask = Signal::Ask { asker: self.config.node.0, gap: gap.id, origin: gap.node.0, since_ms: gap.since_ms };
+                self.broker.request(0, Request::Signal { payload: ask.encode().into() });
+            }
+        }
+    }
+
+    /// When [`Inbound::step`] has something to do even if nothing comes in, on the monotone clock.
+    pub fn deadline(&self) -> u64 {
+        let mut next = match &self.link {
+            Link::Down => u64::MAX,
+            Link::Again(at) => (*at).min(self.lease_due_ms),
+            Link::Checking(_) | Link::Judged(_) => self.lease_due_ms,
+            Link::Up => self.lease_due_ms.min(self.heartbeat_due_ms),
+        };
+        if matches!(self.link, Link::Up) && !self.gaps.is_empty() {
+            next = next.min(self.gaps_due_ms);
+        }
+        if let Some(since) = self.cursor_dirty_since {
+            next = next.min(since + CURSOR_FLUSH_MS);
+        }
+        self.answers.iter().map(|a| a.due_ms).fold(next, u64::min)
+    }
+
+    /// Once all answers are there: asks for the trail if the cursor is lost, or judges.
+    pub(super) fn judge_link(&mut self, now: Now) -> Result<(), Fatal> {
+        let Link::Checking(check) = &self.link else { return Ok(()) };
+        if check.outstanding > 0 || !self.lease.is_held() {
+            return Ok(());
+        }
+        if !check.traced {
+            let questions: Vec<(u32, StreamSeq)> = self
+                .streams
+                .iter()
+                .filter(|s| check.states.get(&s.shard).is_some_and(|state| self.cursor_evidence(check, s, state) == Evidence::Lost && s.cursor.head().is_some_and(|h| h.created_ns == state.created_ns)))
+                .flat_map(|s| s.cursor.kept.iter().map(|k| (s.shard, k.anchor.seq)).collect::<Vec<_>>())
+                .filter(|(shard, seq)| seq.0 > 0 && !check.found.contains_key(&(*shard, *seq)))
+                .collect();
+            if let Link::Checking(check) = &mut self.link {
+                check.traced = true;
+                check.outstanding = questions.len();
+            }
+            if !questions.is_empty() {
+                for (shard, seq) in questions {
+                    self.ask(Question::At(shard, seq), Request::MessageAt { shard, seq });
+                }
+                return Ok(());
+            }
+        }
+        let Link::Checking(check) = std::mem::replace(&mut self.link, Link::Down) else { return Ok(()) };
+        self.refuse_join(&check)?;
+        let repair = self.judge_check(&check);
+        self.set_join_targets(&check);
+        self.link = Link::Judged(Box::new(repair));
+        let _ = now;
+        Ok(())
+    }
+
+    fn cursor_evidence(&self, check: &Check, stream: &super::ShardStream, state: &StreamState) -> Evidence {
+        stream.cursor.head().map_or(Evidence::Holds, |head| judge(head, state, check.found.get(&(stream.shard, head.seq)).and_then(Option::as_ref)))
+    }
+
+    fn judge_check(&self, check: &Check) -> Repair {
+        let mut repair = Repair::default();
+        let mut since = NO_ROW_MS;
+        let drift = self.config.max_clock_drift_ms;
+        for stream in &self.streams {
+            let Some(state) = check.states.get(&stream.shard) else { continue };
+            let mut back = None;
+            if self.cursor_evidence(check, stream, state) == Evidence::Lost {
+                let holds = |i: &usize| {
+                    let anchor = &stream.cursor.kept[*i].anchor;
+                    anchor.created_ns == state.created_ns && judge(anchor, state, check.found.get(&(stream.shard, anchor.seq)).and_then(Option::as_ref)) == Evidence::Holds
+                };
+                let index = (0..stream.cursor.kept.len()).rev().find(holds);
+                back = Some(index);
+                since = since.min(match index {
+                    Some(i) if stream.cursor.kept[i].anchor.seq.0 > 0 => {
+                        let after = stream.cursor.kept[i + 1..].iter().map(|k| k.lowest_ms).min().unwrap_or(NO_ROW_MS);
+                        after.min(stream.cursor.kept[i].anchor.time_ns / 1_000_000 - drift)
+                    }
+                    _ => 0,
+                });
+            }
+            repair.shards.push((stream.shard, *state, back));
+        }
+        let shard = self.config.own_shard();
+        if let (Some(anchor), Some(state)) = (&self.own_anchor, check.states.get(&shard)) {
+            let found = check.found.get(&(shard, anchor.seq)).and_then(Option::as_ref);
+            if judge(anchor, state, found) == Evidence::Lost {
+                repair.own_lost = true;
+                let before = self.streams.iter().find(|s| s.shard == shard).and_then(|s| {
+                    let index = s.cursor.kept.iter().rposition(|k| k.anchor.seq < anchor.seq && k.anchor.seq.0 > 0)?;
+                    let after = s.cursor.kept[index + 1..].iter().map(|k| k.lowest_ms).min().unwrap_or(NO_ROW_MS);
+                    Some(after.min(s.cursor.kept[index].anchor.time_ns / 1_000_000 - drift))
+                });
+                let same_stream = anchor.created_ns == state.created_ns;
+                since = since.min(before.filter(|_| same_stream).map_or(0, |before| before.min(self.own_lowest_ms)));
+            }
+        }
+        if repair.own_lost || repair.shards.iter().any(|(_, _, back)| back.is_some()) {
+            repair.since_ms = Some(since.max(0));
+        }
+        repair.new_site = self.is_behind_broker(check);
+        repair
+    }
+
+    /// The broker knows a higher batch number of this site than the database: the database went back in time. Asked only
+    /// before this process has published anything, because later outbound knows what is in flight.
+    fn is_behind_broker(&self, check: &Check) -> bool {
+        if self.stats.transactions_go > 0 {
+            return false;
+        }
+        let site = self.absorb.site;
+        let in_stream = check.last_own.as_ref().and_then(|m| m.headers.as_ref().ok()).is_some_and(|h| h.site == site && h.batch > self.batch);
+        let in_registry = check
+            .registry
+            .as_ref()
+            .and_then(|e| serde_json::from_slice::<serde_json::Value>(&e.value).ok())
+            .is_some_and(|v| v["site"].as_i64() == Some(site.0) && v["batch"].as_u64().unwrap_or(0) > self.batch.0);
+        in_stream || in_registry
+    }
+
+    fn refuse_join(&self, check: &Check) -> Result<(), Fatal> {
+        if self.joined || self.config.on_join != crate::config::OnJoin::Refuse || !check.states.values().any(|s| s.last.0 > 0) {
+            return Ok(());
+        }
+        match crate::join::unversioned_rows(&self.db, &self.layout, 1_000)? {
+            0 => Ok(()),
+            rows => Err(Fatal::JoinRefused { rows }),
+        }
+    }
+
+    fn set_join_targets(&mut self, check: &Check) {
+        if !self.joined && self.join_targets.is_empty() {
+            self.join_targets = check.states.iter().map(|(shard, state)| (*shard, state.last)).collect();
+        }
+    }
+
+    /// After the transaction that repaired: consume, and let outbound go.
+    pub(super) fn link_up(&mut self) {
+        self.link = Link::Up;
+        self.heartbeat_due_ms = 0;
+        self.gaps_due_ms = 0;
+        if self.config.replicate {
+            for i in 0..self.streams.len() {
+                self.consume(i);
+            }
+        }
+        self.stats.transactions_go += 1;
+        self.effects.push(Effect::Go { site: self.absorb.site, batch: self.batch, published: self.absorb.published });
+    }
+
+    /// Starts the consumer of a stream behind its cursor.
+    pub(super) fn consume(&mut self, index: usize) {
+        let generation = self.next_ticket;
+        let stream = &mut self.streams[index];
+        let shard = stream.shard;
+        let start = stream.restart(generation);
+        self.ask(Question::Consume(shard, generation), Request::Consume { shard, start, generation });
+    }
+
+    fn registry_entry(&self, now: Now) -> Vec<u8> {
+        let hex = |hash: &[u8]| hash.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let cursors: serde_json::Map<String, serde_json::Value> =
+            self.streams.iter().map(|s| (s.shard.to_string(), s.cursor.seq().0.into())).collect();
+        let entry = serde_json::json!({
+            "node_id": self.config.node.0,
+            "schema_hash": hex(&self.layout.hash),
+            "previous_hash": self.layout.previous_hash.map(|h| hex(&h)).unwrap_or_default(),
+            "harmonylite_version": env!("CARGO_PKG_VERSION"),
+            "updated_at": now.unix_ms / 1000,
+            "site": self.absorb.site.0,
+            "batch": self.batch.0,
+            "cursors": cursors,
+        });
+        entry.to_string().into_bytes()
+    }
+}

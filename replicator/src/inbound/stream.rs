@@ -1,0 +1,197 @@
+//! One stream as it is consumed: puts parts together and keeps the order.
+//!
+//! Arrives: the messages of one consumer. Leaves: a queue of [`Item`]s, each with the cursor that may be stored once it is
+//! dealt with. Owns: the cursor never passes the first part of a batch that is not complete yet. Only memory: after a crash
+//! the consumer starts again behind the stored cursor.
+
+use crate::batch::PartHeaders;
+use crate::broker::{Message, Permit};
+use crate::cursor::{Anchor, Cursor};
+use crate::limits::Limits;
+use crate::names::{NodeId, Site, StreamSeq};
+use crate::parts::{Assembler, Fed};
+use crate::spill::Spill;
+use std::collections::{HashMap, VecDeque};
+use std::path::Path;
+
+/// What a message or a completed batch asks for.
+#[derive(Debug)]
+pub enum What {
+    /// Nothing: our own, or seen before.
+    Skip,
+    /// A whole batch.
+    Batch {
+        /// Its headers.
+        headers: PartHeaders,
+        /// Where its first part is.
+        first: StreamSeq,
+        /// Its bytes.
+        body: Spill,
+        /// The share of the inbox that they take.
+        permit: Permit,
+    },
+    /// Something that is no part of any batch.
+    Bad {
+        /// Why.
+        reason: String,
+        /// The message.
+        message: Box<Message>,
+    },
+    /// Messages are missing between the last one and this one.
+    Gap {
+        /// The first that is missing.
+        from: StreamSeq,
+        /// The first that is there again.
+        to: StreamSeq,
+    },
+}
+
+/// One thing to deal with, in the order of the stream.
+#[derive(Debug)]
+pub struct Item {
+    /// What.
+    pub what: What,
+    /// The message that completed it.
+    pub anchor: Anchor,
+    /// The cursor that may be stored afterwards.
+    pub safe: Anchor,
+}
+
+struct Assembling {
+    assembler: Assembler,
+    /// The message before its first part, while it is incomplete.
+    before: Option<Anchor>,
+    since_ns: i64,
+}
+
+/// The parts of a batch come close together; what is incomplete after so long in the stream's own time will never be
+/// complete (its publisher ended in the middle) and must not hold the cursor for ever.
+const INCOMPLETE_NS_MAX: i64 = 600_000_000_000;
+
+/// One stream.
+pub struct ShardStream {
+    /// Its number.
+    pub shard: u32,
+    /// The consumer that is listened to.
+    pub generation: u64,
+    /// When the stream was created.
+    pub created_ns: i64,
+    /// How far it is applied, as stored.
+    pub cursor: Cursor,
+    /// Origins that wait for a schema, and from where.
+    pub held: HashMap<NodeId, StreamSeq>,
+    /// Held origins that this consumer tries again.
+    pub resuming: HashMap<NodeId, StreamSeq>,
+    /// What is to be dealt with.
+    pub queue: VecDeque<Item>,
+    /// The last message seen.
+    pub position: Anchor,
+    assembling: HashMap<NodeId, Assembling>,
+}
+
+impl ShardStream {
+    /// A stream whose cursor and held origins are known.
+    pub fn new(shard: u32, cursor: Cursor, held: HashMap<NodeId, StreamSeq>) -> Self {
+        let position = cursor.head().copied().unwrap_or(Anchor::start(0));
+        Self {
+            shard, generation: 0, created_ns: position.created_ns, cursor, held, resuming: HashMap::new(),
+            queue: VecDeque::new(), position, assembling: HashMap::new(),
+        }
+    }
+
+    /// Forgets what was delivered and returns where a new consumer has to start: behind the cursor, or at the first batch
+    /// that a held origin waits with.
+    pub fn restart(&mut self, generation: u64) -> StreamSeq {
+        self.generation = generation;
+        self.queue.clear();
+        self.assembling.clear();
+        self.resuming = self.held.clone();
+        let next = self.cursor.seq().0 + 1;
+        let start = self.held.values().map(|s| s.0).min().map_or(next, |held| held.min(next)).max(1);
+        self.position = if start == next {
+            self.cursor.head().copied().unwrap_or(Anchor::start(self.created_ns))
+        } else {
+            Anchor { seq: StreamSeq(start - 1), ..Anchor::start(self.created_ns) }
+        };
+        StreamSeq(start)
+    }
+
+    /// Whether everything delivered so far is dealt with.
+    pub fn is_drained(&self) -> bool {
+        self.queue.is_empty() && self.assembling.values().all(|a| a.before.is_none())
+    }
+
+    /// Takes a message in.
+    pub fn deliver(&mut self, message: Message, permit: Permit, own_site: Site, limits: &Limits, spill_dir: &Path) {
+        if message.seq <= self.position.seq {
+            return;
+        }
+        let anchor = Anchor::of(&message, self.created_ns);
+        let expected = StreamSeq(self.position.seq.0 + 1);
+        if message.seq > expected && expected > self.cursor.seq() {
+            let safe = self.safe(self.position);
+            self.queue.push_back(Item { what: What::Gap { from: expected, to: message.seq }, anchor, safe });
+        }
+        let what = self.sort(message, permit, own_site, limits, spill_dir);
+        self.abandon_stale(anchor.time_ns);
+        let safe = self.safe(anchor);
+        self.position = anchor;
+        if let Some(what) = what {
+            self.queue.push_back(Item { what, anchor, safe });
+        }
+    }
+
+    /// What a message is for us. None: a part of a batch that is not complete.
+    fn sort(&mut self, message: Message, permit: Permit, own_site: Site, limits: &Limits, spill_dir: &Path) -> Option<What> {
+        let seen = message.seq <= self.cursor.seq();
+        let resumed = self.resuming.get(&message.node).is_some_and(|from| message.seq >= *from);
+        if seen && !resumed {
+            return Some(What::Skip);
+        }
+        if self.held.contains_key(&message.node) && !self.resuming.contains_key(&message.node) {
+            return Some(What::Skip);
+        }
+        let headers = match &message.headers {
+            Ok(headers) if headers.site == own_site => return Some(What::Skip),
+            Ok(headers) => headers.clone(),
+            Err(reason) => return Some(What::Bad { reason: reason.clone(), message: Box::new(message) }),
+        };
+        self.assemble(message, headers, permit, limits, spill_dir)
+    }
+
+    fn assemble(&mut self, message: Message, headers: PartHeaders, permit: Permit, limits: &Limits, spill_dir: &Path) -> Option<What> {
+        let before = self.position;
+        let slot = self.assembling.entry(message.node).or_insert_with(|| Assembling {
+            assembler: Assembler::new(limits, spill_dir),
+            before: None,
+            since_ns: message.time_ns,
+        });
+        if headers.part == 1 {
+            slot.before = Some(before);
+            slot.since_ns = message.time_ns;
+        }
+        match slot.assembler.feed(message.seq, &headers, &message.payload) {
+            Ok(Fed::Incomplete) => None,
+            Ok(Fed::Complete { body, first }) => {
+                slot.before = None;
+                let permit = if headers.parts == 1 { permit } else { Permit::default() };
+                Some(What::Batch { headers, first, body, permit })
+            }
+            // We began in the middle of it: its first part was dealt with before, or the chain of batch numbers shows the hole.
+            Ok(Fed::Orphan) => Some(What::Skip),
+            Err(error) => {
+                slot.before = None;
+                Some(What::Bad { reason: error.to_string(), message: Box::new(message) })
+            }
+        }
+    }
+
+    fn abandon_stale(&mut self, now_ns: i64) {
+        self.assembling.retain(|_, a| a.before.is_none() || now_ns.saturating_sub(a.since_ns) < INCOMPLETE_NS_MAX);
+    }
+
+    /// The cursor that may be stored once everything up to `anchor` is dealt with.
+    fn safe(&self, anchor: Anchor) -> Anchor {
+        self.assembling.values().filter_map(|a| a.before).min_by_key(|b| b.seq).map_or(anchor, |before| if before.seq < anchor.seq { before } else { anchor })
+    }
+}

@@ -1,0 +1,425 @@
+//! One write transaction of the sidecar.
+//!
+//! Arrives: all that waits. Leaves: a commit, or nothing. Owns the order: follow DDL, absorb, mark what is acknowledged,
+//! repair, apply, move the cursor. Short, so that the application is not starved: a bounded number of rows, though never
+//! half a batch.
+
+use super::link::{CURSOR_FLUSH_MS, Link, Repair};
+use super::stream::Item;
+use super::{Effect, Fatal, Inbound};
+use crate::absorb::{absorb, published};
+use crate::broker::Broker;
+use crate::capture::{self, Installed};
+use crate::config::{Now, OnJoin};
+use crate::cursor::{Anchor, Cursor, NO_ROW_MS};
+use crate::database::{self, DatabaseError};
+use crate::fold::log_end;
+use crate::names::{BatchNo, StreamSeq};
+use crate::repair::{Signal, close_gap, gaps, republish};
+use crate::{clash, join, mirror};
+use rusqlite::{Connection, TransactionBehavior};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Log entries absorbed in one transaction: some 20 ms of work.
+const ABSORB_ENTRIES_MAX: i64 = 10_000;
+/// A node that is not the origin answers a request for repair after so long, if nobody else did.
+const ANSWER_DELAY_MS: u64 = 5_000;
+
+/// A request of another node for repair.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    asker: u64,
+    gap: i64,
+    since_ms: i64,
+    pub(super) due_ms: u64,
+    /// The last log entry of the answer, once it is logged.
+    upto: Option<i64>,
+}
+
+impl<B: Broker> Inbound<B> {
+    pub(super) fn signalled(&mut self, signal: Signal, now: Now) {
+        match signal {
+            Signal::Ask { asker, .. } if asker == self.config.node.0 => {}
+            Signal::Ask { asker, gap, origin, since_ms } => {
+                if self.config.publish && self.joined && !self.answers.iter().any(|a| (a.asker, a.gap) == (asker, gap)) {
+                    let delay = if origin == self.config.node.0 { 0 } else { ANSWER_DELAY_MS + self.config.node.0 % 1_000 };
+                    self.answers.push(Answer { asker, gap, since_ms, due_ms: now.mono_ms + delay, upto: None });
+                }
+            }
+            Signal::Answered { asker, gap } => {
+                self.answers.retain(|a| (a.asker, a.gap) != (asker, gap) || a.upto.is_some());
+                if asker == self.config.node.0 {
+                    self.answered_gaps.push(gap);
+                }
+            }
+        }
+    }
+
+    /// Whether a transaction has anything to do. Reads the schema version and the end of the log, no more.
+    pub(super) fn has_work(&mut self, now: Now) -> Result<bool, Fatal> {
+        let waiting = !self.acks.is_empty()
+            || !self.retries.is_empty()
+            || !self.answered_gaps.is_empty()
+            || matches!(self.link, Link::Judged(_))
+            || self.streams.iter().any(|s| !s.queue.is_empty())
+            || self.answers.iter().any(|a| a.upto.is_none() && now.mono_ms >= a.due_ms)
+            || self.cursor_dirty_since.is_some_and(|since| now.mono_ms >= since + CURSOR_FLUSH_MS)
+            || self.join_is_complete();
+        if waiting {
+            return Ok(true);
+        }
+        if std::mem::take(&mut self.wake) {
+            let changed = capture::schema_version(&self.db)? != self.layout.schema_version;
+            let unsent = !self.config.publish && log_end(&self.db)? > self.absorb.published;
+            return Ok(changed || unsent || self.mirrored != self.layout.schema_version);
+        }
+        Ok(false)
+    }
+
+    fn join_is_complete(&self) -> bool {
+        !self.joined
+            && matches!(self.link, Link::Up)
+            && (!self.config.replicate
+                || self.streams.iter().all(|s| s.is_drained() && self.join_targets.get(&s.shard).is_some_and(|target| s.position.seq >= *target)))
+    }
+
+    /// Does all that waits, within the bounds.
+    pub(super) fn transact(&mut self, now: Now) -> Result<(), Fatal> {
+        self.follow_schema(now)?;
+        let saved_absorb = self.absorb.clone();
+        let saved_cursors: Vec<Cursor> = self.streams.iter().map(|s| s.cursor.clone()).collect();
+        let saved = (self.batch, self.own_anchor, self.own_lowest_ms, self.joined, self.stats);
+        let queues: Vec<VecDeque<Item>> = self.streams.iter_mut().map(|s| std::mem::take(&mut s.queue)).collect();
+        let result = self.transaction(&queues, now);
+        for ((i, stream), mut queue) in self.streams.iter_mut().enumerate().zip(queues) {
+            // What failed is still there, to be dealt with again.
+            queue.drain(..result.as_ref().ok().and_then(|d| d.taken.get(i)).copied().unwrap_or(0));
+            stream.queue = queue;
+        }
+        match result {
+            Ok(done) => {
+                self.stats.transactions += 1;
+                self.after_commit(done);
+                Ok(())
+            }
+            Err(error) => {
+                self.absorb = saved_absorb;
+                (self.batch, self.own_anchor, self.own_lowest_ms, self.joined, self.stats) = saved;
+                for (stream, cursor) in self.streams.iter_mut().zip(saved_cursors) {
+                    stream.cursor = cursor;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Installs the triggers anew if somebody changed the schema, in a transaction of its own.
+    fn follow_schema(&mut self, now: Now) -> Result<(), Fatal> {
+        if capture::schema_version(&self.db)? != self.layout.schema_version {
+            let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let (layout, installed) = capture::install(&transaction, &self.config.filter, now.unix_ms)?;
+            transaction.commit()?;
+            report_installed(&installed);
+            self.layout = Arc::new(layout);
+            self.heartbeat_due_ms = 0;
+            self.effects.push(Effect::Look);
+            // Whoever waited for this schema tries again, from where it was held.
+            for i in 0..self.streams.len() {
+                if !self.streams[i].held.is_empty() && matches!(self.link, Link::Up) {
+                    self.consume(i);
+                }
+            }
+        }
+        if self.mirrored != self.layout.schema_version {
+            let layout = Arc::clone(&self.layout);
+            let (_, failed) = mirror::mirror(&mut self.db, &|table| layout.by_name(table).is_some())?;
+            for trigger in failed {
+                tracing::warn!(trigger, "this trigger calls what only the application knows; it does not fire for rows that other nodes wrote");
+            }
+            clash::prepare(&self.db, &self.layout)?;
+            self.mirrored = self.layout.schema_version;
+        }
+        Ok(())
+    }
+
+    fn transaction(&mut self, queues: &[VecDeque<Item>], now: Now) -> Result<Done, Fatal> {
+        // The connection is borrowed by the transaction for the whole function, while the fields beside it change: begin and end
+        // are therefore statements. Dropping out by `?` leads to the ROLLBACK below.
+        self.db.execute_batch("BEGIN IMMEDIATE")?;
+        let result = self.inside(queues, now);
+        match result {
+            Ok(done) => match self.db.execute_batch("COMMIT") {
+                Ok(()) => Ok(done),
+                Err(error) => {
+                    self.roll_back();
+                    Err(error.into())
+                }
+            },
+            Err(error) => {
+                self.roll_back();
+                Err(error)
+            }
+        }
+    }
+
+    fn roll_back(&self) {
+        // Some errors (a full disk) have rolled back already.
+        if !self.db.is_autocommit()
+            && let Err(error) = self.db.execute_batch("ROLLBACK")
+        {
+            tracing::error!(%error, "cannot roll back");
+        }
+    }
+
+    fn inside(&mut self, queues: &[VecDeque<Item>], now: Now) -> Result<Done, Fatal> {
+        let mut done = Done::default();
+        // The schema may have changed between follow_schema and BEGIN: then nothing may be written by the old layout.
+        if capture::schema_version(&self.db)? != self.layout.schema_version {
+            return Ok(done);
+        }
+        if self.is_log_reset()? {
+            done.look = true;
+        }
+        if matches!(self.link, Link::Judged(_)) {
+            self.stamp_anew(now)?;
+        }
+        let (folded, complete) = absorb(&self.db, &self.layout, &mut self.absorb, ABSORB_ENTRIES_MAX)?;
+        for (table, count) in folded.null_keys {
+            self.stats.null_key_changes += count;
+            if self.warned_null_keys.insert(table.clone()) {
+                tracing::warn!(table, "rows with NULL in the primary key have no identity and are not replicated");
+            }
+        }
+        if !complete {
+            return Ok(done);
+        }
+        self.mark_acknowledged(&mut done)?;
+        self.repair(now, &mut done)?;
+        self.answer(now, &mut done)?;
+        self.retry_quarantine(now, &mut done)?;
+        self.apply_waiting(queues, now, &mut done)?;
+        self.release()?;
+        self.finish_join(&mut done)?;
+        if !self.config.publish {
+            let end = self.absorb.absorbed;
+            published(&self.db, &mut self.absorb, end)?;
+        }
+        if std::mem::take(&mut self.own_lowest_changed) {
+            database::set(&self.db, "own_lowest", self.own_lowest_ms)?;
+        }
+        for stream in &mut self.streams {
+            stream.cursor.write(&self.db, stream.shard)?;
+        }
+        Ok(done)
+    }
+
+    /// Somebody emptied the log: ids begin anew, so do the marks.
+    fn is_log_reset(&mut self) -> Result<bool, Fatal> {
+        if log_end(&self.db)? >= self.absorb.published {
+            return Ok(false);
+        }
+        tracing::warn!("the change log was emptied by someone; capture goes on from here");
+        (self.absorb.absorbed, self.absorb.published) = (0, 0);
+        database::set(&self.db, "absorbed", 0)?;
+        database::set(&self.db, "published", 0)?;
+        Ok(true)
+    }
+
+    fn mark_acknowledged(&mut self, done: &mut Done) -> Result<(), Fatal> {
+        let Some(last) = self.acks.last().cloned() else { return Ok(()) };
+        done.acks = self.acks.len();
+        published(&self.db, &mut self.absorb, last.upto)?;
+        let Some(sent) = self.acks.iter().rev().find(|a| a.seq.is_some()).cloned() else { return Ok(()) };
+        self.batch = sent.batch;
+        database::set(&self.db, "batch", sent.batch.0.cast_signed())?;
+        let shard = self.config.own_shard();
+        let created_ns = self.streams.iter().find(|s| s.shard == shard).map_or(0, |s| s.created_ns);
+        let anchor = Anchor { seq: sent.seq.unwrap_or(StreamSeq(0)), created_ns, time_ns: 0, node: self.config.node, site: self.absorb.site, batch: sent.batch };
+        write_own_anchor(&self.db, &anchor)?;
+        self.own_anchor = Some(anchor);
+        let lowest = self.acks.iter().map(|a| a.lowest_ms).min().unwrap_or(NO_ROW_MS);
+        if lowest < self.own_lowest_ms {
+            self.own_lowest_ms = lowest;
+            database::set(&self.db, "own_lowest", lowest)?;
+        }
+        Ok(())
+    }
+
+    fn repair(&mut self, now: Now, done: &mut Done) -> Result<(), Fatal> {
+        let Link::Judged(repair) = &self.link else { return Ok(()) };
+        let Repair { new_site, since_ms, own_lost, shards } = &**repair;
+        let (new_site, since_ms, own_lost, shards) = (*new_site, *since_ms, *own_lost, shards.clone());
+        if new_site {
+            let site = join::site_from((self.random)());
+            tracing::warn!(site = site.0, former = self.absorb.site.0, "the broker knows more of this database than the database itself: it went back in time, and begins a new life");
+            database::begin_site(&self.db, site, now.unix_ms)?;
+            self.absorb.own_sites.insert(site);
+            self.absorb.site = site;
+            self.batch = BatchNo(0);
+            self.own_anchor = None;
+            forget_own_anchor(&self.db)?;
+            self.stats.new_sites += 1;
+        }
+        for (shard, state, back) in shards {
+            let Some(stream) = self.streams.iter_mut().find(|s| s.shard == shard) else { continue };
+            stream.created_ns = state.created_ns;
+            if let Some(index) = back {
+                stream.cursor.back_to(index, state.created_ns);
+                self.stats.losses += 1;
+                tracing::warn!(shard, cursor = stream.cursor.seq().0, "the broker lost messages that this node had applied; going back to the last one that is still there");
+            }
+        }
+        if own_lost {
+            self.own_anchor = None;
+            forget_own_anchor(&self.db)?;
+            self.stats.losses += 1;
+            tracing::warn!("the broker lost a batch that it had acknowledged to this node");
+        }
+        if let Some(since_ms) = since_ms.filter(|_| self.config.publish) {
+            let rows = republish(&self.db, &self.layout, since_ms)?;
+            self.own_lowest_ms = NO_ROW_MS;
+            database::set(&self.db, "own_lowest", NO_ROW_MS)?;
+            self.stats.rows_republished += rows;
+            tracing::warn!(rows, since_ms, "publishing again what the broker may have lost");
+        }
+        done.link_up = true;
+        Ok(())
+    }
+
+    /// Changes that waited longer than versions are kept would lose against tombstones that nobody has any more.
+    fn stamp_anew(&self, now: Now) -> Result<(), Fatal> {
+        let oldest = now.unix_ms - self.config.version_retention_ms;
+        let stamped = self.db.execute(
+            "UPDATE main.__harmonylite__change_log SET time = ?1 WHERE id > ?2 AND kind <> ?3 AND time < ?4",
+            (now.unix_ms, self.absorb.absorbed, capture::KIND_PUBLISH, oldest),
+        )?;
+        if stamped > 0 {
+            tracing::warn!(changes = stamped, "changes older than version_retention were never published; they get the present time");
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, now: Now, done: &mut Done) -> Result<(), Fatal> {
+        let answered: Vec<i64> = std::mem::take(&mut self.answered_gaps);
+        for gap in &answered {
+            close_gap(&self.db, *gap)?;
+        }
+        done.gaps_changed |= !answered.is_empty();
+        for i in 0..self.answers.len() {
+            if self.answers[i].upto.is_some() || now.mono_ms < self.answers[i].due_ms {
+                continue;
+            }
+            let rows = republish(&self.db, &self.layout, self.answers[i].since_ms)?;
+            self.stats.rows_republished += rows;
+            tracing::info!(rows, asker = self.answers[i].asker, since_ms = self.answers[i].since_ms, "publishing again what another node misses");
+            done.logged_answers.push((i, log_end(&self.db)?));
+            done.look = true;
+        }
+        Ok(())
+    }
+
+    /// Joining ends when the streams are consumed to where they ended when the node came.
+    fn finish_join(&mut self, done: &mut Done) -> Result<(), Fatal> {
+        if done.link_up || !self.join_is_complete() {
+            return Ok(());
+        }
+        let replace = self.config.on_join == OnJoin::Replace && self.join_targets.values().any(|t| t.0 > 0);
+        let rows = if replace { join::replace(&self.db, &self.layout)? } else { join::merge(&self.db, &self.layout)? };
+        self.joined = true;
+        done.look = true;
+        if replace {
+            tracing::info!(rows, "joined; rows that the cluster does not have were removed (on_join = replace)");
+        } else {
+            tracing::info!(rows, "joined; rows that the cluster did not have are published");
+        }
+        Ok(())
+    }
+
+    fn after_commit(&mut self, done: Done) {
+        self.acks.drain(..done.acks);
+        for (i, upto) in done.logged_answers {
+            self.answers[i].upto = Some(upto);
+        }
+        self.send_answers();
+        if done.gaps_changed {
+            // What was just committed is readable; if not, the next change reads it.
+            if let Ok(open) = gaps(&self.db) {
+                self.gaps = open;
+                self.gaps_due_ms = 0;
+            }
+        }
+        self.cursor_dirty_since = None;
+        if done.link_up {
+            self.link_up();
+        } else if done.look {
+            self.effects.push(Effect::Look);
+        }
+    }
+
+    /// Tells the askers whose rows are published by now.
+    fn send_answers(&mut self) {
+        let published = self.absorb.published;
+        for answer in self.answers.extract_if(.., |a| a.upto.is_some_and(|upto| upto <= published)).collect::<Vec<_>>() {
+            let signal = Signal::Answered { asker: answer.asker, gap: answer.gap };
+            self.broker.request(0, crate::broker::Request::Signal { payload: signal.encode().into() });
+        }
+    }
+}
+
+/// What a transaction leaves to be done once it is committed.
+#[derive(Debug, Default)]
+pub(super) struct Done {
+    pub(super) acks: usize,
+    /// How many items of each stream's queue are dealt with.
+    pub(super) taken: Vec<usize>,
+    pub(super) look: bool,
+    pub(super) link_up: bool,
+    pub(super) gaps_changed: bool,
+    pub(super) logged_answers: Vec<(usize, i64)>,
+}
+
+fn write_own_anchor(db: &Connection, anchor: &Anchor) -> Result<(), DatabaseError> {
+    database::set(db, "own_seq", anchor.seq.0.cast_signed())?;
+    database::set(db, "own_created", anchor.created_ns)?;
+    database::set(db, "own_batch", anchor.batch.0.cast_signed())
+}
+
+fn forget_own_anchor(db: &Connection) -> Result<(), DatabaseError> {
+    db.execute("DELETE FROM main.__harmonylite__meta WHERE key GLOB 'own_*'", [])?;
+    Ok(())
+}
+
+/// The last own acknowledged batch, as stored. Its time is not known: an acknowledgement does not tell it.
+pub(super) fn read_own_anchor(db: &Connection) -> Result<Option<Anchor>, DatabaseError> {
+    let meta = database::Meta::read(db)?;
+    let Some(seq) = database::get::<i64>(db, "own_seq")? else { return Ok(None) };
+    let batch = database::get::<i64>(db, "own_batch")?.unwrap_or(0);
+    Ok(Some(Anchor {
+        seq: StreamSeq(seq.cast_unsigned()),
+        created_ns: database::get(db, "own_created")?.unwrap_or(0),
+        time_ns: 0,
+        node: meta.node,
+        site: meta.site,
+        batch: BatchNo(batch.cast_unsigned()),
+    }))
+}
+
+/// Tells the log what an installation did.
+pub(super) fn report_installed(installed: &Installed) {
+    for table in &installed.added {
+        tracing::info!(table, "replicating");
+    }
+    for table in &installed.changed {
+        tracing::info!(table, "the schema changed; triggers installed anew");
+    }
+    for table in &installed.removed {
+        tracing::info!(table, "not replicated any more (dropped or excluded)");
+    }
+    if installed.found_rows > 0 {
+        tracing::warn!(rows = installed.found_rows, "rows written while a table was made over were found without a version and are published");
+    }
+    if !installed.foreign_removed.is_empty() {
+        tracing::info!(tables = ?installed.foreign_removed, "removed what HarmonyLite (Go) left in the database");
+    }
+}

@@ -1,0 +1,129 @@
+//! Keeps the content that lost a conflict, so that no write disappears without a trace.
+//!
+//! Arrives: the losing and the winning version of a row, and the losing content. Leaves: one line in
+//! `__harmonylite__conflict`, at most one for each losing version, the oldest dropped beyond the bound. Written in the
+//! transaction that lets the winner win: a crash leaves both or none.
+
+use crate::batch::Value;
+use crate::database::{DatabaseError, version_from};
+use crate::layout::TableLayout;
+use crate::names::Version;
+use crate::sql::literal;
+use rusqlite::{Connection, params};
+
+/// A conflict to be written down.
+#[derive(Debug)]
+pub struct Loss<'a> {
+    /// The table.
+    pub table: &'a TableLayout,
+    /// The row.
+    pub key: &'a [Value],
+    /// What happened, for people.
+    pub reason: &'static str,
+    /// Who won.
+    pub winner: Version,
+    /// Who lost.
+    pub loser: Version,
+    /// The losing content by column; None if what lost was a delete.
+    pub content: Option<Vec<(&'a str, Value)>>,
+}
+
+/// Two nodes wrote the row without knowing of each other.
+pub const CONCURRENT: &str = "concurrent writes";
+/// Two rows had the same value where the schema allows one.
+pub const UNIQUE_CLASH: &str = "unique clash";
+/// The row was here before this database joined, and the cluster had another.
+pub const JOINED_OVER: &str = "joined with another content";
+
+/// Writes a loss down, and drops the oldest beyond `conflicts_max`. False if this loss is known already.
+///
+/// # Errors
+/// What SQLite says.
+pub fn record(db: &Connection, loss: &Loss<'_>, now_ms: i64, conflicts_max: u64) -> Result<bool, DatabaseError> {
+    let content = loss.content.as_ref().map(|c| as_json(c.iter().map(|(n, v)| (*n, v))));
+    let written = db
+        .prepare_cached(
+            "INSERT OR IGNORE INTO main.__harmonylite__conflict
+             (time, table_name, key, reason, winner_hlc, winner_site, loser_hlc, loser_site, loser) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        )?
+        .execute(params![
+            now_ms,
+            loss.table.name(),
+            key_text(loss.table, loss.key),
+            loss.reason,
+            loss.winner.hlc.0,
+            loss.winner.site.0,
+            loss.loser.hlc.0,
+            loss.loser.site.0,
+            content
+        ])?;
+    if written > 0 {
+        let oldest = db.last_insert_rowid().saturating_sub(conflicts_max.cast_signed());
+        db.prepare_cached("DELETE FROM main.__harmonylite__conflict WHERE id <= ?1")?.execute([oldest])?;
+    }
+    Ok(written > 0)
+}
+
+/// A key for people and for finding the row again: column -> SQL literal, as JSON.
+pub fn key_text(table: &TableLayout, key: &[Value]) -> String {
+    as_json(table.schema.key.iter().map(|k| k.name.as_str()).zip(key))
+}
+
+/// Columns and values as a JSON object of SQL literals: readable, and exact to the byte.
+fn as_json<'a>(pairs: impl Iterator<Item = (&'a str, &'a Value)>) -> String {
+    let map: serde_json::Map<String, serde_json::Value> = pairs.map(|(n, v)| (n.to_owned(), literal(v).into())).collect();
+    serde_json::Value::Object(map).to_string()
+}
+
+/// One line of the journal, as people see it.
+#[derive(Debug, serde::Serialize)]
+pub struct Conflict {
+    /// Its number, for `harmonylite conflicts restore`.
+    pub id: i64,
+    /// When it was noticed, unix milliseconds.
+    pub time_ms: i64,
+    /// The table.
+    pub table: String,
+    /// The key as JSON of SQL literals.
+    pub key: String,
+    /// Why.
+    pub reason: String,
+    /// The version that stayed, as text.
+    pub winner: String,
+    /// The version that lost, as text.
+    pub loser: String,
+    /// The content that lost, as JSON of SQL literals; None: a delete lost.
+    pub content: Option<String>,
+}
+
+/// The journal, newest first.
+///
+/// # Errors
+/// What SQLite says.
+pub fn list(db: &Connection, most: i64) -> Result<Vec<Conflict>, DatabaseError> {
+    let mut read = db.prepare(
+        "SELECT id, time, table_name, key, reason, loser, winner_hlc, winner_site, loser_hlc, loser_site
+         FROM main.__harmonylite__conflict ORDER BY id DESC LIMIT ?1",
+    )?;
+    let rows = read.query_map([most], |r| {
+        Ok(Conflict {
+            id: r.get(0)?,
+            time_ms: r.get(1)?,
+            table: r.get(2)?,
+            key: r.get(3)?,
+            reason: r.get(4)?,
+            content: r.get(5)?,
+            winner: version_from(r, 6)?.to_string(),
+            loser: version_from(r, 8)?.to_string(),
+        })
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// How many conflicts the journal holds.
+///
+/// # Errors
+/// What SQLite says.
+pub fn count(db: &Connection) -> Result<i64, DatabaseError> {
+    Ok(db.prepare_cached("SELECT count(*) FROM main.__harmonylite__conflict")?.query_row([], |r| r.get(0))?)
+}

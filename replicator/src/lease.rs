@@ -1,0 +1,145 @@
+//! Holds the lease that makes a node id belong to one process in the whole cluster.
+//!
+//! Arrives: what the registry bucket holds for this node id. Leaves: what to write there, or the refusal. Owns: two sidecars
+//! with one node id (a cloned disk, a copied configuration) do not both go on. A crash leaves a lease that lives until its
+//! time is over; a restart at the same place takes it at once, because the lock on the file proves that its holder ended.
+//! Pure: the caller asks the broker and passes the time in.
+
+use crate::broker::KvEntry;
+use crate::names::{NodeId, Site};
+use serde::{Deserialize, Serialize};
+
+/// What a lease says of its holder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The site of the holder's database.
+    pub site: i64,
+    /// The holder's process, at random.
+    pub instance: String,
+    /// The holder's machine and database path.
+    pub place: String,
+}
+
+/// What to do about a lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Write it, if the key still has this revision.
+    Put {
+        /// 0: the key must not exist.
+        expected: u64,
+    },
+    /// Somebody else held it not long ago: look again.
+    LookAgain,
+    /// Somebody else holds it and is alive.
+    Refuse(Holder),
+}
+
+/// The lease as this process knows it.
+#[derive(Debug)]
+pub struct Lease {
+    me: Holder,
+    ttl_ms: u64,
+    held: Option<u64>,
+    seen: Option<(u64, u64)>,
+}
+
+impl Lease {
+    /// Not held yet.
+    pub fn new(site: Site, instance: &str, place: &str, ttl_ms: u64) -> Self {
+        Self { me: Holder { site: site.0, instance: instance.to_owned(), place: place.to_owned() }, ttl_ms, held: None, seen: None }
+    }
+
+    /// The key in the registry bucket.
+    pub fn key(node: NodeId) -> String {
+        format!("lease-{node}")
+    }
+
+    /// Whether this process holds it, as far as it knows.
+    pub fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// What is to be written.
+    pub fn value(&self) -> Vec<u8> {
+        serde_json::to_vec(&self.me).unwrap_or_default()
+    }
+
+    /// The revision to renew from, if it is held.
+    pub fn revision(&self) -> Option<u64> {
+        self.held
+    }
+
+    /// The write succeeded.
+    pub fn written(&mut self, revision: u64) {
+        self.held = Some(revision);
+        self.seen = None;
+    }
+
+    /// Decides by what the bucket holds.
+    pub fn decide(&mut self, entry: Option<&KvEntry>, mono_ms: u64) -> Next {
+        let Some(entry) = entry else {
+            return Next::Put { expected: 0 };
+        };
+        let holder = serde_json::from_slice::<Holder>(&entry.value).ok();
+        let ours = holder.as_ref().is_some_and(|h| h.instance == self.me.instance || (h.place == self.me.place && self.held.is_none()));
+        if ours {
+            return Next::Put { expected: entry.revision };
+        }
+        let refuse = |holder: Option<Holder>| Next::Refuse(holder.unwrap_or(Holder { site: 0, instance: String::new(), place: "unknown".to_owned() }));
+        if self.held.is_some() {
+            return refuse(holder);
+        }
+        match self.seen {
+            Some((revision, _)) if revision != entry.revision => refuse(holder),
+            Some((_, since)) if mono_ms.saturating_sub(since) > self.ttl_ms => Next::Put { expected: entry.revision },
+            Some(_) => Next::LookAgain,
+            None => {
+                self.seen = Some((entry.revision, mono_ms));
+                Next::LookAgain
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    fn lease(instance: &str, place: &str) -> Lease {
+        Lease::new(Site(7), instance, place, 10_000)
+    }
+
+    fn entry(of: &Lease, revision: u64) -> KvEntry {
+        KvEntry { revision, value: Bytes::from(of.value()) }
+    }
+
+    #[test]
+    fn a_free_lease_is_taken_and_a_crashed_process_of_the_same_place_is_followed_at_once() {
+        let mut new = lease("new", "here");
+        assert_eq!(new.decide(None, 0), Next::Put { expected: 0 });
+        assert_eq!(new.decide(Some(&entry(&lease("old", "here"), 5)), 0), Next::Put { expected: 5 });
+    }
+
+    #[test]
+    fn a_clone_elsewhere_is_refused_while_the_holder_renews() {
+        let (holder, mut clone) = (lease("a", "there"), lease("b", "here"));
+        assert_eq!(clone.decide(Some(&entry(&holder, 5)), 0), Next::LookAgain);
+        assert!(matches!(clone.decide(Some(&entry(&holder, 6)), 4_000), Next::Refuse(h) if h.place == "there"));
+    }
+
+    #[test]
+    fn a_dead_holder_elsewhere_is_followed_after_the_time_of_the_lease() {
+        let (holder, mut next) = (lease("a", "there"), lease("b", "here"));
+        assert_eq!(next.decide(Some(&entry(&holder, 5)), 0), Next::LookAgain);
+        assert_eq!(next.decide(Some(&entry(&holder, 5)), 9_000), Next::LookAgain);
+        assert_eq!(next.decide(Some(&entry(&holder, 5)), 10_001), Next::Put { expected: 5 });
+    }
+
+    #[test]
+    fn a_holder_that_was_replaced_stops_even_for_one_of_its_own_place() {
+        let mut holder = lease("a", "here");
+        holder.written(5);
+        assert!(matches!(holder.decide(Some(&entry(&lease("b", "here"), 6)), 0), Next::Refuse(_)));
+    }
+}

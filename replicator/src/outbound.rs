@@ -1,0 +1,358 @@
+//! The reading actor: collects, encodes and publishes what the log holds.
+//!
+//! Arrives: wakes, the go-ahead of inbound, answers of the broker. Leaves: batches in the stream, in the order of this node,
+//! and acknowledgements for inbound. Owns: one batch is in flight, and it is fenced. A crash between the broker's
+//! acknowledgement and inbound's mark sends it twice; peers discard the second by its versions.
+
+use crate::batch::BatchHeader;
+use crate::broker::{Broker, BrokerError, BrokerEvent, Message, Reply, Request, Ticket};
+use crate::capture;
+use crate::collect::{CollectError, CollectFrom, collect};
+use crate::config::{NodeConfig, Now};
+use crate::database::{self, Meta};
+use crate::encode::{Encoded, Encoder};
+use crate::error::Action;
+use crate::fold::FoldFrom;
+use crate::inbound::{Ack, Effect, Fatal, Step};
+use crate::layout::Layout;
+use crate::names::{BatchNo, Site, StreamSeq};
+use crate::parts::{part_count, part_headers, part_payload};
+use rusqlite::Connection;
+use std::collections::HashSet;
+
+/// What comes in.
+#[derive(Debug)]
+pub enum Input {
+    /// From the broker.
+    Broker(BrokerEvent),
+    /// From inbound.
+    Effect(Effect),
+    /// A commit may have happened.
+    Wake,
+}
+
+/// What goes to inbound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// A batch is stored, or log entries needed no batch.
+    Acknowledged(Ack),
+    /// The schema changed: install the triggers.
+    Wake,
+}
+
+/// Counters since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Stats {
+    pub batches_published: u64,
+    pub rows_published: u64,
+    pub bytes_published: u64,
+    pub scans: u64,
+    pub resent: u64,
+    pub refused: u64,
+    pub split: u64,
+    pub last_published_unix_ms: i64,
+}
+
+struct InFlight {
+    header: BatchHeader,
+    encoded: Encoded,
+    part: u32,
+    part_bytes_max: usize,
+    rows: u64,
+    ack: Ack,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    /// Inbound has not given the go-ahead on this connection.
+    Waiting,
+    /// The newest own message is asked for.
+    Finding(Ticket),
+    /// Nothing is in flight.
+    Ready,
+    /// A part is in flight.
+    Sending(Ticket),
+    /// Something failed: find out where we are at this time.
+    Again(u64),
+}
+
+/// The fence refused so often in a row, by messages of a site that is not ours: another process publishes as this node.
+const FOREIGN_MAX: u32 = 3;
+const AGAIN_MS: u64 = 100;
+const REFUSED_AGAIN_MS: u64 = 2_000;
+/// Room for the headers of a message.
+const HEADER_BYTES: usize = 1_024;
+
+/// The reading actor.
+pub struct Outbound<B: Broker> {
+    config: NodeConfig,
+    db: Connection,
+    broker: B,
+    encoder: Encoder,
+    layout: Option<Layout>,
+    state: State,
+    site: Site,
+    own_sites: HashSet<Site>,
+    batch: BatchNo,
+    sent: i64,
+    fence: StreamSeq,
+    in_flight: Option<InFlight>,
+    look: bool,
+    foreign: u32,
+    next_ticket: Ticket,
+    /// For inbound; the owner takes them after each call.
+    pub outputs: Vec<Output>,
+    /// Counters.
+    pub stats: Stats,
+    /// Why the broker refused the last batch; None once one is stored.
+    pub refusal: Option<String>,
+}
+
+impl<B: Broker> Outbound<B> {
+    /// Waits for inbound's go-ahead.
+    ///
+    /// # Errors
+    /// If the compressor cannot get its memory.
+    pub fn new(config: NodeConfig, db: Connection, broker: B) -> std::io::Result<Self> {
+        Ok(Self {
+            encoder: Encoder::new(&config.limits, config.spill_dir.clone())?,
+            config, db, broker, layout: None, state: State::Waiting, site: Site(0), own_sites: HashSet::new(), batch: BatchNo(0), sent: 0,
+            fence: StreamSeq(0), in_flight: None, look: true, foreign: 0, next_ticket: 1, outputs: Vec::new(), stats: Stats::default(), refusal: None,
+        })
+    }
+
+    /// Takes an input in. Never touches the database.
+    ///
+    /// # Errors
+    /// [`Fatal::SecondNode`].
+    pub fn handle(&mut self, input: Input, now: Now) -> Result<(), Fatal> {
+        match input {
+            Input::Wake | Input::Effect(Effect::Look) => self.look = true,
+            Input::Effect(Effect::Go { site, batch, published }) => self.go(site, batch, published),
+            Input::Broker(BrokerEvent::Connected | BrokerEvent::Disconnected(_)) => self.state = State::Waiting,
+            Input::Broker(BrokerEvent::Reply(ticket, result)) => return self.answered(ticket, result, now),
+            Input::Broker(_) => {}
+        }
+        Ok(())
+    }
+
+    fn go(&mut self, site: Site, batch: BatchNo, published: i64) {
+        if site != self.site {
+            // What was in flight belongs to a former life; its log entries are collected again.
+            self.in_flight = None;
+            (self.site, self.batch, self.sent) = (site, batch, published);
+            self.own_sites.clear();
+        }
+        self.look = true;
+        self.find();
+    }
+
+    fn ask(&mut self, request: Request) -> Ticket {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.broker.request(ticket, request);
+        ticket
+    }
+
+    fn find(&mut self) {
+        let ticket = self.ask(Request::LastOwn { shard: self.config.own_shard() });
+        self.state = State::Finding(ticket);
+    }
+
+    fn answered(&mut self, ticket: Ticket, result: Result<Reply, BrokerError>, now: Now) -> Result<(), Fatal> {
+        match (&self.state, result) {
+            (State::Finding(asked), Ok(Reply::Message(last))) if *asked == ticket => return self.found(last),
+            (State::Sending(asked), Ok(Reply::Published(seq))) if *asked == ticket => self.stored(seq, now),
+            (State::Sending(asked), Err(BrokerError::Conflict)) if *asked == ticket => self.find(),
+            (State::Sending(asked), Err(BrokerError::Refused(reason))) if *asked == ticket => {
+                tracing::error!(reason, "the broker refuses this node's batch; it is kept and tried again");
+                self.stats.refused += 1;
+                self.refusal = Some(reason);
+                self.state = State::Again(now.mono_ms + REFUSED_AGAIN_MS);
+            }
+            (State::Finding(asked) | State::Sending(asked), Err(error)) if *asked == ticket => {
+                tracing::debug!(%error, "the broker did not answer; finding out where this node's subject is");
+                self.state = State::Again(now.mono_ms + AGAIN_MS);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Where the own subject is: the fence for what comes next, and whether what was in flight arrived.
+    fn found(&mut self, last: Option<Message>) -> Result<(), Fatal> {
+        self.fence = last.as_ref().map_or(StreamSeq(0), |m| m.seq);
+        let headers = last.and_then(|m| m.headers.ok());
+        let Some(flight) = &mut self.in_flight else {
+            self.state = State::Ready;
+            return Ok(());
+        };
+        let arrived = headers.as_ref().is_some_and(|h| {
+            (h.site, h.batch, h.digest) == (flight.header.site, flight.header.number, flight.encoded.digest) && h.part == h.parts
+        });
+        if arrived {
+            self.complete(self.fence);
+            return Ok(());
+        }
+        if flight.part > 1 || self.stats.resent > 0 || headers.is_some() {
+            self.stats.resent += 1;
+        }
+        if headers.is_some_and(|h| h.site != self.site) && self.stats.batches_published > 0 {
+            self.foreign += 1;
+            if self.foreign >= FOREIGN_MAX {
+                return Err(Fatal::SecondNode { node: self.config.node, place: "publishing under this node's subject".to_owned() });
+            }
+        }
+        if let Some(flight) = &mut self.in_flight {
+            flight.part = 1;
+        }
+        self.send()
+    }
+
+    fn send(&mut self) -> Result<(), Fatal> {
+        let Some(flight) = &self.in_flight else { return Ok(()) };
+        let headers = part_headers(&flight.header, &flight.encoded, flight.part, flight.part_bytes_max);
+        let payload = part_payload(&flight.encoded.body, flight.part, flight.part_bytes_max)?;
+        let request = Request::Publish { shard: self.config.own_shard(), headers, payload, expected_last: self.fence };
+        let ticket = self.ask(request);
+        self.state = State::Sending(ticket);
+        Ok(())
+    }
+
+    fn stored(&mut self, seq: StreamSeq, now: Now) {
+        self.fence = seq;
+        let Some(flight) = &mut self.in_flight else { return };
+        if flight.part < part_count(flight.encoded.body.len(), flight.part_bytes_max) {
+            flight.part += 1;
+            if let Err(error) = self.send() {
+                tracing::error!(%error, "cannot read a part of the batch back; trying again");
+                self.state = State::Again(now.mono_ms + AGAIN_MS);
+            }
+            return;
+        }
+        self.stats.last_published_unix_ms = now.unix_ms;
+        self.complete(seq);
+    }
+
+    fn complete(&mut self, seq: StreamSeq) {
+        let Some(flight) = self.in_flight.take() else { return };
+        self.batch = flight.header.number;
+        self.sent = flight.ack.upto;
+        self.foreign = 0;
+        self.refusal = None;
+        self.stats.batches_published += 1;
+        self.stats.rows_published += flight.rows;
+        self.stats.bytes_published += flight.encoded.body.len();
+        self.outputs.push(Output::Acknowledged(Ack { seq: Some(seq), ..flight.ack }));
+        self.state = State::Ready;
+        self.look = true;
+    }
+
+    /// Does one piece of work.
+    ///
+    /// # Errors
+    /// What ends the node.
+    pub fn step(&mut self, now: Now) -> Result<Step, Fatal> {
+        match self.state {
+            State::Again(at) if now.mono_ms >= at => {
+                self.find();
+                Ok(Step::Worked)
+            }
+            State::Ready if self.look && self.config.publish => self.collect(now),
+            _ => Ok(Step::Idle),
+        }
+    }
+
+    /// When [`Outbound::step`] has something to do even if nothing comes in, on the monotone clock.
+    pub fn deadline(&self) -> u64 {
+        if let State::Again(at) = self.state { at } else { u64::MAX }
+    }
+
+    /// Whether nothing is in flight and nothing was left to look at.
+    pub fn is_drained(&self) -> bool {
+        !self.config.publish || (self.in_flight.is_none() && !self.look && self.state == State::Ready)
+    }
+
+    fn collect(&mut self, now: Now) -> Result<Step, Fatal> {
+        self.look = false;
+        self.stats.scans += 1;
+        self.db.execute_batch("BEGIN")?;
+        let result = self.collect_inside(now);
+        self.db.execute_batch("COMMIT")?;
+        match result {
+            Ok(found) => {
+                if found && self.in_flight.is_some() {
+                    self.send()?;
+                }
+                Ok(if found { Step::Worked } else { Step::Idle })
+            }
+            Err(CollectError::Database(error)) if error.action() == Action::Retry => {
+                self.look = true;
+                Ok(Step::Busy)
+            }
+            Err(CollectError::Database(error)) => Err(error.into()),
+            Err(CollectError::Encode(error)) => {
+                tracing::error!(%error, "cannot put a batch together; trying again");
+                self.look = true;
+                Ok(Step::Busy)
+            }
+            Err(error @ CollectError::RowTooLarge { .. }) => Err(Fatal::RowTooLarge(error.to_string())),
+        }
+    }
+
+    fn collect_inside(&mut self, now: Now) -> Result<bool, CollectError> {
+        let version = capture::schema_version(&self.db)?;
+        if self.layout.as_ref().is_none_or(|l| l.schema_version != version) {
+            self.layout = capture::load(&self.db, &self.config.filter)?;
+        }
+        let Some(layout) = &self.layout else {
+            // Installed anew by inbound, which then says so.
+            self.outputs.push(Output::Wake);
+            return Ok(false);
+        };
+        let meta = Meta::read(&self.db)?;
+        if meta.site != self.site {
+            return Ok(false);
+        }
+        if crate::fold::log_end(&self.db)? < self.sent {
+            self.sent = meta.published.min(crate::fold::log_end(&self.db)?);
+        }
+        if self.own_sites.is_empty() {
+            self.own_sites = database::own_sites(&self.db)?;
+        }
+        let from = CollectFrom {
+            node: self.config.node,
+            fold: FoldFrom { site: self.site, own_sites: &self.own_sites, absorbed: meta.absorbed, sent: self.sent, upto: 0 },
+            previous: self.batch,
+            now_ms: now.unix_ms,
+            entries_max: self.config.limits.batch_entries_max,
+        };
+        let Some(collected) = collect(&self.db, layout, &from, &mut self.encoder)? else { return Ok(false) };
+        self.stats.split += u64::from(collected.split);
+        let ack = Ack { batch: self.batch, upto: collected.upto, seq: None, lowest_ms: collected.lowest_ms };
+        match collected.batch {
+            None => {
+                self.sent = collected.upto;
+                self.outputs.push(Output::Acknowledged(ack));
+                self.look = collected.split;
+            }
+            Some((header, encoded)) => {
+                let part_bytes_max = self.config.limits.part_bytes_max.min(self.broker.max_payload_bytes().saturating_sub(HEADER_BYTES)).max(1);
+                let ack = Ack { batch: header.number, ..ack };
+                self.in_flight = Some(InFlight { header, encoded, part: 1, part_bytes_max, rows: collected.rows, ack });
+            }
+        }
+        Ok(true)
+    }
+
+    /// The connection, for status queries between steps.
+    pub fn database(&self) -> &Connection {
+        &self.db
+    }
+
+    /// Gives the connection back.
+    pub fn into_database(self) -> Connection {
+        self.db
+    }
+}

@@ -1,0 +1,160 @@
+//! Cuts a batch into messages and puts it together again.
+//!
+//! Arrives: a finished batch, or the messages of one origin in their order. Leaves: message headers and pieces, or whole
+//! batches. Owns: only a batch whose digest is right leaves here. Memory only: after a crash the parts are read again.
+
+use crate::batch::{BatchHeader, PartHeaders};
+use crate::encode::Encoded;
+use crate::error::Action;
+use crate::limits::Limits;
+use crate::names::StreamSeq;
+use crate::spill::{Spill, SpillWriter};
+use sha2::{Digest as _, Sha256};
+use std::path::Path;
+
+/// How many messages a batch of so many bytes takes.
+pub fn part_count(total_bytes: u64, part_bytes_max: usize) -> u32 {
+    u32::try_from(total_bytes.div_ceil(part_bytes_max.max(1) as u64)).unwrap_or(u32::MAX).max(1)
+}
+
+/// The headers of part `part` (from 1).
+pub fn part_headers(header: &BatchHeader, encoded: &Encoded, part: u32, part_bytes_max: usize) -> PartHeaders {
+    PartHeaders {
+        site: header.site,
+        batch: header.number,
+        part,
+        parts: part_count(encoded.body.len(), part_bytes_max),
+        total_bytes: encoded.body.len(),
+        digest: encoded.digest,
+    }
+}
+
+/// The bytes of part `part` (from 1).
+///
+/// # Errors
+/// What the file system says of a spilled batch.
+pub fn part_payload(body: &Spill, part: u32, part_bytes_max: usize) -> std::io::Result<bytes::Bytes> {
+    let from = u64::from(part - 1) * part_bytes_max as u64;
+    let len = usize::try_from((body.len() - from).min(part_bytes_max as u64)).unwrap_or(part_bytes_max);
+    body.slice(from, len)
+}
+
+/// Why parts do not make a batch.
+#[derive(Debug, thiserror::Error)]
+pub enum PartError {
+    /// Its headers contradict each other or the limits.
+    #[error("part {part} of {parts} of {total_bytes} bytes: {reason}")]
+    Headers {
+        /// Which part.
+        part: u32,
+        /// Of how many.
+        parts: u32,
+        /// The announced length of the whole.
+        total_bytes: u64,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// The bytes are not those that were sent.
+    #[error("the digest of the batch is not the announced one: the bytes were changed on their way")]
+    Digest,
+    /// The temporary file.
+    #[error("cannot keep the part: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+impl PartError {
+    /// A full disk passes, damage does not.
+    pub fn action(&self) -> Action {
+        match self {
+            Self::Io(_) => Action::Retry,
+            Self::Headers { .. } | Self::Digest => Action::Quarantine,
+        }
+    }
+}
+
+/// What a part led to.
+#[derive(Debug)]
+pub enum Fed {
+    /// More must come.
+    Incomplete,
+    /// The batch is whole.
+    Complete {
+        /// Its bytes.
+        body: Spill,
+        /// Where its first part is.
+        first: StreamSeq,
+    },
+    /// The part continues nothing that is here.
+    Orphan,
+}
+
+struct Open {
+    headers: PartHeaders,
+    first: StreamSeq,
+    digest: Sha256,
+}
+
+/// Puts the batches of one origin together.
+pub struct Assembler {
+    out: SpillWriter,
+    open: Option<Open>,
+    total_bytes_max: u64,
+}
+
+impl Assembler {
+    /// Nothing yet.
+    pub fn new(limits: &Limits, spill_dir: &Path) -> Self {
+        // Many origins may be in the middle of a batch at once: each keeps less than a whole batch may.
+        Self { out: SpillWriter::new(limits.batch_memory_bytes_max / 8, spill_dir), open: None, total_bytes_max: limits.batch_atomic_bytes_max }
+    }
+
+    /// Takes the next part in. Part 1 begins anew, whatever was unfinished: its publisher crashed and starts over.
+    ///
+    /// # Errors
+    /// [`PartError`]; what was unfinished is dropped then.
+    pub fn feed(&mut self, seq: StreamSeq, headers: &PartHeaders, payload: &[u8]) -> Result<Fed, PartError> {
+        if headers.part == 1 {
+            drop(self.out.finish());
+            self.open = Some(Open { headers: headers.clone(), first: seq, digest: Sha256::new() });
+        } else {
+            let continues = self.open.as_ref().is_some_and(|o| {
+                let next = PartHeaders { part: headers.part, ..o.headers.clone() };
+                o.headers.part + 1 == headers.part && next == *headers
+            });
+            if !continues {
+                return Ok(Fed::Orphan);
+            }
+        }
+        let result = self.append(headers, payload);
+        if !matches!(result, Ok(Fed::Incomplete)) {
+            self.open = None;
+            drop(self.out.finish());
+        }
+        result
+    }
+
+    fn append(&mut self, headers: &PartHeaders, payload: &[u8]) -> Result<Fed, PartError> {
+        let wrong = |reason| PartError::Headers { part: headers.part, parts: headers.parts, total_bytes: headers.total_bytes, reason };
+        if headers.part == 0 || headers.part > headers.parts || headers.total_bytes > self.total_bytes_max {
+            return Err(wrong("out of bounds"));
+        }
+        let Some(open) = &mut self.open else { return Ok(Fed::Orphan) };
+        open.headers.part = headers.part;
+        open.digest.update(payload);
+        self.out.write(payload)?;
+        if self.out.len() > headers.total_bytes {
+            return Err(wrong("more bytes than announced"));
+        }
+        if headers.part < headers.parts {
+            return Ok(Fed::Incomplete);
+        }
+        if self.out.len() != headers.total_bytes {
+            return Err(wrong("fewer bytes than announced"));
+        }
+        let first = open.first;
+        if <[u8; 32]>::from(std::mem::take(&mut open.digest).finalize()) != headers.digest {
+            return Err(PartError::Digest);
+        }
+        Ok(Fed::Complete { body: self.out.finish(), first })
+    }
+}

@@ -1,0 +1,154 @@
+//! Finds out whether the broker still has what it acknowledged, and publishes again what it lost.
+//!
+//! Arrives: what was read back at every (re)connect: the message of the last own acknowledged batch and the cursor's message.
+//! Leaves: a [`Loss`] to be repaired, or nothing. Owns: an acknowledgement is not durability (DESIGN.md section 4). Judging
+//! is pure; the repair is part of one write transaction, repeated after a crash, and harmless however often it runs.
+
+use crate::broker::{Message, StreamState};
+use crate::capture::KIND_PUBLISH;
+use crate::cursor::Anchor;
+use crate::database::DatabaseError;
+use crate::join::baseline_table;
+use crate::layout::Layout;
+use crate::names::{NodeId, StreamSeq};
+use crate::sql::quote;
+use rusqlite::{Connection, params};
+
+/// What the broker says of one position that we know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Evidence {
+    /// The message is there and is the same; or it is older than the stream's first, which is expiry and not loss.
+    Holds,
+    /// Another message is there, or none, or the stream is another.
+    Lost,
+}
+
+/// Compares what we knew with what is there.
+pub fn judge(known: &Anchor, state: &StreamState, found: Option<&Message>) -> Evidence {
+    if known.seq == StreamSeq(0) && known.created_ns == 0 {
+        return Evidence::Holds;
+    }
+    if known.created_ns != state.created_ns || known.seq > state.last {
+        return Evidence::Lost;
+    }
+    if known.seq < state.first || known.matches(found) { Evidence::Holds } else { Evidence::Lost }
+}
+
+/// Logs every row for publication, whoever wrote it, whose version is from `since_ms` on. From 0 on, rows without a version
+/// (older than the retention) get the baseline version and go too. Returns how many rows.
+///
+/// # Errors
+/// What SQLite says.
+pub fn republish(db: &Connection, layout: &Layout, since_ms: i64) -> Result<u64, DatabaseError> {
+    let mut rows = 0;
+    for table in &layout.tables {
+        let columns: Vec<String> = (0..table.schema.key.len()).map(|i| format!("key{i}")).collect();
+        let columns = columns.join(", ");
+        let logged = db.execute(
+            &format!(
+                "INSERT INTO main.__harmonylite__change_log (time, table_id, kind, {columns}) SELECT 0, {}, {KIND_PUBLISH}, {columns} FROM main.{} WHERE hlc >= ?1",
+                table.id,
+                quote(&table.version_table())
+            ),
+            [since_ms.max(0) << 16],
+        )?;
+        rows += logged as u64;
+        if since_ms <= 0 {
+            rows += baseline_table(db, table)? as u64;
+        }
+    }
+    Ok(rows)
+}
+
+/// A hole that other nodes are asked to fill.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// Its number here.
+    pub id: i64,
+    /// The stream.
+    pub shard: u32,
+    /// The origin whose batches are missing; 0 if not known.
+    pub node: NodeId,
+    /// Rows from this time on are asked for, unix milliseconds.
+    pub since_ms: i64,
+    /// What was noticed, for people.
+    pub reason: String,
+}
+
+/// Notes a gap, so that it outlives a crash.
+///
+/// # Errors
+/// What SQLite says.
+pub fn note_gap(db: &Connection, shard: u32, node: NodeId, since_ms: i64, reason: &str, now_ms: i64) -> Result<(), DatabaseError> {
+    db.execute(
+        "INSERT INTO main.__harmonylite__gap (shard, node, since, noticed, reason) SELECT ?1, ?2, ?3, ?4, ?5
+         WHERE NOT EXISTS (SELECT 1 FROM main.__harmonylite__gap WHERE shard = ?1 AND since <= ?3 AND noticed = ?4)",
+        params![shard, node.0.cast_signed(), since_ms, now_ms, reason],
+    )?;
+    Ok(())
+}
+
+/// The gaps that wait for an answer.
+///
+/// # Errors
+/// What SQLite says.
+pub fn gaps(db: &Connection) -> Result<Vec<Gap>, DatabaseError> {
+    let mut read = db.prepare_cached("SELECT id, shard, node, since, reason FROM main.__harmonylite__gap ORDER BY id")?;
+    let rows = read.query_map([], |r| {
+        Ok(Gap { id: r.get(0)?, shard: r.get(1)?, node: NodeId(r.get::<_, i64>(2)?.cast_unsigned()), since_ms: r.get(3)?, reason: r.get(4)? })
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// An answered gap is closed, with those that the same answer covers.
+///
+/// # Errors
+/// What SQLite says.
+pub fn close_gap(db: &Connection, id: i64) -> Result<(), DatabaseError> {
+    db.execute(
+        "DELETE FROM main.__harmonylite__gap WHERE id <= ?1 AND since >= coalesce((SELECT since FROM main.__harmonylite__gap WHERE id = ?1), 0)",
+        [id],
+    )?;
+    Ok(())
+}
+
+/// What nodes say to each other about gaps, as CBOR on the signal subject.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Signal {
+    /// "I miss something: publish again what you have from this time on."
+    Ask {
+        /// Who asks.
+        asker: u64,
+        /// The asker's number of the gap.
+        gap: i64,
+        /// Whose batches are missing: that node answers at once, others after a while. 0: not known.
+        origin: u64,
+        /// From when on, unix milliseconds.
+        since_ms: i64,
+    },
+    /// "It is published."
+    Answered {
+        /// Who asked.
+        asker: u64,
+        /// The asker's number of the gap.
+        gap: i64,
+    },
+}
+
+/// A signal is a handful of numbers; anything longer is not one of ours.
+const SIGNAL_BYTES_MAX: usize = 256;
+
+impl Signal {
+    /// As bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        // Writing plain numbers to memory cannot fail.
+        let _ = ciborium::into_writer(self, &mut out);
+        out
+    }
+
+    /// From bytes; None if they are not a signal that we know.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        (bytes.len() <= SIGNAL_BYTES_MAX).then(|| ciborium::from_reader(bytes).ok()).flatten()
+    }
+}
