@@ -21,7 +21,10 @@ fn admit_table(layout: &Layout, header: &TableHeader) -> Result<Option<Arc<Table
         if layout.excluded.contains(&header.name.to_ascii_lowercase()) {
             return Ok(None);
         }
-        return Err(format!("table {} does not exist here, or cannot be replicated here: run the same migration on this node", header.name));
+        return Err(format!(
+            "table {} does not exist here, or cannot be replicated here: run the same migration on this node",
+            header.name
+        ));
     };
     if header.hash != table.schema.hash && Some(header.hash) != table.previous_hash {
         return Err(difference(&table.batch_columns, header));

@@ -91,7 +91,11 @@ impl TableMap {
             }
         }
         let fits = header.key.len() == table.schema.key.len()
-            && header.key.iter().zip(&table.schema.key).all(|(i, k)| header.columns.get(*i).is_some_and(|c| c.eq_ignore_ascii_case(&k.name)));
+            && header
+                .key
+                .iter()
+                .zip(&table.schema.key)
+                .all(|(i, k)| header.columns.get(*i).is_some_and(|c| c.eq_ignore_ascii_case(&k.name)));
         let names: Vec<&str> = columns.iter().map(String::as_str).collect();
         let upsert = table.upsert(&names);
         fits.then(|| Self { table: Arc::clone(table), used, columns, key: header.key.clone(), upsert })
@@ -197,7 +201,9 @@ impl<'a> Applier<'a> {
             self.delete(&clash.map.table, &clash.key)?;
         }
         clashes.sort_by(|a, b| {
-            (a.row.version, a.map.table.id).cmp(&(b.row.version, b.map.table.id)).then_with(|| a.map.table.canonical(&a.key).cmp(&b.map.table.canonical(&b.key)))
+            (a.row.version, a.map.table.id)
+                .cmp(&(b.row.version, b.map.table.id))
+                .then_with(|| a.map.table.canonical(&a.key).cmp(&b.map.table.canonical(&b.key)))
         });
         clash::set_probing(self.db, true)?;
         let settled = clashes.iter().try_for_each(|clash| self.settle(clash));
@@ -254,7 +260,12 @@ impl<'a> Applier<'a> {
         let mut statement = self.db.prepare_cached(&table.sql.select_row)?;
         let row = statement
             .query_row(params_from_iter(key), |r| {
-                table.batch_columns.iter().enumerate().map(|(i, c)| Ok((c.as_str(), r.get_ref(i)?.into()))).collect::<rusqlite::Result<Vec<_>>>()
+                table
+                    .batch_columns
+                    .iter()
+                    .enumerate()
+                    .map(|(i, c)| Ok((c.as_str(), r.get_ref(i)?.into())))
+                    .collect::<rusqlite::Result<Vec<_>>>()
             })
             .optional()?;
         Ok(row)
@@ -263,8 +274,14 @@ impl<'a> Applier<'a> {
     /// Writes a loss down, unless the winner says the same.
     #[allow(clippy::too_many_arguments)]
     fn lost(
-        &mut self, map: &TableMap, key: &[Value], reason: &'static str, winner: Version, loser: Version,
-        content: Option<Vec<(&str, Value)>>, against: Option<Vec<(&str, Value)>>,
+        &mut self,
+        map: &TableMap,
+        key: &[Value],
+        reason: &'static str,
+        winner: Version,
+        loser: Version,
+        content: Option<Vec<(&str, Value)>>,
+        against: Option<Vec<(&str, Value)>>,
     ) -> Result<(), ApplyError> {
         if reason != journal::UNIQUE_CLASH && same_content(content.as_deref(), against.as_deref()) {
             return Ok(());

@@ -175,11 +175,10 @@ fn forget_dropped(db: &Connection, schema: &Schema, done: &mut Installed) -> Res
 
 /// The log has one column for each part of the longest key.
 fn widen_log(db: &Connection, columns: usize) -> Result<(), DatabaseError> {
-    let have: usize = db.query_row(
-        "SELECT count(*) FROM pragma_table_info('__harmonylite__change_log', 'main') WHERE name LIKE 'key%'",
-        [],
-        |r| r.get::<_, i64>(0).map(|n| usize::try_from(n).unwrap_or(0)),
-    )?;
+    let have: usize =
+        db.query_row("SELECT count(*) FROM pragma_table_info('__harmonylite__change_log', 'main') WHERE name LIKE 'key%'", [], |r| {
+            r.get::<_, i64>(0).map(|n| usize::try_from(n).unwrap_or(0))
+        })?;
     for i in have..columns {
         db.execute_batch(&format!("ALTER TABLE main.__harmonylite__change_log ADD COLUMN key{i}"))?;
     }
@@ -286,18 +285,19 @@ fn key_of(table: &TableSchema, row: &str) -> String {
 
 /// `NEW` and `OLD`, or a row and `NEW`, have the same key.
 fn same_key(table: &TableSchema, a: &str, b: &str) -> String {
-    let parts: Vec<String> = table
-        .key
-        .iter()
-        .map(|k| format!("{a}{name} COLLATE {} IS {b}{name}", k.collation.name(), name = quote(&k.name)))
-        .collect();
+    let parts: Vec<String> =
+        table.key.iter().map(|k| format!("{a}{name} COLLATE {} IS {b}{name}", k.collation.name(), name = quote(&k.name))).collect();
     parts.join(" AND ")
 }
 
 fn triggers(table: &TableSchema, id: i64) -> Vec<(String, String)> {
     let insert = log_columns(table);
     let entry = |row: &str| format!("{insert} VALUES ({NOW_MS}, {id}, {KIND_CHANGED}, {});", key_of(table, row));
-    let moved = format!("{insert} SELECT {NOW_MS}, {id}, {KIND_CHANGED}, {} WHERE NOT ({});", key_of(table, "OLD"), same_key(table, "OLD.", "NEW."));
+    let moved = format!(
+        "{insert} SELECT {NOW_MS}, {id}, {KIND_CHANGED}, {} WHERE NOT ({});",
+        key_of(table, "OLD"),
+        same_key(table, "OLD.", "NEW.")
+    );
     let mut all = Vec::new();
     let mut add = |event: &str, when: &str, body: String| {
         let name = trigger_name(&table.name, event);
@@ -348,7 +348,8 @@ fn touched(table: &TableSchema) -> String {
 fn find_unversioned(db: &Connection, table: &TableSchema, id: i64, now_ms: i64) -> Result<usize, DatabaseError> {
     let not_null: Vec<String> = table.key.iter().map(|k| format!("t.{} IS NOT NULL", quote(&k.name))).collect();
     let joined: Vec<String> = table.key.iter().enumerate().map(|(i, k)| format!("v.key{i} = t.{}", quote(&k.name))).collect();
-    let logged: Vec<String> = table.key.iter().enumerate().map(|(i, k)| format!("l.key{i} = t.{} COLLATE {}", quote(&k.name), k.collation.name())).collect();
+    let logged: Vec<String> =
+        table.key.iter().enumerate().map(|(i, k)| format!("l.key{i} = t.{} COLLATE {}", quote(&k.name), k.collation.name())).collect();
     let sql = format!(
         "{} SELECT ?1, {id}, {KIND_FOUND}, {} FROM main.{} AS t WHERE {} AND NOT EXISTS (SELECT 1 FROM main.{} AS v WHERE {}) \
          AND NOT EXISTS (SELECT 1 FROM main.__harmonylite__change_log AS l WHERE l.table_id = {id} AND {})",

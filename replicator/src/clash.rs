@@ -57,7 +57,9 @@ pub fn set_probing(db: &Connection, on: bool) -> Result<(), DatabaseError> {
 /// # Errors
 /// What SQLite says, also of a row that no REPLACE can write.
 pub fn others(db: &Connection, table: &TableLayout, columns: &[&str], values: &[&Value]) -> Result<Vec<Vec<Value>>, DatabaseError> {
-    db.execute_batch("SAVEPOINT __harmonylite__probe; INSERT INTO temp.__harmonylite__probing VALUES (1); DELETE FROM temp.__harmonylite__displaced;")?;
+    db.execute_batch(
+        "SAVEPOINT __harmonylite__probe; INSERT INTO temp.__harmonylite__probing VALUES (1); DELETE FROM temp.__harmonylite__displaced;",
+    )?;
     let found = probe(db, table, columns, values);
     db.execute_batch("ROLLBACK TO __harmonylite__probe; RELEASE __harmonylite__probe;")?;
     found

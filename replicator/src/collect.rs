@@ -25,7 +25,9 @@ pub enum CollectError {
     #[error(transparent)]
     Encode(#[from] EncodeError),
     /// One row alone is larger than a batch may be.
-    #[error("one change alone is larger than {limit} bytes and cannot be replicated; exclude its table or make the row smaller (log entry {entry})")]
+    #[error(
+        "one change alone is larger than {limit} bytes and cannot be replicated; exclude its table or make the row smaller (log entry {entry})"
+    )]
     RowTooLarge {
         /// The limit.
         limit: u64,
@@ -87,12 +89,23 @@ pub fn collect(db: &Connection, layout: &Layout, from: &CollectFrom<'_>, encoder
         let rows = publishable(db, folded.rows)?;
         match write(db, from, layout, &rows, encoder) {
             Ok((batch, lowest_ms)) => {
-                return Ok(Some(Collected { upto, batch, rows: rows.len() as u64, lowest_ms, split: upto < end && most < from.entries_max || nth_entry(db, from.fold.sent, from.entries_max)?.is_some_and(|id| id < end) }));
+                return Ok(Some(Collected {
+                    upto,
+                    batch,
+                    rows: rows.len() as u64,
+                    lowest_ms,
+                    split: upto < end && most < from.entries_max
+                        || nth_entry(db, from.fold.sent, from.entries_max)?.is_some_and(|id| id < end),
+                }));
             }
             Err(CollectError::Encode(EncodeError::TooLarge { limit })) if most > 1 => {
                 // Half of what there is, until it fits.
                 most = (folded.entries.min(most) / 2).max(1);
-                tracing::warn!(limit, entries = most, "a transaction is larger than max_atomic_bytes; it is sent in pieces and is not atomic at the peers");
+                tracing::warn!(
+                    limit,
+                    entries = most,
+                    "a transaction is larger than max_atomic_bytes; it is sent in pieces and is not atomic at the peers"
+                );
             }
             Err(CollectError::Encode(EncodeError::TooLarge { limit })) => return Err(CollectError::RowTooLarge { limit, entry: upto }),
             Err(error) => return Err(error),
@@ -128,7 +141,13 @@ fn publishable(db: &Connection, folded: Vec<FoldedRow>) -> Result<Vec<FoldedRow>
 
 type Written = (Option<(BatchHeader, Encoded)>, i64);
 
-fn write(db: &Connection, from: &CollectFrom<'_>, layout: &Layout, rows: &[FoldedRow], encoder: &mut Encoder) -> Result<Written, CollectError> {
+fn write(
+    db: &Connection,
+    from: &CollectFrom<'_>,
+    layout: &Layout,
+    rows: &[FoldedRow],
+    encoder: &mut Encoder,
+) -> Result<Written, CollectError> {
     if rows.is_empty() {
         return Ok((None, NO_ROW_MS));
     }
@@ -159,7 +178,13 @@ fn write(db: &Connection, from: &CollectFrom<'_>, layout: &Layout, rows: &[Folde
     Ok((Some((header, encoder.finish()?)), lowest_ms))
 }
 
-fn write_table(db: &Connection, table: &TableLayout, rows: &[&FoldedRow], index: &HashMap<Site, u64>, encoder: &mut Encoder) -> Result<(), CollectError> {
+fn write_table(
+    db: &Connection,
+    table: &TableLayout,
+    rows: &[&FoldedRow],
+    index: &HashMap<Site, u64>,
+    encoder: &mut Encoder,
+) -> Result<(), CollectError> {
     encoder.table(&TableHeader {
         name: table.name().to_owned(),
         hash: table.schema.hash,

@@ -183,7 +183,14 @@ impl Cursor {
         )?;
         for Kept { anchor: a, lowest_ms } in &self.kept[self.changed.min(self.kept.len())..] {
             put.execute(params![
-                shard, a.seq.0.cast_signed(), a.created_ns, a.time_ns, a.node.0.cast_signed(), a.site.0, a.batch.0.cast_signed(), lowest_ms
+                shard,
+                a.seq.0.cast_signed(),
+                a.created_ns,
+                a.time_ns,
+                a.node.0.cast_signed(),
+                a.site.0,
+                a.batch.0.cast_signed(),
+                lowest_ms
             ])?;
         }
         self.changed = self.kept.len();

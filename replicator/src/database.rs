@@ -140,8 +140,10 @@ pub fn get<T: rusqlite::types::FromSql>(db: &Connection, key: &str) -> Result<Op
 /// # Errors
 /// What SQLite says.
 pub fn set(db: &Connection, key: &str, value: impl ToSql) -> Result<(), DatabaseError> {
-    db.prepare_cached("INSERT INTO main.__harmonylite__meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value")?
-        .execute(params![key, value])?;
+    db.prepare_cached(
+        "INSERT INTO main.__harmonylite__meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+    )?
+    .execute(params![key, value])?;
     Ok(())
 }
 

@@ -132,7 +132,13 @@ impl<'l, R: Read> BatchReader<'l, R> {
         zstd.window_log_max(WINDOW_LOG_MAX).map_err(damaged)?;
         let bounded = Bounded { inner: zstd, left: limits.batch_atomic_bytes_max };
         let header = BatchHeader {
-            node: NodeId(0), site: Site(0), number: BatchNo(0), previous: BatchNo(0), schema_hash: [0; 32], created_ms: 0, further_sites: Vec::new(),
+            node: NodeId(0),
+            site: Site(0),
+            number: BatchNo(0),
+            previous: BatchNo(0),
+            schema_hash: [0; 32],
+            created_ms: 0,
+            further_sites: Vec::new(),
         };
         let cbor = Cbor::from(BufReader::with_capacity(PIECE_BYTES, bounded));
         let mut reader = Self { cbor, limits, header, tables_left: 0, rows_left: 0, columns: 0, key: 0 };
@@ -373,5 +379,9 @@ fn check_names(table: &str, columns: &[String]) -> Result<()> {
         return Err(DecodeError::Unexpected { what: "the name of an internal table" });
     }
     let mut seen = std::collections::HashSet::new();
-    if columns.iter().all(|c| seen.insert(c.to_ascii_lowercase())) { Ok(()) } else { Err(DecodeError::Unexpected { what: "a column that appears twice" }) }
+    if columns.iter().all(|c| seen.insert(c.to_ascii_lowercase())) {
+        Ok(())
+    } else {
+        Err(DecodeError::Unexpected { what: "a column that appears twice" })
+    }
 }

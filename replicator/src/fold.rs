@@ -118,7 +118,8 @@ pub fn fold(db: &Connection, layout: &Layout, from: &FoldFrom<'_>) -> Result<Fol
             *folded.null_keys.entry(table.name().to_owned()).or_default() += 1;
             continue;
         }
-        let previous = row.get::<_, Option<i64>>(4)?.zip(row.get::<_, Option<i64>>(5)?).map(|(h, s)| Version { hlc: Hlc(h), site: Site(s) });
+        let previous =
+            row.get::<_, Option<i64>>(4)?.zip(row.get::<_, Option<i64>>(5)?).map(|(h, s)| Version { hlc: Hlc(h), site: Site(s) });
         let entry = Entry { id: row.get(0)?, time_ms: row.get(1)?, kind: row.get(3)?, previous };
         let canonical = table.canonical(&key);
         let at = match index.get(&canonical) {
@@ -127,8 +128,16 @@ pub fn fold(db: &Connection, layout: &Layout, from: &FoldFrom<'_>) -> Result<Fol
                 let real = stored_version(db, table, &key)?;
                 index.insert(canonical, states.len());
                 states.push(State {
-                    table: Arc::clone(table), key, real, floor: Hlc(0), previous: None,
-                    changed: false, unabsorbed: false, displaced: false, republish: false, new: false,
+                    table: Arc::clone(table),
+                    key,
+                    real,
+                    floor: Hlc(0),
+                    previous: None,
+                    changed: false,
+                    unabsorbed: false,
+                    displaced: false,
+                    republish: false,
+                    new: false,
                 });
                 states.len() - 1
             }

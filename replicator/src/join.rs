@@ -37,7 +37,10 @@ pub fn baseline_table(db: &Connection, table: &TableLayout) -> Result<usize, Dat
     let keys: Vec<String> = table.schema.key.iter().map(|k| format!("t.{}", quote(&k.name))).collect();
     let (columns, keys, from) = (columns.join(", "), keys.join(", "), unversioned(table));
     let logged = db.execute(
-        &format!("INSERT INTO main.__harmonylite__change_log (time, table_id, kind, {columns}) SELECT 0, {}, {KIND_PUBLISH}, {keys} {from}", table.id),
+        &format!(
+            "INSERT INTO main.__harmonylite__change_log (time, table_id, kind, {columns}) SELECT 0, {}, {KIND_PUBLISH}, {keys} {from}",
+            table.id
+        ),
         [],
     )?;
     let site: i64 = database::get(db, "site")?.unwrap_or(0);
@@ -71,7 +74,13 @@ pub fn replace(db: &Connection, layout: &Layout) -> Result<usize, DatabaseError>
     for table in &layout.tables {
         let keys: Vec<String> = table.schema.key.iter().map(|k| quote(&k.name)).collect();
         let of_t: Vec<String> = keys.iter().map(|k| format!("t.{k}")).collect();
-        let sql = format!("DELETE FROM main.{} WHERE ({}) IN (SELECT {} {})", quote(table.name()), keys.join(", "), of_t.join(", "), unversioned(table));
+        let sql = format!(
+            "DELETE FROM main.{} WHERE ({}) IN (SELECT {} {})",
+            quote(table.name()),
+            keys.join(", "),
+            of_t.join(", "),
+            unversioned(table)
+        );
         rows += db.execute(&sql, [])?;
     }
     database::set(db, "joined", 1)?;
@@ -85,7 +94,9 @@ pub fn replace(db: &Connection, layout: &Layout) -> Result<usize, DatabaseError>
 pub fn unversioned_rows(db: &Connection, layout: &Layout, bound: i64) -> Result<i64, DatabaseError> {
     let mut rows = 0;
     for table in &layout.tables {
-        rows += db.query_row(&format!("SELECT count(*) FROM (SELECT 1 {} LIMIT ?1)", unversioned(table)), [bound - rows], |r| r.get::<_, i64>(0))?;
+        rows += db.query_row(&format!("SELECT count(*) FROM (SELECT 1 {} LIMIT ?1)", unversioned(table)), [bound - rows], |r| {
+            r.get::<_, i64>(0)
+        })?;
         if rows >= bound {
             break;
         }

@@ -3,7 +3,7 @@
 //! Arrives: a [`TableSchema`]. Leaves: a [`TableLayout`]. Pure; the statements are cached by the connections that run them.
 
 use crate::batch::{Digest, Value};
-use crate::schema::{OWN_PREFIX, KeyKind, TableSchema};
+use crate::schema::{KeyKind, OWN_PREFIX, TableSchema};
 use crate::sql::{canonical_key, quote};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -74,7 +74,8 @@ impl TableLayout {
         let target = match self.schema.key_kind {
             KeyKind::Rowid | KeyKind::Integer => quote(&self.schema.key[0].name),
             KeyKind::Columns => {
-                let key: Vec<String> = self.schema.key.iter().map(|k| format!("{} COLLATE {}", quote(&k.name), k.collation.name())).collect();
+                let key: Vec<String> =
+                    self.schema.key.iter().map(|k| format!("{} COLLATE {}", quote(&k.name), k.collation.name())).collect();
                 key.join(", ")
             }
         };
@@ -86,7 +87,12 @@ impl TableLayout {
             .collect();
         let action = if written.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", written.join(", ")) };
         // OR ABORT: a clash must be an error here even where the schema says ON CONFLICT REPLACE or IGNORE.
-        format!("INSERT OR ABORT INTO main.{} ({}) VALUES ({}) ON CONFLICT ({target}) DO {action}", quote(&self.schema.name), names.join(", "), places.join(", "))
+        format!(
+            "INSERT OR ABORT INTO main.{} ({}) VALUES ({}) ON CONFLICT ({target}) DO {action}",
+            quote(&self.schema.name),
+            names.join(", "),
+            places.join(", ")
+        )
     }
 
     /// Bytes that are equal exactly for keys of the same row, led by the table.

@@ -85,7 +85,9 @@ impl Lease {
         if ours {
             return Next::Put { expected: entry.revision };
         }
-        let refuse = |holder: Option<Holder>| Next::Refuse(holder.unwrap_or(Holder { site: 0, instance: String::new(), place: "unknown".to_owned() }));
+        let refuse = |holder: Option<Holder>| {
+            Next::Refuse(holder.unwrap_or(Holder { site: 0, instance: String::new(), place: "unknown".to_owned() }))
+        };
         if self.held.is_some() {
             return refuse(holder);
         }

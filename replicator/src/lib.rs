@@ -29,5 +29,7 @@ pub mod quarantine;
 pub mod repair;
 pub mod resolve;
 pub mod schema;
+pub mod settings;
 pub mod spill;
 pub mod sql;
+pub mod status;

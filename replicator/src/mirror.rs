@@ -48,8 +48,10 @@ pub fn mirror(db: &mut Connection, replicated: &dyn Fn(&str) -> bool) -> Result<
 }
 
 fn drop_copies(db: &Connection) -> Result<(), DatabaseError> {
-    let names: Vec<String> =
-        db.prepare("SELECT name FROM temp.sqlite_schema WHERE type = 'trigger'")?.query_map([], |r| r.get(0))?.collect::<rusqlite::Result<_>>()?;
+    let names: Vec<String> = db
+        .prepare("SELECT name FROM temp.sqlite_schema WHERE type = 'trigger'")?
+        .query_map([], |r| r.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
     for name in names.iter().filter(|n| !n.starts_with(OWN_PREFIX)) {
         db.execute_batch(&format!("DROP TRIGGER temp.{}", quote(name)))?;
     }

@@ -117,8 +117,23 @@ impl<B: Broker> Outbound<B> {
     pub fn new(config: NodeConfig, db: Connection, broker: B) -> std::io::Result<Self> {
         Ok(Self {
             encoder: Encoder::new(&config.limits, config.spill_dir.clone())?,
-            config, db, broker, layout: None, state: State::Waiting, site: Site(0), own_sites: HashSet::new(), batch: BatchNo(0), sent: 0,
-            fence: StreamSeq(0), in_flight: None, look: true, foreign: 0, next_ticket: 1, outputs: Vec::new(), stats: Stats::default(), refusal: None,
+            config,
+            db,
+            broker,
+            layout: None,
+            state: State::Waiting,
+            site: Site(0),
+            own_sites: HashSet::new(),
+            batch: BatchNo(0),
+            sent: 0,
+            fence: StreamSeq(0),
+            in_flight: None,
+            look: true,
+            foreign: 0,
+            next_ticket: 1,
+            outputs: Vec::new(),
+            stats: Stats::default(),
+            refusal: None,
         })
     }
 
@@ -338,7 +353,8 @@ impl<B: Broker> Outbound<B> {
                 self.look = collected.split;
             }
             Some((header, encoded)) => {
-                let part_bytes_max = self.config.limits.part_bytes_max.min(self.broker.max_payload_bytes().saturating_sub(HEADER_BYTES)).max(1);
+                let part_bytes_max =
+                    self.config.limits.part_bytes_max.min(self.broker.max_payload_bytes().saturating_sub(HEADER_BYTES)).max(1);
                 let ack = Ack { batch: header.number, ..ack };
                 self.in_flight = Some(InFlight { header, encoded, part: 1, part_bytes_max, rows: collected.rows, ack });
             }

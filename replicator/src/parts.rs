@@ -105,7 +105,11 @@ impl Assembler {
     /// Nothing yet.
     pub fn new(limits: &Limits, spill_dir: &Path) -> Self {
         // Many origins may be in the middle of a batch at once: each keeps less than a whole batch may.
-        Self { out: SpillWriter::new(limits.batch_memory_bytes_max / 8, spill_dir), open: None, total_bytes_max: limits.batch_atomic_bytes_max }
+        Self {
+            out: SpillWriter::new(limits.batch_memory_bytes_max / 8, spill_dir),
+            open: None,
+            total_bytes_max: limits.batch_atomic_bytes_max,
+        }
     }
 
     /// Takes the next part in. Part 1 begins anew, whatever was unfinished: its publisher crashed and starts over.

@@ -72,7 +72,8 @@ fn entry(r: &Row<'_>) -> rusqlite::Result<Entry> {
 /// # Errors
 /// What SQLite says.
 pub fn list(db: &Connection) -> Result<Vec<Entry>, DatabaseError> {
-    let mut read = db.prepare("SELECT id, time, shard, seq, node, site, batch, reason, X'' FROM main.__harmonylite__quarantine ORDER BY id")?;
+    let mut read =
+        db.prepare("SELECT id, time, shard, seq, node, site, batch, reason, X'' FROM main.__harmonylite__quarantine ORDER BY id")?;
     let rows = read.query_map([], entry)?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }

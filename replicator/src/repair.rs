@@ -95,7 +95,13 @@ pub fn note_gap(db: &Connection, shard: u32, node: NodeId, since_ms: i64, reason
 pub fn gaps(db: &Connection) -> Result<Vec<Gap>, DatabaseError> {
     let mut read = db.prepare_cached("SELECT id, shard, node, since, reason FROM main.__harmonylite__gap ORDER BY id")?;
     let rows = read.query_map([], |r| {
-        Ok(Gap { id: r.get(0)?, shard: r.get(1)?, node: NodeId(r.get::<_, i64>(2)?.cast_unsigned()), since_ms: r.get(3)?, reason: r.get(4)? })
+        Ok(Gap {
+            id: r.get(0)?,
+            shard: r.get(1)?,
+            node: NodeId(r.get::<_, i64>(2)?.cast_unsigned()),
+            since_ms: r.get(3)?,
+            reason: r.get(4)?,
+        })
     })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }

@@ -145,7 +145,9 @@ pub fn inspect(db: &Connection, filter: &TableFilter) -> rusqlite::Result<Schema
             "virtual" => found.skipped.push(skip("a virtual table: its content follows from other tables or lies outside", false)),
             "shadow" => found.skipped.push(skip("the inner table of a virtual table", false)),
             _ if !filter.wants(&name) => {
-                found.skipped.push(Skipped { by_choice: true, ..skip("excluded by the configuration (tables.include, tables.exclude)", false) });
+                found
+                    .skipped
+                    .push(Skipped { by_choice: true, ..skip("excluded by the configuration (tables.include, tables.exclude)", false) });
             }
             _ => match read_table(db, &name, without_rowid, strict)? {
                 Ok(table) => found.tables.push(table),
@@ -178,7 +180,10 @@ fn read_table(db: &Connection, name: &str, without_rowid: bool, strict: bool) ->
         KeyKind::Rowid
     } else {
         for column in key_columns {
-            let collation = primary.as_ref().and_then(|p| p.iter().find(|(n, _)| n.eq_ignore_ascii_case(&column.column.name))).map_or("BINARY", |(_, c)| c);
+            let collation = primary
+                .as_ref()
+                .and_then(|p| p.iter().find(|(n, _)| n.eq_ignore_ascii_case(&column.column.name)))
+                .map_or("BINARY", |(_, c)| c);
             let Some(collation) = Collation::named(collation) else {
                 return Ok(Err(format!("its key uses the collation {collation}, which only the application knows")));
             };
@@ -186,7 +191,8 @@ fn read_table(db: &Connection, name: &str, without_rowid: bool, strict: bool) ->
                 return Ok(Err(format!("its key column {} is generated", column.column.name)));
             }
             // ANY keeps storage classes in a STRICT table, but means NUMERIC in any other.
-            let declared = if strict && column.column.declared.eq_ignore_ascii_case("ANY") { String::new() } else { column.column.declared.clone() };
+            let declared =
+                if strict && column.column.declared.eq_ignore_ascii_case("ANY") { String::new() } else { column.column.declared.clone() };
             key.push(KeyColumn { name: column.column.name.clone(), declared, collation });
         }
         if integer { KeyKind::Integer } else { KeyKind::Columns }
@@ -256,11 +262,19 @@ fn table_hash(name: &str, columns: &[RawColumn], unique: &[UniqueIndex], without
         let parts: Vec<String> = index
             .columns
             .iter()
-            .map(|c| c.as_ref().map_or("expression".to_owned(), |(n, coll)| format!("{} {}", quote(&n.to_ascii_lowercase()), coll.to_ascii_uppercase())))
+            .map(|c| {
+                c.as_ref().map_or("expression".to_owned(), |(n, coll)| {
+                    format!("{} {}", quote(&n.to_ascii_lowercase()), coll.to_ascii_uppercase())
+                })
+            })
             .collect();
         let special = index.partial || index.columns.contains(&None);
         // Two nodes may spell the same index in two ways; only where the text decides what is unique does it count.
-        lines.push(format!("unique {} {}", parts.join(","), if special { index.sql.split_whitespace().skip(4).collect::<Vec<_>>().join(" ") } else { String::new() }));
+        lines.push(format!(
+            "unique {} {}",
+            parts.join(","),
+            if special { index.sql.split_whitespace().skip(4).collect::<Vec<_>>().join(" ") } else { String::new() }
+        ));
     }
     lines.sort();
     lines.dedup();

@@ -165,10 +165,26 @@ mod tests {
     fn canonical_keys_agree_with_sqlite() {
         let db = Connection::open_in_memory().unwrap();
         let values = [
-            Value::Integer(0), Value::Integer(1), Value::Real(1.0), Value::Real(-0.0), Value::Real(0.5), Value::Real(9.2233720368547758e18),
-            Value::Integer(i64::MAX), Value::Real(-9.2233720368547758e18), Value::Integer(i64::MIN), Value::Real(f64::INFINITY),
-            Value::Text(b"a".to_vec()), Value::Text(b"A".to_vec()), Value::Text(b"a  ".to_vec()), Value::Text(b"".to_vec()), Value::Text(b"  ".to_vec()),
-            Value::Text("\u{e4}".into()), Value::Text("\u{c4}".into()), Value::Text(b"1".to_vec()), Value::Blob(b"a".to_vec()), Value::Blob(vec![]),
+            Value::Integer(0),
+            Value::Integer(1),
+            Value::Real(1.0),
+            Value::Real(-0.0),
+            Value::Real(0.5),
+            Value::Real(9.2233720368547758e18),
+            Value::Integer(i64::MAX),
+            Value::Real(-9.2233720368547758e18),
+            Value::Integer(i64::MIN),
+            Value::Real(f64::INFINITY),
+            Value::Text(b"a".to_vec()),
+            Value::Text(b"A".to_vec()),
+            Value::Text(b"a  ".to_vec()),
+            Value::Text(b"".to_vec()),
+            Value::Text(b"  ".to_vec()),
+            Value::Text("\u{e4}".into()),
+            Value::Text("\u{c4}".into()),
+            Value::Text(b"1".to_vec()),
+            Value::Blob(b"a".to_vec()),
+            Value::Blob(vec![]),
         ];
         for collation in [Collation::Binary, Collation::NoCase, Collation::RTrim] {
             let sql = format!("SELECT ?1 COLLATE {} = ?2", collation.name());
@@ -185,8 +201,19 @@ mod tests {
     fn literals_give_the_value_back() {
         let db = Connection::open_in_memory().unwrap();
         for value in [
-            Value::Null, Value::Integer(i64::MIN), Value::Integer(i64::MAX), Value::Real(0.1), Value::Real(-0.0), Value::Real(5e-324), Value::Real(1e300),
-            Value::Real(f64::MAX), Value::Real(f64::NEG_INFINITY), Value::Text(b"it's".to_vec()), Value::Text(b"a\0b".to_vec()), Value::Text(vec![0xff]), Value::Blob(vec![0, 1]),
+            Value::Null,
+            Value::Integer(i64::MIN),
+            Value::Integer(i64::MAX),
+            Value::Real(0.1),
+            Value::Real(-0.0),
+            Value::Real(5e-324),
+            Value::Real(1e300),
+            Value::Real(f64::MAX),
+            Value::Real(f64::NEG_INFINITY),
+            Value::Text(b"it's".to_vec()),
+            Value::Text(b"a\0b".to_vec()),
+            Value::Text(vec![0xff]),
+            Value::Blob(vec![0, 1]),
         ] {
             let back: Value = db.query_row(&format!("SELECT {}", literal(&value)), [], |r| Ok(r.get_ref(0)?.into())).unwrap();
             match (&value, &back) {

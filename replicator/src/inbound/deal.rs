@@ -72,7 +72,17 @@ impl<B: Broker> Inbound<B> {
             }
             What::Bad { reason, message } => {
                 let (site, batch) = message.headers.as_ref().map_or((Site(0), BatchNo(0)), |h| (h.site, h.batch));
-                self.quarantine(&Entry { id: 0, time_ms: now.unix_ms, shard, seq: message.seq, node: message.node, site, batch, reason: reason.clone(), body: message.payload.to_vec() })?;
+                self.quarantine(&Entry {
+                    id: 0,
+                    time_ms: now.unix_ms,
+                    shard,
+                    seq: message.seq,
+                    node: message.node,
+                    site,
+                    batch,
+                    reason: reason.clone(),
+                    body: message.payload.to_vec(),
+                })?;
             }
             What::Batch { headers, first, body, .. } => {
                 (rows, lowest_ms) = self.batch(i, item, headers, *first, body, now, done)?;
@@ -83,7 +93,16 @@ impl<B: Broker> Inbound<B> {
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn batch(&mut self, i: usize, item: &Item, headers: &PartHeaders, first: StreamSeq, body: &Spill, now: Now, done: &mut Done) -> Result<(u64, i64), Fatal> {
+    fn batch(
+        &mut self,
+        i: usize,
+        item: &Item,
+        headers: &PartHeaders,
+        first: StreamSeq,
+        body: &Spill,
+        now: Now,
+        done: &mut Done,
+    ) -> Result<(u64, i64), Fatal> {
         let (shard, node) = (self.streams[i].shard, item.anchor.node);
         if self.streams[i].held.contains_key(&node) && !self.streams[i].resuming.contains_key(&node) {
             return Ok((0, NO_ROW_MS));
@@ -105,9 +124,23 @@ impl<B: Broker> Inbound<B> {
                 Ok((1, NO_ROW_MS))
             }
             Outcome::Quarantine(reason) => {
-                tracing::error!(origin = node.0, batch = headers.batch.0, shard, reason, "a batch cannot be applied and is set aside; see `harmonylite quarantine`");
+                tracing::error!(
+                    origin = node.0,
+                    batch = headers.batch.0,
+                    shard,
+                    reason,
+                    "a batch cannot be applied and is set aside; see `harmonylite quarantine`"
+                );
                 self.quarantine(&Entry {
-                    id: 0, time_ms: now.unix_ms, shard, seq: first, node, site: headers.site, batch: headers.batch, reason, body: body.to_vec()?,
+                    id: 0,
+                    time_ms: now.unix_ms,
+                    shard,
+                    seq: first,
+                    node,
+                    site: headers.site,
+                    batch: headers.batch,
+                    reason,
+                    body: body.to_vec()?,
                 })?;
                 Ok((1, 0))
             }
@@ -137,7 +170,12 @@ impl<B: Broker> Inbound<B> {
         let maps = admit(&self.layout, &found.tables).map_err(|reason| Ended::Outcome(Outcome::Held(reason)))?;
         let mut reader = BatchReader::new(body.reader()?, limits).map_err(undecodable)?;
         let mut applier = Applier::new(&self.db, self.absorb.site, &self.absorb.own_sites, self.joined, now.unix_ms, limits.conflicts_max);
-        let mut row = Row { version: crate::names::Version::NONE, previous: crate::names::Version::NONE, op: crate::batch::Op::Delete, values: Vec::new() };
+        let mut row = Row {
+            version: crate::names::Version::NONE,
+            previous: crate::names::Version::NONE,
+            op: crate::batch::Op::Delete,
+            values: Vec::new(),
+        };
         let mut lowest_ms = NO_ROW_MS;
         for map in &maps {
             reader.next_table().map_err(undecodable)?;
@@ -161,7 +199,11 @@ impl<B: Broker> Inbound<B> {
         let ahead_ms = applied.newest_ms - now.unix_ms;
         if ahead_ms > self.config.max_clock_drift_ms {
             self.stats.drift_warnings += 1;
-            tracing::warn!(origin = node.0, ahead_ms, "the clock of another node is ahead of ours by more than max_clock_drift; its writes win until ours catches up");
+            tracing::warn!(
+                origin = node.0,
+                ahead_ms,
+                "the clock of another node is ahead of ours by more than max_clock_drift; its writes win until ours catches up"
+            );
         }
     }
 
@@ -294,6 +336,7 @@ fn inapplicable(error: ApplyError) -> Ended {
 /// The origins that wait, and from where.
 pub(super) fn read_held(db: &Connection, shard: u32) -> Result<HashMap<NodeId, StreamSeq>, DatabaseError> {
     let mut read = db.prepare("SELECT node, seq FROM main.__harmonylite__held WHERE shard = ?1")?;
-    let rows = read.query_map([shard], |r| Ok((NodeId(r.get::<_, i64>(0)?.cast_unsigned()), StreamSeq(r.get::<_, i64>(1)?.cast_unsigned()))))?;
+    let rows =
+        read.query_map([shard], |r| Ok((NodeId(r.get::<_, i64>(0)?.cast_unsigned()), StreamSeq(r.get::<_, i64>(1)?.cast_unsigned()))))?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }

@@ -192,7 +192,10 @@ impl<B: Broker> Inbound<B> {
         if now.mono_ms >= self.heartbeat_due_ms {
             self.heartbeat_due_ms = now.mono_ms + HEARTBEAT_MS;
             let value = self.registry_entry(now);
-            self.ask(Question::Heartbeat, Request::KvPut { key: format!("node-{}", self.config.node), value: value.into(), expected: None, ttl_ms: None });
+            self.ask(
+                Question::Heartbeat,
+                Request::KvPut { key: format!("node-{}", self.config.node), value: value.into(), expected: None, ttl_ms: None },
+            );
         }
         if !self.gaps.is_empty() && now.mono_ms >= self.gaps_due_ms {
             self.gaps_due_ms = now.mono_ms + GAPS_MS;
@@ -230,7 +233,12 @@ impl<B: Broker> Inbound<B> {
             let questions: Vec<(u32, StreamSeq)> = self
                 .streams
                 .iter()
-                .filter(|s| check.states.get(&s.shard).is_some_and(|state| self.cursor_evidence(check, s, state) == Evidence::Lost && s.cursor.head().is_some_and(|h| h.created_ns == state.created_ns)))
+                .filter(|s| {
+                    check.states.get(&s.shard).is_some_and(|state| {
+                        self.cursor_evidence(check, s, state) == Evidence::Lost
+                            && s.cursor.head().is_some_and(|h| h.created_ns == state.created_ns)
+                    })
+                })
                 .flat_map(|s| s.cursor.kept.iter().map(|k| (s.shard, k.anchor.seq)).collect::<Vec<_>>())
                 .filter(|(shard, seq)| seq.0 > 0 && !check.found.contains_key(&(*shard, *seq)))
                 .collect();
@@ -255,7 +263,10 @@ impl<B: Broker> Inbound<B> {
     }
 
     fn cursor_evidence(&self, check: &Check, stream: &super::ShardStream, state: &StreamState) -> Evidence {
-        stream.cursor.head().map_or(Evidence::Holds, |head| judge(head, state, check.found.get(&(stream.shard, head.seq)).and_then(Option::as_ref)))
+        stream
+            .cursor
+            .head()
+            .map_or(Evidence::Holds, |head| judge(head, state, check.found.get(&(stream.shard, head.seq)).and_then(Option::as_ref)))
     }
 
     fn judge_check(&self, check: &Check) -> Repair {
@@ -268,7 +279,8 @@ impl<B: Broker> Inbound<B> {
             if self.cursor_evidence(check, stream, state) == Evidence::Lost {
                 let holds = |i: &usize| {
                     let anchor = &stream.cursor.kept[*i].anchor;
-                    anchor.created_ns == state.created_ns && judge(anchor, state, check.found.get(&(stream.shard, anchor.seq)).and_then(Option::as_ref)) == Evidence::Holds
+                    anchor.created_ns == state.created_ns
+                        && judge(anchor, state, check.found.get(&(stream.shard, anchor.seq)).and_then(Option::as_ref)) == Evidence::Holds
                 };
                 let index = (0..stream.cursor.kept.len()).rev().find(holds);
                 back = Some(index);
@@ -310,7 +322,8 @@ impl<B: Broker> Inbound<B> {
             return false;
         }
         let site = self.absorb.site;
-        let in_stream = check.last_own.as_ref().and_then(|m| m.headers.as_ref().ok()).is_some_and(|h| h.site == site && h.batch > self.batch);
+        let in_stream =
+            check.last_own.as_ref().and_then(|m| m.headers.as_ref().ok()).is_some_and(|h| h.site == site && h.batch > self.batch);
         let in_registry = check
             .registry
             .as_ref()

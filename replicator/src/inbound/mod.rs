@@ -91,7 +91,9 @@ pub enum Fatal {
     #[error("{0}")]
     RowTooLarge(String),
     /// Two processes with one node id.
-    #[error("node id {node} is in use by another process ({place}): give this node its own node_id, and if its disk was cloned, remove our tables from the copy (harmonylite cleanup)")]
+    #[error(
+        "node id {node} is in use by another process ({place}): give this node its own node_id, and if its disk was cloned, remove our tables from the copy (harmonylite cleanup)"
+    )]
     SecondNode {
         /// The node id.
         node: NodeId,
@@ -105,7 +107,9 @@ pub enum Fatal {
         rows: i64,
     },
     /// Too much in quarantine.
-    #[error("{count} batches are in quarantine, which is the limit: look at them with `harmonylite quarantine list`, then retry or drop them")]
+    #[error(
+        "{count} batches are in quarantine, which is the limit: look at them with `harmonylite quarantine list`, then retry or drop them"
+    )]
     QuarantineFull {
         /// How many.
         count: i64,
@@ -186,7 +190,13 @@ impl<B: Broker> Inbound<B> {
     ///
     /// # Errors
     /// [`Fatal::Database`], [`DatabaseError::Busy`] inside it if another connection holds the write lock: try again.
-    pub fn open(config: NodeConfig, mut db: Connection, broker: B, mut random: Box<dyn FnMut() -> u64 + Send>, now: Now) -> Result<Self, Fatal> {
+    pub fn open(
+        config: NodeConfig,
+        mut db: Connection,
+        broker: B,
+        mut random: Box<dyn FnMut() -> u64 + Send>,
+        now: Now,
+    ) -> Result<Self, Fatal> {
         let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         database::create_tables(&transaction, &config.path)?;
         let known = Meta::read(&transaction)?;
@@ -200,7 +210,8 @@ impl<B: Broker> Inbound<B> {
         transaction.commit()?;
         transact::report_installed(&installed);
         let meta = Meta::read(&db)?;
-        let absorb = AbsorbState { site: meta.site, own_sites: database::own_sites(&db)?, absorbed: meta.absorbed, published: meta.published };
+        let absorb =
+            AbsorbState { site: meta.site, own_sites: database::own_sites(&db)?, absorbed: meta.absorbed, published: meta.published };
         let lease = Lease::new(meta.site, &config.instance, &config.place, config.lease_ttl_ms);
         let streams = (1..=config.shards)
             .map(|shard| Ok(ShardStream::new(shard, Cursor::read(&db, shard)?, deal::read_held(&db, shard)?)))
@@ -209,10 +220,35 @@ impl<B: Broker> Inbound<B> {
             own_anchor: transact::read_own_anchor(&db)?,
             own_lowest_ms: database::get(&db, "own_lowest")?.unwrap_or(NO_ROW_MS),
             gaps: gaps(&db)?,
-            config, db, broker, layout: Arc::new(layout), mirrored: -1, absorb, batch: meta.batch, joined: meta.joined, join_targets: HashMap::new(),
-            streams, link: link::Link::Down, lease, lease_due_ms: 0, heartbeat_due_ms: 0, gaps_due_ms: 0, answers: Vec::new(), acks: Vec::new(), wake: true,
-            cursor_dirty_since: None, next_ticket: 1, asked: HashMap::new(), retries: Vec::new(), answered_gaps: Vec::new(), released: Vec::new(), own_lowest_changed: false, random, warned_null_keys: HashSet::new(),
-            effects: Vec::new(), stats: Stats::default(),
+            config,
+            db,
+            broker,
+            layout: Arc::new(layout),
+            mirrored: -1,
+            absorb,
+            batch: meta.batch,
+            joined: meta.joined,
+            join_targets: HashMap::new(),
+            streams,
+            link: link::Link::Down,
+            lease,
+            lease_due_ms: 0,
+            heartbeat_due_ms: 0,
+            gaps_due_ms: 0,
+            answers: Vec::new(),
+            acks: Vec::new(),
+            wake: true,
+            cursor_dirty_since: None,
+            next_ticket: 1,
+            asked: HashMap::new(),
+            retries: Vec::new(),
+            answered_gaps: Vec::new(),
+            released: Vec::new(),
+            own_lowest_changed: false,
+            random,
+            warned_null_keys: HashSet::new(),
+            effects: Vec::new(),
+            stats: Stats::default(),
         })
     }
 

@@ -94,8 +94,15 @@ impl ShardStream {
     pub fn new(shard: u32, cursor: Cursor, held: HashMap<NodeId, StreamSeq>) -> Self {
         let position = cursor.head().copied().unwrap_or(Anchor::start(0));
         Self {
-            shard, generation: 0, created_ns: position.created_ns, cursor, held, resuming: HashMap::new(),
-            queue: VecDeque::new(), position, assembling: HashMap::new(),
+            shard,
+            generation: 0,
+            created_ns: position.created_ns,
+            cursor,
+            held,
+            resuming: HashMap::new(),
+            queue: VecDeque::new(),
+            position,
+            assembling: HashMap::new(),
         }
     }
 
@@ -192,6 +199,10 @@ impl ShardStream {
 
     /// The cursor that may be stored once everything up to `anchor` is dealt with.
     fn safe(&self, anchor: Anchor) -> Anchor {
-        self.assembling.values().filter_map(|a| a.before).min_by_key(|b| b.seq).map_or(anchor, |before| if before.seq < anchor.seq { before } else { anchor })
+        self.assembling
+            .values()
+            .filter_map(|a| a.before)
+            .min_by_key(|b| b.seq)
+            .map_or(anchor, |before| if before.seq < anchor.seq { before } else { anchor })
     }
 }

@@ -81,7 +81,10 @@ impl<B: Broker> Inbound<B> {
         !self.joined
             && matches!(self.link, Link::Up)
             && (!self.config.replicate
-                || self.streams.iter().all(|s| s.is_drained() && self.join_targets.get(&s.shard).is_some_and(|target| s.position.seq >= *target)))
+                || self
+                    .streams
+                    .iter()
+                    .all(|s| s.is_drained() && self.join_targets.get(&s.shard).is_some_and(|target| s.position.seq >= *target)))
     }
 
     /// Does all that waits, within the bounds.
@@ -135,7 +138,10 @@ impl<B: Broker> Inbound<B> {
             let layout = Arc::clone(&self.layout);
             let (_, failed) = mirror::mirror(&mut self.db, &|table| layout.by_name(table).is_some())?;
             for trigger in failed {
-                tracing::warn!(trigger, "this trigger calls what only the application knows; it does not fire for rows that other nodes wrote");
+                tracing::warn!(
+                    trigger,
+                    "this trigger calls what only the application knows; it does not fire for rows that other nodes wrote"
+                );
             }
             clash::prepare(&self.db, &self.layout)?;
             self.mirrored = self.layout.schema_version;
@@ -235,7 +241,14 @@ impl<B: Broker> Inbound<B> {
         database::set(&self.db, "batch", sent.batch.0.cast_signed())?;
         let shard = self.config.own_shard();
         let created_ns = self.streams.iter().find(|s| s.shard == shard).map_or(0, |s| s.created_ns);
-        let anchor = Anchor { seq: sent.seq.unwrap_or(StreamSeq(0)), created_ns, time_ns: 0, node: self.config.node, site: self.absorb.site, batch: sent.batch };
+        let anchor = Anchor {
+            seq: sent.seq.unwrap_or(StreamSeq(0)),
+            created_ns,
+            time_ns: 0,
+            node: self.config.node,
+            site: self.absorb.site,
+            batch: sent.batch,
+        };
         write_own_anchor(&self.db, &anchor)?;
         self.own_anchor = Some(anchor);
         let lowest = self.acks.iter().map(|a| a.lowest_ms).min().unwrap_or(NO_ROW_MS);
@@ -252,7 +265,11 @@ impl<B: Broker> Inbound<B> {
         let (new_site, since_ms, own_lost, shards) = (*new_site, *since_ms, *own_lost, shards.clone());
         if new_site {
             let site = join::site_from((self.random)());
-            tracing::warn!(site = site.0, former = self.absorb.site.0, "the broker knows more of this database than the database itself: it went back in time, and begins a new life");
+            tracing::warn!(
+                site = site.0,
+                former = self.absorb.site.0,
+                "the broker knows more of this database than the database itself: it went back in time, and begins a new life"
+            );
             database::begin_site(&self.db, site, now.unix_ms)?;
             self.absorb.own_sites.insert(site);
             self.absorb.site = site;
@@ -267,7 +284,11 @@ impl<B: Broker> Inbound<B> {
             if let Some(index) = back {
                 stream.cursor.back_to(index, state.created_ns);
                 self.stats.losses += 1;
-                tracing::warn!(shard, cursor = stream.cursor.seq().0, "the broker lost messages that this node had applied; going back to the last one that is still there");
+                tracing::warn!(
+                    shard,
+                    cursor = stream.cursor.seq().0,
+                    "the broker lost messages that this node had applied; going back to the last one that is still there"
+                );
             }
         }
         if own_lost {
@@ -312,7 +333,12 @@ impl<B: Broker> Inbound<B> {
             }
             let rows = republish(&self.db, &self.layout, self.answers[i].since_ms)?;
             self.stats.rows_republished += rows;
-            tracing::info!(rows, asker = self.answers[i].asker, since_ms = self.answers[i].since_ms, "publishing again what another node misses");
+            tracing::info!(
+                rows,
+                asker = self.answers[i].asker,
+                since_ms = self.answers[i].since_ms,
+                "publishing again what another node misses"
+            );
             done.logged_answers.push((i, log_end(&self.db)?));
             done.look = true;
         }
@@ -417,7 +443,10 @@ pub(super) fn report_installed(installed: &Installed) {
         tracing::info!(table, "not replicated any more (dropped or excluded)");
     }
     if installed.found_rows > 0 {
-        tracing::warn!(rows = installed.found_rows, "rows written while a table was made over were found without a version and are published");
+        tracing::warn!(
+            rows = installed.found_rows,
+            "rows written while a table was made over were found without a version and are published"
+        );
     }
     if !installed.foreign_removed.is_empty() {
         tracing::info!(tables = ?installed.foreign_removed, "removed what HarmonyLite (Go) left in the database");

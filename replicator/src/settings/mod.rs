@@ -1,0 +1,365 @@
+//! The configuration: plain data with its defaults in one place.
+//!
+//! Every key of HarmonyLite (Go) is here under its own name, so that its users' files work; keys that mean nothing here are
+//! accepted and said once. Fields are named as their keys. Durations of the old keys are numbers in the unit that their name
+//! says; durations of new keys are texts like "30d", "12h", "60s", "500ms".
+
+mod duration;
+mod load;
+
+pub use duration::Span;
+pub use load::{Loaded, SettingsError};
+
+use crate::config::OnJoin;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::PathBuf;
+
+/// A text that is never printed.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself, for the one who needs it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "\"\"" } else { "\"***\"" })
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(if self.0.is_empty() { "" } else { "***" })
+    }
+}
+
+/// All settings of a node.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The application's database.
+    pub db_path: PathBuf,
+    /// This node's number, other than every other node's. 0: derived from the machine and the database's path.
+    pub node_id: u64,
+    /// Unused: the cursor is in the database.
+    pub seq_map_path: PathBuf,
+    /// Whether local changes are sent.
+    pub publish: bool,
+    /// Whether remote changes are applied.
+    pub replicate: bool,
+    /// Unused: batches grow by themselves.
+    pub scan_max_changes: u64,
+    /// Unused: published changes are removed when they are acknowledged. Milliseconds.
+    pub cleanup_interval: u64,
+    /// After so long without activity: snapshot if leader, then exit 0. Milliseconds, 0: never.
+    pub sleep_timeout: u64,
+    /// Looks at the database this often even if nothing was noticed, milliseconds. 0: once a second.
+    pub polling_interval: u64,
+    /// What happens to rows that are here before this database joins.
+    pub on_join: OnJoin,
+    /// Versions (of rows and tombstones) older than this are dropped.
+    pub version_retention: Span,
+    /// A remote clock further ahead than this is reported.
+    pub max_clock_drift: Span,
+    /// Which tables are replicated.
+    pub tables: TablesSettings,
+    /// Snapshots.
+    pub snapshot: SnapshotSettings,
+    /// The streams.
+    pub replication_log: ReplicationLogSettings,
+    /// The broker.
+    pub nats: NatsSettings,
+    /// Logs.
+    pub logging: LoggingSettings,
+    /// Metrics.
+    pub prometheus: PrometheusSettings,
+    /// The health endpoint.
+    pub health_check: HealthCheckSettings,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            db_path: std::env::temp_dir().join("harmonylite.db"),
+            node_id: 0,
+            seq_map_path: PathBuf::new(),
+            publish: true,
+            replicate: true,
+            scan_max_changes: 512,
+            cleanup_interval: 5_000,
+            sleep_timeout: 0,
+            polling_interval: 0,
+            on_join: OnJoin::Merge,
+            version_retention: Span::from_days(30),
+            max_clock_drift: Span::from_secs(60),
+            tables: TablesSettings::default(),
+            snapshot: SnapshotSettings::default(),
+            replication_log: ReplicationLogSettings::default(),
+            nats: NatsSettings::default(),
+            logging: LoggingSettings::default(),
+            prometheus: PrometheusSettings::default(),
+            health_check: HealthCheckSettings::default(),
+        }
+    }
+}
+
+/// `[tables]`: globs over table names.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TablesSettings {
+    /// Empty: all.
+    pub include: Vec<String>,
+    /// Wins over `include`.
+    pub exclude: Vec<String>,
+}
+
+/// `[snapshot]`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SnapshotSettings {
+    /// Whether this node takes snapshots and starts from one.
+    pub enabled: bool,
+    /// Milliseconds between two.
+    pub interval: u64,
+    /// How long the snapshot leader's lease lives, milliseconds.
+    pub leader_ttl: u64,
+    /// `nats`, `s3`, `webdav`, `sftp`.
+    pub store: String,
+    /// Store `nats`.
+    pub nats: SnapshotNatsSettings,
+    /// Store `s3`.
+    pub s3: SnapshotS3Settings,
+    /// Store `webdav`.
+    pub webdav: SnapshotUrlSettings,
+    /// Store `sftp`.
+    pub sftp: SnapshotUrlSettings,
+}
+
+impl Default for SnapshotSettings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            interval: 0,
+            leader_ttl: 30_000,
+            store: "nats".to_owned(),
+            nats: SnapshotNatsSettings::default(),
+            s3: SnapshotS3Settings::default(),
+            webdav: SnapshotUrlSettings::default(),
+            sftp: SnapshotUrlSettings::default(),
+        }
+    }
+}
+
+/// `[snapshot.nats]`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SnapshotNatsSettings {
+    /// Copies that the broker keeps.
+    pub replicas: usize,
+    /// The object bucket; empty: `<stream_prefix>-snapshot-store`.
+    pub bucket: String,
+}
+
+impl Default for SnapshotNatsSettings {
+    fn default() -> Self {
+        Self { replicas: 1, bucket: String::new() }
+    }
+}
+
+/// `[snapshot.s3]`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct SnapshotS3Settings {
+    pub endpoint: String,
+    pub path: String,
+    pub use_ssl: bool,
+    pub access_key: String,
+    pub secret: Secret,
+    pub session_token: Secret,
+    pub bucket: String,
+}
+
+/// `[snapshot.webdav]`, `[snapshot.sftp]`: a URL, with the credentials inside.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SnapshotUrlSettings {
+    /// Where; with credentials, therefore secret.
+    pub url: Secret,
+}
+
+/// `[replication_log]`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReplicationLogSettings {
+    /// Number of streams.
+    pub shards: u32,
+    /// Messages a stream holds before the oldest are dropped. A message is a whole batch, or a part of one.
+    pub max_entries: i64,
+    /// Bytes a stream holds before the oldest are dropped.
+    pub max_bytes: i64,
+    /// Messages older than this are dropped. Must be shorter than `version_retention`.
+    pub max_age: Span,
+    /// Copies that the broker keeps of each stream.
+    pub replicas: usize,
+    /// Accepted; batches are always compressed.
+    pub compress: bool,
+    /// Change a stream that exists with another configuration.
+    pub update_existing: bool,
+}
+
+impl Default for ReplicationLogSettings {
+    fn default() -> Self {
+        Self {
+            shards: 1,
+            // A batch a second for eleven days; the bytes and the age are what usually ends first.
+            max_entries: 1_000_000,
+            max_bytes: 4 << 30,
+            max_age: Span::from_days(7),
+            replicas: 1,
+            compress: true,
+            update_existing: false,
+        }
+    }
+}
+
+/// `[nats]`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NatsSettings {
+    /// Servers; empty: an embedded one.
+    pub urls: Vec<String>,
+    /// Subjects are `<subject_prefix>-<shard>.<node>`.
+    pub subject_prefix: String,
+    /// Streams are `<stream_prefix>-batch-<shard>`.
+    pub stream_prefix: String,
+    /// A nats-server configuration file that the embedded server includes first.
+    pub server_config: String,
+    /// An nkey seed file.
+    pub seed_file: String,
+    /// A credentials file (JWT and seed).
+    pub creds_file: String,
+    /// User.
+    pub user_name: String,
+    /// Password.
+    pub user_password: Secret,
+    /// The CA that signed the servers' certificates.
+    pub ca_file: String,
+    /// Client certificate.
+    pub cert_file: String,
+    /// Its key.
+    pub key_file: String,
+    /// Where the embedded server listens. `:-1`: loopback, any free port.
+    pub bind_address: String,
+    /// After so many failed attempts health turns unhealthy; the node goes on trying.
+    pub connect_retries: u64,
+    /// Seconds between two attempts.
+    pub reconnect_wait_seconds: u64,
+    /// The nats-server program to run; empty: `HARMONYLITE_NATS_SERVER`, the one inside this program, or the one on PATH.
+    pub server_binary: String,
+}
+
+impl Default for NatsSettings {
+    fn default() -> Self {
+        Self {
+            urls: Vec::new(),
+            subject_prefix: "harmonylite-change-log".to_owned(),
+            stream_prefix: "harmonylite-changes".to_owned(),
+            server_config: String::new(),
+            seed_file: String::new(),
+            creds_file: String::new(),
+            user_name: String::new(),
+            user_password: Secret::default(),
+            ca_file: String::new(),
+            cert_file: String::new(),
+            key_file: String::new(),
+            bind_address: ":-1".to_owned(),
+            connect_retries: 5,
+            reconnect_wait_seconds: 2,
+            server_binary: String::new(),
+        }
+    }
+}
+
+/// `[logging]`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LoggingSettings {
+    /// Say more.
+    pub verbose: bool,
+    /// `console` or `json`.
+    pub format: String,
+}
+
+impl Default for LoggingSettings {
+    fn default() -> Self {
+        Self { verbose: false, format: "console".to_owned() }
+    }
+}
+
+/// `[prometheus]`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PrometheusSettings {
+    /// Whether metrics are served.
+    pub enable: bool,
+    /// Where, on the path `/metrics`.
+    pub bind: String,
+    /// The first word of every name.
+    pub namespace: String,
+    /// The second word, if any.
+    pub subsystem: String,
+}
+
+impl Default for PrometheusSettings {
+    fn default() -> Self {
+        Self { enable: false, bind: ":3010".to_owned(), namespace: "harmonylite".to_owned(), subsystem: String::new() }
+    }
+}
+
+/// `[health_check]`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HealthCheckSettings {
+    /// Whether health is served.
+    pub enable: bool,
+    /// Where.
+    pub bind: String,
+    /// On which path.
+    pub path: String,
+    /// The whole JSON, not only the status.
+    pub detailed: bool,
+}
+
+impl Default for HealthCheckSettings {
+    fn default() -> Self {
+        Self { enable: false, bind: "0.0.0.0:8090".to_owned(), path: "/health".to_owned(), detailed: true }
+    }
+}
+
+/// What the command line adds to the file: the embedded server's neighbours.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterSettings {
+    /// `-cluster-addr`: where the embedded server listens for routes.
+    pub addr: Option<String>,
+    /// `-cluster-peers`: routes to the other servers.
+    pub peers: Vec<String>,
+    /// `-leaf-servers`: the servers to be a leaf of.
+    pub leaf_servers: Vec<String>,
+}

@@ -1,0 +1,124 @@
+//! What a running node says of itself: to `harmonylite status`, to health, to metrics. Plain data.
+
+use serde::{Deserialize, Serialize};
+
+/// A node's state at one moment. Times are unix milliseconds, 0 for "never".
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct Status {
+    pub version: String,
+    pub node_id: u64,
+    pub pid: u32,
+    pub db_path: String,
+    pub started_ms: i64,
+    pub now_ms: i64,
+    /// The present life of the database.
+    pub site: i64,
+    pub joined: bool,
+    pub publish: bool,
+    pub replicate: bool,
+    pub tables: Vec<String>,
+    /// Tables that are not replicated, with the reason.
+    pub skipped: Vec<(String, String)>,
+    pub broker: BrokerStatus,
+    pub streams: Vec<StreamStatus>,
+    /// Committed changes that are not yet acknowledged by the broker.
+    pub pending_rows: u64,
+    /// When the oldest of them was written; 0: none.
+    pub oldest_pending_ms: i64,
+    pub held: Vec<HeldStatus>,
+    pub conflicts: u64,
+    pub quarantine: u64,
+    pub open_gaps: u64,
+    pub wake: WakeStatus,
+    pub counters: Counters,
+    /// Why the node is not as well as it could be; empty: all is well.
+    pub degraded: Vec<String>,
+    pub last_published_ms: i64,
+    pub last_applied_ms: i64,
+}
+
+/// The broker as this node sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct BrokerStatus {
+    pub embedded: bool,
+    /// Without credentials.
+    pub url: String,
+    pub connected: bool,
+    /// The connection's anchors are checked; batches flow.
+    pub linked: bool,
+    /// Failed attempts since the last connection.
+    pub failed_attempts: u64,
+    pub last_error: String,
+    pub server_version: String,
+}
+
+/// One stream.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct StreamStatus {
+    pub shard: u32,
+    pub name: String,
+    /// Applied up to here.
+    pub cursor: u64,
+    /// The last position that this node has heard of.
+    pub last: u64,
+    /// How far the newest applied message is behind the newest known one, milliseconds.
+    pub lag_ms: i64,
+}
+
+/// An origin that waits for a schema.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct HeldStatus {
+    pub node_id: u64,
+    pub shard: u32,
+    pub since_ms: i64,
+    pub reason: String,
+}
+
+/// How commits of the application are noticed, and how long things took (microseconds, median and 99th of the last few).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct WakeStatus {
+    /// `bell`, `watcher` or `poll`: the way of the last wake that found something.
+    pub last: String,
+    pub bell: u64,
+    pub watcher: u64,
+    pub poll: u64,
+    pub commit_to_wake_us: (u64, u64),
+    pub wake_to_published_us: (u64, u64),
+    pub published_to_applied_us: (u64, u64),
+}
+
+/// Counters since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct Counters {
+    pub batches_published: u64,
+    pub rows_published: u64,
+    pub bytes_published: u64,
+    pub batches_applied: u64,
+    pub rows_applied: u64,
+    pub rows_skipped: u64,
+    pub bytes_applied: u64,
+    pub scans: u64,
+    pub busy: u64,
+    pub conflicts: u64,
+    pub quarantined: u64,
+    pub held: u64,
+    pub gaps: u64,
+    pub losses: u64,
+    pub rows_republished: u64,
+    pub split: u64,
+    pub drift_warnings: u64,
+    pub null_key_changes: u64,
+    pub server_restarts: u64,
+}
