@@ -12,6 +12,7 @@ pub mod config;
 pub mod cursor;
 pub mod database;
 pub mod decode;
+pub mod embedded;
 pub mod encode;
 pub mod error;
 pub mod fold;
