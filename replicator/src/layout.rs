@@ -3,7 +3,7 @@
 //! Arrives: a [`TableSchema`]. Leaves: a [`TableLayout`]. Pure; the statements are cached by the connections that run them.
 
 use crate::batch::{Digest, Value};
-use crate::schema::{Skipped, KeyKind, OWN_PREFIX, TableSchema};
+use crate::schema::{KeyKind, OWN_PREFIX, Skipped, TableSchema};
 use crate::sql::{canonical_key, quote};
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -57,6 +57,3 @@ impl Default for Limits {
         }
     }
 }
-
-/// Older servers lose acknowledged messages in ways that later ones do not (DESIGN.md section 4).
-pub const SERVER_VERSION_MIN: &str = "2.10.23";

@@ -1,9 +1,9 @@
 //! Why a node does not start, or cannot go on.
 
+use super::Ended;
 use super::guard::Replaced;
 use super::http::ListenError;
 use super::lock::LockError;
-use super::Ended;
 use crate::database::DatabaseError;
 use crate::embedded::EmbeddedError;
 use crate::inbound::Fatal;

@@ -51,7 +51,9 @@ impl Guard {
             match identity(path) {
                 Ok(found) if found == *known => {}
                 Ok(_) => return Err(Replaced { path: path.clone(), what: "replaced by another file" }),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Replaced { path: path.clone(), what: "deleted or renamed" }),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(Replaced { path: path.clone(), what: "deleted or renamed" });
+                }
                 // A directory that cannot be read for a moment says nothing.
                 Err(error) => tracing::warn!(path = %path.display(), %error, "cannot look at the database's file"),
             }

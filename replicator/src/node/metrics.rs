@@ -65,7 +65,11 @@ pub(super) fn text(status: &Status, namespace: &str, subsystem: &str) -> prometh
     page.counter("null_key_changes", "Changes to rows with NULL in the primary key, which are not replicated.", c.null_key_changes)?;
     page.counter("server_restarts", "Times the embedded NATS server was started again.", c.server_restarts)?;
     page.gauge("connected", "1 while the broker is connected.", i64::from(status.broker.connected))?;
-    page.gauge("lag_ms", "How far the newest applied message is behind the newest known one.", status.streams.iter().map(|s| s.lag_ms).max().unwrap_or(0))?;
+    page.gauge(
+        "lag_ms",
+        "How far the newest applied message is behind the newest known one.",
+        status.streams.iter().map(|s| s.lag_ms).max().unwrap_or(0),
+    )?;
     let oldest_ms = if status.oldest_pending_ms > 0 { (status.now_ms - status.oldest_pending_ms).max(0) } else { 0 };
     page.gauge("oldest_pending_ms", "How long the oldest unacknowledged change has waited.", oldest_ms)?;
     page.gauge("degraded", "Reasons why this node is not as well as it could be.", signed(status.degraded.len() as u64))?;
@@ -86,7 +90,13 @@ mod tests {
         let mut status = Status { pending_rows: 3, ..Status::default() };
         status.counters.rows_published = 9;
         let page = String::from_utf8(text(&status, "harmonylite", "").unwrap()).unwrap();
-        for line in ["harmonylite_published 9", "harmonylite_pending_publish 3", "harmonylite_count_changes 9", "harmonylite_scan_changes 0", "harmonylite_schema_mismatch_paused 0"] {
+        for line in [
+            "harmonylite_published 9",
+            "harmonylite_pending_publish 3",
+            "harmonylite_count_changes 9",
+            "harmonylite_scan_changes 0",
+            "harmonylite_schema_mismatch_paused 0",
+        ] {
             assert!(page.lines().any(|l| l == line), "{line} in {page}");
         }
         assert!(String::from_utf8(text(&status, "a", "b").unwrap()).unwrap().contains("a_b_published 9"));

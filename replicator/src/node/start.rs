@@ -15,8 +15,8 @@ use crate::config::NodeConfig;
 use crate::database::{self, DatabaseError};
 use crate::embedded::{Access, Embedded};
 use crate::inbound::{Fatal, Inbound, Input as WriterInput};
-use crate::outbound::{Input as ReaderInput, Outbound};
 use crate::names::NodeId;
+use crate::outbound::{Input as ReaderInput, Outbound};
 use crate::settings::identity::{IdentitySource, decide, machine_id};
 use crate::settings::{ClusterSettings, NodeConfigError, Settings};
 use std::path::{Path, PathBuf};
@@ -58,7 +58,7 @@ pub(super) async fn start(settings: Settings, cluster: ClusterSettings) -> Resul
     };
     let opened = opened.map_err(|_| NodeError::Panicked("start"))?.map_err(|fatal| about(&path, fatal))?;
     let (writer_seen, reader_seen) = (watch::Sender::default(), watch::Sender::default());
-    let restarts = embedded.as_ref().map(Embedded::restarts_handle);
+    let restarts = embedded.as_ref().map(Embedded::restart_counter);
     let sources = Arc::new(Sources {
         node: config.node,
         database: path.clone(),
@@ -194,7 +194,13 @@ fn writer(inbound: Inbound<NatsBroker>, inbox: Receiver<ToWriter>, to: &Inboxes,
     Writer { inbound, inbox, reader: to.reader.clone(), seen, applied: Timing::default(), delivered_ns: None }
 }
 
-fn reader(outbound: Outbound<NatsBroker>, inbox: Receiver<ToReader>, to: &Inboxes, waker: Waker, seen: watch::Sender<ReaderSeen>) -> Reader {
+fn reader(
+    outbound: Outbound<NatsBroker>,
+    inbox: Receiver<ToReader>,
+    to: &Inboxes,
+    waker: Waker,
+    seen: watch::Sender<ReaderSeen>,
+) -> Reader {
     Reader {
         outbound,
         inbox,
@@ -208,7 +214,11 @@ fn reader(outbound: Outbound<NatsBroker>, inbox: Receiver<ToReader>, to: &Inboxe
     }
 }
 
-fn spawn(name: &'static str, ended: &UnboundedSender<Ended>, work: impl FnOnce() -> Ended + Send + 'static) -> Result<JoinHandle<()>, NodeError> {
+fn spawn(
+    name: &'static str,
+    ended: &UnboundedSender<Ended>,
+    work: impl FnOnce() -> Ended + Send + 'static,
+) -> Result<JoinHandle<()>, NodeError> {
     let ended = ended.clone();
     let thread = std::thread::Builder::new().name(format!("harmonylite-{name}")).spawn(move || {
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or(Ended::Panicked(name));

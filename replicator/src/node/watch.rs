@@ -112,7 +112,9 @@ fn listen(database: &Path, sender: Sender<ToWatch>) -> notify::Result<Recommende
     let files = [database.to_owned(), PathBuf::from(wal)];
     let names: Vec<_> = files.iter().filter_map(|f| f.file_name().map(ToOwned::to_owned)).collect();
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        let ours = event.as_ref().is_ok_and(|e| !e.kind.is_access() && e.paths.iter().any(|p| p.file_name().is_some_and(|n| names.iter().any(|k| k == n))));
+        let ours = event
+            .as_ref()
+            .is_ok_and(|e| !e.kind.is_access() && e.paths.iter().any(|p| p.file_name().is_some_and(|n| names.iter().any(|k| k == n))));
         if ours || event.is_err() {
             // Nobody listens any more: the node stops.
             let _ = sender.send(ToWatch::Touched);

@@ -10,9 +10,16 @@ use harmonylite_guarantees::{Cluster, eventually};
 
 #[test]
 fn a_reader_at_a_peer_sees_whole_transactions() {
-    let mut cluster = Cluster::new(2, "CREATE TABLE account (id INTEGER PRIMARY KEY, amount INTEGER NOT NULL); CREATE TABLE round (n INTEGER PRIMARY KEY);");
+    let mut cluster = Cluster::new(
+        2,
+        "CREATE TABLE account (id INTEGER PRIMARY KEY, amount INTEGER NOT NULL); CREATE TABLE round (n INTEGER PRIMARY KEY);",
+    );
     let writer = cluster.nodes[0].app();
-    writer.execute_batch("WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < 500) INSERT INTO account SELECT i, 100 FROM c").unwrap();
+    writer
+        .execute_batch(
+            "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < 500) INSERT INTO account SELECT i, 100 FROM c",
+        )
+        .unwrap();
     cluster.run();
     cluster.converge();
     let reader = cluster.nodes[1].app();
@@ -29,7 +36,8 @@ fn a_reader_at_a_peer_sees_whole_transactions() {
         });
         eventually("the last round arrives", || {
             let sql = "SELECT sum(amount), count(*), (SELECT coalesce(max(n), -1) FROM round), (SELECT count(*) FROM round) FROM account";
-            let (sum, count, last, all): (i64, i64, i64, i64) = reader.query_row(sql, [], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?))).unwrap();
+            let (sum, count, last, all): (i64, i64, i64, i64) =
+                reader.query_row(sql, [], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?))).unwrap();
             assert_eq!((sum, count, all), (50_000, 500, last + 1), "half a transaction is visible after round {last}");
             looks += 1;
             seen.insert(last);
@@ -42,7 +50,8 @@ fn a_reader_at_a_peer_sees_whole_transactions() {
 
 #[test]
 fn a_transaction_far_above_the_largest_message_is_one() {
-    let mut cluster = Cluster::new(2, "CREATE TABLE page (id INTEGER PRIMARY KEY, body BLOB NOT NULL); CREATE TABLE done (id INTEGER PRIMARY KEY);");
+    let mut cluster =
+        Cluster::new(2, "CREATE TABLE page (id INTEGER PRIMARY KEY, body BLOB NOT NULL); CREATE TABLE done (id INTEGER PRIMARY KEY);");
     cluster.run();
     let (writer, reader) = (cluster.nodes[0].app(), cluster.nodes[1].app());
     std::thread::scope(|scope| {
@@ -54,8 +63,9 @@ fn a_transaction_far_above_the_largest_message_is_one() {
             writer.execute_batch("INSERT INTO done VALUES (1); COMMIT").unwrap();
         });
         eventually("the transaction arrives", || {
-            let (pages, done): (i64, i64) =
-                reader.query_row("SELECT (SELECT count(*) FROM page), (SELECT count(*) FROM done)", [], |r| Ok((r.get(0)?, r.get(1)?))).unwrap();
+            let (pages, done): (i64, i64) = reader
+                .query_row("SELECT (SELECT count(*) FROM page), (SELECT count(*) FROM done)", [], |r| Ok((r.get(0)?, r.get(1)?)))
+                .unwrap();
             assert!((pages, done) == (0, 0) || (pages, done) == (200, 1), "half a transaction: {pages} pages, {done} done");
             done == 1
         });

@@ -33,7 +33,8 @@ fn three_writers_of_the_same_rows_end_up_equal() {
                     if i % 7 == 0 {
                         db.execute("DELETE FROM item WHERE id = ?1", [(key + 3) % 20]).unwrap();
                     }
-                    db.execute("INSERT OR REPLACE INTO \"odd \"\"table\" VALUES (?1, ?2)", (format!("{key}"), vec![node.id as u8; 9])).unwrap();
+                    db.execute("INSERT OR REPLACE INTO \"odd \"\"table\" VALUES (?1, ?2)", (format!("{key}"), vec![node.id as u8; 9]))
+                        .unwrap();
                 }
             });
         }

@@ -43,7 +43,13 @@ pub(super) struct Consumer {
 
 impl Consumer {
     /// Sets it up.
-    pub(super) async fn start(session: &Session, stream_prefix: &str, shard: u32, start: StreamSeq, generation: u64) -> Result<Self, String> {
+    pub(super) async fn start(
+        session: &Session,
+        stream_prefix: &str,
+        shard: u32,
+        start: StreamSeq,
+        generation: u64,
+    ) -> Result<Self, String> {
         let name = wire::stream_name(stream_prefix, shard);
         let inbox = session.client.new_inbox();
         let subscriber = session.client.subscribe(inbox.clone()).await.map_err(|e| e.to_string())?;

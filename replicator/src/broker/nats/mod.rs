@@ -144,7 +144,8 @@ async fn answer(shared: &Arc<Shared>, session: &Session, sink: &Sink, request: R
         Request::KvGet { key } => ask::kv_get(session, &key).await,
         Request::KvPut { key, value, expected, ttl_ms } => ask::kv_put(session, &key, value, expected, ttl_ms).await,
         Request::Consume { shard, start, generation } => {
-            let consumer = Consumer::start(session, &nats.stream_prefix, shard, start, generation).await.map_err(BrokerError::Unreachable)?;
+            let consumer =
+                Consumer::start(session, &nats.stream_prefix, shard, start, generation).await.map_err(BrokerError::Unreachable)?;
             shared.replace_consumer(shard, generation, consumer, sink);
             Ok(Reply::Consuming)
         }

@@ -5,7 +5,7 @@
 
 use super::connect::LinkError;
 use super::wire;
-use crate::limits::SERVER_VERSION_MIN;
+use crate::embedded::{VERSION_MIN, parse_version};
 use crate::settings::Settings;
 use async_nats::Client;
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
@@ -41,8 +41,8 @@ pub(super) async fn prepare(client: &Client, settings: &Settings) -> Result<Sess
     let info = client.server_info();
     if !is_new_enough(&info.version) {
         return Err(LinkError::Lasting(format!(
-            "the NATS server {} has version {}; {SERVER_VERSION_MIN} or later is needed: upgrade it",
-            info.server_name, info.version
+            "the NATS server {} has version {}; {}.{}.{} or later is needed: upgrade it",
+            info.server_name, info.version, VERSION_MIN.0, VERSION_MIN.1, VERSION_MIN.2
         )));
     }
     let mut jetstream = async_nats::jetstream::new(client.clone());
@@ -55,13 +55,8 @@ pub(super) async fn prepare(client: &Client, settings: &Settings) -> Result<Sess
     Ok(Session { client: client.clone(), jetstream, ttl, connects })
 }
 
-fn parse_version(version: &str) -> Option<[u64; 3]> {
-    let mut numbers = version.split(['.', '-', '+']).map(str::parse);
-    Some([numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?])
-}
-
 fn is_new_enough(version: &str) -> bool {
-    parse_version(version) >= parse_version(SERVER_VERSION_MIN)
+    parse_version(version).is_some_and(|found| found >= VERSION_MIN)
 }
 
 async fn check_jetstream(jetstream: &Context, here: bool, server: &str) -> Result<(), LinkError> {
@@ -75,7 +70,11 @@ async fn check_jetstream(jetstream: &Context, here: bool, server: &str) -> Resul
         _ => false,
     };
     let text = format!("JetStream of the NATS server {server} does not answer: {error}");
-    Err(if lasting { LinkError::Lasting(format!("{text}: start it with -js, or enable JetStream for this account")) } else { LinkError::Passing(text) })
+    Err(if lasting {
+        LinkError::Lasting(format!("{text}: start it with -js, or enable JetStream for this account"))
+    } else {
+        LinkError::Passing(text)
+    })
 }
 
 /// What a stream of ours is configured as.
@@ -139,13 +138,19 @@ async fn create_stream(jetstream: &Context, wanted: Config) -> Result<(), LinkEr
         // Another node may have made it a moment ago, or the cluster is not complete yet: look again.
         CreateStreamErrorKind::JetStream(e) => matches!(
             e.error_code(),
-            ErrorCode::STORAGE_RESOURCES_EXCEEDED | ErrorCode::STREAM_SUBJECT_OVERLAP | ErrorCode::STREAM_INVALID_CONFIG | ErrorCode::MAXIMUM_STREAMS_LIMIT | ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED
+            ErrorCode::STORAGE_RESOURCES_EXCEEDED
+                | ErrorCode::STREAM_SUBJECT_OVERLAP
+                | ErrorCode::STREAM_INVALID_CONFIG
+                | ErrorCode::MAXIMUM_STREAMS_LIMIT
+                | ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED
         ),
         CreateStreamErrorKind::InvalidStreamName => true,
         _ => false,
     };
     Err(if lasting {
-        LinkError::Lasting(format!("{text}: check [replication_log] (max_bytes against the server's storage, the prefixes against other streams)"))
+        LinkError::Lasting(format!(
+            "{text}: check [replication_log] (max_bytes against the server's storage, the prefixes against other streams)"
+        ))
     } else {
         LinkError::Passing(text)
     })
@@ -187,7 +192,7 @@ async fn ensure_registry(jetstream: &Context, settings: &Settings, version: &str
             _ => return Err(passing(error.to_string())),
         },
     }
-    let ttl = parse_version(version) >= Some([2, 11, 0]);
+    let ttl = parse_version(version) >= Some((2, 11, 0));
     let config = kv::Config {
         bucket: REGISTRY.to_owned(),
         description: "HarmonyLite nodes, their schemas and leases".to_owned(),

@@ -113,7 +113,9 @@ mod tests {
     #[test]
     fn damaged_headers_are_a_reason() {
         assert!(from_headers(None).unwrap_err().contains("no headers"));
-        for (name, bad) in [(SITE, "0"), (SITE, "-1"), (SITE, "x"), (BATCH, "-1"), (PART, "4294967296"), (DIGEST, "zz"), (DIGEST, &"é".repeat(32))] {
+        for (name, bad) in
+            [(SITE, "0"), (SITE, "-1"), (SITE, "x"), (BATCH, "-1"), (PART, "4294967296"), (DIGEST, "zz"), (DIGEST, &"é".repeat(32))]
+        {
             let mut headers = to_headers(&part());
             headers.insert(HeaderName::from_static(name), bad);
             assert!(from_headers(Some(&headers)).unwrap_err().contains(name), "{name} {bad}");
