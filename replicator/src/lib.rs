@@ -7,6 +7,7 @@ pub mod batch;
 pub mod broker;
 pub mod capture;
 pub mod clash;
+pub mod clock;
 pub mod collect;
 pub mod config;
 pub mod cursor;
