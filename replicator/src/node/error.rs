@@ -3,10 +3,10 @@
 use super::Ended;
 use super::guard::Replaced;
 use super::http::ListenError;
-use super::lock::LockError;
 use crate::database::DatabaseError;
 use crate::embedded::EmbeddedError;
 use crate::inbound::Fatal;
+use crate::lockfile::LockError;
 use crate::settings::NodeConfigError;
 use std::path::PathBuf;
 
@@ -17,12 +17,22 @@ pub enum NodeError {
     #[error(transparent)]
     Settings(#[from] NodeConfigError),
     /// The database cannot be used.
-    #[error("database {path}: {reason}", path = path.display())]
+    #[error("database {path}: {error}", path = path.display())]
     Database {
         /// The file.
         path: PathBuf,
-        /// What is wrong and what to do.
-        reason: String,
+        /// What is wrong.
+        #[source]
+        error: DatabaseError,
+    },
+    /// Its file cannot be looked at.
+    #[error("database {path}: {error}", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        error: std::io::Error,
     },
     /// Another sidecar has it.
     #[error(transparent)]
@@ -45,13 +55,6 @@ pub enum NodeError {
     /// A defect of this program.
     #[error("the {0} thread panicked; this is a defect of harmonylite: please report it with the log")]
     Panicked(&'static str),
-}
-
-impl NodeError {
-    /// What the database says, with the file that it is about.
-    pub(super) fn database(path: impl Into<PathBuf>, error: &DatabaseError) -> Self {
-        Self::Database { path: path.into(), reason: error.to_string() }
-    }
 }
 
 impl From<Ended> for Result<(), NodeError> {

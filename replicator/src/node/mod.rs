@@ -7,7 +7,6 @@
 mod error;
 mod guard;
 mod http;
-pub mod lock;
 mod metrics;
 mod reader;
 mod report;
@@ -23,6 +22,7 @@ pub use http::ListenError;
 use crate::clock;
 use crate::embedded::Embedded;
 use crate::inbound::Fatal;
+use crate::lockfile::Lock;
 use crate::settings::{ClusterSettings, Settings};
 use crate::status::Status;
 use report::Sources;
@@ -116,7 +116,7 @@ pub struct Node {
     tasks: Vec<tokio::task::JoinHandle<()>>,
     hub: Option<crate::broker::nats::Hub>,
     embedded: Option<Embedded>,
-    lock: lock::DatabaseLock,
+    lock: Option<Lock>,
     socket: PathBuf,
 }
 
@@ -226,6 +226,8 @@ impl Drop for Node {
         }
         // Only our own socket: whoever starts next has the lock after us.
         let _ = std::fs::remove_file(&self.socket);
-        let _ = &self.lock;
+        if let Some(lock) = self.lock.take() {
+            lock.remove();
+        }
     }
 }

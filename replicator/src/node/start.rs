@@ -2,7 +2,6 @@
 //! broker, and only then the database.
 
 use super::guard::Guard;
-use super::lock::{self, Owner};
 use super::reader::{Reader, ReaderSeen, ToReader, Waker};
 use super::report::Sources;
 use super::timing::Timing;
@@ -15,6 +14,7 @@ use crate::config::NodeConfig;
 use crate::database::{self, DatabaseError};
 use crate::embedded::{Access, Embedded};
 use crate::inbound::{Fatal, Inbound, Input as WriterInput};
+use crate::lockfile::{Lock, Owner};
 use crate::names::NodeId;
 use crate::outbound::{Input as ReaderInput, Outbound};
 use crate::settings::identity::{IdentitySource, decide, machine_id};
@@ -38,9 +38,9 @@ const SOCKET_PATH_BYTES_MAX: usize = 100;
 
 pub(super) async fn start(settings: Settings, cluster: ClusterSettings) -> Result<Node, NodeError> {
     let path = settings.db_path.clone();
-    let path = path.canonicalize().map_err(|error| NodeError::Database { path, reason: error.to_string() })?;
+    let path = path.canonicalize().map_err(|error| NodeError::File { path, error })?;
     let config = settings.node_config(identity(&settings, &path)?)?;
-    let mut lock = lock::lock(&path)?;
+    let mut lock = Lock::acquire(&path)?;
     let socket = socket_path(&path);
     lock.announce(&Owner { pid: std::process::id(), node_id: config.node.0, socket: socket.clone() })?;
     let embedded = if settings.nats.urls.is_empty() { Some(Embedded::start(&settings, config.node, &cluster).await?) } else { None };
@@ -76,7 +76,7 @@ pub(super) async fn start(settings: Settings, cluster: ClusterSettings) -> Resul
 
     let waker = Waker::new(to_reader.clone());
     let poll = Duration::from_millis(if sources.settings.polling_interval > 0 { sources.settings.polling_interval } else { POLL_MS });
-    let guard = Guard::new(&path).map_err(|error| NodeError::Database { path: path.clone(), reason: error.to_string() })?;
+    let guard = Guard::new(&path).map_err(|error| NodeError::File { path: path.clone(), error })?;
     let (watch, to_watch) = Watch::new(&path, opened.watch, guard, waker.clone(), poll);
     let inboxes = Inboxes { writer: to_writer, reader: to_reader, watch: to_watch };
     let (ended_sender, ended) = tokio::sync::mpsc::unbounded_channel();
@@ -87,12 +87,12 @@ pub(super) async fn start(settings: Settings, cluster: ClusterSettings) -> Resul
         spawn("reader", &ended_sender, move || reader.run())?,
         spawn("watch", &ended_sender, move || watch.run().map_or_else(Ended::Replaced, |()| Ended::Stopped))?,
     ];
-    Ok(Node { sources, inboxes, threads, ended, tasks, hub: Some(hub), embedded, lock, socket })
+    Ok(Node { sources, inboxes, threads, ended, tasks, hub: Some(hub), embedded, lock: Some(lock), socket })
 }
 
 /// This node's number: configured, or what the database has stored, or derived from the machine.
 fn identity(settings: &Settings, path: &Path) -> Result<NodeId, NodeError> {
-    let stored = database::stored_node(path).map_err(|error| NodeError::database(path, &error))?;
+    let stored = database::stored_node(path).map_err(|error| NodeError::Database { path: path.to_owned(), error })?;
     let identity = decide(settings.node_id, stored, machine_id().as_deref()).map_err(NodeConfigError::Random)?;
     if identity.source == IdentitySource::Random {
         tracing::warn!(node = identity.node.0, "this machine has no id: the node id is drawn at random and kept in the database");
@@ -181,7 +181,7 @@ fn random() -> u64 {
 
 fn about(path: &Path, fatal: Fatal) -> NodeError {
     match fatal {
-        Fatal::Database(error) => NodeError::database(path, &error),
+        Fatal::Database(error) => NodeError::Database { path: path.to_owned(), error },
         other => NodeError::Fatal(other),
     }
 }
