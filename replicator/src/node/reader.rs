@@ -126,6 +126,10 @@ impl Reader {
             let now = clock::now();
             let step = self.outbound.step(now)?;
             self.forward();
+            if step == Step::Idle && self.outbound.is_drained() {
+                // It found nothing: what comes later has its own wake.
+                self.woken = None;
+            }
             if step != Step::Worked || now.mono_ms >= shown_ms + SHOW_MS {
                 self.show();
                 shown_ms = now.mono_ms;
