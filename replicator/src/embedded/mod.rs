@@ -12,10 +12,11 @@
 //! below 3 live and die with one server.
 //!
 //! *Leaf* (`-leaf-servers`): the child runs **without JetStream**. A leaf server with a JetStream of its own answers its clients'
-//! `$JS.API` requests itself, so the node would talk to a private stream that no other node sees; without one the requests,
-//! the publishes and the deliveries pass to the hub, where the streams live (tested with a real pair in `tests.rs`). While the
-//! hub cannot be reached the node captures and waits, as with any broker. A `jetstream` block in `server_config` is taken as it
-//! is, for those who mirror streams themselves.
+//! `$JS.API` requests itself, so the node would talk to a private stream that no other node sees. Without one, and with
+//! `default_js_domain` empty for our account (or the server keeps those requests back all the same), requests, publishes and
+//! deliveries pass to the hub, where the streams live: `tests/leaf.rs`. The hub must have a `leafnodes` block (in its
+//! `server_config`, if it is an embedded server itself). While it cannot be reached the node captures and waits, as with any
+//! broker. A `jetstream` block in this node's `server_config` is taken as it is, for those who mirror streams themselves.
 
 mod binary;
 mod config;
