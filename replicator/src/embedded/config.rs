@@ -121,9 +121,11 @@ fn jetstream(user: &Keys, leaf: bool, store_default: &Path) -> (String, PathBuf)
     let off = user.value("jetstream").is_some_and(|value| matches!(value.to_lowercase().as_str(), "disabled" | "disable" | "false"));
     let block = user.block("jetstream");
     if off || leaf && !user.any(&["jetstream"]) {
-        return (if leaf { through_the_leaf(user) } else { String::new() }, store);
+        return (if leaf { through_leaves(user) } else { String::new() }, store);
     }
-    let mut text = String::from("jetstream {\n");
+    let hub = user.any(&["leafnodes", "leaf"]) && user.within("jetstream", &["domain"]).is_none();
+    let mut text = if hub { through_leaves(user) } else { String::new() };
+    text += "jetstream {\n";
     if let Some(inner) = block {
         _ = writeln!(text, "{}", inner.trim_matches('\n'));
     }
@@ -134,9 +136,9 @@ fn jetstream(user: &Keys, leaf: bool, store_default: &Path) -> (String, PathBuf)
     (text, store)
 }
 
-/// Lets JetStream requests pass a leaf connection: without it a leaf server keeps `$JS.API.>` to itself, JetStream or not. The
-/// user's accounts are the user's matter. Works with a hub that has a domain and with one that has none.
-fn through_the_leaf(user: &Keys) -> String {
+/// Lets JetStream requests pass leaf connections. Without it a leaf server keeps its clients' `$JS.API.>` to itself, JetStream or
+/// not, and a hub does not tell its leaves of the queue subscriptions that answer direct gets. The user's word goes first.
+fn through_leaves(user: &Keys) -> String {
     if user.any(&["default_js_domain"]) { String::new() } else { "default_js_domain: { \"$G\": \"\" }\n".to_owned() }
 }
 

@@ -4,12 +4,12 @@ use super::*;
 use futures_util::StreamExt;
 
 /// Everything that a node does with a broker, through a leaf.
-async fn the_hubs_jetstream_serves_the_leaf(hub_config: &str) {
+async fn the_hubs_jetstream_serves_the_leaf(hub_config: &str, leaf_config: &str) {
     let (hub_dir, leaf_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let port = free_port();
     // The leaf first: it must wait for its hub.
     let cluster = ClusterSettings { leaf_servers: vec![format!("nats://l:secret@127.0.0.1:{port}")], ..ClusterSettings::default() };
-    let leaf = Embedded::start(&settings(leaf_dir.path()), NodeId(2), &cluster).await.unwrap();
+    let leaf = Embedded::start(&settings_with(leaf_dir.path(), leaf_config), NodeId(2), &cluster).await.unwrap();
     let leafnodes = format!("leafnodes {{ listen: \"127.0.0.1:{port}\", authorization {{ user: l, password: secret }} }}\n");
     let hub_settings = settings_with(hub_dir.path(), &(leafnodes + hub_config));
     let hub = start(&hub_settings).await.unwrap();
@@ -57,10 +57,10 @@ async fn the_hubs_jetstream_serves_the_leaf(hub_config: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leaf_uses_the_hubs_streams() {
-    the_hubs_jetstream_serves_the_leaf("").await;
+    the_hubs_jetstream_serves_the_leaf("", "").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leaf_uses_the_streams_of_a_hub_with_a_domain() {
-    the_hubs_jetstream_serves_the_leaf("jetstream { domain: hub }").await;
+    the_hubs_jetstream_serves_the_leaf("jetstream { domain: hub }", "default_js_domain: { \"$G\": hub }").await;
 }
