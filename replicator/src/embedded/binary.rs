@@ -173,7 +173,7 @@ async fn ask_version(path: &Path) -> Result<String, EmbeddedError> {
 }
 
 /// The three numbers of "2.15.1" or "2.12.0-preview.1"; a version before a release counts as the one before.
-fn parse_version(text: &str) -> Option<(u64, u64, u64)> {
+pub(crate) fn parse_version(text: &str) -> Option<(u64, u64, u64)> {
     let numbers = text.split(['-', '+']).next()?;
     let mut parts = numbers.split('.').map(|part| part.parse().ok());
     let (major, minor, patch) = (parts.next()??, parts.next()??, parts.next()??);

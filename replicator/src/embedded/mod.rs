@@ -32,6 +32,7 @@ mod server;
 mod tests;
 mod user_config;
 
+pub(crate) use binary::parse_version;
 pub use binary::{VERSION_MIN, inside};
 pub use error::EmbeddedError;
 pub use server::{Access, Embedded};

@@ -79,6 +79,11 @@ impl Embedded {
         self.restarts.load(Ordering::Relaxed)
     }
 
+    /// The same count, for one who asks it later.
+    pub fn restart_counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.restarts)
+    }
+
     /// The server's version.
     pub fn version(&self) -> &str {
         &self.version

@@ -4,11 +4,19 @@
 //! accepted and said once. Fields are named as their keys. Durations of the old keys are numbers in the unit that their name
 //! says; durations of new keys are texts like "30d", "12h", "60s", "500ms".
 
+mod address;
+mod check;
 mod duration;
+pub mod identity;
+mod keys;
 mod load;
+mod node_config;
+mod notes;
 
+pub use address::{bind_address, server_bind};
 pub use duration::Span;
 pub use load::{Loaded, SettingsError};
+pub use node_config::NodeConfigError;
 
 use crate::config::OnJoin;
 use serde::{Deserialize, Serialize};
@@ -55,7 +63,8 @@ impl Serialize for Secret {
 pub struct Settings {
     /// The application's database.
     pub db_path: PathBuf,
-    /// This node's number, other than every other node's. 0: derived from the machine and the database's path.
+    /// This node's number, other than every other node's. 0: what the database has stored, else
+    /// derived from the machine's id, else drawn (see [`identity`]).
     pub node_id: u64,
     /// Unused: the cursor is in the database.
     pub seq_map_path: PathBuf,
