@@ -49,6 +49,39 @@ async fn a_killed_server_is_started_again_and_its_clients_find_it() {
 }
 
 #[tokio::test]
+async fn a_port_that_was_taken_during_a_restart_is_replaced_and_the_new_one_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let embedded = start(&settings(dir.path())).await.unwrap();
+    let mut access = embedded.access();
+    let former = access.borrow_and_update().url.clone();
+    kill(server_pid(dir.path(), 1));
+    let address = former.trim_start_matches("nats://");
+    // Faster than the keeper's first wait.
+    let thief = loop {
+        if let Ok(listener) = TcpListener::bind(address) {
+            break listener;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), access.changed()).await.expect("another address").unwrap();
+    let now = access.borrow().clone();
+    assert_ne!(now.url, former);
+    connect(&now).await.unwrap();
+    assert_eq!(embedded.restarts(), 1);
+    drop(thief);
+    embedded.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_killed_at_the_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let embedded = start(&settings(dir.path())).await.unwrap();
+    let pid = server_pid(dir.path(), 1);
+    signal(pid, rustix::process::Signal::STOP);
+    embedded.stop().await;
+    assert!(rustix::process::test_kill_process(pid).is_err(), "it is gone");
+}
+
+#[tokio::test]
 async fn a_store_in_use_is_refused_and_free_after_the_owner_is_gone() {
     let dir = tempfile::tempdir().unwrap();
     let embedded = start(&settings(dir.path())).await.unwrap();

@@ -11,6 +11,7 @@ use crate::settings::{ClusterSettings, Settings};
 use async_nats::jetstream;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 /// The program that `make test` names, or the one that it fetched.
@@ -55,12 +56,21 @@ fn server_pid(dir: &Path, node: u64) -> rustix::process::Pid {
 }
 
 fn kill(pid: rustix::process::Pid) {
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    signal(pid, rustix::process::Signal::KILL);
 }
 
-/// A port that is free now. Somebody may take it before the test does, which has not been seen to happen.
+fn signal(pid: rustix::process::Pid, signal: rustix::process::Signal) {
+    rustix::process::kill_process(pid, signal).unwrap();
+}
+
+/// A port that is free now, and that nobody else is given: below those that the kernel hands out, and by process.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let own = 20_000 + (std::process::id() % 120) as u16 * 100;
+    (0..100)
+        .map(|_| own + NEXT.fetch_add(1, Ordering::Relaxed) % 100)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
 }
 
 async fn connect(access: &Access) -> Result<async_nats::Client, async_nats::ConnectError> {
