@@ -121,9 +121,11 @@ fn jetstream(user: &Keys, leaf: bool, store_default: &Path) -> (String, PathBuf)
     let off = user.value("jetstream").is_some_and(|value| matches!(value.to_lowercase().as_str(), "disabled" | "disable" | "false"));
     let block = user.block("jetstream");
     if off || leaf && !user.any(&["jetstream"]) {
-        return (String::new(), store);
+        return (if leaf { through_leaves(user) } else { String::new() }, store);
     }
-    let mut text = String::from("jetstream {\n");
+    let hub = user.any(&["leafnodes", "leaf"]) && user.within("jetstream", &["domain"]).is_none();
+    let mut text = if hub { through_leaves(user) } else { String::new() };
+    text += "jetstream {\n";
     if let Some(inner) = block {
         _ = writeln!(text, "{}", inner.trim_matches('\n'));
     }
@@ -132,6 +134,12 @@ fn jetstream(user: &Keys, leaf: bool, store_default: &Path) -> (String, PathBuf)
     }
     text += "  sync_interval: always\n}\n";
     (text, store)
+}
+
+/// Lets JetStream requests pass leaf connections. Without it a leaf server keeps its clients' `$JS.API.>` to itself, JetStream or
+/// not, and a hub does not tell its leaves of the queue subscriptions that answer direct gets. The user's word goes first.
+fn through_leaves(user: &Keys) -> String {
+    if user.any(&["default_js_domain"]) { String::new() } else { "default_js_domain: { \"$G\": \"\" }\n".to_owned() }
 }
 
 /// The `cluster` block for `-cluster-addr`.
@@ -146,7 +154,7 @@ fn routes(cluster: &ClusterSettings, user: &Keys, warnings: &mut Vec<String>, re
     let (host, port) = addr.rsplit_once(':').ok_or_else(bad)?;
     port.parse::<u16>().map_err(|_| bad())?;
     let listen = if host.is_empty() { format!("0.0.0.0:{port}") } else { addr.to_owned() };
-    let peers: Vec<String> = cluster.peers.iter().map(|peer| with_scheme(peer, "nats")).collect();
+    let mut peers: Vec<String> = cluster.peers.iter().map(|peer| with_scheme(peer, "nats")).collect();
     let others = peers.iter().filter(|peer| !peer.ends_with(&format!("@{addr}")) && !peer.ends_with(&format!("//{addr}"))).count();
     if others < 2 {
         warnings.push(format!(
@@ -159,12 +167,18 @@ fn routes(cluster: &ClusterSettings, user: &Keys, warnings: &mut Vec<String>, re
             "replication_log.replicas = {replicas} in a cluster: a stream lives and dies with one server, 3 outlive one of them"
         ));
     }
+    // JetStream refuses a cluster without any route; a first node that the others come to names itself.
+    if peers.is_empty() && user.within("cluster", &["routes"]).is_none() {
+        peers.push(with_scheme(if host.is_empty() { &listen } else { addr }, "nats"));
+    }
     let mut ours = format!("  listen: {}\n", quote(&listen));
     // Everybody's routes carry the same login: ask for it, too.
     if let Some((name, password)) = peers.iter().find_map(|peer| userinfo(peer)) {
         _ = writeln!(ours, "  authorization {{ user: {}, password: {} }}", quote(name), quote(password));
     }
-    _ = writeln!(ours, "  routes: [{}]", peers.iter().map(|peer| quote(peer)).collect::<Vec<_>>().join(", "));
+    if !peers.is_empty() {
+        _ = writeln!(ours, "  routes: [{}]", peers.iter().map(|peer| quote(peer)).collect::<Vec<_>>().join(", "));
+    }
     Ok(cluster_block(&ours, user.block("cluster").unwrap_or_default()))
 }
 
@@ -235,4 +249,85 @@ fn quote(text: &str) -> String {
         }
     }
     quoted + "\""
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(settings: &Settings, cluster: &ClusterSettings, user: &str) -> Plan {
+        Plan::new(settings, NodeId(7), cluster, &Keys::of(user), Secret::new("made")).unwrap()
+    }
+
+    fn bound(address: &str) -> Settings {
+        let mut settings = Settings { db_path: "/data/app.db".into(), ..Settings::default() };
+        settings.nats.bind_address = address.to_owned();
+        settings
+    }
+
+    #[test]
+    fn an_address_of_the_users_choice_is_served_as_written_and_any_port_on_loopback_only() {
+        let alone = ClusterSettings::default();
+        for (address, listen, exposed) in [
+            (":-1", "127.0.0.1:-1", false),
+            (":0", "127.0.0.1:-1", false),
+            ("localhost:-1", "localhost:-1", false),
+            (":4222", "0.0.0.0:4222", true),
+            ("0.0.0.0:4222", "0.0.0.0:4222", true),
+            ("[::1]:4222", "[::1]:4222", true),
+            ("node:-1", "node:-1", true),
+        ] {
+            let plan = plan(&bound(address), &alone, "");
+            let text = plan.text(None);
+            assert!(text.contains(&format!("listen: \"{listen}\"\n")), "{address}: {text}");
+            assert_eq!(plan.login.is_none(), exposed, "{address}");
+            assert_eq!(plan.warnings.len(), usize::from(exposed), "{address}");
+            assert_eq!(text.contains("authorization { user: \"harmonylite\", password: \"made\" }"), !exposed);
+        }
+        assert!(plan(&bound(":-1"), &alone, "").text(Some(4300)).contains("127.0.0.1:4300"));
+        assert!(plan(&bound(":4222"), &alone, "").text(Some(4300)).contains("0.0.0.0:4222"));
+        for bad in ["4222", "host:port", ":99999", "host:-2"] {
+            assert!(Plan::new(&bound(bad), NodeId(7), &alone, &Keys::default(), Secret::default()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_users_file_comes_first_and_its_blocks_are_kept() {
+        let mut settings = bound(":-1");
+        settings.nats.server_config = "/etc/nats/user.conf".to_owned();
+        let plan = plan(&settings, &ClusterSettings::default(), "jetstream { max_mem: 1G }\naccounts { A {} }");
+        let text = plan.text(None);
+        // The generated file is in /data/nats/harmonylite-node-7.
+        assert!(text.contains("include \"../../../etc/nats/user.conf\"\n"), "{text}");
+        assert!(text.contains("max_mem: 1G") && text.contains("sync_interval: always"), "{text}");
+        assert!(text.contains("store_dir: \"/data/nats/harmonylite-node-7\""), "{text}");
+        assert!(!text.contains("authorization") && plan.login.is_none() && plan.warnings.is_empty(), "{text}");
+    }
+
+    #[test]
+    fn a_cluster_says_what_it_cannot_outlive() {
+        let mut cluster = ClusterSettings { addr: Some("10.0.0.1:6222".to_owned()), ..ClusterSettings::default() };
+        cluster.peers = vec!["nats://u:p@10.0.0.1:6222/".to_owned(), "dns://u:p@others:6222/?min=3".to_owned()];
+        let two = plan(&bound(":-1"), &cluster, "");
+        let text = two.text(None);
+        assert!(text.contains("name: e-harmonylite") && text.contains("authorization { user: \"u\", password: \"p\" }"), "{text}");
+        assert!(text.contains("routes: [\"nats://u:p@10.0.0.1:6222\", \"nats://u:p@others:6222\"]"), "{text}");
+        assert_eq!(two.warnings.len(), 2, "{:?}", two.warnings);
+        cluster.peers.push("nats://u:p@10.0.0.3:6222".to_owned());
+        let mut settings = bound(":-1");
+        settings.replication_log.replicas = 3;
+        assert!(plan(&settings, &cluster, "").warnings.is_empty());
+        cluster.peers.clear();
+        assert!(plan(&settings, &cluster, "").text(None).contains("routes: [\"nats://10.0.0.1:6222\"]"));
+    }
+
+    #[test]
+    fn a_leaf_has_no_jetstream_of_its_own_unless_the_user_says_so() {
+        let leaf = ClusterSettings { leaf_servers: vec!["hub:7422".to_owned()], ..ClusterSettings::default() };
+        let text = plan(&bound(":-1"), &leaf, "").text(None);
+        assert!(text.contains("remotes: [ { urls: [\"nats-leaf://hub:7422\"] } ]") && !text.contains("jetstream"), "{text}");
+        assert!(text.contains("default_js_domain"), "{text}");
+        let text = plan(&bound(":-1"), &leaf, "jetstream { domain: edge }").text(None);
+        assert!(text.contains("domain: edge") && !text.contains("default_js_domain"), "{text}");
+    }
 }

@@ -12,10 +12,14 @@
 //! below 3 live and die with one server.
 //!
 //! *Leaf* (`-leaf-servers`): the child runs **without JetStream**. A leaf server with a JetStream of its own answers its clients'
-//! `$JS.API` requests itself, so the node would talk to a private stream that no other node sees; without one the requests,
-//! the publishes and the deliveries pass to the hub, where the streams live (tested with a real pair in `tests.rs`). While the
-//! hub cannot be reached the node captures and waits, as with any broker. A `jetstream` block in `server_config` is taken as it
-//! is, for those who mirror streams themselves.
+//! `$JS.API` requests itself, so the node would talk to a private stream that no other node sees. Without one, and with
+//! `default_js_domain` (`config.rs`), requests, publishes and deliveries pass to the hub, where the streams live:
+//! `tests/leaf.rs`. The hub needs a `leafnodes` block (an embedded hub: in its `server_config`; the rest is added here). If the
+//! hub's JetStream has a domain, the leaf's `server_config` must name it: `default_js_domain: { "$G": "that domain" }`. A hub
+//! that is not ours and has no domain should have `default_js_domain: { "$G": "" }`: measured without it on 2.15.1, all
+//! works through the leaf but direct gets, which time out (`STREAM.MSG.GET` works). While the hub cannot be reached the node
+//! captures and waits, as with any broker. A `jetstream` block in the leaf's own `server_config` is taken as it is, for those
+//! who mirror streams themselves.
 
 mod binary;
 mod config;
