@@ -25,6 +25,8 @@ pub mod mirror;
 pub mod names;
 pub mod outbound;
 pub mod parts;
+pub mod planted;
+pub mod prune;
 pub mod quarantine;
 pub mod repair;
 pub mod resolve;
