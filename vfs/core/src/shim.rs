@@ -299,12 +299,11 @@ unsafe extern "C" fn shm_lock(file: *mut File, slot: c_int, count: c_int, flags:
     let after = state.header();
     let code = pass(state.parent);
     if code == OK && flags & SHM_UNLOCK != 0 {
-        let before = state.before.take();
-        if let Some(after) = after
-            && before.is_none_or(|before| after.committed_since(&before))
-        {
+        // No header before: a wal-index just made. There is news in it only if a WAL was recovered.
+        let before = state.before.take().unwrap_or_default();
+        if let Some(after) = after.filter(|after| after.committed_since(&before)) {
             state.rung = true;
-            guard((), || state.ringer.ring(after.max_frame, before.map_or(0, |before| after.frames_since(&before))));
+            guard((), || state.ringer.ring(after.max_frame, after.frames_since(&before)));
         }
     }
     code

@@ -9,7 +9,7 @@ const WORDS: usize = 12;
 const VERSION: u32 = 3_007_000;
 
 /// What identifies a commit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Header {
     /// `iChange`: one more at each commit. Starts anew when a crashed WAL is recovered.
     pub change: u32,
