@@ -259,3 +259,16 @@ impl Asked {
         futex::wait(self.0.progress(), word, timeout);
     }
 }
+
+/// For the bench: nanoseconds a ring, over so many, by an application of that database.
+#[doc(hidden)]
+#[must_use]
+pub fn time_rings(database: &Path, rings: u64) -> f64 {
+    let Some(name) = database.canonicalize().ok().and_then(|p| c_string(&p).ok()) else { return f64::NAN };
+    let mut ringer = crate::ringer::Ringer::new(&name);
+    let start = futex::monotonic_ns();
+    for i in 0..rings {
+        ringer.ring(i as u32, 1);
+    }
+    (futex::monotonic_ns() - start) as f64 / rings as f64
+}
