@@ -51,7 +51,9 @@ impl LockError {
     /// What a person can do.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Running { .. } => "one sidecar serves every program that uses the database; stop the other one first if it is to be replaced",
+            Self::Running { .. } => {
+                "one sidecar serves every program that uses the database; stop the other one first if it is to be replaced"
+            }
             Self::Io { .. } => "the lock lies beside the database: check the permissions of the directory",
         }
     }

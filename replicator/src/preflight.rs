@@ -243,7 +243,10 @@ mod tests {
         std::fs::write(&empty, "").unwrap();
         assert!(check(&empty).unwrap().empty);
         let wide = dir.path().join("wide.db");
-        Connection::open(&wide).unwrap().execute_batch("PRAGMA encoding = 'UTF-16'; PRAGMA page_size = 65536; CREATE TABLE t (a);").unwrap();
+        Connection::open(&wide)
+            .unwrap()
+            .execute_batch("PRAGMA encoding = 'UTF-16'; PRAGMA page_size = 65536; CREATE TABLE t (a);")
+            .unwrap();
         let facts = check(&wide).unwrap();
         assert_eq!((facts.page_bytes, facts.utf16), (65_536, true));
     }
@@ -268,7 +271,7 @@ mod tests {
 
     #[test]
     fn missing_permissions_name_the_file_or_the_directory() {
-        let Place { db, .. } = place();
+        let Place { dir: _dir, db } = place();
         std::fs::write(beside(&db, "-wal"), "").unwrap();
         let refuse = |name: &'static str, which: Access| {
             check_with(&db, &move |file: &Path, how: Access| {
@@ -279,7 +282,8 @@ mod tests {
         assert!(matches!(refuse("app.db", Access::WRITE_OK), Err(PreflightError::NotWritable { .. })));
         let wal = refuse("app.db-wal", Access::WRITE_OK).unwrap_err();
         assert!(wal.to_string().contains("app.db-wal") && !wal.hint().is_empty());
-        let directory = check_with(&db, &|_, how| if how.contains(Access::EXEC_OK) { Err(ErrorKind::ReadOnlyFilesystem.into()) } else { Ok(()) });
+        let directory =
+            check_with(&db, &|_, how| if how.contains(Access::EXEC_OK) { Err(ErrorKind::ReadOnlyFilesystem.into()) } else { Ok(()) });
         assert!(matches!(directory, Err(PreflightError::DirectoryNotWritable { .. })));
     }
 }

@@ -57,7 +57,8 @@ mod tests {
              CREATE TRIGGER __harmonylite__u_change_log_on_insert AFTER INSERT ON u BEGIN INSERT INTO __harmonylite__u_change_log (val_a) VALUES (NEW.a); END;",
         )
         .unwrap();
-        let before: i64 = db.query_row("SELECT count(*) FROM sqlite_schema WHERE name LIKE '\\_\\_harm%' ESCAPE '\\'", [], |r| r.get(0)).unwrap();
+        let before: i64 =
+            db.query_row("SELECT count(*) FROM sqlite_schema WHERE name LIKE '\\_\\_harm%' ESCAPE '\\'", [], |r| r.get(0)).unwrap();
         assert_eq!(before, 3);
         let lock = Lock::acquire(&settings.db_path).unwrap();
         let error = remove(&settings).unwrap_err();
@@ -67,8 +68,13 @@ mod tests {
         harmonylite::database::create_tables(&db, &settings.db_path).unwrap();
         capture::install(&db, &Default::default(), 1).unwrap();
         assert!(remove(&settings).unwrap().len() > 10);
-        let left: Vec<String> =
-            db.prepare("SELECT name FROM sqlite_schema WHERE type <> 'index'").unwrap().query_map([], |r| r.get(0)).unwrap().map(Result::unwrap).collect();
+        let left: Vec<String> = db
+            .prepare("SELECT name FROM sqlite_schema WHERE type <> 'index'")
+            .unwrap()
+            .query_map([], |r| r.get(0))
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
         assert!(left.iter().all(|name| ["t", "u", "sqlite_sequence"].contains(&name.as_str())), "{left:?}");
         assert_eq!(db.query_row("SELECT a FROM t", [], |r| r.get::<_, i64>(0)).unwrap(), 2);
         assert_eq!(remove(&settings).unwrap().len(), 0);

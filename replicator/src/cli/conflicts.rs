@@ -28,7 +28,9 @@ pub(crate) fn run(settings: &Settings, action: ConflictsAction) -> Result<ExitCo
 
 fn find(db: &Connection, id: i64) -> Result<Conflict> {
     let found = journal::list(db, i64::MAX)?.into_iter().find(|c| c.id == id);
-    found.ok_or_else(|| Failure::new(Exit::General, format!("there is no conflict {id}"), "`harmonylite conflicts list` shows their numbers").into())
+    found.ok_or_else(|| {
+        Failure::new(Exit::General, format!("there is no conflict {id}"), "`harmonylite conflicts list` shows their numbers").into()
+    })
 }
 
 fn list(conflicts: &[Conflict], json: bool) -> Result<String> {
@@ -101,7 +103,10 @@ mod tests {
         let all = journal::list(&db, 10).unwrap();
         let text = list(&all, false).unwrap();
         assert!(text.contains("2023-11-14T22:13:20Z") && text.contains("a delete"), "{text}");
-        assert_eq!(serde_json::from_str::<serde_json::Value>(&list(&all, true).unwrap()).unwrap()[1]["content"], all[1].content.clone().unwrap());
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&list(&all, true).unwrap()).unwrap()[1]["content"],
+            all[1].content.clone().unwrap()
+        );
         assert!(detail(&find(&db, 1).unwrap()).contains("  a = 'x'\n"));
         assert!(detail(&find(&db, 2).unwrap()).contains("was a delete"));
         assert!(find(&db, 3).unwrap_err().to_string().contains("no conflict 3"));

@@ -37,7 +37,7 @@ pub(crate) enum Exit {
 pub(crate) const HELP: &str = "\
 Exit status:
   0  done
-  1  a general error; `status`: the node does not run; `doctor`: something would stop the node
+  1  a general error; `status`: the node does not run
   2  wrong usage or configuration
   3  the database cannot be used (no such file, not a database, encrypted or damaged, read-only, permissions, locked)
   4  another sidecar runs on this database
@@ -46,6 +46,7 @@ Exit status:
   7  a port is in use
   8  stopped to protect data
   9  not in this version yet
+`doctor` ends with the status that `run` would end with, as far as it can tell.
 A broker that cannot be reached is no error: the node captures, waits and says so.
 
 Flags of HarmonyLite (Go) work with one dash or two: harmonylite -config node1.toml -cluster-addr 127.0.0.1:4221";

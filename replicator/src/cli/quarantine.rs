@@ -52,11 +52,18 @@ fn unknown(id: i64) -> Failure {
 fn retry(db: &Connection, path: &Path, id: i64) -> Result<String> {
     quarantine::load(db, id)?.ok_or_else(|| unknown(id))?;
     let Sidecar::Running(owner) = sidecar(path)? else {
-        return Err(Failure::new(Exit::General, format!("no node runs on {}", path.display()), "start it with `harmonylite run`, then retry").into());
+        return Err(Failure::new(
+            Exit::General,
+            format!("no node runs on {}", path.display()),
+            "start it with `harmonylite run`, then retry",
+        )
+        .into());
     };
     let answer = control::ask(owner.as_ref(), "POST", &format!("/quarantine/{id}/retry"))?;
     match answer.status {
-        200..=299 => Ok(format!("the node tries batch {id} again; if it stays in `harmonylite quarantine list`, its reason is the new one\n")),
+        200..=299 => {
+            Ok(format!("the node tries batch {id} again; if it stays in `harmonylite quarantine list`, its reason is the new one\n"))
+        }
         status => Err(Failure::new(Exit::General, format!("the node refused ({status}): {}", answer.body), "its log tells more").into()),
     }
 }

@@ -51,7 +51,11 @@ fn layout(db: &Connection, filter: &TableFilter, conflict: &Conflict) -> Result<
     let schema = inspect(db, filter)?;
     let found = schema.tables.into_iter().find(|t| t.name.eq_ignore_ascii_case(&conflict.table));
     let table = found.ok_or_else(|| {
-        Failure::new(Exit::General, format!("the table {} is not replicated here any more", conflict.table), "`harmonylite conflicts show` prints the content")
+        Failure::new(
+            Exit::General,
+            format!("the table {} is not replicated here any more", conflict.table),
+            "`harmonylite conflicts show` prints the content",
+        )
     })?;
     let captured: bool = db.query_row(
         "SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE AND substr(name, 1, 15) = '__harmonylite__')",
@@ -95,7 +99,13 @@ fn differs(conflict: &Conflict, how: &str) -> Failure {
 
 fn values(conflict: &Conflict, json: Option<&str>) -> Result<Vec<(String, Value)>, Failure> {
     let parsed = columns(json).and_then(|pairs| pairs.into_iter().map(|(name, text)| Some((name, parse_literal(&text)?))).collect());
-    parsed.ok_or_else(|| Failure::new(Exit::General, format!("conflict {} is not readable", conflict.id), "`harmonylite conflicts show` prints what there is"))
+    parsed.ok_or_else(|| {
+        Failure::new(
+            Exit::General,
+            format!("conflict {} is not readable", conflict.id),
+            "`harmonylite conflicts show` prints what there is",
+        )
+    })
 }
 
 /// Reads exactly what [`literal`] writes.
@@ -158,7 +168,9 @@ mod tests {
             assert_eq!(literal(&back), literal(&value));
             assert_eq!(back, value);
         }
-        for bad in ["", "null", "1; DROP TABLE t", "'a' || 'b'", "random()", "X'0'", "X'zz'", "CAST(1 AS TEXT)", "'", "inf", "NaN", "-inf", "+1"] {
+        for bad in
+            ["", "null", "1; DROP TABLE t", "'a' || 'b'", "random()", "X'0'", "X'zz'", "CAST(1 AS TEXT)", "'", "inf", "NaN", "-inf", "+1"]
+        {
             assert_eq!(parse_literal(bad), None, "{bad}");
         }
     }
@@ -200,7 +212,8 @@ mod tests {
         capture::install(&db, &TableFilter::default(), 1).unwrap();
         let done = restore(&mut db, &TableFilter::default(), &lost).unwrap();
         assert!(done.contains("restored") && done.contains("v = 'now'"), "{done}");
-        let row: (String, Vec<u8>) = db.query_row("SELECT \"the key\", v FROM \"odd \"\"name\"", [], |r| Ok((r.get(0)?, r.get(1)?))).unwrap();
+        let row: (String, Vec<u8>) =
+            db.query_row("SELECT \"the key\", v FROM \"odd \"\"name\"", [], |r| Ok((r.get(0)?, r.get(1)?))).unwrap();
         assert_eq!(row, ("A".to_owned(), vec![0, 255]));
         assert!(log(&db) > 0, "it is a write like any other");
     }

@@ -21,9 +21,7 @@ fn text(db: &Connection, schema: &Schema) -> Result<String> {
     let mut rows = vec![["table", "hash", "state"].map(str::to_owned).to_vec()];
     for table in &schema.tables {
         let known: Option<Option<Vec<u8>>> = match installed {
-            true => db
-                .query_row("SELECT hash FROM main.__harmonylite__table WHERE name = ?1", [&table.name], |r| r.get(0))
-                .optional()?,
+            true => db.query_row("SELECT hash FROM main.__harmonylite__table WHERE name = ?1", [&table.name], |r| r.get(0)).optional()?,
             false => None,
         };
         let state = match known.flatten() {

@@ -36,7 +36,10 @@ pub(crate) fn ago(then_ms: i64, now_ms: i64) -> String {
 
 /// A moment in UTC, to the second.
 pub(crate) fn moment(unix_ms: i64) -> String {
-    OffsetDateTime::from_unix_timestamp(unix_ms / 1_000).ok().and_then(|t| t.format(&Rfc3339).ok()).unwrap_or_else(|| format!("{unix_ms} ms"))
+    OffsetDateTime::from_unix_timestamp(unix_ms / 1_000)
+        .ok()
+        .and_then(|t| t.format(&Rfc3339).ok())
+        .unwrap_or_else(|| format!("{unix_ms} ms"))
 }
 
 /// A number of bytes.

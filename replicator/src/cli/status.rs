@@ -53,7 +53,9 @@ fn look(db: &Path) -> Result<(bool, Status)> {
 fn ask(owner: Option<&Owner>) -> Result<Status> {
     let answer = control::ask(owner, "GET", "/status")?;
     if answer.status != 200 {
-        return Err(Failure::new(Exit::General, format!("the node answers {}: {}", answer.status, answer.body), "its log tells more").into());
+        return Err(
+            Failure::new(Exit::General, format!("the node answers {}: {}", answer.status, answer.body), "its log tells more").into()
+        );
     }
     serde_json::from_str(&answer.body).context("the node's answer cannot be read: is it another version of harmonylite?")
 }
@@ -67,11 +69,10 @@ fn offline(path: &Path) -> Result<Status> {
 fn read(db: &Connection, path: &Path) -> Result<Status> {
     let meta = Meta::read(db)?;
     let count = |sql: &str| db.query_row(sql, [], |r| r.get::<_, i64>(0)).map(|n| n.max(0).cast_unsigned());
-    let (pending_rows, oldest_pending_ms) = db.query_row(
-        "SELECT count(*), coalesce(min(time), 0) FROM main.__harmonylite__change_log WHERE id > ?1",
-        [meta.published],
-        |r| Ok((r.get::<_, i64>(0)?.cast_unsigned(), r.get(1)?)),
-    )?;
+    let (pending_rows, oldest_pending_ms) =
+        db.query_row("SELECT count(*), coalesce(min(time), 0) FROM main.__harmonylite__change_log WHERE id > ?1", [meta.published], |r| {
+            Ok((r.get::<_, i64>(0)?.cast_unsigned(), r.get(1)?))
+        })?;
     Ok(Status {
         node_id: meta.node.0,
         db_path: path.display().to_string(),
@@ -95,8 +96,10 @@ fn texts(db: &Connection, sql: &str) -> rusqlite::Result<Vec<String>> {
 }
 
 fn streams(db: &Connection) -> Result<Vec<StreamStatus>> {
-    let shards: Vec<u32> =
-        db.prepare("SELECT DISTINCT shard FROM main.__harmonylite__cursor ORDER BY shard")?.query_map([], |r| r.get(0))?.collect::<rusqlite::Result<_>>()?;
+    let shards: Vec<u32> = db
+        .prepare("SELECT DISTINCT shard FROM main.__harmonylite__cursor ORDER BY shard")?
+        .query_map([], |r| r.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
     let one = |shard| Ok(StreamStatus { shard, cursor: Cursor::read(db, shard)?.seq().0, ..StreamStatus::default() });
     shards.into_iter().map(one).collect()
 }
@@ -112,15 +115,23 @@ fn held(db: &Connection) -> rusqlite::Result<Vec<HeldStatus>> {
 fn text(running: bool, s: &Status) -> String {
     let mut out = String::new();
     let node = match running {
-        true => format!("{}: running for {} (process {}, harmonylite {})", s.node_id, show::span(s.now_ms - s.started_ms), s.pid, s.version),
+        true => {
+            format!("{}: running for {} (process {}, harmonylite {})", s.node_id, show::span(s.now_ms - s.started_ms), s.pid, s.version)
+        }
         false => format!("{}: NOT RUNNING; what follows is what the database holds", s.node_id),
     };
     show::line(&mut out, "node", &node);
     let skipped = if s.skipped.is_empty() { String::new() } else { format!(", {} not (harmonylite doctor)", s.skipped.len()) };
-    show::line(&mut out, "database", &format!("{}: {} tables replicated{skipped}{}", s.db_path, s.tables.len(), if s.joined { "" } else { "; has not joined yet" }));
+    show::line(
+        &mut out,
+        "database",
+        &format!("{}: {} tables replicated{skipped}{}", s.db_path, s.tables.len(), if s.joined { "" } else { "; has not joined yet" }),
+    );
     if running {
         show::line(&mut out, "broker", &broker(s));
-        for (off, what) in [(s.publish, "publish = false: local changes are not sent"), (s.replicate, "replicate = false: remote changes are not applied")] {
+        for (off, what) in
+            [(s.publish, "publish = false: local changes are not sent"), (s.replicate, "replicate = false: remote changes are not applied")]
+        {
             if !off {
                 show::line(&mut out, "one-way", what);
             }
@@ -171,15 +182,33 @@ fn activity(out: &mut String, s: &Status) {
     show::line(
         out,
         "published",
-        &format!("{} batches, {} rows, {}{}", c.batches_published, c.rows_published, show::bytes(c.bytes_published), last(s.last_published_ms)),
+        &format!(
+            "{} batches, {} rows, {}{}",
+            c.batches_published,
+            c.rows_published,
+            show::bytes(c.bytes_published),
+            last(s.last_published_ms)
+        ),
     );
     show::line(
         out,
         "applied",
-        &format!("{} batches, {} rows ({} older than ours), {}{}", c.batches_applied, c.rows_applied, c.rows_skipped, show::bytes(c.bytes_applied), last(s.last_applied_ms)),
+        &format!(
+            "{} batches, {} rows ({} older than ours), {}{}",
+            c.batches_applied,
+            c.rows_applied,
+            c.rows_skipped,
+            show::bytes(c.bytes_applied),
+            last(s.last_applied_ms)
+        ),
     );
-    let mut wakes = format!("{} (bell {}, watcher {}, poll {})", if w.last.is_empty() { "nothing yet" } else { &w.last }, w.bell, w.watcher, w.poll);
-    for (what, (median, most)) in [("commit to wake", w.commit_to_wake_us), ("wake to published", w.wake_to_published_us), ("published to applied", w.published_to_applied_us)] {
+    let mut wakes =
+        format!("{} (bell {}, watcher {}, poll {})", if w.last.is_empty() { "nothing yet" } else { &w.last }, w.bell, w.watcher, w.poll);
+    for (what, (median, most)) in [
+        ("commit to wake", w.commit_to_wake_us),
+        ("wake to published", w.wake_to_published_us),
+        ("published to applied", w.published_to_applied_us),
+    ] {
         if most > 0 {
             let _ = write!(wakes, "; {what} {} ms, p99 {} ms", ms(median), ms(most));
         }

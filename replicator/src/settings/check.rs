@@ -34,7 +34,10 @@ pub(super) fn check(s: &Settings) -> Checked {
     if s.version_retention <= log.max_age {
         return Err((
             "version_retention",
-            format!("is {}: it must exceed replication_log.max_age ({}), or a late delete could be forgotten", s.version_retention, log.max_age),
+            format!(
+                "is {}: it must exceed replication_log.max_age ({}), or a late delete could be forgotten",
+                s.version_retention, log.max_age
+            ),
         ));
     }
     globs("tables.include", &s.tables.include)?;
@@ -82,9 +85,8 @@ fn nats(n: &NatsSettings) -> Checked {
     subject("nats.stream_prefix", &n.stream_prefix, false)?;
     for (i, url) in n.urls.iter().enumerate() {
         // The URL itself may hold a password.
-        url.parse::<async_nats::ServerAddr>().map_err(|_| {
-            ("nats.urls", format!("entry {} is not a server address: write nats://host:4222 or tls://host:4222", i + 1))
-        })?;
+        url.parse::<async_nats::ServerAddr>()
+            .map_err(|_| ("nats.urls", format!("entry {} is not a server address: write nats://host:4222 or tls://host:4222", i + 1)))?;
     }
     for (key, file) in [
         ("nats.server_config", &n.server_config),

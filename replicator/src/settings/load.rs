@@ -136,9 +136,7 @@ fn finding_error(finding: &Finding, text: &str, path: &Path) -> SettingsError {
     let path = path.to_owned();
     match finding.clone() {
         Finding::Unknown { key, nearest, at } => SettingsError::UnknownKey { path, line: line_of(text, at), key, nearest },
-        Finding::WrongType { key, expected, found, at } => {
-            SettingsError::WrongType { path, line: line_of(text, at), key, expected, found }
-        }
+        Finding::WrongType { key, expected, found, at } => SettingsError::WrongType { path, line: line_of(text, at), key, expected, found },
     }
 }
 
