@@ -6,6 +6,7 @@ use harmonylite::preflight::PreflightError;
 use harmonylite::settings::{NodeConfigError, SettingsError};
 use rusqlite::ErrorCode;
 use std::fmt;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 /// The exit statuses besides 0. [`HELP`] tells them to people.
@@ -96,7 +97,8 @@ impl Failure {
         } else if let Some(e) = error.downcast_ref::<DatabaseError>() {
             database(e)
         } else if let Some(e) = error.downcast_ref::<rusqlite::Error>() {
-            (Exit::Database, sqlite(e).to_owned())
+            let constraint = e.sqlite_error_code() == Some(ErrorCode::ConstraintViolation);
+            (if constraint { Exit::General } else { Exit::Database }, sqlite(e).to_owned())
         } else if let Some(e) = error.downcast_ref::<NodeConfigError>() {
             match e {
                 NodeConfigError::Path { .. } => (Exit::Database, "check the path of the database".to_owned()),
@@ -111,7 +113,8 @@ impl Failure {
 
     /// Prints the two lines to stderr.
     pub(crate) fn report(&self) -> ExitCode {
-        eprintln!("harmonylite: {}\nhint: {}", one_line(&self.what), one_line(&self.hint));
+        // Nobody may be listening any more.
+        let _ = writeln!(std::io::stderr(), "harmonylite: {}\nhint: {}", one_line(&self.what), one_line(&self.hint));
         self.exit.into()
     }
 }

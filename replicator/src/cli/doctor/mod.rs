@@ -7,13 +7,14 @@ mod broker;
 mod machine;
 mod objects;
 mod open;
+mod ports;
 mod report;
 mod tables;
 mod triggers;
 
 use super::args::Global;
 use super::dispatch;
-use super::exit::{Exit, Failure};
+use super::exit::Failure;
 use super::show;
 use anyhow::Result;
 use harmonylite::preflight::{self, FileFacts};
@@ -47,6 +48,7 @@ fn examine(global: &Global) -> Report {
         ClusterSettings::default()
     });
     broker::check(&loaded.settings, &cluster, &mut report);
+    ports::check(&loaded.settings, &cluster, &mut report);
     if report.has_problem("configuration") && global.db.is_none() {
         // Which database is meant is not known then.
         return report;
@@ -75,6 +77,7 @@ fn database(loaded: &Loaded, facts: FileFacts, report: &mut Report) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::exit::Exit;
     use super::*;
     use rusqlite::Connection;
     use sha2::{Digest, Sha256};

@@ -2,6 +2,7 @@
 
 use super::super::exit::{Exit, Failure};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// How much something matters.
@@ -82,8 +83,12 @@ impl Report {
             "will be replicated: {}",
             if self.replicated.is_empty() { "nothing".to_owned() } else { self.replicated.join(", ") }
         );
+        let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for table in &self.not_replicated {
-            let _ = writeln!(out, "not replicated: {}: {}", table.table, table.reason);
+            by_reason.entry(&table.reason).or_default().push(&table.table);
+        }
+        for (reason, tables) in by_reason {
+            let _ = writeln!(out, "not replicated: {}: {reason}", tables.join(", "));
         }
         for (level, title) in [(Level::Problem, "PROBLEM"), (Level::Warning, "WARNING"), (Level::Note, "note")] {
             for finding in self.findings.iter().filter(|f| f.level == level) {
@@ -96,7 +101,7 @@ impl Report {
         let count = |level| self.findings.iter().filter(|f| f.level == level).count();
         let _ = writeln!(
             out,
-            "{} problems, {} warnings, {} notes; nothing was changed",
+            "problems: {}, warnings: {}, notes: {}; nothing was changed",
             count(Level::Problem),
             count(Level::Warning),
             count(Level::Note)
