@@ -38,7 +38,7 @@ fn usage(error: &clap::Error) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let text = error.to_string();
-    let (what, _) = text.split_once("\n\nUsage:").unwrap_or((&text, ""));
+    let (what, _) = text.split_once("\n\nUsage:").or_else(|| text.split_once("\n\nFor more")).unwrap_or((&text, ""));
     let what = what.strip_prefix("error: ").unwrap_or(what);
     let what = if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand { "a subcommand is missing" } else { what };
     Err(Failure::new(Exit::Usage, what, "`harmonylite help` lists commands and flags, `harmonylite help COMMAND` those of one").into())

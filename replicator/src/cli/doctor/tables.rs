@@ -76,7 +76,8 @@ fn counters(db: &Connection, schema: &Schema, report: &mut Report) -> Result<()>
         "INTEGER PRIMARY KEY in {}: where the application lets SQLite choose the number, two nodes that insert at once choose the same one, and the later row replaces the earlier (which goes to the conflict journal)",
         names.join(", ")
     );
-    let hint = "give each node its own range (insert one row with id 1000000000 on node 2, 2000000000 on node 3, then delete it; AUTOINCREMENT keeps counting from there), or use random keys (UUID)";
+    // Ranges by a first high number do not work: SQLite goes on from the greatest number in the table, remote rows included.
+    let hint = "let the application choose the numbers (a range for each node, or random 63-bit numbers), or use random text keys (UUID)";
     report.add(Level::Warning, "table", text, hint);
     Ok(())
 }
