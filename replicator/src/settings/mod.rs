@@ -237,9 +237,10 @@ impl Default for ReplicationLogSettings {
     fn default() -> Self {
         Self {
             shards: 1,
-            // A batch a second for eleven days; the bytes and the age are what usually ends first.
+            // A batch a second for eleven days; the bytes and the age are what usually ends first. The server refuses a stream whose
+            // max_bytes exceed its free disk, so that a small machine must be able to afford the default.
             max_entries: 1_000_000,
-            max_bytes: 4 << 30,
+            max_bytes: 1 << 30,
             max_age: Span::from_days(7),
             replicas: 1,
             compress: true,
