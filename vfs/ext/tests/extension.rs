@@ -1,7 +1,7 @@
 //! Goal: the loadable extension works in programs that know nothing of it, beside the Rust side and beside other SQLite libraries.
 //! Method: the sqlite3 shell and Debian's python3 load it and commit; this test holds the bell.
 
-#![allow(clippy::unwrap_used, missing_docs)] // a test may
+#![allow(clippy::unwrap_used, clippy::missing_transmute_annotations, missing_docs)] // a test may
 
 use harmonylite_vfs::bell::{Bell, Commit};
 use rusqlite::{Connection, ffi};
