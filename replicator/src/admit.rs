@@ -18,7 +18,7 @@ pub fn admit(layout: &Layout, tables: &[TableHeader]) -> Result<Vec<Option<Arc<T
 
 fn admit_table(layout: &Layout, header: &TableHeader) -> Result<Option<Arc<TableMap>>, String> {
     let Some(table) = layout.by_name(&header.name) else {
-        if layout.excluded.contains(&header.name.to_ascii_lowercase()) {
+        if layout.is_excluded(&header.name) {
             return Ok(None);
         }
         return Err(format!(

@@ -63,7 +63,6 @@ pub fn schema_version(db: &Connection) -> Result<i64, DatabaseError> {
 fn layout_of(db: &Connection, version: i64, schema: Schema) -> Result<Layout, DatabaseError> {
     let mut read = db.prepare("SELECT id, previous_hash FROM main.__harmonylite__table WHERE name = ?1")?;
     let hash = schema.hash();
-    let excluded = schema.skipped.iter().filter(|s| s.by_choice).map(|s| s.name.to_ascii_lowercase()).collect();
     let mut tables = Vec::with_capacity(schema.tables.len());
     for table in schema.tables {
         let known: Option<(i64, Option<Digest>)> = read.query_row([&table.name], |r| Ok((r.get(0)?, r.get(1)?))).optional()?;
@@ -72,7 +71,7 @@ fn layout_of(db: &Connection, version: i64, schema: Schema) -> Result<Layout, Da
         }
     }
     let previous = database::get::<Digest>(db, "previous_schema_hash")?;
-    Ok(Layout::new(version, tables, hash, previous, excluded))
+    Ok(Layout::new(version, tables, hash, previous, schema.skipped))
 }
 
 /// Brings triggers, version tables and hashes in line with the schema. Inside the caller's write transaction, on a

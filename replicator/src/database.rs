@@ -127,6 +127,18 @@ pub fn is_installed(db: &Connection) -> Result<bool, DatabaseError> {
     Ok(db.query_row("SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE name = '__harmonylite__meta')", [], |r| r.get(0))?)
 }
 
+/// The node that a database has belonged to, if it ever had a sidecar. Opens and closes it, and writes nothing.
+///
+/// # Errors
+/// What SQLite says: not a database, encrypted, locked, damaged.
+pub fn stored_node(path: &Path) -> Result<Option<NodeId>, DatabaseError> {
+    let db = open_reader(path)?;
+    if !is_installed(&db)? {
+        return Ok(None);
+    }
+    Ok(get::<i64>(&db, "node")?.map(|node| NodeId(node.cast_unsigned())))
+}
+
 /// Reads one fact.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 //! Arrives: a [`TableSchema`]. Leaves: a [`TableLayout`]. Pure; the statements are cached by the connections that run them.
 
 use crate::batch::{Digest, Value};
-use crate::schema::{KeyKind, OWN_PREFIX, TableSchema};
+use crate::schema::{KeyKind, OWN_PREFIX, Skipped, TableSchema};
 use crate::sql::{canonical_key, quote};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -155,13 +155,13 @@ pub struct Layout {
     by_name: HashMap<String, usize>,
     /// The most key columns a table has.
     pub key_columns_max: usize,
-    /// Lower-case names of tables that exist here but are excluded by the configuration.
-    pub excluded: Vec<String>,
+    /// Tables that are not replicated.
+    pub skipped: Vec<Skipped>,
 }
 
 impl Layout {
     /// Puts the tables of one schema version together.
-    pub fn new(schema_version: i64, tables: Vec<TableLayout>, hash: Digest, previous_hash: Option<Digest>, excluded: Vec<String>) -> Self {
+    pub fn new(schema_version: i64, tables: Vec<TableLayout>, hash: Digest, previous_hash: Option<Digest>, skipped: Vec<Skipped>) -> Self {
         let tables: Vec<Arc<TableLayout>> = tables.into_iter().map(Arc::new).collect();
         Self {
             schema_version,
@@ -171,8 +171,13 @@ impl Layout {
             tables,
             hash,
             previous_hash,
-            excluded,
+            skipped,
         }
+    }
+
+    /// Whether the configuration excludes a table that exists here: rows of it that come in are passed over.
+    pub fn is_excluded(&self, table: &str) -> bool {
+        self.skipped.iter().any(|s| s.by_choice && s.name.eq_ignore_ascii_case(table))
     }
 
     /// The table with this number in the log. None: it was dropped since.

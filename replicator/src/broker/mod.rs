@@ -3,6 +3,8 @@
 //! The NATS side of it lives in [`nats`]; the simulation puts a faulty broker of its own in its place. Whoever owns an
 //! actor's inbox delivers [`BrokerEvent`]s to it in the order in which they happened.
 
+pub mod nats;
+
 use crate::batch::PartHeaders;
 use crate::names::{NodeId, StreamSeq};
 use bytes::Bytes;

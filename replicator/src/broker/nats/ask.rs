@@ -1,0 +1,152 @@
+//! Carries out one request of an actor on a prepared connection.
+//!
+//! Arrives: a request. Leaves: its reply. Reads go to the stream's leader, not to whichever replica is near (direct get): a
+//! replica that lags would show a loss that is none. No state; a crash here is an answer that never came.
+
+use super::prepare::{REGISTRY, Session};
+use super::wire;
+use crate::batch::PartHeaders;
+use crate::broker::{BrokerError, KvEntry, Message, Reply, StreamState};
+use crate::names::{NodeId, StreamSeq};
+use crate::settings::NatsSettings;
+use async_nats::header::{HeaderMap, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_TTL};
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, RawMessageError, Stream};
+use bytes::Bytes;
+
+type Result<T> = std::result::Result<T, BrokerError>;
+
+fn unreachable(error: impl ToString) -> BrokerError {
+    BrokerError::Unreachable(error.to_string())
+}
+
+/// Unix nanoseconds of a broker's time.
+pub(super) fn nanoseconds(time: async_nats::datetime::DateTime) -> i64 {
+    i64::try_from(time.unix_timestamp_nanos()).unwrap_or(0)
+}
+
+/// One message of a stream as the stages see it.
+pub(super) fn to_message(shard: u32, seq: u64, time_ns: i64, subject: &str, headers: Option<&HeaderMap>, payload: Bytes) -> Message {
+    Message { shard, seq: StreamSeq(seq), time_ns, node: wire::node_of(subject), headers: wire::from_headers(headers), payload }
+}
+
+fn stored(shard: u32, found: StreamMessage) -> Message {
+    to_message(shard, found.sequence, nanoseconds(found.time), &found.subject, Some(&found.headers), found.payload)
+}
+
+async fn stream(session: &Session, name: &str) -> Result<Stream<()>> {
+    session.jetstream.get_stream_no_info(name).await.map_err(unreachable)
+}
+
+fn optional<T>(found: std::result::Result<T, RawMessageError>) -> Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) => match error.kind() {
+            LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            LastRawMessageErrorKind::JetStream(e) if e.error_code() == ErrorCode::NO_MESSAGE_FOUND => Ok(None),
+            _ => Err(unreachable(error)),
+        },
+    }
+}
+
+/// Stores one part behind its fence.
+pub(super) async fn publish(
+    session: &Session,
+    nats: &NatsSettings,
+    node: NodeId,
+    shard: u32,
+    part: &PartHeaders,
+    payload: Bytes,
+    expected_last: StreamSeq,
+) -> Result<Reply> {
+    let mut headers = wire::to_headers(part);
+    headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected_last.to_string().as_str());
+    let subject = wire::subject(&nats.subject_prefix, shard, node);
+    let sent = session.jetstream.publish_with_headers(subject, headers, payload).await.map_err(refused)?;
+    let ack = sent.await.map_err(refused)?;
+    Ok(Reply::Published(StreamSeq(ack.sequence)))
+}
+
+fn refused(error: PublishError) -> BrokerError {
+    match error.kind() {
+        PublishErrorKind::WrongLastSequence => BrokerError::Conflict,
+        PublishErrorKind::MaxPayloadExceeded => BrokerError::Refused(error.to_string()),
+        PublishErrorKind::Other => {
+            // The server's own words; without an error of its own it is the connection.
+            let reason = error_text(&error);
+            if reason.contains("wrong last sequence") { BrokerError::Conflict } else { BrokerError::Refused(reason) }
+        }
+        _ => unreachable(error),
+    }
+}
+
+fn error_text(error: &PublishError) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+/// The newest message of this node's own subject.
+pub(super) async fn last_own(session: &Session, nats: &NatsSettings, node: NodeId, shard: u32) -> Result<Reply> {
+    let stream = stream(session, &wire::stream_name(&nats.stream_prefix, shard)).await?;
+    let found = stream.get_last_raw_message_by_subject(&wire::subject(&nats.subject_prefix, shard, node)).await;
+    Ok(Reply::Message(optional(found)?.map(|m| stored(shard, m))))
+}
+
+/// The message at a position.
+pub(super) async fn message_at(session: &Session, nats: &NatsSettings, shard: u32, seq: StreamSeq) -> Result<Reply> {
+    let stream = stream(session, &wire::stream_name(&nats.stream_prefix, shard)).await?;
+    Ok(Reply::Message(optional(stream.get_raw_message(seq.0).await)?.map(|m| stored(shard, m))))
+}
+
+/// The state of a stream.
+pub(super) async fn stream_state(session: &Session, nats: &NatsSettings, shard: u32) -> Result<Reply> {
+    let stream = stream(session, &wire::stream_name(&nats.stream_prefix, shard)).await?;
+    let info = stream.get_info().await.map_err(unreachable)?;
+    let state = &info.state;
+    let first = if state.messages == 0 { state.last_sequence + 1 } else { state.first_sequence };
+    Ok(Reply::State(StreamState {
+        created_ns: nanoseconds(info.created),
+        first: StreamSeq(first),
+        last: StreamSeq(state.last_sequence),
+        last_time_ns: if state.messages == 0 { 0 } else { nanoseconds(state.last_timestamp) },
+    }))
+}
+
+/// What the registry holds under a key, deletion markers included.
+async fn kv_last(session: &Session, key: &str) -> Result<Option<StreamMessage>> {
+    let stream = stream(session, &format!("KV_{REGISTRY}")).await?;
+    optional(stream.get_last_raw_message_by_subject(&format!("$KV.{REGISTRY}.{key}")).await)
+}
+
+fn is_marker(message: &StreamMessage) -> bool {
+    message.headers.get("KV-Operation").is_some_and(|op| op.as_str() != "PUT") || message.headers.get("Nats-Marker-Reason").is_some()
+}
+
+/// Reads a key; one that was deleted or has expired is none.
+pub(super) async fn kv_get(session: &Session, key: &str) -> Result<Reply> {
+    let found = kv_last(session, key).await?.filter(|m| !is_marker(m));
+    Ok(Reply::Kv(found.map(|m| KvEntry { revision: m.sequence, value: m.payload })))
+}
+
+/// Writes a key by publishing to its subject: the crate's own `update` loses the time to live.
+pub(super) async fn kv_put(session: &Session, key: &str, value: Bytes, expected: Option<u64>, ttl_ms: Option<u64>) -> Result<Reply> {
+    let mut headers = HeaderMap::new();
+    if let Some(expected) = expected {
+        let mut revision = expected;
+        if expected == 0
+            && let Some(last) = kv_last(session, key).await?
+        {
+            if !is_marker(&last) {
+                return Err(BrokerError::Conflict);
+            }
+            revision = last.sequence;
+        }
+        headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, revision.to_string().as_str());
+    }
+    if let Some(ttl_ms) = ttl_ms.filter(|_| session.ttl) {
+        headers.insert(NATS_MESSAGE_TTL, format!("{}s", ttl_ms.div_ceil(1_000).max(1)).as_str());
+    }
+    let sent = session.jetstream.publish_with_headers(format!("$KV.{REGISTRY}.{key}"), headers, value).await.map_err(refused)?;
+    Ok(Reply::KvPut(sent.await.map_err(refused)?.sequence))
+}

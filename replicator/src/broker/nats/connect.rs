@@ -1,0 +1,102 @@
+//! Opens one connection to the broker as the settings say.
+//!
+//! Arrives: settings, or the access to an embedded server. Leaves: a client that reconnects by itself, and its events. Owns:
+//! which failures will never get better ([`LinkError::Lasting`]). No state: a crash here loses nothing.
+
+use crate::embedded::Access;
+use crate::settings::Settings;
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
+use std::time::Duration;
+use tokio::sync::mpsc::UnboundedSender;
+
+/// Why there is no connection, or none that can be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LinkError {
+    /// It may get better by itself.
+    #[error("{0}")]
+    Passing(String),
+    /// Somebody has to change something.
+    #[error("{0}")]
+    Lasting(String),
+}
+
+/// Where to connect to.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// URLs.
+    pub urls: Vec<String>,
+    /// What an embedded server lets in.
+    pub access: Option<Access>,
+}
+
+impl Target {
+    /// For people: without credentials.
+    pub fn describe(&self) -> String {
+        let plain: Vec<&str> = self.urls.iter().map(|url| url.rsplit('@').next().unwrap_or(url)).collect();
+        plain.join(", ")
+    }
+}
+
+/// Connects once. Later disconnects and reconnects are told through `events`.
+///
+/// # Errors
+/// Whether it is worth trying again.
+pub(super) async fn connect(settings: &Settings, target: &Target, events: UnboundedSender<Event>) -> Result<Client, LinkError> {
+    let nats = &settings.nats;
+    let wait = Duration::from_secs(nats.reconnect_wait_seconds.max(1));
+    let mut options = ConnectOptions::new()
+        .name("harmonylite")
+        .connection_timeout(Duration::from_secs(5))
+        .request_timeout(Some(Duration::from_secs(5)))
+        .ping_interval(Duration::from_secs(10))
+        // A server that just restarted is back soon: try at once, then ever more rarely up to the configured wait.
+        .reconnect_delay_callback(move |attempts| Duration::from_millis(50 << attempts.min(8)).min(wait))
+        .event_callback(move |event| {
+            let events = events.clone();
+            async move {
+                // Nobody listens any more: this client is being given up.
+                let _ = events.send(event);
+            }
+        });
+    options = authenticate(options, settings, target).await?;
+    options.connect(&target.urls[..]).await.map_err(|error| {
+        let text = format!("cannot connect to {}: {error}", target.describe());
+        match error.kind() {
+            ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+                LinkError::Lasting(format!("{text}: check nats.user_name, nats.user_password, nats.seed_file, nats.creds_file"))
+            }
+            ConnectErrorKind::ServerParse => LinkError::Lasting(format!("{text}: check nats.urls")),
+            ConnectErrorKind::Tls => LinkError::Lasting(format!("{text}: check nats.ca_file, nats.cert_file, nats.key_file")),
+            _ => LinkError::Passing(text),
+        }
+    })
+}
+
+async fn authenticate(mut options: ConnectOptions, settings: &Settings, target: &Target) -> Result<ConnectOptions, LinkError> {
+    let nats = &settings.nats;
+    let own = target.access.as_ref().and_then(|access| access.user.clone().zip(access.password.clone()));
+    if let Some((user, password)) = own {
+        return Ok(options.user_and_password(user, password.reveal().to_owned()));
+    }
+    if !nats.user_name.is_empty() {
+        options = options.user_and_password(nats.user_name.clone(), nats.user_password.reveal().to_owned());
+    }
+    if !nats.seed_file.is_empty() {
+        let seed = std::fs::read_to_string(&nats.seed_file)
+            .map_err(|error| LinkError::Lasting(format!("cannot read nats.seed_file {}: {error}", nats.seed_file)))?;
+        options = options.nkey(seed.trim().to_owned());
+    }
+    if !nats.creds_file.is_empty() {
+        options = options
+            .credentials_file(&nats.creds_file)
+            .await
+            .map_err(|error| LinkError::Lasting(format!("cannot read nats.creds_file {}: {error}", nats.creds_file)))?;
+    }
+    if !nats.ca_file.is_empty() {
+        options = options.add_root_certificates(nats.ca_file.clone().into()).require_tls(true);
+    }
+    if !nats.cert_file.is_empty() {
+        options = options.add_client_certificate(nats.cert_file.clone().into(), nats.key_file.clone().into()).require_tls(true);
+    }
+    Ok(options)
+}

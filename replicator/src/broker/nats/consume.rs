@@ -1,0 +1,126 @@
+//! Our own push consumer: ack none, flow control, idle heartbeat, from a position on.
+//!
+//! Arrives: the position. Leaves: deliveries in the order of the stream, and one [`BrokerEvent::ConsumerLost`] at the end.
+//! Owns: a delivery that is missing (a gap in the consumer's own count, a heartbeat that does not come or knows of more) ends
+//! the consumer, and whoever asked starts another behind its cursor. The crate's ordered consumers are not used: recreated
+//! before their first delivery they replay from 1. A flow control request is answered only when everything before it is
+//! handed over, and handing over waits for the byte budget: that is the back-pressure.
+
+use super::ask::to_message;
+use super::prepare::Session;
+use super::wire;
+use crate::broker::{BrokerEvent, Permit};
+use crate::names::StreamSeq;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, push};
+use async_nats::{HeaderMap, StatusCode, Subscriber};
+use futures_util::StreamExt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// Two heartbeats and a bit.
+const SILENCE_MAX: Duration = Duration::from_millis(4_500);
+/// What a message costs besides its payload.
+const MESSAGE_OVERHEAD_BYTES: usize = 1_024;
+
+/// Where deliveries go, and how much may wait there.
+#[derive(Clone)]
+pub(super) struct Outlet {
+    pub(super) events: Arc<dyn Fn(BrokerEvent) + Send + Sync>,
+    pub(super) budget: Arc<Semaphore>,
+    pub(super) budget_bytes: usize,
+}
+
+/// A consumer that is set up.
+pub(super) struct Consumer {
+    session: Session,
+    subscriber: Subscriber,
+    shard: u32,
+    generation: u64,
+    delivered: u64,
+}
+
+impl Consumer {
+    /// Sets it up.
+    pub(super) async fn start(
+        session: &Session,
+        stream_prefix: &str,
+        shard: u32,
+        start: StreamSeq,
+        generation: u64,
+    ) -> Result<Self, String> {
+        let name = wire::stream_name(stream_prefix, shard);
+        let inbox = session.client.new_inbox();
+        let subscriber = session.client.subscribe(inbox.clone()).await.map_err(|e| e.to_string())?;
+        let config = push::Config {
+            deliver_subject: inbox,
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: start.0.max(1) },
+            ack_policy: AckPolicy::None,
+            replay_policy: ReplayPolicy::Instant,
+            flow_control: true,
+            idle_heartbeat: HEARTBEAT,
+            num_replicas: 1,
+            memory_storage: true,
+            description: Some("HarmonyLite node".to_owned()),
+            ..push::Config::default()
+        };
+        session.jetstream.create_consumer_on_stream(config, name).await.map_err(|e| e.to_string())?;
+        Ok(Self { session: session.clone(), subscriber, shard, generation, delivered: 0 })
+    }
+
+    /// Delivers until something is missing; then says why.
+    pub(super) async fn run(mut self, outlet: Outlet) {
+        let reason = loop {
+            match tokio::time::timeout(SILENCE_MAX, self.subscriber.next()).await {
+                Err(_) => break "no heartbeat".to_owned(),
+                Ok(None) => break "the subscription ended".to_owned(),
+                Ok(Some(message)) => {
+                    if let Err(reason) = self.take(message, &outlet).await {
+                        break reason;
+                    }
+                }
+            }
+        };
+        (outlet.events)(BrokerEvent::ConsumerLost { shard: self.shard, generation: self.generation, reason });
+    }
+
+    async fn take(&mut self, message: async_nats::Message, outlet: &Outlet) -> Result<(), String> {
+        if let Some(status) = message.status {
+            return self.control(status, &message).await;
+        }
+        let client = self.session.jetstream.clone();
+        let message = async_nats::jetstream::Message { message, context: client };
+        let info = message.info().map_err(|error| format!("a delivery without its position: {error}"))?;
+        if info.consumer_sequence != self.delivered + 1 {
+            return Err(format!("delivery {} came after {}", info.consumer_sequence, self.delivered));
+        }
+        self.delivered = info.consumer_sequence;
+        let (seq, time_ns) = (info.stream_sequence, super::ask::nanoseconds(info.published));
+        let message = message.message;
+        let cost = (message.payload.len() + MESSAGE_OVERHEAD_BYTES).min(outlet.budget_bytes);
+        let permit = Arc::clone(&outlet.budget).acquire_many_owned(u32::try_from(cost).unwrap_or(u32::MAX)).await;
+        let permit = permit.map(Permit::new).map_err(|error| error.to_string())?;
+        let message = to_message(self.shard, seq, time_ns, &message.subject, message.headers.as_ref(), message.payload);
+        (outlet.events)(BrokerEvent::Delivered { generation: self.generation, message, permit });
+        Ok(())
+    }
+
+    async fn control(&self, status: StatusCode, message: &async_nats::Message) -> Result<(), String> {
+        if status != StatusCode::IDLE_HEARTBEAT {
+            return Err(message.description.as_ref().map_or_else(|| format!("status {status}"), ToString::to_string));
+        }
+        let header = |name: &str| message.headers.as_ref().and_then(|h: &HeaderMap| h.get(name)).map(|v| v.as_str().to_owned());
+        if let Some(last) = header("Nats-Last-Consumer").and_then(|v| v.parse::<u64>().ok())
+            && last > self.delivered
+        {
+            return Err(format!("delivery {last} was sent, {} is the last that came", self.delivered));
+        }
+        // A flow control request, or a heartbeat of a consumer that waits for an answer that got lost.
+        let reply = message.reply.as_ref().map(ToString::to_string).or_else(|| header("Nats-Consumer-Stalled"));
+        if let Some(reply) = reply {
+            self.session.client.publish(reply, bytes::Bytes::new()).await.map_err(|e| e.to_string())?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,148 @@
+//! Keeps one prepared connection up, for ever.
+//!
+//! Arrives: where to connect. Leaves: sessions, and what happens to them. Owns the backoff: an unreachable or leaderless broker
+//! never ends anything; it is tried again, and what is waited for is said once each time it changes.
+
+use super::connect::{LinkError, Target, connect};
+use super::prepare::{Session, prepare};
+use super::{LinkState, Shared, Sink, wire};
+use crate::broker::BrokerEvent;
+use async_nats::{Client, Event};
+use futures_util::StreamExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+/// A connection that cannot be prepared (no leader yet, a cluster that is not complete) is looked at again after so long.
+const PREPARE_AGAIN: Duration = Duration::from_millis(500);
+
+struct Keeper {
+    shared: Arc<Shared>,
+    inbound: Sink,
+    outbound: Sink,
+    signals: Option<AbortHandle>,
+}
+
+/// Runs until it is aborted.
+pub(super) async fn keep(shared: Arc<Shared>, mut target: watch::Receiver<Target>, inbound: Sink, outbound: Sink) {
+    let mut keeper = Keeper { shared, inbound, outbound, signals: None };
+    loop {
+        let to = target.borrow_and_update().clone();
+        let (events, mut happened) = unbounded_channel();
+        match connect(&keeper.shared.settings, &to, events).await {
+            Ok(client) => {
+                keeper.hold(&client, &to, &mut happened, &mut target).await;
+                keeper.down("connecting elsewhere");
+            }
+            Err(error) => {
+                keeper.failed(&to, &error);
+                let wait = Duration::from_secs(keeper.shared.settings.nats.reconnect_wait_seconds.max(1));
+                // An embedded server that comes up at another port needs no waiting.
+                let _ = tokio::time::timeout(wait, target.changed()).await;
+            }
+        }
+    }
+}
+
+impl Keeper {
+    /// Uses one client until the target changes.
+    async fn hold(&mut self, client: &Client, to: &Target, happened: &mut UnboundedReceiver<Event>, target: &mut watch::Receiver<Target>) {
+        let mut up = true;
+        loop {
+            let prepared = self.shared.session.lock().is_some();
+            if up && !prepared {
+                match prepare(client, &self.shared.settings).await {
+                    Ok(session) => self.up(session, to).await,
+                    Err(error) => self.failed(to, &error),
+                }
+            }
+            let again = up && self.shared.session.lock().is_none();
+            tokio::select! {
+                changed = target.changed() => {
+                    if changed.is_err() || target.borrow().urls != to.urls {
+                        return;
+                    }
+                }
+                event = happened.recv() => match event {
+                    Some(Event::Disconnected) => {
+                        up = false;
+                        self.down("the connection was lost");
+                    }
+                    Some(Event::Connected) => {
+                        up = true;
+                        let connects = client.statistics().connects.load(Ordering::Relaxed);
+                        let stale = self.shared.session.lock().as_ref().is_some_and(|s| s.connects != connects);
+                        if stale {
+                            self.down("the connection was lost for a moment");
+                        }
+                    }
+                    Some(Event::ServerError(error)) => tracing::warn!(%error, "the NATS server complains"),
+                    Some(Event::SlowConsumer(_)) => tracing::warn!("the NATS client dropped deliveries; they are asked for again"),
+                    Some(Event::Closed) | None => return,
+                    Some(_) => {}
+                },
+                () = tokio::time::sleep(PREPARE_AGAIN), if again => {}
+            }
+        }
+    }
+
+    async fn up(&mut self, session: Session, to: &Target) {
+        let info = session.client.server_info();
+        let signals = match session.client.subscribe(wire::signal_subject(&self.shared.settings.nats.subject_prefix)).await {
+            Ok(signals) => signals,
+            Err(error) => return self.failed(to, &LinkError::Passing(error.to_string())),
+        };
+        let sink = Arc::clone(&self.inbound);
+        let task = tokio::spawn(signals.for_each(move |message| {
+            sink(BrokerEvent::Signal(message.payload));
+            std::future::ready(())
+        }));
+        self.signals = Some(task.abort_handle());
+        self.shared.max_payload_bytes.store(info.max_payload, Ordering::Relaxed);
+        *self.shared.session.lock() = Some(session);
+        tracing::info!(server = info.server_name, version = info.version, url = to.describe(), "connected to NATS");
+        self.shared.link.send_replace(LinkState {
+            connected: true,
+            server_version: info.version,
+            url: to.describe(),
+            ..LinkState::default()
+        });
+        for sink in [&self.inbound, &self.outbound] {
+            sink(BrokerEvent::Connected);
+        }
+    }
+
+    fn down(&mut self, reason: &str) {
+        if let Some(task) = self.signals.take() {
+            task.abort();
+        }
+        self.shared.stop_consumers();
+        if self.shared.session.lock().take().is_none() {
+            return;
+        }
+        tracing::warn!(reason, "NATS is away; changes are kept and sent when it is back");
+        self.shared.link.send_modify(|link| {
+            link.connected = false;
+            reason.clone_into(&mut link.last_error);
+        });
+        for sink in [&self.inbound, &self.outbound] {
+            sink(BrokerEvent::Disconnected(reason.to_owned()));
+        }
+    }
+
+    fn failed(&self, to: &Target, error: &LinkError) {
+        let text = error.to_string();
+        self.shared.link.send_modify(|link| {
+            if link.last_error != text {
+                tracing::warn!(error = text, "waiting for NATS");
+            }
+            link.failed_attempts += 1;
+            link.last_error.clone_from(&text);
+            link.lasting = matches!(error, LinkError::Lasting(_));
+            link.url = to.describe();
+        });
+    }
+}

@@ -1,0 +1,178 @@
+//! The NATS side of the broker: keeps a connection up, answers requests on it, tells both actors what happens.
+//!
+//! Arrives: [`Request`]s of the two actors. Leaves: [`BrokerEvent`]s to them. Owns: after a connection is prepared and before
+//! it is lost both actors hear [`BrokerEvent::Connected`] once, and [`BrokerEvent::Disconnected`] once at its end. Nothing is
+//! stored here: a crash loses requests, which their askers repeat.
+
+mod ask;
+mod connect;
+mod consume;
+mod keep;
+mod prepare;
+pub mod wire;
+
+pub use connect::{LinkError, Target};
+
+use crate::broker::{Broker, BrokerError, BrokerEvent, Reply, Request, Ticket};
+use crate::names::NodeId;
+use crate::settings::Settings;
+use consume::{Consumer, Outlet};
+use parking_lot::Mutex;
+use prepare::Session;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::runtime::Handle as Runtime;
+use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
+
+/// Takes an actor's events, in order. Must not wait.
+pub type Sink = Arc<dyn Fn(BrokerEvent) + Send + Sync>;
+
+/// What is known of the connection, for status and health.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinkState {
+    /// Prepared and usable.
+    pub connected: bool,
+    /// Failed attempts since the last connection.
+    pub failed_attempts: u64,
+    /// The last failure.
+    pub last_error: String,
+    /// The server's version.
+    pub server_version: String,
+    /// Where, without credentials.
+    pub url: String,
+    /// The failure will not get better by itself.
+    pub lasting: bool,
+}
+
+struct Shared {
+    settings: Settings,
+    node: NodeId,
+    session: Mutex<Option<Session>>,
+    link: tokio::sync::watch::Sender<LinkState>,
+    max_payload_bytes: AtomicUsize,
+    consumers: Mutex<HashMap<u32, (u64, AbortHandle)>>,
+    budget: Arc<Semaphore>,
+    inbox_bytes_max: usize,
+}
+
+/// One node's connection to its broker.
+pub struct Hub {
+    shared: Arc<Shared>,
+    keeper: tokio::task::JoinHandle<()>,
+}
+
+impl Hub {
+    /// Begins to connect, and goes on for ever. `inbound` and `outbound` get the events of their actors.
+    pub fn start(
+        settings: Settings,
+        node: NodeId,
+        inbox_bytes_max: usize,
+        target: tokio::sync::watch::Receiver<Target>,
+        inbound: &Sink,
+        outbound: &Sink,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            settings,
+            node,
+            session: Mutex::new(None),
+            link: tokio::sync::watch::Sender::default(),
+            max_payload_bytes: AtomicUsize::new(1 << 20),
+            consumers: Mutex::default(),
+            budget: Arc::new(Semaphore::new(inbox_bytes_max)),
+            inbox_bytes_max,
+        });
+        let keeper = tokio::spawn(keep::keep(Arc::clone(&shared), target, Arc::clone(inbound), Arc::clone(outbound)));
+        Self { shared, keeper }
+    }
+
+    /// The broker as one actor sees it.
+    pub fn handle(&self, sink: &Sink) -> NatsBroker {
+        NatsBroker { shared: Arc::clone(&self.shared), sink: Arc::clone(sink), runtime: Runtime::current() }
+    }
+
+    /// What is known of the connection, now and whenever it changes.
+    pub fn link(&self) -> tokio::sync::watch::Receiver<LinkState> {
+        self.shared.link.subscribe()
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+/// The broker as one actor sees it.
+pub struct NatsBroker {
+    shared: Arc<Shared>,
+    sink: Sink,
+    runtime: Runtime,
+}
+
+impl Broker for NatsBroker {
+    fn request(&mut self, ticket: Ticket, request: Request) {
+        let (shared, sink) = (Arc::clone(&self.shared), Arc::clone(&self.sink));
+        let session = self.shared.session.lock().clone();
+        self.runtime.spawn(async move {
+            let is_signal = matches!(request, Request::Signal { .. });
+            let reply = match session {
+                Some(session) => answer(&shared, &session, &sink, request).await,
+                None => Err(BrokerError::Unreachable("not connected".to_owned())),
+            };
+            if !is_signal {
+                sink(BrokerEvent::Reply(ticket, reply));
+            }
+        });
+    }
+
+    fn max_payload_bytes(&self) -> usize {
+        self.shared.max_payload_bytes.load(Ordering::Relaxed)
+    }
+}
+
+async fn answer(shared: &Arc<Shared>, session: &Session, sink: &Sink, request: Request) -> Result<Reply, BrokerError> {
+    let nats = &shared.settings.nats;
+    match request {
+        Request::Publish { shard, headers, payload, expected_last } => {
+            ask::publish(session, nats, shared.node, shard, &headers, payload, expected_last).await
+        }
+        Request::LastOwn { shard } => ask::last_own(session, nats, shared.node, shard).await,
+        Request::MessageAt { shard, seq } => ask::message_at(session, nats, shard, seq).await,
+        Request::StreamState { shard } => ask::stream_state(session, nats, shard).await,
+        Request::KvGet { key } => ask::kv_get(session, &key).await,
+        Request::KvPut { key, value, expected, ttl_ms } => ask::kv_put(session, &key, value, expected, ttl_ms).await,
+        Request::Consume { shard, start, generation } => {
+            let consumer =
+                Consumer::start(session, &nats.stream_prefix, shard, start, generation).await.map_err(BrokerError::Unreachable)?;
+            shared.replace_consumer(shard, generation, consumer, sink);
+            Ok(Reply::Consuming)
+        }
+        Request::Signal { payload } => {
+            let sent = session.client.publish(wire::signal_subject(&nats.subject_prefix), payload).await;
+            sent.map(|()| Reply::Consuming).map_err(|error| BrokerError::Unreachable(error.to_string()))
+        }
+    }
+}
+
+impl Shared {
+    /// Of two consumers of one stream the one that was asked for later stays, whichever was set up first.
+    fn replace_consumer(&self, shard: u32, generation: u64, consumer: Consumer, sink: &Sink) {
+        let mut consumers = self.consumers.lock();
+        if consumers.get(&shard).is_some_and(|(newer, _)| *newer > generation) {
+            return;
+        }
+        let outlet = Outlet { events: Arc::clone(sink), budget: Arc::clone(&self.budget), budget_bytes: self.inbox_bytes_max };
+        let task = tokio::spawn(consumer.run(outlet));
+        if let Some((_, former)) = consumers.insert(shard, (generation, task.abort_handle())) {
+            former.abort();
+        }
+    }
+
+    fn stop_consumers(&self) {
+        for (_, (_, task)) in self.consumers.lock().drain() {
+            task.abort();
+        }
+    }
+}

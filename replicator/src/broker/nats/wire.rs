@@ -1,0 +1,130 @@
+//! Batches as NATS messages: subjects, stream names and headers (FORMAT.md, "the message").
+//!
+//! Pure. What comes in is hostile until proven otherwise: a header that is missing or wrong is a reason, never a panic.
+
+use crate::batch::PartHeaders;
+use crate::names::{BatchNo, NodeId, Site};
+use async_nats::header::{HeaderMap, HeaderName};
+
+const SITE: &str = "Harmonylite-Site";
+const BATCH: &str = "Harmonylite-Batch";
+const PART: &str = "Harmonylite-Part";
+const PARTS: &str = "Harmonylite-Parts";
+const BYTES: &str = "Harmonylite-Bytes";
+const DIGEST: &str = "Harmonylite-Sha256";
+
+/// The name of a stream.
+pub fn stream_name(prefix: &str, shard: u32) -> String {
+    format!("{prefix}-batch-{shard}")
+}
+
+/// The subjects of a stream.
+pub fn stream_subjects(prefix: &str, shard: u32) -> String {
+    format!("{prefix}-{shard}.*")
+}
+
+/// The subject of one node in a stream.
+pub fn subject(prefix: &str, shard: u32, node: NodeId) -> String {
+    format!("{prefix}-{shard}.{node}")
+}
+
+/// The subject on which nodes tell each other about gaps; no stream stores it.
+pub fn signal_subject(prefix: &str) -> String {
+    format!("{prefix}-signal")
+}
+
+/// The origin, from the last token of a subject. 0 if it is no number: then the message is not one of ours.
+pub fn node_of(subject: &str) -> NodeId {
+    NodeId(subject.rsplit('.').next().and_then(|token| token.parse().ok()).unwrap_or(0))
+}
+
+/// The headers of one part.
+pub fn to_headers(part: &PartHeaders) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let digest: String = part.digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    for (name, value) in [
+        (SITE, part.site.to_string()),
+        (BATCH, part.batch.to_string()),
+        (PART, part.part.to_string()),
+        (PARTS, part.parts.to_string()),
+        (BYTES, part.total_bytes.to_string()),
+        (DIGEST, digest),
+    ] {
+        headers.insert(HeaderName::from_static(name), value.as_str());
+    }
+    headers
+}
+
+/// The part behind a message's headers.
+///
+/// # Errors
+/// Which header is missing or wrong.
+pub fn from_headers(headers: Option<&HeaderMap>) -> Result<PartHeaders, String> {
+    let headers = headers.ok_or("no headers: this is not a batch of HarmonyLite")?;
+    Ok(PartHeaders {
+        site: Site(number::<i64>(headers, SITE)?).positive()?,
+        batch: BatchNo(number(headers, BATCH)?),
+        part: number(headers, PART)?,
+        parts: number(headers, PARTS)?,
+        total_bytes: number(headers, BYTES)?,
+        digest: digest(text(headers, DIGEST)?)?,
+    })
+}
+
+impl Site {
+    fn positive(self) -> Result<Self, String> {
+        if self.0 > 0 { Ok(self) } else { Err(format!("header {SITE} is not positive")) }
+    }
+}
+
+fn text<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<&'h str, String> {
+    headers.get(HeaderName::from_static(name)).map(|value| value.as_str()).ok_or_else(|| format!("header {name} is missing"))
+}
+
+fn number<T: std::str::FromStr>(headers: &HeaderMap, name: &'static str) -> Result<T, String> {
+    text(headers, name)?.parse().map_err(|_| format!("header {name} is not a number"))
+}
+
+fn digest(hex: &str) -> Result<[u8; 32], String> {
+    let wrong = || format!("header {DIGEST} is not a SHA-256");
+    if hex.len() != 64 || !hex.is_ascii() {
+        return Err(wrong());
+    }
+    let mut out = [0; 32];
+    for (i, byte) in out.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).map_err(|_| wrong())?;
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part() -> PartHeaders {
+        PartHeaders { site: Site(i64::MAX), batch: BatchNo(7), part: 2, parts: 3, total_bytes: 1 << 40, digest: [0xa5; 32] }
+    }
+
+    #[test]
+    fn headers_give_the_part_back() {
+        assert_eq!(from_headers(Some(&to_headers(&part()))).unwrap(), part());
+    }
+
+    #[test]
+    fn damaged_headers_are_a_reason() {
+        assert!(from_headers(None).unwrap_err().contains("no headers"));
+        for (name, bad) in
+            [(SITE, "0"), (SITE, "-1"), (SITE, "x"), (BATCH, "-1"), (PART, "4294967296"), (DIGEST, "zz"), (DIGEST, &"é".repeat(32))]
+        {
+            let mut headers = to_headers(&part());
+            headers.insert(HeaderName::from_static(name), bad);
+            assert!(from_headers(Some(&headers)).unwrap_err().contains(name), "{name} {bad}");
+        }
+    }
+
+    #[test]
+    fn the_node_is_the_last_token() {
+        assert_eq!(node_of("a.b-1.18446744073709551615"), NodeId(u64::MAX));
+        assert_eq!(node_of("a.b-1.x"), NodeId(0));
+    }
+}

@@ -1,0 +1,83 @@
+//! `harmonylite cleanup`: takes everything of ours out of a database, and what HarmonyLite (Go) left there.
+
+use super::{database, show};
+use anyhow::{Context, Result};
+use harmonylite::capture;
+use harmonylite::lockfile::Lock;
+use harmonylite::settings::Settings;
+use rusqlite::TransactionBehavior;
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+/// Removes triggers, views and tables in one transaction. Refuses while a sidecar runs.
+pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
+    let removed = remove(settings)?;
+    let mut out = String::new();
+    for name in &removed {
+        let _ = writeln!(out, "removed {name}");
+    }
+    let _ = match removed.len() {
+        0 => writeln!(out, "nothing of harmonylite is in {}", settings.db_path.display()),
+        n => writeln!(out, "{n} objects removed from {}; its own tables are as they were", settings.db_path.display()),
+    };
+    show::print(&out);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn remove(settings: &Settings) -> Result<Vec<String>> {
+    harmonylite::preflight::check(&settings.db_path)?;
+    let lock = Lock::acquire(&settings.db_path)?;
+    let mut db = database::open(&settings.db_path)?;
+    let name = || settings.db_path.display().to_string();
+    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate).with_context(name)?;
+    let removed = capture::uninstall(&transaction).with_context(name)?;
+    transaction.commit().with_context(name)?;
+    drop(db);
+    lock.remove();
+    Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::exit::{Exit, Failure};
+    use super::*;
+    use rusqlite::Connection;
+
+    #[test]
+    fn ours_and_the_go_ones_go_and_the_application_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings { db_path: dir.path().join("app.db"), ..Settings::default() };
+        let missing = remove(&settings).unwrap_err();
+        assert_eq!(Failure::of(&missing).exit, Exit::Database);
+        let db = Connection::open(&settings.db_path).unwrap();
+        db.execute_batch(
+            "CREATE TABLE t (id INTEGER PRIMARY KEY, a); INSERT INTO t VALUES (1, 2); CREATE TABLE u (a PRIMARY KEY);
+             CREATE TABLE __harmonylite__u_change_log (id INTEGER PRIMARY KEY, val_a, type, created_at, state);
+             CREATE TABLE __harmonylite___change_log_global (id INTEGER PRIMARY KEY);
+             CREATE TRIGGER __harmonylite__u_change_log_on_insert AFTER INSERT ON u BEGIN INSERT INTO __harmonylite__u_change_log (val_a) VALUES (NEW.a); END;",
+        )
+        .unwrap();
+        let before: i64 =
+            db.query_row("SELECT count(*) FROM sqlite_schema WHERE name LIKE '\\_\\_harm%' ESCAPE '\\'", [], |r| r.get(0)).unwrap();
+        assert_eq!(before, 3);
+        let lock = Lock::acquire(&settings.db_path).unwrap();
+        let error = remove(&settings).unwrap_err();
+        assert_eq!(Failure::of(&error).exit, Exit::Running);
+        drop(lock);
+        assert_eq!(remove(&settings).unwrap().len(), 3);
+        harmonylite::database::create_tables(&db, &settings.db_path).unwrap();
+        capture::install(&db, &Default::default(), 1).unwrap();
+        assert!(remove(&settings).unwrap().len() > 10);
+        let left: Vec<String> = db
+            .prepare("SELECT name FROM sqlite_schema WHERE type <> 'index'")
+            .unwrap()
+            .query_map([], |r| r.get(0))
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
+        assert!(left.iter().all(|name| ["t", "u", "sqlite_sequence"].contains(&name.as_str())), "{left:?}");
+        assert_eq!(db.query_row("SELECT a FROM t", [], |r| r.get::<_, i64>(0)).unwrap(), 2);
+        assert_eq!(remove(&settings).unwrap().len(), 0);
+        assert!(!harmonylite::lockfile::lock_path(&settings.db_path).exists());
+    }
+}

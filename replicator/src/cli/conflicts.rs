@@ -1,0 +1,116 @@
+//! `harmonylite conflicts`: what lost against a concurrent write, and how to get it back.
+
+use super::args::ConflictsAction;
+use super::exit::{Exit, Failure};
+use super::{database, restore, show};
+use anyhow::Result;
+use harmonylite::journal::{self, Conflict};
+use harmonylite::settings::Settings;
+use rusqlite::Connection;
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+/// Does what is asked.
+pub(crate) fn run(settings: &Settings, action: ConflictsAction) -> Result<ExitCode> {
+    let mut db = database::open_installed(&settings.db_path)?;
+    let text = match action {
+        ConflictsAction::List { json, most } => list(&journal::list(&db, most.into())?, json)?,
+        ConflictsAction::Show { id } => detail(&find(&db, id)?),
+        ConflictsAction::Restore { id } => {
+            let conflict = find(&db, id)?;
+            restore::restore(&mut db, &settings.table_filter()?, &conflict)?
+        }
+        ConflictsAction::Clear => format!("{} conflicts forgotten\n", db.execute("DELETE FROM main.__harmonylite__conflict", [])?),
+    };
+    show::print(&text);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn find(db: &Connection, id: i64) -> Result<Conflict> {
+    let found = journal::list(db, i64::MAX)?.into_iter().find(|c| c.id == id);
+    found.ok_or_else(|| {
+        Failure::new(Exit::General, format!("there is no conflict {id}"), "`harmonylite conflicts list` shows their numbers").into()
+    })
+}
+
+fn list(conflicts: &[Conflict], json: bool) -> Result<String> {
+    if json {
+        return Ok(serde_json::to_string(conflicts)? + "\n");
+    }
+    if conflicts.is_empty() {
+        return Ok("no conflicts\n".to_owned());
+    }
+    let mut rows = vec![["id", "noticed", "table", "key", "what", "lost"].map(str::to_owned).to_vec()];
+    rows.extend(conflicts.iter().map(|c| {
+        let lost = c.content.as_deref().unwrap_or("a delete");
+        vec![c.id.to_string(), show::moment(c.time_ms), c.table.clone(), c.key.clone(), c.reason.clone(), shorten(lost)]
+    }));
+    Ok(show::table(&rows))
+}
+
+fn shorten(text: &str) -> String {
+    const MOST: usize = 60;
+    if text.chars().count() <= MOST { text.to_owned() } else { text.chars().take(MOST - 3).collect::<String>() + "..." }
+}
+
+fn detail(c: &Conflict) -> String {
+    let mut out = String::new();
+    let rows = [
+        ("conflict", c.id.to_string()),
+        ("noticed", show::moment(c.time_ms)),
+        ("table", c.table.clone()),
+        ("key", c.key.clone()),
+        ("what", c.reason.clone()),
+        ("stayed", format!("version {}", c.winner)),
+        ("lost", format!("version {}", c.loser)),
+    ];
+    for (label, text) in rows {
+        show::line(&mut out, label, &text);
+    }
+    match restore::columns(c.content.as_deref()) {
+        Some(columns) => {
+            for (name, literal) in columns {
+                let _ = writeln!(out, "  {name} = {literal}");
+            }
+        }
+        None => show::line(&mut out, "content", "none: what lost was a delete"),
+    }
+    let _ = writeln!(out, "restore it: harmonylite conflicts restore {}", c.id);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(dir: &std::path::Path) -> Settings {
+        Settings { db_path: dir.join("app.db"), ..Settings::default() }
+    }
+
+    #[test]
+    fn conflicts_are_listed_shown_and_cleared() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = settings(dir.path());
+        let db = Connection::open(&settings.db_path).unwrap();
+        harmonylite::database::create_tables(&db, &settings.db_path).unwrap();
+        assert_eq!(list(&[], false).unwrap(), "no conflicts\n");
+        db.execute_batch(
+            r#"INSERT INTO __harmonylite__conflict (time, table_name, key, reason, winner_hlc, winner_site, loser_hlc, loser_site, loser)
+               VALUES (1700000000000, 't', '{"id":"1"}', 'concurrent writes', 2, 2, 1, 1, '{"id":"1","a":"''x''"}'),
+                      (1700000000000, 't', '{"id":"2"}', 'concurrent writes', 2, 2, 1, 1, NULL)"#,
+        )
+        .unwrap();
+        let all = journal::list(&db, 10).unwrap();
+        let text = list(&all, false).unwrap();
+        assert!(text.contains("2023-11-14T22:13:20Z") && text.contains("a delete"), "{text}");
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&list(&all, true).unwrap()).unwrap()[1]["content"],
+            all[1].content.clone().unwrap()
+        );
+        assert!(detail(&find(&db, 1).unwrap()).contains("  a = 'x'\n"));
+        assert!(detail(&find(&db, 2).unwrap()).contains("was a delete"));
+        assert!(find(&db, 3).unwrap_err().to_string().contains("no conflict 3"));
+        run(&settings, ConflictsAction::Clear).unwrap();
+        assert_eq!(journal::count(&db).unwrap(), 0);
+    }
+}

@@ -1,0 +1,86 @@
+//! From arguments to the one thing to do.
+
+use super::args::{Cli, Command, Global};
+use super::exit::{Exit, Failure};
+use super::{cleanup, completions, conflicts, doctor, quarantine, run, schema_status, status, version};
+use anyhow::Result;
+use clap::Parser;
+use clap::error::ErrorKind;
+use harmonylite::settings::{Loaded, Settings};
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Reads the arguments and does what they say.
+pub(crate) fn dispatch(arguments: Vec<OsString>) -> Result<ExitCode> {
+    let Cli { global, command } = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    if global.version {
+        return version::run();
+    }
+    match command {
+        Some(Command::Version) => version::run(),
+        Some(Command::Completions { shell }) => completions::run(shell),
+        Some(Command::Doctor { json }) => doctor::run(&global, json),
+        Some(Command::Status { json, watch }) => status::run(&settings(&global)?.settings, json, watch),
+        Some(Command::Conflicts { action }) => conflicts::run(&settings(&global)?.settings, action),
+        Some(Command::Quarantine { action }) => quarantine::run(&settings(&global)?.settings, action),
+        Some(Command::Cleanup) => cleanup::run(&settings(&global)?.settings),
+        Some(Command::Run) | None => flags(&global),
+    }
+}
+
+/// Help is printed as it is; an error becomes the same two lines as every other one.
+fn usage(error: &clap::Error) -> Result<ExitCode> {
+    if !error.use_stderr() {
+        error.print()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let text = error.to_string();
+    let (what, _) = text.split_once("\n\nUsage:").or_else(|| text.split_once("\n\nFor more")).unwrap_or((&text, ""));
+    let what = what.strip_prefix("error: ").unwrap_or(what);
+    let what = if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand { "a subcommand is missing" } else { what };
+    Err(Failure::new(Exit::Usage, what, "`harmonylite help` lists commands and flags, `harmonylite help COMMAND` those of one").into())
+}
+
+/// What HarmonyLite (Go) does by flags; `run` if there is none of them.
+fn flags(global: &Global) -> Result<ExitCode> {
+    let loaded = settings(global)?;
+    if global.cleanup {
+        return cleanup::run(&loaded.settings);
+    }
+    if global.schema_status {
+        return schema_status::run(&loaded.settings);
+    }
+    not_yet(global)?;
+    run::run(global, loaded, global.cluster()?)
+}
+
+/// What HarmonyLite (Go) has and this version does not: said, never pretended.
+fn not_yet(global: &Global) -> Result<(), Failure> {
+    let missing = [
+        (global.save_snapshot, "-save-snapshot", "a new node gets all rows from the streams and its peers without one"),
+        (global.schema_status_cluster, "-schema-status-cluster", "-schema-status on each node shows the hashes to compare"),
+        (global.pprof.is_some(), "-pprof", "`harmonylite status` shows counters and times"),
+    ];
+    match missing.into_iter().find(|(asked, ..)| *asked) {
+        Some((_, flag, hint)) => Err(Failure::new(Exit::NotYet, format!("{flag} is not in this version of harmonylite yet"), hint)),
+        None => Ok(()),
+    }
+}
+
+/// The settings from the file, if one is named, with what the command line overrides.
+pub(crate) fn settings(global: &Global) -> Result<Loaded> {
+    let mut loaded = match &global.config {
+        Some(file) => Settings::load(file)?,
+        None => Settings::defaults(),
+    };
+    if let Some(db) = &global.db {
+        loaded.settings.db_path.clone_from(db);
+    }
+    if let Some(node) = global.node_id {
+        loaded.settings.node_id = node;
+    }
+    Ok(loaded)
+}

@@ -1,0 +1,117 @@
+//! `harmonylite quarantine`: batches that could not be decoded or applied.
+
+use super::args::QuarantineAction;
+use super::exit::{Exit, Failure};
+use super::{control, database, show};
+use anyhow::Result;
+use harmonylite::lockfile::{Sidecar, sidecar};
+use harmonylite::quarantine::{self, Entry};
+use harmonylite::settings::Settings;
+use rusqlite::Connection;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Does what is asked.
+pub(crate) fn run(settings: &Settings, action: QuarantineAction) -> Result<ExitCode> {
+    let db = database::open_installed(&settings.db_path)?;
+    let text = match action {
+        QuarantineAction::List { json } => list(&quarantine::list(&db)?, json),
+        QuarantineAction::Retry { id } => retry(&db, &settings.db_path, id)?,
+        QuarantineAction::Drop { id } => drop_entry(&db, id)?,
+    };
+    show::print(&text);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(entries: &[Entry], json: bool) -> String {
+    if json {
+        let all: Vec<serde_json::Value> = entries.iter().map(as_json).collect();
+        return serde_json::Value::Array(all).to_string() + "\n";
+    }
+    if entries.is_empty() {
+        return "nothing in quarantine\n".to_owned();
+    }
+    let mut rows = vec![["id", "set aside", "from node", "batch", "stream", "reason"].map(str::to_owned).to_vec()];
+    rows.extend(entries.iter().map(|e| {
+        let place = format!("{} at {}", e.shard, e.seq);
+        vec![e.id.to_string(), show::moment(e.time_ms), e.node.to_string(), e.batch.to_string(), place, e.reason.clone()]
+    }));
+    show::table(&rows)
+}
+
+fn as_json(e: &Entry) -> serde_json::Value {
+    serde_json::json!({
+        "id": e.id, "time_ms": e.time_ms, "shard": e.shard, "seq": e.seq.0, "node_id": e.node.0, "site": e.site.0, "batch": e.batch.0, "reason": e.reason,
+    })
+}
+
+fn unknown(id: i64) -> Failure {
+    Failure::new(Exit::General, format!("there is no batch {id} in quarantine"), "`harmonylite quarantine list` shows their numbers")
+}
+
+fn retry(db: &Connection, path: &Path, id: i64) -> Result<String> {
+    quarantine::load(db, id)?.ok_or_else(|| unknown(id))?;
+    let Sidecar::Running(owner) = sidecar(path)? else {
+        return Err(Failure::new(
+            Exit::General,
+            format!("no node runs on {}", path.display()),
+            "start it with `harmonylite run`, then retry",
+        )
+        .into());
+    };
+    let answer = control::ask(owner.as_ref(), "POST", &format!("/quarantine/{id}/retry"))?;
+    match answer.status {
+        200..=299 => {
+            Ok(format!("the node tries batch {id} again; if it stays in `harmonylite quarantine list`, its reason is the new one\n"))
+        }
+        status => Err(Failure::new(Exit::General, format!("the node refused ({status}): {}", answer.body), "its log tells more").into()),
+    }
+}
+
+fn drop_entry(db: &Connection, id: i64) -> Result<String> {
+    if quarantine::remove(db, id)? { Ok(format!("batch {id} thrown away\n")) } else { Err(unknown(id).into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use harmonylite::lockfile::{Lock, Owner};
+    use harmonylite::names::{BatchNo, NodeId, Site, StreamSeq};
+
+    #[test]
+    fn entries_are_listed_retried_and_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        let db = Connection::open(&path).unwrap();
+        harmonylite::database::create_tables(&db, &path).unwrap();
+        assert_eq!(list(&[], false), "nothing in quarantine\n");
+        let entry = Entry {
+            id: 0,
+            time_ms: 1_700_000_000_000,
+            shard: 1,
+            seq: StreamSeq(9),
+            node: NodeId(2),
+            site: Site(3),
+            batch: BatchNo(4),
+            reason: "truncated in row".into(),
+            body: vec![1],
+        };
+        quarantine::add(&db, &entry).unwrap();
+        let all = quarantine::list(&db).unwrap();
+        assert!(list(&all, false).contains("1 at 9") && list(&all, false).contains("truncated in row"));
+        assert!(list(&all, true).contains("\"batch\":4"));
+
+        assert!(retry(&db, &path, 5).unwrap_err().to_string().contains("no batch 5"));
+        assert!(retry(&db, &path, 1).unwrap_err().to_string().contains("no node runs"));
+        let mut lock = Lock::acquire(&path).unwrap();
+        for (name, status, good) in [("a", 202, true), ("b", 409, false)] {
+            let socket = dir.path().join(name);
+            lock.announce(&Owner { pid: 1, node_id: 1, socket: socket.clone() }).unwrap();
+            let node = control::fake_node(&socket, status, "not now".to_owned());
+            assert_eq!(retry(&db, &path, 1).is_ok(), good);
+            assert_eq!(node.join().unwrap(), "POST /quarantine/1/retry HTTP/1.1");
+        }
+        assert!(drop_entry(&db, 1).is_ok());
+        assert!(drop_entry(&db, 1).unwrap_err().to_string().contains("no batch 1"));
+    }
+}

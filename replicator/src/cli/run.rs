@@ -1,0 +1,47 @@
+//! `harmonylite run`: replicates a database until told to stop.
+
+use super::args::Global;
+use super::log;
+use anyhow::{Context, Result};
+use harmonylite::Node;
+use harmonylite::settings::{ClusterSettings, Loaded};
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Runs the node of this database.
+pub(crate) fn run(_options: &Global, loaded: Loaded, cluster: ClusterSettings) -> Result<ExitCode> {
+    log::init(&loaded.settings.logging);
+    for note in &loaded.notes {
+        tracing::info!("{note}");
+    }
+    // Here, not in the node: a program that runs a node inside may have the database open, and closing the file a second
+    // time would drop its locks.
+    harmonylite::preflight::check(&loaded.settings.db_path)?;
+    // Two threads do the work; these only carry bytes.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("cannot start")?;
+    runtime.block_on(replicate(loaded, cluster))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn replicate(loaded: Loaded, cluster: ClusterSettings) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
+    let database = loaded.settings.db_path.display().to_string();
+    let started = Node::builder().settings(loaded.settings).cluster(cluster).start();
+    let mut node = tokio::select! {
+        node = started => node?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    tracing::info!(database, "running");
+    let ended = tokio::select! {
+        ended = node.ended() => ended,
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    };
+    let stopped = node.stop().await;
+    ended?;
+    stopped?;
+    tracing::info!(database, "stopped");
+    Ok(())
+}

@@ -1,0 +1,64 @@
+//! `-schema-status`: the replicated tables with their hashes, as this database has them.
+
+use super::{database, show};
+use anyhow::{Context, Result};
+use harmonylite::schema::{Schema, inspect};
+use harmonylite::settings::Settings;
+use rusqlite::{Connection, OptionalExtension};
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+/// Prints it.
+pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
+    let db = database::open(&settings.db_path)?;
+    let schema = inspect(&db, &settings.table_filter()?).with_context(|| settings.db_path.display().to_string())?;
+    show::print(&text(&db, &schema)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(db: &Connection, schema: &Schema) -> Result<String> {
+    let installed = harmonylite::database::is_installed(db)?;
+    let mut rows = vec![["table", "hash", "state"].map(str::to_owned).to_vec()];
+    for table in &schema.tables {
+        let known: Option<Option<Vec<u8>>> = match installed {
+            true => db.query_row("SELECT hash FROM main.__harmonylite__table WHERE name = ?1", [&table.name], |r| r.get(0)).optional()?,
+            false => None,
+        };
+        let state = match known.flatten() {
+            Some(hash) if hash == table.hash => "replicated",
+            Some(_) => "changed; the running node takes it over",
+            None => "not replicated yet",
+        };
+        rows.push(vec![table.name.clone(), hex(&table.hash[..8]), state.to_owned()]);
+    }
+    let mut out = format!("schema {}\n\n{}", hex(&schema.hash()), show::table(&rows));
+    for skipped in &schema.skipped {
+        let _ = writeln!(out, "not replicated: {}: {}", skipped.name, skipped.reason);
+    }
+    Ok(out)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut out, byte| {
+        let _ = write!(out, "{byte:02x}");
+        out
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_shown_with_hash_and_state() {
+        let db = Connection::open_in_memory().unwrap();
+        db.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY); CREATE VIRTUAL TABLE f USING fts5(a);").unwrap();
+        let show = || text(&db, &inspect(&db, &Default::default()).unwrap()).unwrap();
+        assert!(show().contains("not replicated yet") && show().contains("not replicated: f: "), "{}", show());
+        harmonylite::database::create_tables(&db, std::path::Path::new("x")).unwrap();
+        harmonylite::capture::install(&db, &Default::default(), 1).unwrap();
+        assert!(show().contains("  replicated\n"), "{}", show());
+        db.execute_batch("ALTER TABLE t ADD COLUMN a").unwrap();
+        assert!(show().contains("changed"), "{}", show());
+    }
+}

@@ -1,0 +1,166 @@
+//! The embedded server over its lives: started once, restarted whenever it dies, stopped with its owner.
+
+use super::binary::{self, Program};
+use super::config::Plan;
+use super::process::Running;
+use super::user_config::Keys;
+use super::{EmbeddedError, lock};
+use crate::names::NodeId;
+use crate::settings::{ClusterSettings, Secret, Settings};
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// A life as long as this was no failed start: the next wait is short again.
+const HEALTHY_AFTER: Duration = Duration::from_secs(30);
+
+/// Where our own client connects, and as whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// `nats://127.0.0.1:port`, or `tls://` if the user's `server_config` has a `tls` block.
+    pub url: String,
+    /// The user; none: the server asks for none, or for what only the settings know (seed or creds file).
+    pub user: Option<String>,
+    /// The password.
+    pub password: Option<Secret>,
+}
+
+/// A running nats-server that belongs to this process. Dropped, it is killed at once; [`Embedded::stop`] ends it in order.
+#[derive(Debug)]
+pub struct Embedded {
+    access: watch::Receiver<Access>,
+    restarts: Arc<AtomicU64>,
+    version: String,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Embedded {
+    /// Starts the server; returns once it accepts connections. Needs a tokio runtime, which must live as long as it.
+    ///
+    /// # Errors
+    /// [`EmbeddedError`].
+    pub async fn start(settings: &Settings, node: NodeId, cluster: &ClusterSettings) -> Result<Self, EmbeddedError> {
+        let program = binary::find(&settings.nats.server_binary).await?;
+        let user = match settings.nats.server_config.as_str() {
+            "" => Keys::default(),
+            path => Keys::read(Path::new(path))?,
+        };
+        let plan = Plan::new(settings, node, cluster, &user, make_password()?)?;
+        let lock = lock::acquire(&plan.store).await?;
+        let running = Running::start(&program, &plan, &lock, None).await?;
+        for warning in &plan.warnings {
+            tracing::warn!("{warning}");
+        }
+        tracing::info!(version = program.version, address = running.address, store = %plan.store.display(), "embedded nats-server runs");
+
+        let (access_sender, access) = watch::channel(plan.access(&running.address));
+        let restarts = Arc::new(AtomicU64::new(0));
+        let version = program.version.clone();
+        let (stop, stopped) = oneshot::channel();
+        let keeper = Keeper { program, plan, lock, access: access_sender, restarts: Arc::clone(&restarts) };
+        let task = tokio::spawn(keeper.keep(running, stopped));
+        Ok(Self { access, restarts, version, stop, task })
+    }
+
+    /// How to connect. Changes if a restart needs another port.
+    pub fn access(&self) -> watch::Receiver<Access> {
+        self.access.clone()
+    }
+
+    /// How often it was started again.
+    pub fn restarts(&self) -> u64 {
+        self.restarts.load(Ordering::Relaxed)
+    }
+
+    /// The same count, for one who asks it later.
+    pub fn restart_counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.restarts)
+    }
+
+    /// The server's version.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Ends the server in order; kills it after 5 s.
+    pub async fn stop(self) {
+        _ = self.stop.send(());
+        _ = self.task.await;
+    }
+}
+
+impl Plan {
+    fn access(&self, address: &str) -> Access {
+        let scheme = if self.tls { "tls" } else { "nats" };
+        let (user, password) = self.login.clone().unzip();
+        Access { url: format!("{scheme}://{address}"), user, password }
+    }
+}
+
+/// Holds what every life of the server needs.
+struct Keeper {
+    program: Program,
+    plan: Plan,
+    lock: File,
+    access: watch::Sender<Access>,
+    restarts: Arc<AtomicU64>,
+}
+
+impl Keeper {
+    async fn keep(self, running: Running, mut stopped: oneshot::Receiver<()>) {
+        let mut running = running;
+        let mut wait = BACKOFF_MIN;
+        loop {
+            let started = tokio::time::Instant::now();
+            tokio::select! {
+                () = running.ended() => tracing::error!("the embedded nats-server ended: starting it again"),
+                asked = &mut stopped => return if asked.is_ok() { running.stop().await },
+            }
+            if started.elapsed() >= HEALTHY_AFTER {
+                wait = BACKOFF_MIN;
+            }
+            running = tokio::select! {
+                fresh = self.again(&running.address, &mut wait) => fresh,
+                _ = &mut stopped => return,
+            };
+            self.restarts.fetch_add(1, Ordering::Relaxed);
+            let access = self.plan.access(&running.address);
+            self.access.send_if_modified(|old| std::mem::replace(old, access.clone()) != access);
+        }
+    }
+
+    /// Starts it until it runs, for ever.
+    async fn again(&self, former: &str, wait: &mut Duration) -> Running {
+        loop {
+            tokio::time::sleep(*wait).await;
+            *wait = (*wait * 2).min(BACKOFF_MAX);
+            match self.at_the_same_port(former).await {
+                Ok(running) => return running,
+                Err(error) => tracing::error!("{error}; next attempt in {} ms", wait.as_millis()),
+            }
+        }
+    }
+
+    /// At the former port, so that clients find it again by themselves; at another if somebody took that one meanwhile.
+    async fn at_the_same_port(&self, former: &str) -> Result<Running, EmbeddedError> {
+        let port = former.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).filter(|_| self.plan.any_port);
+        match Running::start(&self.program, &self.plan, &self.lock, port).await {
+            Err(EmbeddedError::PortInUse { .. }) if port.is_some() => Running::start(&self.program, &self.plan, &self.lock, None).await,
+            result => result,
+        }
+    }
+}
+
+fn make_password() -> Result<Secret, EmbeddedError> {
+    let mut bytes = [0; 24];
+    getrandom::fill(&mut bytes).map_err(|e| EmbeddedError::DidNotStart { reason: format!("no random numbers for a password: {e}") })?;
+    // "x": nats-server takes a password that begins with "$2a$" for a hash, and a bare number for a number.
+    Ok(Secret::new(bytes.iter().fold("x".to_owned(), |text, byte| format!("{text}{byte:02x}"))))
+}

@@ -1,0 +1,164 @@
+//! Health and metrics over HTTP, and the control socket.
+//!
+//! Reads [`Status`] when asked; the only thing it changes is to pass a retry of a batch in quarantine on to the writer.
+
+use super::metrics;
+use super::report::Sources;
+use super::writer::ToWriter;
+use crate::inbound::Input;
+use crate::settings::{Settings, bind_address};
+use crate::status::Status;
+use axum::extract::{Path as UrlPath, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::task::JoinHandle;
+
+/// A port or socket that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: cannot listen on {bind}: {error}")]
+pub struct ListenError {
+    what: &'static str,
+    bind: String,
+    error: std::io::Error,
+}
+
+async fn listen(what: &'static str, bind: &str) -> Result<TcpListener, ListenError> {
+    let failed = |error| ListenError { what, bind: bind.to_owned(), error };
+    let address = bind_address(bind).map_err(|error| failed(std::io::Error::other(error)))?;
+    TcpListener::bind(address).await.map_err(failed)
+}
+
+fn serve(listener: TcpListener, router: Router) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!(%error, "the HTTP server ended");
+        }
+    })
+}
+
+/// Starts what the settings ask for: health, metrics. They may share one address.
+///
+/// # Errors
+/// A port in use.
+pub(super) async fn start(settings: &Settings, sources: &Arc<Sources>) -> Result<Vec<JoinHandle<()>>, ListenError> {
+    let (health, prometheus) = (&settings.health_check, &settings.prometheus);
+    let health_routes = || Router::new().route(&health.path, get(show_health)).with_state(Arc::clone(sources));
+    let metrics_routes = || Router::new().route("/metrics", get(show_metrics)).with_state(Arc::clone(sources));
+    if health.enable && prometheus.enable && health.bind == prometheus.bind {
+        let listener = listen("health_check.bind and prometheus.bind", &health.bind).await?;
+        return Ok(vec![serve(listener, health_routes().merge(metrics_routes()))]);
+    }
+    let mut tasks = Vec::new();
+    if health.enable {
+        tasks.push(serve(listen("health_check.bind", &health.bind).await?, health_routes()));
+    }
+    if prometheus.enable {
+        tasks.push(serve(listen("prometheus.bind", &prometheus.bind).await?, metrics_routes()));
+    }
+    Ok(tasks)
+}
+
+/// Starts the control socket. A socket file that a former process left is replaced: the lock says that it ended.
+///
+/// # Errors
+/// What the file system says.
+pub(super) fn start_control(socket: &Path, sources: &Arc<Sources>, writer: Sender<ToWriter>) -> Result<JoinHandle<()>, ListenError> {
+    let failed = |error| ListenError { what: "control socket", bind: socket.display().to_string(), error };
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket).map_err(failed)?;
+    let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(socket, permissions).map_err(failed)?;
+    let retry = Router::new().route("/quarantine/{id}/retry", post(retry_quarantine)).with_state(Arc::new(parking_lot::Mutex::new(writer)));
+    let router = Router::new().route("/status", get(show_status)).with_state(Arc::clone(sources)).merge(retry);
+    Ok(tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!(%error, "the control socket ended");
+        }
+    }))
+}
+
+async fn status(sources: Arc<Sources>) -> Result<Status, Response> {
+    let asked = tokio::task::spawn_blocking(move || sources.status()).await;
+    asked.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response())
+}
+
+async fn show_status(State(sources): State<Arc<Sources>>) -> Result<Json<Status>, Response> {
+    status(sources).await.map(Json)
+}
+
+async fn retry_quarantine(State(writer): State<Arc<parking_lot::Mutex<Sender<ToWriter>>>>, UrlPath(id): UrlPath<i64>) -> StatusCode {
+    let sent = writer.lock().send(ToWriter::Input(Input::RetryQuarantine(id)));
+    if sent.is_ok() { StatusCode::ACCEPTED } else { StatusCode::SERVICE_UNAVAILABLE }
+}
+
+async fn show_metrics(State(sources): State<Arc<Sources>>) -> Result<Response, Response> {
+    let (namespace, subsystem) = (sources.settings.prometheus.namespace.clone(), sources.settings.prometheus.subsystem.clone());
+    let status = status(sources).await?;
+    match metrics::text(&status, &namespace, &subsystem) {
+        Ok(text) => Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response()),
+        Err(error) => Err((StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response()),
+    }
+}
+
+async fn show_health(State(sources): State<Arc<Sources>>) -> Result<Response, Response> {
+    let (retries, detailed) = (sources.settings.nats.connect_retries, sources.settings.health_check.detailed);
+    let status = status(sources).await?;
+    let (code, body) = health(&status, retries, detailed);
+    Ok((code, Json(body)).into_response())
+}
+
+/// Health as HarmonyLite (Go) has it, and why it is degraded.
+fn health(status: &Status, connect_retries: u64, detailed: bool) -> (StatusCode, serde_json::Value) {
+    let db_connected = !status.degraded.iter().any(|reason| reason.starts_with("the database cannot be read"));
+    let given_up = !status.broker.connected && status.broker.failed_attempts >= connect_retries;
+    let healthy = db_connected && !given_up;
+    let code = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let word = if healthy { "healthy" } else { "unhealthy" };
+    if !detailed {
+        return (code, serde_json::json!({ "status": word }));
+    }
+    let body = serde_json::json!({
+        "status": word,
+        "node_id": status.node_id,
+        "uptime_seconds": (status.now_ms - status.started_ms) / 1_000,
+        "db_connected": db_connected,
+        "nats_connected": status.broker.connected,
+        "cdc_installed": !status.tables.is_empty(),
+        "tables_tracked": status.tables.len(),
+        "last_replicated_event_timestamp": status.last_applied_ms,
+        "last_published_event_timestamp": status.last_published_ms,
+        "version": status.version,
+        "degraded": !status.degraded.is_empty(),
+        "reasons": status.degraded,
+        "joined": status.joined,
+        "pending_rows": status.pending_rows,
+        "lag_ms": status.streams.iter().map(|s| s.lag_ms).max().unwrap_or(0),
+    });
+    (code, body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_that_cannot_be_reached_makes_unhealthy_after_the_configured_attempts() {
+        let mut status = Status::default();
+        status.broker.failed_attempts = 4;
+        assert_eq!(health(&status, 5, true).0, StatusCode::OK);
+        status.broker.failed_attempts = 5;
+        let (code, body) = health(&status, 5, true);
+        assert_eq!((code, body["status"].as_str()), (StatusCode::SERVICE_UNAVAILABLE, Some("unhealthy")));
+        status.broker.connected = true;
+        assert_eq!(health(&status, 5, false), (StatusCode::OK, serde_json::json!({ "status": "healthy" })));
+    }
+}

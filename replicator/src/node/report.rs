@@ -1,0 +1,189 @@
+//! Puts together what a node says of itself.
+//!
+//! Arrives: what the two threads show, the connection's state, and a glance at the database on a connection of its own.
+//! Leaves: a [`Status`]. Reads only.
+
+use super::reader::ReaderSeen;
+use super::writer::{StreamSeen, WriterSeen};
+use crate::broker::nats::{LinkState, wire};
+use crate::clock;
+use crate::database::{self, DatabaseError};
+use crate::names::NodeId;
+use crate::settings::Settings;
+use crate::status::{BrokerStatus, Counters, HeldStatus, Status, StreamStatus, WakeStatus};
+use rusqlite::Connection;
+use std::path::PathBuf;
+use tokio::sync::watch;
+
+/// Everything that a status is made of.
+pub(super) struct Sources {
+    pub(super) settings: Settings,
+    pub(super) node: NodeId,
+    pub(super) database: PathBuf,
+    pub(super) started_ms: i64,
+    pub(super) embedded: bool,
+    pub(super) writer: watch::Receiver<WriterSeen>,
+    pub(super) reader: watch::Receiver<ReaderSeen>,
+    pub(super) link: watch::Receiver<LinkState>,
+    pub(super) server_restarts: Box<dyn Fn() -> u64 + Send + Sync>,
+    pub(super) db: parking_lot::Mutex<Connection>,
+}
+
+/// What the database itself tells.
+#[derive(Default)]
+struct Glance {
+    pending: u64,
+    oldest_pending_ms: i64,
+    held: Vec<HeldStatus>,
+    conflicts: u64,
+    quarantine: u64,
+}
+
+fn glance(db: &Connection) -> Result<Glance, DatabaseError> {
+    let published: i64 = database::get(db, "published")?.unwrap_or(0);
+    let (pending, oldest): (i64, Option<i64>) = db
+        .prepare_cached("SELECT count(*), min(CASE WHEN time > 0 THEN time END) FROM main.__harmonylite__change_log WHERE id > ?1")?
+        .query_row([published], |r| Ok((r.get(0)?, r.get(1)?)))?;
+    let mut held = db.prepare_cached("SELECT node, shard, since, reason FROM main.__harmonylite__held ORDER BY node, shard")?;
+    let held = held.query_map([], |r| {
+        Ok(HeldStatus { node_id: r.get::<_, i64>(0)?.cast_unsigned(), shard: r.get(1)?, since_ms: r.get(2)?, reason: r.get(3)? })
+    })?;
+    Ok(Glance {
+        pending: pending.cast_unsigned(),
+        oldest_pending_ms: oldest.unwrap_or(0),
+        held: held.collect::<rusqlite::Result<_>>()?,
+        conflicts: crate::journal::count(db)?.cast_unsigned(),
+        quarantine: crate::quarantine::count(db)?.cast_unsigned(),
+    })
+}
+
+/// A change that waits longer than this is worth a word.
+const PENDING_MS_MAX: i64 = 60_000;
+/// So is the write lock out of reach for so long.
+const BUSY_MS_MAX: u64 = 10_000;
+
+impl Sources {
+    /// The node as it is now.
+    pub(super) fn status(&self) -> Status {
+        let (writer, reader, link) = (self.writer.borrow().clone(), self.reader.borrow().clone(), self.link.borrow().clone());
+        let glance = glance(&self.db.lock());
+        let now_ms = clock::unix_ms();
+        let mut status = Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node_id: self.node.0,
+            pid: std::process::id(),
+            db_path: self.database.display().to_string(),
+            started_ms: self.started_ms,
+            now_ms,
+            site: writer.site.map_or(0, |s| s.0),
+            joined: writer.joined,
+            publish: self.settings.publish,
+            replicate: self.settings.replicate,
+            tables: writer.layout.tables.iter().map(|t| t.name().to_owned()).collect(),
+            skipped: writer.layout.skipped.iter().map(|s| (s.name.clone(), s.reason.clone())).collect(),
+            broker: BrokerStatus {
+                embedded: self.embedded,
+                url: link.url.clone(),
+                connected: link.connected,
+                linked: writer.linked,
+                failed_attempts: link.failed_attempts,
+                last_error: link.last_error.clone(),
+                server_version: link.server_version.clone(),
+            },
+            streams: writer.streams.iter().map(|s| self.stream(s)).collect(),
+            open_gaps: writer.gaps as u64,
+            wake: wake(&writer, &reader),
+            counters: self.counters(&writer, &reader),
+            last_published_ms: reader.stats.last_published_unix_ms,
+            last_applied_ms: writer.stats.last_applied_unix_ms,
+            ..Status::default()
+        };
+        match glance {
+            Ok(glance) => {
+                (status.pending_rows, status.oldest_pending_ms) = (glance.pending, glance.oldest_pending_ms);
+                (status.held, status.conflicts, status.quarantine) = (glance.held, glance.conflicts, glance.quarantine);
+            }
+            Err(error) => status.degraded.push(format!("the database cannot be read: {error}")),
+        }
+        self.degrade(&mut status, &writer, &reader, &link);
+        status
+    }
+
+    fn stream(&self, seen: &StreamSeen) -> StreamStatus {
+        let lag_ns = if seen.position > seen.cursor { seen.position_time_ns - seen.cursor_time_ns } else { 0 };
+        StreamStatus {
+            shard: seen.shard,
+            name: wire::stream_name(&self.settings.nats.stream_prefix, seen.shard),
+            cursor: seen.cursor,
+            last: seen.position,
+            lag_ms: (lag_ns / 1_000_000).max(0),
+        }
+    }
+
+    fn counters(&self, writer: &WriterSeen, reader: &ReaderSeen) -> Counters {
+        let (w, r) = (&writer.stats, &reader.stats);
+        Counters {
+            batches_published: r.batches_published,
+            rows_published: r.rows_published,
+            bytes_published: r.bytes_published,
+            batches_applied: w.batches_applied,
+            rows_applied: w.rows_taken,
+            rows_skipped: w.rows_skipped,
+            bytes_applied: w.bytes_applied,
+            scans: r.scans,
+            busy: w.busy,
+            conflicts: w.conflicts,
+            quarantined: w.quarantined,
+            held: w.held,
+            gaps: w.gaps,
+            losses: w.losses,
+            rows_republished: w.rows_republished,
+            split: r.split,
+            drift_warnings: w.drift_warnings,
+            null_key_changes: w.null_key_changes,
+            server_restarts: (self.server_restarts)(),
+        }
+    }
+
+    fn degrade(&self, status: &mut Status, writer: &WriterSeen, reader: &ReaderSeen, link: &LinkState) {
+        let mut say = |reason: String| status.degraded.push(reason);
+        if !link.connected {
+            say(format!("NATS is away ({} failed attempts): {}", link.failed_attempts, link.last_error));
+        }
+        for held in &status.held {
+            say(format!("origin {} is paused: {}", held.node_id, held.reason));
+        }
+        if status.quarantine > 0 {
+            say(format!("{} batches are in quarantine: see `harmonylite quarantine list`", status.quarantine));
+        }
+        if let Some(refusal) = &reader.refusal {
+            say(format!("the broker refuses this node's batch: {refusal}"));
+        }
+        if writer.gaps > 0 {
+            say(format!("{} holes in the stream wait for other nodes to fill them", writer.gaps));
+        }
+        if writer.stats.drift_warnings > 0 {
+            say(format!("clocks differ by more than max_clock_drift ({} batches)", writer.stats.drift_warnings));
+        }
+        let busy_ms = writer.busy_since_ms.map_or(0, |since| clock::mono_ms().saturating_sub(since));
+        if busy_ms > BUSY_MS_MAX {
+            say(format!("the write lock has been out of reach for {} s", busy_ms / 1_000));
+        }
+        let waiting_ms = if status.oldest_pending_ms > 0 { status.now_ms - status.oldest_pending_ms } else { 0 };
+        if self.settings.publish && waiting_ms > PENDING_MS_MAX {
+            say(format!("{} changes wait to be sent, the oldest for {} s", status.pending_rows, waiting_ms / 1_000));
+        }
+    }
+}
+
+fn wake(writer: &WriterSeen, reader: &ReaderSeen) -> WakeStatus {
+    WakeStatus {
+        last: reader.last.map_or("", super::reader::Way::name).to_owned(),
+        bell: reader.bell,
+        watcher: reader.watcher,
+        poll: reader.poll,
+        commit_to_wake_us: reader.commit_to_wake_us,
+        wake_to_published_us: reader.wake_to_published_us,
+        published_to_applied_us: writer.published_to_applied_us,
+    }
+}

@@ -1,0 +1,253 @@
+//! Starts a node, in an order that lets a refused start leave everything as it was: lock, server, first contact with the
+//! broker, and only then the database.
+
+use super::guard::Guard;
+use super::reader::{Reader, ReaderSeen, ToReader, Waker};
+use super::report::Sources;
+use super::ring::SharedBell;
+use super::timing::Timing;
+use super::watch::Watch;
+use super::writer::{ToWriter, Writer, WriterSeen};
+use super::{Ended, Inboxes, Node, NodeError, http};
+use crate::broker::nats::{Hub, LinkState, NatsBroker, Sink, Target};
+use crate::clock;
+use crate::config::NodeConfig;
+use crate::database::{self, DatabaseError, Meta};
+use crate::embedded::{Access, Embedded};
+use crate::inbound::{Fatal, Inbound, Input as WriterInput};
+use crate::lockfile::{Lock, Owner};
+use crate::names::NodeId;
+use crate::outbound::{Input as ReaderInput, Outbound};
+use crate::settings::identity::{IdentitySource, decide, machine_id};
+use crate::settings::{ClusterSettings, NodeConfigError, Settings};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
+
+/// A broker that answers does so within this; one that does not is waited for while the node captures.
+const FIRST_CONTACT: Duration = Duration::from_secs(3);
+/// At the start the write lock is waited for so long; later for ever.
+const LOCKED_MS_MAX: u64 = 30_000;
+const LOCKED_AGAIN: Duration = Duration::from_millis(20);
+const POLL_MS: u64 = 1_000;
+/// Unix socket paths end here (sun_path is 108 bytes on Linux, 104 elsewhere).
+const SOCKET_PATH_BYTES_MAX: usize = 100;
+
+pub(super) async fn start(settings: Settings, cluster: ClusterSettings) -> Result<Node, NodeError> {
+    let path = settings.db_path.clone();
+    let path = path.canonicalize().map_err(|error| NodeError::File { path, error })?;
+    let config = settings.node_config(identity(&settings, &path)?)?;
+    let mut lock = Lock::acquire(&path)?;
+    let socket = socket_path(&path);
+    lock.announce(&Owner { pid: std::process::id(), node_id: config.node.0, socket: socket.clone() })?;
+    let embedded = if settings.nats.urls.is_empty() { Some(Embedded::start(&settings, config.node, &cluster).await?) } else { None };
+    let (to_writer, writer_inbox) = channel();
+    let (to_reader, reader_inbox) = channel();
+    let sinks = sinks(&to_writer, &to_reader);
+    let target = target(&settings, embedded.as_ref());
+    let hub = Hub::start(settings.clone(), config.node, config.limits.inbox_bytes_max, target, &sinks.0, &sinks.1);
+    first_contact(&hub).await?;
+
+    let brokers = (hub.handle(&sinks.0), hub.handle(&sinks.1));
+    let opened = {
+        let config = config.clone();
+        tokio::task::spawn_blocking(move || open(config, brokers)).await
+    };
+    let opened = opened.map_err(|_| NodeError::Panicked("start"))?.map_err(|fatal| about(&path, fatal))?;
+    let (writer_seen, reader_seen) = (watch::Sender::default(), watch::Sender::default());
+    let restarts = embedded.as_ref().map(Embedded::restart_counter);
+    let sources = Arc::new(Sources {
+        node: config.node,
+        database: path.clone(),
+        started_ms: clock::unix_ms(),
+        embedded: embedded.is_some(),
+        writer: writer_seen.subscribe(),
+        reader: reader_seen.subscribe(),
+        link: hub.link(),
+        server_restarts: Box::new(move || restarts.as_ref().map_or(0, |count| count.load(std::sync::atomic::Ordering::Relaxed))),
+        db: parking_lot::Mutex::new(opened.status),
+        settings,
+    });
+    let mut tasks = http::start(&sources.settings, &sources).await?;
+    tasks.push(http::start_control(&socket, &sources, to_writer.clone())?);
+
+    let waker = Waker::new(to_reader.clone());
+    let poll = Duration::from_millis(if sources.settings.polling_interval > 0 { sources.settings.polling_interval } else { POLL_MS });
+    let guard = Guard::new(&path).map_err(|error| NodeError::File { path: path.clone(), error })?;
+    let (watch, to_watch) = Watch::new(&path, opened.watch, guard, waker.clone(), poll);
+    let bell = SharedBell::new(&path);
+    bell.published(opened.inbound.site(), opened.published);
+    let inboxes = Inboxes { writer: to_writer, reader: to_reader, watch: to_watch, bell: bell.clone() };
+    let (ended_sender, ended) = tokio::sync::mpsc::unbounded_channel();
+    let writer = writer(opened.inbound, writer_inbox, &inboxes, writer_seen);
+    let reader = reader(opened.outbound, reader_inbox, &inboxes, waker.clone(), reader_seen);
+    let threads = vec![
+        spawn("writer", &ended_sender, move || writer.run())?,
+        spawn("reader", &ended_sender, move || reader.run())?,
+        spawn("bell", &ended_sender, move || {
+            bell.run(&waker);
+            Ended::Stopped
+        })?,
+        spawn("watch", &ended_sender, move || watch.run().map_or_else(Ended::Replaced, |()| Ended::Stopped))?,
+    ];
+    Ok(Node { sources, inboxes, threads, ended, tasks, hub: Some(hub), embedded, lock: Some(lock), socket })
+}
+
+/// This node's number: configured, or what the database has stored, or derived from the machine.
+fn identity(settings: &Settings, path: &Path) -> Result<NodeId, NodeError> {
+    let stored = database::stored_node(path).map_err(|error| NodeError::Database { path: path.to_owned(), error })?;
+    let identity = decide(settings.node_id, stored, machine_id().as_deref()).map_err(NodeConfigError::Random)?;
+    if identity.source == IdentitySource::Random {
+        tracing::warn!(node = identity.node.0, "this machine has no id: the node id is drawn at random and kept in the database");
+    }
+    Ok(identity.node)
+}
+
+fn sinks(writer: &Sender<ToWriter>, reader: &Sender<ToReader>) -> (Sink, Sink) {
+    let (writer, reader) = (parking_lot::Mutex::new(writer.clone()), parking_lot::Mutex::new(reader.clone()));
+    // A thread that has ended takes the node with it; what is sent to it until then is lost with it.
+    let to_writer: Sink = Arc::new(move |event| drop(writer.lock().send(ToWriter::Input(WriterInput::Broker(event)))));
+    let to_reader: Sink = Arc::new(move |event| drop(reader.lock().send(ToReader::Input(ReaderInput::Broker(event)))));
+    (to_writer, to_reader)
+}
+
+/// Where to connect to, and where else once an embedded server had to take another port.
+fn target(settings: &Settings, embedded: Option<&Embedded>) -> watch::Receiver<Target> {
+    let Some(embedded) = embedded else {
+        // The sender may go: there is nothing more to say.
+        let (sender, receiver) = watch::channel(Target { urls: settings.nats.urls.clone(), access: None });
+        std::mem::forget(sender);
+        return receiver;
+    };
+    let to_target = |access: Access| Target { urls: vec![access.url.clone()], access: Some(access) };
+    let mut access = embedded.access();
+    let (sender, receiver) = watch::channel(to_target(access.borrow_and_update().clone()));
+    tokio::spawn(async move {
+        while access.changed().await.is_ok() && !sender.is_closed() {
+            sender.send_replace(to_target(access.borrow_and_update().clone()));
+        }
+    });
+    receiver
+}
+
+/// Gives a broker that is there the time to say that it can never be used.
+async fn first_contact(hub: &Hub) -> Result<(), NodeError> {
+    let mut link = hub.link();
+    let settled = tokio::time::timeout(FIRST_CONTACT, link.wait_for(|state: &LinkState| state.connected || state.lasting)).await;
+    match settled {
+        Ok(Ok(state)) if state.lasting => Err(NodeError::Broker(state.last_error.clone())),
+        _ => Ok(()),
+    }
+}
+
+struct Opened {
+    inbound: Inbound<NatsBroker>,
+    outbound: Outbound<NatsBroker>,
+    published: i64,
+    watch: rusqlite::Connection,
+    status: rusqlite::Connection,
+}
+
+/// Opens the database's connections and prepares it.
+fn open(config: NodeConfig, brokers: (NatsBroker, NatsBroker)) -> Result<Opened, Fatal> {
+    let waits_from = clock::mono_ms();
+    let mut broker = Some(brokers.0);
+    let inbound = loop {
+        let is_over = clock::mono_ms() - waits_from > LOCKED_MS_MAX;
+        match open_writer(&config) {
+            Ok(db) => {
+                let Some(broker) = broker.take() else { return Err(DatabaseError::Busy.into()) };
+                break Inbound::open(config.clone(), db, broker, Box::new(random), clock::now())?;
+            }
+            Err(DatabaseError::Busy) if !is_over => {
+                tracing::debug!("another connection holds the database's write lock; waiting");
+                std::thread::park_timeout(LOCKED_AGAIN);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    };
+    let reader = || database::open_reader(&config.path);
+    let outbound = Outbound::new(config.clone(), reader()?, brokers.1)?;
+    let status = reader()?;
+    let published = Meta::read(&status)?.published;
+    Ok(Opened { inbound, outbound, published, watch: reader()?, status })
+}
+
+/// Opens the writing connection, at a moment when the write lock can be had.
+fn open_writer(config: &NodeConfig) -> Result<rusqlite::Connection, DatabaseError> {
+    let db = database::open_writer(&config.path)?;
+    db.execute_batch("BEGIN IMMEDIATE; ROLLBACK")?;
+    Ok(db)
+}
+
+fn random() -> u64 {
+    // Without random numbers of the operating system nothing on this machine is safe; a site must never be guessed.
+    getrandom::u64().unwrap_or_else(|error| panic!("no random numbers: {error}"))
+}
+
+fn about(path: &Path, fatal: Fatal) -> NodeError {
+    match fatal {
+        Fatal::Database(error) => NodeError::Database { path: path.to_owned(), error },
+        other => NodeError::Fatal(other),
+    }
+}
+
+fn writer(inbound: Inbound<NatsBroker>, inbox: Receiver<ToWriter>, to: &Inboxes, seen: watch::Sender<WriterSeen>) -> Writer {
+    // From now on a lock that is held is waited for between steps, not inside SQLite.
+    if let Err(error) = inbound.database().busy_timeout(Duration::ZERO) {
+        tracing::debug!(%error, "cannot set the busy timeout");
+    }
+    Writer { inbound, inbox, reader: to.reader.clone(), seen, applied: Timing::default(), delivered_ns: None }
+}
+
+fn reader(
+    outbound: Outbound<NatsBroker>,
+    inbox: Receiver<ToReader>,
+    to: &Inboxes,
+    waker: Waker,
+    seen: watch::Sender<ReaderSeen>,
+) -> Reader {
+    Reader {
+        outbound,
+        inbox,
+        writer: to.writer.clone(),
+        bell: to.bell.clone(),
+        waker,
+        seen,
+        show: ReaderSeen::default(),
+        commit_to_wake: Timing::default(),
+        wake_to_published: Timing::default(),
+        woken: None,
+    }
+}
+
+fn spawn(
+    name: &'static str,
+    ended: &UnboundedSender<Ended>,
+    work: impl FnOnce() -> Ended + Send + 'static,
+) -> Result<JoinHandle<()>, NodeError> {
+    let ended = ended.clone();
+    let thread = std::thread::Builder::new().name(format!("harmonylite-{name}")).spawn(move || {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or(Ended::Panicked(name));
+        // Nobody listens: the node was dropped.
+        let _ = ended.send(result);
+    });
+    thread.map_err(|error| NodeError::Fatal(Fatal::Spill(error)))
+}
+
+/// The control socket: beside the database, or, where that path is too long for a socket, in the temporary directory.
+fn socket_path(database: &Path) -> PathBuf {
+    let mut beside = database.as_os_str().to_owned();
+    beside.push("-harmonylite.sock");
+    if beside.len() <= SOCKET_PATH_BYTES_MAX {
+        return beside.into();
+    }
+    use sha2::Digest as _;
+    let digest = sha2::Sha256::digest(database.as_os_str().as_encoded_bytes());
+    let name: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    std::env::temp_dir().join(format!("harmonylite-{name}.sock"))
+}

@@ -1,0 +1,42 @@
+//! The last few durations of one kind, for status: median and 99th of a hundred.
+
+use std::collections::VecDeque;
+
+const KEPT: usize = 512;
+
+/// Durations in microseconds, the newest last.
+#[derive(Debug, Default)]
+pub(super) struct Timing {
+    last: VecDeque<u64>,
+}
+
+impl Timing {
+    pub(super) fn add(&mut self, us: u64) {
+        if self.last.len() == KEPT {
+            self.last.pop_front();
+        }
+        self.last.push_back(us);
+    }
+
+    /// (median, 99th of a hundred); zeros if there are none.
+    pub(super) fn quantiles(&self) -> (u64, u64) {
+        let mut sorted: Vec<u64> = self.last.iter().copied().collect();
+        sorted.sort_unstable();
+        let at = |percent: usize| sorted.get((sorted.len() * percent / 100).min(sorted.len().saturating_sub(1))).copied().unwrap_or(0);
+        (at(50), at(99))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_of_the_newest() {
+        let mut timing = Timing::default();
+        assert_eq!(timing.quantiles(), (0, 0));
+        (0..10_000).for_each(|_| timing.add(9));
+        (0..KEPT as u64).for_each(|i| timing.add(i));
+        assert_eq!(timing.quantiles(), (256, 506));
+    }
+}

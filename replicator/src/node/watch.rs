@@ -1,0 +1,132 @@
+//! Notices commits of applications that do not ring: the file watcher, with a slow poll as the net.
+//!
+//! Arrives: events of the database's directory. Leaves: wakes for the reader. The event of a WAL write comes before the
+//! commit is visible, so `data_version` (a glance at the wal-index) is looked at for a few milliseconds more. Idle it sleeps: it
+//! wakes once a poll interval and looks once. It also asks [`Guard`] whether the files are still ours.
+
+use super::guard::{Guard, Replaced};
+use super::reader::{Waker, Way};
+use crate::database::DatabaseError;
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use rusqlite::Connection;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+/// What the thread is sent.
+#[derive(Debug)]
+pub(super) enum ToWatch {
+    /// Something in the directory changed.
+    Touched,
+    Stop,
+}
+
+/// How long after an event the commit may become visible: looked at after each of these.
+const LOOKS: [Duration; 6] = [
+    Duration::from_micros(100),
+    Duration::from_micros(200),
+    Duration::from_micros(400),
+    Duration::from_millis(1),
+    Duration::from_millis(2),
+    Duration::from_millis(4),
+];
+
+/// Watches the directory of a database.
+pub(super) struct Watch {
+    db: Connection,
+    guard: Guard,
+    inbox: Receiver<ToWatch>,
+    waker: Waker,
+    poll: Duration,
+    data_version: i64,
+    /// Dropping it ends the events.
+    _events: Option<RecommendedWatcher>,
+}
+
+impl Watch {
+    /// Begins to listen. Without a watcher (none left on this machine) the poll alone does it.
+    pub(super) fn new(database: &Path, db: Connection, guard: Guard, waker: Waker, poll: Duration) -> (Self, Sender<ToWatch>) {
+        let (sender, inbox) = channel();
+        let events = match listen(database, sender.clone()) {
+            Ok(watcher) => Some(watcher),
+            Err(error) => {
+                tracing::warn!(%error, poll_ms = poll.as_millis(), "cannot watch the database's directory; polling only");
+                None
+            }
+        };
+        (Self { db, guard, inbox, waker, poll, data_version: 0, _events: events }, sender)
+    }
+
+    /// Runs until it is told to stop, or the files are not ours any more.
+    pub(super) fn run(mut self) -> Result<(), Replaced> {
+        loop {
+            match self.inbox.recv_timeout(self.poll) {
+                Ok(ToWatch::Touched) => {
+                    if !self.follow() {
+                        return Ok(());
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    self.guard.check()?;
+                    if self.is_changed() {
+                        self.waker.wake(Way::Poll, None);
+                    }
+                }
+                Ok(ToWatch::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+        }
+    }
+
+    /// After an event: looks until nothing more comes. False: stop.
+    fn follow(&mut self) -> bool {
+        let mut looks = LOOKS.iter();
+        loop {
+            // A commit writes the WAL many times: one look for all that has come.
+            while let Ok(message) = self.inbox.try_recv() {
+                if matches!(message, ToWatch::Stop) {
+                    return false;
+                }
+            }
+            if self.is_changed() {
+                self.waker.wake(Way::Watcher, None);
+            }
+            let Some(wait) = looks.next() else { return true };
+            match self.inbox.recv_timeout(*wait) {
+                Ok(ToWatch::Touched) => looks = LOOKS.iter(),
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(ToWatch::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
+            }
+        }
+    }
+
+    /// Whether another connection has committed since the last look.
+    fn is_changed(&mut self) -> bool {
+        let read = self.db.prepare_cached("PRAGMA main.data_version").and_then(|mut s| s.query_row([], |r| r.get(0)));
+        match read.map_err(DatabaseError::from) {
+            Ok(version) => std::mem::replace(&mut self.data_version, version) != version,
+            Err(error) => {
+                tracing::debug!(%error, "cannot look at the database; looking again later");
+                true
+            }
+        }
+    }
+}
+
+fn listen(database: &Path, sender: Sender<ToWatch>) -> notify::Result<RecommendedWatcher> {
+    let mut wal = database.as_os_str().to_owned();
+    wal.push("-wal");
+    let files = [database.to_owned(), PathBuf::from(wal)];
+    let names: Vec<_> = files.iter().filter_map(|f| f.file_name().map(ToOwned::to_owned)).collect();
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        let ours = event
+            .as_ref()
+            .is_ok_and(|e| !e.kind.is_access() && e.paths.iter().any(|p| p.file_name().is_some_and(|n| names.iter().any(|k| k == n))));
+        if ours || event.is_err() {
+            // Nobody listens any more: the node stops.
+            let _ = sender.send(ToWatch::Touched);
+        }
+    })?;
+    let directory = database.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    watcher.watch(directory, RecursiveMode::NonRecursive)?;
+    Ok(watcher)
+}

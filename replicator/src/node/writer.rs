@@ -1,0 +1,174 @@
+//! The thread that owns the writing connection and runs [`Inbound`].
+//!
+//! Arrives: what the broker delivers and what the reader acknowledges. Leaves: what the reader has to know. It waits only
+//! between steps, for the next input or deadline. A crash here is a crash of the process: the database is as last committed.
+
+use super::timing::Timing;
+use super::{Ended, reader};
+use crate::broker::BrokerEvent;
+use crate::broker::nats::NatsBroker;
+use crate::clock;
+use crate::inbound::{Fatal, Inbound, Input, Stats, Step};
+use crate::layout::Layout;
+use crate::names::Site;
+use crate::outbound;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// What the thread is sent.
+#[derive(Debug)]
+pub(super) enum ToWriter {
+    Input(Input),
+    Stop,
+}
+
+/// What the thread shows of itself.
+#[derive(Clone, Debug, Default)]
+pub(super) struct WriterSeen {
+    pub(super) stats: Stats,
+    pub(super) linked: bool,
+    pub(super) joined: bool,
+    pub(super) site: Option<Site>,
+    pub(super) gaps: usize,
+    pub(super) drained: bool,
+    pub(super) streams: Vec<StreamSeen>,
+    pub(super) layout: Arc<Layout>,
+    pub(super) published_to_applied_us: (u64, u64),
+    /// The write lock has been out of reach since then, monotone milliseconds.
+    pub(super) busy_since_ms: Option<u64>,
+}
+
+/// One stream as it is consumed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct StreamSeen {
+    pub(super) shard: u32,
+    pub(super) cursor: u64,
+    pub(super) cursor_time_ns: i64,
+    pub(super) position: u64,
+    pub(super) position_time_ns: i64,
+}
+
+/// The write lock is tried again after this, then ever more rarely up to [`BUSY_MAX`]; for ever.
+const BUSY_MIN: Duration = Duration::from_micros(200);
+const BUSY_MAX: Duration = Duration::from_millis(20);
+/// Said once when the write lock was out of reach for so long.
+const BUSY_SAID_MS: u64 = 5_000;
+/// What is shown is at most so old while there is work.
+const SHOW_MS: u64 = 100;
+
+pub(super) struct Writer {
+    pub(super) inbound: Inbound<NatsBroker>,
+    pub(super) inbox: Receiver<ToWriter>,
+    pub(super) reader: Sender<reader::ToReader>,
+    pub(super) seen: watch::Sender<WriterSeen>,
+    pub(super) applied: Timing,
+    pub(super) delivered_ns: Option<i64>,
+}
+
+impl Writer {
+    /// Runs until it is told to stop, or must.
+    pub(super) fn run(mut self) -> Ended {
+        match self.work() {
+            Ok(()) => Ended::Stopped,
+            Err(fatal) => Ended::Fatal(fatal),
+        }
+    }
+
+    fn work(&mut self) -> Result<(), Fatal> {
+        let mut busy = BUSY_MIN;
+        let mut busy_since: Option<u64> = None;
+        let mut shown_ms = 0;
+        loop {
+            while let Ok(message) = self.inbox.try_recv() {
+                if !self.take(message)? {
+                    return Ok(());
+                }
+            }
+            let now = clock::now();
+            let applied = self.inbound.stats.batches_applied;
+            let step = self.inbound.step(now)?;
+            self.forward();
+            if self.inbound.stats.batches_applied > applied
+                && let Some(sent_ns) = self.delivered_ns.take()
+            {
+                self.applied.add(u64::try_from((clock::unix_ns() - sent_ns) / 1_000).unwrap_or(0));
+            }
+            if step != Step::Busy {
+                if busy_since.take().is_some_and(|since| now.mono_ms - since >= BUSY_SAID_MS) {
+                    tracing::info!("the write lock is free again");
+                }
+                busy = BUSY_MIN;
+            }
+            if step != Step::Worked || now.mono_ms >= shown_ms + SHOW_MS {
+                self.show(busy_since);
+                shown_ms = now.mono_ms;
+            }
+            let wait = match step {
+                Step::Worked => continue,
+                Step::Busy => {
+                    let since = *busy_since.get_or_insert(now.mono_ms);
+                    if now.mono_ms - since >= BUSY_SAID_MS && self.inbound.stats.busy % 1_000 == 1 {
+                        tracing::warn!(
+                            seconds = (now.mono_ms - since) / 1_000,
+                            "another connection holds the database's write lock, or its disk is full; waiting"
+                        );
+                    }
+                    busy = (busy * 2).min(BUSY_MAX);
+                    busy
+                }
+                Step::Idle => Duration::from_millis(self.inbound.deadline().saturating_sub(now.mono_ms).min(60_000)),
+            };
+            match self.inbox.recv_timeout(wait) {
+                Ok(message) => {
+                    if !self.take(message)? {
+                        return Ok(());
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+        }
+    }
+
+    /// False: stop.
+    fn take(&mut self, message: ToWriter) -> Result<bool, Fatal> {
+        let ToWriter::Input(input) = message else { return Ok(false) };
+        if let Input::Broker(BrokerEvent::Delivered { message, .. }) = &input {
+            self.delivered_ns = self.delivered_ns.or(Some(message.time_ns));
+        }
+        self.inbound.handle(input, clock::now())?;
+        self.forward();
+        Ok(true)
+    }
+
+    fn forward(&mut self) {
+        for effect in self.inbound.effects.drain(..) {
+            // A reader that has ended takes the node with it.
+            let _ = self.reader.send(reader::ToReader::Input(outbound::Input::Effect(effect)));
+        }
+    }
+
+    fn show(&self, busy_since_ms: Option<u64>) {
+        let streams = self.inbound.streams().iter().map(|s| StreamSeen {
+            shard: s.shard,
+            cursor: s.cursor.seq().0,
+            cursor_time_ns: s.cursor.head().map_or(0, |a| a.time_ns),
+            position: s.position.seq.0.max(s.cursor.seq().0),
+            position_time_ns: s.position.time_ns,
+        });
+        self.seen.send_replace(WriterSeen {
+            stats: self.inbound.stats,
+            linked: self.inbound.is_linked(),
+            joined: self.inbound.is_joined(),
+            site: Some(self.inbound.site()),
+            gaps: self.inbound.open_gaps(),
+            drained: self.inbound.is_drained(),
+            streams: streams.collect(),
+            layout: Arc::clone(self.inbound.layout()),
+            published_to_applied_us: self.applied.quantiles(),
+            busy_since_ms,
+        });
+    }
+}

@@ -1,0 +1,116 @@
+//! Decides a node's number where the configuration leaves it open.
+//!
+//! HarmonyLite (Go) derives it from the machine: the same number comes out here, so that its users keep theirs.
+
+use crate::names::NodeId;
+use std::path::Path;
+
+/// Where a number came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdentitySource {
+    /// The configuration or the command line.
+    Configured,
+    /// The database has belonged to this node before.
+    Stored,
+    /// The machine's id.
+    Machine,
+    /// Drawn; the database keeps it from now on.
+    Random,
+}
+
+/// A node's number, and where it came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The number.
+    pub node: NodeId,
+    /// Its source.
+    pub source: IdentitySource,
+}
+
+/// No random number could be had from the operating system.
+#[derive(Debug, thiserror::Error)]
+#[error("the operating system gives no random numbers: {0}")]
+pub struct NoRandom(getrandom::Error);
+
+/// The machine's id, in the order in which HarmonyLite (Go) looks.
+pub const MACHINE_ID_FILES: [&str; 2] = ["/var/lib/dbus/machine-id", "/etc/machine-id"];
+
+/// The id of this machine. None: it has none (a container, usually).
+pub fn machine_id() -> Option<String> {
+    MACHINE_ID_FILES.iter().find_map(|file| read_id(Path::new(file)))
+}
+
+fn read_id(file: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let id = text.trim();
+    // systemd writes this word into images that have not been booted yet.
+    (!id.is_empty() && id != "uninitialized").then(|| id.to_owned())
+}
+
+/// Decides: what is configured, else what the database has stored, else what the machine gives, else a random number.
+///
+/// # Errors
+/// [`NoRandom`], only where a random number is the last way.
+pub fn decide(configured: u64, stored: Option<NodeId>, machine: Option<&str>) -> Result<Identity, NoRandom> {
+    let known = |node, source| Ok(Identity { node, source });
+    if configured != 0 {
+        return known(NodeId(configured), IdentitySource::Configured);
+    }
+    if let Some(node) = stored.filter(|n| n.0 != 0) {
+        return known(node, IdentitySource::Stored);
+    }
+    match machine {
+        Some(id) => known(NodeId(fnv1(id.as_bytes()).max(1)), IdentitySource::Machine),
+        // Short of the sign bit, so that the number can be copied into a configuration file.
+        None => known(NodeId((random()? >> 1).max(1)), IdentitySource::Random),
+    }
+}
+
+/// A random number from the operating system.
+///
+/// # Errors
+/// [`NoRandom`].
+pub fn random() -> Result<u64, NoRandom> {
+    getrandom::u64().map_err(NoRandom)
+}
+
+/// FNV-1 with 64 bits, which multiplies before it mixes (Go's `fnv.New64`; not FNV-1a).
+fn fnv1(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| hash.wrapping_mul(0x0000_0100_0000_01b3) ^ u64::from(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Test vectors of the FNV authors: FNV-1 of "a" and "foobar".
+    #[test]
+    fn the_hash_is_the_one_of_go() {
+        assert_eq!(fnv1(b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fnv1(b"a"), 0xaf63_bd4c_8601_b7be);
+        assert_eq!(fnv1(b"foobar"), 0x340d_8765_a4dd_a9c2);
+    }
+
+    #[test]
+    fn the_order_is_configured_stored_machine_random() {
+        let id = |c, s: Option<u64>, m| decide(c, s.map(NodeId), m).unwrap();
+        assert_eq!(id(7, Some(8), Some("m")), Identity { node: NodeId(7), source: IdentitySource::Configured });
+        assert_eq!(id(0, Some(8), Some("m")), Identity { node: NodeId(8), source: IdentitySource::Stored });
+        assert_eq!(id(0, Some(0), Some("m")).source, IdentitySource::Machine);
+        let (a, b) = (id(0, None, None), id(0, None, None));
+        assert_eq!(a.source, IdentitySource::Random);
+        assert_ne!(a.node, b.node);
+        assert!(a.node.0 > 0 && i64::try_from(a.node.0).is_ok());
+    }
+
+    #[test]
+    fn a_machine_id_is_trimmed_and_may_be_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("machine-id");
+        assert_eq!(read_id(&file), None);
+        std::fs::write(&file, "uninitialized\n").unwrap();
+        assert_eq!(read_id(&file), None);
+        std::fs::write(&file, "0123abcd\n").unwrap();
+        assert_eq!(read_id(&file).as_deref(), Some("0123abcd"));
+    }
+}

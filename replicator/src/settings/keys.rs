@@ -1,0 +1,173 @@
+//! Compares the keys of a file with those that exist: the defaults, written out, are the list of them.
+
+use super::Settings;
+use std::collections::BTreeMap;
+use toml::Value;
+use toml::de::{DeTable, DeValue};
+
+/// Something wrong with one key.
+#[derive(Clone, Debug)]
+pub(super) enum Finding {
+    /// There is no such key.
+    Unknown { key: String, nearest: String, at: usize },
+    /// Its value has another type.
+    WrongType { key: String, expected: &'static str, found: &'static str, at: usize },
+}
+
+/// The keys of a file.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// What is wrong, in the order of the file.
+    pub(super) wrong: Vec<Finding>,
+    /// Where the value of each key stands in the file.
+    spans: BTreeMap<String, std::ops::Range<usize>>,
+}
+
+impl Found {
+    /// Whether the file sets this key.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.spans.contains_key(key)
+    }
+
+    /// Whether the file sets any key of this section.
+    pub(super) fn has_section(&self, section: &str) -> bool {
+        self.spans.keys().any(|key| key.strip_prefix(section).is_some_and(|rest| rest.starts_with('.')))
+    }
+
+    /// The key whose value covers a position.
+    pub(super) fn key_at(&self, at: usize) -> Option<&str> {
+        self.spans.iter().find(|(_, span)| span.contains(&at)).map(|(key, _)| key.as_str())
+    }
+}
+
+/// Keys whose values are never shown.
+pub(super) fn is_secret(key: &str) -> bool {
+    // Server URLs may carry a user and a password.
+    ["password", "secret", "token", "url", "urls"].iter().any(|word| key.ends_with(word))
+}
+
+/// All keys with a default value, by full name; sections too.
+fn known() -> BTreeMap<String, Value> {
+    let mut out = BTreeMap::new();
+    if let Ok(Value::Table(defaults)) = Value::try_from(Settings::default()) {
+        collect("", &defaults, &mut out);
+    }
+    out
+}
+
+fn collect(prefix: &str, table: &toml::Table, out: &mut BTreeMap<String, Value>) {
+    for (name, value) in table {
+        let key = join(prefix, name);
+        if let Value::Table(inner) = value {
+            collect(&key, inner, out);
+        }
+        out.insert(key, value.clone());
+    }
+}
+
+fn join(prefix: &str, name: &str) -> String {
+    if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") }
+}
+
+/// Goes through a file's keys.
+pub(super) fn find(table: &DeTable<'_>) -> Found {
+    let mut found = Found::default();
+    walk("", table, &known(), &mut found);
+    found.wrong.sort_by_key(|finding| match finding {
+        Finding::Unknown { at, .. } | Finding::WrongType { at, .. } => *at,
+    });
+    found
+}
+
+fn walk(prefix: &str, table: &DeTable<'_>, known: &BTreeMap<String, Value>, found: &mut Found) {
+    for (name, value) in table {
+        let key = join(prefix, name.get_ref());
+        let Some(default) = known.get(&key) else {
+            let nearest = nearest(&key, known);
+            found.wrong.push(Finding::Unknown { key, nearest, at: name.span().start });
+            continue;
+        };
+        let at = value.span();
+        if let (Value::Table(_), DeValue::Table(inner)) = (default, value.get_ref()) {
+            walk(&key, inner, known, found);
+            continue;
+        }
+        if let Some(wrong) = wrong_type(default, value.get_ref()) {
+            found.wrong.push(Finding::WrongType { key: key.clone(), expected: kind(default), found: wrong, at: at.start });
+        }
+        found.spans.insert(key, at);
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::String(_) => "a text",
+        Value::Integer(_) => "a whole number",
+        Value::Float(_) => "a number",
+        Value::Boolean(_) => "true or false",
+        Value::Datetime(_) => "a time",
+        Value::Array(_) => "a list of texts",
+        Value::Table(_) => "a section",
+    }
+}
+
+/// The type that was found, if it is not the one of the default.
+fn wrong_type(default: &Value, value: &DeValue<'_>) -> Option<&'static str> {
+    let (found, fits) = match value {
+        DeValue::String(_) => ("a text", default.is_str()),
+        DeValue::Integer(_) => ("a whole number", default.is_integer()),
+        DeValue::Float(_) => ("a number with a fraction", default.is_float()),
+        DeValue::Boolean(_) => ("true or false", default.is_bool()),
+        DeValue::Datetime(_) => ("a time", false),
+        DeValue::Array(list) if list.iter().all(|item| item.get_ref().is_str()) => ("a list", default.is_array()),
+        DeValue::Array(_) => ("a list of something else", false),
+        DeValue::Table(_) => ("a section", default.is_table()),
+    };
+    (!fits).then_some(found)
+}
+
+/// The known key that a person most probably meant: a like name in the same section, else a like name anywhere.
+fn nearest(key: &str, known: &BTreeMap<String, Value>) -> String {
+    let (section, leaf) = split(key);
+    let distance = |candidate: &str| {
+        let (their_section, their_leaf) = split(candidate);
+        let elsewhere = if their_section == section { 0.0 } else { 0.3 };
+        let leaf = leaf.to_ascii_lowercase();
+        let like = strsim::jaro_winkler(&leaf, their_leaf).max(strsim::normalized_damerau_levenshtein(&leaf, their_leaf));
+        1.0 - like + elsewhere * (1.0 - strsim::normalized_levenshtein(section, their_section))
+    };
+    let mut best = (f64::MAX, "");
+    for candidate in known.keys() {
+        let score = distance(candidate);
+        if score < best.0 {
+            best = (score, candidate);
+        }
+    }
+    best.1.to_owned()
+}
+
+fn split(key: &str) -> (&str, &str) {
+    key.rsplit_once('.').unwrap_or(("", key))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_name_every_key() {
+        let known = known();
+        for key in ["db_path", "tables.include", "snapshot.s3.secret", "snapshot.sftp.url", "nats.creds_file", "health_check.detailed"] {
+            assert!(known.contains_key(key), "{key}");
+        }
+        assert!(known.len() > 70, "{}", known.len());
+    }
+
+    #[test]
+    fn secret_keys_are_known_as_such() {
+        for key in ["nats.user_password", "snapshot.s3.secret", "snapshot.s3.session_token", "snapshot.webdav.url", "nats.urls"] {
+            assert!(is_secret(key), "{key}");
+        }
+        assert!(!is_secret("node_id"));
+    }
+}

@@ -1,0 +1,98 @@
+//! Turns settings into what the stages need.
+
+use super::check::globs;
+use super::identity::{machine_id, random};
+use super::{Settings, SettingsError};
+use crate::config::NodeConfig;
+use crate::limits::Limits;
+use crate::names::NodeId;
+use crate::schema::TableFilter;
+use std::path::{Path, PathBuf};
+
+/// How long a lease lives without renewal: a node that died is replaced after this, a busy one must not lose its name.
+const LEASE_TTL_MS: u64 = 10_000;
+
+/// Why no configuration of a node could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeConfigError {
+    /// The database's path cannot be followed.
+    #[error("cannot find the database {path}: {error}")]
+    Path {
+        /// As configured.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// Settings that were not checked.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// No random number for the instance.
+    #[error(transparent)]
+    Random(#[from] super::identity::NoRandom),
+}
+
+impl Settings {
+    /// Which tables are replicated.
+    ///
+    /// # Errors
+    /// [`SettingsError::Value`] for a pattern that is none; never after [`Settings::load`].
+    pub fn table_filter(&self) -> Result<TableFilter, SettingsError> {
+        let wrong = |(key, reason): (&str, String)| SettingsError::Value { path: "settings".into(), key: key.to_owned(), reason };
+        Ok(TableFilter {
+            include: globs("tables.include", &self.tables.include).map_err(wrong)?,
+            exclude: globs("tables.exclude", &self.tables.exclude).map_err(wrong)?,
+        })
+    }
+
+    /// The stages' configuration for a node whose database exists.
+    ///
+    /// # Errors
+    /// [`NodeConfigError`].
+    pub fn node_config(&self, node: NodeId) -> Result<NodeConfig, NodeConfigError> {
+        let path = self.db_path.canonicalize().map_err(|error| NodeConfigError::Path { path: self.db_path.clone(), error })?;
+        let machine = machine_id().unwrap_or_else(|| "unknown machine".to_owned());
+        Ok(NodeConfig {
+            node,
+            shards: self.replication_log.shards,
+            filter: self.table_filter()?,
+            publish: self.publish,
+            replicate: self.replicate,
+            on_join: self.on_join,
+            version_retention_ms: signed(self.version_retention.as_ms()),
+            max_clock_drift_ms: signed(self.max_clock_drift.as_ms()),
+            spill_dir: path.parent().unwrap_or(Path::new("/")).to_owned(),
+            lease_ttl_ms: LEASE_TTL_MS,
+            instance: format!("{:016x}", random()?),
+            place: format!("{machine}:{}", path.display()),
+            limits: Limits::default(),
+            path,
+        })
+    }
+}
+
+fn signed(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_become_a_configuration() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = dir.path().join("app.db");
+        let mut settings = Settings { db_path: db.clone(), ..Settings::default() };
+        assert!(matches!(settings.node_config(NodeId(1)), Err(NodeConfigError::Path { .. })));
+        std::fs::write(&db, "").unwrap();
+        settings.tables.exclude = vec!["tmp_*".into()];
+        let (a, b) = (settings.node_config(NodeId(3)).unwrap(), settings.node_config(NodeId(3)).unwrap());
+        assert_eq!((a.node, a.version_retention_ms, a.max_clock_drift_ms), (NodeId(3), 30 * 86_400_000, 60_000));
+        assert!(a.filter.exclude.is_match("tmp_1") && !a.filter.exclude.is_match("users"));
+        assert_eq!(a.spill_dir, dir.path().canonicalize().unwrap());
+        assert!(a.place == b.place && a.place.ends_with("/app.db"));
+        assert_ne!(a.instance, b.instance, "each start is another instance");
+        settings.tables.include = vec!["a[".into()];
+        assert!(matches!(settings.node_config(NodeId(3)), Err(NodeConfigError::Settings(_))));
+    }
+}

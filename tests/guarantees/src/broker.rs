@@ -1,0 +1,73 @@
+//! A real nats-server of the test's own.
+
+use crate::{Process, eventually};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A nats-server with JetStream on a free port of loopback.
+pub struct Broker {
+    dir: PathBuf,
+    pub port: u16,
+    process: Option<Process>,
+}
+
+/// The nats-server that `make test` fetched.
+pub(crate) fn server_binary() -> PathBuf {
+    if let Some(path) = std::env::var_os("HARMONYLITE_NATS_SERVER") {
+        return path.into();
+    }
+    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/nats-server");
+    assert!(fetched.exists(), "no nats-server: run `make test`, which fetches one, or set HARMONYLITE_NATS_SERVER");
+    fetched
+}
+
+impl Broker {
+    /// Starts one that keeps its streams below `dir`.
+    pub fn start(dir: &Path) -> Self {
+        let mut broker = Self { dir: dir.join("broker"), port: 0, process: None };
+        std::fs::create_dir_all(&broker.dir).unwrap();
+        broker.run();
+        broker
+    }
+
+    /// Starts it again on the same port and store.
+    pub fn run(&mut self) {
+        assert!(self.process.is_none(), "the broker runs already");
+        for entry in std::fs::read_dir(&self.dir).unwrap().flatten() {
+            if entry.path().extension().is_some_and(|e| e == "ports") {
+                std::fs::remove_file(entry.path()).unwrap();
+            }
+        }
+        let port = if self.port == 0 { "-1".to_owned() } else { self.port.to_string() };
+        let mut command = Command::new(server_binary());
+        command.args(["-a", "127.0.0.1", "-p", &port, "-js", "-sd"]).arg(self.dir.join("js")).arg("--ports_file_dir").arg(&self.dir);
+        self.process = Some(Process::start(&mut command, &self.dir.join("log")));
+        let mut found = None;
+        eventually("the nats-server listens", || {
+            found = self.read_port();
+            found.is_some()
+        });
+        self.port = found.unwrap();
+    }
+
+    fn read_port(&self) -> Option<u16> {
+        let pid = self.process.as_ref()?.pid();
+        let text = std::fs::read_to_string(self.dir.join(format!("nats-server_{pid}.ports"))).ok()?;
+        let ports: serde_json::Value = serde_json::from_str(&text).ok()?;
+        ports["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()
+    }
+
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// SIGKILL. What is not synced stays in the page cache, so nothing acknowledged is lost by this.
+    pub fn kill(&mut self) {
+        self.process.take().expect("the broker runs").kill();
+    }
+
+    /// The directory with its store, for tests that damage it while it is down.
+    pub fn store(&self) -> PathBuf {
+        self.dir.join("js")
+    }
+}

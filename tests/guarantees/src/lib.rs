@@ -1,0 +1,40 @@
+//! What the guarantee tests stand on: real nodes (the `harmonylite` binary), a real nats-server, real database files.
+//!
+//! Every process, port and folder belongs to one test and ends with it, also after a failure. Nothing is waited for by
+//! time: [`eventually`] waits for a condition and says what it was when it did not come.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod broker;
+mod cluster;
+mod node;
+mod process;
+mod sql;
+
+pub use broker::Broker;
+pub use cluster::{Cluster, converge};
+pub use node::Node;
+pub use process::{Process, binary, python};
+pub use sql::{Rows, contents, open, rows};
+
+use std::time::{Duration, Instant};
+
+/// How long a condition may take to come true. Generous: CI has two cores and runs other tests beside.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits for a condition; fails the test if it does not come true.
+#[track_caller]
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    within(PATIENCE, what, &mut condition);
+}
+
+/// As [`eventually`], with another patience.
+#[track_caller]
+#[allow(clippy::disallowed_methods)]
+pub fn within(patience: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !condition() {
+        assert!(begin.elapsed() < patience, "still not true after {patience:?}: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,119 @@
+//! One node: an ordinary database file and a sidecar process.
+
+use crate::{Process, binary, eventually, open};
+use rusqlite::Connection;
+use serde_json::Value;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// A database with its sidecar.
+pub struct Node {
+    pub id: u64,
+    pub db: PathBuf,
+    pub config: PathBuf,
+    arguments: Vec<String>,
+    process: Option<Process>,
+}
+
+impl Node {
+    /// A node that does not run yet. `settings` are lines of TOML; top-level keys first.
+    pub fn new(dir: &Path, id: u64, settings: &str) -> Self {
+        let dir = dir.join(format!("node-{id}"));
+        std::fs::create_dir_all(&dir).unwrap();
+        let db = dir.join("app.db");
+        let mut text = String::new();
+        writeln!(text, "db_path = {:?}\nnode_id = {id}\n{settings}", db.to_str().unwrap()).unwrap();
+        let config = dir.join("config.toml");
+        std::fs::write(&config, text).unwrap();
+        Self { id, db, config, arguments: Vec::new(), process: None }
+    }
+
+    /// Adds flags to the sidecar's command line.
+    #[must_use]
+    pub fn with(mut self, arguments: &[&str]) -> Self {
+        self.arguments.extend(arguments.iter().map(ToString::to_string));
+        self
+    }
+
+    /// An application's connection: triggers on, a busy timeout, nothing else.
+    pub fn app(&self) -> Connection {
+        open(&self.db)
+    }
+
+    /// Starts the sidecar.
+    pub fn start(&mut self) {
+        assert!(self.process.is_none(), "node {} runs already", self.id);
+        let mut command = Command::new(binary());
+        command.arg("-config").arg(&self.config).args(&self.arguments).env("RUST_LOG", "info,async_nats=warn");
+        self.process = Some(Process::start(&mut command, &self.config.with_file_name("log")));
+    }
+
+    /// Starts the sidecar and waits until it is connected and has joined.
+    #[track_caller]
+    pub fn run(&mut self) {
+        self.start();
+        self.ready();
+    }
+
+    /// Waits until it is connected and has joined.
+    #[track_caller]
+    pub fn ready(&mut self) {
+        let id = self.id;
+        eventually(&format!("node {id} is connected and has joined"), || {
+            if let Some(status) = self.process.as_mut().expect("the node runs").ended() {
+                panic!("node {id} ended: {status}\n{}", self.output());
+            }
+            self.status().is_some_and(|s| s["broker"]["linked"] == true && s["joined"] == true)
+        });
+    }
+
+    /// What it says of itself; None while it does not answer.
+    pub fn status(&self) -> Option<Value> {
+        let out = self.cli(&["status", "--json"]);
+        serde_json::from_slice::<Value>(&out.stdout).ok().filter(|_| out.status.success())
+    }
+
+    /// Runs a subcommand on this node's configuration.
+    pub fn cli(&self, arguments: &[&str]) -> Output {
+        Command::new(binary()).arg("-config").arg(&self.config).args(arguments).output().unwrap()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.process.take().expect("the node runs").kill();
+    }
+
+    /// SIGTERM; it must end with status 0.
+    #[track_caller]
+    pub fn stop(&mut self) {
+        let mut process = self.process.take().expect("the node runs");
+        process.signal("TERM");
+        let status = process.wait();
+        assert!(status.success(), "node {} ended with {status}: {}", self.id, process.output());
+    }
+
+    /// Waits until it ends by itself, and returns its exit status.
+    #[track_caller]
+    pub fn ended(&mut self) -> i32 {
+        self.process.as_mut().expect("the node runs").wait().code().expect("an exit status")
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|p| p.ended().is_none())
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("the node runs").pid()
+    }
+
+    /// Sends its process a signal by name.
+    pub fn signal(&self, name: &str) {
+        self.process.as_ref().expect("the node runs").signal(name);
+    }
+
+    /// Its log so far.
+    pub fn output(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.config.with_file_name("log")).unwrap_or_default()).into_owned()
+    }
+}

@@ -1,0 +1,56 @@
+//! Databases as an application sees them.
+
+use rusqlite::Connection;
+use rusqlite::types::Value;
+use std::path::Path;
+use std::time::Duration;
+
+/// Rows of SQL literals.
+pub type Rows = Vec<Vec<String>>;
+
+/// Opens a database as an ordinary application does.
+pub fn open(path: &Path) -> Connection {
+    let db = Connection::open(path).unwrap();
+    db.busy_timeout(Duration::from_secs(20)).unwrap();
+    db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON").unwrap();
+    db
+}
+
+/// The rows of a query, each value with its storage class, so that 1, 1.0, '1' and X'31' differ.
+pub fn rows(db: &Connection, sql: &str) -> Rows {
+    let mut statement = db.prepare(sql).unwrap();
+    let columns = statement.column_count();
+    let mut found = statement.query([]).unwrap();
+    let mut out = Vec::new();
+    while let Some(row) = found.next().unwrap() {
+        out.push((0..columns).map(|i| literal(row.get_ref(i).unwrap())).collect());
+    }
+    out
+}
+
+fn literal(value: rusqlite::types::ValueRef<'_>) -> String {
+    match value {
+        rusqlite::types::ValueRef::Text(t) => std::str::from_utf8(t).map_or_else(|_| format!("text {t:02x?}"), |t| format!("{t:?}")),
+        // The bits: -0.0 is not 0.0.
+        rusqlite::types::ValueRef::Real(r) => format!("real {:016x} {r:?}", r.to_bits()),
+        other => format!("{:?}", Value::try_from(other).unwrap()),
+    }
+}
+
+/// Everything that an application can read in tables of its own, table by table, in key order.
+pub fn contents(db: &Connection) -> Vec<(String, Rows)> {
+    let tables = rows(
+        db,
+        "SELECT name, wr FROM pragma_table_list WHERE schema = 'main' AND type = 'table' AND name NOT GLOB '__harmonylite__*' AND name NOT GLOB 'sqlite_*' ORDER BY name",
+    );
+    tables
+        .into_iter()
+        .map(|table| {
+            let name: String = table[0].trim_matches('"').replace("\\\"", "\"");
+            let quoted = name.replace('"', "\"\"");
+            let mut found = rows(db, &format!("SELECT * FROM \"{quoted}\""));
+            found.sort();
+            (name, found)
+        })
+        .collect()
+}
