@@ -119,8 +119,10 @@ unsafe fn load(db: Opaque, api: Api, as_default: bool) -> Result<(), (c_int, &'s
         // SAFETY: an entry point that stays loaded.
         unsafe { auto_extension(Some(on_connection)) };
     }
-    // SAFETY: the connection that loads us, of this library.
-    unsafe { functions::install(&functions, db) }.map_err(|code| (code, c"harmonylite: cannot add the SQL functions"))
+    // No error from here on: SQLite would unload us, and keep the pointers.
+    // SAFETY: the connection that loads us, of this library. One without the functions is better than none.
+    let _ = unsafe { functions::install(&functions, db) };
+    Ok(())
 }
 
 type EntryPoint = unsafe extern "C" fn(Opaque, *mut *mut c_char, Api) -> c_int;
