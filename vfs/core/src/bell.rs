@@ -7,6 +7,7 @@
 use crate::futex;
 use crate::layout::{self, RING, SUFFIX};
 use crate::map::Map;
+use crate::wake::{self, Sleeper};
 use std::ffi::{CString, OsString};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -55,7 +56,9 @@ pub struct Progress {
 /// The bell of one database. Threads may share it: one waits, any may interrupt or report progress (one at a time).
 pub struct Bell {
     path: PathBuf,
+    name: CString,
     map: Map,
+    sleeper: Sleeper,
     interrupted: AtomicBool,
 }
 
@@ -101,7 +104,8 @@ impl Bell {
                 Map::open(&name).ok_or_else(|| io::Error::other("the bell that was just made cannot be mapped"))?
             }
         };
-        let bell = Self { path, map, interrupted: AtomicBool::new(false) };
+        let sleeper = Sleeper::new(&path)?;
+        let bell = Self { path, name, map, sleeper, interrupted: AtomicBool::new(false) };
         // What a killed sidecar may have left half done.
         let progress = bell.map.progress();
         progress.store(progress.load(Relaxed) & !1, Release);
@@ -136,7 +140,7 @@ impl Bell {
             } else if now >= end {
                 Woken::Timeout
             } else {
-                futex::wait(self.map.word(), word, Duration::from_nanos(end - now));
+                self.sleeper.sleep(self.map.word(), word, Duration::from_nanos(end - now));
                 continue;
             };
             self.map.waiting().store(0, SeqCst);
@@ -148,14 +152,14 @@ impl Bell {
     pub fn interrupt(&self) {
         self.interrupted.store(true, SeqCst);
         self.map.word().fetch_add(1, SeqCst);
-        futex::wake(self.map.word());
+        wake::wake(self.map.word(), &self.name);
     }
 
     /// Whether the file that applications find under the name is still this one. If not (somebody deleted or replaced it):
     /// drop this and [`Bell::open_or_create`] again.
     #[must_use]
     pub fn is_in_place(&self) -> bool {
-        c_string(&self.path).is_ok_and(|name| crate::map::Identity::named(&name) == Some(self.map.identity()))
+        crate::map::Identity::named(&self.name) == Some(self.map.identity())
     }
 
     /// The commits after number `seen`, oldest first, as far as the ring still holds them (64), into `into`.

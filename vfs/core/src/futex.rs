@@ -1,7 +1,7 @@
 //! Sleeping on a word of shared memory, and waking whoever does.
 //!
-//! Linux: a futex, not the private kind: the sleeper is another process. Elsewhere there is no such call that works across
-//! processes on every system: the sleeper looks again every few milliseconds.
+//! Linux: a futex, not the private kind: the sleeper is another process. Elsewhere there is no such call for two processes on
+//! every system: an application in `harmonylite_wait` looks again every few milliseconds. (For the sidecar see wake.rs.)
 
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;

@@ -16,6 +16,7 @@ pub mod layout;
 mod map;
 mod ringer;
 pub mod shim;
+mod wake;
 pub mod walindex;
 
 pub use shim::{Host, VFS_NAME, register};

@@ -3,9 +3,9 @@
 //! Arrives: a commit that became visible. Leaves: an entry in the ring, a changed word, and a wake if the sidecar sleeps.
 //! Owns: ringing never fails and never waits. A process that dies in the middle leaves at worst an entry with number 0.
 
-use crate::futex;
 use crate::layout::SUFFIX;
 use crate::map::{Identity, Map};
+use crate::{futex, wake};
 use std::ffi::{CStr, CString};
 use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 
@@ -36,8 +36,8 @@ impl Ringer {
         if now.wrapping_sub(self.looked_ns) > LOOK_AGAIN_NS {
             self.look_again(now);
         }
-        if let Some(map) = &self.map {
-            ring(map, now, max_frame, pages);
+        if let (Some(map), Some(path)) = (&self.map, &self.path) {
+            ring(map, path, now, max_frame, pages);
         }
     }
 
@@ -53,7 +53,7 @@ impl Ringer {
 }
 
 /// Two atomic additions and four stores; a system call only if somebody sleeps.
-fn ring(map: &Map, now_ns: u64, max_frame: u32, pages: u32) {
+fn ring(map: &Map, path: &CStr, now_ns: u64, max_frame: u32, pages: u32) {
     let number = map.commits().fetch_add(1, Relaxed).wrapping_add(1);
     let entry = map.entry(number);
     entry.number.store(0, Relaxed);
@@ -66,6 +66,6 @@ fn ring(map: &Map, now_ns: u64, max_frame: u32, pages: u32) {
     // whether it said so. In the one total order of these four steps one of the two always notices the other.
     map.word().fetch_add(1, SeqCst);
     if map.waiting().load(SeqCst) != 0 && map.waiting().swap(0, SeqCst) != 0 {
-        futex::wake(map.word());
+        wake::wake(map.word(), path);
     }
 }

@@ -5,6 +5,8 @@
 //! calls of SQLite comes from the table that SQLite hands to an extension: nothing is linked, so it works with every SQLite
 //! since 3.24, however many there are in the process.
 
+#![allow(clippy::missing_transmute_annotations)] // the field that it fills is the annotation
+
 use harmonylite_vfs_core::Host;
 use harmonylite_vfs_core::abi::{ERROR, NOMEM, OK, OK_LOAD_PERMANENTLY};
 use harmonylite_vfs_core::functions::{self, FunctionHost, Opaque};
@@ -117,8 +119,10 @@ unsafe fn load(db: Opaque, api: Api, as_default: bool) -> Result<(), (c_int, &'s
         // SAFETY: an entry point that stays loaded.
         unsafe { auto_extension(Some(on_connection)) };
     }
-    // SAFETY: the connection that loads us, of this library.
-    unsafe { functions::install(&functions, db) }.map_err(|code| (code, c"harmonylite: cannot add the SQL functions"))
+    // No error from here on: SQLite would unload us, and keep the pointers.
+    // SAFETY: the connection that loads us, of this library. One without the functions is better than none.
+    let _ = unsafe { functions::install(&functions, db) };
+    Ok(())
 }
 
 type EntryPoint = unsafe extern "C" fn(Opaque, *mut *mut c_char, Api) -> c_int;
@@ -126,9 +130,9 @@ type EntryPoint = unsafe extern "C" fn(Opaque, *mut *mut c_char, Api) -> c_int;
 /// Every later connection of the process: the SQL functions.
 unsafe extern "C" fn on_connection(db: Opaque, _: *mut *mut c_char, api: Api) -> c_int {
     guard(|| {
-        // A connection without the functions is better than none.
-        // SAFETY: the table was accepted when we were loaded; a new connection of that library.
+        // SAFETY: the table was accepted when we were loaded.
         if let Some(functions) = unsafe { function_host(api) } {
+            // SAFETY: a new connection of that library. One without the functions is better than none.
             let _ = unsafe { functions::install(&functions, db) };
         }
         OK

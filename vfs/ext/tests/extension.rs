@@ -1,7 +1,7 @@
 //! Goal: the loadable extension works in programs that know nothing of it, beside the Rust side and beside other SQLite libraries.
 //! Method: the sqlite3 shell and Debian's python3 load it and commit; this test holds the bell.
 
-#![allow(clippy::unwrap_used, missing_docs)] // a test may
+#![allow(clippy::unwrap_used, clippy::missing_transmute_annotations, missing_docs)] // a test may
 
 use harmonylite_vfs::bell::{Bell, Commit};
 use rusqlite::{Connection, ffi};
@@ -138,11 +138,12 @@ impl Library {
         }
     }
 
-    /// The system's, in this same process.
+    /// The system's (or the one that HARMONYLITE_TEST_SQLITE names), in this same process.
     fn of_the_system() -> Self {
         // SAFETY: a library and the functions that it has by these names, with these types.
         unsafe {
-            let library = libc::dlopen(c"libsqlite3.so.0".as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL | libc::RTLD_DEEPBIND);
+            let name = CString::new(std::env::var("HARMONYLITE_TEST_SQLITE").unwrap_or("libsqlite3.so.0".into())).unwrap();
+            let library = libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL | libc::RTLD_DEEPBIND);
             assert!(!library.is_null());
             let function = |name: &CStr| {
                 let function = libc::dlsym(library, name.as_ptr());

@@ -9,6 +9,8 @@
 //! Nothing else changes: it is SQLite's own VFS with a bell at commit. Any other program may use the same file, with or
 //! without it.
 
+#![allow(clippy::missing_transmute_annotations)] // the field that it fills is the annotation
+
 pub mod walindex;
 
 use harmonylite_vfs_core::Host;
