@@ -180,6 +180,9 @@ impl World<'_> {
     fn long_quiet(&mut self) -> Result<(), String> {
         self.heal_and_judge()?;
         self.marks.hit("long quiet");
+        for node in &mut self.nodes {
+            node.sync().map_err(sql)?;
+        }
         self.say(|| "a long quiet time".to_owned());
         self.true_ms += RETENTION_MS * 2;
         self.broker.at(self.true_ms);

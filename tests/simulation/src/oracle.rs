@@ -198,14 +198,17 @@ impl Oracle {
         Ok(lost)
     }
 
-    /// A node begins a new life: what it had not absorbed yet gets its version from the new one.
+    /// A node begins a new life: what it had not absorbed yet gets its version from the new one. It may have been published
+    /// under the old one.
     pub fn new_site(&mut self, node: usize, absorbed: i64, from: i64, to: i64) {
         for writes in self.writes.values_mut() {
             let moved: Vec<Version> =
                 writes.iter().filter(|(v, w)| v.1 == from && w.node == node && w.log_id > absorbed).map(|(v, _)| *v).collect();
             for version in moved {
-                if let Some(write) = writes.remove(&version) {
-                    writes.insert((version.0, to), write);
+                if let Some(write) = writes.get_mut(&version) {
+                    let renewed = write.clone();
+                    write.firm = false;
+                    writes.insert((version.0, to), renewed);
                 }
             }
         }
@@ -257,15 +260,16 @@ fn judge_row(
     let none = BTreeMap::new();
     let writes = writes.unwrap_or(&none);
     let firm = writes.iter().rev().find(|(_, w)| w.firm).map(|(v, _)| *v);
+    // What may be there where versions cannot tell: the last firm write, or one after it that was allowed to be lost.
+    let since = firm.map_or((0, 0), |firm| if firm.0 == 1 { (1, 0) } else { firm });
+    let possible = writes.range(since..).any(|(_, w)| w.content.as_ref() == row);
     let Some(version) = version else {
-        // Its version was dropped for its age: then the row must be what the last write made of it, or a compensation.
-        let last = writes.iter().next_back().and_then(|(_, w)| w.content.as_ref());
-        let fits = firm.is_none() || pruned && (row == last || row.is_none() && table.unique);
+        // It was never seen, or its version was dropped for its age.
+        let fits = firm.is_none() || pruned && (possible || row.is_none() && table.unique);
         return if fits { Ok(()) } else { Err(format!("it has no version; the row is {row:?}")) };
     };
-    // What had no version (any more) got the baseline version from whoever came first; its content must be that of the last write.
-    let last_content = writes.values().next_back().and_then(|w| w.content.as_ref());
-    if version.0 == 1 && (pruned || firm.is_some_and(|firm| firm.0 == 1)) && row == last_content {
+    // What had no version (any more) got the baseline version from whoever came first.
+    if version.0 == 1 && (pruned || firm.is_some_and(|firm| firm.0 == 1)) && possible {
         return Ok(());
     }
     if firm.is_some_and(|firm| firm > version) {
