@@ -234,7 +234,7 @@ impl<B: Broker> Inbound<B> {
     }
 
     /// Asks others for everything: nobody knows how old the rows were that a lost message carried.
-    fn open_gap(&mut self, shard: u32, node: NodeId, reason: &str, now: Now, done: &mut Done) -> Result<(), Fatal> {
+    pub(super) fn open_gap(&mut self, shard: u32, node: NodeId, reason: &str, now: Now, done: &mut Done) -> Result<(), Fatal> {
         tracing::warn!(shard, reason, "a hole in the stream; asking the other nodes to publish again");
         note_gap(&self.db, shard, node, 0, reason, now.unix_ms)?;
         self.stats.gaps += 1;
