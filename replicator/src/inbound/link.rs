@@ -9,6 +9,7 @@ use crate::config::Now;
 use crate::cursor::NO_ROW_MS;
 use crate::lease::{Lease, Next};
 use crate::names::StreamSeq;
+use crate::planted::{Bug, planted};
 use crate::repair::{Evidence, Signal, judge};
 use std::collections::HashMap;
 
@@ -270,6 +271,9 @@ impl<B: Broker> Inbound<B> {
     }
 
     fn cursor_evidence(&self, check: &Check, stream: &super::ShardStream, state: &StreamState) -> Evidence {
+        if planted(Bug::NoCursorAnchor) {
+            return Evidence::Holds;
+        }
         stream
             .cursor
             .head()
@@ -304,7 +308,7 @@ impl<B: Broker> Inbound<B> {
         let shard = self.config.own_shard();
         if let (Some(anchor), Some(state)) = (&self.own_anchor, check.states.get(&shard)) {
             let found = check.found.get(&(shard, anchor.seq)).and_then(Option::as_ref);
-            if judge(anchor, state, found) == Evidence::Lost {
+            if judge(anchor, state, found) == Evidence::Lost && !planted(Bug::NoOwnAnchor) {
                 repair.own_lost = true;
                 let before = self.streams.iter().find(|s| s.shard == shard).and_then(|s| {
                     let index = s.cursor.kept.iter().rposition(|k| k.anchor.seq < anchor.seq && k.anchor.seq.0 > 0)?;
@@ -327,7 +331,7 @@ impl<B: Broker> Inbound<B> {
     /// does not remember). Asked only before this process has published anything, because later outbound knows what is in
     /// flight.
     fn is_behind_broker(&self, check: &Check) -> bool {
-        if self.stats.transactions_go > 0 {
+        if self.stats.transactions_go > 0 || planted(Bug::SameSite) {
             return false;
         }
         let unknown = |site: i64, batch: u64| {

@@ -15,6 +15,7 @@ use crate::cursor::{Anchor, Cursor, NO_ROW_MS};
 use crate::database::{self, DatabaseError};
 use crate::fold::log_end;
 use crate::names::{BatchNo, StreamSeq};
+use crate::planted::{Bug, planted};
 use crate::repair::{Signal, close_gap, gaps, republish};
 use crate::{clash, join, mirror};
 use rusqlite::{Connection, TransactionBehavior};
@@ -94,6 +95,21 @@ impl<B: Broker> Inbound<B> {
                     .streams
                     .iter()
                     .all(|s| s.is_drained() && self.join_targets.get(&s.shard).is_some_and(|target| s.position.seq >= *target)))
+    }
+
+    /// Only for [`Bug::CursorFirst`].
+    pub(super) fn stores_cursor_first(&mut self) -> Result<bool, Fatal> {
+        let mut stored = false;
+        for stream in self.streams.iter().filter(|_| matches!(self.link, Link::Up)) {
+            let Some(last) = stream.queue.back() else { continue };
+            if Cursor::read(&self.db, stream.shard)?.seq() < last.safe.seq {
+                let mut ahead = stream.cursor.clone();
+                ahead.advance(last.safe, 0, 1, self.config.limits.cursor_trail_max);
+                ahead.write(&self.db, stream.shard)?;
+                stored = true;
+            }
+        }
+        Ok(stored)
     }
 
     /// Does all that waits, within the bounds.
@@ -203,14 +219,16 @@ impl<B: Broker> Inbound<B> {
             self.begin_life(now, &mut done)?;
             self.stamp_anew(now)?;
         }
-        let (folded, complete) = absorb(&self.db, &self.layout, &mut self.absorb, ABSORB_ENTRIES_MAX)?;
+        let absorbs_first = !planted(Bug::NoAbsorbFirst) || !self.acks.is_empty();
+        let entries_max = if absorbs_first { ABSORB_ENTRIES_MAX } else { 0 };
+        let (folded, complete) = absorb(&self.db, &self.layout, &mut self.absorb, entries_max)?;
         for (table, count) in folded.null_keys {
             self.stats.null_key_changes += count;
             if self.warned_null_keys.insert(table.clone()) {
                 tracing::warn!(table, "rows with NULL in the primary key have no identity and are not replicated");
             }
         }
-        if !complete {
+        if !complete && absorbs_first {
             return Ok(done);
         }
         self.mark_acknowledged(&mut done)?;

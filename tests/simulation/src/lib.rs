@@ -13,6 +13,7 @@ pub mod oracle;
 pub mod plan;
 pub mod rng;
 pub mod shrink;
+pub mod suite;
 pub mod world;
 
 /// Lives through the world of a seed.

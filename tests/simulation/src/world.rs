@@ -87,7 +87,7 @@ impl<'p> World<'p> {
             marks: Marks::default(),
             fates: plan.fates,
             true_ms: BEGIN_MS,
-            pruned: false,
+            pruned: harmonylite::planted::planted(harmonylite::planted::Bug::TombstoneEarly),
             traced,
             trace: Vec::new(),
             transactions_tried: 0,
@@ -177,7 +177,7 @@ impl<'p> World<'p> {
         Ok(())
     }
 
-    fn inbound_handles(&mut self, n: usize) -> Result<bool, String> {
+    pub(crate) fn inbound_handles(&mut self, n: usize) -> Result<bool, String> {
         let now = self.nodes[n].clock.now(self.true_ms);
         let Some(process) = &mut self.nodes[n].process else { return Ok(false) };
         let Some(input) = process.inbound_in.pop_front() else { return Ok(false) };
@@ -191,7 +191,7 @@ impl<'p> World<'p> {
         Ok(true)
     }
 
-    fn outbound_handles(&mut self, n: usize) -> Result<bool, String> {
+    pub(crate) fn outbound_handles(&mut self, n: usize) -> Result<bool, String> {
         let now = self.nodes[n].clock.now(self.true_ms);
         let Some(process) = &mut self.nodes[n].process else { return Ok(false) };
         let Some(input) = process.outbound_in.pop_front() else { return Ok(false) };
@@ -232,7 +232,7 @@ impl<'p> World<'p> {
         Ok(worked)
     }
 
-    fn serve(&mut self, n: usize, rng: &mut Rng) -> Result<bool, String> {
+    pub(crate) fn serve(&mut self, n: usize, rng: &mut Rng) -> Result<bool, String> {
         self.broker.at(self.true_ms);
         match self.nodes[n].link.serve(&mut self.broker, &self.fates, rng, &mut self.marks) {
             Served::Nothing => return Ok(false),
@@ -260,7 +260,7 @@ impl<'p> World<'p> {
         Ok(true)
     }
 
-    fn deliver(&mut self, n: usize, rng: &mut Rng) -> bool {
+    pub(crate) fn deliver(&mut self, n: usize, rng: &mut Rng) -> bool {
         let Some(event) = self.nodes[n].link.deliver(&mut self.broker, rng) else { return false };
         if let BrokerEvent::Delivered { message, .. } = &event {
             let (shard, seq) = (message.shard, message.seq);

@@ -1,16 +1,18 @@
 //! Lives through worlds: `sim --seeds N`, or `sim --seed X --shrink` for one that failed.
 
 use harmonylite::planted::{BUGS, Bug, plant};
-use harmonylite_simulation::coverage::{EXPECTED, Marks};
+use harmonylite_simulation::coverage::EXPECTED;
 use harmonylite_simulation::plan::Plan;
 use harmonylite_simulation::shrink::shrink;
+use harmonylite_simulation::suite::{Suite, again, run_suite};
 use harmonylite_simulation::world::run;
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 const HELP: &str = "sim [--seeds N] [--start S] [--seconds T] [--threads N] [--bug NAME] [--keep-going] [--quiet]
 sim --seed X [--bug NAME] [--shrink]      one world, with its trace";
+
+/// From so many worlds on every fault and repair must have happened.
+const COVERAGE_WORLDS_MIN: u64 = 1_000;
 
 #[derive(Default)]
 struct Options {
@@ -80,53 +82,29 @@ fn one(seed: u64, options: &Options) -> bool {
 }
 
 fn many(options: &Options) -> bool {
-    // The only real clock here: it decides when to stop, never what happens in a world.
-    #[allow(clippy::disallowed_methods)]
-    let began = std::time::Instant::now();
-    let (next, stop) = (AtomicU64::new(options.start), AtomicBool::new(false));
-    let end = options.seeds.map_or(if options.seconds.is_some() { u64::MAX } else { options.start + 1_000 }, |n| options.start + n);
-    let total = Mutex::new((Marks::default(), 0_u64, 0_u64, Vec::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..options.threads.unwrap_or(2) {
-            scope.spawn(|| {
-                plant(options.bug);
-                let (mut marks, mut worlds, mut transactions, mut failed) = (Marks::default(), 0, 0, Vec::new());
-                while !stop.load(Ordering::Relaxed) && options.seconds.is_none_or(|s| began.elapsed().as_secs() < s) {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= end {
-                        break;
-                    }
-                    let outcome = run(&Plan::from_seed(seed), false);
-                    marks.merge(&outcome.marks);
-                    (worlds, transactions) = (worlds + 1, transactions + outcome.transactions);
-                    if let Some(failure) = outcome.failure {
-                        failed.push((seed, failure));
-                        stop.store(!options.keep_going, Ordering::Relaxed);
-                    }
-                }
-                let mut total = total.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                total.0.merge(&marks);
-                (total.1, total.2) = (total.1 + worlds, total.2 + transactions);
-                total.3.extend(failed);
-            });
-        }
+    let seeds = options.seeds.unwrap_or(if options.seconds.is_some() { u64::MAX } else { 1_000 });
+    let result = run_suite(&Suite {
+        start: options.start,
+        seeds,
+        seconds: options.seconds,
+        threads: options.threads.unwrap_or(2),
+        bug: options.bug,
+        keep_going: options.keep_going,
     });
-    let (marks, worlds, transactions, mut failed) = total.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    failed.sort();
-    for (seed, failure) in &failed {
+    for (seed, failure) in &result.failed {
         println!("seed {seed}: {}", failure.chars().take(600).collect::<String>());
-        let bug = options.bug.map_or(String::new(), |b| format!(" --bug {b:?}"));
-        println!("    again: cargo run -p harmonylite-simulation --bin sim -- --seed {seed}{bug} --shrink");
+        println!("    again: {}", again(*seed, options.bug));
     }
     if !options.quiet {
-        for (mark, count) in marks.iter() {
+        for (mark, count) in result.marks.iter() {
             println!("{count:>12}  {mark}");
         }
     }
-    println!("{worlds} worlds, {transactions} transactions, {} failed, {} s", failed.len(), began.elapsed().as_secs());
-    let missing: Vec<&str> = EXPECTED.iter().copied().filter(|m| marks.count(m) == 0).collect();
-    if worlds >= 1_000 && options.bug.is_none() && !missing.is_empty() {
+    println!("{} worlds, {} transactions, {} failed, {:.1} s", result.worlds, result.transactions, result.failed.len(), result.seconds);
+    let complete = result.worlds < COVERAGE_WORLDS_MIN || options.bug.is_some();
+    let missing: Vec<&str> = EXPECTED.iter().copied().filter(|m| !complete && result.marks.count(m) == 0).collect();
+    if !missing.is_empty() {
         println!("never happened: {missing:?}");
     }
-    failed.is_empty() && (worlds < 1_000 || options.bug.is_some() || missing.is_empty())
+    result.failed.is_empty() && missing.is_empty()
 }
