@@ -16,10 +16,18 @@ pub type Key = (usize, String);
 pub struct Write {
     /// The row after it; None: it was deleted.
     pub content: Option<String>,
+    /// What the same version stood for before a power cut; somebody may have heard of it.
+    former: Vec<Option<String>>,
     node: usize,
     log_id: i64,
     /// It must never be lost. A power cut takes that from what was neither synced nor published.
     pub firm: bool,
+}
+
+impl Write {
+    fn might_be(&self, row: Option<&String>) -> bool {
+        self.content.as_ref() == row || self.former.iter().any(|f| f.as_ref() == row)
+    }
 }
 
 /// All committed writes.
@@ -112,7 +120,7 @@ impl Oracle {
     pub fn populated(&mut self, node: usize, site: i64, db: &Connection) -> Result<(), String> {
         for (t, table) in TABLES.iter().enumerate() {
             for (key, content) in rows(db, table).map_err(|e| e.to_string())? {
-                let write = Write { content: Some(content), node, log_id: 0, firm: true };
+                let write = Write { content: Some(content), former: Vec::new(), node, log_id: 0, firm: true };
                 self.writes.entry((t, key)).or_default().insert((1, site), write);
             }
         }
@@ -161,15 +169,14 @@ impl Oracle {
             let content = row_text(db, table, &last.key)?;
             let Some(version) = version_after(stored_version(db, table, &last.key)?, site, &entries, content.is_none()) else { continue };
             changed = true;
-            let write = Write { content, node, log_id: last.id, firm: true };
-            if let Some(known) = self.writes.entry(key.clone()).or_default().get(&version)
-                && known.firm
-                && known.content != write.content
-            {
-                return Ok(Err(format!(
-                    "version {version:?} of {key:?} stands for two contents: {:?} and {:?}",
-                    known.content, write.content
-                )));
+            let mut write = Write { content, former: Vec::new(), node, log_id: last.id, firm: true };
+            if let Some(known) = self.writes.entry(key.clone()).or_default().get(&version).filter(|k| k.content != write.content) {
+                if known.firm {
+                    let contents = (&known.content, &write.content);
+                    return Ok(Err(format!("version {version:?} of {key:?} stands for two contents: {contents:?}")));
+                }
+                write.former = known.former.clone();
+                write.former.push(known.content.clone());
             }
             self.writes.entry(key).or_default().insert(version, write);
         }
@@ -184,15 +191,20 @@ impl Oracle {
     /// # Errors
     /// What SQLite says.
     pub fn power_cut(&mut self, node: usize, db: &Connection, acknowledged: i64) -> Result<u64, String> {
-        let end = last_log(db).map_err(|e| e.to_string())?;
+        let read = |name| meta(db, name).map_err(|e| e.to_string());
+        let (end, absorbed, site) = (last_log(db).map_err(|e| e.to_string())?, read("absorbed")?, read("site")?);
         let mut lost = 0;
-        for write in self.writes.values_mut().flat_map(BTreeMap::values_mut).filter(|w| w.node == node && w.log_id > end) {
-            if write.log_id > acknowledged {
-                lost += u64::from(write.firm);
-                write.firm = false;
+        for (version, write) in self.writes.values_mut().flat_map(BTreeMap::iter_mut).filter(|(_, w)| w.node == node) {
+            let known = write.log_id <= acknowledged;
+            if write.log_id > end {
+                lost += u64::from(write.firm && !known);
+                write.firm &= known;
+                // Log ids begin anew there.
+                write.log_id = -1;
+            } else if write.log_id > absorbed {
+                // It is still in the log, and gets its version (again) from the life that the database goes on with.
+                write.firm = version.1 == site || write.firm && known;
             }
-            // Log ids begin anew there.
-            write.log_id = -1;
         }
         self.last_log.insert(node, end);
         Ok(lost)
@@ -275,8 +287,13 @@ fn judge_row(
     if firm.is_some_and(|firm| firm > version) {
         return Err(format!("a committed write is lost: {firm:?} was written, {version:?} {row:?} is there"));
     }
-    if let Some(write) = writes.get(&version) {
-        return if write.content.as_ref() == row { Ok(()) } else { Err(format!("version {version:?} has another content: {row:?}")) };
+    // The version of a write that was lost, and that nobody heard of, may be given again.
+    if let Some(write) = writes.get(&version).filter(|w| w.firm || w.might_be(row)) {
+        return if write.content.as_ref() == row || !write.firm {
+            Ok(())
+        } else {
+            Err(format!("version {version:?} has another content: {row:?}"))
+        };
     }
     let last = writes.range(..version).next_back().map(|(v, _)| *v);
     let compensation = table.unique && row.is_none() && last.is_some_and(|last| version.0 - last.0 <= COMPENSATIONS_MAX);
