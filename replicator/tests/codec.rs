@@ -16,7 +16,8 @@ type Table = (TableHeader, Vec<Row>);
 
 fn value() -> impl Strategy<Value = Value> {
     let integers = prop_oneof![any::<i64>(), Just(i64::MIN), Just(i64::MAX), Just(0), Just(-1), Just(1 << 53)];
-    let reals = prop_oneof![any::<f64>(), Just(-0.0), Just(f64::INFINITY), Just(f64::NEG_INFINITY), Just(f64::MIN_POSITIVE / 4.0), Just(f64::MAX)];
+    let reals =
+        prop_oneof![any::<f64>(), Just(-0.0), Just(f64::INFINITY), Just(f64::NEG_INFINITY), Just(f64::MIN_POSITIVE / 4.0), Just(f64::MAX)];
     prop_oneof![
         Just(Value::Null),
         integers.prop_map(Value::Integer),
@@ -149,7 +150,11 @@ fn bombs_are_refused_before_they_grow() {
     let zeros = zstd::encode_all(&vec![0_u8; 64 << 20][..], 1).unwrap();
     assert!(zeros.len() < 20_000 && outline(&zeros[..], &limits).is_err());
     // Arrays in arrays, ten thousand deep.
-    assert!(refused(&[0x81; 10_000], &limits).contains("format number is not what the format says"), "{}", refused(&[0x81; 10_000], &limits));
+    assert!(
+        refused(&[0x81; 10_000], &limits).contains("format number is not what the format says"),
+        "{}",
+        refused(&[0x81; 10_000], &limits)
+    );
     // A text of 2^63 bytes, where the name of a table stands.
     let mut batch = vec![0x89, 1, 1, 1, 1, 0, 0x58, 32];
     batch.extend([0; 32]);

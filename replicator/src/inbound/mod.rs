@@ -20,6 +20,7 @@ use crate::error::Action;
 use crate::layout::Layout;
 use crate::lease::Lease;
 use crate::names::{BatchNo, NodeId, Site, StreamSeq};
+use crate::planted::{Bug, planted};
 use crate::prune::Pass;
 use crate::repair::{Gap, Signal, gaps};
 use rusqlite::{Connection, TransactionBehavior};
@@ -245,7 +246,7 @@ impl<B: Broker> Inbound<B> {
             wake: true,
             cursor_dirty_since: None,
             pruning: None,
-            prune_due_ms: now.mono_ms + prune::INTERVAL_MS,
+            prune_due_ms: now.mono_ms + prune::interval_ms(),
             next_ticket: 1,
             asked: HashMap::new(),
             retries: Vec::new(),
@@ -331,6 +332,9 @@ impl<B: Broker> Inbound<B> {
     }
 
     fn work(&mut self, now: Now) -> Result<Step, Fatal> {
+        if planted(Bug::CursorFirst) && self.stores_cursor_first()? {
+            return Ok(Step::Worked);
+        }
         if self.has_work(now)? {
             self.transact(now)?;
         } else if self.may_prune(now)? {

@@ -49,6 +49,8 @@ pub(super) enum ToReader {
         at_ns: i64,
     },
     Stop,
+    /// Stop, and leave the database's files alone.
+    Abandon,
 }
 
 /// Wakes the reader; a wake that it has not seen yet is not repeated.
@@ -106,12 +108,17 @@ pub(super) struct Reader {
     pub(super) wake_to_published: Timing,
     /// The wake whose changes are not published yet.
     pub(super) woken: Option<(Way, i64)>,
+    pub(super) abandoned: bool,
 }
 
 impl Reader {
     /// Runs until it is told to stop, or must.
     pub(super) fn run(mut self) -> Ended {
         match self.work() {
+            Ok(()) if self.abandoned => {
+                std::mem::forget(self.outbound.into_database());
+                Ended::Stopped
+            }
             Ok(()) => Ended::Stopped,
             Err(fatal) => Ended::Fatal(fatal),
         }
@@ -157,6 +164,10 @@ impl Reader {
     fn take(&mut self, message: ToReader) -> Result<bool, Fatal> {
         let input = match message {
             ToReader::Stop => return Ok(false),
+            ToReader::Abandon => {
+                self.abandoned = true;
+                return Ok(false);
+            }
             ToReader::Input(input) => input,
             ToReader::Wake { way, commit_ns, at_ns } => {
                 self.waker.taken();

@@ -69,7 +69,7 @@ pub(super) async fn start(settings: Settings, cluster: ClusterSettings) -> Resul
         reader: reader_seen.subscribe(),
         link: hub.link(),
         server_restarts: Box::new(move || restarts.as_ref().map_or(0, |count| count.load(std::sync::atomic::Ordering::Relaxed))),
-        db: parking_lot::Mutex::new(opened.status),
+        db: parking_lot::Mutex::new(Some(opened.status)),
         settings,
     });
     let mut tasks = http::start(&sources.settings, &sources).await?;
@@ -77,8 +77,8 @@ pub(super) async fn start(settings: Settings, cluster: ClusterSettings) -> Resul
 
     let waker = Waker::new(to_reader.clone());
     let poll = Duration::from_millis(if sources.settings.polling_interval > 0 { sources.settings.polling_interval } else { POLL_MS });
-    let guard = Guard::new(&path).map_err(|error| NodeError::File { path: path.clone(), error })?;
-    let (watch, to_watch) = Watch::new(&path, opened.watch, guard, waker.clone(), poll);
+    let guard = Arc::new(Guard::new(&path).map_err(|error| NodeError::File { path: path.clone(), error })?);
+    let (watch, to_watch) = Watch::new(&path, opened.watch, Arc::clone(&guard), waker.clone(), poll);
     let bell = SharedBell::new(&path);
     bell.published(opened.inbound.site(), opened.published);
     let inboxes = Inboxes { writer: to_writer, reader: to_reader, watch: to_watch, bell: bell.clone() };
@@ -94,7 +94,7 @@ pub(super) async fn start(settings: Settings, cluster: ClusterSettings) -> Resul
         })?,
         spawn("watch", &ended_sender, move || watch.run().map_or_else(Ended::Replaced, |()| Ended::Stopped))?,
     ];
-    Ok(Node { sources, inboxes, threads, ended, tasks, hub: Some(hub), embedded, lock: Some(lock), socket })
+    Ok(Node { sources, inboxes, threads, ended, tasks, hub: Some(hub), embedded, lock: Some(lock), socket, guard })
 }
 
 /// This node's number: configured, or what the database has stored, or derived from the machine.
@@ -201,7 +201,7 @@ fn writer(inbound: Inbound<NatsBroker>, inbox: Receiver<ToWriter>, to: &Inboxes,
     if let Err(error) = inbound.database().busy_timeout(Duration::ZERO) {
         tracing::debug!(%error, "cannot set the busy timeout");
     }
-    Writer { inbound, inbox, reader: to.reader.clone(), seen, applied: Timing::default(), delivered_ns: None }
+    Writer { inbound, inbox, reader: to.reader.clone(), seen, applied: Timing::default(), delivered_ns: None, abandoned: false }
 }
 
 fn reader(
@@ -222,6 +222,7 @@ fn reader(
         commit_to_wake: Timing::default(),
         wake_to_published: Timing::default(),
         woken: None,
+        abandoned: false,
     }
 }
 

@@ -13,7 +13,11 @@ impl World<'_> {
                 self.nodes[n].sync().map_err(sql)?;
                 self.say(|| format!("node {n}: synced"));
             }
-            What::Crash => drop(self.crash(n, rng)),
+            What::Crash => {
+                self.last_step(n, rng)?;
+                self.crash(n, rng);
+                self.maybe_start(n, rng)?;
+            }
             What::PowerCut => self.power_cut(n, rng)?,
             What::Start => self.start(n)?,
             What::Cut => self.cut_off(n, rng),
@@ -48,17 +52,44 @@ impl World<'_> {
         Ok(())
     }
 
-    fn crash(&mut self, n: usize, rng: &mut Rng) -> bool {
+    /// Most are restarted at once, as by a service manager.
+    fn maybe_start(&mut self, n: usize, rng: &mut Rng) -> Result<(), String> {
+        if rng.chance(60) { self.start(n) } else { Ok(()) }
+    }
+
+    /// The end comes right behind a step, more often than chance would have it: at an arrow, not in a pause.
+    fn last_step(&mut self, n: usize, rng: &mut Rng) -> Result<(), String> {
+        match rng.below(5) {
+            0 | 1 => {
+                // Behind any step of the writing actor, with a message waiting for it.
+                self.deliver(n, rng);
+                while self.inbound_handles(n)? {}
+                self.inbound_steps(n)?;
+            }
+            2 => {
+                // Behind the broker's storing of a batch, before anybody hears of it.
+                self.outbound_steps(n)?;
+                self.serve(n, rng)?;
+            }
+            3 => {
+                while self.outbound_handles(n)? {}
+                self.outbound_steps(n)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn crash(&mut self, n: usize, rng: &mut Rng) {
         self.cut(n, rng);
-        let ended = self.nodes[n].end_process(&mut self.marks);
-        if ended {
+        if self.nodes[n].end_process(&mut self.marks) {
             self.marks.hit("crash");
             self.say(|| format!("node {n}: process killed"));
         }
-        ended
     }
 
     fn power_cut(&mut self, n: usize, rng: &mut Rng) -> Result<(), String> {
+        self.last_step(n, rng)?;
         self.crash(n, rng);
         // No packet in flight outlives the reboot of its machine.
         self.nodes[n].link.ghosts.clear();
@@ -70,7 +101,7 @@ impl World<'_> {
         self.marks.hit("power cut");
         self.marks.add("power cut lost commits", lost);
         self.say(|| format!("node {n}: power cut, {lost} writes may be lost"));
-        Ok(())
+        self.maybe_start(n, rng)
     }
 
     fn cut_off(&mut self, n: usize, rng: &mut Rng) {
@@ -180,6 +211,9 @@ impl World<'_> {
     fn long_quiet(&mut self) -> Result<(), String> {
         self.heal_and_judge()?;
         self.marks.hit("long quiet");
+        for node in &mut self.nodes {
+            node.sync().map_err(sql)?;
+        }
         self.say(|| "a long quiet time".to_owned());
         self.true_ms += RETENTION_MS * 2;
         self.broker.at(self.true_ms);

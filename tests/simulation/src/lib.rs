@@ -5,12 +5,15 @@ pub mod application;
 pub mod broker;
 pub mod clock;
 pub mod coverage;
+mod describe;
 mod faults;
 pub mod network;
 pub mod node;
 pub mod oracle;
 pub mod plan;
 pub mod rng;
+pub mod shrink;
+pub mod suite;
 pub mod world;
 
 /// Lives through the world of a seed.

@@ -16,10 +16,18 @@ pub type Key = (usize, String);
 pub struct Write {
     /// The row after it; None: it was deleted.
     pub content: Option<String>,
+    /// What the same version stood for before a power cut; somebody may have heard of it.
+    former: Vec<Option<String>>,
     node: usize,
     log_id: i64,
     /// It must never be lost. A power cut takes that from what was neither synced nor published.
     pub firm: bool,
+}
+
+impl Write {
+    fn might_be(&self, row: Option<&String>) -> bool {
+        self.content.as_ref() == row || self.former.iter().any(|f| f.as_ref() == row)
+    }
 }
 
 /// All committed writes.
@@ -112,7 +120,7 @@ impl Oracle {
     pub fn populated(&mut self, node: usize, site: i64, db: &Connection) -> Result<(), String> {
         for (t, table) in TABLES.iter().enumerate() {
             for (key, content) in rows(db, table).map_err(|e| e.to_string())? {
-                let write = Write { content: Some(content), node, log_id: 0, firm: true };
+                let write = Write { content: Some(content), former: Vec::new(), node, log_id: 0, firm: true };
                 self.writes.entry((t, key)).or_default().insert((1, site), write);
             }
         }
@@ -161,15 +169,14 @@ impl Oracle {
             let content = row_text(db, table, &last.key)?;
             let Some(version) = version_after(stored_version(db, table, &last.key)?, site, &entries, content.is_none()) else { continue };
             changed = true;
-            let write = Write { content, node, log_id: last.id, firm: true };
-            if let Some(known) = self.writes.entry(key.clone()).or_default().get(&version)
-                && known.firm
-                && known.content != write.content
-            {
-                return Ok(Err(format!(
-                    "version {version:?} of {key:?} stands for two contents: {:?} and {:?}",
-                    known.content, write.content
-                )));
+            let mut write = Write { content, former: Vec::new(), node, log_id: last.id, firm: true };
+            if let Some(known) = self.writes.entry(key.clone()).or_default().get(&version).filter(|k| k.content != write.content) {
+                if known.firm {
+                    let contents = (&known.content, &write.content);
+                    return Ok(Err(format!("version {version:?} of {key:?} stands for two contents: {contents:?}")));
+                }
+                write.former = known.former.clone();
+                write.former.push(known.content.clone());
             }
             self.writes.entry(key).or_default().insert(version, write);
         }
@@ -184,28 +191,36 @@ impl Oracle {
     /// # Errors
     /// What SQLite says.
     pub fn power_cut(&mut self, node: usize, db: &Connection, acknowledged: i64) -> Result<u64, String> {
-        let end = last_log(db).map_err(|e| e.to_string())?;
+        let read = |name| meta(db, name).map_err(|e| e.to_string());
+        let (end, absorbed, site) = (last_log(db).map_err(|e| e.to_string())?, read("absorbed")?, read("site")?);
         let mut lost = 0;
-        for write in self.writes.values_mut().flat_map(BTreeMap::values_mut).filter(|w| w.node == node && w.log_id > end) {
-            if write.log_id > acknowledged {
-                lost += u64::from(write.firm);
-                write.firm = false;
+        for (version, write) in self.writes.values_mut().flat_map(BTreeMap::iter_mut).filter(|(_, w)| w.node == node) {
+            let known = write.log_id <= acknowledged;
+            if write.log_id > end {
+                lost += u64::from(write.firm && !known);
+                write.firm &= known;
+                // Log ids begin anew there.
+                write.log_id = -1;
+            } else if write.log_id > absorbed {
+                // It is still in the log, and gets its version (again) from the life that the database goes on with.
+                write.firm = version.1 == site || write.firm && known;
             }
-            // Log ids begin anew there.
-            write.log_id = -1;
         }
         self.last_log.insert(node, end);
         Ok(lost)
     }
 
-    /// A node begins a new life: what it had not absorbed yet gets its version from the new one.
+    /// A node begins a new life: what it had not absorbed yet gets its version from the new one. It may have been published
+    /// under the old one.
     pub fn new_site(&mut self, node: usize, absorbed: i64, from: i64, to: i64) {
         for writes in self.writes.values_mut() {
             let moved: Vec<Version> =
                 writes.iter().filter(|(v, w)| v.1 == from && w.node == node && w.log_id > absorbed).map(|(v, _)| *v).collect();
             for version in moved {
-                if let Some(write) = writes.remove(&version) {
-                    writes.insert((version.0, to), write);
+                if let Some(write) = writes.get_mut(&version) {
+                    let renewed = write.clone();
+                    write.firm = false;
+                    writes.insert((version.0, to), renewed);
                 }
             }
         }
@@ -257,22 +272,28 @@ fn judge_row(
     let none = BTreeMap::new();
     let writes = writes.unwrap_or(&none);
     let firm = writes.iter().rev().find(|(_, w)| w.firm).map(|(v, _)| *v);
+    // What may be there where versions cannot tell: the last firm write, or one after it that was allowed to be lost.
+    let since = firm.map_or((0, 0), |firm| if firm.0 == 1 { (1, 0) } else { firm });
+    let possible = writes.range(since..).any(|(_, w)| w.content.as_ref() == row);
     let Some(version) = version else {
-        // Its version was dropped for its age: then the row must be what the last write made of it, or a compensation.
-        let last = writes.iter().next_back().and_then(|(_, w)| w.content.as_ref());
-        let fits = firm.is_none() || pruned && (row == last || row.is_none() && table.unique);
+        // It was never seen, or its version was dropped for its age.
+        let fits = firm.is_none() || pruned && (possible || row.is_none() && table.unique);
         return if fits { Ok(()) } else { Err(format!("it has no version; the row is {row:?}")) };
     };
-    // What had no version (any more) got the baseline version from whoever came first; its content must be that of the last write.
-    let last_content = writes.values().next_back().and_then(|w| w.content.as_ref());
-    if version.0 == 1 && (pruned || firm.is_some_and(|firm| firm.0 == 1)) && row == last_content {
+    // What had no version (any more) got the baseline version from whoever came first.
+    if version.0 == 1 && (pruned || firm.is_some_and(|firm| firm.0 == 1)) && possible {
         return Ok(());
     }
     if firm.is_some_and(|firm| firm > version) {
         return Err(format!("a committed write is lost: {firm:?} was written, {version:?} {row:?} is there"));
     }
-    if let Some(write) = writes.get(&version) {
-        return if write.content.as_ref() == row { Ok(()) } else { Err(format!("version {version:?} has another content: {row:?}")) };
+    // The version of a write that was lost, and that nobody heard of, may be given again.
+    if let Some(write) = writes.get(&version).filter(|w| w.firm || w.might_be(row)) {
+        return if write.content.as_ref() == row || !write.firm {
+            Ok(())
+        } else {
+            Err(format!("version {version:?} has another content: {row:?}"))
+        };
     }
     let last = writes.range(..version).next_back().map(|(v, _)| *v);
     let compensation = table.unique && row.is_none() && last.is_some_and(|last| version.0 - last.0 <= COMPENSATIONS_MAX);
