@@ -56,7 +56,6 @@ pub struct Node {
     /// Processes so far.
     pub starts: u64,
     config: NodeConfig,
-    max_payload: usize,
     seed: u64,
 }
 
@@ -122,11 +121,10 @@ impl Node {
             synced,
             name,
             process: None,
-            link: Link::new(id),
+            link: Link::new(id, plan.max_payload),
             reachable: true,
             starts: 0,
             config,
-            max_payload: plan.max_payload,
             seed: plan.seed,
         })
     }
@@ -153,7 +151,7 @@ impl Node {
             Rng::new(self.seed ^ (self.index as u64 + 1).wrapping_mul(0x5851_f42d_4c95_7f2d) ^ self.starts.wrapping_mul(0xdead_beef));
         let writer = self.connect().map_err(|e| e.to_string())?;
         prepare_writer(&writer).map_err(|e| e.to_string())?;
-        let handle = |actor| self.link.handle(actor, self.max_payload);
+        let handle = |actor| self.link.handle(actor);
         let now = self.clock.now(true_ms);
         let inbound = Inbound::open(config.clone(), writer, handle(Actor::Inbound), Box::new(move || rng.bits()), now)
             .map_err(|e| format!("node {} cannot start: {e}", self.id))?;
