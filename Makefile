@@ -20,8 +20,8 @@ test: ## every test, against a real nats-server
 	scripts/test-tools.sh
 	$(FIND_NATS_SERVER) && export HARMONYLITE_NATS_SERVER="$$server" && \
 	cargo build --locked --package harmonylite && \
-	cargo test --locked --workspace --exclude harmonylite-simulation
-#	To fill in when tests/simulation is merged: cargo test --locked --package harmonylite-simulation
+	cargo test --locked --workspace --exclude harmonylite-simulation && \
+	cargo test --locked --package harmonylite-simulation
 
 torture: ## the VFS among other writers, checkpoints and SIGKILL, thirty times; stale reads; against plain SQLite
 	scripts/test-tools.sh
