@@ -143,7 +143,14 @@ impl<B: Broker> Outbound<B> {
     /// [`Fatal::SecondNode`].
     pub fn handle(&mut self, input: Input, now: Now) -> Result<(), Fatal> {
         match input {
-            Input::Wake | Input::Effect(Effect::Look) => self.look = true,
+            Input::Wake => {
+                self.look = true;
+                if !self.config.publish || self.state == State::Waiting {
+                    // Nobody collects now: DDL is followed, and what is never sent is absorbed, all the same.
+                    self.outputs.push(Output::Wake);
+                }
+            }
+            Input::Effect(Effect::Look) => self.look = true,
             Input::Effect(Effect::Go { site, batch, published }) => self.go(site, batch, published),
             Input::Broker(BrokerEvent::Connected | BrokerEvent::Disconnected(_)) => self.state = State::Waiting,
             Input::Broker(BrokerEvent::Reply(ticket, result)) => return self.answered(ticket, result, now),

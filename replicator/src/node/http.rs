@@ -42,26 +42,47 @@ fn serve(listener: TcpListener, router: Router) -> JoinHandle<()> {
     })
 }
 
-/// Starts what the settings ask for: health, metrics. They may share one address.
+/// The ports that the settings ask for, held and not served yet.
+#[derive(Default)]
+pub(super) struct Ports {
+    health: Option<TcpListener>,
+    metrics: Option<TcpListener>,
+}
+
+/// Takes the ports of health and metrics, before anything else is touched. They may share one address.
 ///
 /// # Errors
 /// A port in use.
-pub(super) async fn start(settings: &Settings, sources: &Arc<Sources>) -> Result<Vec<JoinHandle<()>>, ListenError> {
+pub(super) async fn bind(settings: &Settings) -> Result<Ports, ListenError> {
     let (health, prometheus) = (&settings.health_check, &settings.prometheus);
-    let health_routes = || Router::new().route(&health.path, get(show_health)).with_state(Arc::clone(sources));
-    let metrics_routes = || Router::new().route("/metrics", get(show_metrics)).with_state(Arc::clone(sources));
-    if health.enable && prometheus.enable && health.bind == prometheus.bind {
-        let listener = listen("health_check.bind and prometheus.bind", &health.bind).await?;
-        return Ok(vec![serve(listener, health_routes().merge(metrics_routes()))]);
+    let mut ports = Ports::default();
+    if is_shared(settings) {
+        ports.health = Some(listen("health_check.bind and prometheus.bind", &health.bind).await?);
+        return Ok(ports);
     }
-    let mut tasks = Vec::new();
     if health.enable {
-        tasks.push(serve(listen("health_check.bind", &health.bind).await?, health_routes()));
+        ports.health = Some(listen("health_check.bind", &health.bind).await?);
     }
     if prometheus.enable {
-        tasks.push(serve(listen("prometheus.bind", &prometheus.bind).await?, metrics_routes()));
+        ports.metrics = Some(listen("prometheus.bind", &prometheus.bind).await?);
     }
-    Ok(tasks)
+    Ok(ports)
+}
+
+fn is_shared(settings: &Settings) -> bool {
+    settings.health_check.enable && settings.prometheus.enable && settings.health_check.bind == settings.prometheus.bind
+}
+
+/// Answers on the ports from now on.
+pub(super) fn start(ports: Ports, sources: &Arc<Sources>) -> Vec<JoinHandle<()>> {
+    let path = &sources.settings.health_check.path;
+    let mut health = Router::new().route(path, get(show_health)).with_state(Arc::clone(sources));
+    let metrics = Router::new().route("/metrics", get(show_metrics)).with_state(Arc::clone(sources));
+    if is_shared(&sources.settings) {
+        health = health.merge(metrics.clone());
+    }
+    let served = [ports.health.map(|listener| serve(listener, health)), ports.metrics.map(|listener| serve(listener, metrics))];
+    served.into_iter().flatten().collect()
 }
 
 /// Starts the control socket. A socket file that a former process left is replaced: the lock says that it ended.

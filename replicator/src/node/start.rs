@@ -1,4 +1,4 @@
-//! Starts a node, in an order that lets a refused start leave everything as it was: lock, server, first contact with the
+//! Starts a node, in an order that lets a refused start leave everything as it was: lock, ports, server, first contact with the
 //! broker, and only then the database.
 
 use super::guard::Guard;
@@ -41,9 +41,27 @@ pub(super) async fn start(settings: Settings, cluster: ClusterSettings) -> Resul
     let path = settings.db_path.clone();
     let path = path.canonicalize().map_err(|error| NodeError::File { path, error })?;
     let config = settings.node_config(identity(&settings, &path)?)?;
-    let mut lock = Lock::acquire(&path)?;
+    let mut lock = Some(Lock::acquire(&path)?);
+    let started = start_locked(settings, cluster, config, path, &mut lock).await;
+    if let Some(refused) = lock {
+        refused.remove();
+    }
+    started
+}
+
+/// The lock is taken out by the node that starts, and by nothing else.
+async fn start_locked(
+    settings: Settings,
+    cluster: ClusterSettings,
+    config: NodeConfig,
+    path: PathBuf,
+    held: &mut Option<Lock>,
+) -> Result<Node, NodeError> {
     let socket = socket_path(&path);
-    lock.announce(&Owner { pid: std::process::id(), node_id: config.node.0, socket: socket.clone() })?;
+    if let Some(lock) = held {
+        lock.announce(&Owner { pid: std::process::id(), node_id: config.node.0, socket: socket.clone() })?;
+    }
+    let ports = http::bind(&settings).await?;
     let embedded = if settings.nats.urls.is_empty() { Some(Embedded::start(&settings, config.node, &cluster).await?) } else { None };
     let (to_writer, writer_inbox) = channel();
     let (to_reader, reader_inbox) = channel();
@@ -72,7 +90,7 @@ pub(super) async fn start(settings: Settings, cluster: ClusterSettings) -> Resul
         db: parking_lot::Mutex::new(Some(opened.status)),
         settings,
     });
-    let mut tasks = http::start(&sources.settings, &sources).await?;
+    let mut tasks = http::start(ports, &sources);
     tasks.push(http::start_control(&socket, &sources, to_writer.clone())?);
 
     let waker = Waker::new(to_reader.clone());
@@ -94,7 +112,7 @@ pub(super) async fn start(settings: Settings, cluster: ClusterSettings) -> Resul
         })?,
         spawn("watch", &ended_sender, move || watch.run().map_or_else(Ended::Replaced, |()| Ended::Stopped))?,
     ];
-    Ok(Node { sources, inboxes, threads, ended, tasks, hub: Some(hub), embedded, lock: Some(lock), socket, guard })
+    Ok(Node { sources, inboxes, threads, ended, tasks, hub: Some(hub), embedded, lock: held.take(), socket, guard })
 }
 
 /// This node's number: configured, or what the database has stored, or derived from the machine.

@@ -6,6 +6,7 @@
 
 use super::guard::{Guard, Replaced};
 use super::reader::{Waker, Way};
+use crate::clock;
 use crate::database::DatabaseError;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use rusqlite::Connection;
@@ -32,10 +33,14 @@ const LOOKS: [Duration; 6] = [
     Duration::from_millis(4),
 ];
 
+/// The files are looked at no more often than this.
+const GUARD_MS: u64 = 50;
+
 /// Watches the directory of a database.
 pub(super) struct Watch {
     db: Connection,
     guard: Arc<Guard>,
+    guard_due_ms: u64,
     inbox: Receiver<ToWatch>,
     waker: Waker,
     poll: Duration,
@@ -55,7 +60,7 @@ impl Watch {
                 None
             }
         };
-        (Self { db, guard, inbox, waker, poll, data_version: 0, _events: events }, sender)
+        (Self { db, guard, guard_due_ms: 0, inbox, waker, poll, data_version: 0, _events: events }, sender)
     }
 
     /// Runs until it is told to stop, or the files are not ours any more.
@@ -71,12 +76,12 @@ impl Watch {
         loop {
             match self.inbox.recv_timeout(self.poll) {
                 Ok(ToWatch::Touched) => {
-                    if !self.follow() {
+                    if !self.follow()? {
                         return Ok(());
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    self.guard.check()?;
+                    self.guard()?;
                     if self.is_changed() {
                         self.waker.wake(Way::Poll, None);
                     }
@@ -86,24 +91,35 @@ impl Watch {
         }
     }
 
+    /// Asks whether the files are still ours: also while events never end, and not at each of them.
+    fn guard(&mut self) -> Result<(), Replaced> {
+        let now_ms = clock::mono_ms();
+        if now_ms < self.guard_due_ms {
+            return Ok(());
+        }
+        self.guard_due_ms = now_ms + GUARD_MS;
+        self.guard.check()
+    }
+
     /// After an event: looks until nothing more comes. False: stop.
-    fn follow(&mut self) -> bool {
+    fn follow(&mut self) -> Result<bool, Replaced> {
         let mut looks = LOOKS.iter();
         loop {
             // A commit writes the WAL many times: one look for all that has come.
             while let Ok(message) = self.inbox.try_recv() {
                 if matches!(message, ToWatch::Stop) {
-                    return false;
+                    return Ok(false);
                 }
             }
+            self.guard()?;
             if self.is_changed() {
                 self.waker.wake(Way::Watcher, None);
             }
-            let Some(wait) = looks.next() else { return true };
+            let Some(wait) = looks.next() else { return Ok(true) };
             match self.inbox.recv_timeout(*wait) {
                 Ok(ToWatch::Touched) => looks = LOOKS.iter(),
                 Err(RecvTimeoutError::Timeout) => {}
-                Ok(ToWatch::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
+                Ok(ToWatch::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(false),
             }
         }
     }

@@ -8,6 +8,7 @@ use std::process::Command;
 pub struct Broker {
     dir: PathBuf,
     pub port: u16,
+    arguments: Vec<String>,
     process: Option<Process>,
 }
 
@@ -24,7 +25,13 @@ pub(crate) fn server_binary() -> PathBuf {
 impl Broker {
     /// Starts one that keeps its streams below `dir`.
     pub fn start(dir: &Path) -> Self {
-        let mut broker = Self { dir: dir.join("broker"), port: 0, process: None };
+        Self::start_with(dir, &["-js"])
+    }
+
+    /// Starts one with these arguments; `-js` is among them, or not.
+    pub fn start_with(dir: &Path, arguments: &[&str]) -> Self {
+        let arguments = arguments.iter().map(ToString::to_string).collect();
+        let mut broker = Self { dir: dir.join("broker"), port: 0, arguments, process: None };
         std::fs::create_dir_all(&broker.dir).unwrap();
         broker.run();
         broker
@@ -40,7 +47,12 @@ impl Broker {
         }
         let port = if self.port == 0 { "-1".to_owned() } else { self.port.to_string() };
         let mut command = Command::new(server_binary());
-        command.args(["-a", "127.0.0.1", "-p", &port, "-js", "-sd"]).arg(self.dir.join("js")).arg("--ports_file_dir").arg(&self.dir);
+        command
+            .args(["-a", "127.0.0.1", "-p", &port, "-sd"])
+            .arg(self.dir.join("js"))
+            .arg("--ports_file_dir")
+            .arg(&self.dir)
+            .args(&self.arguments);
         self.process = Some(Process::start(&mut command, &self.dir.join("log")));
         let mut found = None;
         eventually("the nats-server listens", || {
@@ -64,6 +76,19 @@ impl Broker {
     /// SIGKILL. What is not synced stays in the page cache, so nothing acknowledged is lost by this.
     pub fn kill(&mut self) {
         self.process.take().expect("the broker runs").kill();
+    }
+
+    /// SIGTERM, and waits for its end: everything is on the disk.
+    #[track_caller]
+    pub fn stop(&mut self) {
+        let mut process = self.process.take().expect("the broker runs");
+        process.signal("TERM");
+        process.wait();
+    }
+
+    /// Sends its process a signal by name: STOP cuts every node off without a word, CONT ends that.
+    pub fn signal(&self, name: &str) {
+        self.process.as_ref().expect("the broker runs").signal(name);
     }
 
     /// The directory with its store, for tests that damage it while it is down.

@@ -15,7 +15,7 @@ pub use broker::Broker;
 pub use cluster::{Cluster, converge};
 pub use node::Node;
 pub use process::{Process, binary, python};
-pub use sql::{Rows, contents, open, rows};
+pub use sql::{Rows, contents, later, number, open, rows, sound};
 
 use std::time::{Duration, Instant};
 

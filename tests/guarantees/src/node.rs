@@ -74,6 +74,17 @@ impl Node {
         serde_json::from_slice::<Value>(&out.stdout).ok().filter(|_| out.status.success())
     }
 
+    /// One of its counters, by name.
+    #[track_caller]
+    pub fn counter(&self, name: &str) -> u64 {
+        let mut found = None;
+        eventually(&format!("node {} answers", self.id), || {
+            found = self.status();
+            found.is_some()
+        });
+        found.unwrap()["counters"][name].as_u64().unwrap_or_else(|| panic!("there is no counter {name}"))
+    }
+
     /// Runs a subcommand on this node's configuration.
     pub fn cli(&self, arguments: &[&str]) -> Output {
         Command::new(binary()).arg("-config").arg(&self.config).args(arguments).output().unwrap()
@@ -96,7 +107,7 @@ impl Node {
     /// Waits until it ends by itself, and returns its exit status.
     #[track_caller]
     pub fn ended(&mut self) -> i32 {
-        self.process.as_mut().expect("the node runs").wait().code().expect("an exit status")
+        self.process.take().expect("the node runs").wait().code().expect("an exit status")
     }
 
     pub fn is_running(&mut self) -> bool {

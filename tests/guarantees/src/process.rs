@@ -67,10 +67,13 @@ impl Drop for Process {
     }
 }
 
-/// The `harmonylite` binary of this build, built if it is not there or not current.
+/// The `harmonylite` binary of this build, built if it is not there or not current; or the one that `HARMONYLITE_BINARY` names.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
+        if let Some(path) = std::env::var_os("HARMONYLITE_BINARY") {
+            return path.into();
+        }
         // Tests lie in target/<profile>/deps.
         let profile_dir = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().to_owned();
         let profile = profile_dir.file_name().unwrap().to_str().unwrap();

@@ -28,6 +28,26 @@ pub fn rows(db: &Connection, sql: &str) -> Rows {
     out
 }
 
+/// The one number that a query returns.
+#[track_caller]
+pub fn number(db: &Connection, sql: &str) -> i64 {
+    db.query_row(sql, [], |r| r.get(0)).unwrap_or_else(|error| panic!("{sql}: {error}"))
+}
+
+/// Waits until the clock of the change log has moved on, so that what is written now is later than what was written before.
+#[track_caller]
+pub fn later(db: &Connection) {
+    let now = || number(db, "SELECT CAST((julianday('now') - 2440587.5) * 86400000 + 0.5 AS INTEGER)");
+    let before = now();
+    crate::eventually("time passes", || now() > before + 1);
+}
+
+/// Fails unless SQLite finds the database sound.
+#[track_caller]
+pub fn sound(db: &Connection) {
+    assert_eq!(rows(db, "PRAGMA integrity_check"), [["\"ok\""]]);
+}
+
 fn literal(value: rusqlite::types::ValueRef<'_>) -> String {
     match value {
         rusqlite::types::ValueRef::Text(t) => std::str::from_utf8(t).map_or_else(|_| format!("text {t:02x?}"), |t| format!("{t:?}")),

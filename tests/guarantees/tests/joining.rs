@@ -1,0 +1,98 @@
+//! Databases that already hold rows join one after the other.
+//!
+//! Goal: equal rows are harmless, different ones come together, and of two different contents for one key one is on all
+//! nodes and the other in a conflict journal: nothing is lost. `on_join` = "refuse" refuses before anything is changed by
+//! others' rows, and "replace" takes what the cluster has.
+//! Method: three databases with equal, overlapping and different rows, started one by one.
+
+#![allow(clippy::unwrap_used)]
+
+use harmonylite_guarantees::{Cluster, contents, eventually, number, rows, sound};
+
+const SCHEMA: &str = "CREATE TABLE note (id INTEGER PRIMARY KEY, text TEXT);
+     CREATE TABLE pair (a TEXT, b INTEGER, v, PRIMARY KEY (a, b)) WITHOUT ROWID;";
+
+fn fill(from: i64, to: i64, text: &str) -> String {
+    format!(
+        "WITH RECURSIVE c(i) AS (SELECT {from} UNION ALL SELECT i + 1 FROM c WHERE i < {to}) INSERT INTO note SELECT i, '{text}' FROM c;
+         INSERT INTO pair SELECT text, id, id FROM note;"
+    )
+}
+
+#[test]
+fn databases_with_rows_come_together() {
+    let mut cluster = Cluster::new(3, SCHEMA);
+    // 1-10 equal, 11-20 with other content, 21- only there.
+    for (node, own) in cluster.nodes.iter().zip(["one", "two", "three"]) {
+        let from = 100 * node.id as i64;
+        node.app().execute_batch(&fill(1, 10, "equal")).unwrap();
+        node.app()
+            .execute_batch(&format!(
+                "WITH RECURSIVE c(i) AS (SELECT 11 UNION ALL SELECT i + 1 FROM c WHERE i < 20) INSERT INTO note SELECT i, '{own}' FROM c;
+                 WITH RECURSIVE c(i) AS (SELECT {from} UNION ALL SELECT i + 1 FROM c WHERE i < {from} + 9) INSERT INTO note SELECT i, '{own}' FROM c;"
+            ))
+            .unwrap();
+    }
+    for node in &mut cluster.nodes {
+        node.run();
+    }
+    for node in &cluster.nodes {
+        let db = node.app();
+        eventually("all rows come together", || number(&db, "SELECT count(*) FROM note") == 50);
+    }
+    cluster.converge();
+    let db = cluster.nodes[0].app();
+    assert_eq!(number(&db, "SELECT count(*) FROM pair"), 10, "equal rows are one");
+    assert_eq!(number(&db, "SELECT count(*) FROM note WHERE id <= 10 AND text = 'equal'"), 10);
+    // Each of the other contents is in a journal.
+    let winner = rows(&db, "SELECT DISTINCT text FROM note WHERE id BETWEEN 11 AND 20");
+    assert_eq!(winner, [["\"one\""]], "what the cluster had stays");
+    for lost in ["two", "three"] {
+        let journalled: i64 = cluster
+            .nodes
+            .iter()
+            .map(|n| number(&n.app(), &format!("SELECT count(DISTINCT key) FROM __harmonylite__conflict WHERE instr(loser, '{lost}')")))
+            .max()
+            .unwrap();
+        assert_eq!(journalled, 10, "the content of {lost} is lost without a trace");
+    }
+    // From now on they are a cluster like any other.
+    cluster.nodes[2].app().execute_batch("UPDATE note SET text = 'after' WHERE id IN (1, 11, 105)").unwrap();
+    eventually("writes after joining arrive", || number(&db, "SELECT count(*) FROM note WHERE text = 'after'") == 3);
+    cluster.converge();
+    sound(&db);
+}
+
+#[test]
+fn refuse_ends_with_a_message_and_replace_takes_what_is_there() {
+    let mut cluster = Cluster::new(1, SCHEMA);
+    cluster.nodes[0].app().execute_batch(&fill(1, 10, "cluster")).unwrap();
+    cluster.run();
+    cluster.converge();
+
+    let refused = cluster.add(SCHEMA, "on_join = \"refuse\"");
+    refused.app().execute_batch(&fill(5, 15, "own")).unwrap();
+    let before = contents(&refused.app());
+    refused.start();
+    assert_eq!(refused.ended(), 8, "{}", refused.output());
+    let log = refused.output();
+    assert!(log.contains("rows or more that never joined") && log.contains("on_join"), "{log}");
+    assert_eq!(contents(&refused.app()), before, "the refused database was changed");
+    cluster.nodes.pop();
+
+    // Its owner decides.
+    let replaced = cluster.add("", "on_join = \"replace\"");
+    replaced.run();
+    cluster.converge();
+    let db = cluster.nodes[1].app();
+    assert_eq!(rows(&db, "SELECT count(*), min(text), max(text) FROM note"), [["Integer(10)", "\"cluster\"", "\"cluster\""]]);
+    cluster.nodes[1].app().execute_batch("INSERT INTO note VALUES (50, 'joined')").unwrap();
+    let one = cluster.nodes[0].app();
+    eventually("it takes part now", || number(&one, "SELECT count(*) FROM note WHERE id = 50") == 1);
+    assert_eq!(number(&one, "SELECT count(*) FROM note WHERE text = 'own'"), 0);
+
+    // Nothing of its own to lose: "refuse" has nothing to refuse.
+    let empty = cluster.add(SCHEMA, "on_join = \"refuse\"");
+    empty.run();
+    cluster.converge();
+}

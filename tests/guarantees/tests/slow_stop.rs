@@ -1,0 +1,52 @@
+//! A node that is told to stop sends what is pending first, and is not held up by a broker that does not answer.
+//!
+//! Goal: SIGTERM right after a burst of commits: exit status 0, everything published. With a broker that has fallen silent:
+//! exit status 0 within seconds, and what was pending goes out at the next start.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+use harmonylite_guarantees::{Cluster, eventually, number};
+use std::time::{Duration, Instant};
+
+const SCHEMA: &str = "CREATE TABLE entry (id INTEGER PRIMARY KEY, pad TEXT);";
+const PENDING: &str = "SELECT count(*) FROM __harmonylite__change_log WHERE id > coalesce((SELECT value FROM __harmonylite__meta WHERE key = 'published'), 0)";
+
+#[test]
+fn sigterm_sends_what_is_pending() {
+    let mut cluster = Cluster::new(2, SCHEMA);
+    cluster.run();
+    let db = cluster.nodes[0].app();
+    for _ in 0..20 {
+        db.execute_batch(
+            "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < 200) INSERT INTO entry SELECT NULL, 'x' || i FROM c",
+        )
+        .unwrap();
+    }
+    cluster.nodes[0].stop();
+    assert_eq!(number(&db, PENDING), 0, "something was left behind");
+    let peer = cluster.nodes[1].app();
+    eventually("all rows are at the peer", || number(&peer, "SELECT count(*) FROM entry") == 4_000);
+    // The next start has nothing to send.
+    cluster.nodes[0].run();
+    cluster.converge();
+    assert_eq!(cluster.nodes[0].counter("batches_published"), 0, "published twice");
+}
+
+#[test]
+fn a_silent_broker_does_not_hold_up_the_end() {
+    let mut cluster = Cluster::new(2, SCHEMA);
+    cluster.run();
+    let db = cluster.nodes[0].app();
+    cluster.broker.signal("STOP");
+    db.execute_batch("INSERT INTO entry VALUES (1, 'while the broker is silent')").unwrap();
+    let begin = Instant::now();
+    cluster.nodes[0].stop();
+    let took = begin.elapsed();
+    assert!(took < Duration::from_secs(10), "stopping took {took:?}");
+    assert_eq!(number(&db, PENDING), 1);
+    cluster.broker.signal("CONT");
+    cluster.nodes[0].run();
+    let peer = cluster.nodes[1].app();
+    eventually("the row arrives after the next start", || number(&peer, "SELECT count(*) FROM entry") == 1);
+    cluster.converge();
+}
