@@ -1,4 +1,4 @@
-# What CI runs, word for word. Needs Rust, Python 3 with pip, and a C compiler; nats-server is fetched into .tools/.
+# What CI runs, word for word. Needs Rust, Python 3 with pip, and a C compiler; nats-server and Django (for one test) are fetched into .tools/.
 .DEFAULT_GOAL := help
 .PHONY: help build demo test lint bench sim clean
 
