@@ -17,7 +17,7 @@ demo: build ## three nodes on this machine write at once and end up equal
 # The executable first: `cargo test` builds none for the tests of other packages. The simulation apart: it switches on the
 # feature `planted-bugs`, and features unify within one build.
 test: ## every test, against a real nats-server
-	$(FIND_NATS_SERVER) && export HARMONYLITE_NATS_SERVER="$$server" && \
+	$(FIND_NATS_SERVER) && python3 scripts/django.py >&2 && export HARMONYLITE_NATS_SERVER="$$server" && \
 	cargo build --locked --package harmonylite && \
 	cargo test --locked --workspace --exclude harmonylite-simulation
 #	To fill in when tests/simulation is merged: cargo test --locked --package harmonylite-simulation

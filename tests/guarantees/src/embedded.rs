@@ -21,6 +21,8 @@ pub struct EmbeddedCluster {
 impl EmbeddedCluster {
     /// Three nodes with this schema. `settings` are the first lines of each one's configuration, by its id.
     pub fn new(schema: &str, replicas: usize, settings: impl Fn(u64) -> String) -> Self {
+        // Built before anything is timed.
+        binary();
         let dir = tempfile::tempdir().unwrap();
         let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
         let nodes = (1..=3).map(|id: u64| {
