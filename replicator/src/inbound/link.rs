@@ -220,6 +220,7 @@ impl<B: Broker> Inbound<B> {
         if let Some(since) = self.cursor_dirty_since {
             next = next.min(since + CURSOR_FLUSH_MS);
         }
+        next = next.min(self.prune_deadline());
         self.answers.iter().map(|a| a.due_ms).fold(next, u64::min)
     }
 

@@ -69,9 +69,11 @@ impl<B: Broker> Inbound<B> {
         if waiting {
             return Ok(true);
         }
-        if std::mem::take(&mut self.wake) {
+        if self.wake {
             let changed = capture::schema_version(&self.db)? != self.layout.schema_version;
             let unsent = !self.config.publish && log_end(&self.db)? > self.absorb.published;
+            // Not before: a database that is busy must be looked at again.
+            self.wake = false;
             return Ok(changed || unsent || self.mirrored != self.layout.schema_version);
         }
         Ok(false)

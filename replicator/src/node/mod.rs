@@ -10,6 +10,7 @@ mod http;
 mod metrics;
 mod reader;
 mod report;
+mod ring;
 mod start;
 mod timing;
 mod watch;
@@ -125,11 +126,13 @@ struct Inboxes {
     writer: Sender<writer::ToWriter>,
     reader: Sender<reader::ToReader>,
     watch: Sender<watch::ToWatch>,
+    bell: ring::SharedBell,
 }
 
 impl Inboxes {
     fn stop(&self) {
         // A thread that has ended already does not listen.
+        self.bell.stop();
         let _ = self.watch.send(watch::ToWatch::Stop);
         let _ = self.reader.send(reader::ToReader::Stop);
         let _ = self.writer.send(writer::ToWriter::Stop);

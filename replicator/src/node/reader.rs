@@ -3,6 +3,7 @@
 //! Arrives: wakes, the broker's answers, the writer's go-ahead. Leaves: acknowledgements for the writer. It waits only
 //! between steps. A crash here is a crash of the process: what was not acknowledged is collected again.
 
+use super::ring::SharedBell;
 use super::timing::Timing;
 use super::{Ended, writer};
 use crate::broker::nats::NatsBroker;
@@ -97,6 +98,7 @@ pub(super) struct Reader {
     pub(super) outbound: Outbound<NatsBroker>,
     pub(super) inbox: Receiver<ToReader>,
     pub(super) writer: Sender<writer::ToWriter>,
+    pub(super) bell: SharedBell,
     pub(super) waker: Waker,
     pub(super) seen: watch::Sender<ReaderSeen>,
     pub(super) show: ReaderSeen,
@@ -178,6 +180,7 @@ impl Reader {
     }
 
     fn forward(&mut self) {
+        let site = self.outbound.site();
         for output in self.outbound.outputs.drain(..) {
             let input = match output {
                 Output::Acknowledged(ack) => {
@@ -187,6 +190,7 @@ impl Reader {
                         self.show.last = Some(way);
                         self.wake_to_published.add(microseconds(clock::unix_ns() - at_ns));
                     }
+                    self.bell.published(site, ack.upto);
                     WriterInput::Acknowledged(ack)
                 }
                 Output::Wake => WriterInput::Wake,

@@ -81,6 +81,12 @@ impl Watch {
     fn follow(&mut self) -> bool {
         let mut looks = LOOKS.iter();
         loop {
+            // A commit writes the WAL many times: one look for all that has come.
+            while let Ok(message) = self.inbox.try_recv() {
+                if matches!(message, ToWatch::Stop) {
+                    return false;
+                }
+            }
             if self.is_changed() {
                 self.waker.wake(Way::Watcher, None);
             }
