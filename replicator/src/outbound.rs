@@ -143,7 +143,15 @@ impl<B: Broker> Outbound<B> {
     /// [`Fatal::SecondNode`].
     pub fn handle(&mut self, input: Input, now: Now) -> Result<(), Fatal> {
         match input {
-            Input::Wake | Input::Effect(Effect::Look) => self.look = true,
+            Input::Wake => {
+                self.look = true;
+                if self.state != State::Ready || !self.config.publish {
+                    // No collect follows soon that would tell inbound of a new schema; and a node that never publishes absorbs
+                    // its changes only if it hears of them.
+                    self.outputs.push(Output::Wake);
+                }
+            }
+            Input::Effect(Effect::Look) => self.look = true,
             Input::Effect(Effect::Go { site, batch, published }) => self.go(site, batch, published),
             Input::Broker(BrokerEvent::Connected | BrokerEvent::Disconnected(_)) => self.state = State::Waiting,
             Input::Broker(BrokerEvent::Reply(ticket, result)) => return self.answered(ticket, result, now),
