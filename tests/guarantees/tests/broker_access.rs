@@ -56,7 +56,7 @@ fn refuse(dir: &Path, server: &Server, settings: &str, named: &str) {
 #[test]
 fn user_and_password() {
     let dir = tempfile::tempdir().unwrap();
-    let mut server = Server::new(dir.path(), r#"authorization { user: "shop", password: "p w$1\"#é" }"#);
+    let mut server = Server::new(dir.path(), r##"authorization { user: "shop", password: "p w$1\"#é" }"##);
     replicate(dir.path(), &mut server, "user_name = \"shop\"\nuser_password = 'p w$1\"#é'");
     refuse(dir.path(), &server, "user_name = \"shop\"\nuser_password = \"guessed\"", "nats.user_password");
     refuse(dir.path(), &server, "", "nats.user_name");
