@@ -11,7 +11,7 @@ use nkeys::KeyPair;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair as TlsKey};
 use std::path::{Path, PathBuf};
 
-const SCHEMA: &str = "CREATE TABLE note (id INTEGER PRIMARY KEY, text TEXT)";
+const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY, text TEXT)";
 
 fn node(dir: &Path, id: u64, server: &Server, settings: &str) -> Node {
     let node = Node::new(dir, id, &format!("[nats]\nurls = [{:?}]\nreconnect_wait_seconds = 1\n{settings}", server.url()));
