@@ -33,7 +33,7 @@ def install():
         fresh = pathlib.Path(scratch) / "django"
         requirements = pathlib.Path(scratch) / "requirements.txt"
         requirements.write_text(REQUIREMENTS)
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-compile"]
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
         pip += ["--root-user-action=ignore", "--only-binary=:all:", "--require-hashes"]
         pip += ["--target", str(fresh), "--requirement", str(requirements)]
         if subprocess.run(pip, stdin=subprocess.DEVNULL, stdout=sys.stderr).returncode != 0:

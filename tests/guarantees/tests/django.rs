@@ -24,7 +24,7 @@ fn django() -> String {
 
 fn run(node: &Node, program: &str, arguments: &[&str], is_instance: bool) -> Output {
     let mut command = Command::new("python3");
-    command.arg("-B").arg(here("django").join(program)).args(arguments);
+    command.arg(here("django").join(program)).args(arguments);
     command.env("PYTHONPATH", django()).env("APP_DB", &node.db);
     if is_instance {
         command.env("NODE", node.id.to_string());
