@@ -1,4 +1,4 @@
-# What CI runs, word for word. Needs Rust, Python 3 with pip, and a C compiler; nats-server is fetched into .tools/.
+# What CI runs, word for word. Needs Rust, Python 3 with pip, and a C compiler; nats-server and Django (for one test) are fetched into .tools/.
 .DEFAULT_GOAL := help
 .PHONY: help build demo test torture languages sqlite-suite lint bench sim clean
 
@@ -18,7 +18,7 @@ demo: build ## three nodes on this machine write at once and end up equal
 # feature `planted-bugs`, and features unify within one build.
 test: ## every test, against a real nats-server
 	scripts/test-tools.sh
-	$(FIND_NATS_SERVER) && export HARMONYLITE_NATS_SERVER="$$server" && \
+	$(FIND_NATS_SERVER) && python3 scripts/django.py >&2 && export HARMONYLITE_NATS_SERVER="$$server" && \
 	cargo build --locked --package harmonylite && \
 	cargo test --locked --workspace --exclude harmonylite-simulation && \
 	cargo test --locked --package harmonylite-simulation

@@ -145,8 +145,8 @@ impl<B: Broker> Outbound<B> {
         match input {
             Input::Wake => {
                 self.look = true;
-                if !self.config.publish || self.state == State::Waiting {
-                    // Nobody collects now: DDL is followed, and what is never sent is absorbed, all the same.
+                if !self.config.publish || !matches!(self.state, State::Ready | State::Sending(_)) {
+                    // No collect follows soon: DDL is followed, and what is never sent is absorbed, all the same.
                     self.outputs.push(Output::Wake);
                 }
             }
