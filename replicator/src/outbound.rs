@@ -362,6 +362,11 @@ impl<B: Broker> Outbound<B> {
         Ok(true)
     }
 
+    /// The life of the database that is being published.
+    pub fn site(&self) -> Site {
+        self.site
+    }
+
     /// The connection, for status queries between steps.
     pub fn database(&self) -> &Connection {
         &self.db

@@ -10,6 +10,7 @@ use crate::database::DatabaseError;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ const LOOKS: [Duration; 6] = [
 /// Watches the directory of a database.
 pub(super) struct Watch {
     db: Connection,
-    guard: Guard,
+    guard: Arc<Guard>,
     inbox: Receiver<ToWatch>,
     waker: Waker,
     poll: Duration,
@@ -45,7 +46,7 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Begins to listen. Without a watcher (none left on this machine) the poll alone does it.
-    pub(super) fn new(database: &Path, db: Connection, guard: Guard, waker: Waker, poll: Duration) -> (Self, Sender<ToWatch>) {
+    pub(super) fn new(database: &Path, db: Connection, guard: Arc<Guard>, waker: Waker, poll: Duration) -> (Self, Sender<ToWatch>) {
         let (sender, inbox) = channel();
         let events = match listen(database, sender.clone()) {
             Ok(watcher) => Some(watcher),
@@ -59,6 +60,14 @@ impl Watch {
 
     /// Runs until it is told to stop, or the files are not ours any more.
     pub(super) fn run(mut self) -> Result<(), Replaced> {
+        let result = self.work();
+        if self.guard.check().is_err() {
+            std::mem::forget(self.db);
+        }
+        result
+    }
+
+    fn work(&mut self) -> Result<(), Replaced> {
         loop {
             match self.inbox.recv_timeout(self.poll) {
                 Ok(ToWatch::Touched) => {
@@ -81,6 +90,12 @@ impl Watch {
     fn follow(&mut self) -> bool {
         let mut looks = LOOKS.iter();
         loop {
+            // A commit writes the WAL many times: one look for all that has come.
+            while let Ok(message) = self.inbox.try_recv() {
+                if matches!(message, ToWatch::Stop) {
+                    return false;
+                }
+            }
             if self.is_changed() {
                 self.waker.wake(Way::Watcher, None);
             }
