@@ -26,7 +26,8 @@ pub(super) fn compare(databases: &[Connection]) -> Result<Comparison> {
     let mut unequal = BTreeSet::new();
     let names = databases.iter().map(tables).collect::<Result<Vec<_>>>()?;
     for table in names.iter().flatten().collect::<BTreeSet<_>>() {
-        let contents = databases.iter().zip(&names).map(|(db, has)| if has.contains(table) { rows(db, table) } else { Ok(BTreeMap::new()) });
+        let contents =
+            databases.iter().zip(&names).map(|(db, has)| if has.contains(table) { rows(db, table) } else { Ok(BTreeMap::new()) });
         let contents = contents.collect::<Result<Vec<_>>>()?;
         found.rows += contents.first().map_or(0, BTreeMap::len);
         differ(table, &contents, &mut found.differences, &mut unequal);
@@ -106,9 +107,13 @@ fn hex(bytes: &[u8]) -> String {
 
 /// What a search for each word finds.
 fn searches(db: &Connection) -> Result<Rows> {
-    let mut search = db.prepare("SELECT count(*), group_concat(rowid) FROM (SELECT rowid FROM product_search WHERE product_search MATCH ?1 ORDER BY rowid)")?;
+    let mut search = db.prepare(
+        "SELECT count(*), group_concat(rowid) FROM (SELECT rowid FROM product_search WHERE product_search MATCH ?1 ORDER BY rowid)",
+    )?;
     let one = |word: &&str| {
-        let found = search.query_row([word], |r| Ok(format!("{} products: {}", r.get::<_, i64>(0)?, r.get::<_, Option<String>>(1)?.unwrap_or_default())))?;
+        let found = search.query_row([word], |r| {
+            Ok(format!("{} products: {}", r.get::<_, i64>(0)?, r.get::<_, Option<String>>(1)?.unwrap_or_default()))
+        })?;
         Ok(((*word).to_owned(), found))
     };
     WORDS.iter().map(one).collect()

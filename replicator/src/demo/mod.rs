@@ -3,13 +3,15 @@
 //! Real processes of this very program on temporary files, around one embedded nats-server; ordinary connections write.
 
 mod compare;
+mod ending;
 mod interrupt;
 mod nodes;
 mod observe;
 mod relay;
 mod run;
 mod schema;
-mod script;
+mod shop;
+mod stage;
 mod table;
 mod traffic;
 

@@ -129,7 +129,12 @@ impl Stage {
 pub(super) fn is_drained(nodes: &[Status]) -> bool {
     let newest = nodes.iter().flat_map(|s| &s.streams).map(|s| s.last.max(s.cursor)).max().unwrap_or(0);
     let drained = |s: &Status| {
-        s.broker.linked && s.joined && s.pending_rows == 0 && s.held.is_empty() && s.open_gaps == 0 && s.streams.iter().all(|t| t.cursor == newest)
+        s.broker.linked
+            && s.joined
+            && s.pending_rows == 0
+            && s.held.is_empty()
+            && s.open_gaps == 0
+            && s.streams.iter().all(|t| t.cursor == newest)
     };
     nodes.iter().all(drained)
 }
