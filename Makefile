@@ -40,8 +40,9 @@ lint: ## formatting and clippy, no warning allowed
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	@if command -v cargo-deny >/dev/null; then cargo deny --offline check licenses bans sources; else echo "cargo-deny is not installed: licences not checked"; fi
 
-bench: ## floors: throughput, latency, cost to the application
-	$(FIND_NATS_SERVER) && HARMONYLITE_NATS_SERVER="$$server" cargo run --release --locked --package harmonylite-bench
+# BENCH_ARGS="--quick", "--only latency", "--json FILE".
+bench: build ## floors: throughput, latency, cost to the application
+	$(FIND_NATS_SERVER) && HARMONYLITE_EMBED_NATS_SERVER="$$server" cargo run --release --locked --package harmonylite-bench -- $(BENCH_ARGS)
 
 # SIM_ARGS="--seed 17" repeats one world.
 SIM_ARGS ?= --seconds 60

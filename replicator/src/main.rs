@@ -1,6 +1,7 @@
 //! The `harmonylite` program: reads the command line, calls the library, says what went wrong.
 
 mod cli;
+mod demo;
 
 use std::process::ExitCode;
 

@@ -61,6 +61,15 @@ pub(crate) struct Global {
 pub(crate) enum Command {
     /// Replicate a database until told to stop (the default)
     Run,
+    /// Watch three nodes on this machine write at once, be cut off and killed, and end up equal
+    Demo {
+        /// Leave the nodes running at the end, and say what to try with them
+        #[arg(long)]
+        keep: bool,
+        /// How long it takes, about
+        #[arg(long, value_name = "N", default_value_t = 25, value_parser = clap::value_parser!(u64).range(8..=3_600))]
+        seconds: u64,
+    },
     /// Show what the node of this database is doing
     Status {
         /// As JSON

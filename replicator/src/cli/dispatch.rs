@@ -2,7 +2,7 @@
 
 use super::args::{Cli, Command, Global};
 use super::exit::{Exit, Failure};
-use super::{cleanup, completions, conflicts, doctor, quarantine, run, schema_status, status, version};
+use super::{cleanup, completions, conflicts, demo, doctor, quarantine, run, schema_status, status, version};
 use anyhow::Result;
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -23,6 +23,7 @@ pub(crate) fn dispatch(arguments: Vec<OsString>) -> Result<ExitCode> {
         Some(Command::Version) => version::run(),
         Some(Command::Completions { shell }) => completions::run(shell),
         Some(Command::Doctor { json }) => doctor::run(&global, json),
+        Some(Command::Demo { keep, seconds }) => demo::run(keep, seconds),
         Some(Command::Status { json, watch }) => status::run(&settings(&global)?.settings, json, watch),
         Some(Command::Conflicts { action }) => conflicts::run(&settings(&global)?.settings, action),
         Some(Command::Quarantine { action }) => quarantine::run(&settings(&global)?.settings, action),

@@ -6,6 +6,7 @@ mod completions;
 mod conflicts;
 pub(crate) mod control;
 mod database;
+mod demo;
 mod dispatch;
 mod doctor;
 pub(crate) mod exit;

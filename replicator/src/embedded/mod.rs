@@ -35,4 +35,5 @@ mod user_config;
 pub(crate) use binary::parse_version;
 pub use binary::{VERSION_MIN, inside};
 pub use error::EmbeddedError;
+pub use process::LIFELINE_SHELL;
 pub use server::{Access, Embedded};

@@ -26,8 +26,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// An orderly shutdown writes the state of the streams.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
-/// stdin: the lifeline. stdout: the store's lock, which the server so inherits. stderr: the server's log.
-const SHELL: &str = r#"
+/// What `/bin/sh -c` runs around a child (its program and arguments follow a name). stdin: the lifeline. stdout: the store's lock, which the server so inherits. stderr: the server's log.
+pub const LIFELINE_SHELL: &str = r#"
 exec 3<&0 </dev/null
 "$@" 3<&- &
 server=$!
@@ -105,7 +105,7 @@ fn spawn(program: &Program, config: &Path, lock: &File) -> Result<(Child, ChildS
     let failed = |reason: String| EmbeddedError::DidNotStart { reason };
     let lock = lock.try_clone().map_err(|e| failed(format!("cannot hand over the lock: {e}")))?;
     let mut command = Command::new("/bin/sh");
-    command.args(["-c", SHELL, "nats-server"]).arg(&program.path).arg("-c").arg(config);
+    command.args(["-c", LIFELINE_SHELL, "nats-server"]).arg(&program.path).arg("-c").arg(config);
     command.stdin(Stdio::piped()).stdout(lock).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().map_err(|e| failed(format!("cannot run /bin/sh, which watches over the server: {e}")))?;
     let (Some(lifeline), Some(stderr)) = (child.stdin.take(), child.stderr.take()) else {

@@ -1,0 +1,83 @@
+//! What capture costs the application: the same writes with the triggers and without, in turns, in one run.
+//!
+//! No sidecar runs meanwhile, so nothing else is measured. The floors are 1.2 times what DESIGN.md section 1 measured.
+
+use crate::flow::insert;
+use crate::pair::open;
+use crate::report::{Floor, Report};
+use anyhow::Result;
+use harmonylite::{capture, clock, database};
+use rusqlite::Connection;
+use std::path::Path;
+
+const SCHEMA: &str = "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT NOT NULL, price REAL NOT NULL, note TEXT)";
+const NAMES: [(&str, f64); 4] =
+    [("cost of autocommit insert", 1.43), ("cost of bulk insert", 1.22), ("cost of bulk update", 2.6), ("cost of bulk delete", 2.1)];
+
+pub(crate) fn measure(report: &mut Report, quick: bool) -> Result<()> {
+    let (rounds, commits, rows) = if quick { (3, 500, 10_000) } else { (9, 2_000, 50_000) };
+    let dir = tempfile::Builder::new().prefix("harmonylite-bench-").tempdir()?;
+    let mut ratios: [Vec<f64>; 4] = Default::default();
+    for round in 0..rounds {
+        let without = dir.path().join(format!("without-{round}.db"));
+        let with = dir.path().join(format!("with-{round}.db"));
+        open(&without)?.execute_batch(SCHEMA)?;
+        captured(&with)?;
+        // In turns, so that a busy neighbour hits both; each first every other time.
+        let (plain, logged) = if round % 2 == 0 {
+            let plain = writes(&without, commits, rows)?;
+            (plain, writes(&with, commits, rows)?)
+        } else {
+            let logged = writes(&with, commits, rows)?;
+            (writes(&without, commits, rows)?, logged)
+        };
+        for ((ratios, plain), logged) in ratios.iter_mut().zip(plain).zip(logged) {
+            ratios.push(logged as f64 / plain.max(1) as f64);
+        }
+    }
+    for ((name, designed), mut ratios) in NAMES.into_iter().zip(ratios) {
+        ratios.sort_by(f64::total_cmp);
+        let median = ratios.get(ratios.len() / 2).copied().unwrap_or(f64::NAN);
+        report.add(name, median, "times", Floor::AtMost(designed * 1.2));
+    }
+    Ok(())
+}
+
+/// A database as a sidecar leaves it: with its tables and triggers.
+fn captured(path: &Path) -> Result<()> {
+    let db = open(path)?;
+    db.execute_batch(SCHEMA)?;
+    database::create_tables(&db, path)?;
+    database::set(&db, "node", 1)?;
+    capture::install(&db, &Default::default(), clock::unix_ms())?;
+    let triggers = db.query_row("SELECT count(*) FROM sqlite_schema WHERE type = 'trigger'", [], |r| r.get::<_, i64>(0))?;
+    anyhow::ensure!(triggers >= 3, "capture installed {triggers} triggers");
+    Ok(())
+}
+
+/// Nanoseconds of each kind of write.
+fn writes(path: &Path, commits: i64, rows: i64) -> Result<[i64; 4]> {
+    let mut db = open(path)?;
+    let autocommit = timed(|| (0..commits).try_for_each(|id| insert(&db, id)))?;
+    let ids = 1_000_000..1_000_000 + rows;
+    let inserts = bulk(&mut db, |tx| ids.clone().try_for_each(|id| insert(tx, id)))?;
+    let updates = bulk(&mut db, |tx| Ok(tx.execute_batch("UPDATE item SET price = price + 1, note = 'changed' WHERE id >= 1000000")?))?;
+    let deletes = bulk(&mut db, |tx| Ok(tx.execute_batch("DELETE FROM item WHERE id >= 1000000")?))?;
+    Ok([autocommit, inserts, updates, deletes])
+}
+
+fn bulk(db: &mut Connection, work: impl FnOnce(&Connection) -> Result<()>) -> Result<i64> {
+    // What the write before left in the WAL is not this one's cost.
+    db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")?;
+    timed(|| {
+        let tx = db.transaction()?;
+        work(&tx)?;
+        Ok(tx.commit()?)
+    })
+}
+
+fn timed(work: impl FnOnce() -> Result<()>) -> Result<i64> {
+    let began = clock::unix_ns();
+    work()?;
+    Ok(clock::unix_ns() - began)
+}

@@ -1,0 +1,84 @@
+//! What replication costs and how fast it is: two real nodes around one nats-server, measured and held against floors.
+//!
+//! `make bench` runs everything with a release build; `--quick` is for the time between two changes, `--only latency` for one
+//! thing. Ends with 1 if a floor is missed. `baseline.json` is what the project's own machine (2 cores) measured last.
+
+mod cost;
+mod flow;
+mod idle;
+mod latency;
+mod pair;
+mod report;
+
+use anyhow::Result;
+use clap::{Parser, ValueEnum};
+use pair::Pair;
+use report::Report;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Measures two nodes and a broker on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "harmonylite-bench")]
+struct Options {
+    /// Short runs: less exact, a few seconds in all
+    #[arg(long)]
+    quick: bool,
+    /// Write the results to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Only these measurements
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME,NAME")]
+    only: Vec<Part>,
+    /// The program to measure; without it, the `harmonylite` beside this one
+    #[arg(long, value_name = "PATH")]
+    program: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// 100,000 rows in transactions of 1,000
+    Bulk,
+    /// Single-row commits as fast as one connection can
+    Single,
+    /// From a commit to a peer's reader at 50 commits a second
+    Latency,
+    /// What the triggers cost the application
+    Cost,
+    /// CPU and memory of a node with nothing to do
+    Idle,
+}
+
+fn main() -> Result<ExitCode> {
+    let options = Options::parse();
+    let mut report = Report::default();
+    let wanted = |part| options.only.is_empty() || options.only.contains(&part);
+    if wanted(Part::Cost) {
+        // First, while nothing else runs.
+        cost::measure(&mut report, options.quick)?;
+    }
+    if [Part::Bulk, Part::Single, Part::Latency, Part::Idle].into_iter().any(wanted) {
+        let pair = Pair::start(options.program.clone())?;
+        if wanted(Part::Bulk) {
+            flow::bulk(&pair, &mut report, options.quick)?;
+        }
+        if wanted(Part::Single) {
+            flow::single(&pair, &mut report, options.quick)?;
+        }
+        if wanted(Part::Latency) {
+            latency::measure(&pair, &mut report, options.quick)?;
+        }
+        if wanted(Part::Idle) {
+            idle::measure(&pair, &mut report, options.quick)?;
+        }
+    }
+    print!("{}", report.table());
+    if cfg!(debug_assertions) {
+        println!("This is a debug build: the numbers say little. `make bench` makes a release build.");
+    }
+    let passed = report.passed();
+    if let Some(path) = &options.json {
+        report.write(path)?;
+    }
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,162 @@
+//! A broker and two nodes as real processes, which end with this one.
+
+use anyhow::{Context, Result, bail};
+use harmonylite::clock;
+use harmonylite::embedded::{Embedded, LIFELINE_SHELL};
+use harmonylite::lockfile::{Sidecar, sidecar};
+use harmonylite::names::NodeId;
+use harmonylite::settings::{ClusterSettings, Settings};
+use rusqlite::Connection;
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+/// How long anything may take to arrive.
+const PATIENCE_MS: u64 = 120_000;
+const SCHEMA: &str = "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT NOT NULL, price REAL NOT NULL, note TEXT)";
+
+/// Fields drop in this order: nodes before the broker before the files.
+pub(crate) struct Pair {
+    nodes: Vec<Node>,
+    broker: Option<(Runtime, Embedded)>,
+    _dir: TempDir,
+}
+
+struct Node {
+    db: PathBuf,
+    child: Child,
+    lifeline: Option<ChildStdin>,
+}
+
+impl Pair {
+    pub(crate) fn start(program: Option<PathBuf>) -> Result<Self> {
+        let program = program.map_or_else(beside_us, Ok)?;
+        let dir = tempfile::Builder::new().prefix("harmonylite-bench-").tempdir()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let mut settings = Settings { db_path: dir.path().join("broker"), ..Settings::default() };
+        let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/nats-server");
+        if std::env::var_os("HARMONYLITE_NATS_SERVER").is_none() && fetched.exists() {
+            settings.nats.server_binary = fetched.to_string_lossy().into_owned();
+        }
+        let embedded = runtime.block_on(Embedded::start(&settings, NodeId(0), &ClusterSettings::default()))?;
+        let mut pair = Self { nodes: Vec::new(), broker: Some((runtime, embedded)), _dir: dir };
+        for id in 1..=2 {
+            let node = pair.node(&program, id)?;
+            pair.nodes.push(node);
+        }
+        // Joined and connected: a row goes through in both directions.
+        for (from, to) in [(0, 1), (1, 0)] {
+            let id = -1 - from as i64;
+            pair.open(from)?.execute("INSERT INTO item VALUES (?1, 'ready', 0, NULL)", [id])?;
+            let peer = pair.open(to)?;
+            pair.wait("the first row", || Ok(count(&peer, "SELECT count(*) FROM item WHERE id = ?1", id)? == 1))?;
+        }
+        Ok(pair)
+    }
+
+    fn node(&self, program: &Path, id: usize) -> Result<Node> {
+        let dir = self._dir.path().join(format!("node-{id}"));
+        std::fs::create_dir(&dir)?;
+        let (db, config, log) = (dir.join("app.db"), dir.join("config.toml"), File::create(dir.join("log"))?);
+        open(&db)?.execute_batch(SCHEMA)?;
+        let Some((_, embedded)) = &self.broker else { bail!("no broker") };
+        let access = embedded.access().borrow().clone();
+        let text = |s: &str| toml::Value::String(s.to_owned()).to_string();
+        let (user, password) = (access.user.unwrap_or_default(), access.password.unwrap_or_default());
+        let content = format!(
+            "db_path = {}\nnode_id = {id}\n[nats]\nurls = [{}]\nuser_name = {}\nuser_password = {}\n",
+            text(&db.to_string_lossy()),
+            text(&access.url),
+            text(&user),
+            text(password.reveal())
+        );
+        // The directory is ours alone.
+        std::fs::write(&config, content)?;
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", LIFELINE_SHELL, "harmonylite"]).arg(program).arg("-config").arg(&config);
+        command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log).process_group(0);
+        let mut child = command.spawn().context("cannot run /bin/sh")?;
+        let lifeline = child.stdin.take();
+        Ok(Node { db, child, lifeline })
+    }
+
+    /// An application's connection to node 0 or 1.
+    pub(crate) fn open(&self, node: usize) -> Result<Connection> {
+        open(&self.nodes.get(node).context("no such node")?.db)
+    }
+
+    /// The process of the sidecar itself.
+    pub(crate) fn pid(&self, node: usize) -> Result<u32> {
+        match sidecar(&self.nodes.get(node).context("no such node")?.db)? {
+            Sidecar::Running(Some(owner)) => Ok(owner.pid),
+            _ => bail!("node {} does not run", node + 1),
+        }
+    }
+
+    /// Waits for something to arrive.
+    pub(crate) fn wait(&self, what: &str, mut is_there: impl FnMut() -> Result<bool>) -> Result<()> {
+        let ends = clock::mono_ms() + PATIENCE_MS;
+        while !is_there()? {
+            if clock::mono_ms() > ends {
+                let log = |i: usize| std::fs::read_to_string(self._dir.path().join(format!("node-{i}/log"))).unwrap_or_default();
+                bail!("{what} has not arrived after {} s\n{}\n{}", PATIENCE_MS / 1_000, log(1), log(2));
+            }
+            pause(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// Waits until nothing is pending and both hold as many rows.
+    pub(crate) fn settle(&self) -> Result<()> {
+        let nodes = [self.open(0)?, self.open(1)?];
+        let pending = "SELECT count(*) FROM __harmonylite__change_log WHERE id > ?1";
+        self.wait("the rest", || {
+            let rows = nodes.each_ref().map(|db| count(db, "SELECT count(*) FROM item WHERE id > ?1", i64::MIN));
+            let [Ok(a), Ok(b)] = rows else { bail!("the rows cannot be counted") };
+            Ok(a == b && nodes.iter().all(|db| count(db, pending, 0).is_ok_and(|n| n == 0)))
+        })
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            // Its end is SIGKILL.
+            node.lifeline.take();
+            let _ = node.child.wait();
+        }
+        if let Some((runtime, embedded)) = self.broker.take() {
+            runtime.block_on(embedded.stop());
+        }
+    }
+}
+
+fn beside_us() -> Result<PathBuf> {
+    let program = std::env::current_exe()?.with_file_name("harmonylite");
+    if !program.exists() {
+        bail!("{} is not there: build it first (`make bench` does), or name one with --program", program.display());
+    }
+    Ok(program)
+}
+
+/// Opens a database as an ordinary application does.
+pub(crate) fn open(path: &Path) -> Result<Connection> {
+    let db = Connection::open(path)?;
+    db.busy_timeout(Duration::from_secs(20))?;
+    db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")?;
+    Ok(db)
+}
+
+/// A count with one parameter.
+pub(crate) fn count(db: &Connection, sql: &str, value: i64) -> Result<i64> {
+    Ok(db.prepare_cached(sql)?.query_row([value], |r| r.get(0))?)
+}
+
+/// Between two looks; nothing wakes us but time.
+pub(crate) fn pause(time: Duration) {
+    std::thread::park_timeout(time);
+}

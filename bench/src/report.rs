@@ -1,0 +1,110 @@
+//! What was measured, what it had to be, and what it was last time.
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use std::fmt::Write as _;
+use std::path::Path;
+
+const BASELINE: &str = include_str!("../baseline.json");
+
+/// What a measurement must reach.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Floor {
+    None,
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+/// One measurement.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Measured {
+    name: String,
+    value: f64,
+    unit: String,
+    floor: Floor,
+    passed: bool,
+}
+
+/// All of a run.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Report {
+    version: String,
+    cores: usize,
+    debug_build: bool,
+    measured: Vec<Measured>,
+}
+
+impl Report {
+    /// Adds a measurement, and says that it is done.
+    pub(crate) fn add(&mut self, name: &str, value: f64, unit: &str, floor: Floor) {
+        // What is no number passes nothing.
+        let passed = match floor {
+            Floor::None => true,
+            Floor::AtLeast(least) => value >= least,
+            Floor::AtMost(most) => value <= most,
+        };
+        eprintln!("{name}: {} {unit}", digits(value));
+        self.measured.push(Measured { name: name.to_owned(), value, unit: unit.to_owned(), floor, passed });
+    }
+
+    pub(crate) fn passed(&self) -> bool {
+        self.measured.iter().all(|m| m.passed)
+    }
+
+    /// For people, beside the stored baseline.
+    pub(crate) fn table(&self) -> String {
+        let baseline: Self = serde_json::from_str(BASELINE).unwrap_or_default();
+        let mut out = format!("\n{:<28} {:>10}  {:<10} {:>12}  {:<7} {:>10}\n", "", "measured", "", "floor", "", "baseline");
+        for m in &self.measured {
+            let before = baseline.measured.iter().find(|b| b.name == m.name).map_or("-".to_owned(), |b| digits(b.value));
+            let (floor, verdict) = match m.floor {
+                Floor::None => (String::new(), ""),
+                Floor::AtLeast(least) => (format!(">= {}", digits(least)), if m.passed { "ok" } else { "MISSED" }),
+                Floor::AtMost(most) => (format!("<= {}", digits(most)), if m.passed { "ok" } else { "MISSED" }),
+            };
+            let _ = writeln!(out, "{:<28} {:>10}  {:<10} {floor:>12}  {verdict:<7} {before:>10}", m.name, digits(m.value), m.unit);
+        }
+        out
+    }
+
+    /// For programs.
+    pub(crate) fn write(mut self, path: &Path) -> Result<()> {
+        self.version = env!("CARGO_PKG_VERSION").to_owned();
+        self.cores = std::thread::available_parallelism().map_or(0, usize::from);
+        self.debug_build = cfg!(debug_assertions);
+        let text = serde_json::to_string_pretty(&self)? + "\n";
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+/// Three digits that matter.
+fn digits(value: f64) -> String {
+    match value.abs() {
+        v if v >= 100.0 => format!("{value:.0}"),
+        v if v >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missed_floor_fails_the_run_and_shows() {
+        let mut report = Report::default();
+        report.add("fast", 10.0, "rows/s", Floor::AtLeast(5.0));
+        assert!(report.passed());
+        report.add("slow", 10.0, "ms", Floor::AtMost(5.0));
+        assert!(!report.passed() && report.table().contains("MISSED"));
+        let mut nothing = Report::default();
+        nothing.add("broken", f64::NAN, "ms", Floor::AtMost(5.0));
+        assert!(!nothing.passed());
+    }
+
+    #[test]
+    fn the_baseline_can_be_read() {
+        assert!(serde_json::from_str::<Report>(BASELINE).is_ok());
+    }
+}

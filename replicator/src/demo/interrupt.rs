@@ -1,0 +1,53 @@
+//! Ctrl-C and SIGTERM, seen by everybody who waits, so that files and processes are cleaned up by ordinary returns.
+
+use anyhow::Result;
+use parking_lot::{Condvar, Mutex};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// The demo was told to stop.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+pub(crate) struct Interrupted;
+
+/// Whether to stop, and a place to wait for it.
+#[derive(Clone, Default)]
+pub(super) struct Interrupt(Arc<(Mutex<bool>, Condvar)>);
+
+impl Interrupt {
+    /// Listens to the signals from now on.
+    pub(super) fn listen(runtime: &Runtime) -> Result<Self> {
+        let interrupt = Self::default();
+        for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+            let _inside = runtime.enter();
+            let (mut stream, told) = (signal(kind)?, interrupt.clone());
+            runtime.spawn(async move {
+                while stream.recv().await.is_some() {
+                    told.set();
+                }
+            });
+        }
+        Ok(interrupt)
+    }
+
+    /// Tells all who wait.
+    pub(super) fn set(&self) {
+        *self.0.0.lock() = true;
+        self.0.1.notify_all();
+    }
+
+    pub(super) fn is_set(&self) -> bool {
+        *self.0.0.lock()
+    }
+
+    /// Waits, unless it is told to stop.
+    pub(super) fn pause(&self, time: Duration) -> Result<(), Interrupted> {
+        let mut told = self.0.0.lock();
+        if !*told {
+            self.0.1.wait_for(&mut told, time);
+        }
+        if *told { Err(Interrupted) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,73 @@
+//! Looks at each node a few times a second: what it says of itself, and how many rows it holds.
+
+use super::interrupt::Interrupt;
+use super::schema;
+use crate::cli::control;
+use anyhow::Result;
+use harmonylite::lockfile::{Sidecar, sidecar};
+use harmonylite::status::Status;
+use parking_lot::Mutex;
+use rusqlite::Connection;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+const EVERY: Duration = Duration::from_millis(200);
+const ROWS: &str = "SELECT (SELECT count(*) FROM customers) + (SELECT count(*) FROM products) + (SELECT count(*) FROM pictures)
+    + (SELECT count(*) FROM orders) + (SELECT count(*) FROM order_lines) + (SELECT count(*) FROM stock)";
+
+/// The last look at a node.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Look {
+    /// None: it does not answer.
+    pub(super) status: Option<Status>,
+    pub(super) rows: u64,
+    /// Counts the looks.
+    pub(super) number: u64,
+}
+
+/// Looks until it is dropped.
+pub(super) struct Observer {
+    last: Arc<Mutex<Look>>,
+    end: Interrupt,
+}
+
+impl Observer {
+    /// Starts looking.
+    pub(super) fn start(path: PathBuf) -> Result<Self> {
+        let observer = Self { last: Arc::default(), end: Interrupt::default() };
+        let db = schema::open(&path)?;
+        let (last, end) = (Arc::clone(&observer.last), observer.end.clone());
+        // Never joined: it may wait for an answer of a node that is dying.
+        std::thread::Builder::new().name("observer".to_owned()).spawn(move || {
+            let mut number = 0;
+            while end.pause(EVERY).is_ok() {
+                number += 1;
+                *last.lock() = Look { status: ask(&path).ok().flatten(), rows: rows(&db), number };
+            }
+        })?;
+        Ok(observer)
+    }
+
+    /// What was seen last.
+    pub(super) fn look(&self) -> Look {
+        self.last.lock().clone()
+    }
+}
+
+impl Drop for Observer {
+    fn drop(&mut self) {
+        self.end.set();
+    }
+}
+
+fn ask(path: &Path) -> Result<Option<Status>> {
+    let Sidecar::Running(owner) = sidecar(path)? else { return Ok(None) };
+    let answer = control::ask(owner.as_ref(), "GET", "/status")?;
+    Ok(serde_json::from_str(&answer.body).ok().filter(|_| answer.status == 200))
+}
+
+fn rows(db: &Connection) -> u64 {
+    let count = db.prepare_cached(ROWS).and_then(|mut s| s.query_row([], |r| r.get::<_, i64>(0)));
+    count.unwrap_or(0).max(0).cast_unsigned()
+}

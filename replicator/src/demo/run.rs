@@ -1,0 +1,159 @@
+//! The play: who writes, what breaks, and what must be so in the end.
+
+use super::compare::compare;
+use super::ending::{report, what_to_type};
+use super::interrupt::{Interrupt, Interrupted};
+use super::nodes::Node;
+use super::relay::Relay;
+use super::schema::{self, PRODUCTS};
+use super::stage::{Stage, is_drained};
+use super::traffic::Traffic;
+use anyhow::{Context, Result};
+use harmonylite::clock;
+use harmonylite::embedded::Embedded;
+use harmonylite::names::NodeId;
+use harmonylite::settings::{ClusterSettings, Settings};
+use std::path::Path;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+
+/// Starting, joining, draining.
+const PATIENCE_MS: u64 = 30_000;
+/// Makes one row differ behind everybody's back at the end, to show that this is found. For tests.
+const DAMAGE: &str = "HARMONYLITE_DEMO_DAMAGE";
+
+/// Plays it. False: the nodes differ in the end.
+pub(crate) fn run(keep: bool, seconds: u64) -> Result<bool> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let interrupt = Interrupt::listen(&runtime)?;
+    let dir = tempfile::Builder::new().prefix("harmonylite-demo-").tempdir().context("cannot make a temporary directory")?;
+    let embedded = runtime.block_on(broker(dir.path()))?;
+    let played = play(dir.path(), &runtime, &embedded, &interrupt, keep, seconds);
+    runtime.block_on(embedded.stop());
+    // What waits for an answer of a node that is gone need not be waited for.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    let removed = dir.close().context("the temporary files cannot be removed");
+    let equal = played?;
+    removed.map(|()| equal)
+}
+
+async fn broker(dir: &Path) -> Result<Embedded> {
+    let settings = Settings { db_path: dir.join("broker"), ..Settings::default() };
+    Ok(Embedded::start(&settings, NodeId(0), &ClusterSettings::default()).await?)
+}
+
+fn play(dir: &Path, runtime: &Runtime, embedded: &Embedded, interrupt: &Interrupt, keep: bool, seconds: u64) -> Result<bool> {
+    let access = embedded.access().borrow().clone();
+    let address = access.url.rsplit("//").next().unwrap_or_default().to_owned();
+    let node = |id| Node::create(dir, id, runtime.block_on(Relay::start(address.clone()))?, &access);
+    let nodes = (1..=3).map(node).collect::<Result<Vec<_>>>()?;
+    let length_ms = seconds * 1_000;
+    let mut stage = Stage::new(nodes, interrupt.clone(), length_ms)?;
+    stage.screen.say(&format!("Three nodes around one nats-server {}, in {}", embedded.version(), dir.display()));
+    join(&mut stage)?;
+    let writing_ms = length_ms.saturating_sub(clock::mono_ms() - stage.began_ms).max(4_000) * 9 / 10;
+    scenes(&mut stage, writing_ms)?;
+    settle(&mut stage)?;
+    if std::env::var_os(DAMAGE).is_some() {
+        damage(&stage)?;
+    }
+    let databases = stage.nodes.iter().map(|n| schema::open(&n.db)).collect::<Result<Vec<_>>>()?;
+    let found = compare(&databases)?;
+    let report = report(&stage, &found, &databases)?;
+    stage.screen.say(&report);
+    if keep {
+        stage.screen.say(&what_to_type(&stage.nodes)?);
+        while interrupt.pause(Duration::from_secs(1)).is_ok() {
+            stage.nodes.iter_mut().try_for_each(Node::check)?;
+        }
+    }
+    stage.nodes.iter_mut().for_each(Node::stop);
+    Ok(found.differences.is_empty())
+}
+
+/// Three empty shops but one, and soon three full ones.
+fn join(stage: &mut Stage) -> Result<()> {
+    stage.nodes.iter_mut().try_for_each(Node::start)?;
+    let wanted = PRODUCTS.unsigned_abs() * 4;
+    stage.until("three nodes start; the shop is on node 1 only", PATIENCE_MS, |s| {
+        s.statuses().is_some_and(|all| is_drained(&all)) && s.observers.iter().all(|o| o.look().rows >= wanted)
+    })?;
+    (0..3).for_each(|i| stage.state(i, "replicating"));
+    stage.done("three nodes joined, and the shop is on all of them");
+    Ok(())
+}
+
+fn scenes(stage: &mut Stage, writing_ms: u64) -> Result<()> {
+    stage.traffic = Some(Traffic::start(stage.nodes.iter().map(|n| n.db.clone()).collect())?);
+    stage.play("all three write", writing_ms * 30 / 100)?;
+    stage.done("all three wrote at once");
+
+    let contend = |stage: &Stage, same| {
+        if let Some(traffic) = &stage.traffic {
+            traffic.same_rows(same);
+        }
+    };
+    wire(stage, 2, Relay::cut, "CUT OFF");
+    contend(stage, true);
+    stage.play("node 3 is cut off, and all three write the same rows", writing_ms * 25 / 100)?;
+    contend(stage, false);
+    stage.done("node 3 was cut off while all wrote the same rows");
+    wire(stage, 2, Relay::mend, "replicating");
+    stage.play("node 3 is back", writing_ms * 15 / 100)?;
+    stage.done("node 3 came back, and conflicts were decided");
+
+    if let Some(node) = stage.nodes.get_mut(1) {
+        node.kill();
+    }
+    stage.state(1, "KILLED");
+    stage.play("node 2 was killed (SIGKILL); its application goes on writing", writing_ms * 12 / 100)?;
+    if let Some(node) = stage.nodes.get_mut(1) {
+        node.start()?;
+    }
+    stage.state(1, "restarted");
+    stage.play("node 2 was started again", writing_ms * 18 / 100)?;
+    stage.state(1, "replicating");
+    stage.done("node 2 was killed, and started again");
+    Ok(())
+}
+
+fn wire(stage: &mut Stage, i: usize, what: impl Fn(&Relay), state: &'static str) {
+    if let Some(node) = stage.nodes.get(i) {
+        what(&node.relay);
+    }
+    stage.state(i, state);
+}
+
+/// Nobody writes any more; what is under way arrives.
+fn settle(stage: &mut Stage) -> Result<()> {
+    if let Some(traffic) = &mut stage.traffic {
+        traffic.stop()?;
+    }
+    // Two looks in a row that see the same: what one look takes for the end may be a message that has not been heard of.
+    let mut seen = (stage.looks() + 1, Vec::new());
+    stage.until("nobody writes any more; the rest arrives", PATIENCE_MS, |s| {
+        let (looks, statuses) = (s.looks(), s.statuses().unwrap_or_default());
+        if looks <= seen.0 {
+            return false;
+        }
+        let cursors: Vec<_> = statuses.iter().flat_map(|s| s.streams.iter().map(|t| t.cursor)).collect();
+        let still = cursors == seen.1 && statuses.len() == s.nodes.len() && is_drained(&statuses);
+        seen = (looks, cursors);
+        still
+    })?;
+    stage.done("everything that was written has arrived");
+    Ok(())
+}
+
+fn damage(stage: &Stage) -> Result<()> {
+    let Some(node) = stage.nodes.get(1) else { return Ok(()) };
+    let db = schema::open(&node.db)?;
+    db.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+    db.execute("UPDATE products SET price = price + 1, name = 'damaged' WHERE id = 1", [])?;
+    Ok(())
+}
+
+/// Whether this error is only that somebody pressed Ctrl-C.
+pub(crate) fn is_interrupt(error: &anyhow::Error) -> bool {
+    error.is::<Interrupted>()
+}

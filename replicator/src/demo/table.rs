@@ -1,0 +1,155 @@
+//! Shows what happens: a table that is redrawn in place on a terminal, a line a second otherwise.
+
+use super::observe::Look;
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
+
+const PLAIN_EVERY_MS: u64 = 1_000;
+const BAR: usize = 24;
+
+/// One node's line.
+pub(super) struct Line {
+    pub(super) id: u64,
+    /// `replicating`, `cut off`, `killed`...
+    pub(super) state: &'static str,
+    pub(super) look: Look,
+    /// Rows that its application writes and rows that it receives, a second.
+    pub(super) rates: (u64, u64),
+}
+
+/// Everything at one moment.
+pub(super) struct Frame {
+    pub(super) elapsed_ms: u64,
+    /// How much of the whole is over, 0 to 1.
+    pub(super) progress: f64,
+    pub(super) phase: String,
+    pub(super) lines: Vec<Line>,
+}
+
+/// Where it is shown.
+pub(super) struct Screen {
+    terminal: bool,
+    drawn: usize,
+    next_plain_ms: u64,
+}
+
+impl Screen {
+    pub(super) fn new() -> Self {
+        Self { terminal: std::io::stdout().is_terminal(), drawn: 0, next_plain_ms: 0 }
+    }
+
+    /// Shows the moment: at once on a terminal, now and then otherwise.
+    pub(super) fn show(&mut self, frame: &Frame) {
+        if self.terminal {
+            let text = table(frame);
+            self.print(&format!("{}{text}", self.erase()));
+            self.drawn = text.lines().count();
+        } else if frame.elapsed_ms >= self.next_plain_ms {
+            self.next_plain_ms = frame.elapsed_ms + PLAIN_EVERY_MS;
+            self.print(&plain(frame));
+        }
+    }
+
+    /// Says something that stays; on a terminal the table goes on below it.
+    pub(super) fn say(&mut self, text: &str) {
+        self.print(&format!("{}{text}\n", self.erase()));
+        self.drawn = 0;
+    }
+
+    fn erase(&self) -> String {
+        if self.drawn > 0 { format!("\x1b[{}A\x1b[J", self.drawn) } else { String::new() }
+    }
+
+    /// A reader that has gone (`| head`) does not end the demo.
+    fn print(&self, text: &str) {
+        let mut out = std::io::stdout().lock();
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    }
+}
+
+fn table(frame: &Frame) -> String {
+    let filled = ((frame.progress.clamp(0.0, 1.0) * BAR as f64) as usize).min(BAR);
+    let mut out = format!("\n[{}{}] {}\n", "#".repeat(filled), ".".repeat(BAR - filled), frame.phase);
+    let _ = writeln!(out, "  node  state              rows  written/s  received/s  lag ms  pending  conflicts");
+    for line in &frame.lines {
+        let cells = Cells::new(line);
+        let _ = writeln!(
+            out,
+            "  {:<4}  {:<12} {:>10}  {:>9}  {:>10}  {:>6}  {:>7}  {:>9}",
+            line.id, line.state, line.look.rows, line.rates.0, line.rates.1, cells.lag, cells.pending, cells.conflicts
+        );
+    }
+    out
+}
+
+fn plain(frame: &Frame) -> String {
+    let seconds = frame.elapsed_ms as f64 / 1_000.0;
+    let mut out = format!("{seconds:5.1} s  {}", frame.phase);
+    for line in &frame.lines {
+        let cells = Cells::new(line);
+        let _ = write!(
+            out,
+            " | {} {}: {} rows, +{}/s, lag {} ms, pending {}, conflicts {}",
+            line.id,
+            line.state,
+            line.look.rows,
+            line.rates.0 + line.rates.1,
+            cells.lag,
+            cells.pending,
+            cells.conflicts
+        );
+    }
+    out + "\n"
+}
+
+/// What only a node that answers can say.
+struct Cells {
+    lag: String,
+    pending: String,
+    conflicts: String,
+}
+
+impl Cells {
+    fn new(line: &Line) -> Self {
+        let Some(status) = &line.look.status else {
+            return Self { lag: "-".to_owned(), pending: "-".to_owned(), conflicts: "-".to_owned() };
+        };
+        // Behind what it knows of, or, when caught up, what the last batches took from the broker into the database.
+        let behind = status.streams.iter().map(|s| s.lag_ms).max().unwrap_or(0);
+        let lag = match (status.broker.linked, behind) {
+            (false, _) => "-".to_owned(),
+            (true, 0) => format!("{:.1}", status.wake.published_to_applied_us.0 as f64 / 1_000.0),
+            (true, ms) => ms.to_string(),
+        };
+        Self { lag, pending: status.pending_rows.to_string(), conflicts: status.conflicts.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use harmonylite::status::{BrokerStatus, Status, StreamStatus};
+
+    #[test]
+    fn a_frame_tells_of_each_node() {
+        let status = Status {
+            pending_rows: 7,
+            conflicts: 3,
+            broker: BrokerStatus { linked: true, ..Default::default() },
+            streams: vec![StreamStatus { lag_ms: 21, ..Default::default() }],
+            ..Default::default()
+        };
+        let lines = vec![
+            Line { id: 1, state: "replicating", look: Look { status: Some(status), rows: 500, number: 1 }, rates: (10, 20) },
+            Line { id: 2, state: "killed", look: Look::default(), rates: (0, 0) },
+        ];
+        let frame = Frame { elapsed_ms: 1_500, progress: 0.5, phase: "all write".to_owned(), lines };
+        assert_eq!(
+            plain(&frame),
+            "  1.5 s  all write | 1 replicating: 500 rows, +30/s, lag 21 ms, pending 7, conflicts 3 | 2 killed: 0 rows, +0/s, lag - ms, pending -, conflicts -\n"
+        );
+        let text = table(&frame);
+        assert!(text.contains("[############............] all write"), "{text}");
+        assert_eq!(text.lines().count(), 5);
+    }
+}
