@@ -12,7 +12,7 @@ build: ## target/release/harmonylite: one file, the nats-server inside
 	$(FIND_NATS_SERVER) && HARMONYLITE_EMBED_NATS_SERVER="$$server" cargo build --release --locked --package harmonylite
 
 demo: build ## three nodes on this machine write at once and end up equal
-	target/release/harmonylite demo
+	target/release/harmonylite demo $(ARGS)
 
 # The executable first: `cargo test` builds none for the tests of other packages. The simulation apart: it switches on the
 # feature `planted-bugs`, and features unify within one build.

@@ -28,7 +28,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
-/// A broker that answers does so within this; one that does not is waited for while the node captures.
+/// A broker that answers does so within this; of one that says nothing at all in this time nothing more is expected now.
 const FIRST_CONTACT: Duration = Duration::from_secs(3);
 /// At the start the write lock is waited for so long; later for ever.
 const LOCKED_MS_MAX: u64 = 30_000;
@@ -152,10 +152,11 @@ fn target(settings: &Settings, embedded: Option<&Embedded>) -> watch::Receiver<T
     receiver
 }
 
-/// Gives a broker that is there the time to say that it can never be used.
+/// Gives a broker that is there the time to say that it can never be used. One that cannot be reached is not waited for.
 async fn first_contact(hub: &Hub) -> Result<(), NodeError> {
     let mut link = hub.link();
-    let settled = tokio::time::timeout(FIRST_CONTACT, link.wait_for(|state: &LinkState| state.connected || state.lasting)).await;
+    let settled =
+        tokio::time::timeout(FIRST_CONTACT, link.wait_for(|state: &LinkState| state.connected || state.failed_attempts > 0)).await;
     match settled {
         Ok(Ok(state)) if state.lasting => Err(NodeError::Broker(state.last_error.clone())),
         _ => Ok(()),
