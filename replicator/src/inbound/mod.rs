@@ -50,6 +50,8 @@ pub enum Input {
     Acknowledged(Ack),
     /// Look at the database: its schema may have changed, or its log grown.
     Wake,
+    /// Outbound has seen so many connections; its acknowledgements of the former ones came before this.
+    OutboundConnected(u64),
     /// Try a batch in quarantine again.
     RetryQuarantine(i64),
 }
@@ -59,6 +61,8 @@ pub enum Input {
 pub enum Effect {
     /// Publishing may begin (again): this is who we are, and what is acknowledged.
     Go {
+        /// Of this connection (counted from 1), and no other.
+        connection: u64,
         /// The present life.
         site: Site,
         /// The last acknowledged batch.
@@ -166,6 +170,9 @@ pub struct Inbound<B: Broker> {
     join_targets: HashMap<u32, StreamSeq>,
     streams: Vec<ShardStream>,
     link: link::Link,
+    /// Connections seen so far, and how many of them outbound has seen.
+    connection: u64,
+    outbound_connection: u64,
     lease: Lease,
     lease_due_ms: u64,
     heartbeat_due_ms: u64,
@@ -237,6 +244,8 @@ impl<B: Broker> Inbound<B> {
             join_targets: HashMap::new(),
             streams,
             link: link::Link::Down,
+            connection: 0,
+            outbound_connection: 0,
             lease,
             lease_due_ms: 0,
             heartbeat_due_ms: 0,
@@ -268,6 +277,7 @@ impl<B: Broker> Inbound<B> {
         match input {
             Input::Wake => self.wake = true,
             Input::Acknowledged(ack) => self.acks.push(ack),
+            Input::OutboundConnected(count) => self.outbound_connection = count,
             Input::RetryQuarantine(id) => self.retries.push(id),
             Input::Broker(event) => return self.handle_broker(event, now),
         }
@@ -276,7 +286,11 @@ impl<B: Broker> Inbound<B> {
 
     fn handle_broker(&mut self, event: BrokerEvent, now: Now) -> Result<(), Fatal> {
         match event {
-            BrokerEvent::Connected => self.check_link(now),
+            BrokerEvent::Connected => {
+                self.connection += 1;
+                self.asked.clear();
+                self.link = link::Link::Settling;
+            }
             BrokerEvent::Disconnected(_) => {
                 self.link = link::Link::Down;
                 self.asked.clear();
@@ -294,7 +308,8 @@ impl<B: Broker> Inbound<B> {
                 }
             }
             BrokerEvent::ConsumerLost { shard, generation, reason } => {
-                if self.streams.iter().any(|s| s.shard == shard && s.generation == generation) {
+                let checked = matches!(self.link, link::Link::Up | link::Link::Checking(_) | link::Link::Again(_));
+                if checked && self.streams.iter().any(|s| s.shard == shard && s.generation == generation) {
                     tracing::debug!(shard, reason, "the consumer ended; checking the stream and consuming again");
                     self.check_link(now);
                 }

@@ -255,6 +255,7 @@ impl Process {
             self.inbound_in.push_back(match output {
                 Output::Acknowledged(ack) => inbound::Input::Acknowledged(ack),
                 Output::Wake => inbound::Input::Wake,
+                Output::Connected(count) => inbound::Input::OutboundConnected(count),
             });
         }
     }

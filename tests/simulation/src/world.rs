@@ -118,7 +118,7 @@ impl<'p> World<'p> {
             }
             self.start(n)?;
             if self.plan.populated {
-                self.oracle.populated(n, self.sites[n], &self.nodes[n].app)?;
+                self.oracle.populated(n, self.sites[n], &self.nodes[n].app, 0, true)?;
             }
             self.nodes[n].sync().map_err(sql)?;
         }
@@ -292,7 +292,7 @@ impl<'p> World<'p> {
             self.nodes[n].connected();
             self.nodes[n].wake();
         }
-        Ok(())
+        self.migrate_all()
     }
 
     pub(crate) fn cut(&mut self, n: usize, rng: &mut Rng) {
