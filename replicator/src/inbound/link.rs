@@ -241,7 +241,7 @@ impl<B: Broker> Inbound<B> {
         }
         next = next.min(self.prune_deadline());
         if matches!(self.link, Link::Up) {
-            next = self.streams.iter().map(super::ShardStream::deadline).fold(next, u64::min);
+            next = self.streams.iter().map(super::ShardStream::deadline).fold(next, u64::min).min(self.join_deadline());
         }
         self.answers.iter().map(|a| a.due_ms).fold(next, u64::min)
     }
@@ -385,8 +385,9 @@ impl<B: Broker> Inbound<B> {
     }
 
     /// After the transaction that repaired: consume, and let outbound go.
-    pub(super) fn link_up(&mut self) {
+    pub(super) fn link_up(&mut self, now: Now) {
         self.link = Link::Up;
+        self.delivered_ms = now.mono_ms;
         self.heartbeat_due_ms = 0;
         self.gaps_due_ms = 0;
         if self.config.replicate {

@@ -182,6 +182,8 @@ pub struct Inbound<B: Broker> {
     acks: Vec<Ack>,
     wake: bool,
     cursor_dirty_since: Option<u64>,
+    /// When the last message came, or the link came up.
+    delivered_ms: u64,
     pruning: Option<Pass>,
     prune_due_ms: u64,
     next_ticket: Ticket,
@@ -254,6 +256,7 @@ impl<B: Broker> Inbound<B> {
             acks: Vec::new(),
             wake: true,
             cursor_dirty_since: None,
+            delivered_ms: now.mono_ms,
             pruning: None,
             prune_due_ms: now.mono_ms + prune::interval_ms(),
             next_ticket: 1,
@@ -304,6 +307,7 @@ impl<B: Broker> Inbound<B> {
                 let site = self.absorb.site;
                 let (limits, dir) = (&self.config.limits, &self.config.spill_dir);
                 if let Some(stream) = self.streams.iter_mut().find(|s| s.shard == message.shard && s.generation == generation) {
+                    self.delivered_ms = now.mono_ms;
                     stream.deliver(message, permit, site, limits, dir);
                 }
             }

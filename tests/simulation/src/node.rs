@@ -153,6 +153,11 @@ impl Node {
         })
     }
 
+    /// What it calls itself in its lease.
+    pub fn place(&self) -> &str {
+        &self.config.place
+    }
+
     /// Another connection to the database, without the application's functions.
     ///
     /// # Errors

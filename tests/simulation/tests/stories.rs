@@ -41,6 +41,21 @@ const STORIES: &[(u64, &str)] = &[
         "A transaction that went out in pieces: the first piece carried the content of the last under an older version. After a \
          power cut the same version stood for two contents (`drop_changed_later`).",
     ),
+    (
+        237,
+        "Outbound took a go-ahead of the connection before, and the acknowledgement of the next batch took the place of the anchor \
+         that would have shown the loss of the one before (`Outbound::obey`, `Link::Settling`).",
+    ),
+    (
+        307,
+        "A message in the backlog of an origin that was held for its schema was destroyed, below the cursor, where no hole was \
+         looked for (`ShardStream::deliver`).",
+    ),
+    (
+        954,
+        "The last message of the stream was destroyed while a node joined, and nobody wrote any more: joining waited for its \
+         position for ever (`join_deadline`).",
+    ),
     (4894, "As 2325, in a table with a unique column."),
 ];
 
