@@ -102,6 +102,12 @@ impl TableMap {
         fits.then(|| Self { table: Arc::clone(table), used, columns, key: header.key.clone(), upsert })
     }
 
+    /// The writer did not know all columns that are here. The others get their defaults, as they do where the writer is and
+    /// migrates later: a value that stayed here from an older version would be different there for ever.
+    fn is_partial(&self) -> bool {
+        self.columns.len() < self.table.batch_columns.len() && !planted(Bug::MissingColumnsStay)
+    }
+
     fn key_of(&self, row: &Row) -> Vec<Value> {
         match row.op {
             Op::Delete => row.values.clone(),
@@ -175,6 +181,7 @@ impl<'a> Applier<'a> {
     fn take(&mut self, map: &Arc<TableMap>, key: Vec<Value>, row: &Row) -> Result<(), ApplyError> {
         let written = match row.op {
             Op::Delete => self.delete(&map.table, &key),
+            Op::Upsert if map.is_partial() => self.delete(&map.table, &key).and_then(|()| self.upsert(map, row)),
             Op::Upsert => self.upsert(map, row),
         };
         match written {
@@ -229,6 +236,9 @@ impl<'a> Applier<'a> {
             let content = self.read(&map.table, other)?;
             self.lost(map, other, journal::UNIQUE_CLASH, row.version, version, content, None)?;
             self.compensate(&map.table, other, version)?;
+        }
+        if map.is_partial() {
+            self.delete(&map.table, key)?;
         }
         self.upsert(map, row).map_err(|error| refused(map, key, error))?;
         self.done.taken += 1;

@@ -16,6 +16,7 @@ use crate::fold::FoldFrom;
 use crate::inbound::{Ack, Effect, Fatal, Step};
 use crate::layout::Layout;
 use crate::names::{BatchNo, Site, StreamSeq};
+use crate::planted::{Bug, planted};
 use crate::parts::{part_count, part_headers, part_payload};
 use rusqlite::Connection;
 use std::collections::HashSet;
@@ -38,6 +39,8 @@ pub enum Output {
     Acknowledged(Ack),
     /// The schema changed: install the triggers.
     Wake,
+    /// So many connections have been seen, and everything that was acknowledged on the former ones is said.
+    Connected(u64),
 }
 
 /// Counters since the start.
@@ -100,6 +103,10 @@ pub struct Outbound<B: Broker> {
     in_flight: Option<InFlight>,
     look: bool,
     foreign: u32,
+    /// Connections seen so far, and whether the last one is up.
+    connection: u64,
+    connected: bool,
+    go: Option<Effect>,
     next_ticket: Ticket,
     /// For inbound; the owner takes them after each call.
     pub outputs: Vec<Output>,
@@ -130,6 +137,9 @@ impl<B: Broker> Outbound<B> {
             in_flight: None,
             look: true,
             foreign: 0,
+            connection: 0,
+            connected: false,
+            go: None,
             next_ticket: 1,
             outputs: Vec::new(),
             stats: Stats::default(),
@@ -151,15 +161,33 @@ impl<B: Broker> Outbound<B> {
                 }
             }
             Input::Effect(Effect::Look) => self.look = true,
-            Input::Effect(Effect::Go { site, batch, published }) => self.go(site, batch, published),
-            Input::Broker(BrokerEvent::Connected | BrokerEvent::Disconnected(_)) => self.state = State::Waiting,
+            Input::Effect(go @ Effect::Go { .. }) => {
+                self.go = Some(go);
+                self.obey();
+            }
+            Input::Broker(BrokerEvent::Connected) => {
+                (self.connection, self.connected, self.state) = (self.connection + 1, true, State::Waiting);
+                self.outputs.push(Output::Connected(self.connection));
+                self.obey();
+            }
+            Input::Broker(BrokerEvent::Disconnected(_)) => (self.connected, self.state) = (false, State::Waiting),
             Input::Broker(BrokerEvent::Reply(ticket, result)) => return self.answered(ticket, result, now),
             Input::Broker(_) => {}
         }
         Ok(())
     }
 
-    fn go(&mut self, site: Site, batch: BatchNo, published: i64) {
+    /// A go-ahead is for one connection: what was checked on the one before says nothing about what the broker holds now.
+    fn obey(&mut self) {
+        if let Some(Effect::Go { connection, site, batch, published }) = self.go
+            && (connection == self.connection && self.connected || planted(Bug::StaleGo))
+        {
+            self.go = None;
+            self.start(site, batch, published);
+        }
+    }
+
+    fn start(&mut self, site: Site, batch: BatchNo, published: i64) {
         if site != self.site {
             // What was in flight belongs to a former life; its log entries are collected again.
             self.in_flight = None;

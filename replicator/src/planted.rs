@@ -31,10 +31,14 @@ pub enum Bug {
     TombstoneEarly,
     /// A compensation takes the present time instead of the version just above.
     CompensationNow,
+    /// A row from a node that does not know a column yet leaves that column as it was.
+    MissingColumnsStay,
+    /// A go-ahead for publishing counts for any connection.
+    StaleGo,
 }
 
 /// All of them.
-pub const BUGS: [Bug; 13] = [
+pub const BUGS: [Bug; 15] = [
     Bug::NoAbsorbFirst,
     Bug::MergedEntries,
     Bug::NoPlusOne,
@@ -48,6 +52,8 @@ pub const BUGS: [Bug; 13] = [
     Bug::NoGapRepair,
     Bug::TombstoneEarly,
     Bug::CompensationNow,
+    Bug::MissingColumnsStay,
+    Bug::StaleGo,
 ];
 
 #[cfg(feature = "planted-bugs")]

@@ -6,7 +6,7 @@
 use super::{Effect, Fatal, Inbound};
 use crate::broker::{Broker, BrokerError, KvEntry, Message, Reply, Request, StreamState};
 use crate::config::Now;
-use crate::cursor::NO_ROW_MS;
+use crate::cursor::{Anchor, NO_ROW_MS};
 use crate::lease::{Lease, Next};
 use crate::names::StreamSeq;
 use crate::planted::{Bug, planted};
@@ -35,12 +35,17 @@ pub(super) struct Check {
     registry: Option<KvEntry>,
     outstanding: usize,
     traced: bool,
+    /// What is asked about: both move on while the answers are on their way.
+    own: Option<Anchor>,
+    heads: HashMap<u32, Anchor>,
 }
 
 /// Where the connection stands.
 #[derive(Debug)]
 pub(super) enum Link {
     Down,
+    /// Up, but outbound may still bring acknowledgements of the connection before, which this check has to include.
+    Settling,
     /// Answers are awaited.
     Checking(Box<Check>),
     /// Something failed: check again at this time.
@@ -76,12 +81,15 @@ impl<B: Broker> Inbound<B> {
     /// Asks all that is needed to judge this connection.
     pub(super) fn check_link(&mut self, _now: Now) {
         self.asked.retain(|_, q| matches!(q, Question::Lease | Question::LeasePut | Question::Heartbeat));
-        let mut check = Check::default();
+        let mut check = Check { own: self.own_anchor, ..Check::default() };
         let mut questions: Vec<(Question, Request)> = Vec::new();
         for stream in &self.streams {
             let shard = stream.shard;
             questions.push((Question::State(shard), Request::StreamState { shard }));
             let seq = stream.cursor.seq();
+            if let Some(head) = stream.cursor.head() {
+                check.heads.insert(shard, *head);
+            }
             if seq.0 > 0 {
                 questions.push((Question::At(shard, seq), Request::MessageAt { shard, seq }));
             }
@@ -175,6 +183,12 @@ impl<B: Broker> Inbound<B> {
         if matches!(self.link, Link::Down) {
             return;
         }
+        if matches!(self.link, Link::Settling) {
+            if self.outbound_connection < self.connection || !self.acks.is_empty() {
+                return;
+            }
+            self.check_link(now);
+        }
         if let Link::Again(at) = self.link
             && now.mono_ms >= at
         {
@@ -214,6 +228,7 @@ impl<B: Broker> Inbound<B> {
     pub fn deadline(&self) -> u64 {
         let mut next = match &self.link {
             Link::Down => u64::MAX,
+            Link::Settling => u64::MAX,
             Link::Again(at) => (*at).min(self.lease_due_ms),
             Link::Checking(_) | Link::Judged(_) => self.lease_due_ms,
             Link::Up => self.lease_due_ms.min(self.heartbeat_due_ms),
@@ -226,7 +241,7 @@ impl<B: Broker> Inbound<B> {
         }
         next = next.min(self.prune_deadline());
         if matches!(self.link, Link::Up) {
-            next = self.streams.iter().map(super::ShardStream::deadline).fold(next, u64::min);
+            next = self.streams.iter().map(super::ShardStream::deadline).fold(next, u64::min).min(self.join_deadline());
         }
         self.answers.iter().map(|a| a.due_ms).fold(next, u64::min)
     }
@@ -244,7 +259,7 @@ impl<B: Broker> Inbound<B> {
                 .filter(|s| {
                     check.states.get(&s.shard).is_some_and(|state| {
                         self.cursor_evidence(check, s, state) == Evidence::Lost
-                            && s.cursor.head().is_some_and(|h| h.created_ns == state.created_ns)
+                            && check.heads.get(&s.shard).is_some_and(|h| h.created_ns == state.created_ns)
                     })
                 })
                 .flat_map(|s| s.cursor.kept.iter().map(|k| (s.shard, k.anchor.seq)).collect::<Vec<_>>())
@@ -274,9 +289,9 @@ impl<B: Broker> Inbound<B> {
         if planted(Bug::NoCursorAnchor) {
             return Evidence::Holds;
         }
-        stream
-            .cursor
-            .head()
+        check
+            .heads
+            .get(&stream.shard)
             .map_or(Evidence::Holds, |head| judge(head, state, check.found.get(&(stream.shard, head.seq)).and_then(Option::as_ref)))
     }
 
@@ -306,7 +321,7 @@ impl<B: Broker> Inbound<B> {
             repair.shards.push((stream.shard, *state, back));
         }
         let shard = self.config.own_shard();
-        if let (Some(anchor), Some(state)) = (&self.own_anchor, check.states.get(&shard)) {
+        if let (Some(anchor), Some(state)) = (&check.own, check.states.get(&shard)) {
             let found = check.found.get(&(shard, anchor.seq)).and_then(Option::as_ref);
             if judge(anchor, state, found) == Evidence::Lost && !planted(Bug::NoOwnAnchor) {
                 repair.own_lost = true;
@@ -370,8 +385,9 @@ impl<B: Broker> Inbound<B> {
     }
 
     /// After the transaction that repaired: consume, and let outbound go.
-    pub(super) fn link_up(&mut self) {
+    pub(super) fn link_up(&mut self, now: Now) {
         self.link = Link::Up;
+        self.delivered_ms = now.mono_ms;
         self.heartbeat_due_ms = 0;
         self.gaps_due_ms = 0;
         if self.config.replicate {
@@ -380,7 +396,12 @@ impl<B: Broker> Inbound<B> {
             }
         }
         self.stats.transactions_go += 1;
-        self.effects.push(Effect::Go { site: self.absorb.site, batch: self.batch, published: self.absorb.published });
+        self.effects.push(Effect::Go {
+            connection: self.connection,
+            site: self.absorb.site,
+            batch: self.batch,
+            published: self.absorb.published,
+        });
     }
 
     /// Starts the consumer of a stream behind its cursor.

@@ -50,6 +50,8 @@ pub enum Input {
     Acknowledged(Ack),
     /// Look at the database: its schema may have changed, or its log grown.
     Wake,
+    /// Outbound has seen so many connections; its acknowledgements of the former ones came before this.
+    OutboundConnected(u64),
     /// Try a batch in quarantine again.
     RetryQuarantine(i64),
 }
@@ -59,6 +61,8 @@ pub enum Input {
 pub enum Effect {
     /// Publishing may begin (again): this is who we are, and what is acknowledged.
     Go {
+        /// Of this connection (counted from 1), and no other.
+        connection: u64,
         /// The present life.
         site: Site,
         /// The last acknowledged batch.
@@ -166,6 +170,9 @@ pub struct Inbound<B: Broker> {
     join_targets: HashMap<u32, StreamSeq>,
     streams: Vec<ShardStream>,
     link: link::Link,
+    /// Connections seen so far, and how many of them outbound has seen.
+    connection: u64,
+    outbound_connection: u64,
     lease: Lease,
     lease_due_ms: u64,
     heartbeat_due_ms: u64,
@@ -175,6 +182,8 @@ pub struct Inbound<B: Broker> {
     acks: Vec<Ack>,
     wake: bool,
     cursor_dirty_since: Option<u64>,
+    /// When the last message came, or the link came up.
+    delivered_ms: u64,
     pruning: Option<Pass>,
     prune_due_ms: u64,
     next_ticket: Ticket,
@@ -237,6 +246,8 @@ impl<B: Broker> Inbound<B> {
             join_targets: HashMap::new(),
             streams,
             link: link::Link::Down,
+            connection: 0,
+            outbound_connection: 0,
             lease,
             lease_due_ms: 0,
             heartbeat_due_ms: 0,
@@ -245,6 +256,7 @@ impl<B: Broker> Inbound<B> {
             acks: Vec::new(),
             wake: true,
             cursor_dirty_since: None,
+            delivered_ms: now.mono_ms,
             pruning: None,
             prune_due_ms: now.mono_ms + prune::interval_ms(),
             next_ticket: 1,
@@ -268,6 +280,7 @@ impl<B: Broker> Inbound<B> {
         match input {
             Input::Wake => self.wake = true,
             Input::Acknowledged(ack) => self.acks.push(ack),
+            Input::OutboundConnected(count) => self.outbound_connection = count,
             Input::RetryQuarantine(id) => self.retries.push(id),
             Input::Broker(event) => return self.handle_broker(event, now),
         }
@@ -276,7 +289,11 @@ impl<B: Broker> Inbound<B> {
 
     fn handle_broker(&mut self, event: BrokerEvent, now: Now) -> Result<(), Fatal> {
         match event {
-            BrokerEvent::Connected => self.check_link(now),
+            BrokerEvent::Connected => {
+                self.connection += 1;
+                self.asked.clear();
+                self.link = link::Link::Settling;
+            }
             BrokerEvent::Disconnected(_) => {
                 self.link = link::Link::Down;
                 self.asked.clear();
@@ -290,11 +307,13 @@ impl<B: Broker> Inbound<B> {
                 let site = self.absorb.site;
                 let (limits, dir) = (&self.config.limits, &self.config.spill_dir);
                 if let Some(stream) = self.streams.iter_mut().find(|s| s.shard == message.shard && s.generation == generation) {
+                    self.delivered_ms = now.mono_ms;
                     stream.deliver(message, permit, site, limits, dir);
                 }
             }
             BrokerEvent::ConsumerLost { shard, generation, reason } => {
-                if self.streams.iter().any(|s| s.shard == shard && s.generation == generation) {
+                let checked = matches!(self.link, link::Link::Up | link::Link::Checking(_) | link::Link::Again(_));
+                if checked && self.streams.iter().any(|s| s.shard == shard && s.generation == generation) {
                     tracing::debug!(shard, reason, "the consumer ended; checking the stream and consuming again");
                     self.check_link(now);
                 }

@@ -139,7 +139,8 @@ impl ShardStream {
         }
         let anchor = Anchor::of(&message, self.created_ns);
         let expected = StreamSeq(self.position.seq.0 + 1);
-        if message.seq > expected && expected > self.cursor.seq() {
+        // Below the cursor a hole was seen before, but for the backlog of an origin that is held: nobody has looked at that yet.
+        if message.seq > expected && (expected > self.cursor.seq() || !self.resuming.is_empty()) {
             let safe = self.safe(self.position);
             self.queue.push_back(Item { what: What::Gap { from: expected, to: message.seq }, anchor, safe });
         }

@@ -14,7 +14,7 @@ use crate::config::{Now, OnJoin};
 use crate::cursor::{Anchor, Cursor, NO_ROW_MS};
 use crate::database::{self, DatabaseError};
 use crate::fold::log_end;
-use crate::names::{BatchNo, StreamSeq};
+use crate::names::{BatchNo, NodeId, StreamSeq};
 use crate::planted::{Bug, planted};
 use crate::repair::{Signal, close_gap, gaps, republish};
 use crate::{clash, join, mirror};
@@ -26,6 +26,9 @@ use std::sync::Arc;
 const ABSORB_ENTRIES_MAX: i64 = 10_000;
 /// A node that is not the origin answers a request for repair after so long, if nobody else did.
 const ANSWER_DELAY_MS: u64 = 5_000;
+
+/// Joining ends after so long without any message. More than an incomplete batch is waited for.
+const JOIN_IDLE_MS: u64 = 900_000;
 
 /// A request of another node for repair.
 #[derive(Clone, Debug)]
@@ -67,7 +70,7 @@ impl<B: Broker> Inbound<B> {
                 || self.streams.iter().any(|s| !s.queue.is_empty())
                 || self.answers.iter().any(|a| a.upto.is_none() && now.mono_ms >= a.due_ms)
                 || self.cursor_dirty_since.is_some_and(|since| now.mono_ms >= since + CURSOR_FLUSH_MS)
-                || self.join_is_complete());
+                || self.join_is_complete(now));
         if waiting {
             return Ok(true);
         }
@@ -87,10 +90,13 @@ impl<B: Broker> Inbound<B> {
         self.stats.transactions_go > 0 || matches!(self.link, Link::Judged(_))
     }
 
-    fn join_is_complete(&self) -> bool {
+    /// Everything that was there when the node came is applied. The last message may have been destroyed: if nothing comes for
+    /// very long, nothing is there.
+    fn join_is_complete(&self, now: Now) -> bool {
         !self.joined
             && matches!(self.link, Link::Up)
             && (!self.config.replicate
+                || now.mono_ms >= self.join_deadline()
                 || self
                     .streams
                     .iter()
@@ -112,6 +118,11 @@ impl<B: Broker> Inbound<B> {
         Ok(stored)
     }
 
+    /// When joining ends although the streams' ends were not seen.
+    pub(super) fn join_deadline(&self) -> u64 {
+        if self.joined { u64::MAX } else { self.delivered_ms.saturating_add(JOIN_IDLE_MS) }
+    }
+
     /// Does all that waits, within the bounds.
     pub(super) fn transact(&mut self, now: Now) -> Result<(), Fatal> {
         self.follow_schema(now)?;
@@ -131,7 +142,7 @@ impl<B: Broker> Inbound<B> {
         match result {
             Ok(done) => {
                 self.stats.transactions += 1;
-                self.after_commit(done);
+                self.after_commit(done, now);
                 Ok(())
             }
             Err(error) => {
@@ -237,7 +248,7 @@ impl<B: Broker> Inbound<B> {
         self.retry_quarantine(now, &mut done)?;
         self.apply_waiting(queues, now, &mut done)?;
         self.release()?;
-        self.finish_join(&mut done)?;
+        self.finish_join(now, &mut done)?;
         if !self.config.publish {
             let end = self.absorb.absorbed;
             published(&self.db, &mut self.absorb, end)?;
@@ -336,12 +347,21 @@ impl<B: Broker> Inbound<B> {
                 let limits = &self.config.limits;
                 let before = Anchor { seq: StreamSeq(state.first.0 - 1), ..Anchor::start(state.created_ns) };
                 stream.cursor.advance(before, 0, limits.cursor_trail_step, limits.cursor_trail_max);
-                expired.push((shard, format!("stream {shard}: messages {next} to {} expired before they were consumed", before.seq)));
+                expired.push((
+                    shard,
+                    NodeId(0),
+                    format!("stream {shard}: messages {next} to {} expired before they were consumed", before.seq),
+                ));
+            }
+            // What waits for a schema can expire too; the origin is held again by the next batch that does not fit.
+            for (node, from) in stream.held.iter().filter(|(_, from)| **from < state.first) {
+                expired.push((shard, *node, format!("stream {shard}: batches of node {node}, held from message {from} on, have expired")));
+                self.released.push((shard, *node));
             }
         }
         if self.config.replicate {
-            for (shard, reason) in expired {
-                self.open_gap(shard, crate::names::NodeId(0), &reason, now, done)?;
+            for (shard, node, reason) in expired {
+                self.open_gap(shard, node, &reason, now, done)?;
             }
         }
         if own_lost {
@@ -399,8 +419,8 @@ impl<B: Broker> Inbound<B> {
     }
 
     /// Joining ends when the streams are consumed to where they ended when the node came.
-    fn finish_join(&mut self, done: &mut Done) -> Result<(), Fatal> {
-        if done.link_up || !self.join_is_complete() {
+    fn finish_join(&mut self, now: Now, done: &mut Done) -> Result<(), Fatal> {
+        if done.link_up || !self.join_is_complete(now) {
             return Ok(());
         }
         let replace = self.config.on_join == OnJoin::Replace && self.join_targets.values().any(|t| t.0 > 0);
@@ -415,7 +435,7 @@ impl<B: Broker> Inbound<B> {
         Ok(())
     }
 
-    fn after_commit(&mut self, done: Done) {
+    fn after_commit(&mut self, done: Done, now: Now) {
         self.acks.drain(..done.acks);
         for (i, upto) in done.logged_answers {
             self.answers[i].upto = Some(upto);
@@ -435,7 +455,7 @@ impl<B: Broker> Inbound<B> {
             repair.new_site = false;
         }
         if done.link_up {
-            self.link_up();
+            self.link_up(now);
         } else if done.look {
             self.effects.push(Effect::Look);
         }

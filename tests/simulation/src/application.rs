@@ -20,14 +20,17 @@ pub struct Table {
     pub nocase: bool,
     /// It has a UNIQUE column beside the key.
     pub unique: bool,
+    /// From which level of the schema on it exists.
+    pub since: i64,
 }
 
 /// The tables.
 pub const TABLES: &[Table] = &[
-    Table { name: "item", key: &["id"], columns: "id, v, n", nocase: false, unique: false },
-    Table { name: "link", key: &["a", "b"], columns: "a, b, v", nocase: false, unique: false },
-    Table { name: "pair", key: &["id"], columns: "id, token", nocase: false, unique: false },
-    Table { name: "person", key: &["name"], columns: "name, mail, v", nocase: true, unique: true },
+    Table { name: "item", key: &["id"], columns: "id, v, n", nocase: false, unique: false, since: 0 },
+    Table { name: "link", key: &["a", "b"], columns: "a, b, v", nocase: false, unique: false, since: 0 },
+    Table { name: "pair", key: &["id"], columns: "id, token", nocase: false, unique: false, since: 0 },
+    Table { name: "note", key: &["id"], columns: "id, v", nocase: false, unique: false, since: 2 },
+    Table { name: "person", key: &["name"], columns: "name, mail, v", nocase: true, unique: true, since: 0 },
 ];
 
 /// Their schema.
@@ -37,6 +40,49 @@ pub const SCHEMA: &str = "
     CREATE TABLE pair (id INTEGER PRIMARY KEY, token TEXT);
     CREATE TABLE person (name TEXT COLLATE NOCASE PRIMARY KEY, mail TEXT UNIQUE, v TEXT);
 ";
+
+/// What a node's schema goes through, one after the other; `user_version` tells how far it is.
+pub const MIGRATIONS: &[&str] = &[
+    "ALTER TABLE item ADD COLUMN extra TEXT DEFAULT 'd'",
+    "CREATE TABLE note (id INTEGER PRIMARY KEY, v TEXT); INSERT INTO note VALUES (0, 'from the migration')",
+];
+
+/// How far the schema is.
+///
+/// # Errors
+/// What SQLite says.
+pub fn level(db: &Connection) -> rusqlite::Result<i64> {
+    db.prepare_cached("PRAGMA user_version")?.query_row([], |r| r.get(0))
+}
+
+/// The next migration, if there is one.
+///
+/// # Errors
+/// What SQLite says.
+pub fn migrate(db: &Connection) -> rusqlite::Result<Option<i64>> {
+    let level = level(db)?;
+    let Some(sql) = usize::try_from(level).ok().and_then(|l| MIGRATIONS.get(l)) else { return Ok(None) };
+    db.execute_batch(&format!("BEGIN IMMEDIATE; {sql}; PRAGMA user_version = {}; COMMIT", level + 1))?;
+    Ok(Some(level + 1))
+}
+
+/// Whether the sidecar has seen that there is a table `note`.
+fn is_note_captured(db: &Connection) -> rusqlite::Result<bool> {
+    db.prepare_cached("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = '__harmonylite__note_change_log_on_insert')")?
+        .query_row([], |r| r.get(0))
+}
+
+/// A row as one SQL expression, exact to the byte. A column that a migration adds counts as its default before.
+///
+/// # Errors
+/// What SQLite says.
+pub fn row_expression(db: &Connection, table: &Table) -> rusqlite::Result<String> {
+    let mut quoted: Vec<String> = table.columns.split(", ").map(|c| format!("quote({c})")).collect();
+    if table.name == "item" {
+        quoted.push(if level(db)? >= 1 { "quote(extra)" } else { "quote('d')" }.to_owned());
+    }
+    Ok(quoted.join(" || ',' || "))
+}
 
 /// Lets the triggers of this connection read the node's clock instead of the machine's.
 ///
@@ -69,9 +115,10 @@ pub fn canonical(table: &Table, key: &[Value]) -> String {
 /// What SQLite says beside constraints.
 pub fn transaction(db: &Connection, work: &Work, rng: &mut Rng, tag: &str) -> rusqlite::Result<String> {
     let mut said = String::new();
+    let (level, notes) = (level(db)?, is_note_captured(db)?);
     db.execute_batch("BEGIN IMMEDIATE")?;
     for i in 0..=rng.below(work.statements_max) {
-        let sql = statement(work, rng, &format!("{tag}.{i}"));
+        let sql = statement(work, rng, &format!("{tag}.{i}"), level, notes);
         match db.execute_batch(&sql) {
             Ok(()) => said.push_str(&format!(" {sql};")),
             Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) => {
@@ -89,7 +136,7 @@ pub fn transaction(db: &Connection, work: &Work, rng: &mut Rng, tag: &str) -> ru
     Ok(said)
 }
 
-fn statement(work: &Work, rng: &mut Rng, tag: &str) -> String {
+fn statement(work: &Work, rng: &mut Rng, tag: &str, level: i64, notes: bool) -> String {
     let total = work.statements.iter().sum();
     let mut at = rng.below(total);
     let mut kind = 0;
@@ -107,9 +154,11 @@ fn statement(work: &Work, rng: &mut Rng, tag: &str) -> String {
     let name = |rng: &mut Rng, n: u64| if rng.chance(30) { format!("'P{n}'") } else { format!("'p{n}'") };
     let mail = rng.below(work.values);
     match kind {
-        0 => format!("INSERT INTO item VALUES ({key}, {value}, 0) ON CONFLICT (id) DO UPDATE SET v = excluded.v, n = n + 1"),
+        0 if notes && key % 2 == 1 => format!("INSERT OR REPLACE INTO note VALUES ({}, {value})", other),
+        0 => format!("INSERT INTO item (id, v, n) VALUES ({key}, {value}, 0) ON CONFLICT (id) DO UPDATE SET v = excluded.v, n = n + 1"),
         1 => format!("DELETE FROM item WHERE id = {key}"),
         2 => format!("UPDATE OR IGNORE item SET id = {other}, v = {value} WHERE id = {key}"),
+        3 if level >= 1 => format!("UPDATE item SET v = {value}, extra = {value} WHERE id >= {key}"),
         3 => format!("UPDATE item SET v = {value} WHERE id >= {key}"),
         4 => format!("INSERT OR REPLACE INTO link VALUES ({key}, 'b{}', {value})", rng.below(2)),
         5 => format!("DELETE FROM link WHERE a = {key}"),

@@ -60,6 +60,8 @@ pub const EXPECTED: &[&str] = &[
     "clock jumped",
     "long quiet",
     "write lock held",
+    "schema migrated",
+    "stage: held",
     "stage: busy",
     "stage: loss repaired",
     "stage: rows republished",

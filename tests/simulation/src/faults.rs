@@ -1,5 +1,6 @@
 //! What goes wrong: processes, machines, connections, the broker's disk, clocks.
 
+use crate::application;
 use crate::node::RETENTION_MS;
 use crate::oracle::meta;
 use crate::plan::What;
@@ -47,6 +48,7 @@ impl World<'_> {
             }
             What::LongQuiet => self.long_quiet()?,
             What::Lock => self.lock(n)?,
+            What::Migrate => drop(self.migrate(n)?),
             What::App | What::Pump | What::Tick => {}
         }
         Ok(())
@@ -223,6 +225,30 @@ impl World<'_> {
         }
         self.pruned = true;
         self.fates = self.plan.fates;
+        Ok(())
+    }
+
+    fn migrate(&mut self, n: usize) -> Result<bool, String> {
+        let Some(level) = application::migrate(&self.nodes[n].app).map_err(sql)? else { return Ok(false) };
+        self.marks.hit("schema migrated");
+        self.say(|| format!("node {n}: the application migrates its schema to level {level}"));
+        let site = meta(&self.nodes[n].app, "site").map_err(sql)?;
+        if level == 2 {
+            // A power cut may take the migration back, and nobody else may ever do it.
+            let firm = !self.plan.has(What::PowerCut);
+            self.oracle.populated(n, site, &self.nodes[n].app, level, firm)?;
+        }
+        self.nodes[n].wake();
+        Ok(true)
+    }
+
+    /// In the end everybody has the schema that somebody has.
+    pub(crate) fn migrate_all(&mut self) -> Result<(), String> {
+        let levels = self.nodes.iter().map(|n| application::level(&n.app)).collect::<rusqlite::Result<Vec<i64>>>().map_err(sql)?;
+        let most = levels.into_iter().max().unwrap_or(0);
+        for n in 0..self.nodes.len() {
+            while application::level(&self.nodes[n].app).map_err(sql)? < most && self.migrate(n)? {}
+        }
         Ok(())
     }
 

@@ -153,6 +153,11 @@ impl Node {
         })
     }
 
+    /// What it calls itself in its lease.
+    pub fn place(&self) -> &str {
+        &self.config.place
+    }
+
     /// Another connection to the database, without the application's functions.
     ///
     /// # Errors
@@ -255,6 +260,7 @@ impl Process {
             self.inbound_in.push_back(match output {
                 Output::Acknowledged(ack) => inbound::Input::Acknowledged(ack),
                 Output::Wake => inbound::Input::Wake,
+                Output::Connected(count) => inbound::Input::OutboundConnected(count),
             });
         }
     }

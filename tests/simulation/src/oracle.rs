@@ -1,7 +1,7 @@
 //! Knows every committed write and its version, computed on its own from the rule of DESIGN.md section 2, and judges what
 //! the nodes hold against it.
 
-use crate::application::{TABLES, Table, canonical};
+use crate::application::{TABLES, Table, canonical, row_expression};
 use harmonylite::batch::Value;
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,9 +66,8 @@ fn condition(names: &[String], first: usize) -> String {
 
 /// A row as text, exact to the byte; None if it is not there.
 fn row_text(db: &Connection, table: &Table, key: &[Value]) -> rusqlite::Result<Option<String>> {
-    let quoted: Vec<String> = table.columns.split(", ").map(|c| format!("quote({c})")).collect();
     let names: Vec<String> = table.key.iter().map(|k| (*k).to_owned()).collect();
-    let sql = format!("SELECT {} FROM {} WHERE {}", quoted.join(" || ',' || "), table.name, condition(&names, 1));
+    let sql = format!("SELECT {} FROM {} WHERE {}", row_expression(db, table)?, table.name, condition(&names, 1));
     db.prepare_cached(&sql)?.query_row(rusqlite::params_from_iter(key), |r| r.get(0)).optional()
 }
 
@@ -79,10 +78,18 @@ fn stored_version(db: &Connection, table: &Table, key: &[Value]) -> rusqlite::Re
     Ok(found.unwrap_or((0, 0)))
 }
 
+/// Whether a table that a migration makes is there.
+fn exists(db: &Connection, table: &Table, name: &str) -> rusqlite::Result<bool> {
+    Ok(table.since == 0
+        || db.prepare_cached("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = ?1)")?.query_row([name], |r| r.get(0))?)
+}
+
 /// The rows of a table by key.
 pub fn rows(db: &Connection, table: &Table) -> rusqlite::Result<BTreeMap<String, String>> {
-    let quoted: Vec<String> = table.columns.split(", ").map(|c| format!("quote({c})")).collect();
-    let sql = format!("SELECT {}, {} FROM {}", quoted.join(" || ',' || "), table.key.join(", "), table.name);
+    if !exists(db, table, table.name)? {
+        return Ok(BTreeMap::new());
+    }
+    let sql = format!("SELECT {}, {} FROM {}", row_expression(db, table)?, table.key.join(", "), table.name);
     let mut read = db.prepare_cached(&sql)?;
     let found = read.query_map([], |r| {
         let key: Vec<Value> = (0..table.key.len()).map(|i| r.get_ref(i + 1).map(Value::from)).collect::<rusqlite::Result<_>>()?;
@@ -93,6 +100,9 @@ pub fn rows(db: &Connection, table: &Table) -> rusqlite::Result<BTreeMap<String,
 
 /// The versions of a table by key.
 pub fn versions(db: &Connection, table: &Table) -> rusqlite::Result<BTreeMap<String, Version>> {
+    if !exists(db, table, &format!("__harmonylite__{}_version", table.name))? {
+        return Ok(BTreeMap::new());
+    }
     let keys: Vec<String> = (0..table.key.len()).map(|i| format!("key{i}")).collect();
     let mut read = db.prepare_cached(&format!("SELECT hlc, site, {} FROM __harmonylite__{}_version", keys.join(", "), table.name))?;
     let found = read.query_map([], |r| {
@@ -113,14 +123,14 @@ pub fn broken_pair(db: &Connection) -> rusqlite::Result<Option<i64>> {
 }
 
 impl Oracle {
-    /// Rows that are there before a database joins.
+    /// Rows that are there before a database joins, or before their table is captured.
     ///
     /// # Errors
     /// What SQLite says.
-    pub fn populated(&mut self, node: usize, site: i64, db: &Connection) -> Result<(), String> {
-        for (t, table) in TABLES.iter().enumerate() {
+    pub fn populated(&mut self, node: usize, site: i64, db: &Connection, since: i64, firm: bool) -> Result<(), String> {
+        for (t, table) in TABLES.iter().enumerate().filter(|(_, t)| t.since == since) {
             for (key, content) in rows(db, table).map_err(|e| e.to_string())? {
-                let write = Write { content: Some(content), former: Vec::new(), node, log_id: 0, firm: true };
+                let write = Write { content: Some(content), former: Vec::new(), node, log_id: 0, firm };
                 self.writes.entry((t, key)).or_default().insert((1, site), write);
             }
         }

@@ -50,6 +50,8 @@ pub enum What {
     LongQuiet,
     /// The application holds the write lock while the sidecar wants it.
     Lock,
+    /// The application of one node changes its schema; the others follow later.
+    Migrate,
 }
 
 /// All faults, with the most weight that a seed may give them.
@@ -224,7 +226,19 @@ impl Plan {
             actions: Vec::new(),
         };
         plan.actions = actions(&mut rng, nodes);
+        plan.migrate();
         plan
+    }
+
+    /// Some worlds change their schema. From a stream of its own, so that the other worlds stay what they were.
+    fn migrate(&mut self) {
+        let mut rng = Rng::new(self.seed ^ 0x5c4e_3a00_0000_0001);
+        if rng.chance(20) {
+            for _ in 0..rng.range(1, 7) {
+                let action = Action { what: What::Migrate, node: rng.index(self.nodes), seed: rng.bits() };
+                self.actions.insert(rng.index(self.actions.len()), action);
+            }
+        }
     }
 
     /// Whether an action of this kind is in it.

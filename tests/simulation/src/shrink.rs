@@ -35,6 +35,7 @@ pub fn shrink(plan: &Plan) -> Plan {
     let mut shrinker = Shrinker { wanted: kind(&failure), worlds: 0 };
     let mut best = plan.clone();
     let kinds = [
+        What::Migrate,
         What::Ghost,
         What::Redeliver,
         What::ConsumerLost,

@@ -11,7 +11,7 @@ use crate::oracle::{self, Oracle, Version, meta};
 use crate::plan::{Action, Fates, Plan, What};
 use crate::rng::Rng;
 use harmonylite::broker::BrokerEvent;
-use harmonylite::inbound::Step;
+use harmonylite::inbound::{Fatal, Step};
 use std::collections::BTreeMap;
 
 /// What a world came to.
@@ -118,7 +118,7 @@ impl<'p> World<'p> {
             }
             self.start(n)?;
             if self.plan.populated {
-                self.oracle.populated(n, self.sites[n], &self.nodes[n].app)?;
+                self.oracle.populated(n, self.sites[n], &self.nodes[n].app, 0, true)?;
             }
             self.nodes[n].sync().map_err(sql)?;
         }
@@ -187,8 +187,22 @@ impl<'p> World<'p> {
         if let Some(line) = line {
             self.say(|| format!("node {n}: inbound hears {line}"));
         }
-        result.map_err(|e| format!("node {n}: {e}"))?;
+        self.survive(n, result)?;
         Ok(true)
+    }
+
+    /// A late request of the process before can take the lease from this one, which then ends; it is started again.
+    fn survive(&mut self, n: usize, result: Result<(), Fatal>) -> Result<(), String> {
+        match result {
+            Err(Fatal::SecondNode { place, .. }) if self.nodes[n].starts > 1 && place == self.nodes[n].place() => {
+                self.say(|| format!("node {n}: the lease is held by its own former process; it ends and starts again"));
+                self.marks.hit("lease taken by a late request");
+                self.cut(n, &mut Rng::new(3));
+                self.nodes[n].end_process(&mut self.marks);
+                self.start(n)
+            }
+            other => other.map_err(|e| format!("node {n}: {e}")),
+        }
     }
 
     pub(crate) fn outbound_handles(&mut self, n: usize) -> Result<bool, String> {
@@ -292,7 +306,7 @@ impl<'p> World<'p> {
             self.nodes[n].connected();
             self.nodes[n].wake();
         }
-        Ok(())
+        self.migrate_all()
     }
 
     pub(crate) fn cut(&mut self, n: usize, rng: &mut Rng) {
