@@ -1,12 +1,12 @@
 # What CI runs, word for word. Needs Rust, Python 3 with pip, and a C compiler; nats-server is fetched into .tools/.
 .DEFAULT_GOAL := help
-.PHONY: help build demo test lint bench sim clean
+.PHONY: help build demo test torture languages lint bench sim clean
 
 # A usable nats-server: $HARMONYLITE_NATS_SERVER, .tools/, PATH, or fetched now.
 FIND_NATS_SERVER = server="$$(python3 scripts/nats-server.py)"
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## target/release/harmonylite: one file, the nats-server inside
 	$(FIND_NATS_SERVER) && HARMONYLITE_EMBED_NATS_SERVER="$$server" cargo build --release --locked --package harmonylite
@@ -17,10 +17,20 @@ demo: build ## three nodes on this machine write at once and end up equal
 # The executable first: `cargo test` builds none for the tests of other packages. The simulation apart: it switches on the
 # feature `planted-bugs`, and features unify within one build.
 test: ## every test, against a real nats-server
+	scripts/test-tools.sh
 	$(FIND_NATS_SERVER) && export HARMONYLITE_NATS_SERVER="$$server" && \
 	cargo build --locked --package harmonylite && \
 	cargo test --locked --workspace --exclude harmonylite-simulation
 #	To fill in when tests/simulation is merged: cargo test --locked --package harmonylite-simulation
+
+torture: ## the VFS among other writers, checkpoints and SIGKILL, thirty times; stale reads; against plain SQLite
+	scripts/test-tools.sh
+	HARMONYLITE_TORTURE_ROUNDS=30 HARMONYLITE_TORTURE_ROWS=1000 HARMONYLITE_STALE_READS=200000 HARMONYLITE_SEEDS=300 \
+	cargo test --locked --package harmonylite-vfs -- --nocapture
+
+languages: ## the lines of docs/vfs-*.md, run as a newcomer would; and the oldest SQLite
+	tests/languages/run.py
+	tests/languages/oldest_sqlite.sh
 
 lint: ## formatting and clippy, no warning allowed
 	cargo fmt --all --check

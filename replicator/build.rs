@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 const VARIABLE: &str = "HARMONYLITE_EMBED_NATS_SERVER";
-/// 19 packs 18.8 MB into 4.8 MB, in some seconds of a release build; 22 gains 1 % for twice the time.
+/// 19 packs the 18.8 MB of 2.15.1 into 5.9 MB; it is done once for a server and kept by the build.
 const LEVEL: i32 = 19;
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -12,7 +12,8 @@ use crate::error::Action;
 use crate::fold::{store_version, stored_version};
 use crate::journal::{self, Loss};
 use crate::layout::TableLayout;
-use crate::names::{Site, Version};
+use crate::names::{Hlc, Site, Version};
+use crate::planted::{Bug, planted};
 use crate::resolve::{Verdict, resolve};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params_from_iter};
 use std::collections::HashSet;
@@ -237,8 +238,11 @@ impl<'a> Applier<'a> {
     /// The loser of a unique clash is deleted just above the version it had, and that delete is published.
     fn compensate(&mut self, table: &TableLayout, key: &[Value], had: Version) -> Result<(), ApplyError> {
         self.delete(table, key)?;
-        store_version(self.db, table, key, Version { hlc: had.hlc.next(), site: self.site })?;
-        log_for_publication(self.db, table, key)?;
+        let hlc = if planted(Bug::CompensationNow) { had.hlc.next().max(Hlc::from_ms(self.now_ms)) } else { had.hlc.next() };
+        store_version(self.db, table, key, Version { hlc, site: self.site })?;
+        if !planted(Bug::SilentCompensation) {
+            log_for_publication(self.db, table, key)?;
+        }
         self.done.compensated += 1;
         Ok(())
     }

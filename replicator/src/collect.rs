@@ -4,15 +4,16 @@
 //! transaction sees log, versions and rows together, so a batch never holds half of an application's transaction. Reads
 //! only: a crash here loses nothing.
 
-use crate::batch::{BatchHeader, Op, TableHeader};
+use crate::batch::{BatchHeader, Op, TableHeader, Value};
+use crate::capture::KIND_PUBLISH;
 use crate::cursor::NO_ROW_MS;
 use crate::database::DatabaseError;
 use crate::encode::{EncodeError, Encoded, Encoder};
-use crate::fold::{FoldFrom, FoldedRow, fold, log_end, row_exists};
+use crate::fold::{FoldFrom, Folded, FoldedRow, fold, log_end, row_exists};
 use crate::layout::{Layout, TableLayout};
 use crate::names::{BatchNo, NodeId, Site, Version};
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Why nothing could be collected.
@@ -85,7 +86,10 @@ pub fn collect(db: &Connection, layout: &Layout, from: &CollectFrom<'_>, encoder
     loop {
         let upto = nth_entry(db, from.fold.sent, most)?.unwrap_or(end);
         let start = FoldFrom { upto, ..from.fold.clone() };
-        let folded = fold(db, layout, &start)?;
+        let mut folded = fold(db, layout, &start)?;
+        if upto < end {
+            drop_changed_later(db, layout, &mut folded, upto)?;
+        }
         let rows = publishable(db, folded.rows)?;
         match write(db, from, layout, &rows, encoder) {
             Ok((batch, lowest_ms)) => {
@@ -116,6 +120,29 @@ pub fn collect(db: &Connection, layout: &Layout, from: &CollectFrom<'_>, encoder
 fn nth_entry(db: &Connection, after: i64, n: u64) -> Result<Option<i64>, CollectError> {
     let mut read = db.prepare_cached("SELECT id FROM main.__harmonylite__change_log WHERE id > ?1 ORDER BY id LIMIT 1 OFFSET ?2")?;
     Ok(read.query_row([after, n.saturating_sub(1).min(i64::MAX as u64).cast_signed()], |r| r.get(0)).optional()?)
+}
+
+/// A piece of the log sends only rows that do not change again behind it: their content is that of the last change, and
+/// must not travel under the version of an earlier one. The piece with the last change sends them.
+fn drop_changed_later(db: &Connection, layout: &Layout, folded: &mut Folded, upto: i64) -> Result<(), CollectError> {
+    let here: HashSet<Vec<u8>> = folded.rows.iter().map(|row| row.table.canonical(&row.key)).collect();
+    let mut later = HashSet::new();
+    let keys: Vec<String> = (0..layout.key_columns_max).map(|i| format!("key{i}")).collect();
+    let mut read = db.prepare_cached(&format!(
+        "SELECT table_id, {} FROM main.__harmonylite__change_log WHERE id > ?1 AND kind <> {KIND_PUBLISH}",
+        keys.join(", ")
+    ))?;
+    let mut entries = read.query([upto])?;
+    while let Some(entry) = entries.next()? {
+        let Some(table) = layout.by_id(entry.get(0)?) else { continue };
+        let key: Vec<Value> = (0..table.schema.key.len()).map(|i| entry.get_ref(1 + i).map(Value::from)).collect::<Result<_, _>>()?;
+        let canonical = table.canonical(&key);
+        if here.contains(&canonical) {
+            later.insert(canonical);
+        }
+    }
+    folded.rows.retain(|row| !later.contains(&row.table.canonical(&row.key)));
+    Ok(())
 }
 
 /// The rows to be sent, each with the version that it has now.

@@ -10,6 +10,7 @@ use crate::capture::{KIND_CHANGED, KIND_DISPLACED, KIND_FOUND, KIND_PUBLISH};
 use crate::database::{DatabaseError, version_from};
 use crate::layout::{Layout, TableLayout};
 use crate::names::{Hlc, Site, Version};
+use crate::planted::{Bug, planted};
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -74,10 +75,15 @@ struct State {
     displaced: bool,
     republish: bool,
     new: bool,
+    /// Only for [`Bug::MergedEntries`].
+    merged_from: Version,
 }
 
 impl State {
     fn next_hlc(&self, time_ms: i64) -> Hlc {
+        if planted(Bug::NoPlusOne) {
+            return Hlc::from_ms(time_ms).max(self.real.hlc);
+        }
         Hlc::from_ms(time_ms).max(self.real.hlc.max(self.floor).next())
     }
 
@@ -138,6 +144,7 @@ pub fn fold(db: &Connection, layout: &Layout, from: &FoldFrom<'_>) -> Result<Fol
                     displaced: false,
                     republish: false,
                     new: false,
+                    merged_from: Version::NONE,
                 });
                 states.len() - 1
             }
@@ -161,7 +168,12 @@ fn step(state: &mut State, entry: &Entry, from: &FoldFrom<'_>, previous_of: &mut
                 }
                 return;
             }
+            if planted(Bug::MergedEntries) && state.unabsorbed {
+                // As if the row had been written once, at the time of its last entry.
+                state.real = state.merged_from;
+            }
             let before = state.real;
+            state.merged_from = before;
             if new {
                 state.note_previous(before, from.own_sites);
             }

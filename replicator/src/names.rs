@@ -20,6 +20,13 @@ pub struct BatchNo(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct StreamSeq(pub u64);
 
+impl StreamSeq {
+    /// The position behind it.
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
 /// A hybrid logical time: unix milliseconds in the upper 48 bits, a counter in the lower 16.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Hlc(pub i64);

@@ -145,8 +145,9 @@ impl<B: Broker> Outbound<B> {
         match input {
             Input::Wake => {
                 self.look = true;
-                if !self.config.publish || self.state == State::Waiting {
-                    // Nobody collects now: DDL is followed, and what is never sent is absorbed, all the same.
+                if self.state != State::Ready || !self.config.publish {
+                    // No collect follows soon that would tell inbound of a new schema; and a node that never publishes absorbs
+                    // its changes only if it hears of them.
                     self.outputs.push(Output::Wake);
                 }
             }
@@ -367,6 +368,11 @@ impl<B: Broker> Outbound<B> {
             }
         }
         Ok(true)
+    }
+
+    /// The life of the database that is being published.
+    pub fn site(&self) -> Site {
+        self.site
     }
 
     /// The connection, for status queries between steps.

@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn missing_permissions_name_the_file_or_the_directory() {
-        let Place { db, .. } = place();
+        let Place { dir: _dir, db } = place();
         std::fs::write(beside(&db, "-wal"), "").unwrap();
         let refuse = |name: &'static str, which: Access| {
             check_with(&db, &move |file: &Path, how: Access| {

@@ -11,6 +11,7 @@ use crate::database::DatabaseError;
 use crate::join::baseline_table;
 use crate::layout::Layout;
 use crate::names::{NodeId, StreamSeq};
+use crate::planted::{Bug, planted};
 use crate::sql::quote;
 use rusqlite::{Connection, params};
 
@@ -46,9 +47,10 @@ pub fn republish(db: &Connection, layout: &Layout, since_ms: i64) -> Result<u64,
         let columns = columns.join(", ");
         let logged = db.execute(
             &format!(
-                "INSERT INTO main.__harmonylite__change_log (time, table_id, kind, {columns}) SELECT 0, {}, {KIND_PUBLISH}, {columns} FROM main.{} WHERE hlc >= ?1",
+                "INSERT INTO main.__harmonylite__change_log (time, table_id, kind, {columns}) SELECT 0, {}, {KIND_PUBLISH}, {columns} FROM main.{} WHERE hlc >= ?1{}",
                 table.id,
-                quote(&table.version_table())
+                quote(&table.version_table()),
+                if planted(Bug::OwnRowsOnly) { " AND site IN (SELECT site FROM main.__harmonylite__site)" } else { "" }
             ),
             [since_ms.max(0) << 16],
         )?;

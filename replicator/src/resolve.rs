@@ -4,6 +4,7 @@
 //! Owns: the greater version wins, and an equal one is a repetition. A crash here loses nothing: it is pure.
 
 use crate::names::Version;
+use crate::planted::{Bug, planted};
 
 /// What apply has to do with a remote row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +25,8 @@ pub enum Verdict {
 /// equal to `remote` it says that nobody kept it (a repair). Then ours counts as unseen only if it was written here:
 /// better a needless journal entry than a local write without a trace.
 pub fn resolve(local: Version, remote: Version, previous: Version, local_is_own: bool) -> Verdict {
-    if remote > local {
+    let wins = if planted(Bug::TieBroken) && remote.hlc == local.hlc { local.site != remote.site } else { remote > local };
+    if wins {
         let unseen = if previous == remote { local_is_own } else { local > previous };
         // A site has seen its own writes.
         Verdict::Take { concurrent: unseen && local != Version::NONE && local.site != remote.site }

@@ -5,13 +5,17 @@ use super::exit::{Exit, Failure};
 use super::{cleanup, completions, conflicts, doctor, quarantine, run, schema_status, status, version};
 use anyhow::Result;
 use clap::Parser;
+use clap::error::ErrorKind;
 use harmonylite::settings::{Loaded, Settings};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-/// Reads the arguments (help and usage errors end the process inside clap, with 0 and 2) and does what they say.
+/// Reads the arguments and does what they say.
 pub(crate) fn dispatch(arguments: Vec<OsString>) -> Result<ExitCode> {
-    let Cli { global, command } = Cli::parse_from(arguments);
+    let Cli { global, command } = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
     if global.version {
         return version::run();
     }
@@ -25,6 +29,19 @@ pub(crate) fn dispatch(arguments: Vec<OsString>) -> Result<ExitCode> {
         Some(Command::Cleanup) => cleanup::run(&settings(&global)?.settings),
         Some(Command::Run) | None => flags(&global),
     }
+}
+
+/// Help is printed as it is; an error becomes the same two lines as every other one.
+fn usage(error: &clap::Error) -> Result<ExitCode> {
+    if !error.use_stderr() {
+        error.print()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let text = error.to_string();
+    let (what, _) = text.split_once("\n\nUsage:").or_else(|| text.split_once("\n\nFor more")).unwrap_or((&text, ""));
+    let what = what.strip_prefix("error: ").unwrap_or(what);
+    let what = if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand { "a subcommand is missing" } else { what };
+    Err(Failure::new(Exit::Usage, what, "`harmonylite help` lists commands and flags, `harmonylite help COMMAND` those of one").into())
 }
 
 /// What HarmonyLite (Go) does by flags; `run` if there is none of them.

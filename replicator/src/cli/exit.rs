@@ -9,6 +9,7 @@ use harmonylite::preflight::PreflightError;
 use harmonylite::settings::{NodeConfigError, SettingsError};
 use rusqlite::ErrorCode;
 use std::fmt;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 /// The exit statuses besides 0. [`HELP`] tells them to people.
@@ -39,7 +40,7 @@ pub(crate) enum Exit {
 pub(crate) const HELP: &str = "\
 Exit status:
   0  done
-  1  a general error; `status`: the node does not run; `doctor`: something would stop the node
+  1  a general error; `status`: the node does not run
   2  wrong usage or configuration
   3  the database cannot be used (no such file, not a database, encrypted or damaged, read-only, permissions, locked)
   4  another sidecar runs on this database
@@ -48,6 +49,7 @@ Exit status:
   7  a port is in use
   8  stopped to protect data
   9  not in this version yet
+`doctor` ends with the status that `run` would end with, as far as it can tell.
 A broker that cannot be reached is no error: the node captures, waits and says so.
 
 Flags of HarmonyLite (Go) work with one dash or two: harmonylite -config node1.toml -cluster-addr 127.0.0.1:4221";
@@ -97,7 +99,8 @@ impl Failure {
         } else if let Some(e) = error.downcast_ref::<DatabaseError>() {
             database(e)
         } else if let Some(e) = error.downcast_ref::<rusqlite::Error>() {
-            (Exit::Database, sqlite(e).to_owned())
+            let constraint = e.sqlite_error_code() == Some(ErrorCode::ConstraintViolation);
+            (if constraint { Exit::General } else { Exit::Database }, sqlite(e).to_owned())
         } else if let Some(e) = error.downcast_ref::<NodeConfigError>() {
             settings(e)
         } else if let Some(e) = error.downcast_ref::<NodeError>() {
@@ -110,7 +113,8 @@ impl Failure {
 
     /// Prints the two lines to stderr.
     pub(crate) fn report(&self) -> ExitCode {
-        eprintln!("harmonylite: {}\nhint: {}", one_line(&self.what), one_line(&self.hint));
+        // Nobody may be listening any more.
+        let _ = writeln!(std::io::stderr(), "harmonylite: {}\nhint: {}", one_line(&self.what), one_line(&self.hint));
         self.exit.into()
     }
 }

@@ -7,5 +7,6 @@ use std::process::ExitCode;
 pub(crate) fn run() -> Result<ExitCode> {
     println!("harmonylite {}", env!("CARGO_PKG_VERSION"));
     println!("SQLite {}", rusqlite::version());
+    println!("{}", harmonylite::embedded::inside());
     Ok(ExitCode::SUCCESS)
 }

@@ -9,6 +9,7 @@ use crate::config::Now;
 use crate::cursor::NO_ROW_MS;
 use crate::lease::{Lease, Next};
 use crate::names::StreamSeq;
+use crate::planted::{Bug, planted};
 use crate::repair::{Evidence, Signal, judge};
 use std::collections::HashMap;
 
@@ -189,6 +190,9 @@ impl<B: Broker> Inbound<B> {
         if !matches!(self.link, Link::Up) {
             return;
         }
+        for stream in &mut self.streams {
+            stream.abandon_idle(now.mono_ms);
+        }
         if now.mono_ms >= self.heartbeat_due_ms {
             self.heartbeat_due_ms = now.mono_ms + HEARTBEAT_MS;
             let value = self.registry_entry(now);
@@ -219,6 +223,10 @@ impl<B: Broker> Inbound<B> {
         }
         if let Some(since) = self.cursor_dirty_since {
             next = next.min(since + CURSOR_FLUSH_MS);
+        }
+        next = next.min(self.prune_deadline());
+        if matches!(self.link, Link::Up) {
+            next = self.streams.iter().map(super::ShardStream::deadline).fold(next, u64::min);
         }
         self.answers.iter().map(|a| a.due_ms).fold(next, u64::min)
     }
@@ -263,6 +271,9 @@ impl<B: Broker> Inbound<B> {
     }
 
     fn cursor_evidence(&self, check: &Check, stream: &super::ShardStream, state: &StreamState) -> Evidence {
+        if planted(Bug::NoCursorAnchor) {
+            return Evidence::Holds;
+        }
         stream
             .cursor
             .head()
@@ -297,7 +308,7 @@ impl<B: Broker> Inbound<B> {
         let shard = self.config.own_shard();
         if let (Some(anchor), Some(state)) = (&self.own_anchor, check.states.get(&shard)) {
             let found = check.found.get(&(shard, anchor.seq)).and_then(Option::as_ref);
-            if judge(anchor, state, found) == Evidence::Lost {
+            if judge(anchor, state, found) == Evidence::Lost && !planted(Bug::NoOwnAnchor) {
                 repair.own_lost = true;
                 let before = self.streams.iter().find(|s| s.shard == shard).and_then(|s| {
                     let index = s.cursor.kept.iter().rposition(|k| k.anchor.seq < anchor.seq && k.anchor.seq.0 > 0)?;
@@ -315,20 +326,25 @@ impl<B: Broker> Inbound<B> {
         repair
     }
 
-    /// The broker knows a higher batch number of this site than the database: the database went back in time. Asked only
-    /// before this process has published anything, because later outbound knows what is in flight.
+    /// The broker knows a higher batch number of this site than the database, or a later site of this node that the database
+    /// has never heard of: the database went back in time (maybe for the second time: then its newest life is one that it
+    /// does not remember). Asked only before this process has published anything, because later outbound knows what is in
+    /// flight.
     fn is_behind_broker(&self, check: &Check) -> bool {
-        if self.stats.transactions_go > 0 {
+        if self.stats.transactions_go > 0 || planted(Bug::SameSite) {
             return false;
         }
-        let site = self.absorb.site;
-        let in_stream =
-            check.last_own.as_ref().and_then(|m| m.headers.as_ref().ok()).is_some_and(|h| h.site == site && h.batch > self.batch);
+        let unknown = |site: i64, batch: u64| {
+            let site = crate::names::Site(site);
+            if site == self.absorb.site { batch > self.batch.0 } else { !self.absorb.own_sites.contains(&site) }
+        };
+        let in_stream = check.last_own.as_ref().and_then(|m| m.headers.as_ref().ok()).is_some_and(|h| unknown(h.site.0, h.batch.0));
         let in_registry = check
             .registry
             .as_ref()
             .and_then(|e| serde_json::from_slice::<serde_json::Value>(&e.value).ok())
-            .is_some_and(|v| v["site"].as_i64() == Some(site.0) && v["batch"].as_u64().unwrap_or(0) > self.batch.0);
+            .and_then(|v| Some((v["site"].as_i64()?, v["batch"].as_u64().unwrap_or(0))))
+            .is_some_and(|(site, batch)| unknown(site, batch));
         in_stream || in_registry
     }
 
@@ -343,8 +359,13 @@ impl<B: Broker> Inbound<B> {
     }
 
     fn set_join_targets(&mut self, check: &Check) {
-        if !self.joined && self.join_targets.is_empty() {
-            self.join_targets = check.states.iter().map(|(shard, state)| (*shard, state.last)).collect();
+        if self.joined {
+            return;
+        }
+        for (shard, state) in &check.states {
+            // A stream that was made anew, or that lost its tail, may never again be as long as it was when we came.
+            let target = self.join_targets.entry(*shard).or_insert(state.last);
+            *target = state.last.min(*target);
         }
     }
 

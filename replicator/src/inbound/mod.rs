@@ -6,6 +6,7 @@
 
 mod deal;
 mod link;
+mod prune;
 mod stream;
 mod transact;
 
@@ -19,6 +20,8 @@ use crate::error::Action;
 use crate::layout::Layout;
 use crate::lease::Lease;
 use crate::names::{BatchNo, NodeId, Site, StreamSeq};
+use crate::planted::{Bug, planted};
+use crate::prune::Pass;
 use crate::repair::{Gap, Signal, gaps};
 use rusqlite::{Connection, TransactionBehavior};
 use std::collections::{HashMap, HashSet};
@@ -142,6 +145,7 @@ pub struct Stats {
     pub new_sites: u64,
     pub transactions_go: u64,
     pub null_key_changes: u64,
+    pub pruned: u64,
     pub drift_warnings: u64,
     pub newest_remote_ms: i64,
     pub last_applied_unix_ms: i64,
@@ -171,6 +175,8 @@ pub struct Inbound<B: Broker> {
     acks: Vec<Ack>,
     wake: bool,
     cursor_dirty_since: Option<u64>,
+    pruning: Option<Pass>,
+    prune_due_ms: u64,
     next_ticket: Ticket,
     asked: HashMap<Ticket, link::Question>,
     retries: Vec<i64>,
@@ -239,6 +245,8 @@ impl<B: Broker> Inbound<B> {
             acks: Vec::new(),
             wake: true,
             cursor_dirty_since: None,
+            pruning: None,
+            prune_due_ms: now.mono_ms + prune::interval_ms(),
             next_ticket: 1,
             asked: HashMap::new(),
             retries: Vec::new(),
@@ -314,17 +322,27 @@ impl<B: Broker> Inbound<B> {
     pub fn step(&mut self, now: Now) -> Result<Step, Fatal> {
         self.tick(now);
         self.judge_link(now)?;
-        if !self.has_work(now)? {
-            return Ok(Step::Idle);
-        }
-        match self.transact(now) {
-            Ok(()) => Ok(Step::Worked),
+        match self.work(now) {
             Err(Fatal::Database(error)) if error.action() == Action::Retry => {
                 self.stats.busy += 1;
                 Ok(Step::Busy)
             }
-            Err(error) => Err(error),
+            result => result,
         }
+    }
+
+    fn work(&mut self, now: Now) -> Result<Step, Fatal> {
+        if planted(Bug::CursorFirst) && self.stores_cursor_first()? {
+            return Ok(Step::Worked);
+        }
+        if self.has_work(now)? {
+            self.transact(now)?;
+        } else if self.may_prune(now)? {
+            self.prune(now)?;
+        } else {
+            return Ok(Step::Idle);
+        }
+        Ok(Step::Worked)
     }
 
     /// Whether everything that came in is dealt with (for tests and shutdown).

@@ -62,11 +62,15 @@ struct Assembling {
     /// The message before its first part, while it is incomplete.
     before: Option<Anchor>,
     since_ns: i64,
+    /// When its last part was noticed to be here, on the monotone clock.
+    idle_since_ms: Option<u64>,
 }
 
 /// The parts of a batch come close together; what is incomplete after so long in the stream's own time will never be
-/// complete (its publisher ended in the middle) and must not hold the cursor for ever.
+/// complete (its publisher ended in the middle) and must not hold the cursor, or the end of joining, for ever.
 const INCOMPLETE_NS_MAX: i64 = 600_000_000_000;
+/// The same by our own clock: in a stream in which nothing more comes, its time stands still.
+const INCOMPLETE_MS_MAX: u64 = 600_000;
 
 /// One stream.
 pub struct ShardStream {
@@ -172,7 +176,9 @@ impl ShardStream {
             assembler: Assembler::new(limits, spill_dir),
             before: None,
             since_ns: message.time_ns,
+            idle_since_ms: None,
         });
+        slot.idle_since_ms = None;
         if headers.part == 1 {
             slot.before = Some(before);
             slot.since_ns = message.time_ns;
@@ -195,6 +201,23 @@ impl ShardStream {
 
     fn abandon_stale(&mut self, now_ns: i64) {
         self.assembling.retain(|_, a| a.before.is_none() || now_ns.saturating_sub(a.since_ns) < INCOMPLETE_NS_MAX);
+    }
+
+    /// Gives up what no part has come of for long, although nothing else came either.
+    pub fn abandon_idle(&mut self, mono_ms: u64) {
+        let before = self.assembling.len();
+        self.assembling
+            .retain(|_, a| a.before.is_none() || mono_ms.saturating_sub(*a.idle_since_ms.get_or_insert(mono_ms)) < INCOMPLETE_MS_MAX);
+        if self.assembling.len() < before {
+            let (anchor, safe) = (self.position, self.safe(self.position));
+            self.queue.push_back(Item { what: What::Skip, anchor, safe });
+        }
+    }
+
+    /// When [`ShardStream::abandon_idle`] has something to do.
+    pub fn deadline(&self) -> u64 {
+        let idle = self.assembling.values().filter(|a| a.before.is_some()).filter_map(|a| a.idle_since_ms);
+        idle.min().map_or(u64::MAX, |since| since + INCOMPLETE_MS_MAX)
     }
 
     /// The cursor that may be stored once everything up to `anchor` is dealt with.

@@ -15,6 +15,7 @@ use crate::cursor::{Anchor, Cursor, NO_ROW_MS};
 use crate::database::{self, DatabaseError};
 use crate::fold::log_end;
 use crate::names::{BatchNo, StreamSeq};
+use crate::planted::{Bug, planted};
 use crate::repair::{Signal, close_gap, gaps, republish};
 use crate::{clash, join, mirror};
 use rusqlite::{Connection, TransactionBehavior};
@@ -58,23 +59,32 @@ impl<B: Broker> Inbound<B> {
 
     /// Whether a transaction has anything to do. Reads the schema version and the end of the log, no more.
     pub(super) fn has_work(&mut self, now: Now) -> Result<bool, Fatal> {
-        let waiting = !self.acks.is_empty()
-            || !self.retries.is_empty()
-            || !self.answered_gaps.is_empty()
-            || matches!(self.link, Link::Judged(_))
-            || self.streams.iter().any(|s| !s.queue.is_empty())
-            || self.answers.iter().any(|a| a.upto.is_none() && now.mono_ms >= a.due_ms)
-            || self.cursor_dirty_since.is_some_and(|since| now.mono_ms >= since + CURSOR_FLUSH_MS)
-            || self.join_is_complete();
+        let waiting = self.knows_its_life()
+            && (!self.acks.is_empty()
+                || !self.retries.is_empty()
+                || !self.answered_gaps.is_empty()
+                || matches!(self.link, Link::Judged(_))
+                || self.streams.iter().any(|s| !s.queue.is_empty())
+                || self.answers.iter().any(|a| a.upto.is_none() && now.mono_ms >= a.due_ms)
+                || self.cursor_dirty_since.is_some_and(|since| now.mono_ms >= since + CURSOR_FLUSH_MS)
+                || self.join_is_complete());
         if waiting {
             return Ok(true);
         }
-        if std::mem::take(&mut self.wake) {
+        if self.wake {
             let changed = capture::schema_version(&self.db)? != self.layout.schema_version;
-            let unsent = !self.config.publish && log_end(&self.db)? > self.absorb.published;
+            let unsent = self.knows_its_life() && !self.config.publish && log_end(&self.db)? > self.absorb.published;
+            // Not before: a database that is busy must be looked at again.
+            self.wake = false;
             return Ok(changed || unsent || self.mirrored != self.layout.schema_version);
         }
         Ok(false)
+    }
+
+    /// Whether it is known which life of the database this is: the broker has been asked at least once. Before that nothing
+    /// gets a version, because a database that went back in time would give it in the name of a life that others know more of.
+    fn knows_its_life(&self) -> bool {
+        self.stats.transactions_go > 0 || matches!(self.link, Link::Judged(_))
     }
 
     fn join_is_complete(&self) -> bool {
@@ -87,9 +97,27 @@ impl<B: Broker> Inbound<B> {
                     .all(|s| s.is_drained() && self.join_targets.get(&s.shard).is_some_and(|target| s.position.seq >= *target)))
     }
 
+    /// Only for [`Bug::CursorFirst`].
+    pub(super) fn stores_cursor_first(&mut self) -> Result<bool, Fatal> {
+        let mut stored = false;
+        for stream in self.streams.iter().filter(|_| matches!(self.link, Link::Up)) {
+            let Some(last) = stream.queue.back() else { continue };
+            if Cursor::read(&self.db, stream.shard)?.seq() < last.safe.seq {
+                let mut ahead = stream.cursor.clone();
+                ahead.advance(last.safe, 0, 1, self.config.limits.cursor_trail_max);
+                ahead.write(&self.db, stream.shard)?;
+                stored = true;
+            }
+        }
+        Ok(stored)
+    }
+
     /// Does all that waits, within the bounds.
     pub(super) fn transact(&mut self, now: Now) -> Result<(), Fatal> {
         self.follow_schema(now)?;
+        if !self.knows_its_life() {
+            return Ok(());
+        }
         let saved_absorb = self.absorb.clone();
         let saved_cursors: Vec<Cursor> = self.streams.iter().map(|s| s.cursor.clone()).collect();
         let saved = (self.batch, self.own_anchor, self.own_lowest_ms, self.joined, self.stats);
@@ -188,16 +216,19 @@ impl<B: Broker> Inbound<B> {
             done.look = true;
         }
         if matches!(self.link, Link::Judged(_)) {
+            self.begin_life(now, &mut done)?;
             self.stamp_anew(now)?;
         }
-        let (folded, complete) = absorb(&self.db, &self.layout, &mut self.absorb, ABSORB_ENTRIES_MAX)?;
+        let absorbs_first = !planted(Bug::NoAbsorbFirst) || !self.acks.is_empty();
+        let entries_max = if absorbs_first { ABSORB_ENTRIES_MAX } else { 0 };
+        let (folded, complete) = absorb(&self.db, &self.layout, &mut self.absorb, entries_max)?;
         for (table, count) in folded.null_keys {
             self.stats.null_key_changes += count;
             if self.warned_null_keys.insert(table.clone()) {
                 tracing::warn!(table, "rows with NULL in the primary key have no identity and are not replicated");
             }
         }
-        if !complete {
+        if !complete && absorbs_first {
             return Ok(done);
         }
         self.mark_acknowledged(&mut done)?;
@@ -259,25 +290,34 @@ impl<B: Broker> Inbound<B> {
         Ok(())
     }
 
+    /// Before anything is absorbed: what was written since the database went back in time must not get versions of the life
+    /// that the others know more of, where the same version may stand for another content.
+    fn begin_life(&mut self, now: Now, done: &mut Done) -> Result<(), Fatal> {
+        if !matches!(&self.link, Link::Judged(repair) if repair.new_site) {
+            return Ok(());
+        }
+        let site = join::site_from((self.random)());
+        tracing::warn!(
+            site = site.0,
+            former = self.absorb.site.0,
+            "the broker knows more of this database than the database itself: it went back in time, and begins a new life"
+        );
+        database::begin_site(&self.db, site, now.unix_ms)?;
+        self.absorb.own_sites.insert(site);
+        self.absorb.site = site;
+        self.batch = BatchNo(0);
+        self.own_anchor = None;
+        forget_own_anchor(&self.db)?;
+        self.stats.new_sites += 1;
+        done.new_site = true;
+        Ok(())
+    }
+
     fn repair(&mut self, now: Now, done: &mut Done) -> Result<(), Fatal> {
         let Link::Judged(repair) = &self.link else { return Ok(()) };
-        let Repair { new_site, since_ms, own_lost, shards } = &**repair;
-        let (new_site, since_ms, own_lost, shards) = (*new_site, *since_ms, *own_lost, shards.clone());
-        if new_site {
-            let site = join::site_from((self.random)());
-            tracing::warn!(
-                site = site.0,
-                former = self.absorb.site.0,
-                "the broker knows more of this database than the database itself: it went back in time, and begins a new life"
-            );
-            database::begin_site(&self.db, site, now.unix_ms)?;
-            self.absorb.own_sites.insert(site);
-            self.absorb.site = site;
-            self.batch = BatchNo(0);
-            self.own_anchor = None;
-            forget_own_anchor(&self.db)?;
-            self.stats.new_sites += 1;
-        }
+        let Repair { since_ms, own_lost, shards, .. } = &**repair;
+        let (since_ms, own_lost, shards) = (*since_ms, *own_lost, shards.clone());
+        let mut expired = Vec::new();
         for (shard, state, back) in shards {
             let Some(stream) = self.streams.iter_mut().find(|s| s.shard == shard) else { continue };
             stream.created_ns = state.created_ns;
@@ -289,6 +329,19 @@ impl<B: Broker> Inbound<B> {
                     cursor = stream.cursor.seq().0,
                     "the broker lost messages that this node had applied; going back to the last one that is still there"
                 );
+            }
+            // Seen here already, because in a quiet stream no message would ever show the hole.
+            let next = stream.cursor.seq().next();
+            if state.first > next {
+                let limits = &self.config.limits;
+                let before = Anchor { seq: StreamSeq(state.first.0 - 1), ..Anchor::start(state.created_ns) };
+                stream.cursor.advance(before, 0, limits.cursor_trail_step, limits.cursor_trail_max);
+                expired.push((shard, format!("stream {shard}: messages {next} to {} expired before they were consumed", before.seq)));
+            }
+        }
+        if self.config.replicate {
+            for (shard, reason) in expired {
+                self.open_gap(shard, crate::names::NodeId(0), &reason, now, done)?;
             }
         }
         if own_lost {
@@ -376,6 +429,11 @@ impl<B: Broker> Inbound<B> {
             }
         }
         self.cursor_dirty_since = None;
+        if let Link::Judged(repair) = &mut self.link
+            && done.new_site
+        {
+            repair.new_site = false;
+        }
         if done.link_up {
             self.link_up();
         } else if done.look {
@@ -401,6 +459,8 @@ pub(super) struct Done {
     pub(super) taken: Vec<usize>,
     pub(super) look: bool,
     pub(super) link_up: bool,
+    /// A new life has begun.
+    pub(super) new_site: bool,
     pub(super) gaps_changed: bool,
     pub(super) logged_answers: Vec<(usize, i64)>,
 }

@@ -2,7 +2,8 @@
 //!
 //! Arrives: the path. Leaves: nothing, or the reason to stop. Owns: nothing is written to a file that is not the
 //! application's database any more (deleted, replaced by a backup, renamed), and nothing beside a WAL that was deleted under
-//! us. Only names are looked at: opening and closing one of these files would drop SQLite's locks on it (DESIGN.md section 7).
+//! us. Then connections are not closed but left to the end of the process: SQLite's last close copies the WAL into the database and
+//! deletes it *by name*, and under that name there may be another database's by now. Only names are looked at: opening and closing one of these files would drop SQLite's locks on it (DESIGN.md section 7).
 
 use std::io;
 use std::os::unix::fs::MetadataExt;

@@ -10,6 +10,7 @@ mod http;
 mod metrics;
 mod reader;
 mod report;
+mod ring;
 mod start;
 mod timing;
 mod watch;
@@ -118,6 +119,7 @@ pub struct Node {
     embedded: Option<Embedded>,
     lock: Option<Lock>,
     socket: PathBuf,
+    guard: Arc<guard::Guard>,
 }
 
 /// Where a node's threads are told things.
@@ -125,14 +127,17 @@ struct Inboxes {
     writer: Sender<writer::ToWriter>,
     reader: Sender<reader::ToReader>,
     watch: Sender<watch::ToWatch>,
+    bell: ring::SharedBell,
 }
 
 impl Inboxes {
-    fn stop(&self) {
+    /// `abandon`: the database's files are not ours any more.
+    fn stop(&self, abandon: bool) {
         // A thread that has ended already does not listen.
+        self.bell.stop();
         let _ = self.watch.send(watch::ToWatch::Stop);
-        let _ = self.reader.send(reader::ToReader::Stop);
-        let _ = self.writer.send(writer::ToWriter::Stop);
+        let _ = self.reader.send(if abandon { reader::ToReader::Abandon } else { reader::ToReader::Stop });
+        let _ = self.writer.send(if abandon { writer::ToWriter::Abandon } else { writer::ToWriter::Stop });
     }
 }
 
@@ -180,11 +185,10 @@ impl Node {
     /// # Errors
     /// If it had ended by itself before, why.
     pub async fn stop(mut self) -> Result<(), NodeError> {
-        let drained = tokio::time::timeout(STOP, self.drain()).await.is_ok();
-        if !drained {
+        if self.guard.check().is_ok() && tokio::time::timeout(STOP, self.drain()).await.is_err() {
             tracing::warn!("stopping while changes are pending; they are sent at the next start");
         }
-        self.inboxes.stop();
+        self.stop_threads();
         let threads = std::mem::take(&mut self.threads);
         let joined = tokio::task::spawn_blocking(move || threads.into_iter().map(JoinHandle::join).all(|r| r.is_ok())).await;
         debug_assert!(joined.is_ok_and(|all| all), "threads tell of their panics through `ended`");
@@ -197,6 +201,14 @@ impl Node {
             result = result.and(ended.into());
         }
         result
+    }
+
+    fn stop_threads(&self) {
+        let abandon = self.guard.check().is_err();
+        self.inboxes.stop(abandon);
+        if abandon {
+            std::mem::forget(self.sources.db.lock().take());
+        }
     }
 
     /// Waits until everything committed here is acknowledged and everything acknowledged is marked.
@@ -220,7 +232,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        self.inboxes.stop();
+        self.stop_threads();
         for task in &self.tasks {
             task.abort();
         }

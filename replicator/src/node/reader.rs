@@ -3,6 +3,7 @@
 //! Arrives: wakes, the broker's answers, the writer's go-ahead. Leaves: acknowledgements for the writer. It waits only
 //! between steps. A crash here is a crash of the process: what was not acknowledged is collected again.
 
+use super::ring::SharedBell;
 use super::timing::Timing;
 use super::{Ended, writer};
 use crate::broker::nats::NatsBroker;
@@ -48,6 +49,8 @@ pub(super) enum ToReader {
         at_ns: i64,
     },
     Stop,
+    /// Stop, and leave the database's files alone.
+    Abandon,
 }
 
 /// Wakes the reader; a wake that it has not seen yet is not repeated.
@@ -97,6 +100,7 @@ pub(super) struct Reader {
     pub(super) outbound: Outbound<NatsBroker>,
     pub(super) inbox: Receiver<ToReader>,
     pub(super) writer: Sender<writer::ToWriter>,
+    pub(super) bell: SharedBell,
     pub(super) waker: Waker,
     pub(super) seen: watch::Sender<ReaderSeen>,
     pub(super) show: ReaderSeen,
@@ -104,12 +108,17 @@ pub(super) struct Reader {
     pub(super) wake_to_published: Timing,
     /// The wake whose changes are not published yet.
     pub(super) woken: Option<(Way, i64)>,
+    pub(super) abandoned: bool,
 }
 
 impl Reader {
     /// Runs until it is told to stop, or must.
     pub(super) fn run(mut self) -> Ended {
         match self.work() {
+            Ok(()) if self.abandoned => {
+                std::mem::forget(self.outbound.into_database());
+                Ended::Stopped
+            }
             Ok(()) => Ended::Stopped,
             Err(fatal) => Ended::Fatal(fatal),
         }
@@ -155,6 +164,10 @@ impl Reader {
     fn take(&mut self, message: ToReader) -> Result<bool, Fatal> {
         let input = match message {
             ToReader::Stop => return Ok(false),
+            ToReader::Abandon => {
+                self.abandoned = true;
+                return Ok(false);
+            }
             ToReader::Input(input) => input,
             ToReader::Wake { way, commit_ns, at_ns } => {
                 self.waker.taken();
@@ -178,6 +191,7 @@ impl Reader {
     }
 
     fn forward(&mut self) {
+        let site = self.outbound.site();
         for output in self.outbound.outputs.drain(..) {
             let input = match output {
                 Output::Acknowledged(ack) => {
@@ -187,6 +201,7 @@ impl Reader {
                         self.show.last = Some(way);
                         self.wake_to_published.add(microseconds(clock::unix_ns() - at_ns));
                     }
+                    self.bell.published(site, ack.upto);
                     WriterInput::Acknowledged(ack)
                 }
                 Output::Wake => WriterInput::Wake,

@@ -26,7 +26,7 @@ pub(super) struct Sources {
     pub(super) reader: watch::Receiver<ReaderSeen>,
     pub(super) link: watch::Receiver<LinkState>,
     pub(super) server_restarts: Box<dyn Fn() -> u64 + Send + Sync>,
-    pub(super) db: parking_lot::Mutex<Connection>,
+    pub(super) db: parking_lot::Mutex<Option<Connection>>,
 }
 
 /// What the database itself tells.
@@ -66,7 +66,7 @@ impl Sources {
     /// The node as it is now.
     pub(super) fn status(&self) -> Status {
         let (writer, reader, link) = (self.writer.borrow().clone(), self.reader.borrow().clone(), self.link.borrow().clone());
-        let glance = glance(&self.db.lock());
+        let glance = self.db.lock().as_ref().map_or_else(|| Ok(Glance::default()), glance);
         let now_ms = clock::unix_ms();
         let mut status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),

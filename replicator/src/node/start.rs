@@ -4,6 +4,7 @@
 use super::guard::Guard;
 use super::reader::{Reader, ReaderSeen, ToReader, Waker};
 use super::report::Sources;
+use super::ring::SharedBell;
 use super::timing::Timing;
 use super::watch::Watch;
 use super::writer::{ToWriter, Writer, WriterSeen};
@@ -11,7 +12,7 @@ use super::{Ended, Inboxes, Node, NodeError, http};
 use crate::broker::nats::{Hub, LinkState, NatsBroker, Sink, Target};
 use crate::clock;
 use crate::config::NodeConfig;
-use crate::database::{self, DatabaseError};
+use crate::database::{self, DatabaseError, Meta};
 use crate::embedded::{Access, Embedded};
 use crate::inbound::{Fatal, Inbound, Input as WriterInput};
 use crate::lockfile::{Lock, Owner};
@@ -86,7 +87,7 @@ async fn start_locked(
         reader: reader_seen.subscribe(),
         link: hub.link(),
         server_restarts: Box::new(move || restarts.as_ref().map_or(0, |count| count.load(std::sync::atomic::Ordering::Relaxed))),
-        db: parking_lot::Mutex::new(opened.status),
+        db: parking_lot::Mutex::new(Some(opened.status)),
         settings,
     });
     let mut tasks = http::start(ports, &sources);
@@ -94,18 +95,24 @@ async fn start_locked(
 
     let waker = Waker::new(to_reader.clone());
     let poll = Duration::from_millis(if sources.settings.polling_interval > 0 { sources.settings.polling_interval } else { POLL_MS });
-    let guard = Guard::new(&path).map_err(|error| NodeError::File { path: path.clone(), error })?;
-    let (watch, to_watch) = Watch::new(&path, opened.watch, guard, waker.clone(), poll);
-    let inboxes = Inboxes { writer: to_writer, reader: to_reader, watch: to_watch };
+    let guard = Arc::new(Guard::new(&path).map_err(|error| NodeError::File { path: path.clone(), error })?);
+    let (watch, to_watch) = Watch::new(&path, opened.watch, Arc::clone(&guard), waker.clone(), poll);
+    let bell = SharedBell::new(&path);
+    bell.published(opened.inbound.site(), opened.published);
+    let inboxes = Inboxes { writer: to_writer, reader: to_reader, watch: to_watch, bell: bell.clone() };
     let (ended_sender, ended) = tokio::sync::mpsc::unbounded_channel();
     let writer = writer(opened.inbound, writer_inbox, &inboxes, writer_seen);
-    let reader = reader(opened.outbound, reader_inbox, &inboxes, waker, reader_seen);
+    let reader = reader(opened.outbound, reader_inbox, &inboxes, waker.clone(), reader_seen);
     let threads = vec![
         spawn("writer", &ended_sender, move || writer.run())?,
         spawn("reader", &ended_sender, move || reader.run())?,
+        spawn("bell", &ended_sender, move || {
+            bell.run(&waker);
+            Ended::Stopped
+        })?,
         spawn("watch", &ended_sender, move || watch.run().map_or_else(Ended::Replaced, |()| Ended::Stopped))?,
     ];
-    Ok(Node { sources, inboxes, threads, ended, tasks, hub: Some(hub), embedded, lock: held.take(), socket })
+    Ok(Node { sources, inboxes, threads, ended, tasks, hub: Some(hub), embedded, lock: held.take(), socket, guard })
 }
 
 /// This node's number: configured, or what the database has stored, or derived from the machine.
@@ -158,6 +165,7 @@ async fn first_contact(hub: &Hub) -> Result<(), NodeError> {
 struct Opened {
     inbound: Inbound<NatsBroker>,
     outbound: Outbound<NatsBroker>,
+    published: i64,
     watch: rusqlite::Connection,
     status: rusqlite::Connection,
 }
@@ -182,7 +190,9 @@ fn open(config: NodeConfig, brokers: (NatsBroker, NatsBroker)) -> Result<Opened,
     };
     let reader = || database::open_reader(&config.path);
     let outbound = Outbound::new(config.clone(), reader()?, brokers.1)?;
-    Ok(Opened { inbound, outbound, watch: reader()?, status: reader()? })
+    let status = reader()?;
+    let published = Meta::read(&status)?.published;
+    Ok(Opened { inbound, outbound, published, watch: reader()?, status })
 }
 
 /// Opens the writing connection, at a moment when the write lock can be had.
@@ -209,7 +219,7 @@ fn writer(inbound: Inbound<NatsBroker>, inbox: Receiver<ToWriter>, to: &Inboxes,
     if let Err(error) = inbound.database().busy_timeout(Duration::ZERO) {
         tracing::debug!(%error, "cannot set the busy timeout");
     }
-    Writer { inbound, inbox, reader: to.reader.clone(), seen, applied: Timing::default(), delivered_ns: None }
+    Writer { inbound, inbox, reader: to.reader.clone(), seen, applied: Timing::default(), delivered_ns: None, abandoned: false }
 }
 
 fn reader(
@@ -223,12 +233,14 @@ fn reader(
         outbound,
         inbox,
         writer: to.writer.clone(),
+        bell: to.bell.clone(),
         waker,
         seen,
         show: ReaderSeen::default(),
         commit_to_wake: Timing::default(),
         wake_to_published: Timing::default(),
         woken: None,
+        abandoned: false,
     }
 }
 

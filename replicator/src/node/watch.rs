@@ -11,6 +11,7 @@ use crate::database::DatabaseError;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
@@ -38,7 +39,7 @@ const GUARD_MS: u64 = 50;
 /// Watches the directory of a database.
 pub(super) struct Watch {
     db: Connection,
-    guard: Guard,
+    guard: Arc<Guard>,
     guard_due_ms: u64,
     inbox: Receiver<ToWatch>,
     waker: Waker,
@@ -50,7 +51,7 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Begins to listen. Without a watcher (none left on this machine) the poll alone does it.
-    pub(super) fn new(database: &Path, db: Connection, guard: Guard, waker: Waker, poll: Duration) -> (Self, Sender<ToWatch>) {
+    pub(super) fn new(database: &Path, db: Connection, guard: Arc<Guard>, waker: Waker, poll: Duration) -> (Self, Sender<ToWatch>) {
         let (sender, inbox) = channel();
         let events = match listen(database, sender.clone()) {
             Ok(watcher) => Some(watcher),
@@ -64,6 +65,14 @@ impl Watch {
 
     /// Runs until it is told to stop, or the files are not ours any more.
     pub(super) fn run(mut self) -> Result<(), Replaced> {
+        let result = self.work();
+        if self.guard.check().is_err() {
+            std::mem::forget(self.db);
+        }
+        result
+    }
+
+    fn work(&mut self) -> Result<(), Replaced> {
         loop {
             match self.inbox.recv_timeout(self.poll) {
                 Ok(ToWatch::Touched) => {
@@ -97,6 +106,12 @@ impl Watch {
         let mut looks = LOOKS.iter();
         loop {
             self.guard()?;
+            // A commit writes the WAL many times: one look for all that has come.
+            while let Ok(message) = self.inbox.try_recv() {
+                if matches!(message, ToWatch::Stop) {
+                    return Ok(false);
+                }
+            }
             if self.is_changed() {
                 self.waker.wake(Way::Watcher, None);
             }

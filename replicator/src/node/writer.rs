@@ -22,6 +22,8 @@ use tokio::sync::watch;
 pub(super) enum ToWriter {
     Input(Input),
     Stop,
+    /// Stop, and leave the database's files alone.
+    Abandon,
 }
 
 /// What the thread shows of itself.
@@ -65,12 +67,17 @@ pub(super) struct Writer {
     pub(super) seen: watch::Sender<WriterSeen>,
     pub(super) applied: Timing,
     pub(super) delivered_ns: Option<i64>,
+    pub(super) abandoned: bool,
 }
 
 impl Writer {
     /// Runs until it is told to stop, or must.
     pub(super) fn run(mut self) -> Ended {
         match self.work() {
+            Ok(()) if self.abandoned => {
+                std::mem::forget(self.inbound.into_database());
+                Ended::Stopped
+            }
             Ok(()) => Ended::Stopped,
             Err(fatal) => Ended::Fatal(fatal),
         }
@@ -134,7 +141,14 @@ impl Writer {
 
     /// False: stop.
     fn take(&mut self, message: ToWriter) -> Result<bool, Fatal> {
-        let ToWriter::Input(input) = message else { return Ok(false) };
+        let input = match message {
+            ToWriter::Input(input) => input,
+            ToWriter::Stop => return Ok(false),
+            ToWriter::Abandon => {
+                self.abandoned = true;
+                return Ok(false);
+            }
+        };
         if let Input::Broker(BrokerEvent::Delivered { message, .. }) = &input {
             self.delivered_ns = self.delivered_ns.or(Some(message.time_ns));
         }

@@ -32,6 +32,20 @@ pub fn server_bind(text: &str) -> Result<(Option<String>, Option<u16>), String> 
     }
 }
 
+/// A server's URL as it may be shown: user, password and query are left out.
+pub fn without_credentials(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").map_or((None, url), |(scheme, rest)| (Some(scheme), rest));
+    // The last @: a password may hold others, and what comes before any of them is not to be shown.
+    let host = rest.rfind('@').map_or(rest, |at| &rest[at + 1..]);
+    let host = host.split(['?', '#']).next().unwrap_or(host);
+    scheme.map_or_else(|| host.to_owned(), |scheme| format!("{scheme}://{host}"))
+}
+
+/// A list of such URLs, for [`serde`].
+pub(super) fn masked<S: serde::Serializer>(urls: &[String], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(urls.iter().map(|url| without_credentials(url)))
+}
+
 fn split(text: &str) -> Result<(&str, i32), String> {
     let parts = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<i32>().ok()?)));
     let (host, port) = parts.ok_or_else(|| format!("is {text:?}: write host:port or :port"))?;
@@ -45,6 +59,18 @@ fn split(text: &str) -> Result<(&str, i32), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn urls_are_shown_without_credentials() {
+        for (url, shown) in [
+            ("nats://user:p@ss/w?rd@host:4222", "nats://host:4222"),
+            ("host:4222", "host:4222"),
+            ("token@host", "host"),
+            ("https://host/path?secret=x", "https://host/path"),
+        ] {
+            assert_eq!(without_credentials(url), shown);
+        }
+    }
 
     #[test]
     fn go_forms_are_understood() {

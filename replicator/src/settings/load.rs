@@ -282,6 +282,8 @@ mod tests {
         }
         let loaded = load(GO_FILE).unwrap();
         let shown = format!("{loaded:?} {}", toml::to_string(&loaded.settings).unwrap());
-        assert!(!shown.contains("sftp://") && !shown.contains("\"password\""), "{shown}");
+        for secret in ["sftp://", "\"password\"", "user:password", "\"secret\"", "secret=b"] {
+            assert!(!shown.contains(secret), "{secret} in {shown}");
+        }
     }
 }

@@ -13,7 +13,7 @@ mod load;
 mod node_config;
 mod notes;
 
-pub use address::{bind_address, server_bind};
+pub use address::{bind_address, server_bind, without_credentials};
 pub use duration::Span;
 pub use load::{Loaded, SettingsError};
 pub use node_config::NodeConfigError;
@@ -237,9 +237,10 @@ impl Default for ReplicationLogSettings {
     fn default() -> Self {
         Self {
             shards: 1,
-            // A batch a second for eleven days; the bytes and the age are what usually ends first.
+            // A batch a second for eleven days; the bytes and the age are what usually ends first. The server refuses a stream whose
+            // max_bytes exceed its free disk, so that a small machine must be able to afford the default.
             max_entries: 1_000_000,
-            max_bytes: 4 << 30,
+            max_bytes: 1 << 30,
             max_age: Span::from_days(7),
             replicas: 1,
             compress: true,
@@ -249,10 +250,11 @@ impl Default for ReplicationLogSettings {
 }
 
 /// `[nats]`.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NatsSettings {
-    /// Servers; empty: an embedded one.
+    /// Servers, perhaps with credentials (see [`without_credentials`]); empty: an embedded one.
+    #[serde(serialize_with = "address::masked")]
     pub urls: Vec<String>,
     /// Subjects are `<subject_prefix>-<shard>.<node>`.
     pub subject_prefix: String,
@@ -282,6 +284,13 @@ pub struct NatsSettings {
     pub reconnect_wait_seconds: u64,
     /// The nats-server program to run; empty: `HARMONYLITE_NATS_SERVER`, the one inside this program, or the one on PATH.
     pub server_binary: String,
+}
+
+impl fmt::Debug for NatsSettings {
+    /// As it is written to a file: without secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NatsSettings {{ {} }}", toml::to_string(self).unwrap_or_default().trim_end().replace('\n', ", "))
+    }
 }
 
 impl Default for NatsSettings {
@@ -363,7 +372,7 @@ impl Default for HealthCheckSettings {
 }
 
 /// What the command line adds to the file: the embedded server's neighbours.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct ClusterSettings {
     /// `-cluster-addr`: where the embedded server listens for routes.
     pub addr: Option<String>,
@@ -371,4 +380,16 @@ pub struct ClusterSettings {
     pub peers: Vec<String>,
     /// `-leaf-servers`: the servers to be a leaf of.
     pub leaf_servers: Vec<String>,
+}
+
+impl fmt::Debug for ClusterSettings {
+    /// Without the credentials that a URL may hold.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |urls: &[String]| urls.iter().map(|url| without_credentials(url)).collect::<Vec<_>>();
+        f.debug_struct("ClusterSettings")
+            .field("addr", &self.addr)
+            .field("peers", &shown(&self.peers))
+            .field("leaf_servers", &shown(&self.leaf_servers))
+            .finish()
+    }
 }

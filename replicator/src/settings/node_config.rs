@@ -63,7 +63,8 @@ impl Settings {
             spill_dir: path.parent().unwrap_or(Path::new("/")).to_owned(),
             lease_ttl_ms: LEASE_TTL_MS,
             instance: format!("{:016x}", random()?),
-            place: format!("{machine}:{}", path.display()),
+            // Containers of one image share the machine's id and the path, but not the host's name.
+            place: format!("{machine}:{}:{}", rustix::system::uname().nodename().to_string_lossy(), path.display()),
             limits: Limits::default(),
             path,
         })

@@ -32,9 +32,6 @@ pub(super) fn notes(settings: &Settings, found: &Found) -> Vec<String> {
     if found.has_section("snapshot") && settings.snapshot.enabled {
         notes.push("snapshot: this version takes no snapshots yet; a new node gets all rows from the streams and its peers".to_owned());
     }
-    if settings.sleep_timeout > 0 {
-        notes.push("sleep_timeout: this version does not end by itself yet".to_owned());
-    }
     notes
 }
 

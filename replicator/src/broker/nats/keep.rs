@@ -110,7 +110,8 @@ impl Keeper {
             url: to.describe(),
             ..LinkState::default()
         });
-        for sink in [&self.inbound, &self.outbound] {
+        // Inbound last: its go-ahead for outbound must find outbound waiting on this connection.
+        for sink in [&self.outbound, &self.inbound] {
             sink(BrokerEvent::Connected);
         }
     }

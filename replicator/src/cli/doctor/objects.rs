@@ -1,0 +1,67 @@
+//! What replication has left in the database before: our own tables, and those of HarmonyLite (Go).
+
+use super::super::exit::Failure;
+use super::report::{Level, Report};
+use anyhow::Result;
+use harmonylite::database::{self, DatabaseError, FORMAT, Meta};
+use harmonylite::names::NodeId;
+use harmonylite::settings::Settings;
+use harmonylite::settings::identity::{IdentitySource, decide, machine_id};
+use rusqlite::Connection;
+
+/// Checks it.
+pub(super) fn check(db: &Connection, settings: &Settings, report: &mut Report) -> Result<()> {
+    let foreign: i64 = db.query_row(
+        "SELECT count(*) FROM main.sqlite_schema WHERE type = 'table' AND substr(name, 1, 15) = '__harmonylite__'
+         AND (name LIKE '%\\_change\\_log' ESCAPE '\\' OR name LIKE '%\\_change\\_log\\_global' ESCAPE '\\') AND name <> '__harmonylite__change_log'",
+        [],
+        |r| r.get(0),
+    )?;
+    if foreign > 0 {
+        let text = format!("HarmonyLite (Go) has left {foreign} change logs with their triggers here; `run` removes them at its start");
+        report.add(
+            Level::Warning,
+            "upgrade",
+            text,
+            "stop its process on every node first, and let it publish what is pending: the two do not understand each other",
+        );
+    }
+    let mut stored = None;
+    if database::is_installed(db)? {
+        if let Some(found) = database::get::<i64>(db, "format")?.filter(|found| *found > FORMAT) {
+            let error = DatabaseError::NewerFormat { path: settings.db_path.clone(), found };
+            report.problem("database", &Failure::of(&error.into()));
+        }
+        stored = Some(Meta::read(db)?.node).filter(|n| n.0 != 0);
+    }
+    identity(settings, stored, report);
+    Ok(())
+}
+
+fn identity(settings: &Settings, stored: Option<NodeId>, report: &mut Report) {
+    let machine = machine_id();
+    let Ok(identity) = decide(settings.node_id, stored, machine.as_deref()) else { return };
+    let node = identity.node;
+    match identity.source {
+        IdentitySource::Configured => {
+            if let Some(stored) = stored.filter(|s| *s != node) {
+                let text = format!("the database belonged to node {stored}; with this configuration it becomes node {node}");
+                report.add(Level::Warning, "node id", text, "each node keeps its own number; set node_id back unless this is meant");
+            }
+        }
+        IdentitySource::Stored => report.add(Level::Note, "node id", format!("{node}, which the database has stored"), ""),
+        IdentitySource::Machine => {
+            let text = format!("{node}, derived from this machine's id");
+            report.add(
+                Level::Note,
+                "node id",
+                text,
+                "a second node on this machine, or on a clone of it, needs its own: -node-id, or node_id",
+            );
+        }
+        IdentitySource::Random => {
+            let text = "this machine has no id, so the node gets a random number, which its database keeps";
+            report.add(Level::Warning, "node id", text, "set node_id to choose it yourself");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! `harmonylite status`: what the node of a database is doing, or, if none runs, what the database tells.
+
+mod offline;
+mod text;
+
+use super::exit::{Exit, Failure};
+use super::{control, show};
+use anyhow::{Context, Result};
+use harmonylite::lockfile::{Owner, Sidecar, sidecar};
+use harmonylite::settings::Settings;
+use harmonylite::status::Status;
+use offline::offline;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+use text::text;
+
+const WATCH: Duration = Duration::from_secs(1);
+/// Moves the cursor home and clears what is below.
+const CLEAR: &str = "\x1b[H\x1b[2J";
+
+/// The status as JSON: what the node says of itself, and whether it runs.
+#[derive(serde::Serialize)]
+struct Shown<'a> {
+    running: bool,
+    #[serde(flatten)]
+    status: &'a Status,
+}
+
+/// Prints the status; ends with 1 if no node runs.
+pub(crate) fn run(settings: &Settings, json: bool, watch: bool) -> Result<ExitCode> {
+    loop {
+        let (running, status) = look(&settings.db_path)?;
+        let text = match json {
+            true => serde_json::to_string(&Shown { running, status: &status })? + "\n",
+            false => text(running, &status),
+        };
+        show::print(&if watch && !json { format!("{CLEAR}{text}") } else { text });
+        if !watch {
+            return Ok(if running { ExitCode::SUCCESS } else { Exit::General.into() });
+        }
+        control::pause(WATCH)?;
+    }
+}
+
+fn look(db: &Path) -> Result<(bool, Status)> {
+    match sidecar(db)? {
+        Sidecar::Running(owner) => Ok((true, ask(owner.as_ref())?)),
+        Sidecar::Stopped => Ok((false, offline(db)?)),
+    }
+}
+
+fn ask(owner: Option<&Owner>) -> Result<Status> {
+    let answer = control::ask(owner, "GET", "/status")?;
+    if answer.status != 200 {
+        return Err(
+            Failure::new(Exit::General, format!("the node answers {}: {}", answer.status, answer.body), "its log tells more").into()
+        );
+    }
+    serde_json::from_str(&answer.body).context("the node's answer cannot be read: is it another version of harmonylite?")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::control::fake_node;
+    use super::*;
+    use harmonylite::lockfile::Lock;
+    use harmonylite::status::BrokerStatus;
+    use rusqlite::Connection;
+
+    fn database(dir: &Path) -> std::path::PathBuf {
+        let path = dir.join("app.db");
+        let db = Connection::open(&path).unwrap();
+        db.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, a)").unwrap();
+        harmonylite::database::create_tables(&db, &path).unwrap();
+        harmonylite::database::set(&db, "node", 4).unwrap();
+        harmonylite::capture::install(&db, &Default::default(), 1).unwrap();
+        db.execute_batch(
+            "INSERT INTO t VALUES (1, 1), (2, 2);
+             INSERT INTO __harmonylite__cursor (shard, seq, created, time, node, site, batch, lowest) VALUES (1, 17, 0, 0, 1, 1, 1, 0);
+             INSERT INTO __harmonylite__held VALUES (9, 1, 5, 1000, 'column x is missing');",
+        )
+        .unwrap();
+        path
+    }
+
+    #[test]
+    fn a_stopped_node_still_tells_what_the_database_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = database(dir.path());
+        let (running, status) = look(&path).unwrap();
+        assert!(!running);
+        assert_eq!((status.node_id, status.pending_rows, status.streams[0].cursor), (4, 2, 17));
+        let text = text(running, &status);
+        for part in ["NOT RUNNING", "1 tables", "applied up to 17", "2 changes", "node 9", "column x is missing", "conflicts    none"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        let settings = Settings { db_path: path, ..Settings::default() };
+        assert_eq!(run(&settings, true, false).unwrap(), ExitCode::from(1));
+    }
+
+    #[test]
+    fn a_running_node_is_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = database(dir.path());
+        let mut lock = Lock::acquire(&path).unwrap();
+        assert!(look(&path).unwrap_err().to_string().contains("starting"));
+        let socket = dir.path().join("s");
+        lock.announce(&Owner { pid: 5, node_id: 4, socket: socket.clone() }).unwrap();
+        let status = Status {
+            node_id: 4,
+            publish: true,
+            started_ms: 1,
+            now_ms: 65_001,
+            broker: BrokerStatus { connected: true, linked: true, url: "nats://a".into(), ..Default::default() },
+            degraded: vec!["the disk is nearly full".into()],
+            ..Status::default()
+        };
+        let node = fake_node(&socket, 200, serde_json::to_string(&status).unwrap());
+        let (running, got) = look(&path).unwrap();
+        assert!(running && got == status);
+        assert_eq!(node.join().unwrap(), "GET /status HTTP/1.1");
+        let text = text(running, &got);
+        for part in ["running for 1 min 5 s", "nats://a: connected", "one-way", "DEGRADED     the disk"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    #[test]
+    fn a_database_that_was_never_replicated_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("plain.db");
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE t (a)").unwrap();
+        let failure = Failure::of(&look(&path).unwrap_err());
+        assert!(failure.exit == Exit::General && failure.what.contains("never been replicated"), "{failure:?}");
+    }
+}

@@ -1,0 +1,80 @@
+//! Defects that can be switched on one by one, to prove that the simulation finds them. Without the feature `planted-bugs`
+//! none can, and the compiler removes every question.
+
+/// A defect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Bug {
+    /// Remote rows are applied before local changes have their versions.
+    NoAbsorbFirst,
+    /// Log entries of one row are merged before they are folded: only the last counts.
+    MergedEntries,
+    /// A version is the time alone, also if the row has that version already.
+    NoPlusOne,
+    /// The loser of a unique clash is deleted and nobody is told.
+    SilentCompensation,
+    /// Of two equal times the smaller site wins.
+    TieBroken,
+    /// A database that went back in time keeps its site.
+    SameSite,
+    /// The cursor is stored before the rows.
+    CursorFirst,
+    /// Nobody looks whether the own last batch is still there.
+    NoOwnAnchor,
+    /// Nobody looks whether the cursor's message is still there.
+    NoCursorAnchor,
+    /// After a loss only rows of the own site are published again.
+    OwnRowsOnly,
+    /// Holes are not noticed.
+    NoGapRepair,
+    /// Tombstones are dropped whatever their age.
+    TombstoneEarly,
+    /// A compensation takes the present time instead of the version just above.
+    CompensationNow,
+}
+
+/// All of them.
+pub const BUGS: [Bug; 13] = [
+    Bug::NoAbsorbFirst,
+    Bug::MergedEntries,
+    Bug::NoPlusOne,
+    Bug::SilentCompensation,
+    Bug::TieBroken,
+    Bug::SameSite,
+    Bug::CursorFirst,
+    Bug::NoOwnAnchor,
+    Bug::NoCursorAnchor,
+    Bug::OwnRowsOnly,
+    Bug::NoGapRepair,
+    Bug::TombstoneEarly,
+    Bug::CompensationNow,
+];
+
+#[cfg(feature = "planted-bugs")]
+mod switch {
+    use super::Bug;
+    use std::cell::Cell;
+
+    // A world has one thread, so a thread's switch is a world's.
+    thread_local!(static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) });
+
+    /// Switches one defect on in this thread, or all off.
+    pub fn plant(bug: Option<Bug>) {
+        PLANTED.set(bug);
+    }
+
+    /// Whether it is on.
+    pub fn planted(bug: Bug) -> bool {
+        PLANTED.get() == Some(bug)
+    }
+}
+
+#[cfg(feature = "planted-bugs")]
+pub use switch::{plant, planted};
+
+/// Whether it is on: never, without the feature.
+#[cfg(not(feature = "planted-bugs"))]
+#[inline(always)]
+pub const fn planted(_: Bug) -> bool {
+    false
+}

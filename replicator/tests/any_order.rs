@@ -1,0 +1,102 @@
+//! In whatever order batches come, the rows are the same in the end.
+//!
+//! Method: random writes of three nodes to a handful of rows become batches; two fresh databases apply them in two random orders,
+//! some of them twice, through the real apply. Unique clashes are not here: they need the nodes to answer each other, which the
+//! simulation shows.
+
+#![allow(clippy::unwrap_used)]
+
+use harmonylite::apply::{Applier, TableMap};
+use harmonylite::batch::{Op, Row, TableHeader, Value};
+use harmonylite::layout::Layout;
+use harmonylite::names::{Hlc, Site, Version};
+use harmonylite::schema::TableFilter;
+use harmonylite::{capture, clash, database};
+use proptest::prelude::*;
+use rusqlite::Connection;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+type Batch = Vec<Row>;
+
+fn rows() -> impl Strategy<Value = Batch> {
+    let row = (0_i64..6, 1_i64..50, 1_i64..4, prop::option::of(any::<i64>())).prop_map(|(key, hlc, site, value)| {
+        let version = Version { hlc: Hlc(hlc), site: Site(site) };
+        // A version stands for one content: the value follows from it.
+        let value = value.map(|_| Value::Integer(hlc * 10 + site)).filter(|_| (hlc + site) % 4 != 0);
+        let (op, values) = match value {
+            Some(value) => (Op::Upsert, vec![Value::Integer(key), value]),
+            None if (hlc + site) % 4 == 0 => (Op::Delete, vec![Value::Integer(key)]),
+            None => (Op::Upsert, vec![Value::Integer(key), Value::Integer(hlc * 10 + site)]),
+        };
+        Row { version, previous: Version::NONE, op, values }
+    });
+    prop::collection::vec(row, 1..5)
+}
+
+fn fresh() -> (Connection, Layout) {
+    let mut db = Connection::open_in_memory().unwrap();
+    db.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, v)").unwrap();
+    database::prepare_writer(&db).unwrap();
+    let transaction = db.transaction().unwrap();
+    database::create_tables(&transaction, "x".as_ref()).unwrap();
+    database::begin_site(&transaction, Site(99), 0).unwrap();
+    let (layout, _) = capture::install(&transaction, &TableFilter::default(), 0).unwrap();
+    transaction.commit().unwrap();
+    clash::prepare(&db, &layout).unwrap();
+    (db, layout)
+}
+
+fn apply(batches: &[&Batch]) -> Vec<(i64, i64)> {
+    let (db, layout) = fresh();
+    let table = layout.by_name("t").unwrap();
+    let own = HashSet::from([Site(99)]);
+    for batch in batches {
+        let header = TableHeader {
+            name: "t".to_owned(),
+            hash: table.schema.hash,
+            columns: vec!["id".to_owned(), "v".to_owned()],
+            key: vec![0],
+            rows: batch.len() as u64,
+        };
+        let map = Arc::new(TableMap::new(table, &header).unwrap());
+        let mut applier = Applier::new(&db, Site(99), &own, true, 0, 100);
+        for row in *batch {
+            applier.row(&map, row).unwrap();
+        }
+        applier.finish().unwrap();
+    }
+    let mut read = db.prepare("SELECT id, v FROM t ORDER BY id").unwrap();
+    read.query_map([], |r| Ok((r.get(0)?, r.get(1)?))).unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_order_gives_the_same_rows(batches in prop::collection::vec(rows(), 1..8), order in prop::collection::vec(any::<u32>(), 16)) {
+        let straight: Vec<&Batch> = batches.iter().collect();
+        let mut shuffled: Vec<(u32, &Batch)> = batches.iter().chain(&batches).enumerate().map(|(i, b)| (order[i % order.len()].wrapping_mul(i as u32 | 1), b)).collect();
+        shuffled.sort_by_key(|(place, _)| *place);
+        let shuffled: Vec<&Batch> = shuffled.into_iter().map(|(_, b)| b).collect();
+        prop_assert_eq!(apply(&straight), apply(&shuffled));
+    }
+
+    #[test]
+    fn the_greatest_version_is_what_stays(batches in prop::collection::vec(rows(), 1..8)) {
+        let all: Vec<&Batch> = batches.iter().collect();
+        let mut expected = std::collections::BTreeMap::new();
+        for row in batches.iter().flatten() {
+            let Value::Integer(key) = row.values[0] else { unreachable!("keys are integers") };
+            let best = expected.entry(key).or_insert(row);
+            if row.version > best.version {
+                *best = row;
+            }
+        }
+        let expected: Vec<(i64, i64)> = expected.into_iter().filter_map(|(key, row)| match row.values.get(1) {
+            Some(Value::Integer(v)) => Some((key, *v)),
+            _ => None,
+        }).collect();
+        prop_assert_eq!(apply(&all), expected);
+    }
+}

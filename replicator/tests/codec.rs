@@ -1,0 +1,182 @@
+//! What is encoded is decoded, whatever the values; and no bytes, however hostile, do harm.
+//!
+//! Method: random batches make the round trip; then their bytes are flipped, cut, and replaced by bombs (faults 25-27 of the
+//! reliability list). Decoding answers with a reason, never with a panic or with unbounded memory.
+
+#![allow(clippy::unwrap_used)]
+
+use harmonylite::batch::{BatchHeader, Op, Row, TableHeader, Value};
+use harmonylite::decode::{BatchReader, DecodeError, outline};
+use harmonylite::encode::Encoder;
+use harmonylite::limits::Limits;
+use harmonylite::names::{BatchNo, Hlc, NodeId, Site, Version};
+use proptest::prelude::*;
+
+type Table = (TableHeader, Vec<Row>);
+
+fn value() -> impl Strategy<Value = Value> {
+    let integers = prop_oneof![any::<i64>(), Just(i64::MIN), Just(i64::MAX), Just(0), Just(-1), Just(1 << 53)];
+    let reals =
+        prop_oneof![any::<f64>(), Just(-0.0), Just(f64::INFINITY), Just(f64::NEG_INFINITY), Just(f64::MIN_POSITIVE / 4.0), Just(f64::MAX)];
+    prop_oneof![
+        Just(Value::Null),
+        integers.prop_map(Value::Integer),
+        // SQLite stores NaN as NULL, so none ever comes.
+        reals.prop_map(|r| if r.is_nan() { Value::Null } else { Value::Real(r) }),
+        ".{0,20}".prop_map(|t| Value::Text(t.into_bytes())),
+        prop::collection::vec(any::<u8>(), 0..40).prop_map(Value::Text),
+        prop::collection::vec(any::<u8>(), 0..200).prop_map(Value::Blob),
+    ]
+}
+
+fn row(columns: usize, sites: i64) -> impl Strategy<Value = Row> {
+    let version = move || (0..i64::MAX, 1..=sites).prop_map(|(hlc, site)| Version { hlc: Hlc(hlc), site: Site(site) });
+    let previous = prop_oneof![Just(Version::NONE), version()];
+    (version(), previous, any::<bool>(), prop::collection::vec(value(), columns)).prop_map(|(version, previous, gone, mut values)| {
+        let op = if gone { Op::Delete } else { Op::Upsert };
+        values.truncate(if gone { 1 } else { usize::MAX });
+        Row { version, previous, op, values }
+    })
+}
+
+fn table() -> impl Strategy<Value = Table> {
+    ("[^\\x00]{1,12}", any::<[u8; 32]>(), prop::collection::btree_set("[a-z\"é ]{1,6}", 1..6)).prop_flat_map(|(name, hash, columns)| {
+        let columns: Vec<String> = columns.into_iter().collect();
+        let width = columns.len();
+        prop::collection::vec(row(width, 3), 0..20).prop_map(move |rows| {
+            let header = TableHeader { name: name.clone(), hash, columns: columns.clone(), key: vec![0], rows: rows.len() as u64 };
+            (header, rows)
+        })
+    })
+}
+
+fn header() -> BatchHeader {
+    BatchHeader {
+        node: NodeId(u64::MAX),
+        site: Site(1),
+        number: BatchNo(7),
+        previous: BatchNo(6),
+        schema_hash: [9; 32],
+        created_ms: -1,
+        further_sites: vec![Site(2), Site(3)],
+    }
+}
+
+fn encode(tables: &[Table]) -> Vec<u8> {
+    let mut encoder = Encoder::new(&Limits::default(), std::env::temp_dir()).unwrap();
+    encoder.begin(&header(), tables.len() as u64).unwrap();
+    let named = |v: Version| (v.hlc.0, if v.site.0 == 0 { 0 } else { v.site.0.cast_unsigned() - 1 });
+    for (header, rows) in tables {
+        encoder.table(header).unwrap();
+        for row in rows {
+            encoder.row(named(row.version), named(row.previous), row.op, row.values.len()).unwrap();
+            for value in &row.values {
+                encoder.value(value.into()).unwrap();
+            }
+        }
+    }
+    encoder.finish().unwrap().body.to_vec().unwrap()
+}
+
+fn decode(bytes: &[u8], limits: &Limits) -> Result<Vec<Table>, DecodeError> {
+    let mut reader = BatchReader::new(bytes, limits)?;
+    let mut tables = Vec::new();
+    while let Some(header) = reader.next_table()? {
+        let mut row = Row { version: Version::NONE, previous: Version::NONE, op: Op::Delete, values: Vec::new() };
+        let mut rows = Vec::new();
+        while reader.next_row(&mut row)? {
+            rows.push(row.clone());
+        }
+        tables.push((header, rows));
+    }
+    Ok(tables)
+}
+
+/// Equal to the bit: -0.0 is not 0.0.
+fn same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Real(a), Value::Real(b)) => a.to_bits() == b.to_bits(),
+        _ => a == b,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_batch_makes_the_round_trip(tables in prop::collection::vec(table(), 0..4)) {
+        let decoded = decode(&encode(&tables), &Limits::default()).unwrap();
+        prop_assert_eq!(decoded.len(), tables.len());
+        for ((header, rows), (found_header, found_rows)) in tables.iter().zip(&decoded) {
+            prop_assert_eq!(header, found_header);
+            prop_assert_eq!(rows.len(), found_rows.len());
+            for (row, found) in rows.iter().zip(found_rows) {
+                // A version without a site is "none", whatever its time.
+                prop_assert_eq!((row.version, row.op), (found.version, found.op));
+                prop_assert!(row.values.iter().zip(&found.values).all(|(a, b)| same(a, b)), "{:?} became {:?}", row, found);
+                prop_assert_eq!(row.values.len(), found.values.len());
+            }
+        }
+    }
+
+    #[test]
+    fn damaged_bytes_are_a_reason_or_another_batch_but_never_a_panic(
+        tables in prop::collection::vec(table(), 1..3), at in any::<prop::sample::Index>(), flip in 1_u8.., cut in any::<prop::sample::Index>()
+    ) {
+        let bytes = encode(&tables);
+        let mut flipped = bytes.clone();
+        flipped[at.index(bytes.len())] ^= flip;
+        // The parts' digest catches these before; here decode stands alone.
+        let _ = outline(&flipped[..], &Limits::default());
+        let cut = cut.index(bytes.len());
+        prop_assert!(outline(&bytes[..cut], &Limits::default()).is_err(), "cut to {} of {} bytes", cut, bytes.len());
+    }
+
+    #[test]
+    fn noise_is_a_reason(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        prop_assert!(outline(&bytes[..], &Limits::default()).is_err());
+        prop_assert!(outline(&zstd::encode_all(&bytes[..], 1).unwrap()[..], &Limits::default()).is_err());
+    }
+}
+
+fn refused(cbor: &[u8], limits: &Limits) -> String {
+    outline(&zstd::encode_all(cbor, 1).unwrap()[..], limits).unwrap_err().to_string()
+}
+
+#[test]
+fn bombs_are_refused_before_they_grow() {
+    let limits = Limits { batch_atomic_bytes_max: 1 << 20, ..Limits::default() };
+    // 64 MB of zeros in a few KB.
+    let zeros = zstd::encode_all(&vec![0_u8; 64 << 20][..], 1).unwrap();
+    assert!(zeros.len() < 20_000 && outline(&zeros[..], &limits).is_err());
+    // Arrays in arrays, ten thousand deep.
+    assert!(
+        refused(&[0x81; 10_000], &limits).contains("format number is not what the format says"),
+        "{}",
+        refused(&[0x81; 10_000], &limits)
+    );
+    // A text of 2^63 bytes, where the name of a table stands.
+    let mut batch = vec![0x89, 1, 1, 1, 1, 0, 0x58, 32];
+    batch.extend([0; 32]);
+    batch.extend([0, 0x80, 0x81, 0x85, 0x7b, 0x80, 0, 0, 0, 0, 0, 0, 0]);
+    assert!(refused(&batch, &limits).contains("exceeds the limit"), "{}", refused(&batch, &limits));
+    // 2^60 tables.
+    let mut batch = vec![0x89, 1, 1, 1, 1, 0, 0x58, 32];
+    batch.extend([0; 32]);
+    batch.extend([0, 0x80, 0x9b, 0x10, 0, 0, 0, 0, 0, 0, 0]);
+    assert!(refused(&batch, &limits).contains("exceeds the limit"), "{}", refused(&batch, &limits));
+}
+
+#[test]
+fn a_window_of_two_gigabytes_is_refused() {
+    // A frame header: magic, no single segment, window descriptor with exponent 21 (2^31 bytes), then an empty last block.
+    let frame = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 21 << 3, 0x01, 0x00, 0x00];
+    let reason = outline(&frame[..], &Limits::default()).unwrap_err().to_string();
+    assert!(reason.contains("memory"), "{reason}");
+}
+
+#[test]
+fn a_later_format_waits_for_an_upgrade() {
+    let error = outline(&zstd::encode_all(&[0x81, 2][..], 1).unwrap()[..], &Limits::default()).unwrap_err();
+    assert_eq!(error.action(), harmonylite::error::Action::HoldOrigin, "{error}");
+}

@@ -1,0 +1,182 @@
+//! What JetStream does, in memory: streams with positions and fences, a bucket with revisions and times to live.
+//!
+//! It answers every request at once and truthfully; losing, delaying and lying is done around it (`network`, `faults`).
+//! The conformance suite runs on it and on a real server, so that the model cannot drift.
+
+use bytes::Bytes;
+use harmonylite::batch::PartHeaders;
+use harmonylite::broker::{BrokerError, KvEntry, Message, Reply, Request, StreamState};
+use harmonylite::names::{NodeId, StreamSeq};
+use std::collections::BTreeMap;
+
+/// A stored message.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// When, unix nanoseconds.
+    pub time_ns: i64,
+    /// Whose subject.
+    pub node: NodeId,
+    /// Its headers.
+    pub headers: PartHeaders,
+    /// Its bytes.
+    pub payload: Bytes,
+}
+
+/// One stream.
+#[derive(Clone, Debug, Default)]
+pub struct Stream {
+    /// When it was created.
+    pub created_ns: i64,
+    /// What is stored.
+    pub messages: BTreeMap<u64, Stored>,
+    /// The last position used.
+    pub last: u64,
+    /// The lowest position that can still be stored there: rises when messages expire.
+    pub first: u64,
+    /// When the last message was stored.
+    pub last_time_ns: i64,
+}
+
+#[derive(Clone, Debug)]
+struct Value {
+    revision: u64,
+    value: Bytes,
+    expires_ns: Option<i64>,
+}
+
+/// The broker.
+#[derive(Debug, Default)]
+pub struct SimBroker {
+    /// By shard.
+    pub streams: BTreeMap<u32, Stream>,
+    bucket: BTreeMap<String, Value>,
+    revision: u64,
+    /// The time, which never stands still between two stored messages.
+    pub now_ns: i64,
+}
+
+impl SimBroker {
+    /// Lets the time of the server be at least this.
+    pub fn at(&mut self, true_ms: i64) {
+        self.now_ns = self.now_ns.max(true_ms * 1_000_000);
+    }
+
+    fn tick(&mut self) -> i64 {
+        self.now_ns += 1_000;
+        self.now_ns
+    }
+
+    /// The stream, created if it is missing.
+    pub fn stream(&mut self, shard: u32) -> &mut Stream {
+        let now = self.tick();
+        self.streams.entry(shard).or_insert_with(|| Stream { created_ns: now, first: 1, ..Stream::default() })
+    }
+
+    fn last_of(stream: &Stream, node: NodeId) -> Option<(u64, &Stored)> {
+        stream.messages.iter().rev().find(|(_, m)| m.node == node).map(|(s, m)| (*s, m))
+    }
+
+    /// The message at a position, as it is delivered.
+    pub fn message(stream: &Stream, shard: u32, seq: u64) -> Option<Message> {
+        stream.messages.get(&seq).map(|m| Message {
+            shard,
+            seq: StreamSeq(seq),
+            time_ns: m.time_ns,
+            node: m.node,
+            headers: Ok(m.headers.clone()),
+            payload: m.payload.clone(),
+        })
+    }
+
+    /// Does what a node asks. `Consume` and `Signal` concern connections and are done by the network.
+    ///
+    /// # Errors
+    /// As the real one.
+    pub fn execute(&mut self, node: NodeId, request: Request) -> Result<Reply, BrokerError> {
+        let now_ns = self.tick();
+        match request {
+            Request::Publish { shard, headers, payload, expected_last } => {
+                let stream = self.stream(shard);
+                if Self::last_of(stream, node).map_or(0, |(seq, _)| seq) != expected_last.0 {
+                    return Err(BrokerError::Conflict);
+                }
+                stream.last += 1;
+                stream.last_time_ns = now_ns;
+                stream.messages.insert(stream.last, Stored { time_ns: now_ns, node, headers, payload });
+                Ok(Reply::Published(StreamSeq(stream.last)))
+            }
+            Request::LastOwn { shard } => {
+                let stream = self.stream(shard);
+                let seq = Self::last_of(stream, node).map(|(seq, _)| seq);
+                Ok(Reply::Message(seq.and_then(|seq| Self::message(stream, shard, seq))))
+            }
+            Request::MessageAt { shard, seq } => {
+                let stream = self.stream(shard);
+                Ok(Reply::Message(Self::message(stream, shard, seq.0)))
+            }
+            Request::StreamState { shard } => {
+                let stream = self.stream(shard);
+                let first = stream.messages.keys().next().copied().unwrap_or(stream.last + 1);
+                Ok(Reply::State(StreamState {
+                    created_ns: stream.created_ns,
+                    first: StreamSeq(first.max(stream.first)),
+                    last: StreamSeq(stream.last),
+                    last_time_ns: stream.last_time_ns,
+                }))
+            }
+            Request::KvGet { key } => {
+                Ok(Reply::Kv(self.live(&key, now_ns).map(|v| KvEntry { revision: v.revision, value: v.value.clone() })))
+            }
+            Request::KvPut { key, value, expected, ttl_ms } => {
+                let have = self.live(&key, now_ns).map_or(0, |v| v.revision);
+                if expected.is_some_and(|expected| expected != have) {
+                    return Err(BrokerError::Conflict);
+                }
+                self.revision += 1;
+                let expires_ns = ttl_ms.map(|ms| now_ns + ms.cast_signed() * 1_000_000);
+                self.bucket.insert(key, Value { revision: self.revision, value, expires_ns });
+                Ok(Reply::KvPut(self.revision))
+            }
+            Request::Consume { .. } => Ok(Reply::Consuming),
+            Request::Signal { .. } => Err(BrokerError::Refused("a signal has no answer".to_owned())),
+        }
+    }
+
+    fn live(&self, key: &str, now_ns: i64) -> Option<&Value> {
+        self.bucket.get(key).filter(|v| v.expires_ns.is_none_or(|at| at > now_ns))
+    }
+
+    /// The stream is deleted and made again: positions begin anew, and `created` differs.
+    pub fn recreate(&mut self, shard: u32) {
+        self.streams.remove(&shard);
+        self.stream(shard);
+    }
+
+    /// The disk of the server goes back in time: the newest messages are gone, their positions are given again, and
+    /// `created` is the same.
+    pub fn roll_back(&mut self, shard: u32, messages: u64) {
+        let stream = self.stream(shard);
+        let keep = stream.last.saturating_sub(messages).max(stream.first - 1);
+        stream.messages.retain(|seq, _| *seq <= keep);
+        stream.last = keep;
+        stream.last_time_ns = stream.messages.values().next_back().map_or(0, |m| m.time_ns);
+    }
+
+    /// One message is gone; its position stays used.
+    pub fn destroy(&mut self, shard: u32, seq: u64) -> bool {
+        self.stream(shard).messages.remove(&seq).is_some()
+    }
+
+    /// Everything up to a position is too old.
+    pub fn expire(&mut self, shard: u32, upto: u64) {
+        let stream = self.stream(shard);
+        let upto = upto.min(stream.last);
+        stream.messages.retain(|seq, _| *seq > upto);
+        stream.first = stream.first.max(upto + 1);
+    }
+
+    /// The bucket is lost.
+    pub fn forget_bucket(&mut self) {
+        self.bucket.clear();
+    }
+}

@@ -1,0 +1,74 @@
+//! Counts what happened, so that a suite in which a fault or a repair never fired fails.
+
+use std::collections::BTreeMap;
+
+/// Marks with their counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Marks(BTreeMap<&'static str, u64>);
+
+impl Marks {
+    /// It happened.
+    pub fn hit(&mut self, mark: &'static str) {
+        self.add(mark, 1);
+    }
+
+    /// It happened so many times.
+    pub fn add(&mut self, mark: &'static str, count: u64) {
+        if count > 0 {
+            *self.0.entry(mark).or_default() += count;
+        }
+    }
+
+    /// Takes in what another world counted.
+    pub fn merge(&mut self, other: &Self) {
+        for (mark, count) in &other.0 {
+            *self.0.entry(mark).or_default() += count;
+        }
+    }
+
+    /// How often it happened.
+    pub fn count(&self, mark: &str) -> u64 {
+        self.0.get(mark).copied().unwrap_or(0)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        self.0.iter().map(|(mark, count)| (*mark, *count))
+    }
+}
+
+/// What a run of some hundreds of worlds must have met.
+pub const EXPECTED: &[&str] = &[
+    "crash",
+    "power cut",
+    "power cut lost commits",
+    "connection cut",
+    "one-way partition",
+    "request lost",
+    "request late",
+    "late request arrived",
+    "acknowledgement lost",
+    "answer lost",
+    "answer doubled",
+    "signal lost",
+    "consumer lost",
+    "message redelivered",
+    "broker rolled back",
+    "message destroyed",
+    "stream recreated",
+    "messages expired",
+    "clock jumped",
+    "long quiet",
+    "write lock held",
+    "stage: busy",
+    "stage: loss repaired",
+    "stage: rows republished",
+    "stage: new site",
+    "stage: gap",
+    "stage: conflict journaled",
+    "stage: compensated",
+    "stage: batch split",
+    "stage: batch resent",
+    "stage: rows skipped",
+    "stage: version pruned",
+];

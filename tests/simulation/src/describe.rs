@@ -1,0 +1,42 @@
+//! Events in one readable line, for traces.
+
+use harmonylite::broker::{BrokerEvent, Message, Reply};
+use harmonylite::{inbound, outbound};
+
+fn message(m: &Message) -> String {
+    match &m.headers {
+        Ok(h) => format!("{}/{} of node {}: batch {} part {}/{} of site {}", m.shard, m.seq, m.node, h.batch, h.part, h.parts, h.site),
+        Err(reason) => format!("{}/{} of node {}: {reason}", m.shard, m.seq, m.node),
+    }
+}
+
+/// What the broker says.
+pub(crate) fn event(event: &BrokerEvent) -> String {
+    match event {
+        BrokerEvent::Delivered { generation, message: m, .. } => format!("message {} (consumer {generation})", message(m)),
+        BrokerEvent::Reply(ticket, Ok(Reply::Message(Some(m)))) => format!("answer {ticket}: message {}", message(m)),
+        BrokerEvent::Reply(ticket, Ok(Reply::Kv(entry))) => format!("answer {ticket}: key at {:?}", entry.as_ref().map(|e| e.revision)),
+        BrokerEvent::Reply(ticket, Ok(reply)) => format!("answer {ticket}: {reply:?}"),
+        BrokerEvent::Reply(ticket, Err(error)) => format!("answer {ticket}: {error}"),
+        BrokerEvent::Signal(bytes) => format!("signal {:?}", harmonylite::repair::Signal::decode(bytes)),
+        other => format!("{other:?}"),
+    }
+}
+
+/// What inbound hears. None: nothing worth a line.
+pub(crate) fn to_inbound(input: &inbound::Input) -> Option<String> {
+    match input {
+        inbound::Input::Wake => None,
+        inbound::Input::Broker(e) => Some(event(e)),
+        other => Some(format!("{other:?}")),
+    }
+}
+
+/// What outbound hears. None: nothing worth a line.
+pub(crate) fn to_outbound(input: &outbound::Input) -> Option<String> {
+    match input {
+        outbound::Input::Wake => None,
+        outbound::Input::Broker(e) => Some(event(e)),
+        outbound::Input::Effect(effect) => Some(format!("{effect:?}")),
+    }
+}

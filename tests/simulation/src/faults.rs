@@ -1,0 +1,238 @@
+//! What goes wrong: processes, machines, connections, the broker's disk, clocks.
+
+use crate::node::RETENTION_MS;
+use crate::oracle::meta;
+use crate::plan::What;
+use crate::rng::Rng;
+use crate::world::{World, sql};
+
+impl World<'_> {
+    pub(crate) fn fault(&mut self, what: What, n: usize, rng: &mut Rng) -> Result<(), String> {
+        match what {
+            What::Sync => {
+                self.nodes[n].sync().map_err(sql)?;
+                self.say(|| format!("node {n}: synced"));
+            }
+            What::Crash => {
+                self.last_step(n, rng)?;
+                self.crash(n, rng);
+                self.maybe_start(n, rng)?;
+            }
+            What::PowerCut => self.power_cut(n, rng)?,
+            What::Start => self.start(n)?,
+            What::Cut => self.cut_off(n, rng),
+            What::Heal => self.reach(n),
+            What::OneWay => self.one_way(n, rng),
+            What::Ghost => {
+                self.broker.at(self.true_ms);
+                if self.nodes[n].link.ghost(&mut self.broker) {
+                    self.marks.hit("late request arrived");
+                    self.say(|| format!("a late request of node {n} arrives"));
+                }
+            }
+            What::ConsumerLost => self.lose_consumers(n),
+            What::Redeliver => {
+                if let Some(event) = self.nodes[n].link.redeliver(&mut self.broker, rng) {
+                    self.marks.hit("message redelivered");
+                    self.nodes[n].tell(crate::network::Actor::Inbound, event);
+                    self.say(|| format!("node {n}: a message comes again"));
+                }
+            }
+            What::RollBack | What::Hole | What::Recreate | What::Expire => self.broker_fault(what, rng),
+            What::ClockJump => {
+                let by = rng.pick(&[-5_000, -1, 1, 400, 30_000, -600_000, 3_600_000]);
+                self.nodes[n].clock.skew_ms += by;
+                self.marks.hit("clock jumped");
+                self.say(|| format!("node {n}: its clock jumps by {by} ms"));
+            }
+            What::LongQuiet => self.long_quiet()?,
+            What::Lock => self.lock(n)?,
+            What::App | What::Pump | What::Tick => {}
+        }
+        Ok(())
+    }
+
+    /// Most are restarted at once, as by a service manager.
+    fn maybe_start(&mut self, n: usize, rng: &mut Rng) -> Result<(), String> {
+        if rng.chance(60) { self.start(n) } else { Ok(()) }
+    }
+
+    /// The end comes right behind a step, more often than chance would have it: at an arrow, not in a pause.
+    fn last_step(&mut self, n: usize, rng: &mut Rng) -> Result<(), String> {
+        match rng.below(5) {
+            0 | 1 => {
+                // Behind any step of the writing actor, with a message waiting for it.
+                self.deliver(n, rng);
+                while self.inbound_handles(n)? {}
+                self.inbound_steps(n)?;
+            }
+            2 => {
+                // Behind the broker's storing of a batch, before anybody hears of it.
+                self.outbound_steps(n)?;
+                self.serve(n, rng)?;
+            }
+            3 => {
+                while self.outbound_handles(n)? {}
+                self.outbound_steps(n)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn crash(&mut self, n: usize, rng: &mut Rng) {
+        self.cut(n, rng);
+        if self.nodes[n].end_process(&mut self.marks) {
+            self.marks.hit("crash");
+            self.say(|| format!("node {n}: process killed"));
+        }
+    }
+
+    fn power_cut(&mut self, n: usize, rng: &mut Rng) -> Result<(), String> {
+        self.last_step(n, rng)?;
+        self.crash(n, rng);
+        // No packet in flight outlives the reboot of its machine.
+        self.nodes[n].link.ghosts.clear();
+        let keeps = !self.plan.broker_loses();
+        let acknowledged = if keeps { meta(&self.nodes[n].app, "published").map_err(sql)? } else { 0 };
+        self.nodes[n].power_cut().map_err(sql)?;
+        let lost = self.oracle.power_cut(n, &self.nodes[n].app, acknowledged)?;
+        self.forget_seen(n)?;
+        self.marks.hit("power cut");
+        self.marks.add("power cut lost commits", lost);
+        self.say(|| format!("node {n}: power cut, {lost} writes may be lost"));
+        self.maybe_start(n, rng)
+    }
+
+    fn cut_off(&mut self, n: usize, rng: &mut Rng) {
+        self.cut(n, rng);
+        self.nodes[n].reachable = rng.chance(40);
+        self.marks.hit("connection cut");
+        self.say(|| format!("node {n}: connection cut"));
+        if self.nodes[n].reachable {
+            self.nodes[n].connected();
+        }
+    }
+
+    fn reach(&mut self, n: usize) {
+        // One of the directions was gone: the client notices, and connects anew.
+        if self.nodes[n].link.up && !(self.nodes[n].link.sends && self.nodes[n].link.hears) {
+            self.cut(n, &mut Rng::new(7));
+        }
+        self.nodes[n].reachable = true;
+        self.nodes[n].connected();
+        self.say(|| format!("node {n}: reachable"));
+    }
+
+    fn one_way(&mut self, n: usize, rng: &mut Rng) {
+        if self.nodes[n].link.up {
+            let sends = rng.chance(50);
+            (self.nodes[n].link.sends, self.nodes[n].link.hears) = (sends, !sends);
+            self.marks.hit("one-way partition");
+            self.say(|| format!("node {n}: only {} works", if sends { "sending" } else { "hearing" }));
+        }
+    }
+
+    fn lose_consumers(&mut self, n: usize) {
+        for event in self.nodes[n].link.lose_consumers() {
+            self.marks.hit("consumer lost");
+            self.say(|| format!("node {n}: {event:?}"));
+            self.nodes[n].tell(crate::network::Actor::Inbound, event);
+        }
+    }
+
+    fn broker_fault(&mut self, what: What, rng: &mut Rng) {
+        let shard = u32::try_from(rng.below(u64::from(self.plan.shards))).unwrap_or(0) + 1;
+        self.broker.at(self.true_ms);
+        let (first, last) = {
+            let stream = self.broker.stream(shard);
+            (stream.first, stream.last)
+        };
+        match what {
+            What::RollBack if last >= first => {
+                // A server that restarts: all connections end, before and after are told apart by nobody.
+                self.restart_broker(rng);
+                let by = 1 + rng.below(4);
+                self.broker.roll_back(shard, by);
+                self.marks.hit("broker rolled back");
+                self.say(|| format!("the broker forgets {by} messages of stream {shard} from {last} back"));
+                self.connect_all();
+            }
+            What::Hole if last >= first => {
+                let seq = first + rng.below(last - first + 1);
+                if self.broker.destroy(shard, seq) {
+                    self.marks.hit("message destroyed");
+                    self.say(|| format!("message {seq} of stream {shard} is destroyed"));
+                    if rng.chance(50) {
+                        self.restart_broker(rng);
+                        self.connect_all();
+                    }
+                }
+            }
+            What::Recreate => {
+                if rng.chance(50) {
+                    self.restart_broker(rng);
+                } else {
+                    (0..self.nodes.len()).for_each(|n| self.lose_consumers(n));
+                }
+                self.broker.recreate(shard);
+                if rng.chance(50) {
+                    self.broker.forget_bucket();
+                }
+                self.marks.hit("stream recreated");
+                self.say(|| format!("stream {shard} is deleted and made again"));
+                self.connect_all();
+            }
+            What::Expire if last >= first => {
+                let upto = first + rng.below(last - first + 1);
+                self.broker.expire(shard, upto);
+                self.marks.hit("messages expired");
+                self.say(|| format!("messages of stream {shard} up to {upto} expire"));
+            }
+            _ => {}
+        }
+    }
+
+    fn restart_broker(&mut self, rng: &mut Rng) {
+        for n in 0..self.nodes.len() {
+            self.cut(n, rng);
+            // Nothing of an old connection survives the end of the server.
+            self.nodes[n].link.ghosts.clear();
+        }
+    }
+
+    fn connect_all(&mut self) {
+        for node in self.nodes.iter_mut().filter(|n| n.reachable) {
+            node.connected();
+        }
+    }
+
+    /// Everybody is there and at rest, and then nothing happens for longer than anything is kept.
+    fn long_quiet(&mut self) -> Result<(), String> {
+        self.heal_and_judge()?;
+        self.marks.hit("long quiet");
+        for node in &mut self.nodes {
+            node.sync().map_err(sql)?;
+        }
+        self.say(|| "a long quiet time".to_owned());
+        self.true_ms += RETENTION_MS * 2;
+        self.broker.at(self.true_ms);
+        for shard in 1..=self.plan.shards {
+            let last = self.broker.stream(shard).last;
+            self.broker.expire(shard, last);
+        }
+        self.pruned = true;
+        self.fates = self.plan.fates;
+        Ok(())
+    }
+
+    /// The application holds the write lock while both actors want to work.
+    fn lock(&mut self, n: usize) -> Result<(), String> {
+        self.nodes[n].app.execute_batch("BEGIN IMMEDIATE").map_err(sql)?;
+        self.marks.hit("write lock held");
+        self.say(|| format!("node {n}: the application holds the write lock"));
+        let steps = self.inbound_steps(n).and(self.outbound_steps(n));
+        self.nodes[n].app.execute_batch("ROLLBACK").map_err(sql)?;
+        steps.map(|_| ())
+    }
+}

@@ -1,0 +1,22 @@
+//! Whole clusters in one deterministic process: the real stages over real SQLite, a broker that lies, time that is only a
+//! number. One seed decides everything; the same seed twice gives the same trace, byte for byte.
+
+pub mod application;
+pub mod broker;
+pub mod clock;
+pub mod coverage;
+mod describe;
+mod faults;
+pub mod network;
+pub mod node;
+pub mod oracle;
+pub mod plan;
+pub mod rng;
+pub mod shrink;
+pub mod suite;
+pub mod world;
+
+/// Lives through the world of a seed.
+pub fn run_seed(seed: u64, traced: bool) -> world::Outcome {
+    world::run(&plan::Plan::from_seed(seed), traced)
+}

@@ -1,0 +1,199 @@
+//! What lies between a node and the broker: requests that wait, answers that may not come, consumers.
+
+use crate::broker::SimBroker;
+use crate::plan::Fates;
+use crate::rng::Rng;
+use bytes::Bytes;
+use harmonylite::broker::{Broker, BrokerError, BrokerEvent, Permit, Reply, Request, Ticket};
+use harmonylite::names::NodeId;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+/// Who asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Actor {
+    /// The writing actor.
+    Inbound,
+    /// The reading one.
+    Outbound,
+}
+
+type Queue = Rc<RefCell<VecDeque<(Actor, Ticket, Request)>>>;
+
+/// What an actor holds of the broker.
+pub struct Handle {
+    actor: Actor,
+    requests: Queue,
+    max_payload: usize,
+}
+
+impl Broker for Handle {
+    fn request(&mut self, ticket: Ticket, request: Request) {
+        self.requests.borrow_mut().push_back((self.actor, ticket, request));
+    }
+
+    fn max_payload_bytes(&self) -> usize {
+        self.max_payload
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Consumer {
+    generation: u64,
+    next: u64,
+}
+
+/// The connection of one node.
+pub struct Connection {
+    node: NodeId,
+    /// It is up.
+    pub up: bool,
+    /// Requests arrive.
+    pub sends: bool,
+    /// Answers and messages arrive.
+    pub hears: bool,
+    requests: Queue,
+    consumers: BTreeMap<u32, Consumer>,
+    /// Requests of which the sender thinks that they are lost, and which will arrive.
+    pub ghosts: VecDeque<Request>,
+}
+
+/// What came of serving a request.
+pub enum Served {
+    /// Nothing waited.
+    Nothing,
+    /// These events go to the actor.
+    Events(Actor, Vec<BrokerEvent>),
+    /// This goes to all nodes.
+    Signal(Bytes),
+}
+
+impl Connection {
+    /// No connection yet.
+    pub fn new(node: NodeId) -> Self {
+        Self { node, up: false, sends: true, hears: true, requests: Queue::default(), consumers: BTreeMap::new(), ghosts: VecDeque::new() }
+    }
+
+    /// The broker as one actor sees it.
+    pub fn handle(&self, actor: Actor, max_payload: usize) -> Handle {
+        Handle { actor, requests: Rc::clone(&self.requests), max_payload }
+    }
+
+    /// Whether a request waits.
+    pub fn waits(&self) -> bool {
+        !self.requests.borrow().is_empty()
+    }
+
+    /// Takes the next request to the broker, or not, and brings the answer back, or not.
+    pub fn serve(&mut self, broker: &mut SimBroker, fates: &Fates, rng: &mut Rng, marks: &mut crate::coverage::Marks) -> Served {
+        let Some((actor, ticket, request)) = self.requests.borrow_mut().pop_front() else { return Served::Nothing };
+        if let Request::Signal { payload } = request {
+            return if self.up && self.sends { Served::Signal(payload) } else { Served::Nothing };
+        }
+        let silent = |why: &str| Served::Events(actor, vec![BrokerEvent::Reply(ticket, Err(BrokerError::Unreachable(why.to_owned())))]);
+        if !self.up {
+            return silent("no connection");
+        }
+        if !self.sends || rng.chance(fates.lost) {
+            marks.hit("request lost");
+            return silent("request lost");
+        }
+        if rng.chance(fates.late) {
+            marks.hit("request late");
+            self.ghosts.push_back(request);
+            return silent("request late");
+        }
+        let published = matches!(request, Request::Publish { .. });
+        let reply = self.carry_out(broker, request);
+        if !self.hears || rng.chance(fates.deaf) {
+            marks.hit(if published { "acknowledgement lost" } else { "answer lost" });
+            return silent("answer lost");
+        }
+        let mut events = vec![BrokerEvent::Reply(ticket, reply.clone())];
+        if rng.chance(fates.doubled) {
+            marks.hit("answer doubled");
+            events.push(BrokerEvent::Reply(ticket, reply));
+        }
+        Served::Events(actor, events)
+    }
+
+    fn carry_out(&mut self, broker: &mut SimBroker, request: Request) -> Result<Reply, BrokerError> {
+        if let Request::Consume { shard, start, generation } = request {
+            self.consumers.insert(shard, Consumer { generation, next: start.0 });
+        }
+        broker.execute(self.node, request)
+    }
+
+    /// The oldest request that was thought to be lost arrives.
+    pub fn ghost(&mut self, broker: &mut SimBroker) -> bool {
+        let Some(request) = self.ghosts.pop_front() else { return false };
+        // A consumer of an old connection delivers to nobody.
+        if !matches!(request, Request::Consume { .. }) {
+            let _ = broker.execute(self.node, request);
+        }
+        true
+    }
+
+    /// The next message of one of the consumers.
+    pub fn deliver(&mut self, broker: &mut SimBroker, rng: &mut Rng) -> Option<BrokerEvent> {
+        if !self.up || !self.hears || self.consumers.is_empty() {
+            return None;
+        }
+        let shards: Vec<u32> = self.consumers.keys().copied().collect();
+        let from = rng.index(shards.len());
+        for i in 0..shards.len() {
+            let shard = shards[(from + i) % shards.len()];
+            let consumer = self.consumers.get_mut(&shard)?;
+            let stream = broker.stream(shard);
+            let Some(seq) = stream.messages.range(consumer.next..).next().map(|(seq, _)| *seq) else { continue };
+            consumer.next = seq + 1;
+            let message = SimBroker::message(stream, shard, seq)?;
+            return Some(BrokerEvent::Delivered { generation: consumer.generation, message, permit: Permit::default() });
+        }
+        None
+    }
+
+    /// A message that was delivered before comes again.
+    pub fn redeliver(&self, broker: &mut SimBroker, rng: &mut Rng) -> Option<BrokerEvent> {
+        if !self.up || !self.hears {
+            return None;
+        }
+        let (shard, consumer) = self.consumers.iter().nth(rng.index(self.consumers.len()))?;
+        let seq = consumer.next.checked_sub(1 + rng.below(3))?;
+        let message = SimBroker::message(broker.stream(*shard), *shard, seq)?;
+        Some(BrokerEvent::Delivered { generation: consumer.generation, message, permit: Permit::default() })
+    }
+
+    /// The consumers end, as a client notices by missed heartbeats or a gap.
+    pub fn lose_consumers(&mut self) -> Vec<BrokerEvent> {
+        let lost = |(shard, c): (u32, Consumer)| BrokerEvent::ConsumerLost { shard, generation: c.generation, reason: "gone".to_owned() };
+        std::mem::take(&mut self.consumers).into_iter().map(lost).collect()
+    }
+
+    /// The connection ends. What waited is lost, or arrives later, or was done; nobody knows. Returns who asked.
+    pub fn cut(&mut self, broker: &mut SimBroker, rng: &mut Rng) -> Vec<(Actor, Ticket)> {
+        self.up = false;
+        self.consumers.clear();
+        let waiting: Vec<_> = self.requests.borrow_mut().drain(..).collect();
+        let mut asked = Vec::new();
+        // In their order: what one connection carries arrives up to some point, and nothing of it beyond.
+        let mut arrives = true;
+        for (actor, ticket, request) in waiting {
+            if matches!(request, Request::Signal { .. }) {
+                continue;
+            }
+            asked.push((actor, ticket));
+            arrives &= rng.chance(50);
+            if matches!(request, Request::Consume { .. }) {
+                continue;
+            }
+            if arrives {
+                let _ = broker.execute(self.node, request);
+            } else if rng.chance(30) {
+                self.ghosts.push_back(request);
+            }
+        }
+        asked
+    }
+}

@@ -1,0 +1,261 @@
+//! One machine: a database that outlives its process, a process that can end at any moment, a connection.
+
+use crate::application::{self, SCHEMA};
+use crate::clock::NodeClock;
+use crate::coverage::Marks;
+use crate::network::{Actor, Connection as Link, Handle};
+use crate::plan::Plan;
+use crate::rng::Rng;
+use harmonylite::broker::BrokerEvent;
+use harmonylite::config::{NodeConfig, OnJoin};
+use harmonylite::database::prepare_writer;
+use harmonylite::inbound::{self, Inbound};
+use harmonylite::names::NodeId;
+use harmonylite::outbound::{self, Outbound, Output};
+use harmonylite::schema::TableFilter;
+use rusqlite::backup::Backup;
+use rusqlite::{Connection, OpenFlags};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Versions are kept so long.
+pub const RETENTION_MS: i64 = 86_400_000;
+
+/// A running sidecar.
+pub struct Process {
+    /// The writing actor.
+    pub inbound: Inbound<Handle>,
+    /// The reading actor.
+    pub outbound: Outbound<Handle>,
+    /// What waits for them.
+    pub inbound_in: VecDeque<inbound::Input>,
+    /// What waits for them.
+    pub outbound_in: VecDeque<outbound::Input>,
+}
+
+/// A machine.
+pub struct Node {
+    /// Its place in the world.
+    pub index: usize,
+    /// Its id.
+    pub id: NodeId,
+    /// Its clock.
+    pub clock: NodeClock,
+    /// The application's connection; it keeps the database in memory.
+    pub app: Connection,
+    /// The database as at the last sync.
+    synced: Connection,
+    name: String,
+    /// The sidecar.
+    pub process: Option<Process>,
+    /// The connection to the broker.
+    pub link: Link,
+    /// The network lets it connect.
+    pub reachable: bool,
+    /// Processes so far.
+    pub starts: u64,
+    config: NodeConfig,
+    max_payload: usize,
+    seed: u64,
+}
+
+/// Names of databases in memory are global to the process.
+static NAMES: AtomicU64 = AtomicU64::new(0);
+
+fn fresh_name() -> String {
+    format!("file:/simulated-{}?vfs=memdb", NAMES.fetch_add(1, Ordering::Relaxed))
+}
+
+fn open(name: &str) -> rusqlite::Result<Connection> {
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(name, flags)?;
+    db.busy_timeout(Duration::ZERO)?;
+    db.set_prepared_statement_cache_capacity(512);
+    db.execute_batch("PRAGMA page_size = 1024; PRAGMA temp_store = MEMORY; PRAGMA synchronous = OFF; PRAGMA foreign_keys = OFF;")?;
+    Ok(db)
+}
+
+/// Copies a whole database.
+fn copy(from: &Connection, to: &mut Connection) -> rusqlite::Result<()> {
+    Backup::new(from, to)?.step(-1).map(|_| ())
+}
+
+impl Node {
+    /// A machine with an empty schema and no process.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn new(plan: &Plan, index: usize) -> rusqlite::Result<Self> {
+        let id = NodeId(index as u64 + 1);
+        let (skew_ms, drift_ppm) = plan.clocks[index];
+        let clock = NodeClock::new(skew_ms, drift_ppm);
+        let name = fresh_name();
+        let app = open(&name)?;
+        app.execute_batch(SCHEMA)?;
+        application::use_clock(&app, clock.shown())?;
+        let mut synced = Connection::open_in_memory()?;
+        synced.execute_batch("PRAGMA page_size = 1024")?;
+        copy(&app, &mut synced)?;
+        let config = NodeConfig {
+            node: id,
+            path: ":memory:".into(),
+            shards: plan.shards,
+            filter: TableFilter::default(),
+            publish: true,
+            replicate: true,
+            on_join: OnJoin::Merge,
+            version_retention_ms: RETENTION_MS,
+            max_clock_drift_ms: 60_000,
+            spill_dir: std::env::temp_dir(),
+            lease_ttl_ms: 10_000,
+            instance: String::new(),
+            place: format!("machine {index}"),
+            limits: plan.limits.clone(),
+        };
+        Ok(Self {
+            index,
+            id,
+            clock,
+            app,
+            synced,
+            name,
+            process: None,
+            link: Link::new(id),
+            reachable: true,
+            starts: 0,
+            config,
+            max_payload: plan.max_payload,
+            seed: plan.seed,
+        })
+    }
+
+    /// Another connection to the database, without the application's functions.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn connect(&self) -> rusqlite::Result<Connection> {
+        open(&self.name)
+    }
+
+    /// Begins a process, if there is none.
+    ///
+    /// # Errors
+    /// What ends the node.
+    pub fn start(&mut self, true_ms: i64) -> Result<bool, String> {
+        if self.process.is_some() {
+            return Ok(false);
+        }
+        self.starts += 1;
+        let config = NodeConfig { instance: format!("{}-{}", self.index, self.starts), ..self.config.clone() };
+        let mut rng =
+            Rng::new(self.seed ^ (self.index as u64 + 1).wrapping_mul(0x5851_f42d_4c95_7f2d) ^ self.starts.wrapping_mul(0xdead_beef));
+        let writer = self.connect().map_err(|e| e.to_string())?;
+        prepare_writer(&writer).map_err(|e| e.to_string())?;
+        let handle = |actor| self.link.handle(actor, self.max_payload);
+        let now = self.clock.now(true_ms);
+        let inbound = Inbound::open(config.clone(), writer, handle(Actor::Inbound), Box::new(move || rng.bits()), now)
+            .map_err(|e| format!("node {} cannot start: {e}", self.id))?;
+        let outbound =
+            Outbound::new(config, self.connect().map_err(|e| e.to_string())?, handle(Actor::Outbound)).map_err(|e| e.to_string())?;
+        self.process = Some(Process { inbound, outbound, inbound_in: VecDeque::new(), outbound_in: VecDeque::new() });
+        if self.reachable {
+            self.connected();
+        }
+        Ok(true)
+    }
+
+    /// The connection is up.
+    pub fn connected(&mut self) {
+        if self.link.up || self.process.is_none() {
+            return;
+        }
+        (self.link.up, self.link.sends, self.link.hears) = (true, true, true);
+        self.tell(Actor::Inbound, BrokerEvent::Connected);
+        self.tell(Actor::Outbound, BrokerEvent::Connected);
+    }
+
+    /// An event for an actor.
+    pub fn tell(&mut self, actor: Actor, event: BrokerEvent) {
+        let Some(process) = &mut self.process else { return };
+        match actor {
+            Actor::Inbound => process.inbound_in.push_back(inbound::Input::Broker(event)),
+            Actor::Outbound => process.outbound_in.push_back(outbound::Input::Broker(event)),
+        }
+    }
+
+    /// The bell, or the slow poll.
+    pub fn wake(&mut self) {
+        if let Some(process) = &mut self.process {
+            process.outbound_in.push_back(outbound::Input::Wake);
+            process.inbound_in.push_back(inbound::Input::Wake);
+        }
+    }
+
+    /// Ends the process at once.
+    pub fn end_process(&mut self, marks: &mut Marks) -> bool {
+        let Some(process) = self.process.take() else { return false };
+        process.count(marks);
+        true
+    }
+
+    /// All that was written reaches the disk.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn sync(&mut self) -> rusqlite::Result<()> {
+        copy(&self.app, &mut self.synced)
+    }
+
+    /// The machine ends: the database is as at its last sync. The process must have ended.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn power_cut(&mut self) -> rusqlite::Result<()> {
+        assert!(self.process.is_none(), "a process cannot outlive its machine");
+        let name = fresh_name();
+        let mut app = open(&name)?;
+        copy(&self.synced, &mut app)?;
+        application::use_clock(&app, self.clock.shown())?;
+        (self.app, self.name) = (app, name);
+        Ok(())
+    }
+}
+
+impl Process {
+    /// What the actors have for each other.
+    pub fn exchange(&mut self) {
+        for effect in self.inbound.effects.drain(..) {
+            self.outbound_in.push_back(outbound::Input::Effect(effect));
+        }
+        for output in self.outbound.outputs.drain(..) {
+            self.inbound_in.push_back(match output {
+                Output::Acknowledged(ack) => inbound::Input::Acknowledged(ack),
+                Output::Wake => inbound::Input::Wake,
+            });
+        }
+    }
+
+    /// Adds what the stages counted.
+    pub fn count(&self, marks: &mut Marks) {
+        let (i, o) = (&self.inbound.stats, &self.outbound.stats);
+        marks.add("stage: batches applied", i.batches_applied);
+        marks.add("stage: rows taken", i.rows_taken);
+        marks.add("stage: rows skipped", i.rows_skipped);
+        marks.add("stage: conflict journaled", i.conflicts);
+        marks.add("stage: compensated", i.compensated);
+        marks.add("stage: quarantined", i.quarantined);
+        marks.add("stage: held", i.held);
+        marks.add("stage: busy", i.busy);
+        marks.add("stage: gap", i.gaps);
+        marks.add("stage: loss repaired", i.losses);
+        marks.add("stage: rows republished", i.rows_republished);
+        marks.add("stage: new site", i.new_sites);
+        marks.add("stage: version pruned", i.pruned);
+        marks.add("stage: drift reported", i.drift_warnings);
+        marks.add("stage: batches published", o.batches_published);
+        marks.add("stage: batch resent", o.resent);
+        marks.add("stage: batch split", o.split);
+    }
+}

@@ -1,0 +1,276 @@
+//! What a seed decides before the world begins: its shape, its limits, which faults it has, and every action in order.
+//!
+//! Actions carry their own seed and do not depend on the state of the world, so any of them can be left out: that is how a
+//! failing trace shrinks. What an action cannot do in the state that it meets, it does not do.
+
+use crate::rng::Rng;
+use harmonylite::limits::Limits;
+
+/// What happens at one point of a world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum What {
+    /// The application commits a transaction.
+    App,
+    /// Some steps of the sidecar, its connection and its consumers, in any order.
+    Pump,
+    /// Time passes.
+    Tick,
+    /// The operating system writes everything to the disk.
+    Sync,
+    /// The process ends at once; what it committed stays.
+    Crash,
+    /// The machine ends at once; what was not synced is gone.
+    PowerCut,
+    /// The process begins.
+    Start,
+    /// The connection ends.
+    Cut,
+    /// The connection is there again.
+    Heal,
+    /// Only one direction works.
+    OneWay,
+    /// A request of an older connection arrives after all.
+    Ghost,
+    /// The consumer ends.
+    ConsumerLost,
+    /// A message is delivered again.
+    Redeliver,
+    /// The broker's disk goes back in time.
+    RollBack,
+    /// A message in the middle is destroyed.
+    Hole,
+    /// The stream is deleted and made again.
+    Recreate,
+    /// Old messages go.
+    Expire,
+    /// The clock of a node jumps.
+    ClockJump,
+    /// All is quiet for longer than versions and messages are kept.
+    LongQuiet,
+    /// The application holds the write lock while the sidecar wants it.
+    Lock,
+}
+
+/// All faults, with the most weight that a seed may give them.
+const FAULTS: [(What, u64); 17] = [
+    (What::Sync, 12),
+    (What::Crash, 10),
+    (What::PowerCut, 10),
+    (What::Cut, 12),
+    (What::OneWay, 8),
+    (What::Ghost, 20),
+    (What::ConsumerLost, 8),
+    (What::Redeliver, 10),
+    (What::RollBack, 8),
+    (What::Hole, 6),
+    (What::Recreate, 4),
+    (What::Expire, 6),
+    (What::ClockJump, 8),
+    (What::LongQuiet, 3),
+    (What::Lock, 10),
+    (What::Start, 10),
+    (What::Heal, 20),
+];
+
+/// One action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Action {
+    /// What.
+    pub what: What,
+    /// At which node.
+    pub node: usize,
+    /// Decides the rest.
+    pub seed: u64,
+}
+
+/// What may happen to a request on its way, in percent.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fates {
+    /// Never arrives.
+    pub lost: u64,
+    /// Is done, and nobody hears of it.
+    pub deaf: u64,
+    /// Arrives after its sender gave up.
+    pub late: u64,
+    /// Is answered twice.
+    pub doubled: u64,
+    /// A signal to one node is lost.
+    pub signal_lost: u64,
+}
+
+/// The shape of the application's work.
+#[derive(Clone, Copy, Debug)]
+pub struct Work {
+    /// How many keys each table has.
+    pub keys: u64,
+    /// How many values a unique column takes.
+    pub values: u64,
+    /// Weights of the statements (`application`).
+    pub statements: [u64; 10],
+    /// Statements in a transaction, at most.
+    pub statements_max: u64,
+    /// Bytes that a value is filled up with, at most.
+    pub filler: u64,
+}
+
+/// A whole world, before it begins.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// What decided it.
+    pub seed: u64,
+    /// How many nodes.
+    pub nodes: usize,
+    /// How many streams.
+    pub shards: u32,
+    /// Shrunken limits.
+    pub limits: Limits,
+    /// What the server takes at most.
+    pub max_payload: usize,
+    /// Batches may be split: then no pair is whole at every moment.
+    pub splits: bool,
+    /// The clocks: skew in milliseconds, drift in millionths.
+    pub clocks: Vec<(i64, i64)>,
+    /// Requests.
+    pub fates: Fates,
+    /// Application.
+    pub work: Work,
+    /// Milliseconds that pass with a tick, at most.
+    pub tick_ms: i64,
+    /// Nodes whose databases have rows before they join.
+    pub populated: bool,
+    /// What happens.
+    pub actions: Vec<Action>,
+}
+
+/// Once in so many cases a bound is shrunken.
+const SHRINK_PERCENT: u64 = 35;
+
+fn limits(rng: &mut Rng) -> (Limits, bool) {
+    let mut limits = Limits { conflicts_max: 1_000, quarantine_max: 20, ..Limits::default() };
+    let mut splits = false;
+    let shrink = |rng: &mut Rng| rng.chance(SHRINK_PERCENT);
+    if shrink(rng) {
+        limits.part_bytes_max = usize::try_from(rng.range(60, 400)).unwrap_or(60);
+    }
+    if shrink(rng) {
+        limits.batch_memory_bytes_max = rng.range(0, 900).cast_unsigned();
+    }
+    if rng.chance(15) {
+        limits.batch_entries_max = rng.range(1, 6).cast_unsigned();
+        splits = true;
+    }
+    if rng.chance(10) {
+        limits.batch_atomic_bytes_max = rng.range(1_400, 2_400).cast_unsigned();
+        splits = true;
+    }
+    if shrink(rng) {
+        limits.apply_rows_max = rng.range(1, 8).cast_unsigned();
+    }
+    if shrink(rng) {
+        limits.cursor_trail_max = rng.index(5) + 2;
+        limits.cursor_trail_step = rng.range(1, 4).cast_unsigned();
+    }
+    if rng.chance(10) {
+        limits.conflicts_max = rng.range(1, 6).cast_unsigned();
+    }
+    (limits, splits)
+}
+
+fn fates(rng: &mut Rng) -> Fates {
+    let mut one = |most: i64| if rng.chance(40) { rng.range(1, most).cast_unsigned() } else { 0 };
+    Fates { lost: one(15), deaf: one(25), late: one(20), doubled: one(20), signal_lost: one(60) }
+}
+
+fn work(rng: &mut Rng) -> Work {
+    let mut statements = [0; 10];
+    for weight in &mut statements {
+        *weight = if rng.chance(55) { rng.range(1, 10).cast_unsigned() } else { 0 };
+    }
+    if statements.iter().all(|w| *w == 0) {
+        statements[0] = 1;
+    }
+    Work {
+        keys: rng.range(1, 9).cast_unsigned(),
+        values: rng.range(2, 8).cast_unsigned(),
+        statements,
+        statements_max: rng.range(1, 5).cast_unsigned(),
+        filler: if rng.chance(25) { 150 } else { 0 },
+    }
+}
+
+impl Plan {
+    /// What a seed says. `actions_max` bounds the length.
+    pub fn from_seed(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let nodes = rng.pick(&[2, 2, 3, 3, 3, 4]);
+        let (limits, splits) = limits(&mut rng);
+        let skewed = rng.chance(50);
+        let clocks = (0..nodes)
+            .map(|_| if skewed { (rng.pick(&[0, 0, -50, 30, 500, -3_000, 90_000]), rng.pick(&[0, 0, 0, 200, -200])) } else { (0, 0) })
+            .collect();
+        let mut plan = Self {
+            seed,
+            nodes,
+            shards: rng.pick(&[1, 1, 2]),
+            limits,
+            max_payload: if rng.chance(20) { 1_024 + 80 } else { 1 << 20 },
+            splits,
+            clocks,
+            fates: fates(&mut rng),
+            work: work(&mut rng),
+            tick_ms: rng.pick(&[1, 3, 20, 200, 4_000]),
+            populated: rng.chance(25),
+            actions: Vec::new(),
+        };
+        plan.actions = actions(&mut rng, nodes);
+        plan
+    }
+
+    /// Whether an action of this kind is in it.
+    pub fn has(&self, what: What) -> bool {
+        self.actions.iter().any(|a| a.what == what)
+    }
+
+    /// Whether the broker loses what it acknowledged.
+    pub fn broker_loses(&self) -> bool {
+        [What::RollBack, What::Hole, What::Recreate, What::Expire].iter().any(|w| self.has(*w))
+    }
+}
+
+fn actions(rng: &mut Rng, nodes: usize) -> Vec<Action> {
+    let mut weights: Vec<(What, u64)> = vec![
+        (What::App, rng.range(20, 60).cast_unsigned()),
+        (What::Pump, rng.range(60, 300).cast_unsigned()),
+        (What::Tick, rng.range(10, 60).cast_unsigned()),
+    ];
+    for (what, most) in FAULTS {
+        if rng.chance(35) {
+            weights.push((what, rng.range(1, most.cast_signed()).cast_unsigned()));
+        }
+    }
+    // What goes down must come up again.
+    let needs = |what: &[What]| weights.iter().any(|(w, _)| what.contains(w));
+    let (dies, cut) = (needs(&[What::Crash, What::PowerCut]), needs(&[What::Cut, What::OneWay, What::RollBack]));
+    for (what, needed) in [(What::Start, dies), (What::Heal, cut), (What::Sync, dies)] {
+        if needed && !weights.iter().any(|(w, _)| *w == what) {
+            weights.push((what, rng.range(5, 25).cast_unsigned()));
+        }
+    }
+    let total = weights.iter().map(|(_, w)| w).sum();
+    let length = rng.range(60, 360);
+    (0..length)
+        .map(|_| {
+            let mut at = rng.below(total);
+            let what = weights
+                .iter()
+                .find(|(_, w)| {
+                    let here = at < *w;
+                    at = at.saturating_sub(*w);
+                    here
+                })
+                .map_or(What::Pump, |(what, _)| *what);
+            Action { what, node: rng.index(nodes), seed: rng.bits() }
+        })
+        .collect()
+}

@@ -1,0 +1,100 @@
+//! Makes a failing plan small enough to read: fewer faults, fewer actions, quieter settings, as long as it fails alike.
+
+use crate::plan::{Fates, Plan, What};
+use crate::world::run;
+
+/// Lives at most so many worlds on the way.
+const WORLDS_MAX: u32 = 3_000;
+
+/// A failure is alike if it begins alike but for numbers.
+fn kind(failure: &str) -> String {
+    failure.chars().filter(|c| !c.is_ascii_digit()).take(48).collect()
+}
+
+struct Shrinker {
+    wanted: String,
+    worlds: u32,
+}
+
+impl Shrinker {
+    fn fails(&mut self, plan: &Plan) -> bool {
+        self.worlds += 1;
+        self.worlds <= WORLDS_MAX && run(plan, false).failure.is_some_and(|f| self.wanted == kind(&f))
+    }
+
+    fn without(&mut self, plan: &Plan, change: impl FnOnce(&mut Plan)) -> Option<Plan> {
+        let mut smaller = plan.clone();
+        change(&mut smaller);
+        self.fails(&smaller).then_some(smaller)
+    }
+}
+
+/// The smallest plan found that fails as this one does; the plan itself if it does not fail.
+pub fn shrink(plan: &Plan) -> Plan {
+    let Some(failure) = run(plan, false).failure else { return plan.clone() };
+    let mut shrinker = Shrinker { wanted: kind(&failure), worlds: 0 };
+    let mut best = plan.clone();
+    let kinds = [
+        What::Ghost,
+        What::Redeliver,
+        What::ConsumerLost,
+        What::Lock,
+        What::ClockJump,
+        What::LongQuiet,
+        What::Recreate,
+        What::Hole,
+        What::RollBack,
+        What::Expire,
+        What::OneWay,
+        What::PowerCut,
+        What::Crash,
+        What::Cut,
+        What::Sync,
+        What::Start,
+        What::Heal,
+    ];
+    for what in kinds.into_iter().filter(|w| plan.has(*w)) {
+        if let Some(smaller) = shrinker.without(&best, |p| p.actions.retain(|a| a.what != what)) {
+            best = smaller;
+        }
+    }
+    for node in 0..best.nodes {
+        if let Some(smaller) = shrinker.without(&best, |p| p.actions.retain(|a| a.node != node || a.what == What::Tick)) {
+            best = smaller;
+        }
+    }
+    let quieter: [fn(&mut Plan); 6] = [
+        |p| p.fates = Fates::default(),
+        |p| p.clocks.iter_mut().for_each(|c| *c = (0, 0)),
+        |p| p.shards = 1,
+        |p| p.populated = false,
+        |p| p.work.filler = 0,
+        |p| p.limits = harmonylite::limits::Limits::default(),
+    ];
+    for change in quieter {
+        if let Some(smaller) = shrinker.without(&best, change) {
+            best = smaller;
+        }
+    }
+    fewer_actions(&mut shrinker, best)
+}
+
+/// Leaves out ever smaller pieces.
+fn fewer_actions(shrinker: &mut Shrinker, mut best: Plan) -> Plan {
+    let mut piece = (best.actions.len() / 2).max(1);
+    loop {
+        let (mut at, mut shorter) = (0, false);
+        while at < best.actions.len() {
+            let end = (at + piece).min(best.actions.len());
+            match shrinker.without(&best, |p| drop(p.actions.drain(at..end))) {
+                Some(smaller) => (best, shorter) = (smaller, true),
+                None => at = end,
+            }
+        }
+        if piece > 1 {
+            piece /= 2;
+        } else if !shorter || shrinker.worlds > WORLDS_MAX {
+            return best;
+        }
+    }
+}

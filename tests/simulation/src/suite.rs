@@ -1,0 +1,87 @@
+//! Many worlds at once: for the tests and the `sim` program.
+
+use crate::coverage::Marks;
+use crate::plan::Plan;
+use crate::world::run;
+use harmonylite::planted::{Bug, plant};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// Which worlds.
+#[derive(Clone, Copy, Debug)]
+pub struct Suite {
+    /// The first seed.
+    pub start: u64,
+    /// How many at most.
+    pub seeds: u64,
+    /// No new world after so many seconds.
+    pub seconds: Option<u64>,
+    /// Threads; a world itself has none.
+    pub threads: usize,
+    /// A defect that is switched on.
+    pub bug: Option<Bug>,
+    /// Go on after a failure.
+    pub keep_going: bool,
+}
+
+/// What they came to.
+#[derive(Debug, Default)]
+pub struct Result {
+    /// Counts.
+    pub marks: Marks,
+    /// Worlds lived through.
+    pub worlds: u64,
+    /// Transactions of all applications.
+    pub transactions: u64,
+    /// Seeds with their failures, in order.
+    pub failed: Vec<(u64, String)>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// Lives through them.
+// The only real clock here: it decides when to stop, never what happens in a world.
+#[allow(clippy::disallowed_methods)]
+pub fn run_suite(suite: &Suite) -> Result {
+    let began = std::time::Instant::now();
+    let (next, stop) = (AtomicU64::new(suite.start), AtomicBool::new(false));
+    let end = suite.start.saturating_add(suite.seeds);
+    let total = Mutex::new(Result::default());
+    std::thread::scope(|scope| {
+        for _ in 0..suite.threads.max(1) {
+            scope.spawn(|| {
+                plant(suite.bug);
+                let mut own = Result::default();
+                while !stop.load(Ordering::Relaxed) && suite.seconds.is_none_or(|s| began.elapsed().as_secs() < s) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        break;
+                    }
+                    let outcome = run(&Plan::from_seed(seed), false);
+                    own.marks.merge(&outcome.marks);
+                    own.worlds += 1;
+                    own.transactions += outcome.transactions;
+                    if let Some(failure) = outcome.failure {
+                        own.failed.push((seed, failure));
+                        stop.store(!suite.keep_going, Ordering::Relaxed);
+                    }
+                }
+                let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
+                total.marks.merge(&own.marks);
+                total.worlds += own.worlds;
+                total.transactions += own.transactions;
+                total.failed.extend(own.failed);
+            });
+        }
+    });
+    let mut result = total.into_inner().unwrap_or_else(PoisonError::into_inner);
+    result.failed.sort();
+    result.seconds = began.elapsed().as_secs_f64();
+    result
+}
+
+/// The line that repeats a failure.
+pub fn again(seed: u64, bug: Option<Bug>) -> String {
+    let bug = bug.map_or(String::new(), |b| format!(" --bug {b:?}"));
+    format!("cargo run -p harmonylite-simulation --bin sim -- --seed {seed}{bug} --shrink")
+}

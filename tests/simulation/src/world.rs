@@ -1,0 +1,476 @@
+//! One world: nodes, a broker, true time; lives through the actions of its plan, heals, drains, and is judged.
+
+use crate::application::{self, TABLES};
+use crate::broker::SimBroker;
+use crate::clock::BEGIN_MS;
+use crate::coverage::Marks;
+use crate::describe;
+use crate::network::{Actor, Served};
+use crate::node::Node;
+use crate::oracle::{self, Oracle, Version, meta};
+use crate::plan::{Action, Fates, Plan, What};
+use crate::rng::Rng;
+use harmonylite::broker::BrokerEvent;
+use harmonylite::inbound::Step;
+use std::collections::BTreeMap;
+
+/// What a world came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Why it failed.
+    pub failure: Option<String>,
+    /// What happened, if it was asked for.
+    pub trace: Vec<String>,
+    /// Counts.
+    pub marks: Marks,
+    /// Committed transactions of all applications.
+    pub transactions: u64,
+}
+
+/// A world that goes on.
+pub struct World<'p> {
+    pub(crate) plan: &'p Plan,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) broker: SimBroker,
+    pub(crate) oracle: Oracle,
+    pub(crate) marks: Marks,
+    pub(crate) fates: Fates,
+    pub(crate) true_ms: i64,
+    /// Versions may be missing from now on.
+    pub(crate) pruned: bool,
+    traced: bool,
+    trace: Vec<String>,
+    /// For each node and table the versions as last seen: they only grow.
+    seen: Vec<Vec<BTreeMap<String, Version>>>,
+    sites: Vec<i64>,
+    absorbed: Vec<i64>,
+    transactions_tried: u64,
+}
+
+/// Rounds of the last drain, at most: a world that needs more never comes to rest.
+const DRAIN_ROUNDS_MAX: u32 = 80;
+
+/// Lives through a plan.
+pub fn run(plan: &Plan, traced: bool) -> Outcome {
+    let mut world = match World::new(plan, traced) {
+        Ok(world) => world,
+        Err(failure) => return Outcome { failure: Some(failure), ..Outcome::default() },
+    };
+    let failure = world.live().err();
+    for node in &mut world.nodes {
+        if let Some(process) = &node.process {
+            process.count(&mut world.marks);
+        }
+    }
+    if let Some(failure) = &failure {
+        let line = format!("FAILED: {failure}");
+        world.say(|| line);
+    }
+    Outcome { failure, trace: world.trace, marks: world.marks, transactions: world.oracle.transactions }
+}
+
+pub(crate) fn sql(error: rusqlite::Error) -> String {
+    error.to_string()
+}
+
+impl<'p> World<'p> {
+    fn new(plan: &'p Plan, traced: bool) -> Result<Self, String> {
+        let nodes = (0..plan.nodes).map(|i| Node::new(plan, i)).collect::<rusqlite::Result<Vec<_>>>().map_err(sql)?;
+        Ok(Self {
+            plan,
+            seen: vec![vec![BTreeMap::new(); TABLES.len()]; nodes.len()],
+            sites: vec![0; nodes.len()],
+            absorbed: vec![0; nodes.len()],
+            nodes,
+            broker: SimBroker::default(),
+            oracle: Oracle::default(),
+            marks: Marks::default(),
+            fates: plan.fates,
+            true_ms: BEGIN_MS,
+            pruned: harmonylite::planted::planted(harmonylite::planted::Bug::TombstoneEarly),
+            traced,
+            trace: Vec::new(),
+            transactions_tried: 0,
+        })
+    }
+
+    pub(crate) fn say(&mut self, what: impl FnOnce() -> String) {
+        if self.traced {
+            let line = format!("{:>9} {}", self.true_ms - BEGIN_MS, what());
+            self.trace.push(line);
+        }
+    }
+
+    fn live(&mut self) -> Result<(), String> {
+        self.begin()?;
+        for i in 0..self.plan.actions.len() {
+            let action = self.plan.actions[i];
+            self.act(action)?;
+        }
+        self.heal_and_judge()
+    }
+
+    fn begin(&mut self) -> Result<(), String> {
+        for n in 0..self.nodes.len() {
+            if self.plan.populated {
+                let rows = format!("INSERT INTO item VALUES (1, 'before', 0), ({}, 'before {n}', 0)", n + 2);
+                self.nodes[n].app.execute_batch(&rows).map_err(sql)?;
+            }
+            self.start(n)?;
+            if self.plan.populated {
+                self.oracle.populated(n, self.sites[n], &self.nodes[n].app)?;
+            }
+            self.nodes[n].sync().map_err(sql)?;
+        }
+        Ok(())
+    }
+
+    /// Heals everything, lets the nodes come to rest, and compares them with each other and with the oracle.
+    pub(crate) fn heal_and_judge(&mut self) -> Result<(), String> {
+        self.heal()?;
+        self.drain()?;
+        self.judge()
+    }
+
+    fn act(&mut self, action: Action) -> Result<(), String> {
+        let mut rng = Rng::new(action.seed);
+        let n = action.node % self.nodes.len();
+        match action.what {
+            What::App => self.application(n, &mut rng)?,
+            What::Pump => self.pump(n, &mut rng)?,
+            What::Tick => {
+                // Mostly a little, now and then so much that deadlines pass.
+                let most = if rng.chance(10) { 12_000 } else { self.plan.tick_ms };
+                self.true_ms += rng.range(0, most);
+            }
+            _ => self.fault(action.what, n, &mut rng)?,
+        }
+        Ok(())
+    }
+
+    pub(crate) fn application(&mut self, n: usize, rng: &mut Rng) -> Result<(), String> {
+        self.transactions_tried += 1;
+        let tag = format!("n{n}t{}", self.transactions_tried);
+        // The clock of the application is the node's.
+        self.nodes[n].clock.now(self.true_ms);
+        let said = application::transaction(&self.nodes[n].app, &self.plan.work, rng, &tag).map_err(sql)?;
+        self.say(|| format!("node {n}: application:{said}"));
+        self.oracle.committed(n, &self.nodes[n].app)?;
+        self.check_pairs(n)?;
+        if rng.chance(80) {
+            self.nodes[n].wake();
+        }
+        Ok(())
+    }
+
+    fn pump(&mut self, n: usize, rng: &mut Rng) -> Result<(), String> {
+        for _ in 0..=rng.below(12) {
+            match rng.below(7) {
+                0 => drop(self.inbound_handles(n)?),
+                1 => drop(self.outbound_handles(n)?),
+                2 => drop(self.inbound_steps(n)?),
+                3 => drop(self.outbound_steps(n)?),
+                4 | 5 => drop(self.serve(n, rng)?),
+                _ => drop(self.deliver(n, rng)),
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn inbound_handles(&mut self, n: usize) -> Result<bool, String> {
+        let now = self.nodes[n].clock.now(self.true_ms);
+        let Some(process) = &mut self.nodes[n].process else { return Ok(false) };
+        let Some(input) = process.inbound_in.pop_front() else { return Ok(false) };
+        let line = if self.traced { describe::to_inbound(&input) } else { None };
+        let result = process.inbound.handle(input, now);
+        process.exchange();
+        if let Some(line) = line {
+            self.say(|| format!("node {n}: inbound hears {line}"));
+        }
+        result.map_err(|e| format!("node {n}: {e}"))?;
+        Ok(true)
+    }
+
+    pub(crate) fn outbound_handles(&mut self, n: usize) -> Result<bool, String> {
+        let now = self.nodes[n].clock.now(self.true_ms);
+        let Some(process) = &mut self.nodes[n].process else { return Ok(false) };
+        let Some(input) = process.outbound_in.pop_front() else { return Ok(false) };
+        let line = if self.traced { describe::to_outbound(&input) } else { None };
+        let result = process.outbound.handle(input, now);
+        process.exchange();
+        if let Some(line) = line {
+            self.say(|| format!("node {n}: outbound hears {line}"));
+        }
+        result.map_err(|e| format!("node {n}: {e}"))?;
+        Ok(true)
+    }
+
+    pub(crate) fn inbound_steps(&mut self, n: usize) -> Result<bool, String> {
+        let now = self.nodes[n].clock.now(self.true_ms);
+        let Some(process) = &mut self.nodes[n].process else { return Ok(false) };
+        let result = process.inbound.step(now);
+        process.exchange();
+        match result.map_err(|e| format!("node {n}: {e}"))? {
+            Step::Worked => {
+                self.say(|| format!("node {n}: inbound works"));
+                self.check_node(n)?;
+                Ok(true)
+            }
+            Step::Idle | Step::Busy => Ok(false),
+        }
+    }
+
+    pub(crate) fn outbound_steps(&mut self, n: usize) -> Result<bool, String> {
+        let now = self.nodes[n].clock.now(self.true_ms);
+        let Some(process) = &mut self.nodes[n].process else { return Ok(false) };
+        let result = process.outbound.step(now);
+        process.exchange();
+        let worked = result.map_err(|e| format!("node {n}: {e}"))? == Step::Worked;
+        if worked {
+            self.say(|| format!("node {n}: outbound works"));
+        }
+        Ok(worked)
+    }
+
+    pub(crate) fn serve(&mut self, n: usize, rng: &mut Rng) -> Result<bool, String> {
+        self.broker.at(self.true_ms);
+        match self.nodes[n].link.serve(&mut self.broker, &self.fates, rng, &mut self.marks) {
+            Served::Nothing => return Ok(false),
+            Served::Events(actor, events) => {
+                for event in events {
+                    self.say(|| format!("broker to node {n} {actor:?}: {}", describe::event(&event)));
+                    self.nodes[n].tell(actor, event);
+                }
+            }
+            Served::Signal(bytes) => {
+                self.say(|| format!("node {n} signals"));
+                for to in 0..self.nodes.len() {
+                    let link = &self.nodes[to].link;
+                    if !link.up || !link.hears {
+                        continue;
+                    }
+                    if rng.chance(self.fates.signal_lost) {
+                        self.marks.hit("signal lost");
+                    } else {
+                        self.nodes[to].tell(Actor::Inbound, BrokerEvent::Signal(bytes.clone()));
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    pub(crate) fn deliver(&mut self, n: usize, rng: &mut Rng) -> bool {
+        let Some(event) = self.nodes[n].link.deliver(&mut self.broker, rng) else { return false };
+        if let BrokerEvent::Delivered { message, .. } = &event {
+            let (shard, seq) = (message.shard, message.seq);
+            self.say(|| format!("broker to node {n}: message {seq} of stream {shard}"));
+        }
+        self.nodes[n].tell(Actor::Inbound, event);
+        true
+    }
+
+    pub(crate) fn start(&mut self, n: usize) -> Result<(), String> {
+        if self.nodes[n].start(self.true_ms)? {
+            self.say(|| format!("node {n}: process starts"));
+            self.note_site(n)?;
+            self.oracle.follow(n, &self.nodes[n].app)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn heal(&mut self) -> Result<(), String> {
+        self.say(|| "all heals".to_owned());
+        self.fates = Fates::default();
+        for n in 0..self.nodes.len() {
+            self.start(n)?;
+            // Loss of what was acknowledged is noticed at a reconnect.
+            if self.plan.broker_loses() || !self.nodes[n].link.sends || !self.nodes[n].link.hears {
+                self.cut(n, &mut Rng::new(1));
+            }
+            self.nodes[n].reachable = true;
+            self.nodes[n].connected();
+            self.nodes[n].wake();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn cut(&mut self, n: usize, rng: &mut Rng) {
+        self.broker.at(self.true_ms);
+        let was_up = self.nodes[n].link.up;
+        let asked = self.nodes[n].link.cut(&mut self.broker, rng);
+        if was_up {
+            for actor in [Actor::Inbound, Actor::Outbound] {
+                self.nodes[n].tell(actor, BrokerEvent::Disconnected("cut".to_owned()));
+            }
+        }
+        for (actor, ticket) in asked {
+            let unreachable = harmonylite::broker::BrokerError::Unreachable("cut".to_owned());
+            self.nodes[n].tell(actor, BrokerEvent::Reply(ticket, Err(unreachable)));
+        }
+    }
+
+    pub(crate) fn drain(&mut self) -> Result<(), String> {
+        let mut rng = Rng::new(self.plan.seed);
+        let mut rested = 0;
+        for round in 0..DRAIN_ROUNDS_MAX {
+            let mut moved = true;
+            while moved {
+                moved = false;
+                for n in 0..self.nodes.len() {
+                    moved |= self.exhaust(n, &mut rng)?;
+                }
+            }
+            rested = if self.is_at_rest() { rested + 1 } else { 0 };
+            // At rest also after some time has passed: what only time makes due has had its turn.
+            if rested >= 3 {
+                return Ok(());
+            }
+            // What waits for long (an incomplete batch is given up after ten minutes) gets its time.
+            self.true_ms += if round < 40 { 1_100 } else { 61_000 };
+            for node in &mut self.nodes {
+                node.wake();
+            }
+        }
+        Err(format!("never comes to rest: {}", self.unrest()))
+    }
+
+    fn exhaust(&mut self, n: usize, rng: &mut Rng) -> Result<bool, String> {
+        let mut any = false;
+        for _ in 0..10_000 {
+            let mut moved = self.inbound_handles(n)?;
+            moved |= self.outbound_handles(n)?;
+            moved |= self.inbound_steps(n)?;
+            moved |= self.outbound_steps(n)?;
+            moved |= self.serve(n, rng)?;
+            moved |= self.deliver(n, rng);
+            any |= moved;
+            if !moved {
+                return Ok(any);
+            }
+        }
+        Err(format!("node {n} works without end"))
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.unrest().is_empty()
+    }
+
+    fn unrest(&self) -> String {
+        let mut why = String::new();
+        for (n, node) in self.nodes.iter().enumerate() {
+            let Some(p) = &node.process else { continue };
+            for (is, what) in [
+                (!p.inbound.is_linked(), "not linked"),
+                (!p.inbound.is_drained(), "inbound not drained"),
+                (!p.outbound.is_drained(), "outbound not drained"),
+                (!p.inbound.is_joined(), "not joined"),
+                (p.inbound.open_gaps() > 0, "gaps open"),
+            ] {
+                if is {
+                    why.push_str(&format!(" node {n} {what};"));
+                }
+            }
+        }
+        why
+    }
+
+    /// What must hold at every moment.
+    fn check_node(&mut self, n: usize) -> Result<(), String> {
+        self.note_site(n)?;
+        self.check_pairs(n)?;
+        for (t, table) in TABLES.iter().enumerate() {
+            let now = oracle::versions(&self.nodes[n].app, table).map_err(sql)?;
+            for (key, before) in &self.seen[n][t] {
+                match now.get(key) {
+                    Some(version) if version >= before => {}
+                    None if self.pruned => {}
+                    other => return Err(format!("node {n}: the version of {} {key} went from {before:?} to {other:?}", table.name)),
+                }
+            }
+            self.seen[n][t] = now;
+        }
+        Ok(())
+    }
+
+    fn check_pairs(&mut self, n: usize) -> Result<(), String> {
+        if !self.plan.splits
+            && let Some(pair) = oracle::broken_pair(&self.nodes[n].app).map_err(sql)?
+        {
+            return Err(format!("node {n} shows half of a transaction: pair {pair}"));
+        }
+        Ok(())
+    }
+
+    /// A new life changes who wrote what is not absorbed yet.
+    fn note_site(&mut self, n: usize) -> Result<(), String> {
+        let db = &self.nodes[n].app;
+        let site = meta(db, "site").map_err(sql)?;
+        if site != self.sites[n] {
+            self.oracle.new_site(n, self.absorbed[n], self.sites[n], site);
+            self.sites[n] = site;
+            self.say(|| format!("node {n} is site {site}"));
+        }
+        self.absorbed[n] = meta(&self.nodes[n].app, "absorbed").map_err(sql)?;
+        Ok(())
+    }
+
+    /// After a power cut nothing that was seen since the last sync counts.
+    pub(crate) fn forget_seen(&mut self, n: usize) -> Result<(), String> {
+        for (t, table) in TABLES.iter().enumerate() {
+            self.seen[n][t] = oracle::versions(&self.nodes[n].app, table).map_err(sql)?;
+        }
+        self.sites[n] = meta(&self.nodes[n].app, "site").map_err(sql)?;
+        self.absorbed[n] = meta(&self.nodes[n].app, "absorbed").map_err(sql)?;
+        Ok(())
+    }
+
+    /// What must hold at rest.
+    fn judge(&mut self) -> Result<(), String> {
+        self.check_bounds()?;
+        for table in TABLES {
+            let first = oracle::rows(&self.nodes[0].app, table).map_err(sql)?;
+            let first_versions = oracle::versions(&self.nodes[0].app, table).map_err(sql)?;
+            for n in 1..self.nodes.len() {
+                let rows = oracle::rows(&self.nodes[n].app, table).map_err(sql)?;
+                if rows != first {
+                    return Err(format!("diverged in {}: node 0 {} node {n} {}", table.name, differ(&first, &rows), differ(&rows, &first)));
+                }
+                let versions = oracle::versions(&self.nodes[n].app, table).map_err(sql)?;
+                if !self.pruned && versions != first_versions {
+                    return Err(format!("versions diverged in {}: {first_versions:?} and {versions:?}", table.name));
+                }
+            }
+        }
+        self.oracle.judge(&self.nodes[0].app, self.pruned)
+    }
+
+    /// Logs and journals do not grow without end.
+    fn check_bounds(&mut self) -> Result<(), String> {
+        let limits = &self.plan.limits;
+        let trail = (limits.cursor_trail_max.max(2) as i64) * i64::from(self.plan.shards);
+        let bounds = [
+            ("change_log", 1),
+            ("cursor", trail),
+            ("conflict", limits.conflicts_max.cast_signed()),
+            ("quarantine", 0),
+            ("gap", 0),
+            ("held", 0),
+        ];
+        for (n, node) in self.nodes.iter().enumerate() {
+            for (table, most) in bounds {
+                let sql_text = format!("SELECT count(*) FROM __harmonylite__{table}");
+                let count: i64 = node.app.prepare_cached(&sql_text).and_then(|mut s| s.query_row([], |r| r.get(0))).map_err(sql)?;
+                if count > most {
+                    return Err(format!("node {n}: {count} entries in {table} at rest, {most} at most"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn differ(a: &BTreeMap<String, String>, b: &BTreeMap<String, String>) -> String {
+    let only: Vec<String> = a.iter().filter(|(k, v)| b.get(*k) != Some(v)).map(|(k, v)| format!("{k} = {v}")).collect();
+    format!("[{}]", only.join("; "))
+}
