@@ -1,12 +1,12 @@
-# What CI runs, word for word. Needs Rust, Python 3 with pip, and a C compiler; nats-server is fetched into .tools/.
+# What CI runs, word for word. Needs Rust, Python 3 with pip, and a C compiler; nats-server and Django (for one test) are fetched into .tools/.
 .DEFAULT_GOAL := help
-.PHONY: help build demo test torture languages lint bench sim clean
+.PHONY: help build demo test torture languages sqlite-suite lint bench sim clean
 
 # A usable nats-server: $HARMONYLITE_NATS_SERVER, .tools/, PATH, or fetched now.
 FIND_NATS_SERVER = server="$$(python3 scripts/nats-server.py)"
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## target/release/harmonylite: one file, the nats-server inside
 	$(FIND_NATS_SERVER) && HARMONYLITE_EMBED_NATS_SERVER="$$server" cargo build --release --locked --package harmonylite
@@ -18,10 +18,10 @@ demo: build ## three nodes on this machine write at once and end up equal
 # feature `planted-bugs`, and features unify within one build.
 test: ## every test, against a real nats-server
 	scripts/test-tools.sh
-	$(FIND_NATS_SERVER) && export HARMONYLITE_NATS_SERVER="$$server" && \
+	$(FIND_NATS_SERVER) && python3 scripts/django.py >&2 && export HARMONYLITE_NATS_SERVER="$$server" && \
 	cargo build --locked --package harmonylite && \
-	cargo test --locked --workspace --exclude harmonylite-simulation
-#	To fill in when tests/simulation is merged: cargo test --locked --package harmonylite-simulation
+	cargo test --locked --workspace --exclude harmonylite-simulation && \
+	cargo test --locked --package harmonylite-simulation
 
 torture: ## the VFS among other writers, checkpoints and SIGKILL, thirty times; stale reads; against plain SQLite
 	scripts/test-tools.sh
@@ -31,6 +31,9 @@ torture: ## the VFS among other writers, checkpoints and SIGKILL, thirty times; 
 languages: ## the lines of docs/vfs-*.md, run as a newcomer would; and the oldest SQLite
 	tests/languages/run.py
 	tests/languages/oldest_sqlite.sh
+
+sqlite-suite: ## SQLite's own tests of files, locks, journals and the WAL, through the VFS (needs Debian)
+	tests/sqlite-suite/run.py
 
 lint: ## formatting and clippy, no warning allowed
 	cargo fmt --all --check

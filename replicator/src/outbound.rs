@@ -145,9 +145,8 @@ impl<B: Broker> Outbound<B> {
         match input {
             Input::Wake => {
                 self.look = true;
-                if self.state != State::Ready || !self.config.publish {
-                    // No collect follows soon that would tell inbound of a new schema; and a node that never publishes absorbs
-                    // its changes only if it hears of them.
+                if !self.config.publish || !matches!(self.state, State::Ready | State::Sending(_)) {
+                    // No collect follows soon: DDL is followed, and what is never sent is absorbed, all the same.
                     self.outputs.push(Output::Wake);
                 }
             }

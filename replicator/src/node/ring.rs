@@ -85,6 +85,7 @@ impl SharedBell {
                     bell.recent(seen, &mut commits);
                     waker.wake(Way::Bell, commits.first().map(|c| c.time_ns.cast_signed()));
                     seen = rings;
+                    bell.heartbeat();
                     continue;
                 }
                 bell.heartbeat();

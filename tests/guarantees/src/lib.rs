@@ -7,14 +7,18 @@
 
 mod broker;
 mod cluster;
+mod embedded;
 mod node;
 mod process;
+mod server;
 mod sql;
 
 pub use broker::Broker;
 pub use cluster::{Cluster, converge};
+pub use embedded::{EmbeddedCluster, embedded, free_port, servers_below, status_of, timed};
 pub use node::Node;
 pub use process::{Process, binary, python};
+pub use server::{Server, nats_server};
 pub use sql::{Rows, contents, later, number, open, rows, sound};
 
 use std::time::{Duration, Instant};

@@ -55,6 +55,7 @@ pub struct Connection {
     pub hears: bool,
     requests: Queue,
     consumers: BTreeMap<u32, Consumer>,
+    max_payload: usize,
     /// Requests of which the sender thinks that they are lost, and which will arrive.
     pub ghosts: VecDeque<Request>,
 }
@@ -71,13 +72,22 @@ pub enum Served {
 
 impl Connection {
     /// No connection yet.
-    pub fn new(node: NodeId) -> Self {
-        Self { node, up: false, sends: true, hears: true, requests: Queue::default(), consumers: BTreeMap::new(), ghosts: VecDeque::new() }
+    pub fn new(node: NodeId, max_payload: usize) -> Self {
+        Self {
+            node,
+            up: false,
+            sends: true,
+            hears: true,
+            requests: Queue::default(),
+            consumers: BTreeMap::new(),
+            max_payload,
+            ghosts: VecDeque::new(),
+        }
     }
 
     /// The broker as one actor sees it.
-    pub fn handle(&self, actor: Actor, max_payload: usize) -> Handle {
-        Handle { actor, requests: Rc::clone(&self.requests), max_payload }
+    pub fn handle(&self, actor: Actor) -> Handle {
+        Handle { actor, requests: Rc::clone(&self.requests), max_payload: self.max_payload }
     }
 
     /// Whether a request waits.
@@ -103,6 +113,12 @@ impl Connection {
             marks.hit("request late");
             self.ghosts.push_back(request);
             return silent("request late");
+        }
+        if let Request::Publish { payload, .. } = &request
+            && payload.len() > self.max_payload
+        {
+            let refused = BrokerError::Refused(format!("a payload of {} bytes", payload.len()));
+            return Served::Events(actor, vec![BrokerEvent::Reply(ticket, Err(refused))]);
         }
         let published = matches!(request, Request::Publish { .. });
         let reply = self.carry_out(broker, request);

@@ -7,15 +7,18 @@ use crate::network::{Actor, Connection as Link, Handle};
 use crate::plan::Plan;
 use crate::rng::Rng;
 use harmonylite::broker::BrokerEvent;
+use harmonylite::capture::install;
 use harmonylite::config::{NodeConfig, OnJoin};
-use harmonylite::database::prepare_writer;
+use harmonylite::database::{create_tables, prepare_writer};
 use harmonylite::inbound::{self, Inbound};
 use harmonylite::names::NodeId;
 use harmonylite::outbound::{self, Outbound, Output};
 use harmonylite::schema::TableFilter;
 use rusqlite::backup::Backup;
 use rusqlite::{Connection, OpenFlags};
+use std::cell::OnceCell;
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -56,7 +59,6 @@ pub struct Node {
     /// Processes so far.
     pub starts: u64,
     config: NodeConfig,
-    max_payload: usize,
     seed: u64,
 }
 
@@ -82,6 +84,23 @@ fn copy(from: &Connection, to: &mut Connection) -> rusqlite::Result<()> {
     Backup::new(from, to)?.step(-1).map(|_| ())
 }
 
+/// Fills a database with the schema and the triggers that a first start would install: copying pages is much cheaper than
+/// making them, and most worlds are not about it.
+fn copy_template(to: &mut Connection) -> rusqlite::Result<()> {
+    thread_local!(static TEMPLATE: OnceCell<Connection> = const { OnceCell::new() });
+    TEMPLATE.with(|cell| {
+        if cell.get().is_none() {
+            let db = Connection::open_in_memory()?;
+            db.execute_batch("PRAGMA page_size = 1024")?;
+            db.execute_batch(SCHEMA)?;
+            let installed = create_tables(&db, Path::new("template")).and_then(|()| install(&db, &TableFilter::default(), 0));
+            installed.map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
+            let _ = cell.set(db);
+        }
+        cell.get().map_or(Ok(()), |db| copy(db, to))
+    })
+}
+
 impl Node {
     /// A machine with an empty schema and no process.
     ///
@@ -92,8 +111,12 @@ impl Node {
         let (skew_ms, drift_ppm) = plan.clocks[index];
         let clock = NodeClock::new(skew_ms, drift_ppm);
         let name = fresh_name();
-        let app = open(&name)?;
-        app.execute_batch(SCHEMA)?;
+        let mut app = open(&name)?;
+        if plan.populated {
+            app.execute_batch(SCHEMA)?;
+        } else {
+            copy_template(&mut app)?;
+        }
         application::use_clock(&app, clock.shown())?;
         let mut synced = Connection::open_in_memory()?;
         synced.execute_batch("PRAGMA page_size = 1024")?;
@@ -122,11 +145,10 @@ impl Node {
             synced,
             name,
             process: None,
-            link: Link::new(id),
+            link: Link::new(id, plan.max_payload),
             reachable: true,
             starts: 0,
             config,
-            max_payload: plan.max_payload,
             seed: plan.seed,
         })
     }
@@ -153,7 +175,7 @@ impl Node {
             Rng::new(self.seed ^ (self.index as u64 + 1).wrapping_mul(0x5851_f42d_4c95_7f2d) ^ self.starts.wrapping_mul(0xdead_beef));
         let writer = self.connect().map_err(|e| e.to_string())?;
         prepare_writer(&writer).map_err(|e| e.to_string())?;
-        let handle = |actor| self.link.handle(actor, self.max_payload);
+        let handle = |actor| self.link.handle(actor);
         let now = self.clock.now(true_ms);
         let inbound = Inbound::open(config.clone(), writer, handle(Actor::Inbound), Box::new(move || rng.bits()), now)
             .map_err(|e| format!("node {} cannot start: {e}", self.id))?;

@@ -319,3 +319,26 @@ fn the_header_tells_of_commits_without_the_vfs() {
     let memory = Connection::open_in_memory().unwrap();
     assert!(WalIndex::of(&memory).unwrap().is_none());
 }
+
+#[test]
+fn many_connections_of_many_threads() {
+    let (_directory, path, bell, plain) = fixture();
+    let connections: Vec<Connection> = (0..200).map(|_| application(&path)).collect();
+    let seen = bell.rings();
+    std::thread::scope(|scope| {
+        for some in connections.chunks(25).map(|some| some.iter().map(|db| db.path().unwrap().to_owned()).collect::<Vec<_>>()) {
+            scope.spawn(move || {
+                for path in some {
+                    let db = harmonylite_vfs::open(path).unwrap();
+                    db.busy_timeout(Duration::from_secs(60)).unwrap();
+                    db.execute_batch("INSERT INTO t VALUES (1)").unwrap();
+                }
+            });
+        }
+    });
+    for db in &connections {
+        db.execute_batch("INSERT INTO t VALUES (2)").unwrap();
+    }
+    drop(connections);
+    assert_eq!((bell.rings() - seen, count(&plain)), (400, 400));
+}

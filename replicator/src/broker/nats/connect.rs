@@ -58,6 +58,11 @@ pub(super) async fn connect(settings: &Settings, target: &Target, events: Unboun
                 let _ = events.send(event);
             }
         });
+    if target.access.is_some() {
+        // A clustered embedded server names the others' addresses, but those let in their own nodes only: trying them while
+        // ours restarts would take its time and fail.
+        options = options.ignore_discovered_servers();
+    }
     options = authenticate(options, settings, target).await?;
     options.connect(&target.urls[..]).await.map_err(|error| {
         let text = format!("cannot connect to {}: {error}", target.describe());

@@ -18,9 +18,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-const HEARTBEAT: Duration = Duration::from_secs(2);
+/// The consumer lives on one server of a cluster; how soon its death is noticed follows from this.
+const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Two heartbeats and a bit.
-const SILENCE_MAX: Duration = Duration::from_millis(4_500);
+const SILENCE_MAX: Duration = Duration::from_millis(2_500);
 /// What a message costs besides its payload.
 const MESSAGE_OVERHEAD_BYTES: usize = 1_024;
 

@@ -51,12 +51,19 @@ impl Keeper {
     /// Uses one client until the target changes.
     async fn hold(&mut self, client: &Client, to: &Target, happened: &mut UnboundedReceiver<Event>, target: &mut watch::Receiver<Target>) {
         let mut up = true;
+        let mut attempts = 0;
         loop {
             let prepared = self.shared.session.lock().is_some();
             if up && !prepared {
-                match prepare(client, &self.shared.settings).await {
-                    Ok(session) => self.up(session, to).await,
-                    Err(error) => self.failed(to, &error),
+                match prepare(client, &self.shared.settings, attempts).await {
+                    Ok(session) => {
+                        attempts = 0;
+                        self.up(session, to).await;
+                    }
+                    Err(error) => {
+                        attempts += 1;
+                        self.failed(to, &error);
+                    }
                 }
             }
             let again = up && self.shared.session.lock().is_none();

@@ -17,7 +17,10 @@ use std::time::Duration;
 pub(super) const REGISTRY: &str = "harmonylite-schema-registry";
 /// How long a marker of an expired lease stays.
 const MARKER: Duration = Duration::from_secs(60);
+/// A request waits for its answer so long.
 const REQUEST: Duration = Duration::from_secs(5);
+/// The first attempts wait less: what is asked before a cluster has a leader is never answered.
+const REQUEST_MIN: Duration = Duration::from_millis(500);
 
 /// A connection that can be used.
 #[derive(Clone, Debug)]
@@ -32,11 +35,11 @@ pub(super) struct Session {
     pub connects: u64,
 }
 
-/// Checks the server, then finds or makes the streams and the bucket.
+/// Checks the server, then finds or makes the streams and the bucket. `attempts` failed before on this connection.
 ///
 /// # Errors
 /// What is wrong, and whether it may pass.
-pub(super) async fn prepare(client: &Client, settings: &Settings) -> Result<Session, LinkError> {
+pub(super) async fn prepare(client: &Client, settings: &Settings, attempts: u32) -> Result<Session, LinkError> {
     let connects = client.statistics().connects.load(std::sync::atomic::Ordering::Relaxed);
     let info = client.server_info();
     if !is_new_enough(&info.version) {
@@ -46,12 +49,13 @@ pub(super) async fn prepare(client: &Client, settings: &Settings) -> Result<Sess
         )));
     }
     let mut jetstream = async_nats::jetstream::new(client.clone());
-    jetstream.set_timeout(REQUEST);
+    jetstream.set_timeout((REQUEST_MIN * 2_u32.pow(attempts.min(4))).min(REQUEST));
     check_jetstream(&jetstream, info.jetstream, &info.server_name).await?;
     for shard in 1..=settings.replication_log.shards {
         ensure_stream(&jetstream, settings, shard).await?;
     }
     let ttl = ensure_registry(&jetstream, settings, &info.version).await?;
+    jetstream.set_timeout(REQUEST);
     Ok(Session { client: client.clone(), jetstream, ttl, connects })
 }
 
