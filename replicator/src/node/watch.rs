@@ -105,20 +105,13 @@ impl Watch {
     fn follow(&mut self) -> Result<bool, Replaced> {
         let mut looks = LOOKS.iter();
         loop {
-<<<<<<< HEAD
-            self.guard()?;
-=======
->>>>>>> 93f95d77f53008bf0d2ddc46cb2a1f1d70c66c9d
             // A commit writes the WAL many times: one look for all that has come.
             while let Ok(message) = self.inbox.try_recv() {
                 if matches!(message, ToWatch::Stop) {
                     return Ok(false);
                 }
             }
-<<<<<<< HEAD
-=======
             self.guard()?;
->>>>>>> 93f95d77f53008bf0d2ddc46cb2a1f1d70c66c9d
             if self.is_changed() {
                 self.waker.wake(Way::Watcher, None);
             }
