@@ -248,18 +248,20 @@ impl<B: Broker> Inbound<B> {
 
     fn hold(&mut self, i: usize, node: NodeId, seq: StreamSeq, reason: &str, now: Now) -> Result<(), Fatal> {
         let stream = &mut self.streams[i];
+        let shard = stream.shard;
         if stream.held.get(&node) != Some(&seq) {
-            tracing::warn!(origin = node.0, shard = stream.shard, reason, "holding this origin until the schema fits");
+            tracing::warn!(origin = node.0, shard, reason, "holding this origin until the schema fits");
             self.stats.held += 1;
         }
         stream.held.insert(node, seq);
         stream.resuming.remove(&node);
+        self.released.retain(|released| *released != (shard, node));
         self.db
             .prepare_cached(
                 "INSERT INTO main.__harmonylite__held (node, shard, seq, since, reason) VALUES (?1, ?2, ?3, ?4, ?5)
                  ON CONFLICT (node, shard) DO UPDATE SET seq = excluded.seq, reason = excluded.reason",
             )?
-            .execute(params![node.0.cast_signed(), stream.shard, seq.0.cast_signed(), now.unix_ms, reason])?;
+            .execute(params![node.0.cast_signed(), shard, seq.0.cast_signed(), now.unix_ms, reason])?;
         Ok(())
     }
 
@@ -285,7 +287,11 @@ impl<B: Broker> Inbound<B> {
             self.own_lowest_changed = true;
         }
         if !stream.resuming.is_empty() && item.anchor.seq >= stream.cursor.seq() {
-            self.released.extend(stream.resuming.drain().map(|(node, _)| (stream.shard, node)));
+            for (node, _) in stream.resuming.drain() {
+                // At once: what waits behind this item in the same transaction is not held any more.
+                stream.held.remove(&node);
+                self.released.push((stream.shard, node));
+            }
         }
     }
 
@@ -293,9 +299,6 @@ impl<B: Broker> Inbound<B> {
     pub(super) fn release(&mut self) -> Result<(), Fatal> {
         for (shard, node) in std::mem::take(&mut self.released) {
             self.db.execute("DELETE FROM main.__harmonylite__held WHERE node = ?1 AND shard = ?2", params![node.0.cast_signed(), shard])?;
-            if let Some(stream) = self.streams.iter_mut().find(|s| s.shard == shard) {
-                stream.held.remove(&node);
-            }
             tracing::info!(origin = node.0, shard, "the schema fits again; this origin goes on");
         }
         Ok(())

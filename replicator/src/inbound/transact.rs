@@ -131,6 +131,7 @@ impl<B: Broker> Inbound<B> {
         }
         let saved_absorb = self.absorb.clone();
         let saved_cursors: Vec<Cursor> = self.streams.iter().map(|s| s.cursor.clone()).collect();
+        let saved_held: Vec<_> = self.streams.iter().map(|s| (s.held.clone(), s.resuming.clone())).collect();
         let saved = (self.batch, self.own_anchor, self.own_lowest_ms, self.joined, self.stats);
         let queues: Vec<VecDeque<Item>> = self.streams.iter_mut().map(|s| std::mem::take(&mut s.queue)).collect();
         let result = self.transaction(&queues, now);
@@ -148,8 +149,9 @@ impl<B: Broker> Inbound<B> {
             Err(error) => {
                 self.absorb = saved_absorb;
                 (self.batch, self.own_anchor, self.own_lowest_ms, self.joined, self.stats) = saved;
-                for (stream, cursor) in self.streams.iter_mut().zip(saved_cursors) {
-                    stream.cursor = cursor;
+                self.released.clear();
+                for ((stream, cursor), (held, resuming)) in self.streams.iter_mut().zip(saved_cursors).zip(saved_held) {
+                    (stream.cursor, stream.held, stream.resuming) = (cursor, held, resuming);
                 }
                 Err(error)
             }
