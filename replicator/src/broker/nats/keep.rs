@@ -117,7 +117,6 @@ impl Keeper {
             url: to.describe(),
             ..LinkState::default()
         });
-        // Inbound last: its go-ahead for outbound must find outbound waiting on this connection.
         for sink in [&self.outbound, &self.inbound] {
             sink(BrokerEvent::Connected);
         }
