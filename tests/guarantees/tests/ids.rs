@@ -72,7 +72,8 @@ fn the_same_id_for_two_rows_loses_one_of_them_to_the_journal() {
 
 #[test]
 fn an_offset_in_sqlite_sequence_does_not_last() {
-    let mut cluster = Cluster::new(2, "CREATE TABLE orders (id INTEGER PRIMARY KEY AUTOINCREMENT, item TEXT); INSERT INTO orders (item) VALUES ('x')");
+    let mut cluster =
+        Cluster::new(2, "CREATE TABLE orders (id INTEGER PRIMARY KEY AUTOINCREMENT, item TEXT); INSERT INTO orders (item) VALUES ('x')");
     let update = sql("UPDATE sqlite_sequence");
     for node in &cluster.nodes {
         node.app().execute_batch(&update.replace("3000000000", &format!("{}000000000", node.id))).unwrap();

@@ -13,7 +13,8 @@ const SCHEMA: &str = "CREATE TABLE note (id INTEGER PRIMARY KEY, text TEXT)";
 fn a_node_behind_a_leaf_replicates_with_a_node_of_the_hub() {
     let dir = tempfile::tempdir().unwrap();
     let leaf_port = free_port();
-    let mut hub = Server::new(dir.path(), &format!("leafnodes {{ listen: \"127.0.0.1:{leaf_port}\" }}\ndefault_js_domain: {{ \"$G\": \"\" }}"));
+    let mut hub =
+        Server::new(dir.path(), &format!("leafnodes {{ listen: \"127.0.0.1:{leaf_port}\" }}\ndefault_js_domain: {{ \"$G\": \"\" }}"));
     hub.start();
     let mut at_hub = Node::new(dir.path(), 1, &format!("[nats]\nurls = [{:?}]\nreconnect_wait_seconds = 1\n", hub.url()));
     let behind = Node::new(dir.path(), 2, &embedded());
