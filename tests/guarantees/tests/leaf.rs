@@ -1,7 +1,7 @@
 //! A node whose server is a leaf of a hub replicates with nodes of the hub.
 //!
 //! Goal: `-leaf-servers` works as users of HarmonyLite (Go) know it: streams live in the hub, the leaf passes requests on; a hub
-//! that is away is waited for. Method: an external hub with JetStream, one node connected to it, one node behind a leaf.
+//! that is away is waited for. The hub needs `default_js_domain` (docs/topologies.md). Method: an external hub with JetStream, one node connected to it, one node behind a leaf.
 
 #![allow(clippy::unwrap_used)]
 

@@ -71,7 +71,10 @@ pub(super) async fn connect(settings: &Settings, target: &Target, events: Unboun
                 LinkError::Lasting(format!("{text}: check nats.user_name, nats.user_password, nats.seed_file, nats.creds_file"))
             }
             ConnectErrorKind::ServerParse => LinkError::Lasting(format!("{text}: check nats.urls")),
-            ConnectErrorKind::Tls => LinkError::Lasting(format!("{text}: check nats.ca_file, nats.cert_file, nats.key_file")),
+            // rustls tells of certificates as of I/O.
+            kind if kind == ConnectErrorKind::Tls || text.contains("peer certificate") || text.contains("received fatal alert") => {
+                LinkError::Lasting(format!("{text}: check nats.ca_file, nats.cert_file, nats.key_file"))
+            }
             _ => LinkError::Passing(text),
         }
     })
