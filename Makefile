@@ -14,12 +14,12 @@ build: ## target/release/harmonylite: one file, the nats-server inside
 demo: build ## three nodes on this machine write at once and end up equal
 	target/release/harmonylite demo $(ARGS)
 
-# The executable first: `cargo test` builds none for the tests of other packages. The simulation apart: it switches on the
-# feature `planted-bugs`, and features unify within one build.
+# One build for all tests; it makes the executable too, which the guarantee tests are told to use. The simulation apart: it
+# switches on the feature `planted-bugs`, and features unify within one build.
 test: ## every test, against a real nats-server
 	scripts/test-tools.sh
 	$(FIND_NATS_SERVER) && python3 scripts/django.py >&2 && export HARMONYLITE_NATS_SERVER="$$server" && \
-	cargo build --locked --package harmonylite && \
+	HARMONYLITE_BINARY="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/debug/harmonylite" \
 	cargo test --locked --workspace --exclude harmonylite-simulation && \
 	cargo test --locked --package harmonylite-simulation
 
