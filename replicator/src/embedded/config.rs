@@ -71,6 +71,8 @@ impl Plan {
         _ = writeln!(head, "server_name: {}", quote(&name));
         _ = writeln!(head, "ports_file_dir: {}", quote(&store.to_string_lossy()));
         _ = writeln!(head, "logtime: false");
+        // One line a minute about a neighbour that is down, not four a second.
+        _ = writeln!(head, "reconnect_error_reports: 60");
         let mut tail = jetstream;
         if let (true, Some((user, password))) = (ours, &login) {
             _ = writeln!(tail, "authorization {{ user: {}, password: {} }}", quote(user), quote(password.reveal()));

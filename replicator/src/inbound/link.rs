@@ -26,6 +26,20 @@ pub(super) enum Question {
     Heartbeat,
 }
 
+impl std::fmt::Display for Question {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::State(shard) => write!(f, "the state of stream {shard}"),
+            Self::At(shard, seq) => write!(f, "message {seq} of stream {shard}"),
+            Self::LastOwn => f.write_str("the newest message of this node"),
+            Self::Registry => f.write_str("this node's registry entry"),
+            Self::Lease | Self::LeasePut => f.write_str("the lease of this node id"),
+            Self::Consume(shard, _) => write!(f, "consuming stream {shard}"),
+            Self::Heartbeat => f.write_str("writing this node's registry entry"),
+        }
+    }
+}
+
 /// What is known of a connection that is being checked.
 #[derive(Debug, Default)]
 pub(super) struct Check {
@@ -115,6 +129,11 @@ impl<B: Broker> Inbound<B> {
     }
 
     pub(super) fn answered(&mut self, question: Question, result: Result<Reply, BrokerError>, now: Now) -> Result<(), Fatal> {
+        if let Err(error) = &result
+            && *error != BrokerError::Conflict
+        {
+            self.trouble = Some(format!("{question}: {error}"));
+        }
         match (question, result) {
             (Question::Lease, Ok(Reply::Kv(entry))) => return self.lease_read(entry.as_ref(), now),
             (Question::LeasePut, Ok(Reply::KvPut(revision))) => {
@@ -387,6 +406,7 @@ impl<B: Broker> Inbound<B> {
     /// After the transaction that repaired: consume, and let outbound go.
     pub(super) fn link_up(&mut self, now: Now) {
         self.link = Link::Up;
+        self.trouble = None;
         self.delivered_ms = now.mono_ms;
         self.heartbeat_due_ms = 0;
         self.gaps_due_ms = 0;

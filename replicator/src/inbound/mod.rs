@@ -192,6 +192,7 @@ pub struct Inbound<B: Broker> {
     answered_gaps: Vec<i64>,
     released: Vec<(u32, NodeId)>,
     own_lowest_changed: bool,
+    trouble: Option<String>,
     random: Box<dyn FnMut() -> u64 + Send>,
     warned_null_keys: HashSet<String>,
     /// For the other actor; the owner takes them after each call.
@@ -265,6 +266,7 @@ impl<B: Broker> Inbound<B> {
             answered_gaps: Vec::new(),
             released: Vec::new(),
             own_lowest_changed: false,
+            trouble: None,
             random,
             warned_null_keys: HashSet::new(),
             effects: Vec::new(),
@@ -397,6 +399,11 @@ impl<B: Broker> Inbound<B> {
     /// Whether the broker is up, checked, and consumed from.
     pub fn is_linked(&self) -> bool {
         matches!(self.link, link::Link::Up)
+    }
+
+    /// What the broker did not answer since the connection was last usable, for people.
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
     }
 
     /// Holes that other nodes were asked to fill.

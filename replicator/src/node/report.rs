@@ -59,6 +59,8 @@ fn glance(db: &Connection) -> Result<Glance, DatabaseError> {
 
 /// A change that waits longer than this is worth a word.
 const PENDING_MS_MAX: i64 = 60_000;
+/// A connection whose check takes longer than this is stuck.
+const UNANSWERED_MS_MAX: u64 = 10_000;
 /// So is the write lock out of reach for so long.
 const BUSY_MS_MAX: u64 = 10_000;
 
@@ -149,6 +151,12 @@ impl Sources {
         let mut say = |reason: String| status.degraded.push(reason);
         if !link.connected {
             say(format!("NATS is away ({} failed attempts): {}", link.failed_attempts, link.last_error));
+        }
+        if link.connected && !writer.linked && clock::mono_ms().saturating_sub(link.since_ms) > UNANSWERED_MS_MAX {
+            say(format!(
+                "NATS is connected, but does not answer what this node asks before it replicates ({}): check permissions, and docs/topologies.md for leaf nodes",
+                writer.trouble.as_deref().unwrap_or("no answer at all")
+            ));
         }
         for held in &status.held {
             say(format!("origin {} is paused: {}", held.node_id, held.reason));

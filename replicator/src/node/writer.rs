@@ -31,6 +31,7 @@ pub(super) enum ToWriter {
 pub(super) struct WriterSeen {
     pub(super) stats: Stats,
     pub(super) linked: bool,
+    pub(super) trouble: Option<String>,
     pub(super) joined: bool,
     pub(super) site: Option<Site>,
     pub(super) gaps: usize,
@@ -175,6 +176,7 @@ impl Writer {
         self.seen.send_replace(WriterSeen {
             stats: self.inbound.stats,
             linked: self.inbound.is_linked(),
+            trouble: self.inbound.trouble().map(str::to_owned),
             joined: self.inbound.is_joined(),
             site: Some(self.inbound.site()),
             gaps: self.inbound.open_gaps(),

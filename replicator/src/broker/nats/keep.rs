@@ -115,6 +115,7 @@ impl Keeper {
             connected: true,
             server_version: info.version,
             url: to.describe(),
+            since_ms: crate::clock::mono_ms(),
             ..LinkState::default()
         });
         for sink in [&self.outbound, &self.inbound] {

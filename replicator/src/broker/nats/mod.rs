@@ -45,6 +45,8 @@ pub struct LinkState {
     pub url: String,
     /// The failure will not get better by itself.
     pub lasting: bool,
+    /// When the present connection was prepared, monotone milliseconds.
+    pub since_ms: u64,
 }
 
 struct Shared {
