@@ -25,7 +25,7 @@ pub(crate) fn measure(pair: &Pair, report: &mut Report, quick: bool) -> Result<(
         let committed = clock::unix_ns();
         let gives_up = committed + 60_000_000_000;
         while count(&peer, "SELECT count(*) FROM item WHERE id = ?1", FROM + i)? == 0 {
-            anyhow::ensure!(clock::unix_ns() < gives_up, "a commit has not become visible after 60 s");
+            anyhow::ensure!(clock::unix_ns() < gives_up, "a commit has not become visible after 60 s\n{}", pair.what_they_say());
             pause(LOOK_EVERY);
         }
         if i >= WARM_UP {

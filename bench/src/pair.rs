@@ -23,7 +23,8 @@ const SCHEMA: &str = "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT NOT N
 pub(crate) struct Pair {
     nodes: Vec<Node>,
     broker: Option<(Runtime, Embedded)>,
-    _dir: TempDir,
+    dir: TempDir,
+    program: PathBuf,
 }
 
 struct Node {
@@ -43,9 +44,9 @@ impl Pair {
             settings.nats.server_binary = fetched.to_string_lossy().into_owned();
         }
         let embedded = runtime.block_on(Embedded::start(&settings, NodeId(0), &ClusterSettings::default()))?;
-        let mut pair = Self { nodes: Vec::new(), broker: Some((runtime, embedded)), _dir: dir };
+        let mut pair = Self { nodes: Vec::new(), broker: Some((runtime, embedded)), dir, program };
         for id in 1..=2 {
-            let node = pair.node(&program, id)?;
+            let node = pair.node(id)?;
             pair.nodes.push(node);
         }
         // Joined and connected: a row goes through in both directions.
@@ -58,8 +59,8 @@ impl Pair {
         Ok(pair)
     }
 
-    fn node(&self, program: &Path, id: usize) -> Result<Node> {
-        let dir = self._dir.path().join(format!("node-{id}"));
+    fn node(&self, id: usize) -> Result<Node> {
+        let dir = self.dir.path().join(format!("node-{id}"));
         std::fs::create_dir(&dir)?;
         let (db, config, log) = (dir.join("app.db"), dir.join("config.toml"), File::create(dir.join("log"))?);
         open(&db)?.execute_batch(SCHEMA)?;
@@ -77,7 +78,7 @@ impl Pair {
         // The directory is ours alone.
         std::fs::write(&config, content)?;
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", LIFELINE_SHELL, "harmonylite"]).arg(program).arg("-config").arg(&config);
+        command.args(["-c", LIFELINE_SHELL, "harmonylite"]).arg(&self.program).arg("-config").arg(&config);
         command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log).process_group(0);
         let mut child = command.spawn().context("cannot run /bin/sh")?;
         let lifeline = child.stdin.take();
@@ -102,18 +103,31 @@ impl Pair {
         let ends = clock::mono_ms() + PATIENCE_MS;
         while !is_there()? {
             if clock::mono_ms() > ends {
-                let log = |i: usize| std::fs::read_to_string(self._dir.path().join(format!("node-{i}/log"))).unwrap_or_default();
-                bail!("{what} has not arrived after {} s\n{}\n{}", PATIENCE_MS / 1_000, log(1), log(2));
+                bail!("{what} has not arrived after {} s\n{}", PATIENCE_MS / 1_000, self.what_they_say());
             }
             pause(Duration::from_millis(1));
         }
         Ok(())
     }
 
+    /// What both nodes say of themselves, for an error.
+    pub(crate) fn what_they_say(&self) -> String {
+        let say = |i: usize| {
+            let dir = self.dir.path().join(format!("node-{i}"));
+            let mut status = Command::new(&self.program);
+            let status = status.arg("status").arg("--config").arg(dir.join("config.toml")).output();
+            let status = status.map_or_else(|e| e.to_string(), |out| String::from_utf8_lossy(&out.stdout).into_owned());
+            format!("{status}{}\n", std::fs::read_to_string(dir.join("log")).unwrap_or_default())
+        };
+        say(1) + &say(2)
+    }
+
     /// Waits until nothing is pending and both hold as many rows.
     pub(crate) fn settle(&self) -> Result<()> {
         let nodes = [self.open(0)?, self.open(1)?];
-        let pending = "SELECT count(*) FROM __harmonylite__change_log WHERE id > ?1";
+        // What is published leaves the log with the node's next transaction.
+        let pending = "SELECT count(*) FROM __harmonylite__change_log
+            WHERE id > max(?1, coalesce((SELECT value FROM __harmonylite__meta WHERE key = 'published'), 0))";
         self.wait("the rest", || {
             let rows = nodes.each_ref().map(|db| count(db, "SELECT count(*) FROM item WHERE id > ?1", i64::MIN));
             let [Ok(a), Ok(b)] = rows else { bail!("the rows cannot be counted") };
