@@ -183,7 +183,16 @@ fn step(state: &mut State, entry: &Entry, from: &FoldFrom<'_>, previous_of: &mut
         }
         KIND_DISPLACED => {
             state.displaced = true;
-            if !absorbed {
+            if absorbed {
+                if let (true, Some(previous)) = (new, entry.previous) {
+                    state.note_previous(previous, from.own_sites);
+                }
+            } else {
+                // Kept like a change's, or the delete of a row that another node wrote would look concurrent there.
+                if new {
+                    state.note_previous(state.real, from.own_sites);
+                }
+                previous_of.push((entry.id, state.real));
                 // Whether the row really went is known when its table is read. If it did, this is the version of that
                 // delete; if it came back or was never gone, later changes still stand above it.
                 state.floor = state.next_hlc(entry.time_ms);

@@ -34,6 +34,11 @@ impl Process {
     pub fn signal(&self, name: &str) {
         let sent = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status().unwrap();
         assert!(sent.success(), "cannot send {name} to {}", self.pid());
+        // It has many threads, and some may still run for a moment on a busy machine.
+        let stat = PathBuf::from(format!("/proc/{}/stat", self.pid()));
+        if name == "STOP" && stat.exists() {
+            crate::eventually("the process stands still", || std::fs::read_to_string(&stat).is_ok_and(|text| text.contains(") T ")));
+        }
     }
 
     /// Whether it has ended, and how.
