@@ -16,8 +16,8 @@ use crate::fold::FoldFrom;
 use crate::inbound::{Ack, Effect, Fatal, Step};
 use crate::layout::Layout;
 use crate::names::{BatchNo, Site, StreamSeq};
-use crate::planted::{Bug, planted};
 use crate::parts::{part_count, part_headers, part_payload};
+use crate::planted::{Bug, planted};
 use rusqlite::Connection;
 use std::collections::HashSet;
 

@@ -291,7 +291,7 @@ fn judge_row(
         return if fits { Ok(()) } else { Err(format!("it has no version; the row is {row:?}")) };
     };
     // What had no version (any more) got the baseline version from whoever came first.
-    if version.0 == 1 && (pruned || firm.is_some_and(|firm| firm.0 == 1)) && possible {
+    if version.0 == 1 && (pruned || writes.keys().any(|v| v.0 == 1)) && possible {
         return Ok(());
     }
     if firm.is_some_and(|firm| firm > version) {

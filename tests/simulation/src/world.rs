@@ -38,6 +38,8 @@ pub struct World<'p> {
     pub(crate) true_ms: i64,
     /// Versions may be missing from now on.
     pub(crate) pruned: bool,
+    /// The highest level of the schema that any node has had.
+    pub(crate) level_max: i64,
     traced: bool,
     trace: Vec<String>,
     /// For each node and table the versions as last seen: they only grow.
@@ -88,6 +90,7 @@ impl<'p> World<'p> {
             fates: plan.fates,
             true_ms: BEGIN_MS,
             pruned: harmonylite::planted::planted(harmonylite::planted::Bug::TombstoneEarly),
+            level_max: 0,
             traced,
             trace: Vec::new(),
             transactions_tried: 0,
