@@ -164,7 +164,7 @@ impl<B: Broker> Outbound<B> {
             // A go-ahead is for the check that we hold still for: what was checked before says nothing about what the broker
             // holds now.
             Input::Effect(Effect::Go { check, site, batch, published }) => {
-                if check == self.held || planted(Bug::StaleGo) {
+                if check == self.held || planted(Bug::NoHold) {
                     self.start(site, batch, published);
                 }
             }

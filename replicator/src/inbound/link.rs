@@ -191,7 +191,7 @@ impl<B: Broker> Inbound<B> {
             return;
         }
         if matches!(self.link, Link::Settling) {
-            if self.outbound_held != self.check || !self.acks.is_empty() {
+            if (self.outbound_held != self.check || !self.acks.is_empty()) && !planted(Bug::NoHold) {
                 return;
             }
             self.check_link(now);
