@@ -39,8 +39,8 @@ pub enum Output {
     Acknowledged(Ack),
     /// The schema changed: install the triggers.
     Wake,
-    /// So many connections have been seen, and everything that was acknowledged on the former ones is said.
-    Connected(u64),
+    /// Nothing is published until the go-ahead of this check, and everything that was acknowledged before is said.
+    Held(u64),
 }
 
 /// Counters since the start.
@@ -106,7 +106,9 @@ pub struct Outbound<B: Broker> {
     /// Connections seen so far, and whether the last one is up.
     connection: u64,
     connected: bool,
-    go: Option<Effect>,
+    /// The check that waits for us (with its connection), and the one that we hold still for.
+    hold: Option<(u64, u64)>,
+    held: u64,
     next_ticket: Ticket,
     /// For inbound; the owner takes them after each call.
     pub outputs: Vec<Output>,
@@ -139,7 +141,8 @@ impl<B: Broker> Outbound<B> {
             foreign: 0,
             connection: 0,
             connected: false,
-            go: None,
+            hold: None,
+            held: 0,
             next_ticket: 1,
             outputs: Vec::new(),
             stats: Stats::default(),
@@ -161,29 +164,36 @@ impl<B: Broker> Outbound<B> {
                 }
             }
             Input::Effect(Effect::Look) => self.look = true,
-            Input::Effect(go @ Effect::Go { .. }) => {
-                self.go = Some(go);
-                self.obey();
+            Input::Effect(Effect::Hold { check, connection }) => {
+                self.hold = Some((check, connection));
+                self.hold_still();
+            }
+            // A go-ahead is for the check that we hold still for: what was checked before says nothing about what the broker
+            // holds now.
+            Input::Effect(Effect::Go { check, site, batch, published }) => {
+                if check == self.held || planted(Bug::NoHold) {
+                    self.start(site, batch, published);
+                }
             }
             Input::Broker(BrokerEvent::Connected) => {
-                (self.connection, self.connected, self.state) = (self.connection + 1, true, State::Waiting);
-                self.outputs.push(Output::Connected(self.connection));
-                self.obey();
+                (self.connection, self.connected, self.state, self.held) = (self.connection + 1, true, State::Waiting, 0);
+                self.hold_still();
             }
-            Input::Broker(BrokerEvent::Disconnected(_)) => (self.connected, self.state) = (false, State::Waiting),
+            Input::Broker(BrokerEvent::Disconnected(_)) => (self.connected, self.state, self.held) = (false, State::Waiting, 0),
             Input::Broker(BrokerEvent::Reply(ticket, result)) => return self.answered(ticket, result, now),
             Input::Broker(_) => {}
         }
         Ok(())
     }
 
-    /// A go-ahead is for one connection: what was checked on the one before says nothing about what the broker holds now.
-    fn obey(&mut self) {
-        if let Some(Effect::Go { connection, site, batch, published }) = self.go
-            && (connection == self.connection && self.connected || planted(Bug::StaleGo))
+    /// Stops publishing for a check, once we are on the connection that it is about. What is in flight is looked for afterwards.
+    fn hold_still(&mut self) {
+        if let Some((check, connection)) = self.hold
+            && connection == self.connection
+            && self.connected
         {
-            self.go = None;
-            self.start(site, batch, published);
+            (self.hold, self.held, self.state) = (None, check, State::Waiting);
+            self.outputs.push(Output::Held(check));
         }
     }
 

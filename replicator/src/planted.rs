@@ -33,8 +33,8 @@ pub enum Bug {
     CompensationNow,
     /// A row from a node that does not know a column yet leaves that column as it was.
     MissingColumnsStay,
-    /// A go-ahead for publishing counts for any connection.
-    StaleGo,
+    /// Publishing goes on while the broker is checked, and any go-ahead counts.
+    NoHold,
 }
 
 /// All of them.
@@ -53,7 +53,7 @@ pub const BUGS: [Bug; 15] = [
     Bug::TombstoneEarly,
     Bug::CompensationNow,
     Bug::MissingColumnsStay,
-    Bug::StaleGo,
+    Bug::NoHold,
 ];
 
 #[cfg(feature = "planted-bugs")]

@@ -58,7 +58,7 @@ pub(super) struct Check {
 #[derive(Debug)]
 pub(super) enum Link {
     Down,
-    /// Up, but outbound may still bring acknowledgements of the connection before, which this check has to include.
+    /// Up, but outbound may still bring acknowledgements, which the check has to include.
     Settling,
     /// Answers are awaited.
     Checking(Box<Check>),
@@ -92,8 +92,15 @@ const GAPS_MS: u64 = 10_000;
 pub(super) const CURSOR_FLUSH_MS: u64 = 1_000;
 
 impl<B: Broker> Inbound<B> {
+    /// Lets outbound hold still first: what it has been told, and what it publishes meanwhile, would not be part of the check.
+    pub(super) fn begin_check(&mut self) {
+        self.check += 1;
+        self.effects.push(Effect::Hold { check: self.check, connection: self.connection });
+        self.link = Link::Settling;
+    }
+
     /// Asks all that is needed to judge this connection.
-    pub(super) fn check_link(&mut self, _now: Now) {
+    fn check_link(&mut self, _now: Now) {
         self.asked.retain(|_, q| matches!(q, Question::Lease | Question::LeasePut | Question::Heartbeat));
         let mut check = Check { own: self.own_anchor, ..Check::default() };
         let mut questions: Vec<(Question, Request)> = Vec::new();
@@ -203,7 +210,7 @@ impl<B: Broker> Inbound<B> {
             return;
         }
         if matches!(self.link, Link::Settling) {
-            if self.outbound_connection < self.connection || !self.acks.is_empty() {
+            if (self.outbound_held != self.check || !self.acks.is_empty()) && !planted(Bug::NoHold) {
                 return;
             }
             self.check_link(now);
@@ -211,7 +218,7 @@ impl<B: Broker> Inbound<B> {
         if let Link::Again(at) = self.link
             && now.mono_ms >= at
         {
-            self.check_link(now);
+            self.begin_check();
         }
         if now.mono_ms >= self.lease_due_ms && !self.asked.values().any(|q| matches!(q, Question::Lease | Question::LeasePut)) {
             self.lease_due_ms = now.mono_ms + self.config.lease_ttl_ms / 3;
@@ -416,12 +423,7 @@ impl<B: Broker> Inbound<B> {
             }
         }
         self.stats.transactions_go += 1;
-        self.effects.push(Effect::Go {
-            connection: self.connection,
-            site: self.absorb.site,
-            batch: self.batch,
-            published: self.absorb.published,
-        });
+        self.effects.push(Effect::Go { check: self.check, site: self.absorb.site, batch: self.batch, published: self.absorb.published });
     }
 
     /// Starts the consumer of a stream behind its cursor.

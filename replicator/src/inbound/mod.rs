@@ -50,8 +50,8 @@ pub enum Input {
     Acknowledged(Ack),
     /// Look at the database: its schema may have changed, or its log grown.
     Wake,
-    /// Outbound has seen so many connections; its acknowledgements of the former ones came before this.
-    OutboundConnected(u64),
+    /// Outbound holds still for this check; its acknowledgements came before this.
+    OutboundHeld(u64),
     /// Try a batch in quarantine again.
     RetryQuarantine(i64),
 }
@@ -61,14 +61,21 @@ pub enum Input {
 pub enum Effect {
     /// Publishing may begin (again): this is who we are, and what is acknowledged.
     Go {
-        /// Of this connection (counted from 1), and no other.
-        connection: u64,
+        /// The check that found it so. A go-ahead of an older one counts for nothing.
+        check: u64,
         /// The present life.
         site: Site,
         /// The last acknowledged batch.
         batch: BatchNo,
         /// Log entries up to here are published.
         published: i64,
+    },
+    /// The broker is about to be checked: publish nothing until the go-ahead, and say so.
+    Hold {
+        /// Which check.
+        check: u64,
+        /// On which connection, counted from 1 as both actors see them come.
+        connection: u64,
     },
     /// There is something in the log, or the schema is installed anew.
     Look,
@@ -170,9 +177,10 @@ pub struct Inbound<B: Broker> {
     join_targets: HashMap<u32, StreamSeq>,
     streams: Vec<ShardStream>,
     link: link::Link,
-    /// Connections seen so far, and how many of them outbound has seen.
+    /// Connections seen so far, checks begun so far, and the last one that outbound holds still for.
     connection: u64,
-    outbound_connection: u64,
+    check: u64,
+    outbound_held: u64,
     lease: Lease,
     lease_due_ms: u64,
     heartbeat_due_ms: u64,
@@ -248,7 +256,8 @@ impl<B: Broker> Inbound<B> {
             streams,
             link: link::Link::Down,
             connection: 0,
-            outbound_connection: 0,
+            check: 0,
+            outbound_held: 0,
             lease,
             lease_due_ms: 0,
             heartbeat_due_ms: 0,
@@ -282,7 +291,7 @@ impl<B: Broker> Inbound<B> {
         match input {
             Input::Wake => self.wake = true,
             Input::Acknowledged(ack) => self.acks.push(ack),
-            Input::OutboundConnected(count) => self.outbound_connection = count,
+            Input::OutboundHeld(check) => self.outbound_held = check,
             Input::RetryQuarantine(id) => self.retries.push(id),
             Input::Broker(event) => return self.handle_broker(event, now),
         }
@@ -294,7 +303,7 @@ impl<B: Broker> Inbound<B> {
             BrokerEvent::Connected => {
                 self.connection += 1;
                 self.asked.clear();
-                self.link = link::Link::Settling;
+                self.begin_check();
             }
             BrokerEvent::Disconnected(_) => {
                 self.link = link::Link::Down;
@@ -317,7 +326,7 @@ impl<B: Broker> Inbound<B> {
                 let checked = matches!(self.link, link::Link::Up | link::Link::Checking(_) | link::Link::Again(_));
                 if checked && self.streams.iter().any(|s| s.shard == shard && s.generation == generation) {
                     tracing::debug!(shard, reason, "the consumer ended; checking the stream and consuming again");
-                    self.check_link(now);
+                    self.begin_check();
                 }
             }
             BrokerEvent::Signal(bytes) => {

@@ -205,7 +205,7 @@ impl Reader {
                     WriterInput::Acknowledged(ack)
                 }
                 Output::Wake => WriterInput::Wake,
-                Output::Connected(count) => WriterInput::OutboundConnected(count),
+                Output::Held(check) => WriterInput::OutboundHeld(check),
             };
             // A writer that has ended takes the node with it.
             let _ = self.writer.send(writer::ToWriter::Input(input));

@@ -260,7 +260,7 @@ impl Process {
             self.inbound_in.push_back(match output {
                 Output::Acknowledged(ack) => inbound::Input::Acknowledged(ack),
                 Output::Wake => inbound::Input::Wake,
-                Output::Connected(count) => inbound::Input::OutboundConnected(count),
+                Output::Held(check) => inbound::Input::OutboundHeld(check),
             });
         }
     }

@@ -181,6 +181,12 @@ impl Oracle {
             changed = true;
             let mut write = Write { content, former: Vec::new(), node, log_id: last.id, firm: true };
             if let Some(known) = self.writes.entry(key.clone()).or_default().get(&version).filter(|k| k.content != write.content) {
+                if known.firm && known.log_id < 0 {
+                    // A power cut took it from here, but the stream has it: this database is about to begin a new life, and what
+                    // it writes now gets its version from that one.
+                    self.writes.entry(key).or_default().insert((version.0, pending_site(node)), write);
+                    continue;
+                }
                 if known.firm {
                     let contents = (&known.content, &write.content);
                     return Ok(Err(format!("version {version:?} of {key:?} stands for two contents: {contents:?}")));
@@ -224,8 +230,11 @@ impl Oracle {
     /// under the old one.
     pub fn new_site(&mut self, node: usize, absorbed: i64, from: i64, to: i64) {
         for writes in self.writes.values_mut() {
-            let moved: Vec<Version> =
-                writes.iter().filter(|(v, w)| v.1 == from && w.node == node && w.log_id > absorbed).map(|(v, _)| *v).collect();
+            let moved: Vec<Version> = writes
+                .iter()
+                .filter(|(v, w)| (v.1 == from || v.1 == pending_site(node)) && w.node == node && w.log_id > absorbed)
+                .map(|(v, _)| *v)
+                .collect();
             for version in moved {
                 if let Some(write) = writes.get_mut(&version) {
                     let renewed = write.clone();
@@ -253,6 +262,11 @@ impl Oracle {
         }
         Ok(())
     }
+}
+
+/// Stands for the site that a node does not have yet.
+fn pending_site(node: usize) -> i64 {
+    -1 - i64::try_from(node).unwrap_or(0)
 }
 
 /// max(time, previous + 1), entry by entry; a displaced row counts only if it is gone. None: nothing happened to it.
@@ -291,7 +305,7 @@ fn judge_row(
         return if fits { Ok(()) } else { Err(format!("it has no version; the row is {row:?}")) };
     };
     // What had no version (any more) got the baseline version from whoever came first.
-    if version.0 == 1 && (pruned || firm.is_some_and(|firm| firm.0 == 1)) && possible {
+    if version.0 == 1 && (pruned || writes.keys().any(|v| v.0 == 1)) && possible {
         return Ok(());
     }
     if firm.is_some_and(|firm| firm > version) {

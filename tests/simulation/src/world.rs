@@ -38,6 +38,11 @@ pub struct World<'p> {
     pub(crate) true_ms: i64,
     /// Versions may be missing from now on.
     pub(crate) pruned: bool,
+    /// For each node: how many checks its process had passed when the broker last lost something, and when its power was last cut.
+    pub(crate) unseen_loss: Vec<Option<u64>>,
+    pub(crate) unseen_cut: Vec<Option<u64>>,
+    /// The highest level of the schema that any node has had.
+    pub(crate) level_max: i64,
     traced: bool,
     trace: Vec<String>,
     /// For each node and table the versions as last seen: they only grow.
@@ -81,16 +86,19 @@ impl<'p> World<'p> {
             seen: vec![vec![BTreeMap::new(); TABLES.len()]; nodes.len()],
             sites: vec![0; nodes.len()],
             absorbed: vec![0; nodes.len()],
-            nodes,
             broker: SimBroker::default(),
             oracle: Oracle::default(),
             marks: Marks::default(),
             fates: plan.fates,
             true_ms: BEGIN_MS,
             pruned: harmonylite::planted::planted(harmonylite::planted::Bug::TombstoneEarly),
+            unseen_loss: vec![None; nodes.len()],
+            unseen_cut: vec![None; nodes.len()],
+            level_max: 0,
             traced,
             trace: Vec::new(),
             transactions_tried: 0,
+            nodes,
         })
     }
 
@@ -285,12 +293,23 @@ impl<'p> World<'p> {
     }
 
     pub(crate) fn start(&mut self, n: usize) -> Result<(), String> {
+        let (loss, cut) = (self.is_unseen(&self.unseen_loss, n), self.is_unseen(&self.unseen_cut, n));
         if self.nodes[n].start(self.true_ms)? {
+            (self.unseen_loss[n], self.unseen_cut[n]) = (loss.then_some(0), cut.then_some(0));
             self.say(|| format!("node {n}: process starts"));
             self.note_site(n)?;
             self.oracle.follow(n, &self.nodes[n].app)?;
         }
         Ok(())
+    }
+
+    pub(crate) fn checks_passed(&self, n: usize) -> u64 {
+        self.nodes[n].process.as_ref().map_or(0, |p| p.inbound.stats.transactions_go)
+    }
+
+    /// Whether a node has not passed a check since.
+    pub(crate) fn is_unseen(&self, since: &[Option<u64>], n: usize) -> bool {
+        since[n].is_some_and(|passed| self.checks_passed(n) <= passed)
     }
 
     pub(crate) fn heal(&mut self) -> Result<(), String> {

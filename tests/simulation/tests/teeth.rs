@@ -11,7 +11,7 @@ fn bound(bug: Bug) -> u64 {
         Bug::NoAbsorbFirst | Bug::MergedEntries | Bug::NoPlusOne | Bug::TieBroken => 50,
         Bug::SilentCompensation | Bug::CompensationNow | Bug::NoGapRepair => 100,
         Bug::SameSite | Bug::CursorFirst | Bug::NoOwnAnchor | Bug::NoCursorAnchor | Bug::OwnRowsOnly | Bug::TombstoneEarly => 400,
-        Bug::MissingColumnsStay | Bug::StaleGo => 2_000,
+        Bug::MissingColumnsStay | Bug::NoHold => 2_000,
     }
 }
 
