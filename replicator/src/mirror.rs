@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What each trigger writes, as SQLite's compiler reports it: trigger -> tables.
-type Writes = Arc<Mutex<BTreeMap<String, Vec<String>>>>;
+type Writes = BTreeMap<String, Vec<String>>;
 
 /// Makes the TEMP copies anew. Returns the names of the triggers made, and of those that cannot be compiled here (they call
 /// a function of the application).
@@ -68,8 +68,8 @@ fn user_triggers(db: &Connection) -> Result<Vec<(String, String, String)>, Datab
 }
 
 /// Compiles an insert, update and delete of every table that has triggers, with triggers on, and listens to the authorizer.
-fn observe_writes(db: &mut Connection) -> Result<(BTreeMap<String, Vec<String>>, Vec<String>), DatabaseError> {
-    let writes: Writes = Arc::default();
+fn observe_writes(db: &mut Connection) -> Result<(Writes, Vec<String>), DatabaseError> {
+    let writes: Arc<Mutex<Writes>> = Arc::default();
     let sink = Arc::clone(&writes);
     let mut broken = Vec::new();
     let tables: std::collections::BTreeSet<String> = user_triggers(db)?.into_iter().map(|(_, table, _)| table).collect();

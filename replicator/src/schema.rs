@@ -229,7 +229,7 @@ fn read_indexes(db: &Connection, table: &str) -> rusqlite::Result<Indexes> {
     while let Some(row) = rows.next()? {
         let (name, origin, partial): (String, String, bool) = (row.get(0)?, row.get(1)?, row.get(2)?);
         let parts = columns
-            .query_map([&name], |c| Ok(c.get::<_, Option<String>>(0)?.map(|n| Ok::<_, rusqlite::Error>((n, c.get(1)?))).transpose()?))?
+            .query_map([&name], |c| c.get::<_, Option<String>>(0)?.map(|name| Ok((name, c.get(1)?))).transpose())?
             .collect::<rusqlite::Result<Vec<Option<(String, String)>>>>()?;
         if origin == "pk" {
             primary = Some(parts.into_iter().flatten().collect());

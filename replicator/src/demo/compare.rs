@@ -67,7 +67,7 @@ fn rows(db: &Connection, table: &str) -> Result<Rows> {
     let mut key = db.prepare("SELECT name FROM pragma_table_info(?1) WHERE pk > 0 ORDER BY pk")?;
     let key: Vec<String> = key.query_map([table], |r| r.get(0))?.collect::<rusqlite::Result<_>>()?;
     let mut read = db.prepare(&format!("SELECT * FROM \"{}\"", table.replace('"', "\"\"")))?;
-    let columns: Vec<String> = read.column_names().into_iter().map(str::to_owned).collect();
+    let columns: Vec<String> = read.column_names().map(str::to_owned).collect();
     let mut found = Rows::new();
     let mut all = read.query([])?;
     while let Some(row) = all.next()? {

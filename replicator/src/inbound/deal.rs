@@ -24,20 +24,34 @@ use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::{HashMap, VecDeque};
 
 enum Outcome {
-    Applied { header: BatchHeader, applied: Applied, lowest_ms: i64 },
-    Held(String),
+    Applied {
+        header: BatchHeader,
+        applied: Applied,
+        lowest_ms: i64,
+    },
+    /// `header`: because of its schema; None: this program cannot read it.
+    Held {
+        reason: String,
+        header: Option<Box<BatchHeader>>,
+    },
     Quarantine(String),
 }
 
 /// Why a batch ended early inside its savepoint.
 enum Ended {
     Fatal(Fatal),
-    Outcome(Outcome),
+    Outcome(Box<Outcome>),
 }
 
 impl<E: Into<Fatal>> From<E> for Ended {
     fn from(error: E) -> Self {
         Self::Fatal(error.into())
+    }
+}
+
+impl From<Outcome> for Ended {
+    fn from(outcome: Outcome) -> Self {
+        Self::Outcome(Box::new(outcome))
     }
 }
 
@@ -120,7 +134,11 @@ impl<B: Broker> Inbound<B> {
                 }
                 Ok((applied.taken + applied.skipped, lowest_ms))
             }
-            Outcome::Held(reason) => {
+            Outcome::Held { header: Some(header), .. } if self.passes_over(node, &header) => {
+                self.pass_over(shard, node, &header, now, done)?;
+                Ok((1, NO_ROW_MS))
+            }
+            Outcome::Held { reason, .. } => {
                 self.hold(i, node, first, &reason, now)?;
                 Ok((1, NO_ROW_MS))
             }
@@ -159,7 +177,7 @@ impl<B: Broker> Inbound<B> {
             }
             Err(Ended::Outcome(outcome)) => {
                 self.db.execute_batch("ROLLBACK TO __harmonylite__batch; RELEASE __harmonylite__batch")?;
-                Ok(outcome)
+                Ok(*outcome)
             }
             Err(Ended::Fatal(fatal)) => Err(fatal),
         }
@@ -168,7 +186,10 @@ impl<B: Broker> Inbound<B> {
     fn apply_inside(&mut self, body: &Spill, now: Now) -> Result<Outcome, Ended> {
         let limits = &self.config.limits;
         let found = outline(body.reader()?, limits).map_err(undecodable)?;
-        let maps = admit(&self.layout, &found.tables).map_err(|reason| Ended::Outcome(Outcome::Held(reason)))?;
+        let maps = match admit(&self.layout, &found.tables) {
+            Ok(maps) => maps,
+            Err(reason) => return Err(Outcome::Held { reason, header: Some(Box::new(found.header)) }.into()),
+        };
         let mut reader = BatchReader::new(body.reader()?, limits).map_err(undecodable)?;
         let mut applier = Applier::new(&self.db, self.absorb.site, &self.absorb.own_sites, self.joined, now.unix_ms, limits.conflicts_max);
         let mut row = Row {
@@ -209,7 +230,7 @@ impl<B: Broker> Inbound<B> {
     }
 
     /// Follows the chain of batch numbers of a site: a hole in it is a lost message.
-    fn note_origin(&mut self, shard: u32, node: NodeId, header: &BatchHeader, now: Now, done: &mut Done) -> Result<(), Fatal> {
+    pub(super) fn note_origin(&mut self, shard: u32, node: NodeId, header: &BatchHeader, now: Now, done: &mut Done) -> Result<(), Fatal> {
         let known: Option<i64> = self
             .db
             .prepare_cached("SELECT batch FROM main.__harmonylite__origin WHERE site = ?1")?
@@ -316,7 +337,7 @@ impl<B: Broker> Inbound<B> {
                     done.look |= applied.compensated > 0;
                     quarantine::remove(&self.db, id)?;
                 }
-                Outcome::Held(reason) | Outcome::Quarantine(reason) => {
+                Outcome::Held { reason, .. } | Outcome::Quarantine(reason) => {
                     tracing::warn!(id, reason, "a batch from quarantine can still not be applied");
                     quarantine::set_reason(&self.db, id, &reason)?;
                 }
@@ -328,14 +349,14 @@ impl<B: Broker> Inbound<B> {
 
 fn undecodable(error: DecodeError) -> Ended {
     match error.action() {
-        Action::HoldOrigin => Ended::Outcome(Outcome::Held(error.to_string())),
-        _ => Ended::Outcome(Outcome::Quarantine(error.to_string())),
+        Action::HoldOrigin => Outcome::Held { reason: error.to_string(), header: None }.into(),
+        _ => Outcome::Quarantine(error.to_string()).into(),
     }
 }
 
 fn inapplicable(error: ApplyError) -> Ended {
     match error {
-        ApplyError::Refused { .. } => Ended::Outcome(Outcome::Quarantine(error.to_string())),
+        ApplyError::Refused { .. } => Outcome::Quarantine(error.to_string()).into(),
         ApplyError::Database(error) => Ended::Fatal(error.into()),
     }
 }

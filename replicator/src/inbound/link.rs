@@ -8,7 +8,7 @@ use crate::broker::{Broker, BrokerError, KvEntry, Message, Reply, Request, Strea
 use crate::config::Now;
 use crate::cursor::{Anchor, NO_ROW_MS};
 use crate::lease::{Lease, Next};
-use crate::names::StreamSeq;
+use crate::names::{NodeId, StreamSeq};
 use crate::planted::{Bug, planted};
 use crate::repair::{Evidence, Signal, judge};
 use std::collections::HashMap;
@@ -24,6 +24,7 @@ pub(super) enum Question {
     LeasePut,
     Consume(u32, u64),
     Heartbeat,
+    HeldOrigin(NodeId),
 }
 
 impl std::fmt::Display for Question {
@@ -35,6 +36,7 @@ impl std::fmt::Display for Question {
             Self::Registry => f.write_str("this node's registry entry"),
             Self::Lease | Self::LeasePut => f.write_str("the lease of this node id"),
             Self::Consume(shard, _) => write!(f, "consuming stream {shard}"),
+            Self::HeldOrigin(node) => write!(f, "the registry entry of node {node}"),
             Self::Heartbeat => f.write_str("writing this node's registry entry"),
         }
     }
@@ -149,7 +151,8 @@ impl<B: Broker> Inbound<B> {
             }
             (Question::LeasePut, Err(BrokerError::Conflict)) => self.ask_lease(),
             (Question::Lease | Question::LeasePut, _) => self.lease_due_ms = now.mono_ms + AGAIN_MS,
-            (Question::Heartbeat, _) => {}
+            (Question::HeldOrigin(node), Ok(Reply::Kv(entry))) => self.held_origin(node, entry.as_ref()),
+            (Question::Heartbeat | Question::HeldOrigin(_), _) => {}
             (Question::Consume(shard, generation), Err(error)) => {
                 if self.streams.iter().any(|s| s.shard == shard && s.generation == generation) {
                     tracing::warn!(shard, %error, "cannot consume; trying again");
@@ -233,6 +236,7 @@ impl<B: Broker> Inbound<B> {
         for stream in &mut self.streams {
             stream.abandon_idle(now.mono_ms);
         }
+        self.ask_about_held(now);
         if now.mono_ms >= self.heartbeat_due_ms {
             self.heartbeat_due_ms = now.mono_ms + HEARTBEAT_MS;
             let value = self.registry_entry(now);
@@ -265,7 +269,7 @@ impl<B: Broker> Inbound<B> {
         if let Some(since) = self.cursor_dirty_since {
             next = next.min(since + CURSOR_FLUSH_MS);
         }
-        next = next.min(self.prune_deadline());
+        next = next.min(self.prune_deadline()).min(self.former_deadline());
         if matches!(self.link, Link::Up) {
             next = self.streams.iter().map(super::ShardStream::deadline).fold(next, u64::min).min(self.join_deadline());
         }
@@ -436,13 +440,12 @@ impl<B: Broker> Inbound<B> {
     }
 
     fn registry_entry(&self, now: Now) -> Vec<u8> {
-        let hex = |hash: &[u8]| hash.iter().map(|b| format!("{b:02x}")).collect::<String>();
         let cursors: serde_json::Map<String, serde_json::Value> =
             self.streams.iter().map(|s| (s.shard.to_string(), s.cursor.seq().0.into())).collect();
         let entry = serde_json::json!({
             "node_id": self.config.node.0,
-            "schema_hash": hex(&self.layout.hash),
-            "previous_hash": self.layout.previous_hash.map(|h| hex(&h)).unwrap_or_default(),
+            "schema_hash": super::former::hex(&self.layout.hash),
+            "previous_hash": self.layout.previous_hash.map(|h| super::former::hex(&h)).unwrap_or_default(),
             "harmonylite_version": env!("CARGO_PKG_VERSION"),
             "updated_at": now.unix_ms / 1000,
             "site": self.absorb.site.0,

@@ -4,7 +4,9 @@
 //! [`Effect`]s for the other actor. Owns the order inside a transaction: follow DDL, absorb, mark what is acknowledged,
 //! repair, apply, move the cursor. A crash before its commit leaves everything as it was.
 
+mod answer;
 mod deal;
+mod former;
 mod link;
 mod prune;
 mod stream;
@@ -186,7 +188,7 @@ pub struct Inbound<B: Broker> {
     heartbeat_due_ms: u64,
     gaps: Vec<Gap>,
     gaps_due_ms: u64,
-    answers: Vec<transact::Answer>,
+    answers: Vec<answer::Answer>,
     acks: Vec<Ack>,
     wake: bool,
     cursor_dirty_since: Option<u64>,
@@ -201,6 +203,8 @@ pub struct Inbound<B: Broker> {
     released: Vec<(u32, NodeId)>,
     own_lowest_changed: bool,
     trouble: Option<String>,
+    former: HashMap<NodeId, former::Former>,
+    former_due_ms: u64,
     random: Box<dyn FnMut() -> u64 + Send>,
     warned_null_keys: HashSet<String>,
     /// For the other actor; the owner takes them after each call.
@@ -276,6 +280,8 @@ impl<B: Broker> Inbound<B> {
             released: Vec::new(),
             own_lowest_changed: false,
             trouble: None,
+            former: HashMap::new(),
+            former_due_ms: 0,
             random,
             warned_null_keys: HashSet::new(),
             effects: Vec::new(),

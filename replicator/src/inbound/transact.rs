@@ -16,7 +16,7 @@ use crate::database::{self, DatabaseError};
 use crate::fold::log_end;
 use crate::names::{BatchNo, NodeId, StreamSeq};
 use crate::planted::{Bug, planted};
-use crate::repair::{Signal, close_gap, gaps, republish};
+use crate::repair::{gaps, republish};
 use crate::{clash, join, mirror};
 use rusqlite::{Connection, TransactionBehavior};
 use std::collections::VecDeque;
@@ -24,42 +24,11 @@ use std::sync::Arc;
 
 /// Log entries absorbed in one transaction: some 20 ms of work.
 const ABSORB_ENTRIES_MAX: i64 = 10_000;
-/// A node that is not the origin answers a request for repair after so long, if nobody else did.
-const ANSWER_DELAY_MS: u64 = 5_000;
 
 /// Joining ends after so long without any message. More than an incomplete batch is waited for.
 const JOIN_IDLE_MS: u64 = 900_000;
 
-/// A request of another node for repair.
-#[derive(Clone, Debug)]
-pub(super) struct Answer {
-    asker: u64,
-    gap: i64,
-    since_ms: i64,
-    pub(super) due_ms: u64,
-    /// The last log entry of the answer, once it is logged.
-    upto: Option<i64>,
-}
-
 impl<B: Broker> Inbound<B> {
-    pub(super) fn signalled(&mut self, signal: Signal, now: Now) {
-        match signal {
-            Signal::Ask { asker, .. } if asker == self.config.node.0 => {}
-            Signal::Ask { asker, gap, origin, since_ms } => {
-                if self.config.publish && self.joined && !self.answers.iter().any(|a| (a.asker, a.gap) == (asker, gap)) {
-                    let delay = if origin == self.config.node.0 { 0 } else { ANSWER_DELAY_MS + self.config.node.0 % 1_000 };
-                    self.answers.push(Answer { asker, gap, since_ms, due_ms: now.mono_ms + delay, upto: None });
-                }
-            }
-            Signal::Answered { asker, gap } => {
-                self.answers.retain(|a| (a.asker, a.gap) != (asker, gap) || a.upto.is_some());
-                if asker == self.config.node.0 {
-                    self.answered_gaps.push(gap);
-                }
-            }
-        }
-    }
-
     /// Whether a transaction has anything to do. Reads the schema version and the end of the log, no more.
     pub(super) fn has_work(&mut self, now: Now) -> Result<bool, Fatal> {
         let waiting = self.knows_its_life()
@@ -148,6 +117,7 @@ impl<B: Broker> Inbound<B> {
             }
             Err(error) => {
                 self.absorb = saved_absorb;
+                self.former.values_mut().for_each(|f| f.asked = false);
                 (self.batch, self.own_anchor, self.own_lowest_ms, self.joined, self.stats) = saved;
                 self.released.clear();
                 for ((stream, cursor), (held, resuming)) in self.streams.iter_mut().zip(saved_cursors).zip(saved_held) {
@@ -396,30 +366,6 @@ impl<B: Broker> Inbound<B> {
         Ok(())
     }
 
-    fn answer(&mut self, now: Now, done: &mut Done) -> Result<(), Fatal> {
-        let answered: Vec<i64> = std::mem::take(&mut self.answered_gaps);
-        for gap in &answered {
-            close_gap(&self.db, *gap)?;
-        }
-        done.gaps_changed |= !answered.is_empty();
-        for i in 0..self.answers.len() {
-            if self.answers[i].upto.is_some() || now.mono_ms < self.answers[i].due_ms {
-                continue;
-            }
-            let rows = republish(&self.db, &self.layout, self.answers[i].since_ms)?;
-            self.stats.rows_republished += rows;
-            tracing::info!(
-                rows,
-                asker = self.answers[i].asker,
-                since_ms = self.answers[i].since_ms,
-                "publishing again what another node misses"
-            );
-            done.logged_answers.push((i, log_end(&self.db)?));
-            done.look = true;
-        }
-        Ok(())
-    }
-
     /// Joining ends when the streams are consumed to where they ended when the node came.
     fn finish_join(&mut self, now: Now, done: &mut Done) -> Result<(), Fatal> {
         if done.link_up || !self.join_is_complete(now) {
@@ -460,15 +406,6 @@ impl<B: Broker> Inbound<B> {
             self.link_up(now);
         } else if done.look {
             self.effects.push(Effect::Look);
-        }
-    }
-
-    /// Tells the askers whose rows are published by now.
-    fn send_answers(&mut self) {
-        let published = self.absorb.published;
-        for answer in self.answers.extract_if(.., |a| a.upto.is_some_and(|upto| upto <= published)).collect::<Vec<_>>() {
-            let signal = Signal::Answered { asker: answer.asker, gap: answer.gap };
-            self.broker.request(0, crate::broker::Request::Signal { payload: signal.encode().into() });
         }
     }
 }

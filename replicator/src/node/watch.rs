@@ -24,13 +24,19 @@ pub(super) enum ToWatch {
 }
 
 /// How long after an event the commit may become visible: looked at after each of these.
-const LOOKS: [Duration; 6] = [
+const LOOKS: [Duration; 11] = [
     Duration::from_micros(100),
     Duration::from_micros(200),
     Duration::from_micros(400),
     Duration::from_millis(1),
     Duration::from_millis(2),
     Duration::from_millis(4),
+    // A writer that lost its processor between the write and the commit is back within these.
+    Duration::from_millis(8),
+    Duration::from_millis(16),
+    Duration::from_millis(32),
+    Duration::from_millis(64),
+    Duration::from_millis(128),
 ];
 
 /// The files are looked at no more often than this.
