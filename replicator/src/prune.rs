@@ -79,3 +79,45 @@ fn tombstones_early(db: &Connection, table: &crate::layout::TableLayout, at: usi
     );
     Ok((db.execute(&sql, [])? as u64, Some(Pass { table: at + 1, after: None })))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::install;
+    use crate::database::{begin_site, create_tables};
+    use crate::names::Site;
+    use crate::schema::TableFilter;
+
+    /// However small the pieces are, exactly the versions before the bound go, in tables of every kind of key.
+    #[test]
+    fn exactly_what_is_older_goes() {
+        for piece in [1, 2, 3, 100] {
+            let db = Connection::open_in_memory().unwrap();
+            db.execute_batch("CREATE TABLE a (id INTEGER PRIMARY KEY); CREATE TABLE b (x TEXT COLLATE NOCASE, y, PRIMARY KEY (x, y)); CREATE TABLE empty (id INTEGER PRIMARY KEY)")
+                .unwrap();
+            create_tables(&db, std::path::Path::new(":memory:")).unwrap();
+            begin_site(&db, Site(7), 0).unwrap();
+            let (layout, _) = install(&db, &TableFilter::default(), 0).unwrap();
+            for i in 0..20 {
+                let hlc = Hlc::from_ms(1_000 + i).0;
+                db.execute("INSERT INTO __harmonylite__a_version VALUES (?1, ?2, 7)", (i * 37 % 20, hlc)).unwrap();
+                db.execute("INSERT INTO __harmonylite__b_version VALUES (?1, ?2, ?3, 7)", (format!("k{}", i % 3), i, hlc)).unwrap();
+            }
+            let (mut pass, mut dropped, mut turns) = (Some(Pass::default()), 0, 0);
+            while let Some(at) = pass {
+                let (n, next) = prune(&db, &layout, &at, 1_005, piece).unwrap();
+                (pass, dropped, turns) = (next, dropped + n, turns + 1);
+                assert!(turns < 100, "a pass ends");
+            }
+            assert_eq!(dropped, 10, "pieces of {piece}");
+            let left: i64 = db
+                .query_row(
+                    "SELECT (SELECT min(hlc) FROM __harmonylite__a_version) + (SELECT min(hlc) FROM __harmonylite__b_version)",
+                    [],
+                    |r| r.get(0),
+                )
+                .unwrap();
+            assert_eq!(left, 2 * Hlc::from_ms(1_005).0);
+        }
+    }
+}
