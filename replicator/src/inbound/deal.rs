@@ -285,7 +285,11 @@ impl<B: Broker> Inbound<B> {
             self.own_lowest_changed = true;
         }
         if !stream.resuming.is_empty() && item.anchor.seq >= stream.cursor.seq() {
-            self.released.extend(stream.resuming.drain().map(|(node, _)| (stream.shard, node)));
+            for (node, _) in stream.resuming.drain() {
+                // At once: the next item of this transaction may be a batch of this origin.
+                stream.held.remove(&node);
+                self.released.push((stream.shard, node));
+            }
         }
     }
 

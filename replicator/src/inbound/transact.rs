@@ -131,6 +131,8 @@ impl<B: Broker> Inbound<B> {
         }
         let saved_absorb = self.absorb.clone();
         let saved_cursors: Vec<Cursor> = self.streams.iter().map(|s| s.cursor.clone()).collect();
+        let saved_held: Vec<_> = self.streams.iter().map(|s| (s.held.clone(), s.resuming.clone())).collect();
+        let saved_released = self.released.clone();
         let saved = (self.batch, self.own_anchor, self.own_lowest_ms, self.joined, self.stats);
         let queues: Vec<VecDeque<Item>> = self.streams.iter_mut().map(|s| std::mem::take(&mut s.queue)).collect();
         let result = self.transaction(&queues, now);
@@ -151,6 +153,10 @@ impl<B: Broker> Inbound<B> {
                 for (stream, cursor) in self.streams.iter_mut().zip(saved_cursors) {
                     stream.cursor = cursor;
                 }
+                for (stream, (held, resuming)) in self.streams.iter_mut().zip(saved_held) {
+                    (stream.held, stream.resuming) = (held, resuming);
+                }
+                self.released = saved_released;
                 Err(error)
             }
         }
