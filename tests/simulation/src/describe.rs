@@ -40,3 +40,26 @@ pub(crate) fn to_outbound(input: &outbound::Input) -> Option<String> {
         outbound::Input::Effect(effect) => Some(format!("{effect:?}")),
     }
 }
+
+/// Where the writing actor stands, after a step.
+pub(crate) fn work(inbound: &inbound::Inbound<crate::network::Handle>) -> String {
+    let s = &inbound.stats;
+    let streams: Vec<String> = inbound
+        .streams()
+        .iter()
+        .map(|s| {
+            let mut held: Vec<_> = s.held.iter().map(|(node, seq)| format!("node {node} from {seq}")).collect();
+            held.sort();
+            format!("stream {} at {} held {held:?}", s.shard, s.cursor.seq())
+        })
+        .collect();
+    format!(
+        "{} batches, {} rows taken, {} skipped, {} gaps, {} losses; {}",
+        s.batches_applied,
+        s.rows_taken,
+        s.rows_skipped,
+        s.gaps,
+        s.losses,
+        streams.join("; ")
+    )
+}

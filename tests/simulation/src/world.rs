@@ -234,7 +234,10 @@ impl<'p> World<'p> {
         process.exchange();
         match result.map_err(|e| format!("node {n}: {e}"))? {
             Step::Worked => {
-                self.say(|| format!("node {n}: inbound works"));
+                if let (true, Some(process)) = (self.traced, &self.nodes[n].process) {
+                    let line = describe::work(&process.inbound);
+                    self.say(|| format!("node {n}: inbound works: {line}"));
+                }
                 self.check_node(n)?;
                 Ok(true)
             }

@@ -56,6 +56,11 @@ const STORIES: &[(u64, &str)] = &[
         "The last message of the stream was destroyed while a node joined, and nobody wrote any more: joining waited for its \
          position for ever (`join_deadline`).",
     ),
+    (
+        1023,
+        "An origin's backlog was through, and its next batch was in the same transaction: it was taken for one of a held origin and \
+         passed over, and nobody held it any more (`advance`).",
+    ),
     (4894, "As 2325, in a table with a unique column."),
 ];
 
