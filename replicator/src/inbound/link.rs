@@ -54,6 +54,7 @@ pub(super) struct Check {
     /// What is asked about: both move on while the answers are on their way.
     own: Option<Anchor>,
     heads: HashMap<u32, Anchor>,
+    began: HashMap<u32, Anchor>,
 }
 
 /// Where the connection stands.
@@ -112,6 +113,10 @@ impl<B: Broker> Inbound<B> {
             let seq = stream.cursor.seq();
             if let Some(head) = stream.cursor.head() {
                 check.heads.insert(shard, *head);
+            }
+            if let Some(began) = stream.began.filter(|b| b.seq.0 > 0 && b.seq != seq) {
+                check.began.insert(shard, began);
+                questions.push((Question::At(shard, began.seq), Request::MessageAt { shard, seq: began.seq }));
             }
             if seq.0 > 0 {
                 questions.push((Question::At(shard, seq), Request::MessageAt { shard, seq }));
@@ -319,10 +324,9 @@ impl<B: Broker> Inbound<B> {
         if planted(Bug::NoCursorAnchor) {
             return Evidence::Holds;
         }
-        check
-            .heads
-            .get(&stream.shard)
-            .map_or(Evidence::Holds, |head| judge(head, state, check.found.get(&(stream.shard, head.seq)).and_then(Option::as_ref)))
+        let judged = |anchor: &Anchor| judge(anchor, state, check.found.get(&(stream.shard, anchor.seq)).and_then(Option::as_ref));
+        let lost = |of: &HashMap<u32, Anchor>| of.get(&stream.shard).is_some_and(|anchor| judged(anchor) == Evidence::Lost);
+        if lost(&check.heads) || lost(&check.began) { Evidence::Lost } else { Evidence::Holds }
     }
 
     fn judge_check(&self, check: &Check) -> Repair {
@@ -336,6 +340,7 @@ impl<B: Broker> Inbound<B> {
                 let holds = |i: &usize| {
                     let anchor = &stream.cursor.kept[*i].anchor;
                     anchor.created_ns == state.created_ns
+                        && check.began.get(&stream.shard).is_none_or(|began| anchor.seq < began.seq)
                         && judge(anchor, state, check.found.get(&(stream.shard, anchor.seq)).and_then(Option::as_ref)) == Evidence::Holds
                 };
                 let index = (0..stream.cursor.kept.len()).rev().find(holds);

@@ -90,13 +90,17 @@ pub struct ShardStream {
     pub queue: VecDeque<Item>,
     /// The last message seen.
     pub position: Anchor,
+    /// The cursor that the consumer began behind. What it delivered may come from a connection that nobody has checked yet, and
+    /// so may the cursor by now; this is what the last check knew.
+    pub began: Option<Anchor>,
     assembling: HashMap<NodeId, Assembling>,
 }
 
 impl ShardStream {
     /// A stream whose cursor and held origins are known.
     pub fn new(shard: u32, cursor: Cursor, held: HashMap<NodeId, StreamSeq>) -> Self {
-        let position = cursor.head().copied().unwrap_or(Anchor::start(0));
+        let cursor_head = cursor.head().copied();
+        let position = cursor_head.unwrap_or(Anchor::start(0));
         Self {
             shard,
             generation: 0,
@@ -105,6 +109,7 @@ impl ShardStream {
             held,
             resuming: HashMap::new(),
             queue: VecDeque::new(),
+            began: cursor_head,
             position,
             assembling: HashMap::new(),
         }
@@ -117,6 +122,7 @@ impl ShardStream {
         self.queue.clear();
         self.assembling.clear();
         self.resuming = self.held.clone();
+        self.began = self.cursor.head().copied();
         let next = self.cursor.seq().0 + 1;
         let start = self.held.values().map(|s| s.0).min().map_or(next, |held| held.min(next)).max(1);
         self.position = if start == next {

@@ -61,6 +61,12 @@ const STORIES: &[(u64, &str)] = &[
         "An origin's backlog was through, and its next batch was in the same transaction: it was taken for one of a held origin and \
          passed over, and nobody held it any more (`advance`).",
     ),
+    (
+        10913,
+        "A node consumed over a new connection before it had heard of it; the message that it applied stood where its old cursor had \
+         lost its own, and the check found the new cursor in order (`ShardStream::began`).",
+    ),
+    (12029, "As 10913, with three nodes."),
     (4894, "As 2325, in a table with a unique column."),
 ];
 
