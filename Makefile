@@ -1,6 +1,6 @@
 # What CI runs, word for word. Needs Rust, Python 3 with pip, and a C compiler; nats-server and Django (for one test) are fetched into .tools/.
 .DEFAULT_GOAL := help
-.PHONY: help build demo test torture languages sqlite-suite lint bench sim clean
+.PHONY: help build demo test torture languages sqlite-suite lint bench sim sim-long clean
 
 # A usable nats-server: $HARMONYLITE_NATS_SERVER, .tools/, PATH, or fetched now.
 FIND_NATS_SERVER = server="$$(python3 scripts/nats-server.py)"
@@ -45,9 +45,13 @@ bench: build ## floors: throughput, latency, cost to the application
 	$(FIND_NATS_SERVER) && HARMONYLITE_EMBED_NATS_SERVER="$$server" cargo run --release --locked --package harmonylite-bench -- $(BENCH_ARGS)
 
 # SIM_ARGS="--seed 17" repeats one world.
-SIM_ARGS ?= --seconds 60
-sim: ## seeded worlds of nodes, faults and a broker that forgets
+SIM_ARGS ?= --seconds 90
+sim: ## seeded worlds of nodes, faults and a broker that forgets, for 90 s
 	cargo run --locked --package harmonylite-simulation --bin sim -- $(SIM_ARGS)
+
+SEEDS ?= 200000
+sim-long: ## SEEDS=200000 of them, about an hour
+	cargo run --locked --package harmonylite-simulation --bin sim -- --start 0 --seeds $(SEEDS) --keep-going
 
 clean: ## build products and fetched tools
 	cargo clean
