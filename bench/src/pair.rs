@@ -87,7 +87,11 @@ impl Pair {
 
     /// An application's connection to node 0 or 1.
     pub(crate) fn open(&self, node: usize) -> Result<Connection> {
-        open(&self.nodes.get(node).context("no such node")?.db)
+        open(self.database(node)?)
+    }
+
+    pub(crate) fn database(&self, node: usize) -> Result<&Path> {
+        Ok(&self.nodes.get(node).context("no such node")?.db)
     }
 
     /// The process of the sidecar itself.
