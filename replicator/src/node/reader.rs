@@ -114,14 +114,12 @@ pub(super) struct Reader {
 impl Reader {
     /// Runs until it is told to stop, or must.
     pub(super) fn run(mut self) -> Ended {
-        match self.work() {
-            Ok(()) if self.abandoned => {
-                std::mem::forget(self.outbound.into_database());
-                Ended::Stopped
-            }
-            Ok(()) => Ended::Stopped,
-            Err(fatal) => Ended::Fatal(fatal),
+        let ended = self.work().map_or_else(Ended::Fatal, |()| Ended::Stopped);
+        if self.abandoned || matches!(ended, Ended::Fatal(_)) {
+            // Not closed: see guard.rs.
+            std::mem::forget(self.outbound.into_database());
         }
+        ended
     }
 
     fn work(&mut self) -> Result<(), Fatal> {
@@ -140,7 +138,7 @@ impl Reader {
                 self.woken = None;
             }
             if step != Step::Worked || now.mono_ms >= shown_ms + SHOW_MS {
-                self.show();
+                self.show(now.mono_ms);
                 shown_ms = now.mono_ms;
             }
             let wait = match step {
@@ -212,12 +210,12 @@ impl Reader {
         }
     }
 
-    fn show(&mut self) {
+    fn show(&mut self, now_ms: u64) {
         self.show.stats = self.outbound.stats;
         self.show.drained = self.outbound.is_drained();
         self.show.refusal.clone_from(&self.outbound.refusal);
-        self.show.commit_to_wake_us = self.commit_to_wake.quantiles();
-        self.show.wake_to_published_us = self.wake_to_published.quantiles();
+        self.show.commit_to_wake_us = self.commit_to_wake.quantiles_at(now_ms);
+        self.show.wake_to_published_us = self.wake_to_published.quantiles_at(now_ms);
         self.seen.send_replace(self.show.clone());
     }
 }

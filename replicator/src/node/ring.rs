@@ -5,6 +5,7 @@
 //! file, how far publishing has come.
 
 use super::reader::{Waker, Way};
+use super::watch::Known;
 use crate::names::Site;
 use harmonylite_vfs_core::bell::{Bell, Commit, Progress, Woken};
 use parking_lot::RwLock;
@@ -66,7 +67,7 @@ impl SharedBell {
     }
 
     /// Waits for rings until it is stopped.
-    pub(super) fn run(&self, waker: &Waker) {
+    pub(super) fn run(&self, waker: &Waker, known: &Known) {
         let mut commits: Vec<Commit> = Vec::new();
         while !self.stopping.load(Ordering::Acquire) {
             let Some(bell) = self.get() else {
@@ -80,6 +81,7 @@ impl SharedBell {
             let mut seen = bell.rings();
             while !self.stopping.load(Ordering::Acquire) {
                 if bell.wait(seen, BEAT) == Woken::Rung {
+                    known.rang();
                     let rings = bell.rings();
                     commits.clear();
                     bell.recent(seen, &mut commits);

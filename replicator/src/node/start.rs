@@ -6,7 +6,7 @@ use super::reader::{Reader, ReaderSeen, ToReader, Waker};
 use super::report::Sources;
 use super::ring::SharedBell;
 use super::timing::Timing;
-use super::watch::Watch;
+use super::watch::{Known, Watch};
 use super::writer::{ToWriter, Writer, WriterSeen};
 use super::{Ended, Inboxes, Node, NodeError, http};
 use crate::broker::nats::{Hub, LinkState, NatsBroker, Sink, Target};
@@ -96,18 +96,20 @@ async fn start_locked(
     let waker = Waker::new(to_reader.clone());
     let poll = Duration::from_millis(if sources.settings.polling_interval > 0 { sources.settings.polling_interval } else { POLL_MS });
     let guard = Arc::new(Guard::new(&path).map_err(|error| NodeError::File { path: path.clone(), error })?);
-    let (watch, to_watch) = Watch::new(&path, opened.watch, Arc::clone(&guard), waker.clone(), poll);
+    let known = Known::default();
+    let ringing = known.clone();
+    let (watch, to_watch) = Watch::new(&path, opened.watch, Arc::clone(&guard), waker.clone(), known.clone(), poll);
     let bell = SharedBell::new(&path);
     bell.published(opened.inbound.site(), opened.published);
     let inboxes = Inboxes { writer: to_writer, reader: to_reader, watch: to_watch, bell: bell.clone() };
     let (ended_sender, ended) = tokio::sync::mpsc::unbounded_channel();
-    let writer = writer(opened.inbound, writer_inbox, &inboxes, writer_seen);
+    let writer = writer(opened.inbound, writer_inbox, &inboxes, known, writer_seen);
     let reader = reader(opened.outbound, reader_inbox, &inboxes, waker.clone(), reader_seen);
     let threads = vec![
         spawn("writer", &ended_sender, move || writer.run())?,
         spawn("reader", &ended_sender, move || reader.run())?,
         spawn("bell", &ended_sender, move || {
-            bell.run(&waker);
+            bell.run(&waker, &ringing);
             Ended::Stopped
         })?,
         spawn("watch", &ended_sender, move || watch.run().map_or_else(Ended::Replaced, |()| Ended::Stopped))?,
@@ -215,12 +217,12 @@ fn about(path: &Path, fatal: Fatal) -> NodeError {
     }
 }
 
-fn writer(inbound: Inbound<NatsBroker>, inbox: Receiver<ToWriter>, to: &Inboxes, seen: watch::Sender<WriterSeen>) -> Writer {
+fn writer(inbound: Inbound<NatsBroker>, inbox: Receiver<ToWriter>, to: &Inboxes, known: Known, seen: watch::Sender<WriterSeen>) -> Writer {
     // From now on a lock that is held is waited for between steps, not inside SQLite.
     if let Err(error) = inbound.database().busy_timeout(Duration::ZERO) {
         tracing::debug!(%error, "cannot set the busy timeout");
     }
-    Writer { inbound, inbox, reader: to.reader.clone(), seen, applied: Timing::default(), delivered_ns: None, abandoned: false }
+    Writer { inbound, inbox, reader: to.reader.clone(), known, seen, applied: Timing::default(), delivered_ns: None, abandoned: false }
 }
 
 fn reader(

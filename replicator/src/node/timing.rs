@@ -3,11 +3,15 @@
 use std::collections::VecDeque;
 
 const KEPT: usize = 512;
+/// Sorting for every commit would cost more than what is measured.
+const FRESH_MS: u64 = 250;
 
 /// Durations in microseconds, the newest last.
 #[derive(Debug, Default)]
 pub(super) struct Timing {
     last: VecDeque<u64>,
+    computed: (u64, u64),
+    computed_ms: Option<u64>,
 }
 
 impl Timing {
@@ -18,8 +22,16 @@ impl Timing {
         self.last.push_back(us);
     }
 
-    /// (median, 99th of a hundred); zeros if there are none.
-    pub(super) fn quantiles(&self) -> (u64, u64) {
+    /// (median, 99th of a hundred), at most a quarter of a second old; zeros if there are none.
+    pub(super) fn quantiles_at(&mut self, mono_ms: u64) -> (u64, u64) {
+        if self.computed_ms.is_none_or(|at| mono_ms >= at + FRESH_MS) {
+            self.computed = self.quantiles();
+            self.computed_ms = Some(mono_ms);
+        }
+        self.computed
+    }
+
+    fn quantiles(&self) -> (u64, u64) {
         let mut sorted: Vec<u64> = self.last.iter().copied().collect();
         sorted.sort_unstable();
         let at = |percent: usize| sorted.get((sorted.len() * percent / 100).min(sorted.len().saturating_sub(1))).copied().unwrap_or(0);

@@ -4,6 +4,7 @@
 //! between steps, for the next input or deadline. A crash here is a crash of the process: the database is as last committed.
 
 use super::timing::Timing;
+use super::watch::Known;
 use super::{Ended, reader};
 use crate::broker::BrokerEvent;
 use crate::broker::nats::NatsBroker;
@@ -65,6 +66,7 @@ pub(super) struct Writer {
     pub(super) inbound: Inbound<NatsBroker>,
     pub(super) inbox: Receiver<ToWriter>,
     pub(super) reader: Sender<reader::ToReader>,
+    pub(super) known: Known,
     pub(super) seen: watch::Sender<WriterSeen>,
     pub(super) applied: Timing,
     pub(super) delivered_ns: Option<i64>,
@@ -74,14 +76,12 @@ pub(super) struct Writer {
 impl Writer {
     /// Runs until it is told to stop, or must.
     pub(super) fn run(mut self) -> Ended {
-        match self.work() {
-            Ok(()) if self.abandoned => {
-                std::mem::forget(self.inbound.into_database());
-                Ended::Stopped
-            }
-            Ok(()) => Ended::Stopped,
-            Err(fatal) => Ended::Fatal(fatal),
+        let ended = self.work().map_or_else(Ended::Fatal, |()| Ended::Stopped);
+        if self.abandoned || matches!(ended, Ended::Fatal(_)) {
+            // Not closed: see guard.rs.
+            std::mem::forget(self.inbound.into_database());
         }
+        ended
     }
 
     fn work(&mut self) -> Result<(), Fatal> {
@@ -96,7 +96,10 @@ impl Writer {
             }
             let now = clock::now();
             let applied = self.inbound.stats.batches_applied;
-            let step = self.inbound.step(now)?;
+            self.known.writing(true);
+            let step = self.inbound.step(now);
+            self.known.writing(false);
+            let step = step?;
             self.forward();
             if self.inbound.stats.batches_applied > applied
                 && let Some(sent_ns) = self.delivered_ns.take()
@@ -110,7 +113,7 @@ impl Writer {
                 busy = BUSY_MIN;
             }
             if step != Step::Worked || now.mono_ms >= shown_ms + SHOW_MS {
-                self.show(busy_since);
+                self.show(now.mono_ms, busy_since);
                 shown_ms = now.mono_ms;
             }
             let wait = match step {
@@ -165,7 +168,7 @@ impl Writer {
         }
     }
 
-    fn show(&self, busy_since_ms: Option<u64>) {
+    fn show(&mut self, now_ms: u64, busy_since_ms: Option<u64>) {
         let streams = self.inbound.streams().iter().map(|s| StreamSeen {
             shard: s.shard,
             cursor: s.cursor.seq().0,
@@ -183,7 +186,7 @@ impl Writer {
             drained: self.inbound.is_drained(),
             streams: streams.collect(),
             layout: Arc::clone(self.inbound.layout()),
-            published_to_applied_us: self.applied.quantiles(),
+            published_to_applied_us: self.applied.quantiles_at(now_ms),
             busy_since_ms,
         });
     }
