@@ -4,6 +4,7 @@
 //! ([`writer`], [`reader`]), a third watches for commits, and a tokio runtime beside them does the network. Owns: the order in
 //! which things start and stop, so that a refused start has changed nothing and a stop sends what is pending.
 
+mod drive;
 mod error;
 mod guard;
 mod http;

@@ -3,6 +3,7 @@
 //! Arrives: wakes, the broker's answers, the writer's go-ahead. Leaves: acknowledgements for the writer. It waits only
 //! between steps. A crash here is a crash of the process: what was not acknowledged is collected again.
 
+use super::drive::{Drive, drive, until};
 use super::ring::SharedBell;
 use super::timing::Timing;
 use super::{Ended, writer};
@@ -12,7 +13,7 @@ use crate::inbound::{Fatal, Input as WriterInput, Step};
 use crate::outbound::{Input, Outbound, Output, Stats};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -98,7 +99,6 @@ const BUSY: Duration = Duration::from_millis(20);
 
 pub(super) struct Reader {
     pub(super) outbound: Outbound<NatsBroker>,
-    pub(super) inbox: Receiver<ToReader>,
     pub(super) writer: Sender<writer::ToWriter>,
     pub(super) bell: SharedBell,
     pub(super) waker: Waker,
@@ -109,83 +109,18 @@ pub(super) struct Reader {
     /// The wake whose changes are not published yet.
     pub(super) woken: Option<(Way, i64)>,
     pub(super) abandoned: bool,
+    pub(super) shown_ms: u64,
 }
 
 impl Reader {
     /// Runs until it is told to stop, or must.
-    pub(super) fn run(mut self) -> Ended {
-        let ended = self.work().map_or_else(Ended::Fatal, |()| Ended::Stopped);
+    pub(super) fn run(mut self, inbox: &Receiver<ToReader>) -> Ended {
+        let ended = drive(&mut self, inbox).map_or_else(Ended::Fatal, |()| Ended::Stopped);
         if self.abandoned || matches!(ended, Ended::Fatal(_)) {
             // Not closed: see guard.rs.
             std::mem::forget(self.outbound.into_database());
         }
         ended
-    }
-
-    fn work(&mut self) -> Result<(), Fatal> {
-        let mut shown_ms = 0;
-        loop {
-            while let Ok(message) = self.inbox.try_recv() {
-                if !self.take(message)? {
-                    return Ok(());
-                }
-            }
-            let now = clock::now();
-            let step = self.outbound.step(now)?;
-            self.forward();
-            if step == Step::Idle && self.outbound.is_drained() {
-                // It found nothing: what comes later has its own wake.
-                self.woken = None;
-            }
-            if step != Step::Worked || now.mono_ms >= shown_ms + SHOW_MS {
-                self.show(now.mono_ms);
-                shown_ms = now.mono_ms;
-            }
-            let wait = match step {
-                Step::Worked => continue,
-                Step::Busy => BUSY,
-                Step::Idle => Duration::from_millis(self.outbound.deadline().saturating_sub(now.mono_ms).min(60_000)),
-            };
-            match self.inbox.recv_timeout(wait) {
-                Ok(message) => {
-                    if !self.take(message)? {
-                        return Ok(());
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
-            }
-        }
-    }
-
-    /// False: stop.
-    fn take(&mut self, message: ToReader) -> Result<bool, Fatal> {
-        let input = match message {
-            ToReader::Stop => return Ok(false),
-            ToReader::Abandon => {
-                self.abandoned = true;
-                return Ok(false);
-            }
-            ToReader::Input(input) => input,
-            ToReader::Wake { way, commit_ns, at_ns } => {
-                self.waker.taken();
-                match way {
-                    Way::Bell => self.show.bell += 1,
-                    Way::Watcher => self.show.watcher += 1,
-                    Way::Poll => self.show.poll += 1,
-                }
-                if let Some(commit_ns) = commit_ns {
-                    self.commit_to_wake.add(microseconds(at_ns - commit_ns));
-                }
-                if way != Way::Poll {
-                    self.woken = self.woken.or(Some((way, at_ns)));
-                }
-                Input::Wake
-            }
-        };
-        self.outbound.handle(input, clock::now())?;
-        self.forward();
-        Ok(true)
     }
 
     fn forward(&mut self) {
@@ -217,6 +152,59 @@ impl Reader {
         self.show.commit_to_wake_us = self.commit_to_wake.quantiles_at(now_ms);
         self.show.wake_to_published_us = self.wake_to_published.quantiles_at(now_ms);
         self.seen.send_replace(self.show.clone());
+    }
+}
+
+impl Drive for Reader {
+    type Message = ToReader;
+
+    fn take(&mut self, message: ToReader) -> Result<bool, Fatal> {
+        let input = match message {
+            ToReader::Stop => return Ok(false),
+            ToReader::Abandon => {
+                self.abandoned = true;
+                return Ok(false);
+            }
+            ToReader::Input(input) => input,
+            ToReader::Wake { way, commit_ns, at_ns } => {
+                self.waker.taken();
+                match way {
+                    Way::Bell => self.show.bell += 1,
+                    Way::Watcher => self.show.watcher += 1,
+                    Way::Poll => self.show.poll += 1,
+                }
+                if let Some(commit_ns) = commit_ns {
+                    self.commit_to_wake.add(microseconds(at_ns - commit_ns));
+                }
+                if way != Way::Poll {
+                    self.woken = self.woken.or(Some((way, at_ns)));
+                }
+                Input::Wake
+            }
+        };
+        self.outbound.handle(input, clock::now())?;
+        self.forward();
+        Ok(true)
+    }
+
+    fn step(&mut self) -> Result<Option<Duration>, Fatal> {
+        let now = clock::now();
+        let step = self.outbound.step(now)?;
+        self.forward();
+        if step == Step::Idle && self.outbound.is_drained() {
+            // It found nothing: what comes later has its own wake.
+            self.woken = None;
+        }
+        let wait = match step {
+            Step::Worked => None,
+            Step::Busy => Some(BUSY),
+            Step::Idle => Some(until(self.outbound.deadline(), now.mono_ms)),
+        };
+        if wait.is_some() || now.mono_ms >= self.shown_ms + SHOW_MS {
+            self.show(now.mono_ms);
+            self.shown_ms = now.mono_ms;
+        }
+        Ok(wait)
     }
 }
 

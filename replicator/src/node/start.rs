@@ -7,7 +7,7 @@ use super::report::Sources;
 use super::ring::SharedBell;
 use super::timing::Timing;
 use super::watch::{Known, Watch};
-use super::writer::{ToWriter, Writer, WriterSeen};
+use super::writer::{Busy, ToWriter, Writer, WriterSeen};
 use super::{Ended, Inboxes, Node, NodeError, http};
 use crate::broker::nats::{Hub, LinkState, NatsBroker, Sink, Target};
 use crate::clock;
@@ -22,7 +22,7 @@ use crate::settings::identity::{IdentitySource, decide, machine_id};
 use crate::settings::{ClusterSettings, NodeConfigError, Settings};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
@@ -103,11 +103,11 @@ async fn start_locked(
     bell.published(opened.inbound.site(), opened.published);
     let inboxes = Inboxes { writer: to_writer, reader: to_reader, watch: to_watch, bell: bell.clone() };
     let (ended_sender, ended) = tokio::sync::mpsc::unbounded_channel();
-    let writer = writer(opened.inbound, writer_inbox, &inboxes, known, writer_seen);
-    let reader = reader(opened.outbound, reader_inbox, &inboxes, waker.clone(), reader_seen);
+    let writer = writer(opened.inbound, &inboxes, known, writer_seen);
+    let reader = reader(opened.outbound, &inboxes, waker.clone(), reader_seen);
     let threads = vec![
-        spawn("writer", &ended_sender, move || writer.run())?,
-        spawn("reader", &ended_sender, move || reader.run())?,
+        spawn("writer", &ended_sender, move || writer.run(&writer_inbox))?,
+        spawn("reader", &ended_sender, move || reader.run(&reader_inbox))?,
         spawn("bell", &ended_sender, move || {
             bell.run(&waker, &ringing);
             Ended::Stopped
@@ -217,24 +217,27 @@ fn about(path: &Path, fatal: Fatal) -> NodeError {
     }
 }
 
-fn writer(inbound: Inbound<NatsBroker>, inbox: Receiver<ToWriter>, to: &Inboxes, known: Known, seen: watch::Sender<WriterSeen>) -> Writer {
+fn writer(inbound: Inbound<NatsBroker>, to: &Inboxes, known: Known, seen: watch::Sender<WriterSeen>) -> Writer {
     // From now on a lock that is held is waited for between steps, not inside SQLite.
     if let Err(error) = inbound.database().busy_timeout(Duration::ZERO) {
         tracing::debug!(%error, "cannot set the busy timeout");
     }
-    Writer { inbound, inbox, reader: to.reader.clone(), known, seen, applied: Timing::default(), delivered_ns: None, abandoned: false }
+    Writer {
+        inbound,
+        reader: to.reader.clone(),
+        known,
+        seen,
+        applied: Timing::default(),
+        delivered_ns: None,
+        abandoned: false,
+        busy: Busy::default(),
+        shown_ms: 0,
+    }
 }
 
-fn reader(
-    outbound: Outbound<NatsBroker>,
-    inbox: Receiver<ToReader>,
-    to: &Inboxes,
-    waker: Waker,
-    seen: watch::Sender<ReaderSeen>,
-) -> Reader {
+fn reader(outbound: Outbound<NatsBroker>, to: &Inboxes, waker: Waker, seen: watch::Sender<ReaderSeen>) -> Reader {
     Reader {
         outbound,
-        inbox,
         writer: to.writer.clone(),
         bell: to.bell.clone(),
         waker,
@@ -244,6 +247,7 @@ fn reader(
         wake_to_published: Timing::default(),
         woken: None,
         abandoned: false,
+        shown_ms: 0,
     }
 }
 

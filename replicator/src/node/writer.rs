@@ -3,6 +3,7 @@
 //! Arrives: what the broker delivers and what the reader acknowledges. Leaves: what the reader has to know. It waits only
 //! between steps, for the next input or deadline. A crash here is a crash of the process: the database is as last committed.
 
+use super::drive::{Drive, drive, until};
 use super::timing::Timing;
 use super::watch::Known;
 use super::{Ended, reader};
@@ -14,7 +15,7 @@ use crate::layout::Layout;
 use crate::names::Site;
 use crate::outbound;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -64,101 +65,32 @@ const SHOW_MS: u64 = 100;
 
 pub(super) struct Writer {
     pub(super) inbound: Inbound<NatsBroker>,
-    pub(super) inbox: Receiver<ToWriter>,
     pub(super) reader: Sender<reader::ToReader>,
     pub(super) known: Known,
     pub(super) seen: watch::Sender<WriterSeen>,
     pub(super) applied: Timing,
     pub(super) delivered_ns: Option<i64>,
     pub(super) abandoned: bool,
+    pub(super) busy: Busy,
+    pub(super) shown_ms: u64,
+}
+
+/// Since when the write lock is out of reach (monotone milliseconds), and when it is tried again.
+#[derive(Debug, Default)]
+pub(super) struct Busy {
+    since_ms: Option<u64>,
+    wait: Duration,
 }
 
 impl Writer {
     /// Runs until it is told to stop, or must.
-    pub(super) fn run(mut self) -> Ended {
-        let ended = self.work().map_or_else(Ended::Fatal, |()| Ended::Stopped);
+    pub(super) fn run(mut self, inbox: &Receiver<ToWriter>) -> Ended {
+        let ended = drive(&mut self, inbox).map_or_else(Ended::Fatal, |()| Ended::Stopped);
         if self.abandoned || matches!(ended, Ended::Fatal(_)) {
             // Not closed: see guard.rs.
             std::mem::forget(self.inbound.into_database());
         }
         ended
-    }
-
-    fn work(&mut self) -> Result<(), Fatal> {
-        let mut busy = BUSY_MIN;
-        let mut busy_since: Option<u64> = None;
-        let mut shown_ms = 0;
-        loop {
-            while let Ok(message) = self.inbox.try_recv() {
-                if !self.take(message)? {
-                    return Ok(());
-                }
-            }
-            let now = clock::now();
-            let applied = self.inbound.stats.batches_applied;
-            self.known.writing(true);
-            let step = self.inbound.step(now);
-            self.known.writing(false);
-            let step = step?;
-            self.forward();
-            if self.inbound.stats.batches_applied > applied
-                && let Some(sent_ns) = self.delivered_ns.take()
-            {
-                self.applied.add(u64::try_from((clock::unix_ns() - sent_ns) / 1_000).unwrap_or(0));
-            }
-            if step != Step::Busy {
-                if busy_since.take().is_some_and(|since| now.mono_ms - since >= BUSY_SAID_MS) {
-                    tracing::info!("the write lock is free again");
-                }
-                busy = BUSY_MIN;
-            }
-            if step != Step::Worked || now.mono_ms >= shown_ms + SHOW_MS {
-                self.show(now.mono_ms, busy_since);
-                shown_ms = now.mono_ms;
-            }
-            let wait = match step {
-                Step::Worked => continue,
-                Step::Busy => {
-                    let since = *busy_since.get_or_insert(now.mono_ms);
-                    if now.mono_ms - since >= BUSY_SAID_MS && self.inbound.stats.busy % 1_000 == 1 {
-                        tracing::warn!(
-                            seconds = (now.mono_ms - since) / 1_000,
-                            "another connection holds the database's write lock, or its disk is full; waiting"
-                        );
-                    }
-                    busy = (busy * 2).min(BUSY_MAX);
-                    busy
-                }
-                Step::Idle => Duration::from_millis(self.inbound.deadline().saturating_sub(now.mono_ms).min(60_000)),
-            };
-            match self.inbox.recv_timeout(wait) {
-                Ok(message) => {
-                    if !self.take(message)? {
-                        return Ok(());
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
-            }
-        }
-    }
-
-    /// False: stop.
-    fn take(&mut self, message: ToWriter) -> Result<bool, Fatal> {
-        let input = match message {
-            ToWriter::Input(input) => input,
-            ToWriter::Stop => return Ok(false),
-            ToWriter::Abandon => {
-                self.abandoned = true;
-                return Ok(false);
-            }
-        };
-        if let Input::Broker(BrokerEvent::Delivered { message, .. }) = &input {
-            self.delivered_ns = self.delivered_ns.or(Some(message.time_ns));
-        }
-        self.inbound.handle(input, clock::now())?;
-        self.forward();
-        Ok(true)
     }
 
     fn forward(&mut self) {
@@ -168,7 +100,17 @@ impl Writer {
         }
     }
 
-    fn show(&mut self, now_ms: u64, busy_since_ms: Option<u64>) {
+    fn busy_wait(&mut self, now_ms: u64) -> Duration {
+        let since = *self.busy.since_ms.get_or_insert(now_ms);
+        if now_ms - since >= BUSY_SAID_MS && self.inbound.stats.busy % 1_000 == 1 {
+            let seconds = (now_ms - since) / 1_000;
+            tracing::warn!(seconds, "another connection holds the database's write lock, or its disk is full; waiting");
+        }
+        self.busy.wait = (self.busy.wait * 2).clamp(BUSY_MIN, BUSY_MAX);
+        self.busy.wait
+    }
+
+    fn show(&mut self, now_ms: u64) {
         let streams = self.inbound.streams().iter().map(|s| StreamSeen {
             shard: s.shard,
             cursor: s.cursor.seq().0,
@@ -187,7 +129,56 @@ impl Writer {
             streams: streams.collect(),
             layout: Arc::clone(self.inbound.layout()),
             published_to_applied_us: self.applied.quantiles_at(now_ms),
-            busy_since_ms,
+            busy_since_ms: self.busy.since_ms,
         });
+    }
+}
+
+impl Drive for Writer {
+    type Message = ToWriter;
+
+    fn take(&mut self, message: ToWriter) -> Result<bool, Fatal> {
+        let input = match message {
+            ToWriter::Input(input) => input,
+            ToWriter::Stop => return Ok(false),
+            ToWriter::Abandon => {
+                self.abandoned = true;
+                return Ok(false);
+            }
+        };
+        if let Input::Broker(BrokerEvent::Delivered { message, .. }) = &input {
+            self.delivered_ns = self.delivered_ns.or(Some(message.time_ns));
+        }
+        self.inbound.handle(input, clock::now())?;
+        self.forward();
+        Ok(true)
+    }
+
+    fn step(&mut self) -> Result<Option<Duration>, Fatal> {
+        let now = clock::now();
+        let applied = self.inbound.stats.batches_applied;
+        self.known.writing(true);
+        let step = self.inbound.step(now);
+        self.known.writing(false);
+        let step = step?;
+        self.forward();
+        if self.inbound.stats.batches_applied > applied
+            && let Some(sent_ns) = self.delivered_ns.take()
+        {
+            self.applied.add(u64::try_from((clock::unix_ns() - sent_ns) / 1_000).unwrap_or(0));
+        }
+        if step != Step::Busy && std::mem::take(&mut self.busy).since_ms.is_some_and(|since| now.mono_ms - since >= BUSY_SAID_MS) {
+            tracing::info!("the write lock is free again");
+        }
+        let wait = match step {
+            Step::Worked => None,
+            Step::Busy => Some(self.busy_wait(now.mono_ms)),
+            Step::Idle => Some(until(self.inbound.deadline(), now.mono_ms)),
+        };
+        if wait.is_some() || now.mono_ms >= self.shown_ms + SHOW_MS {
+            self.show(now.mono_ms);
+            self.shown_ms = now.mono_ms;
+        }
+        Ok(wait)
     }
 }

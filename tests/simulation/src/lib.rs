@@ -7,6 +7,7 @@ pub mod clock;
 pub mod coverage;
 mod describe;
 mod faults;
+mod judge;
 pub mod network;
 pub mod node;
 pub mod oracle;

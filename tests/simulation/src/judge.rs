@@ -1,0 +1,107 @@
+//! What must hold at every moment, and what must hold in the end.
+
+use crate::application::TABLES;
+use crate::oracle::{self, meta};
+use crate::world::{World, sql};
+use std::collections::BTreeMap;
+
+impl World<'_> {
+    /// What must hold at every moment.
+    pub(crate) fn check_node(&mut self, n: usize) -> Result<(), String> {
+        self.note_site(n)?;
+        self.check_pairs(n)?;
+        for (t, table) in TABLES.iter().enumerate() {
+            let now = oracle::versions(&self.nodes[n].app, table).map_err(sql)?;
+            for (key, before) in &self.seen[n][t] {
+                match now.get(key) {
+                    Some(version) if version >= before => {}
+                    None if self.pruned => {}
+                    other => return Err(format!("node {n}: the version of {} {key} went from {before:?} to {other:?}", table.name)),
+                }
+            }
+            self.seen[n][t] = now;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_pairs(&mut self, n: usize) -> Result<(), String> {
+        if !self.plan.splits
+            && let Some(pair) = oracle::broken_pair(&self.nodes[n].app).map_err(sql)?
+        {
+            return Err(format!("node {n} shows half of a transaction: pair {pair}"));
+        }
+        Ok(())
+    }
+
+    /// A new life changes who wrote what is not absorbed yet.
+    pub(crate) fn note_site(&mut self, n: usize) -> Result<(), String> {
+        let db = &self.nodes[n].app;
+        let site = meta(db, "site").map_err(sql)?;
+        if site != self.sites[n] {
+            self.oracle.new_site(n, self.absorbed[n], self.sites[n], site);
+            self.sites[n] = site;
+            self.say(|| format!("node {n} is site {site}"));
+        }
+        self.absorbed[n] = meta(&self.nodes[n].app, "absorbed").map_err(sql)?;
+        Ok(())
+    }
+
+    /// After a power cut nothing that was seen since the last sync counts.
+    pub(crate) fn forget_seen(&mut self, n: usize) -> Result<(), String> {
+        for (t, table) in TABLES.iter().enumerate() {
+            self.seen[n][t] = oracle::versions(&self.nodes[n].app, table).map_err(sql)?;
+        }
+        self.sites[n] = meta(&self.nodes[n].app, "site").map_err(sql)?;
+        self.absorbed[n] = meta(&self.nodes[n].app, "absorbed").map_err(sql)?;
+        Ok(())
+    }
+
+    /// What must hold at rest.
+    pub(crate) fn judge(&mut self) -> Result<(), String> {
+        self.check_bounds()?;
+        for table in TABLES {
+            let first = oracle::rows(&self.nodes[0].app, table).map_err(sql)?;
+            let first_versions = oracle::versions(&self.nodes[0].app, table).map_err(sql)?;
+            for n in 1..self.nodes.len() {
+                let rows = oracle::rows(&self.nodes[n].app, table).map_err(sql)?;
+                if rows != first {
+                    return Err(format!("diverged in {}: node 0 {} node {n} {}", table.name, differ(&first, &rows), differ(&rows, &first)));
+                }
+                let versions = oracle::versions(&self.nodes[n].app, table).map_err(sql)?;
+                if !self.pruned && versions != first_versions {
+                    return Err(format!("versions diverged in {}: {first_versions:?} and {versions:?}", table.name));
+                }
+            }
+        }
+        self.oracle.judge(&self.nodes[0].app, self.pruned)
+    }
+
+    /// Logs and journals do not grow without end.
+    pub(crate) fn check_bounds(&mut self) -> Result<(), String> {
+        let limits = &self.plan.limits;
+        let trail = (limits.cursor_trail_max.max(2) as i64) * i64::from(self.plan.shards);
+        let bounds = [
+            ("change_log", 1),
+            ("cursor", trail),
+            ("conflict", limits.conflicts_max.cast_signed()),
+            ("quarantine", 0),
+            ("gap", 0),
+            ("held", 0),
+        ];
+        for (n, node) in self.nodes.iter().enumerate() {
+            for (table, most) in bounds {
+                let sql_text = format!("SELECT count(*) FROM __harmonylite__{table}");
+                let count: i64 = node.app.prepare_cached(&sql_text).and_then(|mut s| s.query_row([], |r| r.get(0))).map_err(sql)?;
+                if count > most {
+                    return Err(format!("node {n}: {count} entries in {table} at rest, {most} at most"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn differ(a: &BTreeMap<String, String>, b: &BTreeMap<String, String>) -> String {
+    let only: Vec<String> = a.iter().filter(|(k, v)| b.get(*k) != Some(v)).map(|(k, v)| format!("{k} = {v}")).collect();
+    format!("[{}]", only.join("; "))
+}
