@@ -139,6 +139,15 @@ pub fn stored_node(path: &Path) -> Result<Option<NodeId>, DatabaseError> {
     Ok(get::<i64>(&db, "node")?.map(|node| NodeId(node.cast_unsigned())))
 }
 
+/// Runs a statement without parameters or rows that comes again and again (BEGIN, COMMIT, SAVEPOINT), parsed once.
+///
+/// # Errors
+/// What SQLite says.
+pub fn run(db: &Connection, sql: &str) -> Result<(), DatabaseError> {
+    db.prepare_cached(sql)?.raw_execute()?;
+    Ok(())
+}
+
 /// Reads one fact.
 ///
 /// # Errors
@@ -182,14 +191,24 @@ impl Meta {
     /// # Errors
     /// What SQLite says.
     pub fn read(db: &Connection) -> Result<Self, DatabaseError> {
-        Ok(Self {
-            node: NodeId(get::<i64>(db, "node")?.unwrap_or(0).cast_unsigned()),
-            site: Site(get(db, "site")?.unwrap_or(0)),
-            batch: BatchNo(get::<i64>(db, "batch")?.unwrap_or(0).cast_unsigned()),
-            absorbed: get(db, "absorbed")?.unwrap_or(0),
-            published: get(db, "published")?.unwrap_or(0),
-            joined: get::<i64>(db, "joined")?.unwrap_or(0) != 0,
-        })
+        // One statement for all: collect asks for them at every commit.
+        let mut read = db.prepare_cached(
+            "SELECT key, value FROM main.__harmonylite__meta WHERE key IN ('node', 'site', 'batch', 'absorbed', 'published', 'joined')",
+        )?;
+        let mut meta = Self { node: NodeId(0), site: Site(0), batch: BatchNo(0), absorbed: 0, published: 0, joined: false };
+        let mut rows = read.query([])?;
+        while let Some(row) = rows.next()? {
+            let value: i64 = row.get(1)?;
+            match row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)? {
+                "node" => meta.node = NodeId(value.cast_unsigned()),
+                "site" => meta.site = Site(value),
+                "batch" => meta.batch = BatchNo(value.cast_unsigned()),
+                "absorbed" => meta.absorbed = value,
+                "published" => meta.published = value,
+                _ => meta.joined = value != 0,
+            }
+        }
+        Ok(meta)
     }
 }
 

@@ -337,9 +337,9 @@ impl<B: Broker> Outbound<B> {
     fn collect(&mut self, now: Now) -> Result<Step, Fatal> {
         self.look = false;
         self.stats.scans += 1;
-        self.db.execute_batch("BEGIN")?;
+        database::run(&self.db, "BEGIN")?;
         let result = self.collect_inside(now);
-        self.db.execute_batch("COMMIT")?;
+        database::run(&self.db, "COMMIT")?;
         match result {
             Ok(found) => {
                 if found && self.in_flight.is_some() {

@@ -12,7 +12,7 @@ use crate::batch::{BatchHeader, PartHeaders, Row};
 use crate::broker::Broker;
 use crate::config::Now;
 use crate::cursor::NO_ROW_MS;
-use crate::database::DatabaseError;
+use crate::database::{self, DatabaseError};
 use crate::decode::{BatchReader, DecodeError, outline};
 use crate::error::Action;
 use crate::names::{BatchNo, NodeId, Site, StreamSeq};
@@ -168,11 +168,11 @@ impl<B: Broker> Inbound<B> {
 
     /// Decodes, admits and applies one batch inside a savepoint.
     fn apply_body(&mut self, body: &Spill, now: Now) -> Result<Outcome, Fatal> {
-        self.db.execute_batch("SAVEPOINT __harmonylite__batch")?;
+        database::run(&self.db, "SAVEPOINT __harmonylite__batch")?;
         let result = self.apply_inside(body, now);
         match result {
             Ok(outcome) => {
-                self.db.execute_batch("RELEASE __harmonylite__batch")?;
+                database::run(&self.db, "RELEASE __harmonylite__batch")?;
                 Ok(outcome)
             }
             Err(Ended::Outcome(outcome)) => {

@@ -163,10 +163,10 @@ impl<B: Broker> Inbound<B> {
     fn transaction(&mut self, queues: &[VecDeque<Item>], now: Now) -> Result<Done, Fatal> {
         // The connection is borrowed by the transaction for the whole function, while the fields beside it change: begin and end
         // are therefore statements. Dropping out by `?` leads to the ROLLBACK below.
-        self.db.execute_batch("BEGIN IMMEDIATE")?;
+        database::run(&self.db, "BEGIN IMMEDIATE")?;
         let result = self.inside(queues, now);
         match result {
-            Ok(done) => match self.db.execute_batch("COMMIT") {
+            Ok(done) => match database::run(&self.db, "COMMIT") {
                 Ok(()) => Ok(done),
                 Err(error) => {
                     self.roll_back();
