@@ -138,7 +138,7 @@ fn sinks(writer: &Sender<ToWriter>, reader: &Sender<ToReader>) -> (Sink, Sink) {
 /// Where to connect to, and where else once an embedded server had to take another port.
 fn target(settings: &Settings, embedded: Option<&Embedded>) -> watch::Receiver<Target> {
     let Some(embedded) = embedded else {
-        // The sender may go: there is nothing more to say.
+        // Kept for ever: without a sender the receiver would look like a target that has changed.
         let (sender, receiver) = watch::channel(Target { urls: settings.nats.urls.clone(), access: None });
         std::mem::forget(sender);
         return receiver;
