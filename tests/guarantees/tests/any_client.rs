@@ -1,0 +1,57 @@
+//! Whatever client writes, with whatever settings, its changes are captured.
+//!
+//! Goal: the triggers ask for nothing that an old SQLite, a foreign driver or a strict connection does not have. Method: the stock `sqlite3`
+//! shell and Python's driver write with `trusted_schema` off and recursive triggers on and off: REPLACE that displaces a row, a key that
+//! moves by the name `rowid`, deletes; the peer ends equal.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use harmonylite_guarantees::{Cluster, Node, python, rows};
+use std::process::Command;
+
+const SCHEMA: &str =
+    "CREATE TABLE t (id INTEGER PRIMARY KEY, u TEXT UNIQUE, v); CREATE TABLE p (a, b, v, PRIMARY KEY (a, b)) WITHOUT ROWID;";
+
+fn script(recursive: &str, offset: i64) -> String {
+    format!(
+        "PRAGMA trusted_schema = OFF; PRAGMA recursive_triggers = {recursive};
+         INSERT INTO t VALUES ({o} + 1, 'a{o}', 1), ({o} + 2, 'b{o}', 2);
+         INSERT OR REPLACE INTO t VALUES ({o} + 3, 'a{o}', 3);
+         UPDATE t SET rowid = {o} + 9 WHERE id = {o} + 2;
+         UPDATE OR REPLACE t SET u = 'b{o}' WHERE id = {o} + 3;
+         INSERT INTO p VALUES ({o}, 'x', 1), ({o}, 'y', 2);
+         UPDATE p SET b = 'z' WHERE a = {o} AND b = 'x';
+         DELETE FROM p WHERE a = {o} AND b = 'y';",
+        o = offset
+    )
+}
+
+fn shell(node: &Node, sql: &str) {
+    let out = Command::new("sqlite3")
+        .arg("-bail")
+        .arg(&node.db)
+        .arg(sql)
+        .output()
+        .expect("the sqlite3 shell (scripts/test-tools.sh installs it)");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
+fn a_strict_connection_of_any_client_is_captured() {
+    let mut cluster = Cluster::new(2, SCHEMA);
+    cluster.run();
+    let node = &cluster.nodes[0];
+    shell(node, &script("ON", 100));
+    shell(node, &script("OFF", 200));
+    let program = "import sqlite3, sys; d = sqlite3.connect(sys.argv[1], timeout=20); d.executescript(sys.argv[2]); d.commit(); d.close()";
+    python(program, &[node.db.to_str().unwrap(), &script("ON", 300)]);
+    python(program, &[node.db.to_str().unwrap(), &script("OFF", 400)]);
+    cluster.converge();
+    let peer = cluster.nodes[1].app();
+    for o in [100, 200, 300, 400] {
+        // 1 was displaced by 3, 2 became 9, and 9 was displaced by 3.
+        let found = rows(&peer, &format!("SELECT id, u, v FROM t WHERE id BETWEEN {o} AND {o} + 99"));
+        assert_eq!(found, [[format!("Integer({})", o + 3), format!("\"b{o}\""), "Integer(3)".to_owned()]], "writes from {o} on");
+        assert_eq!(rows(&peer, &format!("SELECT b, v FROM p WHERE a = {o}")), [["\"z\"".to_owned(), "Integer(1)".to_owned()]]);
+    }
+}

@@ -1,0 +1,34 @@
+//! The demo shows what it says, and would say so if it did not.
+//!
+//! Method: the real `harmonylite demo`, short, without a terminal; once as it is, once with a node that it damages itself before the
+//! comparison (an environment variable for this test).
+
+#![allow(clippy::unwrap_used)]
+
+use harmonylite_guarantees::{binary, nats_server};
+use std::process::{Command, Output};
+
+fn demo(damage: bool) -> Output {
+    let mut command = Command::new(binary());
+    command.args(["demo", "--seconds", "8"]).env("HARMONYLITE_NATS_SERVER", nats_server());
+    if damage {
+        command.env("HARMONYLITE_DEMO_DAMAGE", "1");
+    }
+    command.output().unwrap()
+}
+
+#[test]
+fn three_nodes_end_equal() {
+    let out = demo(false);
+    let text = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success() && text.contains("3 of 3 nodes equal"), "{text}\n{}", String::from_utf8_lossy(&out.stderr));
+    assert!(text.contains("CUT OFF") && text.contains("KILLED"), "both misfortunes happened: {text}");
+}
+
+#[test]
+fn a_node_that_differs_is_named() {
+    let out = demo(true);
+    let text = String::from_utf8_lossy(&out.stdout);
+    assert_eq!(out.status.code(), Some(1), "{text}");
+    assert!(text.contains("2 of 3 nodes equal"), "{text}");
+}
