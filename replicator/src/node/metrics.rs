@@ -42,7 +42,7 @@ pub(super) fn text(status: &Status, namespace: &str, subsystem: &str) -> prometh
     let c = &status.counters;
     page.counter("published", "Rows published.", c.rows_published)?;
     page.gauge("pending_publish", "Logged changes that the broker has not acknowledged.", signed(status.pending_rows))?;
-    page.counter("count_changes", "Changes looked at by collect.", c.rows_published)?;
+    page.counter("count_changes", "Rows collected and published; HarmonyLite (Go) counts under this name.", c.rows_published)?;
     page.counter("scan_changes", "Times the change log was looked at.", c.scans)?;
     page.gauge("schema_mismatch_paused", "Origins that wait for this node's schema.", signed(status.held.len() as u64))?;
     page.counter("batches_published", "Batches published.", c.batches_published)?;

@@ -12,8 +12,8 @@ pub struct Broker {
     process: Option<Process>,
 }
 
-/// The nats-server that `make test` fetched.
-pub(crate) fn server_binary() -> PathBuf {
+/// The nats-server program that the tests use: the one that `make test` fetched.
+pub fn server_binary() -> PathBuf {
     if let Some(path) = std::env::var_os("HARMONYLITE_NATS_SERVER") {
         return path.into();
     }

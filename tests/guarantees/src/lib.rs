@@ -13,12 +13,12 @@ mod process;
 mod server;
 mod sql;
 
-pub use broker::Broker;
+pub use broker::{Broker, server_binary as nats_server};
 pub use cluster::{Cluster, converge};
 pub use embedded::{EmbeddedCluster, embedded, free_port, servers_below, status_of, timed};
 pub use node::Node;
 pub use process::{Process, binary, python};
-pub use server::{Server, nats_server};
+pub use server::Server;
 pub use sql::{Rows, contents, later, number, open, rows, sound};
 
 use std::time::{Duration, Instant};

@@ -44,8 +44,3 @@ impl Server {
         self.process.take().expect("the server runs").kill();
     }
 }
-
-/// The nats-server program that the tests use.
-pub fn nats_server() -> PathBuf {
-    server_binary()
-}
