@@ -26,9 +26,10 @@ fn script(recursive: &str, offset: i64) -> String {
     )
 }
 
+/// The shell waits for no lock unless told to; an application beside a sidecar has to, as beside any other writer.
 fn shell(node: &Node, sql: &str) {
     let out = Command::new("sqlite3")
-        .arg("-bail")
+        .args(["-bail", "-cmd", ".timeout 20000"])
         .arg(&node.db)
         .arg(sql)
         .output()
