@@ -212,13 +212,19 @@ impl Meta {
     }
 }
 
-/// Begins a new life: the present site becomes a former one.
+/// Begins a new life: the present site becomes a former one, of which this database has had every batch up to the last published.
 ///
 /// # Errors
 /// What SQLite says.
 pub fn begin_site(db: &Connection, site: Site, now_ms: i64) -> Result<(), DatabaseError> {
     assert!(site.0 > 0, "a site is a positive number");
     db.execute("INSERT OR IGNORE INTO main.__harmonylite__site (site, since) VALUES (?1, ?2)", params![site.0, now_ms])?;
+    db.execute(
+        "INSERT OR IGNORE INTO main.__harmonylite__origin (site, node, batch, created)
+         SELECT site.value, node.value, batch.value, ?1 FROM main.__harmonylite__meta AS site, main.__harmonylite__meta AS node, main.__harmonylite__meta AS batch
+         WHERE site.key = 'site' AND node.key = 'node' AND batch.key = 'batch' AND site.value <> 0",
+        [now_ms],
+    )?;
     set(db, "site", site.0)?;
     set(db, "batch", 0)
 }

@@ -35,10 +35,12 @@ pub enum Bug {
     MissingColumnsStay,
     /// Publishing goes on while the broker is checked, and any go-ahead counts.
     NoHold,
+    /// Any answer ends a gap, also one of a node that misses the same.
+    AnyAnswer,
 }
 
 /// All of them.
-pub const BUGS: [Bug; 15] = [
+pub const BUGS: [Bug; 16] = [
     Bug::NoAbsorbFirst,
     Bug::MergedEntries,
     Bug::NoPlusOne,
@@ -54,6 +56,7 @@ pub const BUGS: [Bug; 15] = [
     Bug::CompensationNow,
     Bug::MissingColumnsStay,
     Bug::NoHold,
+    Bug::AnyAnswer,
 ];
 
 #[cfg(feature = "planted-bugs")]

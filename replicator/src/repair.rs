@@ -24,15 +24,17 @@ pub enum Evidence {
     Lost,
 }
 
-/// Compares what we knew with what is there.
-pub fn judge(known: &Anchor, state: &StreamState, found: Option<&Message>) -> Evidence {
+/// Compares what we knew with what is there. `not_before_ns`: the message is not older than this (its own time, where that is known).
+/// Below the first position of the stream, only a message that is old enough to have expired has expired.
+pub fn judge(known: &Anchor, not_before_ns: i64, state: &StreamState, found: Option<&Message>) -> Evidence {
     if known.seq == StreamSeq(0) && known.created_ns == 0 {
         return Evidence::Holds;
     }
     if known.created_ns != state.created_ns || known.seq > state.last {
         return Evidence::Lost;
     }
-    if known.seq < state.first || known.matches(found) { Evidence::Holds } else { Evidence::Lost }
+    let expired = known.seq < state.first && (known.seq == StreamSeq(0) || not_before_ns < state.kept_since_ns);
+    if expired || known.matches(found) { Evidence::Holds } else { Evidence::Lost }
 }
 
 /// Logs every row for publication, whoever wrote it, whose version is from `since_ms` on. From 0 on, rows without a version
@@ -73,20 +75,35 @@ pub struct Gap {
     pub node: NodeId,
     /// Rows from this time on are asked for, unix milliseconds.
     pub since_ms: i64,
+    /// When it was noticed, unix milliseconds; later if more was found to be missing since.
+    pub noticed_ms: i64,
     /// What was noticed, for people.
     pub reason: String,
 }
 
-/// Notes a gap, so that it outlives a crash.
+impl Gap {
+    /// What an answer has to name: an answer to what was missing earlier is none to what is missing now.
+    pub fn key(&self) -> (i64, i64) {
+        (self.id, self.noticed_ms)
+    }
+}
+
+/// Notes a gap, so that it outlives a crash. One that is open for the same stream is asked for anew instead.
 ///
 /// # Errors
 /// What SQLite says.
 pub fn note_gap(db: &Connection, shard: u32, node: NodeId, since_ms: i64, reason: &str, now_ms: i64) -> Result<(), DatabaseError> {
-    db.execute(
-        "INSERT INTO main.__harmonylite__gap (shard, node, since, noticed, reason) SELECT ?1, ?2, ?3, ?4, ?5
-         WHERE NOT EXISTS (SELECT 1 FROM main.__harmonylite__gap WHERE shard = ?1 AND since <= ?3 AND noticed = ?4)",
+    let renewed = db.execute(
+        "UPDATE main.__harmonylite__gap SET node = iif(node = ?2, node, 0), since = min(since, ?3), noticed = max(noticed + 1, ?4), reason = ?5
+         WHERE shard = ?1",
         params![shard, node.0.cast_signed(), since_ms, now_ms, reason],
     )?;
+    if renewed == 0 {
+        db.execute(
+            "INSERT INTO main.__harmonylite__gap (shard, node, since, noticed, reason) VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![shard, node.0.cast_signed(), since_ms, now_ms, reason],
+        )?;
+    }
     Ok(())
 }
 
@@ -95,28 +112,26 @@ pub fn note_gap(db: &Connection, shard: u32, node: NodeId, since_ms: i64, reason
 /// # Errors
 /// What SQLite says.
 pub fn gaps(db: &Connection) -> Result<Vec<Gap>, DatabaseError> {
-    let mut read = db.prepare_cached("SELECT id, shard, node, since, reason FROM main.__harmonylite__gap ORDER BY id")?;
+    let mut read = db.prepare_cached("SELECT id, shard, node, since, noticed, reason FROM main.__harmonylite__gap ORDER BY id")?;
     let rows = read.query_map([], |r| {
         Ok(Gap {
             id: r.get(0)?,
             shard: r.get(1)?,
             node: NodeId(r.get::<_, i64>(2)?.cast_unsigned()),
             since_ms: r.get(3)?,
-            reason: r.get(4)?,
+            noticed_ms: r.get(4)?,
+            reason: r.get(5)?,
         })
     })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// An answered gap is closed, with those that the same answer covers.
+/// An answered gap is closed, unless more was found to be missing since it was asked for.
 ///
 /// # Errors
 /// What SQLite says.
-pub fn close_gap(db: &Connection, id: i64) -> Result<(), DatabaseError> {
-    db.execute(
-        "DELETE FROM main.__harmonylite__gap WHERE id <= ?1 AND since >= coalesce((SELECT since FROM main.__harmonylite__gap WHERE id = ?1), 0)",
-        [id],
-    )?;
+pub fn close_gap(db: &Connection, (id, noticed_ms): (i64, i64)) -> Result<(), DatabaseError> {
+    db.execute("DELETE FROM main.__harmonylite__gap WHERE id = ?1 AND noticed = ?2", [id, noticed_ms])?;
     Ok(())
 }
 
@@ -129,8 +144,14 @@ pub enum Signal {
         asker: u64,
         /// The asker's number of the gap.
         gap: i64,
+        /// When the asker noticed it, unix milliseconds.
+        noticed_ms: i64,
         /// Whose batches are missing: that node answers at once, others after a while. 0: not known.
         origin: u64,
+        /// The stream.
+        shard: u32,
+        /// How far the asker has consumed it.
+        upto: u64,
         /// From when on, unix milliseconds.
         since_ms: i64,
     },
@@ -140,6 +161,12 @@ pub enum Signal {
         asker: u64,
         /// The asker's number of the gap.
         gap: i64,
+        /// When the asker noticed it, unix milliseconds.
+        noticed_ms: i64,
+        /// Who answers.
+        by: u64,
+        /// Whether that node misses nothing of the stream itself, up to the position of the asker.
+        whole: bool,
     },
 }
 

@@ -40,6 +40,9 @@ pub struct StreamState {
     pub last: StreamSeq,
     /// When the last message was stored, unix nanoseconds; 0 when the stream is empty.
     pub last_time_ns: i64,
+    /// No message stored from this time on has been removed for its age or for the size of the stream; unix nanoseconds. May be later
+    /// than the truth, never earlier.
+    pub kept_since_ns: i64,
 }
 
 /// A value of the registry bucket.

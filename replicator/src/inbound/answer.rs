@@ -1,78 +1,172 @@
-//! Answers other nodes that miss something, and takes their answers.
+//! Answers other nodes that miss something.
 //!
-//! Arrives: signals. Leaves: log entries that publish again what is asked for, and, once they are published, the word that they are.
-//! Owns: an answer is given only when its rows are acknowledged. Memory only: who is not answered asks again.
+//! Arrives: questions on the signal subject. Leaves: log entries that publish again what this node has, and, once they are published,
+//! the word that they are, and whether this node missed nothing itself. Owns: an answer is given only when its rows are acknowledged,
+//! and "whole" only if everything up to the asker's position is applied here. Memory only: who is not answered asks again.
 
+use super::link::Link;
 use super::transact::Done;
 use super::{Fatal, Inbound};
 use crate::broker::{Broker, Request};
 use crate::config::Now;
 use crate::fold::log_end;
+use crate::names::StreamSeq;
 use crate::repair::{Signal, close_gap, republish};
+use std::collections::VecDeque;
 
-/// A node that is not the origin answers a request for repair after so long, if nobody else did.
+/// A node that is not the origin answers after so long, if nobody else did; one that misses something itself after twice that.
 const ANSWER_DELAY_MS: u64 = 5_000;
+/// Questions remembered, so that the same one twice is not published for twice.
+const GIVEN_MAX: usize = 256;
 
-/// A request of another node for repair.
-#[derive(Clone, Debug)]
-pub(super) struct Answer {
+/// Whose question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Asked {
     asker: u64,
     gap: i64,
+    noticed_ms: i64,
+}
+
+/// A question of another node.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    asked: Asked,
+    shard: u32,
+    /// How far the asker had consumed the stream.
+    position: StreamSeq,
     since_ms: i64,
-    pub(super) due_ms: u64,
-    /// The last log entry of the answer, once it is logged.
-    pub(super) upto: Option<i64>,
+    due_ms: u64,
+    /// Once it is logged: the last log entry, and whether this node missed nothing.
+    logged: Option<(i64, bool)>,
+}
+
+/// Questions of other nodes.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    waiting: Vec<Answer>,
+    given: VecDeque<(Asked, bool)>,
+}
+
+impl Answers {
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// What was to be said was about a stream that has to be checked again: who misses something asks again.
+    pub(super) fn forget(&mut self) {
+        self.waiting.clear();
+        self.given.clear();
+    }
 }
 
 impl<B: Broker> Inbound<B> {
     pub(super) fn signalled(&mut self, signal: Signal, now: Now) {
         match signal {
             Signal::Ask { asker, .. } if asker == self.config.node.0 => {}
-            Signal::Ask { asker, gap, origin, since_ms } => {
-                if self.config.publish && self.joined && !self.answers.iter().any(|a| (a.asker, a.gap) == (asker, gap)) {
-                    let delay = if origin == self.config.node.0 { 0 } else { ANSWER_DELAY_MS + self.config.node.0 % 1_000 };
-                    self.answers.push(Answer { asker, gap, since_ms, due_ms: now.mono_ms + delay, upto: None });
+            Signal::Ask { asker, gap, noticed_ms, origin, shard, upto, since_ms } => {
+                let asked = Asked { asker, gap, noticed_ms };
+                let known = self.answers.waiting.iter().any(|a| a.asked == asked);
+                if !self.config.publish || !self.joined || known || shard == 0 || shard > self.config.shards {
+                    return;
+                }
+                let misses = !self.config.replicate || self.gaps.open.iter().any(|g| g.shard == shard);
+                match self.answers.given.iter().find(|(given, _)| *given == asked).copied() {
+                    // The word of it may have been lost.
+                    Some((_, whole)) if whole || misses => self.send_answer(asked, whole),
+                    _ => {
+                        let delay = ANSWER_DELAY_MS * if misses { 2 } else { 1 } + self.config.node.0 % 1_000;
+                        let due_ms = now.mono_ms + if origin == self.config.node.0 { 0 } else { delay };
+                        self.answers.waiting.push(Answer { asked, shard, position: StreamSeq(upto), since_ms, due_ms, logged: None });
+                    }
                 }
             }
-            Signal::Answered { asker, gap } => {
-                self.answers.retain(|a| (a.asker, a.gap) != (asker, gap) || a.upto.is_some());
+            Signal::Answered { asker, gap, noticed_ms, by, whole } => {
+                let asked = Asked { asker, gap, noticed_ms };
+                self.answers.waiting.retain(|a| !whole || a.asked != asked || a.logged.is_some());
                 if asker == self.config.node.0 {
-                    self.answered_gaps.push(gap);
+                    self.gap_answered((gap, noticed_ms), by, whole);
                 }
             }
         }
     }
 
+    /// Whether the answer can be logged once it is due: not before this node has come as far as the asker.
+    fn can_answer(&self, answer: &Answer) -> bool {
+        let reached = |a: &Answer| self.streams.iter().any(|s| s.shard == a.shard && s.cursor.seq() >= a.position);
+        matches!(self.link, Link::Up) && answer.logged.is_none() && (!self.config.replicate || reached(answer))
+    }
+
+    pub(super) fn answer_is_due(&self, now: Now) -> bool {
+        now.mono_ms >= self.answer_deadline()
+    }
+
+    pub(super) fn answer_deadline(&self) -> u64 {
+        self.answers.waiting.iter().filter(|a| self.can_answer(a)).map(|a| a.due_ms).min().unwrap_or(u64::MAX)
+    }
+
+    /// Ends own gaps that are answered, and publishes again what others miss: once for all who wait.
     pub(super) fn answer(&mut self, now: Now, done: &mut Done) -> Result<(), Fatal> {
-        let answered: Vec<i64> = std::mem::take(&mut self.answered_gaps);
-        for gap in &answered {
-            close_gap(&self.db, *gap)?;
+        let ended = std::mem::take(&mut self.gaps.ended);
+        for key in &ended {
+            close_gap(&self.db, *key)?;
         }
-        done.gaps_changed |= !answered.is_empty();
-        for i in 0..self.answers.len() {
-            if self.answers[i].upto.is_some() || now.mono_ms < self.answers[i].due_ms {
-                continue;
-            }
-            let rows = republish(&self.db, &self.layout, self.answers[i].since_ms)?;
-            self.stats.rows_republished += rows;
-            tracing::info!(
-                rows,
-                asker = self.answers[i].asker,
-                since_ms = self.answers[i].since_ms,
-                "publishing again what another node misses"
-            );
-            done.logged_answers.push((i, log_end(&self.db)?));
-            done.look = true;
+        done.gaps_changed |= !ended.is_empty();
+        if !self.answer_is_due(now) {
+            return Ok(());
         }
+        let answerable: Vec<usize> = (0..self.answers.waiting.len()).filter(|i| self.can_answer(&self.answers.waiting[*i])).collect();
+        let since_ms = answerable.iter().map(|i| self.answers.waiting[*i].since_ms).min().unwrap_or(0);
+        let rows = republish(&self.db, &self.layout, since_ms)?;
+        self.stats.rows_republished += rows;
+        let askers: Vec<u64> = answerable.iter().map(|i| self.answers.waiting[*i].asked.asker).collect();
+        tracing::info!(rows, ?askers, since_ms, "publishing again what other nodes miss");
+        let end = log_end(&self.db)?;
+        for i in answerable {
+            let whole = self.is_whole(self.answers.waiting[i].shard)?;
+            done.logged_answers.push((i, (end, whole)));
+        }
+        done.look = true;
         Ok(())
+    }
+
+    /// Whether everything that this stream had for this node, up to its cursor, is applied.
+    fn is_whole(&self, shard: u32) -> Result<bool, Fatal> {
+        let nothing_missing: bool = self
+            .db
+            .prepare_cached(
+                "SELECT NOT EXISTS (SELECT 1 FROM main.__harmonylite__gap WHERE shard = ?1)
+                 AND NOT EXISTS (SELECT 1 FROM main.__harmonylite__held WHERE shard = ?1)
+                 AND NOT EXISTS (SELECT 1 FROM main.__harmonylite__quarantine WHERE shard = ?1)",
+            )?
+            .query_row([shard], |r| r.get(0))?;
+        Ok(nothing_missing && self.config.replicate)
+    }
+
+    /// After the commit.
+    pub(super) fn answers_logged(&mut self, logged: Vec<(usize, (i64, bool))>) {
+        for (i, what) in logged {
+            self.answers.waiting[i].logged = Some(what);
+        }
     }
 
     /// Tells the askers whose rows are published by now.
     pub(super) fn send_answers(&mut self) {
         let published = self.absorb.published;
-        for answer in self.answers.extract_if(.., |a| a.upto.is_some_and(|upto| upto <= published)).collect::<Vec<_>>() {
-            let signal = Signal::Answered { asker: answer.asker, gap: answer.gap };
-            self.broker.request(0, Request::Signal { payload: signal.encode().into() });
+        let is_out = |a: &mut Answer| a.logged.is_some_and(|(end, _)| end <= published);
+        for answer in self.answers.waiting.extract_if(.., is_out).collect::<Vec<_>>() {
+            let whole = answer.logged.is_some_and(|(_, whole)| whole);
+            self.answers.given.retain(|(asked, _)| *asked != answer.asked);
+            self.answers.given.push_back((answer.asked, whole));
+            if self.answers.given.len() > GIVEN_MAX {
+                self.answers.given.pop_front();
+            }
+            self.send_answer(answer.asked, whole);
         }
+    }
+
+    fn send_answer(&mut self, asked: Asked, whole: bool) {
+        let Asked { asker, gap, noticed_ms } = asked;
+        let signal = Signal::Answered { asker, gap, noticed_ms, by: self.config.node.0, whole };
+        self.broker.request(0, Request::Signal { payload: signal.encode().into() });
     }
 }

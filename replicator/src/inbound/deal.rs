@@ -16,9 +16,7 @@ use crate::database::{self, DatabaseError};
 use crate::decode::{BatchReader, DecodeError, outline};
 use crate::error::Action;
 use crate::names::{BatchNo, NodeId, Site, StreamSeq};
-use crate::planted::{Bug, planted};
 use crate::quarantine::{self, Entry};
-use crate::repair::note_gap;
 use crate::spill::Spill;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::{HashMap, VecDeque};
@@ -229,22 +227,20 @@ impl<B: Broker> Inbound<B> {
         }
     }
 
-    /// Follows the chain of batch numbers of a site: a hole in it is a lost message.
+    /// Follows the chain of batch numbers of a site: a hole in it is a lost message. It begins with the first batch: a site that is new
+    /// here has been here with all its batches.
     pub(super) fn note_origin(&mut self, shard: u32, node: NodeId, header: &BatchHeader, now: Now, done: &mut Done) -> Result<(), Fatal> {
         let known: Option<i64> = self
             .db
             .prepare_cached("SELECT batch FROM main.__harmonylite__origin WHERE site = ?1")?
             .query_row([header.site.0], |r| r.get(0))
             .optional()?;
-        let known = known.map(i64::cast_unsigned);
-        if let Some(known) = known
-            && header.previous.0 > known
-            && header.number.0 > known
-        {
+        let known = known.map_or(0, i64::cast_unsigned);
+        if header.previous.0 > known && header.number.0 > known {
             let reason = format!("node {node}: batches {} to {} are missing", known + 1, header.previous);
             self.open_gap(shard, node, &reason, now, done)?;
         }
-        if known.is_none_or(|known| header.number.0 > known) {
+        if header.number.0 > known {
             self.db
                 .prepare_cached(
                     "INSERT INTO main.__harmonylite__origin (site, node, batch, created) VALUES (?1, ?2, ?3, ?4)
@@ -252,18 +248,6 @@ impl<B: Broker> Inbound<B> {
                 )?
                 .execute(params![header.site.0, node.0.cast_signed(), header.number.0.cast_signed(), header.created_ms])?;
         }
-        Ok(())
-    }
-
-    /// Asks others for everything: nobody knows how old the rows were that a lost message carried.
-    pub(super) fn open_gap(&mut self, shard: u32, node: NodeId, reason: &str, now: Now, done: &mut Done) -> Result<(), Fatal> {
-        if planted(Bug::NoGapRepair) {
-            return Ok(());
-        }
-        tracing::warn!(shard, reason, "a hole in the stream; asking the other nodes to publish again");
-        note_gap(&self.db, shard, node, 0, reason, now.unix_ms)?;
-        self.stats.gaps += 1;
-        done.gaps_changed = true;
         Ok(())
     }
 

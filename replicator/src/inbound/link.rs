@@ -10,7 +10,7 @@ use crate::cursor::{Anchor, NO_ROW_MS};
 use crate::lease::{Lease, Next};
 use crate::names::{NodeId, StreamSeq};
 use crate::planted::{Bug, planted};
-use crate::repair::{Evidence, Signal, judge};
+use crate::repair::{Evidence, judge};
 use std::collections::HashMap;
 
 /// What a ticket stands for.
@@ -25,6 +25,9 @@ pub(super) enum Question {
     Consume(u32, u64),
     Heartbeat,
     HeldOrigin(NodeId),
+    Roll,
+    RollPut,
+    SignOfLife(NodeId),
 }
 
 impl std::fmt::Display for Question {
@@ -36,7 +39,8 @@ impl std::fmt::Display for Question {
             Self::Registry => f.write_str("this node's registry entry"),
             Self::Lease | Self::LeasePut => f.write_str("the lease of this node id"),
             Self::Consume(shard, _) => write!(f, "consuming stream {shard}"),
-            Self::HeldOrigin(node) => write!(f, "the registry entry of node {node}"),
+            Self::HeldOrigin(node) | Self::SignOfLife(node) => write!(f, "the registry entry of node {node}"),
+            Self::Roll | Self::RollPut => f.write_str("the roll of the nodes"),
             Self::Heartbeat => f.write_str("writing this node's registry entry"),
         }
     }
@@ -55,6 +59,12 @@ pub(super) struct Check {
     own: Option<Anchor>,
     heads: HashMap<u32, Anchor>,
     began: HashMap<u32, Anchor>,
+}
+
+impl Check {
+    fn judge(&self, shard: u32, anchor: &Anchor, not_before_ns: i64, state: &StreamState) -> Evidence {
+        judge(anchor, not_before_ns, state, self.found.get(&(shard, anchor.seq)).and_then(Option::as_ref))
+    }
 }
 
 /// Where the connection stands.
@@ -89,8 +99,6 @@ pub(super) struct Repair {
 const AGAIN_MS: u64 = 500;
 /// The registry entry is written this often.
 const HEARTBEAT_MS: u64 = 10_000;
-/// Open gaps are asked for this often.
-const GAPS_MS: u64 = 10_000;
 /// The cursor is stored at the latest so long after a message that asked for nothing.
 pub(super) const CURSOR_FLUSH_MS: u64 = 1_000;
 
@@ -98,6 +106,7 @@ impl<B: Broker> Inbound<B> {
     /// Lets outbound hold still first: what it has been told, and what it publishes meanwhile, would not be part of the check.
     pub(super) fn begin_check(&mut self) {
         self.check += 1;
+        self.answers.forget();
         self.effects.push(Effect::Hold { check: self.check, connection: self.connection });
         self.link = Link::Settling;
     }
@@ -133,6 +142,8 @@ impl<B: Broker> Inbound<B> {
         for (question, request) in questions {
             self.ask(question, request);
         }
+        self.gaps.enrolled = false;
+        self.ask_roll();
         if !self.lease.is_held() {
             self.ask_lease();
         }
@@ -157,7 +168,11 @@ impl<B: Broker> Inbound<B> {
             (Question::LeasePut, Err(BrokerError::Conflict)) => self.ask_lease(),
             (Question::Lease | Question::LeasePut, _) => self.lease_due_ms = now.mono_ms + AGAIN_MS,
             (Question::HeldOrigin(node), Ok(Reply::Kv(entry))) => self.held_origin(node, entry.as_ref()),
-            (Question::Heartbeat | Question::HeldOrigin(_), _) => {}
+            (Question::SignOfLife(node), Ok(Reply::Kv(entry))) => self.sign_of_life(node, entry.as_ref(), now),
+            (Question::Heartbeat | Question::HeldOrigin(_) | Question::SignOfLife(_), _) => {}
+            (Question::Roll, Ok(Reply::Kv(entry))) => self.roll_read(entry.as_ref()),
+            (Question::RollPut, Ok(Reply::KvPut(_))) => self.gaps.enrolled = true,
+            (Question::RollPut, Err(BrokerError::Conflict)) => self.ask_roll(),
             (Question::Consume(shard, generation), Err(error)) => {
                 if self.streams.iter().any(|s| s.shard == shard && s.generation == generation) {
                     tracing::warn!(shard, %error, "cannot consume; trying again");
@@ -250,13 +265,7 @@ impl<B: Broker> Inbound<B> {
                 Request::KvPut { key: format!("node-{}", self.config.node), value: value.into(), expected: None, ttl_ms: None },
             );
         }
-        if !self.gaps.is_empty() && now.mono_ms >= self.gaps_due_ms {
-            self.gaps_due_ms = now.mono_ms + GAPS_MS;
-            for gap in self.gaps.clone() {
-                let ask = Signal::Ask { asker: self.config.node.0, gap: gap.id, origin: gap.node.0, since_ms: gap.since_ms };
-                self.broker.request(0, Request::Signal { payload: ask.encode().into() });
-            }
-        }
+        self.ask_for_gaps(now);
     }
 
     /// When [`Inbound::step`] has something to do even if nothing comes in, on the monotone clock.
@@ -268,23 +277,26 @@ impl<B: Broker> Inbound<B> {
             Link::Checking(_) | Link::Judged(_) => self.lease_due_ms,
             Link::Up => self.lease_due_ms.min(self.heartbeat_due_ms),
         };
-        if matches!(self.link, Link::Up) && !self.gaps.is_empty() {
-            next = next.min(self.gaps_due_ms);
-        }
         if let Some(since) = self.cursor_dirty_since {
             next = next.min(since + CURSOR_FLUSH_MS);
         }
         next = next.min(self.prune_deadline()).min(self.former_deadline());
         if matches!(self.link, Link::Up) {
-            next = self.streams.iter().map(super::ShardStream::deadline).fold(next, u64::min).min(self.join_deadline());
+            next = self
+                .streams
+                .iter()
+                .map(super::ShardStream::deadline)
+                .fold(next, u64::min)
+                .min(self.join_deadline())
+                .min(self.gap_deadline());
         }
-        self.answers.iter().map(|a| a.due_ms).fold(next, u64::min)
+        next.min(self.answer_deadline())
     }
 
     /// Once all answers are there: asks for the trail if the cursor is lost, or judges.
     pub(super) fn judge_link(&mut self, now: Now) -> Result<(), Fatal> {
         let Link::Checking(check) = &self.link else { return Ok(()) };
-        if check.outstanding > 0 || !self.lease.is_held() {
+        if check.outstanding > 0 || !self.lease.is_held() || !self.gaps.enrolled {
             return Ok(());
         }
         if !check.traced {
@@ -324,7 +336,7 @@ impl<B: Broker> Inbound<B> {
         if planted(Bug::NoCursorAnchor) {
             return Evidence::Holds;
         }
-        let judged = |anchor: &Anchor| judge(anchor, state, check.found.get(&(stream.shard, anchor.seq)).and_then(Option::as_ref));
+        let judged = |anchor: &Anchor| check.judge(stream.shard, anchor, anchor.time_ns, state);
         let lost = |of: &HashMap<u32, Anchor>| of.get(&stream.shard).is_some_and(|anchor| judged(anchor) == Evidence::Lost);
         if lost(&check.heads) || lost(&check.began) { Evidence::Lost } else { Evidence::Holds }
     }
@@ -341,7 +353,7 @@ impl<B: Broker> Inbound<B> {
                     let anchor = &stream.cursor.kept[*i].anchor;
                     anchor.created_ns == state.created_ns
                         && check.began.get(&stream.shard).is_none_or(|began| anchor.seq < began.seq)
-                        && judge(anchor, state, check.found.get(&(stream.shard, anchor.seq)).and_then(Option::as_ref)) == Evidence::Holds
+                        && check.judge(stream.shard, anchor, anchor.time_ns, state) == Evidence::Holds
                 };
                 let index = (0..stream.cursor.kept.len()).rev().find(holds);
                 back = Some(index);
@@ -357,8 +369,11 @@ impl<B: Broker> Inbound<B> {
         }
         let shard = self.config.own_shard();
         if let (Some(anchor), Some(state)) = (&check.own, check.states.get(&shard)) {
-            let found = check.found.get(&(shard, anchor.seq)).and_then(Option::as_ref);
-            if judge(anchor, state, found) == Evidence::Lost && !planted(Bug::NoOwnAnchor) {
+            // An acknowledgement tells no time, but what was consumed before it does.
+            let trail = self.streams.iter().filter(|s| s.shard == shard).flat_map(|s| &s.cursor.kept);
+            let before = trail.map(|k| k.anchor).filter(|a| a.seq <= anchor.seq && a.created_ns == anchor.created_ns);
+            let not_before_ns = before.map(|a| a.time_ns).max().unwrap_or(0);
+            if check.judge(shard, anchor, not_before_ns, state) == Evidence::Lost && !planted(Bug::NoOwnAnchor) {
                 repair.own_lost = true;
                 let before = self.streams.iter().find(|s| s.shard == shard).and_then(|s| {
                     let index = s.cursor.kept.iter().rposition(|k| k.anchor.seq < anchor.seq && k.anchor.seq.0 > 0)?;
@@ -425,7 +440,6 @@ impl<B: Broker> Inbound<B> {
         self.trouble = None;
         self.delivered_ms = now.mono_ms;
         self.heartbeat_due_ms = 0;
-        self.gaps_due_ms = 0;
         if self.config.replicate {
             for i in 0..self.streams.len() {
                 self.consume(i);

@@ -7,6 +7,7 @@
 mod answer;
 mod deal;
 mod former;
+mod gap;
 mod link;
 mod prune;
 mod stream;
@@ -24,7 +25,7 @@ use crate::lease::Lease;
 use crate::names::{BatchNo, NodeId, Site, StreamSeq};
 use crate::planted::{Bug, planted};
 use crate::prune::Pass;
-use crate::repair::{Gap, Signal, gaps};
+use crate::repair::{Signal, gaps};
 use rusqlite::{Connection, TransactionBehavior};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -186,9 +187,8 @@ pub struct Inbound<B: Broker> {
     lease: Lease,
     lease_due_ms: u64,
     heartbeat_due_ms: u64,
-    gaps: Vec<Gap>,
-    gaps_due_ms: u64,
-    answers: Vec<answer::Answer>,
+    gaps: gap::Gaps,
+    answers: answer::Answers,
     acks: Vec<Ack>,
     wake: bool,
     cursor_dirty_since: Option<u64>,
@@ -199,7 +199,6 @@ pub struct Inbound<B: Broker> {
     next_ticket: Ticket,
     asked: HashMap<Ticket, link::Question>,
     retries: Vec<i64>,
-    answered_gaps: Vec<i64>,
     released: Vec<(u32, NodeId)>,
     own_lowest_changed: bool,
     trouble: Option<String>,
@@ -247,7 +246,7 @@ impl<B: Broker> Inbound<B> {
         Ok(Self {
             own_anchor: transact::read_own_anchor(&db)?,
             own_lowest_ms: database::get(&db, "own_lowest")?.unwrap_or(NO_ROW_MS),
-            gaps: gaps(&db)?,
+            gaps: gap::Gaps::new(gaps(&db)?),
             config,
             db,
             broker,
@@ -265,8 +264,7 @@ impl<B: Broker> Inbound<B> {
             lease,
             lease_due_ms: 0,
             heartbeat_due_ms: 0,
-            gaps_due_ms: 0,
-            answers: Vec::new(),
+            answers: answer::Answers::default(),
             acks: Vec::new(),
             wake: true,
             cursor_dirty_since: None,
@@ -276,7 +274,6 @@ impl<B: Broker> Inbound<B> {
             next_ticket: 1,
             asked: HashMap::new(),
             retries: Vec::new(),
-            answered_gaps: Vec::new(),
             released: Vec::new(),
             own_lowest_changed: false,
             trouble: None,
@@ -423,7 +420,7 @@ impl<B: Broker> Inbound<B> {
 
     /// Holes that other nodes were asked to fill.
     pub fn open_gaps(&self) -> usize {
-        self.gaps.len()
+        self.gaps.open.len()
     }
 
     /// Puts another connection in the place of the database's, as after a process restart in the simulation.

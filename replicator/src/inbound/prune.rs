@@ -32,7 +32,7 @@ impl<B: Broker> Inbound<B> {
             return Ok(false);
         }
         let quiet = self.joined
-            && self.gaps.is_empty()
+            && self.gaps.open.is_empty()
             && self.answers.is_empty()
             && self.streams.iter().all(|s| s.held.is_empty() && s.is_drained())
             && log_end(&self.db)? <= self.absorb.published;

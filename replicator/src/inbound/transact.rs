@@ -16,7 +16,7 @@ use crate::database::{self, DatabaseError};
 use crate::fold::log_end;
 use crate::names::{BatchNo, NodeId, StreamSeq};
 use crate::planted::{Bug, planted};
-use crate::repair::{gaps, republish};
+use crate::repair::republish;
 use crate::{clash, join, mirror};
 use rusqlite::{Connection, TransactionBehavior};
 use std::collections::VecDeque;
@@ -34,10 +34,10 @@ impl<B: Broker> Inbound<B> {
         let waiting = self.knows_its_life()
             && (!self.acks.is_empty()
                 || !self.retries.is_empty()
-                || !self.answered_gaps.is_empty()
+                || !self.gaps.ended.is_empty()
                 || matches!(self.link, Link::Judged(_))
                 || self.streams.iter().any(|s| !s.queue.is_empty())
-                || self.answers.iter().any(|a| a.upto.is_none() && now.mono_ms >= a.due_ms)
+                || self.answer_is_due(now)
                 || self.cursor_dirty_since.is_some_and(|since| now.mono_ms >= since + CURSOR_FLUSH_MS)
                 || self.join_is_complete(now));
         if waiting {
@@ -385,16 +385,10 @@ impl<B: Broker> Inbound<B> {
 
     fn after_commit(&mut self, done: Done, now: Now) {
         self.acks.drain(..done.acks);
-        for (i, upto) in done.logged_answers {
-            self.answers[i].upto = Some(upto);
-        }
+        self.answers_logged(done.logged_answers);
         self.send_answers();
         if done.gaps_changed {
-            // What was just committed is readable; if not, the next change reads it.
-            if let Ok(open) = gaps(&self.db) {
-                self.gaps = open;
-                self.gaps_due_ms = 0;
-            }
+            self.reread_gaps();
         }
         self.cursor_dirty_since = None;
         if let Link::Judged(repair) = &mut self.link
@@ -421,7 +415,8 @@ pub(super) struct Done {
     /// A new life has begun.
     pub(super) new_site: bool,
     pub(super) gaps_changed: bool,
-    pub(super) logged_answers: Vec<(usize, i64)>,
+    /// The answers that are logged: the last log entry, and whether this node missed nothing.
+    pub(super) logged_answers: Vec<(usize, (i64, bool))>,
 }
 
 fn write_own_anchor(db: &Connection, anchor: &Anchor) -> Result<(), DatabaseError> {

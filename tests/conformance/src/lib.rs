@@ -54,6 +54,7 @@ pub const BEHAVIOURS: &[Behaviour] = &[
     ("expiry moves first and keeps last", stream::expiry),
     ("expiry of everything leaves first behind last", stream::expiry_of_all),
     ("a destroyed message leaves a hole", stream::hole),
+    ("a destroyed first message is no expiry", stream::hole_at_the_front),
     ("the fence holds behind a hole and behind expiry", stream::fence_behind_expiry),
     ("a consumer gets what is there and what comes, in order", consume::in_order),
     ("a consumer begins in the middle", consume::in_the_middle),

@@ -84,6 +84,17 @@ pub(crate) fn hole(subject: &mut dyn Subject) -> Verdict {
     same("neighbours", client.at(1)?.is_some() && client.at(3)?.is_some(), true)
 }
 
+/// A message that is destroyed at the front makes the stream look as if it had expired, but for its age.
+pub(crate) fn hole_at_the_front(subject: &mut dyn Subject) -> Verdict {
+    let mut client = Client::connect(subject, 5);
+    client.fill(2)?;
+    let time_ns = client.at(1)?.map_or(0, |m| m.time_ns);
+    client.subject().delete_message(SHARD, StreamSeq(1));
+    let state = client.state()?;
+    same("state", (state.first.0, state.last.0), (2, 2))?;
+    same("kept since before it", state.kept_since_ns <= time_ns && time_ns > 0, true)
+}
+
 pub(crate) fn fence_behind_expiry(subject: &mut dyn Subject) -> Verdict {
     let mut client = Client::connect(subject, 5);
     client.fill(4)?;

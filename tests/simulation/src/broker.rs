@@ -35,6 +35,8 @@ pub struct Stream {
     pub first: u64,
     /// When the last message was stored.
     pub last_time_ns: i64,
+    /// No message stored from here on has expired.
+    pub kept_since_ns: i64,
 }
 
 #[derive(Clone, Debug)]
@@ -122,6 +124,7 @@ impl SimBroker {
                     first: StreamSeq(first.max(stream.first)),
                     last: StreamSeq(stream.last),
                     last_time_ns: stream.last_time_ns,
+                    kept_since_ns: stream.kept_since_ns,
                 }))
             }
             Request::KvGet { key } => {
@@ -171,6 +174,8 @@ impl SimBroker {
     pub fn expire(&mut self, shard: u32, upto: u64) {
         let stream = self.stream(shard);
         let upto = upto.min(stream.last);
+        let newest_ns = stream.messages.range(..=upto).next_back().map_or(0, |(_, m)| m.time_ns);
+        stream.kept_since_ns = stream.kept_since_ns.max(newest_ns + 1);
         stream.messages.retain(|seq, _| *seq > upto);
         stream.first = stream.first.max(upto + 1);
     }

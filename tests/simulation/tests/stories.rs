@@ -68,6 +68,20 @@ const STORIES: &[(u64, &str)] = &[
     ),
     (12029, "As 10913, with three nodes."),
     (4894, "As 2325, in a table with a unique column."),
+    (
+        43814,
+        "The only message was destroyed. Its publisher had not joined yet and answered nothing; the two other nodes, which had never seen \
+         it, answered each other that they had published all, and stopped asking (`end_what_all_answered`, `is_whole`).",
+    ),
+    (23253, "As 43814, with four nodes and an expired message."),
+    (25457, "As 43814: an answer to what was missing earlier ended what was missing by then (`Gap::key`)."),
+    (
+        51994,
+        "The broker forgot the first message, gave its position to another and lost that one too: to the node whose own message it had \
+         been, it looked expired (`StreamState::kept_since_ns`); and the next batch of the other node, whose first it was to see, did not \
+         make it ask for those before (`note_origin`).",
+    ),
+    (48333, "As 51994, but nobody wrote any more."),
 ];
 
 #[test]

@@ -13,7 +13,7 @@ use async_nats::header::{HeaderMap, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_ME
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, RawMessageError, Stream};
+use async_nats::jetstream::stream::{Config, LastRawMessageErrorKind, RawMessageError, State, Stream};
 use bytes::Bytes;
 
 type Result<T> = std::result::Result<T, BrokerError>;
@@ -110,7 +110,22 @@ pub(super) async fn stream_state(session: &Session, nats: &NatsSettings, shard: 
         first: StreamSeq(first),
         last: StreamSeq(state.last_sequence),
         last_time_ns: if state.messages == 0 { 0 } else { nanoseconds(state.last_timestamp) },
+        kept_since_ns: kept_since_ns(&info.config, state, crate::clock::unix_ns()),
     }))
+}
+
+/// From when on the limits of a stream have removed nothing. A stream that is more than half full may be removing its oldest; and the
+/// last eighth of the age that messages may reach is left to clocks that differ.
+fn kept_since_ns(config: &Config, state: &State, now_ns: i64) -> i64 {
+    let half_full = |most: i64, has: u64| most > 0 && has.saturating_mul(2) >= most.unsigned_abs();
+    if config.max_messages_per_subject > 0 || half_full(config.max_messages, state.messages) || half_full(config.max_bytes, state.bytes) {
+        return i64::MAX;
+    }
+    match i64::try_from(config.max_age.as_nanos()) {
+        Ok(0) => 0,
+        Ok(age_ns) => now_ns - age_ns / 8 * 7,
+        Err(_) => i64::MAX,
+    }
 }
 
 /// What the registry holds under a key, deletion markers included.
@@ -149,4 +164,31 @@ pub(super) async fn kv_put(session: &Session, key: &str, value: Bytes, expected:
     }
     let sent = session.jetstream.publish_with_headers(format!("$KV.{REGISTRY}.{key}"), headers, value).await.map_err(refused)?;
     Ok(Reply::KvPut(sent.await.map_err(refused)?.sequence))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn what_limits_may_have_removed_is_not_taken_for_lost() {
+        const DAY_NS: i64 = 86_400_000_000_000;
+        let state = |messages, bytes| {
+            let mut state: State = serde_json::from_str(EMPTY).unwrap();
+            (state.messages, state.bytes) = (messages, bytes);
+            state
+        };
+        let config = Config { max_age: Duration::from_secs(8 * 86_400), max_messages: 1_000, max_bytes: 1_000_000, ..Config::default() };
+        let since = |config: &Config, messages, bytes| kept_since_ns(config, &state(messages, bytes), 100 * DAY_NS);
+        assert_eq!(since(&config, 10, 1_000), 93 * DAY_NS);
+        assert_eq!(since(&config, 500, 1_000), i64::MAX);
+        assert_eq!(since(&config, 10, 500_000), i64::MAX);
+        assert_eq!(since(&Config { max_messages_per_subject: 1, ..config.clone() }, 10, 1_000), i64::MAX);
+        let endless = Config { max_age: Duration::ZERO, max_messages: -1, max_bytes: -1, ..config };
+        assert_eq!(since(&endless, u64::MAX, u64::MAX), 0);
+    }
+
+    const EMPTY: &str = r#"{"messages": 0, "bytes": 0, "first_seq": 0, "first_ts": "1970-01-01T00:00:00Z", "last_seq": 0,
+        "last_ts": "1970-01-01T00:00:00Z", "consumer_count": 0}"#;
 }
