@@ -1,8 +1,9 @@
-//! What replication costs and how fast it is: two real nodes around one nats-server, measured and held against floors.
+//! What replication costs and how fast it is: two real nodes around one nats-server with its defaults, measured and held against floors.
 //!
 //! `make bench` runs everything with a release build; `--quick` is for the time between two changes, `--only latency` for one
 //! thing. Ends with 1 if a floor is missed. `baseline.json` is what the project's own machine (2 cores) measured last.
 
+mod broker;
 mod cost;
 mod flow;
 mod idle;
@@ -11,6 +12,7 @@ mod pair;
 mod report;
 
 use anyhow::Result;
+use broker::Kind;
 use clap::{Parser, ValueEnum};
 use pair::Pair;
 use report::Report;
@@ -58,7 +60,7 @@ fn main() -> Result<ExitCode> {
         cost::measure(&mut report, options.quick)?;
     }
     if [Part::Bulk, Part::Single, Part::Latency, Part::Idle].into_iter().any(wanted) {
-        let pair = Pair::start(options.program.clone())?;
+        let pair = Pair::start(options.program.clone(), Kind::Plain)?;
         if wanted(Part::Bulk) {
             flow::bulk(&pair, &mut report, options.quick)?;
         }
@@ -71,6 +73,10 @@ fn main() -> Result<ExitCode> {
         if wanted(Part::Idle) {
             idle::measure(&pair, &mut report, options.quick)?;
         }
+    }
+    if wanted(Part::Latency) {
+        let pair = Pair::start(options.program.clone(), Kind::Embedded)?;
+        latency::measure_synced(&pair, &mut report, options.quick)?;
     }
     print!("{}", report.table());
     if cfg!(debug_assertions) {

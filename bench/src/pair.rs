@@ -1,11 +1,10 @@
 //! A broker and two nodes as real processes, which end with this one.
 
+use crate::broker::{Broker, Kind};
 use anyhow::{Context, Result, bail};
 use harmonylite::clock;
-use harmonylite::embedded::{Embedded, LIFELINE_SHELL};
+use harmonylite::embedded::LIFELINE_SHELL;
 use harmonylite::lockfile::{Sidecar, sidecar};
-use harmonylite::names::NodeId;
-use harmonylite::settings::{ClusterSettings, Settings};
 use rusqlite::Connection;
 use std::fs::File;
 use std::os::unix::process::CommandExt;
@@ -13,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
-use tokio::runtime::Runtime;
 
 /// How long anything may take to arrive.
 const PATIENCE_MS: u64 = 120_000;
@@ -22,7 +20,7 @@ const SCHEMA: &str = "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT NOT N
 /// Fields drop in this order: nodes before the broker before the files.
 pub(crate) struct Pair {
     nodes: Vec<Node>,
-    broker: Option<(Runtime, Embedded)>,
+    broker: Broker,
     dir: TempDir,
     program: PathBuf,
 }
@@ -34,17 +32,11 @@ struct Node {
 }
 
 impl Pair {
-    pub(crate) fn start(program: Option<PathBuf>) -> Result<Self> {
+    pub(crate) fn start(program: Option<PathBuf>, kind: Kind) -> Result<Self> {
         let program = program.map_or_else(beside_us, Ok)?;
         let dir = tempfile::Builder::new().prefix("harmonylite-bench-").tempdir()?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        let mut settings = Settings { db_path: dir.path().join("broker"), ..Settings::default() };
-        let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/nats-server");
-        if std::env::var_os("HARMONYLITE_NATS_SERVER").is_none() && fetched.exists() {
-            settings.nats.server_binary = fetched.to_string_lossy().into_owned();
-        }
-        let embedded = runtime.block_on(Embedded::start(&settings, NodeId(0), &ClusterSettings::default()))?;
-        let mut pair = Self { nodes: Vec::new(), broker: Some((runtime, embedded)), dir, program };
+        let broker = Broker::start(kind, dir.path())?;
+        let mut pair = Self { nodes: Vec::new(), broker, dir, program };
         for id in 1..=2 {
             let node = pair.node(id)?;
             pair.nodes.push(node);
@@ -64,17 +56,8 @@ impl Pair {
         std::fs::create_dir(&dir)?;
         let (db, config, log) = (dir.join("app.db"), dir.join("config.toml"), File::create(dir.join("log"))?);
         open(&db)?.execute_batch(SCHEMA)?;
-        let Some((_, embedded)) = &self.broker else { bail!("no broker") };
-        let access = embedded.access().borrow().clone();
-        let text = |s: &str| toml::Value::String(s.to_owned()).to_string();
-        let (user, password) = (access.user.unwrap_or_default(), access.password.unwrap_or_default());
-        let content = format!(
-            "db_path = {}\nnode_id = {id}\n[nats]\nurls = [{}]\nuser_name = {}\nuser_password = {}\n",
-            text(&db.to_string_lossy()),
-            text(&access.url),
-            text(&user),
-            text(password.reveal())
-        );
+        let path = toml::Value::String(db.to_string_lossy().into_owned()).to_string();
+        let content = format!("db_path = {path}\nnode_id = {id}\n{}", self.broker.settings());
         // The directory is ours alone.
         std::fs::write(&config, content)?;
         let mut command = Command::new("/bin/sh");
@@ -146,9 +129,6 @@ impl Drop for Pair {
             // Its end is SIGKILL.
             node.lifeline.take();
             let _ = node.child.wait();
-        }
-        if let Some((runtime, embedded)) = self.broker.take() {
-            runtime.block_on(embedded.stop());
         }
     }
 }

@@ -71,6 +71,8 @@ pub struct Collected {
     pub lowest_ms: i64,
     /// It could not be taken whole: a transaction may be in two batches.
     pub split: bool,
+    /// The log holds more.
+    pub more: bool,
 }
 
 /// Collects what is pending. Inside the caller's read transaction. None: nothing is.
@@ -98,6 +100,7 @@ pub fn collect(db: &Connection, layout: &Layout, from: &CollectFrom<'_>, encoder
                     batch,
                     rows: rows.len() as u64,
                     lowest_ms,
+                    more: upto < end,
                     split: upto < end && most < from.entries_max
                         || nth_entry(db, from.fold.sent, from.entries_max)?.is_some_and(|id| id < end),
                 }));

@@ -12,7 +12,9 @@ use crate::names::{BatchNo, Hlc, NodeId, Site, Version};
 use ciborium_io::Read as _;
 use ciborium_ll::{Decoder as Cbor, Header};
 use std::io::{self, BufReader, Read};
+use zstd::bulk::Decompressor;
 use zstd::stream::read::Decoder as Zstd;
+use zstd::zstd_safe::get_frame_content_size;
 
 /// Why a batch could not be read. The bytes are hostile until proven otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +81,8 @@ const WINDOW_LOG_MAX: u32 = 23;
 /// Values are read in pieces of this size, so that an announced length alone costs nothing.
 const PIECE_BYTES: usize = 64 << 10;
 
-struct Bounded<R> {
+/// Reads so much and no more.
+pub struct Bounded<R> {
     inner: R,
     left: u64,
 }
@@ -92,11 +95,63 @@ impl<R: Read> Read for Bounded<R> {
     }
 }
 
-type Source<R> = BufReader<Bounded<Zstd<'static, BufReader<R>>>>;
+/// What is decompressed while it is read.
+pub type Unpacked<R> = BufReader<Bounded<Zstd<'static, BufReader<R>>>>;
 
-/// Reads a batch from its bytes.
+/// Decompresses while reading, within the bounds.
+///
+/// # Errors
+/// If the compressor cannot get its memory.
+pub fn unpacking<R: Read>(source: R, limits: &Limits) -> Result<Unpacked<R>> {
+    let mut zstd = Zstd::with_buffer(BufReader::with_capacity(PIECE_BYTES, source)).map_err(damaged)?;
+    zstd.window_log_max(WINDOW_LOG_MAX).map_err(damaged)?;
+    Ok(BufReader::with_capacity(PIECE_BYTES, Bounded { inner: zstd, left: limits.batch_atomic_bytes_max }))
+}
+
+fn damaged(error: io::Error) -> DecodeError {
+    DecodeError::Damaged { what: "the compressed batch", reason: error.to_string() }
+}
+
+/// A batch of this size, as its frame announces it, is decompressed at once.
+const SMALL_BYTES_MAX: u64 = 256 << 10;
+
+/// Decompresses small batches, one after the other, with one context and into one buffer.
+#[derive(Default)]
+pub struct Unpacker {
+    zstd: Option<Decompressor<'static>>,
+    plain: Vec<u8>,
+}
+
+impl Unpacker {
+    /// All of a batch, if it says of itself that it is small. To be given back for the next one ([`Unpacker::put_back`]).
+    ///
+    /// # Errors
+    /// It is damaged, or larger than it says.
+    pub fn unpack(&mut self, packed: &[u8], limits: &Limits) -> Result<Option<Vec<u8>>> {
+        let Ok(Some(bytes)) = get_frame_content_size(packed) else { return Ok(None) };
+        if bytes > SMALL_BYTES_MAX.min(limits.batch_atomic_bytes_max) {
+            return Ok(None);
+        }
+        let zstd = match &mut self.zstd {
+            Some(zstd) => zstd,
+            none => none.insert(Decompressor::new().map_err(damaged)?),
+        };
+        let mut plain = std::mem::take(&mut self.plain);
+        plain.clear();
+        plain.reserve(usize::try_from(bytes).unwrap_or(0));
+        zstd.decompress_to_buffer(packed, &mut plain).map_err(damaged)?;
+        Ok(Some(plain))
+    }
+
+    /// Its memory is used again.
+    pub fn put_back(&mut self, plain: Vec<u8>) {
+        self.plain = plain;
+    }
+}
+
+/// Reads a batch from its bytes, which are decompressed.
 pub struct BatchReader<'l, R: Read> {
-    cbor: Cbor<Source<R>>,
+    cbor: Cbor<R>,
     limits: &'l Limits,
     header: BatchHeader,
     tables_left: u64,
@@ -105,7 +160,7 @@ pub struct BatchReader<'l, R: Read> {
     key: usize,
 }
 
-/// Reads all of a batch and keeps what is said of it.
+/// Reads all of a batch, decompressed, and keeps what is said of it.
 ///
 /// # Errors
 /// Whatever is wrong with it, to the last byte.
@@ -127,10 +182,6 @@ impl<'l, R: Read> BatchReader<'l, R> {
     /// # Errors
     /// Whatever is wrong with it.
     pub fn new(source: R, limits: &'l Limits) -> Result<Self> {
-        let damaged = |error: io::Error| DecodeError::Damaged { what: "the compressed batch", reason: error.to_string() };
-        let mut zstd = Zstd::with_buffer(BufReader::with_capacity(PIECE_BYTES, source)).map_err(damaged)?;
-        zstd.window_log_max(WINDOW_LOG_MAX).map_err(damaged)?;
-        let bounded = Bounded { inner: zstd, left: limits.batch_atomic_bytes_max };
         let header = BatchHeader {
             node: NodeId(0),
             site: Site(0),
@@ -140,8 +191,7 @@ impl<'l, R: Read> BatchReader<'l, R> {
             created_ms: 0,
             further_sites: Vec::new(),
         };
-        let cbor = Cbor::from(BufReader::with_capacity(PIECE_BYTES, bounded));
-        let mut reader = Self { cbor, limits, header, tables_left: 0, rows_left: 0, columns: 0, key: 0 };
+        let mut reader = Self { cbor: Cbor::from(source), limits, header, tables_left: 0, rows_left: 0, columns: 0, key: 0 };
         reader.read_header()?;
         Ok(reader)
     }

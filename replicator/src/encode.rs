@@ -177,6 +177,10 @@ impl Encoder {
     /// [`EncodeError::TooLarge`], [`EncodeError::Io`]; then the batch is to be begun again.
     pub fn finish(&mut self) -> Result<Encoded, EncodeError> {
         assert!(self.tables_due == 0 && self.rows_due == 0 && self.values_due == 0, "less came than was announced");
+        if self.raw_bytes == 0 {
+            // All of it is here: the compressor takes tables of its size, and the frame says it, so it can be decompressed at once.
+            self.zstd.set_pledged_src_size(Some(self.plain.len() as u64))?;
+        }
         self.compress()?;
         loop {
             let mut out = OutBuffer::around(&mut self.piece[..]);

@@ -64,6 +64,8 @@ struct InFlight {
     part_bytes_max: usize,
     rows: u64,
     ack: Ack,
+    /// The log held more than went into it.
+    more: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -306,7 +308,8 @@ impl<B: Broker> Outbound<B> {
         self.stats.bytes_published += flight.encoded.body.len();
         self.outputs.push(Output::Acknowledged(Ack { seq: Some(seq), ..flight.ack }));
         self.state = State::Ready;
-        self.look = true;
+        // What was committed since has its own wake.
+        self.look |= flight.more;
     }
 
     /// Does one piece of work.
@@ -395,13 +398,14 @@ impl<B: Broker> Outbound<B> {
             None => {
                 self.sent = collected.upto;
                 self.outputs.push(Output::Acknowledged(ack));
-                self.look = collected.split;
+                self.look |= collected.more;
             }
             Some((header, encoded)) => {
                 let part_bytes_max =
                     self.config.limits.part_bytes_max.min(self.broker.max_payload_bytes().saturating_sub(HEADER_BYTES)).max(1);
                 let ack = Ack { batch: header.number, ..ack };
-                self.in_flight = Some(InFlight { header, encoded, part: 1, part_bytes_max, rows: collected.rows, ack });
+                self.in_flight =
+                    Some(InFlight { header, encoded, part: 1, part_bytes_max, rows: collected.rows, ack, more: collected.more });
             }
         }
         Ok(true)

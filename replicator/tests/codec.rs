@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 use harmonylite::batch::{BatchHeader, Op, Row, TableHeader, Value};
-use harmonylite::decode::{BatchReader, DecodeError, outline};
+use harmonylite::decode::{BatchReader, DecodeError, Outline, Unpacker, outline as outline_plain, unpacking};
 use harmonylite::encode::Encoder;
 use harmonylite::limits::Limits;
 use harmonylite::names::{BatchNo, Hlc, NodeId, Site, Version};
@@ -79,7 +79,8 @@ fn encode(tables: &[Table]) -> Vec<u8> {
 }
 
 fn decode(bytes: &[u8], limits: &Limits) -> Result<Vec<Table>, DecodeError> {
-    let mut reader = BatchReader::new(bytes, limits)?;
+    outline(bytes, limits)?;
+    let mut reader = BatchReader::new(unpacking(bytes, limits)?, limits)?;
     let mut tables = Vec::new();
     while let Some(header) = reader.next_table()? {
         let mut row = Row { version: Version::NONE, previous: Version::NONE, op: Op::Delete, values: Vec::new() };
@@ -90,6 +91,16 @@ fn decode(bytes: &[u8], limits: &Limits) -> Result<Vec<Table>, DecodeError> {
         tables.push((header, rows));
     }
     Ok(tables)
+}
+
+/// Decompressed while it is read; and, if it says of itself that it is small, at once, which must come to the same.
+fn outline(bytes: &[u8], limits: &Limits) -> Result<Outline, DecodeError> {
+    let streamed = unpacking(bytes, limits).and_then(|source| outline_plain(source, limits));
+    if let Some(at_once) = Unpacker::default().unpack(bytes, limits).transpose() {
+        let at_once = at_once.and_then(|plain| outline_plain(&plain[..], limits));
+        assert_eq!(streamed.as_ref().ok(), at_once.as_ref().ok());
+    }
+    streamed
 }
 
 /// Equal to the bit: -0.0 is not 0.0.

@@ -59,6 +59,14 @@ pub(super) async fn find(server_binary: &str) -> Result<Program, EmbeddedError> 
     Ok(Program { path, version })
 }
 
+/// The nats-server that a node would run, for others that need one: found, and its version read and good.
+///
+/// # Errors
+/// [`EmbeddedError::NoBinary`], [`EmbeddedError::TooOld`], or that it does not say its version.
+pub async fn server_program(server_binary: &str) -> Result<PathBuf, EmbeddedError> {
+    Ok(find(server_binary).await?.path)
+}
+
 fn locate(server_binary: &str) -> Result<PathBuf, EmbeddedError> {
     if !server_binary.is_empty() {
         return Ok(PathBuf::from(server_binary));

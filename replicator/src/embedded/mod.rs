@@ -33,7 +33,7 @@ mod tests;
 mod user_config;
 
 pub(crate) use binary::parse_version;
-pub use binary::{VERSION_MIN, inside};
+pub use binary::{VERSION_MIN, inside, server_program};
 pub use error::EmbeddedError;
 pub use process::LIFELINE_SHELL;
 pub use server::{Access, Embedded};

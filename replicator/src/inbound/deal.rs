@@ -13,13 +13,14 @@ use crate::broker::Broker;
 use crate::config::Now;
 use crate::cursor::NO_ROW_MS;
 use crate::database::{self, DatabaseError};
-use crate::decode::{BatchReader, DecodeError, outline};
+use crate::decode::{BatchReader, DecodeError, outline, unpacking};
 use crate::error::Action;
 use crate::names::{BatchNo, NodeId, Site, StreamSeq};
 use crate::quarantine::{self, Entry};
 use crate::spill::Spill;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::{HashMap, VecDeque};
+use std::io::Read;
 
 enum Outcome {
     Applied {
@@ -181,14 +182,28 @@ impl<B: Broker> Inbound<B> {
         }
     }
 
+    /// Most batches are small and are decompressed once; the others twice, a piece at a time.
     fn apply_inside(&mut self, body: &Spill, now: Now) -> Result<Outcome, Ended> {
+        if let Spill::Memory(packed) = body
+            && let Some(plain) = self.unpacker.unpack(packed, &self.config.limits).map_err(undecodable)?
+        {
+            let result = self.apply_plain(|| Ok(&plain[..]), now);
+            self.unpacker.put_back(plain);
+            return result;
+        }
+        let limits = self.config.limits.clone();
+        self.apply_plain(|| unpacking(body.reader()?, &limits).map_err(undecodable), now)
+    }
+
+    /// `open` gives the decompressed batch from its start.
+    fn apply_plain<R: Read>(&mut self, open: impl Fn() -> Result<R, Ended>, now: Now) -> Result<Outcome, Ended> {
         let limits = &self.config.limits;
-        let found = outline(body.reader()?, limits).map_err(undecodable)?;
+        let found = outline(open()?, limits).map_err(undecodable)?;
         let maps = match admit(&self.layout, &found.tables) {
             Ok(maps) => maps,
             Err(reason) => return Err(Outcome::Held { reason, header: Some(Box::new(found.header)) }.into()),
         };
-        let mut reader = BatchReader::new(body.reader()?, limits).map_err(undecodable)?;
+        let mut reader = BatchReader::new(open()?, limits).map_err(undecodable)?;
         let mut applier = Applier::new(&self.db, self.absorb.site, &self.absorb.own_sites, self.joined, now.unix_ms, limits.conflicts_max);
         let mut row = Row {
             version: crate::names::Version::NONE,

@@ -290,6 +290,9 @@ impl<B: Broker> Inbound<B> {
                 .min(self.join_deadline())
                 .min(self.gap_deadline());
         }
+        if !self.acks.is_empty() {
+            next = next.min(self.acks_due_ms);
+        }
         next.min(self.answer_deadline())
     }
 

@@ -19,6 +19,7 @@ use crate::capture;
 use crate::config::{NodeConfig, Now};
 use crate::cursor::{Anchor, Cursor, NO_ROW_MS};
 use crate::database::{self, DatabaseError, Meta};
+use crate::decode::Unpacker;
 use crate::error::Action;
 use crate::layout::Layout;
 use crate::lease::Lease;
@@ -30,6 +31,12 @@ use rusqlite::{Connection, TransactionBehavior};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 pub use stream::{Item, ShardStream, What};
+
+/// Acknowledgements wait so long for more, or for another reason to write: each transaction takes the write lock from the application,
+/// and until they are written down a crash costs no more than sending the same batches again.
+const ACKS_WAIT_MS: u64 = 20;
+/// So many do not wait.
+const ACKS_MAX: usize = 64;
 
 /// What outbound learned from an acknowledgement.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,6 +197,7 @@ pub struct Inbound<B: Broker> {
     gaps: gap::Gaps,
     answers: answer::Answers,
     acks: Vec<Ack>,
+    acks_due_ms: u64,
     wake: bool,
     cursor_dirty_since: Option<u64>,
     /// When the last message came, or the link came up.
@@ -199,6 +207,7 @@ pub struct Inbound<B: Broker> {
     next_ticket: Ticket,
     asked: HashMap<Ticket, link::Question>,
     retries: Vec<i64>,
+    unpacker: Unpacker,
     released: Vec<(u32, NodeId)>,
     own_lowest_changed: bool,
     trouble: Option<String>,
@@ -266,6 +275,7 @@ impl<B: Broker> Inbound<B> {
             heartbeat_due_ms: 0,
             answers: answer::Answers::default(),
             acks: Vec::new(),
+            acks_due_ms: 0,
             wake: true,
             cursor_dirty_since: None,
             delivered_ms: now.mono_ms,
@@ -274,6 +284,7 @@ impl<B: Broker> Inbound<B> {
             next_ticket: 1,
             asked: HashMap::new(),
             retries: Vec::new(),
+            unpacker: Unpacker::default(),
             released: Vec::new(),
             own_lowest_changed: false,
             trouble: None,
@@ -293,7 +304,12 @@ impl<B: Broker> Inbound<B> {
     pub fn handle(&mut self, input: Input, now: Now) -> Result<(), Fatal> {
         match input {
             Input::Wake => self.wake = true,
-            Input::Acknowledged(ack) => self.acks.push(ack),
+            Input::Acknowledged(ack) => {
+                if self.acks.is_empty() {
+                    self.acks_due_ms = now.mono_ms + ACKS_WAIT_MS;
+                }
+                self.acks.push(ack);
+            }
             Input::OutboundHeld(check) => self.outbound_held = check,
             Input::RetryQuarantine(id) => self.retries.push(id),
             Input::Broker(event) => return self.handle_broker(event, now),

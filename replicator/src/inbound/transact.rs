@@ -6,7 +6,7 @@
 
 use super::link::{CURSOR_FLUSH_MS, Link, Repair};
 use super::stream::Item;
-use super::{Effect, Fatal, Inbound};
+use super::{ACKS_MAX, Effect, Fatal, Inbound};
 use crate::absorb::{absorb, published};
 use crate::broker::Broker;
 use crate::capture::{self, Installed};
@@ -32,7 +32,7 @@ impl<B: Broker> Inbound<B> {
     /// Whether a transaction has anything to do. Reads the schema version and the end of the log, no more.
     pub(super) fn has_work(&mut self, now: Now) -> Result<bool, Fatal> {
         let waiting = self.knows_its_life()
-            && (!self.acks.is_empty()
+            && (self.acks_are_due(now)
                 || !self.retries.is_empty()
                 || !self.gaps.ended.is_empty()
                 || matches!(self.link, Link::Judged(_))
@@ -51,6 +51,12 @@ impl<B: Broker> Inbound<B> {
             return Ok(changed || unsent || self.mirrored != self.layout.schema_version);
         }
         Ok(false)
+    }
+
+    /// At once where a check waits for them.
+    fn acks_are_due(&self, now: Now) -> bool {
+        let waits = matches!(self.link, Link::Up) && self.acks.len() < ACKS_MAX && now.mono_ms < self.acks_due_ms;
+        !self.acks.is_empty() && !waits
     }
 
     /// Whether it is known which life of the database this is: the broker has been asked at least once. Before that nothing

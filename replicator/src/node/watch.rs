@@ -46,6 +46,7 @@ const GUARD_MS: u64 = 50;
 /// While the bell rings, or our own writer writes, an event is looked at after this only: they know of the commit already, and a
 /// look takes from them (measured: 0.25 of 1.35 ms from commit to visible).
 const KNOWN: Duration = Duration::from_millis(2);
+const KNOWN_LOOKS: [Duration; 3] = [Duration::from_millis(8), Duration::from_millis(32), Duration::from_millis(128)];
 /// An application that rang so lately rings at its next commit too.
 const RANG_MS: u64 = 1_000;
 
@@ -148,11 +149,8 @@ impl Watch {
 
     /// After an event: looks until nothing more comes. False: stop.
     fn follow(&mut self) -> Result<bool, Replaced> {
-        let mut looks = LOOKS.iter();
+        let mut looks = self.looks();
         loop {
-            if self.known.is_known() {
-                std::thread::park_timeout(KNOWN);
-            }
             // A commit writes the WAL many times: one look for all that has come.
             while let Ok(message) = self.inbox.try_recv() {
                 if matches!(message, ToWatch::Stop) {
@@ -165,10 +163,20 @@ impl Watch {
             }
             let Some(wait) = looks.next() else { return Ok(true) };
             match self.inbox.recv_timeout(*wait) {
-                Ok(ToWatch::Touched) => looks = LOOKS.iter(),
+                Ok(ToWatch::Touched) => looks = self.looks(),
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(ToWatch::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(false),
             }
+        }
+    }
+
+    /// When to look after an event. Of what is known already the first look is late, and few follow.
+    fn looks(&self) -> std::slice::Iter<'static, Duration> {
+        if self.known.is_known() {
+            std::thread::park_timeout(KNOWN);
+            KNOWN_LOOKS.iter()
+        } else {
+            LOOKS.iter()
         }
     }
 
