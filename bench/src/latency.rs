@@ -1,5 +1,6 @@
 //! From the end of a commit to the moment at which a reader of the peer sees it.
 
+use crate::bare;
 use crate::flow::insert;
 use crate::pair::{Pair, count, pause};
 use crate::report::{Floor, Report};
@@ -10,11 +11,11 @@ use std::time::Duration;
 
 const FROM: i64 = 200_000_000;
 /// 50 commits a second.
-const PACE_NS: i64 = 20_000_000;
+pub(crate) const PACE: Duration = Duration::from_millis(20);
 /// The reader's own part of what is measured.
 const LOOK_EVERY: Duration = Duration::from_micros(50);
 /// Connections, caches, statements: the first commits measure those.
-const WARM_UP: i64 = 20;
+pub(crate) const WARM_UP: i64 = 20;
 
 fn commits(quick: bool) -> i64 {
     if quick { 100 } else { 500 }
@@ -29,6 +30,9 @@ pub(crate) fn measure(pair: &Pair, report: &mut Report, quick: bool) -> Result<(
     let rung = series(pair, &open_ringing(pair)?, FROM + 100_000, commits)?;
     report.add("commit to visible with the VFS, median", quantile(&rung, 50), "ms", Floor::AtMost(1.0));
     report.add("commit to visible with the VFS, p99", quantile(&rung, 99), "ms", Floor::AtMost(4.0));
+    if let Some(url) = pair.broker_url() {
+        bare::measure(url, report, commits)?;
+    }
     pair.settle()
 }
 
@@ -55,7 +59,7 @@ fn series(pair: &Pair, app: &Connection, from: i64, commits: i64) -> Result<Vec<
     let peer = pair.open(1)?;
     let mut taken_ns = Vec::new();
     for i in 0..WARM_UP + commits {
-        let next = clock::unix_ns() + PACE_NS;
+        let next = clock::unix_ns() + PACE.as_nanos() as i64;
         insert(app, from + i)?;
         let committed = clock::unix_ns();
         let gives_up = committed + 60_000_000_000;
@@ -79,6 +83,6 @@ fn series(pair: &Pair, app: &Connection, from: i64, commits: i64) -> Result<Vec<
 }
 
 /// In milliseconds.
-fn quantile(sorted_ns: &[i64], share: usize) -> f64 {
+pub(crate) fn quantile(sorted_ns: &[i64], share: usize) -> f64 {
     sorted_ns.get((sorted_ns.len() * share / 100).min(sorted_ns.len().saturating_sub(1))).map_or(f64::NAN, |ns| *ns as f64 / 1e6)
 }

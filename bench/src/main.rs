@@ -3,6 +3,7 @@
 //! `make bench` runs everything with a release build; `--quick` is for the time between two changes, `--only latency` for one
 //! thing. Ends with 1 if a floor is missed. `baseline.json` is what the project's own machine (2 cores) measured last.
 
+mod bare;
 mod broker;
 mod cost;
 mod flow;

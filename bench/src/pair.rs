@@ -68,6 +68,14 @@ impl Pair {
         Ok(Node { db, child, lifeline })
     }
 
+    /// Where the server listens, if anybody may connect to it.
+    pub(crate) fn broker_url(&self) -> Option<&str> {
+        match &self.broker {
+            Broker::Plain { url, .. } => Some(url),
+            Broker::Embedded { .. } => None,
+        }
+    }
+
     /// An application's connection to node 0 or 1.
     pub(crate) fn open(&self, node: usize) -> Result<Connection> {
         open(self.database(node)?)

@@ -86,7 +86,7 @@ pub fn collect(db: &Connection, layout: &Layout, from: &CollectFrom<'_>, encoder
     }
     let mut most = from.entries_max;
     loop {
-        let upto = nth_entry(db, from.fold.sent, most)?.unwrap_or(end);
+        let upto = if end.abs_diff(from.fold.sent) <= most { end } else { nth_entry(db, from.fold.sent, most)?.unwrap_or(end) };
         let start = FoldFrom { upto, ..from.fold.clone() };
         let mut folded = fold(db, layout, &start)?;
         if upto < end {
@@ -102,7 +102,7 @@ pub fn collect(db: &Connection, layout: &Layout, from: &CollectFrom<'_>, encoder
                     lowest_ms,
                     more: upto < end,
                     split: upto < end && most < from.entries_max
-                        || nth_entry(db, from.fold.sent, from.entries_max)?.is_some_and(|id| id < end),
+                        || upto < end && nth_entry(db, from.fold.sent, from.entries_max)?.is_some_and(|id| id < end),
                 }));
             }
             Err(CollectError::Encode(EncodeError::TooLarge { limit })) if most > 1 => {

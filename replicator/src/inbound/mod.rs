@@ -34,7 +34,7 @@ pub use stream::{Item, ShardStream, What};
 
 /// Acknowledgements wait so long for more, or for another reason to write: each transaction takes the write lock from the application,
 /// and until they are written down a crash costs no more than sending the same batches again.
-const ACKS_WAIT_MS: u64 = 20;
+const ACKS_WAIT_MS: u64 = 5;
 /// So many do not wait.
 const ACKS_MAX: usize = 64;
 
