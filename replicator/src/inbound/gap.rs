@@ -132,22 +132,37 @@ impl<B: Broker> Inbound<B> {
         self.end_what_all_answered();
     }
 
+    /// Who on the roll has not answered about this gap.
+    fn silent(&self, gap: &Gap) -> Vec<u64> {
+        let answered = self.gaps.partial.get(&gap.key());
+        let is_waited_for = |n: &&u64| **n != self.config.node.0 && !self.gaps.gone.contains(n) && !answered.is_some_and(|a| a.contains(n));
+        self.gaps.roll.iter().filter(is_waited_for).copied().collect()
+    }
+
     fn end_what_all_answered(&mut self) {
-        let others = self.gaps.roll.iter().filter(|n| **n != self.config.node.0 && !self.gaps.gone.contains(n));
-        let others: BTreeSet<u64> = others.copied().collect();
         let mut silent = BTreeSet::new();
+        let mut ended = Vec::new();
         for gap in &self.gaps.open {
-            let answered = self.gaps.partial.get(&gap.key());
-            let missing: Vec<u64> = others.iter().filter(|n| !answered.is_some_and(|a| a.contains(n))).copied().collect();
+            let missing = self.silent(gap);
             if missing.is_empty() {
-                self.gaps.ended.push(gap.key());
-            } else if answered.is_some() {
+                ended.push(gap.key());
+            } else if self.gaps.partial.contains_key(&gap.key()) {
                 silent.extend(missing);
             }
         }
+        self.gaps.ended.append(&mut ended);
         for node in silent {
             self.ask(Question::SignOfLife(NodeId(node)), Request::KvGet { key: format!("node-{node}") });
         }
+    }
+
+    /// Holes that other nodes were asked to fill: what is missing, and who has not answered yet.
+    pub fn open_gaps(&self) -> Vec<String> {
+        let say = |gap: &Gap| {
+            let silent = self.silent(gap).iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+            format!("{}; not answered yet by node {silent}", gap.reason)
+        };
+        self.gaps.open.iter().map(say).collect()
     }
 
     /// The registry entry of a node that does not answer: one that is gone for ever is not waited for.

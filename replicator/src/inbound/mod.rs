@@ -434,11 +434,6 @@ impl<B: Broker> Inbound<B> {
         self.trouble.as_deref()
     }
 
-    /// Holes that other nodes were asked to fill.
-    pub fn open_gaps(&self) -> usize {
-        self.gaps.open.len()
-    }
-
     /// Puts another connection in the place of the database's, as after a process restart in the simulation.
     pub fn into_database(self) -> Connection {
         self.db

@@ -328,7 +328,10 @@ impl<B: Broker> Inbound<B> {
                 expired.push((
                     shard,
                     NodeId(0),
-                    format!("stream {shard}: messages {next} to {} expired before they were consumed", before.seq),
+                    format!(
+                        "stream {shard}: messages {next} to {} are gone (expired, or lost by the broker) and were never read here",
+                        before.seq
+                    ),
                 ));
             }
             // What waits for a schema can expire too; the origin is held again by the next batch that does not fit.

@@ -93,7 +93,7 @@ impl Sources {
                 server_version: link.server_version.clone(),
             },
             streams: writer.streams.iter().map(|s| self.stream(s)).collect(),
-            open_gaps: writer.gaps as u64,
+            open_gaps: writer.gaps.len() as u64,
             wake: wake(&writer, &reader),
             counters: self.counters(&writer, &reader),
             last_published_ms: reader.stats.last_published_unix_ms,
@@ -167,8 +167,8 @@ impl Sources {
         if let Some(refusal) = &reader.refusal {
             say(format!("the broker refuses this node's batch: {refusal}"));
         }
-        if writer.gaps > 0 {
-            say(format!("{} holes in the stream wait for other nodes to fill them", writer.gaps));
+        for gap in &writer.gaps {
+            say(format!("a hole waits for other nodes to publish again what they have: {gap}"));
         }
         if writer.stats.drift_warnings > 0 {
             say(format!("clocks differ by more than max_clock_drift ({} batches)", writer.stats.drift_warnings));

@@ -36,7 +36,7 @@ pub(super) struct WriterSeen {
     pub(super) trouble: Option<String>,
     pub(super) joined: bool,
     pub(super) site: Option<Site>,
-    pub(super) gaps: usize,
+    pub(super) gaps: Vec<String>,
     pub(super) drained: bool,
     pub(super) streams: Vec<StreamSeen>,
     pub(super) layout: Arc<Layout>,

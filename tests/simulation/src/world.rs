@@ -401,7 +401,7 @@ impl<'p> World<'p> {
                 (!p.inbound.is_drained(), "inbound not drained"),
                 (!p.outbound.is_drained(), "outbound not drained"),
                 (!p.inbound.is_joined(), "not joined"),
-                (p.inbound.open_gaps() > 0, "gaps open"),
+                (!p.inbound.open_gaps().is_empty(), "gaps open"),
             ] {
                 if is {
                     why.push_str(&format!(" node {n} {what};"));

@@ -1,0 +1,50 @@
+//! A message that the broker destroyed is asked for until its publisher is back.
+//!
+//! Goal: two nodes that both miss a batch do not take each other's answer for it. Method: node 1 writes while the others are stopped and
+//! stops too; its message is deleted from the stream; the others start and write, and both find the hole. They answer each other, and
+//! go on asking, and say for whom they wait. Then node 1 comes back.
+
+#![allow(clippy::unwrap_used)]
+
+use harmonylite_guarantees::{Cluster, Node, eventually, number};
+
+const SCHEMA: &str = "CREATE TABLE entry (id INTEGER PRIMARY KEY, pad TEXT);";
+const STREAM: &str = "harmonylite-changes-batch-1";
+
+/// Deletes the last message of the stream.
+fn destroy_last(url: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let jetstream = async_nats::jetstream::new(async_nats::connect(url).await.unwrap());
+        let mut stream = jetstream.get_stream(STREAM).await.unwrap();
+        let last = stream.info().await.unwrap().state.last_sequence;
+        assert!(stream.delete_message(last).await.unwrap());
+    });
+}
+
+fn degraded(node: &Node) -> String {
+    node.status().map(|s| s["degraded"].to_string()).unwrap_or_default()
+}
+
+#[test]
+fn who_misses_the_same_is_no_answer() {
+    let mut cluster = Cluster::new(3, SCHEMA);
+    cluster.run();
+    cluster.nodes[1].stop();
+    cluster.nodes[2].stop();
+    cluster.nodes[0].app().execute_batch("INSERT INTO entry VALUES (1, 'only here')").unwrap();
+    // Its end sends what is pending.
+    cluster.nodes[0].stop();
+    destroy_last(&cluster.broker.url());
+
+    cluster.nodes[1].run();
+    cluster.nodes[2].run();
+    cluster.nodes[1].app().execute_batch("INSERT INTO entry VALUES (2, 'later')").unwrap();
+    eventually("both have published what they have, and wait for node 1 alone", || {
+        cluster.nodes[1..].iter().all(|n| degraded(n).contains("not answered yet by node 1\""))
+    });
+    cluster.nodes[0].run();
+    cluster.converge();
+    assert_eq!(number(&cluster.nodes[2].app(), "SELECT count(*) FROM entry WHERE id IN (1, 2)"), 2);
+    eventually("nobody waits any more", || cluster.nodes.iter().all(|n| n.status().is_some_and(|s| s["open_gaps"] == 0)));
+}
