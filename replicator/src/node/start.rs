@@ -10,13 +10,15 @@ use super::watch::{Known, Watch};
 use super::writer::{Busy, ToWriter, Writer, WriterSeen};
 use super::{Ended, Inboxes, Node, NodeError, http};
 use crate::broker::nats::{Hub, LinkState, NatsBroker, Sink, Target};
+use crate::broker::{Reply, Request};
 use crate::clock;
 use crate::config::NodeConfig;
 use crate::database::{self, DatabaseError, Meta};
 use crate::embedded::{Access, Embedded};
 use crate::inbound::{Fatal, Inbound, Input as WriterInput};
+use crate::lease::{Lease, Next};
 use crate::lockfile::{Lock, Owner};
-use crate::names::NodeId;
+use crate::names::{NodeId, Site};
 use crate::outbound::{Input as ReaderInput, Outbound};
 use crate::settings::identity::{IdentitySource, decide, machine_id};
 use crate::settings::{ClusterSettings, NodeConfigError, Settings};
@@ -69,6 +71,7 @@ async fn start_locked(
     let target = target(&settings, embedded.as_ref());
     let hub = Hub::start(settings.clone(), config.node, config.limits.inbox_bytes_max, target, &sinks.0, &sinks.1);
     first_contact(&hub).await?;
+    refuse_second_node(&hub, &config).await?;
 
     let brokers = (hub.handle(&sinks.0), hub.handle(&sinks.1));
     let opened = {
@@ -163,6 +166,20 @@ async fn first_contact(hub: &Hub) -> Result<(), NodeError> {
         Ok(Ok(state)) if state.lasting => Err(NodeError::Broker(state.last_error.clone())),
         _ => Ok(()),
     }
+}
+
+/// Refuses a node id that a process elsewhere holds, before anything is written to the database. What the broker does not answer now
+/// is asked again once the node runs.
+async fn refuse_second_node(hub: &Hub, config: &NodeConfig) -> Result<(), NodeError> {
+    let mut lease = Lease::new(Site(0), &config.instance, &config.place, config.lease_ttl_ms);
+    while let Ok(Reply::Kv(entry)) = hub.ask(Request::KvGet { key: Lease::key(config.node) }).await {
+        match lease.decide(entry.as_ref(), clock::mono_ms()) {
+            Next::Put { .. } => break,
+            Next::LookAgain => tokio::time::sleep(Duration::from_millis((config.lease_ttl_ms / 4).max(1))).await,
+            Next::Refuse(holder) => return Err(NodeError::Fatal(Fatal::SecondNode { node: config.node, place: holder.place })),
+        }
+    }
+    Ok(())
 }
 
 struct Opened {

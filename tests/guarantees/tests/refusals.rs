@@ -194,6 +194,13 @@ fn the_same_node_id_elsewhere() {
     clone.start();
     assert_eq!(clone.ended(), 5, "{}", clone.output());
     says(&clone.output(), &["node id 1", node.db.to_str().unwrap(), "node_id"]);
+    // Another database under the same id: nothing of ours gets into it.
+    let mut stranger = Node::new(&cluster.dir.path().join("stranger"), node.id, "");
+    std::fs::remove_file(&stranger.db).ok();
+    database(stranger.db.parent().unwrap());
+    let config = std::fs::read_to_string(&node.config).unwrap().replace(node.db.to_str().unwrap(), stranger.db.to_str().unwrap());
+    std::fs::write(&stranger.config, config).unwrap();
+    refused_unchanged(&mut stranger, 5, &["node id 1", node.db.to_str().unwrap(), "node_id"]);
     // The one that was there goes on, and so does everybody else.
     cluster.nodes[0].app().execute_batch("INSERT INTO note VALUES (7, 'the original')").unwrap();
     cluster.nodes[1].app().execute_batch("INSERT INTO note VALUES (8, 'its peer')").unwrap();

@@ -95,6 +95,19 @@ impl Hub {
         NatsBroker { shared: Arc::clone(&self.shared), sink: Arc::clone(sink), runtime: Runtime::current() }
     }
 
+    /// Asks once, for whoever waits for the answer.
+    ///
+    /// # Errors
+    /// What the broker says; [`BrokerError::Unreachable`] without a connection.
+    pub async fn ask(&self, request: Request) -> Result<Reply, BrokerError> {
+        let session = self.shared.session.lock().clone();
+        let nobody: Sink = Arc::new(drop);
+        match session {
+            Some(session) => answer(&self.shared, &session, &nobody, request).await,
+            None => Err(BrokerError::Unreachable("not connected".to_owned())),
+        }
+    }
+
     /// What is known of the connection, now and whenever it changes.
     pub fn link(&self) -> tokio::sync::watch::Receiver<LinkState> {
         self.shared.link.subscribe()
