@@ -1,7 +1,8 @@
 //! A node that is told to stop sends what is pending first, and is not held up by a broker that does not answer.
 //!
 //! Goal: SIGTERM right after a burst of commits: exit status 0, everything published. With a broker that has fallen silent:
-//! exit status 0 within seconds, and what was pending goes out at the next start.
+//! exit status 0 within seconds, and what was pending goes out at the next start. With `sleep_timeout` a node ends by itself, with
+//! status 0, once nothing has happened for so long, and not while something does.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
@@ -49,4 +50,23 @@ fn a_silent_broker_does_not_hold_up_the_end() {
     let peer = cluster.nodes[1].app();
     eventually("the row arrives after the next start", || number(&peer, "SELECT count(*) FROM entry") == 1);
     cluster.converge();
+}
+
+#[test]
+fn a_node_with_a_sleep_timeout_ends_when_nothing_happens() {
+    let mut cluster = Cluster::with(1, SCHEMA, "sleep_timeout = 1500");
+    cluster.run();
+    let db = cluster.nodes[0].app();
+    let began = Instant::now();
+    let mut rows = 0;
+    while began.elapsed() < Duration::from_secs(4) {
+        db.execute_batch("INSERT INTO entry VALUES (NULL, 'x')").unwrap();
+        rows += 1;
+        eventually("the row is published", || number(&db, PENDING) == 0);
+        assert!(cluster.nodes[0].is_running(), "it ended while rows were written");
+    }
+    let last = Instant::now();
+    assert_eq!(cluster.nodes[0].ended(), 0, "{}", cluster.nodes[0].output());
+    assert!(last.elapsed() >= Duration::from_millis(1_400), "after {:?} already", last.elapsed());
+    assert_eq!(number(&db, "SELECT count(*) FROM entry"), rows);
 }
