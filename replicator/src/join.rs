@@ -3,12 +3,13 @@
 //! Arrives: a database that has consumed the streams to their end. Leaves: baseline versions (hlc 1) for rows that no
 //! version came for, and log entries that publish them. Runs inside one write transaction: a crash repeats it.
 
+use crate::batch::Value;
 use crate::capture::KIND_PUBLISH;
 use crate::database::{self, DatabaseError};
 use crate::layout::{Layout, TableLayout};
 use crate::names::{Hlc, Site};
 use crate::sql::quote;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, params_from_iter};
 
 /// The version of what was there before its database joined.
 pub const BASELINE: Hlc = Hlc(1);
@@ -32,37 +33,32 @@ fn unversioned(table: &TableLayout) -> String {
 /// # Errors
 /// What SQLite says.
 pub fn baseline_table(db: &Connection, table: &TableLayout) -> Result<usize, DatabaseError> {
+    baseline_rows(db, table, "TRUE", &[])
+}
+
+/// As [`baseline_table`], for rows of `t` under a condition whose parameters (from ?1 on) are `values`.
+///
+/// # Errors
+/// What SQLite says.
+pub fn baseline_rows(db: &Connection, table: &TableLayout, condition: &str, values: &[Value]) -> Result<usize, DatabaseError> {
     let n = table.schema.key.len();
     let columns: Vec<String> = (0..n).map(|i| format!("key{i}")).collect();
     let keys: Vec<String> = table.schema.key.iter().map(|k| format!("t.{}", quote(&k.name))).collect();
     let (columns, keys, from) = (columns.join(", "), keys.join(", "), unversioned(table));
-    let logged = db.execute(
-        &format!(
-            "INSERT INTO main.__harmonylite__change_log (time, table_id, kind, {columns}) SELECT 0, {}, {KIND_PUBLISH}, {keys} {from}",
-            table.id
-        ),
-        [],
-    )?;
+    let log = format!(
+        "INSERT INTO main.__harmonylite__change_log (time, table_id, kind, {columns}) SELECT 0, {}, {KIND_PUBLISH}, {keys} {from} AND {condition}",
+        table.id
+    );
+    let logged = db.prepare_cached(&log)?.execute(params_from_iter(values))?;
     let site: i64 = database::get(db, "site")?.unwrap_or(0);
     assert!(site > 0, "a database gets its site before it joins");
-    db.execute(
-        &format!("INSERT INTO main.{} ({columns}, hlc, site) SELECT {keys}, ?1, ?2 {from}", quote(&table.version_table())),
-        params![BASELINE.0, site],
-    )?;
+    let version = format!(
+        "INSERT INTO main.{} ({columns}, hlc, site) SELECT {keys}, {}, {site} {from} AND {condition}",
+        quote(&table.version_table()),
+        BASELINE.0
+    );
+    db.prepare_cached(&version)?.execute(params_from_iter(values))?;
     Ok(logged)
-}
-
-/// Ends joining by `merge`: what the streams did not know becomes known.
-///
-/// # Errors
-/// What SQLite says.
-pub fn merge(db: &Connection, layout: &Layout) -> Result<usize, DatabaseError> {
-    let mut rows = 0;
-    for table in &layout.tables {
-        rows += baseline_table(db, table)?;
-    }
-    database::set(db, "joined", 1)?;
-    Ok(rows)
 }
 
 /// Ends joining by `replace`: rows that the streams did not bring are removed here, and nothing is published of that.

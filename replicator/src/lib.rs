@@ -33,6 +33,7 @@ pub mod planted;
 pub mod preflight;
 pub mod prune;
 pub mod quarantine;
+pub mod relog;
 pub mod repair;
 pub mod resolve;
 pub mod schema;
@@ -40,5 +41,6 @@ pub mod settings;
 pub mod spill;
 pub mod sql;
 pub mod status;
+pub mod walk;
 
 pub use node::{Node, NodeBuilder, NodeError};

@@ -32,6 +32,8 @@ pub struct Limits {
     pub cursor_trail_max: usize,
     /// Messages between two kept cursors, at least.
     pub cursor_trail_step: u64,
+    /// Rows looked at in one write transaction when many are logged for publication (some 20 ms of work).
+    pub relog_rows_max: u64,
     /// Log entries that one batch may fold; beyond it the log is taken in pieces and a transaction may be split.
     pub batch_entries_max: u64,
 }
@@ -53,6 +55,7 @@ impl Default for Limits {
             quarantine_max: 1_000,
             cursor_trail_max: 64,
             cursor_trail_step: 64,
+            relog_rows_max: 10_000,
             batch_entries_max: 4_000_000,
         }
     }

@@ -4,12 +4,13 @@
 //! a bounded number of them looked at in one transaction. Owns: nothing younger goes, and nothing while the log still needs a
 //! version. A crash loses the place in the pass; the next pass begins anew.
 
+use crate::batch::Value;
 use crate::database::DatabaseError;
 use crate::layout::Layout;
 use crate::names::Hlc;
 use crate::planted::{Bug, planted};
 use crate::sql::quote;
-use rusqlite::types::Value as Sql;
+use crate::walk::stretch;
 use rusqlite::{Connection, params_from_iter};
 
 /// Where a pass over all version tables is.
@@ -17,7 +18,7 @@ use rusqlite::{Connection, params_from_iter};
 pub struct Pass {
     table: usize,
     /// The last key looked at in it.
-    after: Option<Vec<Sql>>,
+    after: Option<Vec<Value>>,
 }
 
 /// Versions looked at in one transaction: some milliseconds of work.
@@ -31,38 +32,15 @@ pub const PRUNE_ROWS_MAX: u64 = 2_000;
 pub fn prune(db: &Connection, layout: &Layout, pass: &Pass, before_ms: i64, rows_max: u64) -> Result<(u64, Option<Pass>), DatabaseError> {
     let Some(table) = layout.tables.get(pass.table) else { return Ok((0, None)) };
     let name = quote(&table.version_table());
-    let n = table.schema.key.len();
-    let keys: Vec<String> = (0..n).map(|i| format!("key{i}")).collect();
-    let keys = keys.join(", ");
-    let places: Vec<String> = (1..=n).map(|i| format!("?{i}")).collect();
-    let places = places.join(", ");
-    let from = if pass.after.is_some() { format!("WHERE ({keys}) > ({places})") } else { String::new() };
-    let end: Option<Vec<Sql>> = {
-        let offset = rows_max.saturating_sub(1);
-        let mut read = db.prepare_cached(&format!("SELECT {keys} FROM main.{name} {from} ORDER BY {keys} LIMIT 1 OFFSET {offset}"))?;
-        let mut rows = read.query(params_from_iter(pass.after.iter().flatten()))?;
-        match rows.next()? {
-            Some(row) => Some((0..n).map(|i| row.get(i)).collect::<rusqlite::Result<_>>()?),
-            None => None,
-        }
-    };
-    let mut bounds: Vec<String> = Vec::new();
-    let mut values: Vec<Sql> = Vec::new();
-    for (key, compare) in [(&pass.after, ">"), (&end, "<=")] {
-        if let Some(key) = key {
-            let places: Vec<String> = (0..n).map(|i| format!("?{}", values.len() + i + 1)).collect();
-            bounds.push(format!("({keys}) {compare} ({})", places.join(", ")));
-            values.extend(key.iter().cloned());
-        }
-    }
-    values.push(Sql::Integer(Hlc::from_ms(before_ms).0));
-    bounds.push(format!("hlc < ?{}", values.len()));
     if planted(Bug::TombstoneEarly) {
         return tombstones_early(db, table, pass.table);
     }
-    let dropped =
-        db.prepare_cached(&format!("DELETE FROM main.{name} WHERE {}", bounds.join(" AND ")))?.execute(params_from_iter(values))?;
-    let next = match end {
+    let keys: Vec<String> = (0..table.schema.key.len()).map(|i| format!("key{i}")).collect();
+    let mut some = stretch(db, &format!("main.{name}"), &keys, pass.after.as_deref(), rows_max)?;
+    some.values.push(Value::Integer(Hlc::from_ms(before_ms).0));
+    let sql = format!("DELETE FROM main.{name} WHERE {} AND hlc < ?{}", some.condition, some.values.len());
+    let dropped = db.prepare_cached(&sql)?.execute(params_from_iter(&some.values))?;
+    let next = match some.end {
         Some(after) => Pass { table: pass.table, after: Some(after) },
         None => Pass { table: pass.table + 1, after: None },
     };

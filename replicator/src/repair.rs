@@ -5,14 +5,9 @@
 //! is pure; the repair is part of one write transaction, repeated after a crash, and harmless however often it runs.
 
 use crate::broker::{Message, StreamState};
-use crate::capture::KIND_PUBLISH;
 use crate::cursor::Anchor;
-use crate::database::DatabaseError;
-use crate::join::baseline_table;
-use crate::layout::Layout;
+use crate::database::{self, DatabaseError};
 use crate::names::{NodeId, StreamSeq};
-use crate::planted::{Bug, planted};
-use crate::sql::quote;
 use rusqlite::{Connection, params};
 
 /// What the broker says of one position that we know.
@@ -37,31 +32,32 @@ pub fn judge(known: &Anchor, not_before_ns: i64, state: &StreamState, found: Opt
     if expired || known.matches(found) { Evidence::Holds } else { Evidence::Lost }
 }
 
-/// Logs every row for publication, whoever wrote it, whose version is from `since_ms` on. From 0 on, rows without a version
-/// (older than the retention) get the baseline version and go too. Returns how many rows.
+/// Notes that every row from `since_ms` on is to be logged for publication ([`crate::relog`]), so that it outlives a crash. Returns from
+/// when on, with what was noted before and is not done.
 ///
 /// # Errors
 /// What SQLite says.
-pub fn republish(db: &Connection, layout: &Layout, since_ms: i64) -> Result<u64, DatabaseError> {
-    let mut rows = 0;
-    for table in &layout.tables {
-        let columns: Vec<String> = (0..table.schema.key.len()).map(|i| format!("key{i}")).collect();
-        let columns = columns.join(", ");
-        let logged = db.execute(
-            &format!(
-                "INSERT INTO main.__harmonylite__change_log (time, table_id, kind, {columns}) SELECT 0, {}, {KIND_PUBLISH}, {columns} FROM main.{} WHERE hlc >= ?1{}",
-                table.id,
-                quote(&table.version_table()),
-                if planted(Bug::OwnRowsOnly) { " AND site IN (SELECT site FROM main.__harmonylite__site)" } else { "" }
-            ),
-            [since_ms.max(0) << 16],
-        )?;
-        rows += logged as u64;
-        if since_ms <= 0 {
-            rows += baseline_table(db, table)? as u64;
-        }
-    }
-    Ok(rows)
+pub fn note_republish(db: &Connection, since_ms: i64) -> Result<i64, DatabaseError> {
+    let since_ms = noted_republish(db)?.unwrap_or(i64::MAX).min(since_ms.max(0));
+    database::set(db, "republish", since_ms)?;
+    Ok(since_ms)
+}
+
+/// What is noted and not done.
+///
+/// # Errors
+/// What SQLite says.
+pub fn noted_republish(db: &Connection) -> Result<Option<i64>, DatabaseError> {
+    database::get(db, "republish")
+}
+
+/// All of it is logged.
+///
+/// # Errors
+/// What SQLite says.
+pub fn republish_done(db: &Connection) -> Result<(), DatabaseError> {
+    db.execute("DELETE FROM main.__harmonylite__meta WHERE key = 'republish'", [])?;
+    Ok(())
 }
 
 /// A hole that other nodes are asked to fill.

@@ -11,7 +11,7 @@ use crate::broker::{Broker, Request};
 use crate::config::Now;
 use crate::fold::log_end;
 use crate::names::StreamSeq;
-use crate::repair::{Signal, close_gap, republish};
+use crate::repair::{Signal, close_gap};
 use std::collections::VecDeque;
 
 /// A node that is not the origin answers after so long, if nobody else did; one that misses something itself after twice that.
@@ -36,7 +36,9 @@ pub(super) struct Answer {
     position: StreamSeq,
     since_ms: i64,
     due_ms: u64,
-    /// Once it is logged: the last log entry, and whether this node missed nothing.
+    /// Once its rows are being logged: whether this node missed nothing then.
+    begun: Option<bool>,
+    /// Once they are logged: the last log entry, and whether this node missed nothing, neither then nor now.
     logged: Option<(i64, bool)>,
 }
 
@@ -76,13 +78,21 @@ impl<B: Broker> Inbound<B> {
                     _ => {
                         let delay = ANSWER_DELAY_MS * if misses { 2 } else { 1 } + self.config.node.0 % 1_000;
                         let due_ms = now.mono_ms + if origin == self.config.node.0 { 0 } else { delay };
-                        self.answers.waiting.push(Answer { asked, shard, position: StreamSeq(upto), since_ms, due_ms, logged: None });
+                        self.answers.waiting.push(Answer {
+                            asked,
+                            shard,
+                            position: StreamSeq(upto),
+                            since_ms,
+                            due_ms,
+                            begun: None,
+                            logged: None,
+                        });
                     }
                 }
             }
             Signal::Answered { asker, gap, noticed_ms, by, whole } => {
                 let asked = Asked { asker, gap, noticed_ms };
-                self.answers.waiting.retain(|a| !whole || a.asked != asked || a.logged.is_some());
+                self.answers.waiting.retain(|a| !whole || a.asked != asked || a.begun.is_some());
                 if asker == self.config.node.0 {
                     self.gap_answered((gap, noticed_ms), by, whole);
                 }
@@ -90,10 +100,10 @@ impl<B: Broker> Inbound<B> {
         }
     }
 
-    /// Whether the answer can be logged once it is due: not before this node has come as far as the asker.
+    /// Whether the answer can be begun once it is due: not before this node has come as far as the asker.
     fn can_answer(&self, answer: &Answer) -> bool {
         let reached = |a: &Answer| self.streams.iter().any(|s| s.shard == a.shard && s.cursor.seq() >= a.position);
-        matches!(self.link, Link::Up) && answer.logged.is_none() && (!self.config.replicate || reached(answer))
+        matches!(self.link, Link::Up) && answer.begun.is_none() && (!self.config.replicate || reached(answer))
     }
 
     pub(super) fn answer_is_due(&self, now: Now) -> bool {
@@ -101,6 +111,10 @@ impl<B: Broker> Inbound<B> {
     }
 
     pub(super) fn answer_deadline(&self) -> u64 {
+        if self.relogs.again.is_some() {
+            // A question that comes while rows are logged needs those that were logged before it too.
+            return u64::MAX;
+        }
         self.answers.waiting.iter().filter(|a| self.can_answer(a)).map(|a| a.due_ms).min().unwrap_or(u64::MAX)
     }
 
@@ -116,16 +130,24 @@ impl<B: Broker> Inbound<B> {
         }
         let answerable: Vec<usize> = (0..self.answers.waiting.len()).filter(|i| self.can_answer(&self.answers.waiting[*i])).collect();
         let since_ms = answerable.iter().map(|i| self.answers.waiting[*i].since_ms).min().unwrap_or(0);
-        let rows = republish(&self.db, &self.layout, since_ms)?;
-        self.stats.rows_republished += rows;
+        self.publish_again(since_ms, done)?;
         let askers: Vec<u64> = answerable.iter().map(|i| self.answers.waiting[*i].asked.asker).collect();
-        tracing::info!(rows, ?askers, since_ms, "publishing again what other nodes miss");
-        let end = log_end(&self.db)?;
+        tracing::info!(?askers, since_ms, "other nodes miss something; publishing again what this one has");
         for i in answerable {
             let whole = self.is_whole(self.answers.waiting[i].shard)?;
-            done.logged_answers.push((i, (end, whole)));
+            done.begun_answers.push((i, whole));
         }
-        done.look = true;
+        Ok(())
+    }
+
+    /// The rows of the answers that were begun are logged.
+    pub(super) fn answers_logged(&self, done: &mut Done) -> Result<(), Fatal> {
+        let end = log_end(&self.db)?;
+        for (i, answer) in self.answers.waiting.iter().enumerate() {
+            if let (Some(begun), None) = (answer.begun, answer.logged) {
+                done.logged_answers.push((i, (end, begun && self.is_whole(answer.shard)?)));
+            }
+        }
         Ok(())
     }
 
@@ -143,7 +165,10 @@ impl<B: Broker> Inbound<B> {
     }
 
     /// After the commit.
-    pub(super) fn answers_logged(&mut self, logged: Vec<(usize, (i64, bool))>) {
+    pub(super) fn answers_committed(&mut self, begun: Vec<(usize, bool)>, logged: Vec<(usize, (i64, bool))>) {
+        for (i, whole) in begun {
+            self.answers.waiting[i].begun = Some(whole);
+        }
         for (i, what) in logged {
             self.answers.waiting[i].logged = Some(what);
         }

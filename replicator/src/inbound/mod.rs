@@ -10,6 +10,7 @@ mod former;
 mod gap;
 mod link;
 mod prune;
+mod relog;
 mod stream;
 mod transact;
 
@@ -196,6 +197,7 @@ pub struct Inbound<B: Broker> {
     heartbeat_due_ms: u64,
     gaps: gap::Gaps,
     answers: answer::Answers,
+    relogs: relog::Relogs,
     acks: Vec<Ack>,
     acks_due_ms: u64,
     wake: bool,
@@ -256,6 +258,7 @@ impl<B: Broker> Inbound<B> {
             own_anchor: transact::read_own_anchor(&db)?,
             own_lowest_ms: database::get(&db, "own_lowest")?.unwrap_or(NO_ROW_MS),
             gaps: gap::Gaps::new(gaps(&db)?),
+            relogs: relog::Relogs::new(&db)?,
             config,
             db,
             broker,
@@ -396,7 +399,7 @@ impl<B: Broker> Inbound<B> {
 
     /// Whether everything that came in is dealt with (for tests and shutdown).
     pub fn is_drained(&self) -> bool {
-        self.acks.is_empty() && self.streams.iter().all(ShardStream::is_drained)
+        self.acks.is_empty() && self.relogs.is_empty() && self.streams.iter().all(ShardStream::is_drained)
     }
 
     /// Whether this database has joined: every row has a version.

@@ -34,6 +34,7 @@ impl<B: Broker> Inbound<B> {
         let quiet = self.joined
             && self.gaps.open.is_empty()
             && self.answers.is_empty()
+            && self.relogs.is_empty()
             && self.streams.iter().all(|s| s.held.is_empty() && s.is_drained())
             && log_end(&self.db)? <= self.absorb.published;
         if !quiet || self.prune_before_ms(now).is_none() {

@@ -5,18 +5,18 @@
 //! half a batch.
 
 use super::link::{CURSOR_FLUSH_MS, Link, Repair};
+use super::relog::Relogged;
 use super::stream::Item;
 use super::{ACKS_MAX, Effect, Fatal, Inbound};
 use crate::absorb::{absorb, published};
 use crate::broker::Broker;
 use crate::capture::{self, Installed};
-use crate::config::{Now, OnJoin};
+use crate::config::Now;
 use crate::cursor::{Anchor, Cursor, NO_ROW_MS};
 use crate::database::{self, DatabaseError};
 use crate::fold::log_end;
 use crate::names::{BatchNo, NodeId, StreamSeq};
 use crate::planted::{Bug, planted};
-use crate::repair::republish;
 use crate::{clash, join, mirror};
 use rusqlite::{Connection, TransactionBehavior};
 use std::collections::VecDeque;
@@ -39,6 +39,7 @@ impl<B: Broker> Inbound<B> {
                 || self.streams.iter().any(|s| !s.queue.is_empty())
                 || self.answer_is_due(now)
                 || self.cursor_dirty_since.is_some_and(|since| now.mono_ms >= since + CURSOR_FLUSH_MS)
+                || self.relog_is_due()
                 || self.join_is_complete(now));
         if waiting {
             return Ok(true);
@@ -55,7 +56,7 @@ impl<B: Broker> Inbound<B> {
 
     /// At once where a check waits for them.
     fn acks_are_due(&self, now: Now) -> bool {
-        let waits = matches!(self.link, Link::Up) && self.acks.len() < ACKS_MAX && now.mono_ms < self.acks_due_ms;
+        let waits = matches!(self.link, Link::Up) && self.relogs.is_empty() && self.acks.len() < ACKS_MAX && now.mono_ms < self.acks_due_ms;
         !self.acks.is_empty() && !waits
     }
 
@@ -69,6 +70,7 @@ impl<B: Broker> Inbound<B> {
     /// very long, nothing is there.
     fn join_is_complete(&self, now: Now) -> bool {
         !self.joined
+            && self.relogs.joining.is_none()
             && matches!(self.link, Link::Up)
             && (!self.config.replicate
                 || now.mono_ms >= self.join_deadline()
@@ -226,7 +228,10 @@ impl<B: Broker> Inbound<B> {
         self.retry_quarantine(now, &mut done)?;
         self.apply_waiting(queues, now, &mut done)?;
         self.release()?;
-        self.finish_join(now, &mut done)?;
+        if !done.link_up && self.join_is_complete(now) {
+            self.begin_end_of_join(&mut done)?;
+        }
+        self.relog(&mut done)?;
         if !self.config.publish {
             let end = self.absorb.absorbed;
             published(&self.db, &mut self.absorb, end)?;
@@ -249,6 +254,7 @@ impl<B: Broker> Inbound<B> {
         (self.absorb.absorbed, self.absorb.published) = (0, 0);
         database::set(&self.db, "absorbed", 0)?;
         database::set(&self.db, "published", 0)?;
+        self.relog_reset();
         Ok(true)
     }
 
@@ -352,11 +358,10 @@ impl<B: Broker> Inbound<B> {
             tracing::warn!("the broker lost a batch that it had acknowledged to this node");
         }
         if let Some(since_ms) = since_ms.filter(|_| self.config.publish) {
-            let rows = republish(&self.db, &self.layout, since_ms)?;
+            self.publish_again(since_ms, done)?;
             self.own_lowest_ms = NO_ROW_MS;
             database::set(&self.db, "own_lowest", NO_ROW_MS)?;
-            self.stats.rows_republished += rows;
-            tracing::warn!(rows, since_ms, "publishing again what the broker may have lost");
+            tracing::warn!(since_ms, "publishing again what the broker may have lost");
         }
         done.link_up = true;
         Ok(())
@@ -375,26 +380,10 @@ impl<B: Broker> Inbound<B> {
         Ok(())
     }
 
-    /// Joining ends when the streams are consumed to where they ended when the node came.
-    fn finish_join(&mut self, now: Now, done: &mut Done) -> Result<(), Fatal> {
-        if done.link_up || !self.join_is_complete(now) {
-            return Ok(());
-        }
-        let replace = self.config.on_join == OnJoin::Replace && self.join_targets.values().any(|t| t.0 > 0);
-        let rows = if replace { join::replace(&self.db, &self.layout)? } else { join::merge(&self.db, &self.layout)? };
-        self.joined = true;
-        done.look = true;
-        if replace {
-            tracing::info!(rows, "joined; rows that the cluster does not have were removed (on_join = replace)");
-        } else {
-            tracing::info!(rows, "joined; rows that the cluster did not have are published");
-        }
-        Ok(())
-    }
-
     fn after_commit(&mut self, done: Done, now: Now) {
         self.acks.drain(..done.acks);
-        self.answers_logged(done.logged_answers);
+        self.answers_committed(done.begun_answers, done.logged_answers);
+        self.relog_committed(done.again, done.relogged);
         self.send_answers();
         if done.gaps_changed {
             self.reread_gaps();
@@ -424,6 +413,11 @@ pub(super) struct Done {
     /// A new life has begun.
     pub(super) new_site: bool,
     pub(super) gaps_changed: bool,
+    /// Rows from then on are to be logged for publication, from the first on.
+    pub(super) again: Option<i64>,
+    pub(super) relogged: Option<Relogged>,
+    /// The answers whose rows are logged from now on, and whether this node misses nothing.
+    pub(super) begun_answers: Vec<(usize, bool)>,
     /// The answers that are logged: the last log entry, and whether this node missed nothing.
     pub(super) logged_answers: Vec<(usize, (i64, bool))>,
 }

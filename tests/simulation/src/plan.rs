@@ -166,6 +166,10 @@ fn limits(rng: &mut Rng) -> (Limits, bool) {
         limits.batch_atomic_bytes_max = rng.range(1_400, 2_400).cast_unsigned();
         splits = true;
     }
+    if splits {
+        // What is published again in pieces may show half of a transaction that was lost.
+        limits.relog_rows_max = limits.batch_entries_max.min(6);
+    }
     if shrink(rng) {
         limits.apply_rows_max = rng.range(1, 8).cast_unsigned();
     }
