@@ -96,3 +96,38 @@ fn refuse_ends_with_a_message_and_replace_takes_what_is_there() {
     empty.run();
     cluster.converge();
 }
+
+/// The log of a node that joins never holds more than the rows of a few steps, each of which keeps the write lock for one of them only; and
+/// a crash in the middle is gone on from.
+#[test]
+fn a_large_database_joins_in_bounded_steps() {
+    const ROWS: i64 = 200_000;
+    let mut cluster = Cluster::new(2, SCHEMA);
+    let fill = format!(
+        "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < {ROWS}) INSERT INTO note SELECT i, 'was here' FROM c"
+    );
+    cluster.nodes[0].app().execute_batch(&fill).unwrap();
+    cluster.nodes[1].run();
+    cluster.nodes[0].start();
+    let db = cluster.nodes[0].app();
+    let versions = "SELECT count(*) FROM sqlite_schema WHERE name = '__harmonylite__note_version'";
+    eventually("the tables are made", || number(&db, versions) == 1);
+    let mut most = 0;
+    let mut written = 0;
+    let mut write_and_look = || {
+        written += 1;
+        db.execute("INSERT INTO note VALUES (?1, 'written meanwhile')", [ROWS + written]).unwrap();
+        most = number(&db, "SELECT count(*) FROM __harmonylite__change_log").max(most);
+        number(&db, "SELECT count(*) FROM __harmonylite__note_version")
+    };
+    eventually("a third has joined", || write_and_look() > ROWS / 3);
+    cluster.nodes[0].kill();
+    assert!(write_and_look() < ROWS, "it was killed in the middle");
+    cluster.nodes[0].start();
+    eventually("all has joined", || write_and_look() >= ROWS);
+    cluster.nodes[0].ready();
+    cluster.converge();
+    let peer = cluster.nodes[1].app();
+    assert_eq!(number(&peer, "SELECT count(*) FROM note"), ROWS + written);
+    assert!(most > 0 && most < ROWS / 4, "{most} log entries at once");
+}
