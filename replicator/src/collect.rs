@@ -101,8 +101,8 @@ pub fn collect(db: &Connection, layout: &Layout, from: &CollectFrom<'_>, encoder
                     rows: rows.len() as u64,
                     lowest_ms,
                     more: upto < end,
-                    split: upto < end && most < from.entries_max
-                        || upto < end && nth_entry(db, from.fold.sent, from.entries_max)?.is_some_and(|id| id < end),
+                    split: upto < end
+                        && (most < from.entries_max || nth_entry(db, from.fold.sent, from.entries_max)?.is_some_and(|id| id < end)),
                 }));
             }
             Err(CollectError::Encode(EncodeError::TooLarge { limit })) if most > 1 => {
