@@ -31,6 +31,10 @@ pub struct Status {
     pub conflicts: u64,
     pub quarantine: u64,
     pub open_gaps: u64,
+    /// Rows logged so far while this database joins; none: it does not just now.
+    pub joining_rows: Option<u64>,
+    /// Rows logged so far of those that are published again; none: nothing is.
+    pub republishing_rows: Option<u64>,
     pub wake: WakeStatus,
     pub counters: Counters,
     /// Why the node is not as well as it could be; empty: all is well.

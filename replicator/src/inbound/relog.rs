@@ -42,6 +42,11 @@ impl<B: Broker> Inbound<B> {
         !self.relogs.is_empty() && self.absorb.published >= self.relogs.upto
     }
 
+    /// Rows logged so far by the walk that is under way: of a database that joins, and to be published again.
+    pub fn relogged_rows(&self) -> (Option<u64>, Option<u64>) {
+        (self.relogs.joining.as_ref().map(Relog::rows), self.relogs.again.as_ref().map(Relog::rows))
+    }
+
     /// Notes that rows from `since_ms` on are published again, all of them from the first on.
     pub(super) fn publish_again(&mut self, since_ms: i64, done: &mut Done) -> Result<(), Fatal> {
         done.again = Some(note_republish(&self.db, since_ms)?);

@@ -94,6 +94,8 @@ impl Sources {
             },
             streams: writer.streams.iter().map(|s| self.stream(s)).collect(),
             open_gaps: writer.gaps.len() as u64,
+            joining_rows: writer.relogged.0,
+            republishing_rows: writer.relogged.1,
             wake: wake(&writer, &reader),
             counters: self.counters(&writer, &reader),
             last_published_ms: reader.stats.last_published_unix_ms,

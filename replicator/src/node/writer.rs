@@ -37,6 +37,8 @@ pub(super) struct WriterSeen {
     pub(super) joined: bool,
     pub(super) site: Option<Site>,
     pub(super) gaps: Vec<String>,
+    /// Of a walk for joining, and of one for publishing again.
+    pub(super) relogged: (Option<u64>, Option<u64>),
     pub(super) drained: bool,
     pub(super) streams: Vec<StreamSeen>,
     pub(super) layout: Arc<Layout>,
@@ -125,6 +127,7 @@ impl Writer {
             joined: self.inbound.is_joined(),
             site: Some(self.inbound.site()),
             gaps: self.inbound.open_gaps(),
+            relogged: self.inbound.relogged_rows(),
             drained: self.inbound.is_drained(),
             streams: streams.collect(),
             layout: Arc::clone(self.inbound.layout()),

@@ -101,7 +101,7 @@ fn refuse_ends_with_a_message_and_replace_takes_what_is_there() {
 /// a crash in the middle is gone on from.
 #[test]
 fn a_large_database_joins_in_bounded_steps() {
-    const ROWS: i64 = 200_000;
+    const ROWS: i64 = 300_000;
     let mut cluster = Cluster::new(2, SCHEMA);
     let fill = format!(
         "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < {ROWS}) INSERT INTO note SELECT i, 'was here' FROM c"
@@ -121,6 +121,8 @@ fn a_large_database_joins_in_bounded_steps() {
         number(&db, "SELECT count(*) FROM __harmonylite__note_version")
     };
     eventually("a third has joined", || write_and_look() > ROWS / 3);
+    let rows = cluster.nodes[0].status().map(|s| s["joining_rows"].clone());
+    assert!(rows.as_ref().is_some_and(|r| r.as_i64() > Some(0)), "the status does not say how far it is: {rows:?}");
     cluster.nodes[0].kill();
     assert!(write_and_look() < ROWS, "it was killed in the middle");
     cluster.nodes[0].start();

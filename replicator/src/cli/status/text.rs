@@ -42,6 +42,11 @@ pub(super) fn text(running: bool, s: &Status) -> String {
     }
     show::line(&mut out, "conflicts", &counted(s.conflicts, "harmonylite conflicts list"));
     show::line(&mut out, "quarantine", &counted(s.quarantine, "harmonylite quarantine list"));
+    for (rows, what) in [(s.joining_rows, "joining"), (s.republishing_rows, "repair")] {
+        if let Some(rows) = rows {
+            show::line(&mut out, what, &format!("{rows} rows logged for publication so far"));
+        }
+    }
     if s.open_gaps > 0 {
         show::line(&mut out, "gaps", &format!("{} being repaired", s.open_gaps));
     }
