@@ -16,6 +16,8 @@ use std::collections::VecDeque;
 
 /// A node that is not the origin answers after so long, if nobody else did; one that misses something itself after twice that.
 const ANSWER_DELAY_MS: u64 = 5_000;
+/// A node that has not come as far as the asker answers so much later.
+const UNREACHED_DELAY_MS: u64 = 20_000;
 /// Questions remembered, so that the same one twice is not published for twice.
 const GIVEN_MAX: usize = 256;
 
@@ -100,10 +102,19 @@ impl<B: Broker> Inbound<B> {
         }
     }
 
-    /// Whether the answer can be begun once it is due: not before this node has come as far as the asker.
-    fn can_answer(&self, answer: &Answer) -> bool {
-        let reached = |a: &Answer| self.streams.iter().any(|s| s.shard == a.shard && s.cursor.seq() >= a.position);
-        matches!(self.link, Link::Up) && answer.begun.is_none() && (!self.config.replicate || reached(answer))
+    /// Whether this node has come as far in the stream as the asker.
+    fn has_reached(&self, answer: &Answer) -> bool {
+        self.streams.iter().any(|s| s.shard == answer.shard && s.cursor.seq() >= answer.position)
+    }
+
+    /// When the answer can be begun. A node that has not come as far as the asker waits for that, but not for ever: what lies between may
+    /// have expired.
+    fn due_ms(&self, answer: &Answer) -> u64 {
+        if !matches!(self.link, Link::Up) || answer.begun.is_some() {
+            return u64::MAX;
+        }
+        let waits = self.config.replicate && !self.has_reached(answer);
+        answer.due_ms + if waits { UNREACHED_DELAY_MS } else { 0 }
     }
 
     pub(super) fn answer_is_due(&self, now: Now) -> bool {
@@ -115,7 +126,7 @@ impl<B: Broker> Inbound<B> {
             // A question that comes while rows are logged needs those that were logged before it too.
             return u64::MAX;
         }
-        self.answers.waiting.iter().filter(|a| self.can_answer(a)).map(|a| a.due_ms).min().unwrap_or(u64::MAX)
+        self.answers.waiting.iter().map(|a| self.due_ms(a)).min().unwrap_or(u64::MAX)
     }
 
     /// Ends own gaps that are answered, and publishes again what others miss: once for all who wait.
@@ -128,14 +139,16 @@ impl<B: Broker> Inbound<B> {
         if !self.answer_is_due(now) {
             return Ok(());
         }
-        let answerable: Vec<usize> = (0..self.answers.waiting.len()).filter(|i| self.can_answer(&self.answers.waiting[*i])).collect();
+        // Those that are due, and those that soon will be.
+        let is_near = |a: &Answer| self.due_ms(a) <= now.mono_ms + 3 * ANSWER_DELAY_MS;
+        let answerable: Vec<usize> = (0..self.answers.waiting.len()).filter(|i| is_near(&self.answers.waiting[*i])).collect();
         let since_ms = answerable.iter().map(|i| self.answers.waiting[*i].since_ms).min().unwrap_or(0);
         self.publish_again(since_ms, done)?;
         let askers: Vec<u64> = answerable.iter().map(|i| self.answers.waiting[*i].asked.asker).collect();
         tracing::info!(?askers, since_ms, "other nodes miss something; publishing again what this one has");
         for i in answerable {
-            let whole = self.is_whole(self.answers.waiting[i].shard)?;
-            done.begun_answers.push((i, whole));
+            let answer = &self.answers.waiting[i];
+            done.begun_answers.push((i, self.has_reached(answer) && self.is_whole(answer.shard)?));
         }
         Ok(())
     }
