@@ -112,7 +112,7 @@ impl<B: Broker> Inbound<B> {
     }
 
     /// Asks all that is needed to judge this connection.
-    fn check_link(&mut self, _now: Now) {
+    fn check_link(&mut self) {
         self.asked.retain(|_, q| matches!(q, Question::Lease | Question::LeasePut | Question::Heartbeat));
         let mut check = Check { own: self.own_anchor, ..Check::default() };
         let mut questions: Vec<(Question, Request)> = Vec::new();
@@ -236,7 +236,7 @@ impl<B: Broker> Inbound<B> {
             if (self.outbound_held != self.check || !self.acks.is_empty()) && !planted(Bug::NoHold) {
                 return;
             }
-            self.check_link(now);
+            self.check_link();
         }
         if let Link::Again(at) = self.link
             && now.mono_ms >= at
@@ -297,7 +297,7 @@ impl<B: Broker> Inbound<B> {
     }
 
     /// Once all answers are there: asks for the trail if the cursor is lost, or judges.
-    pub(super) fn judge_link(&mut self, now: Now) -> Result<(), Fatal> {
+    pub(super) fn judge_link(&mut self) -> Result<(), Fatal> {
         let Link::Checking(check) = &self.link else { return Ok(()) };
         if check.outstanding > 0 || !self.lease.is_held() || !self.gaps.enrolled {
             return Ok(());
@@ -331,7 +331,6 @@ impl<B: Broker> Inbound<B> {
         let repair = self.judge_check(&check);
         self.set_join_targets(&check);
         self.link = Link::Judged(Box::new(repair));
-        let _ = now;
         Ok(())
     }
 

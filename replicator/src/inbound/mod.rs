@@ -373,7 +373,7 @@ impl<B: Broker> Inbound<B> {
     /// What ends the node. Busy and full disks are not errors but [`Step::Busy`].
     pub fn step(&mut self, now: Now) -> Result<Step, Fatal> {
         self.tick(now);
-        self.judge_link(now)?;
+        self.judge_link()?;
         match self.work(now) {
             Err(Fatal::Database(error)) if error.action() == Action::Retry => {
                 self.stats.busy += 1;
