@@ -69,8 +69,14 @@ impl<B: Broker> Inbound<B> {
             Signal::Ask { asker, .. } if asker == self.config.node.0 => {}
             Signal::Ask { asker, gap, noticed_ms, origin, shard, upto, since_ms } => {
                 let asked = Asked { asker, gap, noticed_ms };
-                let known = self.answers.waiting.iter().any(|a| a.asked == asked);
-                if !self.config.publish || !self.joined || known || shard == 0 || shard > self.config.shards {
+                // The asker knows of those on the roll only, and the roll may have been lost.
+                self.ask_roll();
+                if !self.config.publish || !self.joined || shard == 0 || shard > self.config.shards {
+                    return;
+                }
+                if let Some(known) = self.answers.waiting.iter_mut().find(|a| a.asked == asked) {
+                    // The stream may have begun anew since, and with it the positions.
+                    known.position = if known.begun.is_none() { StreamSeq(upto) } else { known.position };
                     return;
                 }
                 let misses = !self.config.replicate || self.gaps.open.iter().any(|g| g.shard == shard);

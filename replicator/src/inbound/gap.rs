@@ -3,8 +3,10 @@
 //! Arrives: what shows a hole (positions or batch numbers that jump, messages gone before they were read), and answers. Leaves:
 //! questions on the signal subject, and the end of a gap. Owns: an answer of a node that misses something itself proves little, for it
 //! may miss the same. So a gap ends when a node that misses nothing has published again what it has, or when every node on the
-//! roll has: each knows its own rows. The roll is one key of the registry; nobody publishes before its name is on it. Gaps are stored;
-//! who has answered is memory only: after a crash everybody is asked again.
+//! roll has: each knows its own rows. The roll is one key of the registry; nobody publishes before its name is on it. The broker can lose
+//! the roll too: whoever reads it puts back every origin that it knows, whoever hears a question looks whether it is on it, and one that
+//! names nobody else is believed only after several questions. Gaps are stored; who has answered is memory only: after a crash
+//! everybody is asked again.
 
 use super::link::Question;
 use super::transact::Done;
@@ -22,11 +24,21 @@ const ASK_MS: u64 = 10_000;
 const ROLL_KEY: &str = "nodes";
 /// A roll longer than this is none of ours.
 const ROLL_MAX: usize = 10_000;
+/// So many questions go out before a roll that names nobody else is believed.
+const ALONE_ASKS: u32 = 3;
 /// A node counts as gone, and no answer of it is waited for, at the earliest so long after its last sign of life.
 const GONE_MS_MIN: i64 = 86_400_000;
 
 /// A gap as it is asked for: its number, and when it was noticed last. Another time is another question.
 pub(super) type GapKey = (i64, i64);
+
+/// A gap that was asked for.
+#[derive(Debug, Default)]
+struct Asked {
+    times: u32,
+    /// Who has published what it has, although it misses something itself.
+    partial: BTreeSet<u64>,
+}
 
 /// What is known of this node's gaps.
 #[derive(Debug, Default)]
@@ -36,8 +48,8 @@ pub(super) struct Gaps {
     due_ms: u64,
     /// Their end is written down by the next transaction.
     pub(super) ended: Vec<GapKey>,
-    /// Who has published what it has, although it misses something itself.
-    partial: HashMap<GapKey, BTreeSet<u64>>,
+    /// What became of the questions.
+    asked: HashMap<GapKey, Asked>,
     roll: BTreeSet<u64>,
     /// This node is on the roll, as read on this connection.
     pub(super) enrolled: bool,
@@ -68,7 +80,7 @@ impl<B: Broker> Inbound<B> {
     /// After a commit that changed them. What was just committed is readable; if not, the next change reads it.
     pub(super) fn reread_gaps(&mut self) {
         if let Ok(open) = gaps(&self.db) {
-            self.gaps.partial.retain(|key, _| open.iter().any(|g| g.key() == *key));
+            self.gaps.asked.retain(|key, _| open.iter().any(|g| g.key() == *key));
             self.gaps.open = open;
             self.gaps.due_ms = 0;
         }
@@ -89,6 +101,7 @@ impl<B: Broker> Inbound<B> {
             let (asker, (id, noticed_ms)) = (self.config.node.0, gap.key());
             let ask = Signal::Ask { asker, gap: id, noticed_ms, origin: gap.node.0, shard: gap.shard, upto, since_ms: gap.since_ms };
             self.broker.request(0, Request::Signal { payload: ask.encode().into() });
+            self.gaps.asked.entry(gap.key()).or_default().times += 1;
         }
         self.ask_roll();
     }
@@ -101,7 +114,7 @@ impl<B: Broker> Inbound<B> {
         if whole || planted(Bug::AnyAnswer) {
             self.gaps.ended.push(key);
         } else {
-            self.gaps.partial.entry(key).or_default().insert(by);
+            self.gaps.asked.entry(key).or_default().partial.insert(by);
             // The last one may have been waited for.
             self.ask_roll();
         }
@@ -111,15 +124,17 @@ impl<B: Broker> Inbound<B> {
         self.ask(Question::Roll, Request::KvGet { key: ROLL_KEY.to_owned() });
     }
 
-    /// The roll as it is: puts this node on it, and ends what everybody else on it has answered.
-    pub(super) fn roll_read(&mut self, entry: Option<&KvEntry>) {
+    /// The roll as it is: puts this node and the origins that it knows on it, and ends what everybody else on it has answered.
+    pub(super) fn roll_read(&mut self, entry: Option<&KvEntry>) -> Result<(), Fatal> {
         let mut roll = entry.and_then(|e| serde_json::from_slice::<BTreeSet<u64>>(&e.value).ok()).unwrap_or_default();
         if roll.len() > ROLL_MAX {
             roll.clear();
         }
         self.gaps.enrolled = !self.config.publish || roll.contains(&self.config.node.0);
-        if !self.gaps.enrolled {
-            roll.insert(self.config.node.0);
+        let read = roll.len();
+        roll.extend(self.known_origins()?);
+        roll.extend(self.config.publish.then_some(self.config.node.0));
+        if roll.len() > read {
             let request = Request::KvPut {
                 key: ROLL_KEY.to_owned(),
                 value: serde_json::json!(roll).to_string().into(),
@@ -130,12 +145,19 @@ impl<B: Broker> Inbound<B> {
         }
         self.gaps.roll = roll;
         self.end_what_all_answered();
+        Ok(())
+    }
+
+    fn known_origins(&self) -> Result<Vec<u64>, Fatal> {
+        let mut read = self.db.prepare_cached("SELECT DISTINCT node FROM main.__harmonylite__origin WHERE node <> 0")?;
+        Ok(read.query_map([], |r| r.get(0).map(i64::cast_unsigned))?.collect::<rusqlite::Result<_>>()?)
     }
 
     /// Who on the roll has not answered about this gap.
     fn silent(&self, gap: &Gap) -> Vec<u64> {
-        let answered = self.gaps.partial.get(&gap.key());
-        let is_waited_for = |n: &&u64| **n != self.config.node.0 && !self.gaps.gone.contains(n) && !answered.is_some_and(|a| a.contains(n));
+        let answered = self.gaps.asked.get(&gap.key());
+        let is_waited_for =
+            |n: &&u64| **n != self.config.node.0 && !self.gaps.gone.contains(n) && !answered.is_some_and(|a| a.partial.contains(n));
         self.gaps.roll.iter().filter(is_waited_for).copied().collect()
     }
 
@@ -144,11 +166,14 @@ impl<B: Broker> Inbound<B> {
         let mut ended = Vec::new();
         for gap in &self.gaps.open {
             let missing = self.silent(gap);
+            let (times, answers) = self.gaps.asked.get(&gap.key()).map_or((0, 0), |a| (a.times, a.partial.len()));
+            if answers == 0 && times < ALONE_ASKS {
+                continue;
+            }
             if missing.is_empty() {
                 ended.push(gap.key());
-            } else if self.gaps.partial.contains_key(&gap.key()) {
-                silent.extend(missing);
             }
+            silent.extend(missing);
         }
         self.gaps.ended.append(&mut ended);
         for node in silent {
@@ -165,11 +190,16 @@ impl<B: Broker> Inbound<B> {
         self.gaps.open.iter().map(say).collect()
     }
 
-    /// The registry entry of a node that does not answer: one that is gone for ever is not waited for.
-    pub(super) fn sign_of_life(&mut self, node: NodeId, entry: Option<&KvEntry>, now: Now) {
+    /// The registry entry of a node that does not answer: one that is gone for ever is not waited for. If the entry is lost, its newest
+    /// batch is its last sign of life.
+    pub(super) fn sign_of_life(&mut self, node: NodeId, entry: Option<&KvEntry>, now: Now) -> Result<(), Fatal> {
         let updated_s =
             entry.and_then(|e| serde_json::from_slice::<serde_json::Value>(&e.value).ok()).and_then(|value| value["updated_at"].as_i64());
-        let Some(age_ms) = updated_s.map(|s| now.unix_ms.saturating_sub(s.saturating_mul(1_000))) else { return };
+        let seen_ms = match updated_s {
+            Some(s) => Some(s.saturating_mul(1_000)),
+            None => self.newest_batch_ms(node)?,
+        };
+        let Some(age_ms) = seen_ms.map(|ms| now.unix_ms.saturating_sub(ms)) else { return Ok(()) };
         if age_ms > self.config.version_retention_ms.max(GONE_MS_MIN) {
             tracing::warn!(
                 node = node.0,
@@ -178,5 +208,11 @@ impl<B: Broker> Inbound<B> {
             );
             self.gaps.gone.insert(node.0);
         }
+        Ok(())
+    }
+
+    fn newest_batch_ms(&self, node: NodeId) -> Result<Option<i64>, Fatal> {
+        let mut read = self.db.prepare_cached("SELECT max(created) FROM main.__harmonylite__origin WHERE node = ?1")?;
+        Ok(read.query_row([node.0.cast_signed()], |r| r.get(0))?)
     }
 }

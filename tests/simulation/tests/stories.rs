@@ -82,6 +82,17 @@ const STORIES: &[(u64, &str)] = &[
          make it ask for those before (`note_origin`).",
     ),
     (48333, "As 51994, but nobody wrote any more."),
+    (
+        130889,
+        "The broker lost its registry, and with it the roll, and the first message of the new stream: a node that joined then was alone \
+         on the roll and took it that everybody had answered. Whoever reads the roll puts back the origins that it knows \
+         (`roll_read`), whoever hears a question looks whether it is on it, and being alone is believed late (`ALONE_ASKS`).",
+    ),
+    (
+        177843,
+        "A question was heard twice, before and after the stream was made again: the node waited for the position of the first, \
+         which the new stream never reached, and answered nobody (`signalled`).",
+    ),
 ];
 
 #[test]
