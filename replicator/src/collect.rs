@@ -9,7 +9,7 @@ use crate::capture::KIND_PUBLISH;
 use crate::cursor::NO_ROW_MS;
 use crate::database::DatabaseError;
 use crate::encode::{EncodeError, Encoded, Encoder};
-use crate::fold::{FoldFrom, Folded, FoldedRow, fold, log_end, row_exists};
+use crate::fold::{FoldFrom, Folded, FoldedRow, fold, row_exists};
 use crate::layout::{Layout, TableLayout};
 use crate::names::{BatchNo, NodeId, Site, Version};
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
@@ -48,7 +48,7 @@ impl From<rusqlite::Error> for CollectError {
 pub struct CollectFrom<'a> {
     /// Who publishes.
     pub node: NodeId,
-    /// Where the fold starts; `upto` is set here.
+    /// Where the fold starts, and where the log ends.
     pub fold: FoldFrom<'a>,
     /// The last batch.
     pub previous: BatchNo,
@@ -80,7 +80,7 @@ pub struct Collected {
 /// # Errors
 /// [`CollectError`].
 pub fn collect(db: &Connection, layout: &Layout, from: &CollectFrom<'_>, encoder: &mut Encoder) -> Result<Option<Collected>, CollectError> {
-    let end = log_end(db)?;
+    let end = from.fold.upto;
     if end <= from.fold.sent {
         return Ok(None);
     }

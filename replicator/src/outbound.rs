@@ -378,15 +378,16 @@ impl<B: Broker> Outbound<B> {
         if meta.site != self.site {
             return Ok(false);
         }
-        if crate::fold::log_end(&self.db)? < self.sent {
-            self.sent = meta.published.min(crate::fold::log_end(&self.db)?);
+        let end = crate::fold::log_end(&self.db)?;
+        if end < self.sent {
+            self.sent = meta.published.min(end);
         }
         if self.own_sites.is_empty() {
             self.own_sites = database::own_sites(&self.db)?;
         }
         let from = CollectFrom {
             node: self.config.node,
-            fold: FoldFrom { site: self.site, own_sites: &self.own_sites, absorbed: meta.absorbed, sent: self.sent, upto: 0 },
+            fold: FoldFrom { site: self.site, own_sites: &self.own_sites, absorbed: meta.absorbed, sent: self.sent, upto: end },
             previous: self.batch,
             now_ms: now.unix_ms,
             entries_max: self.config.limits.batch_entries_max,

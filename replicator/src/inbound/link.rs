@@ -3,7 +3,7 @@
 //! Arrives: answers of the broker. Leaves: either "all holds", or the loss that the next transaction repairs. Owns: nothing is
 //! published or consumed on a connection before its anchors are checked. Only memory: a crash begins again.
 
-use super::{Effect, Fatal, Inbound};
+use super::{ACKS_WAIT_MS, Effect, Fatal, Inbound};
 use crate::broker::{Broker, BrokerError, KvEntry, Message, Reply, Request, StreamState};
 use crate::config::Now;
 use crate::cursor::{Anchor, NO_ROW_MS};
@@ -99,8 +99,6 @@ pub(super) struct Repair {
 const AGAIN_MS: u64 = 500;
 /// The registry entry is written this often.
 const HEARTBEAT_MS: u64 = 10_000;
-/// The cursor is stored at the latest so long after a message that asked for nothing.
-pub(super) const CURSOR_FLUSH_MS: u64 = 1_000;
 
 impl<B: Broker> Inbound<B> {
     /// Lets outbound hold still first: what it has been told, and what it publishes meanwhile, would not be part of the check.
@@ -277,8 +275,8 @@ impl<B: Broker> Inbound<B> {
             Link::Checking(_) | Link::Judged(_) => self.lease_due_ms,
             Link::Up => self.lease_due_ms.min(self.heartbeat_due_ms),
         };
-        if let Some(since) = self.cursor_dirty_since {
-            next = next.min(since + CURSOR_FLUSH_MS);
+        if let Some(since) = self.skips_since {
+            next = next.min(since + ACKS_WAIT_MS);
         }
         next = next.min(self.prune_deadline()).min(self.former_deadline());
         if matches!(self.link, Link::Up) {

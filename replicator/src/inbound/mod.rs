@@ -201,7 +201,10 @@ pub struct Inbound<B: Broker> {
     acks: Vec<Ack>,
     acks_due_ms: u64,
     wake: bool,
-    cursor_dirty_since: Option<u64>,
+    /// Since when what only moves the cursor waits, on the monotone clock.
+    skips_since: Option<u64>,
+    /// The schema differs from the layout, or was not looked at yet.
+    schema_moved: bool,
     /// When the last message came, or the link came up.
     delivered_ms: u64,
     pruning: Option<Pass>,
@@ -280,7 +283,8 @@ impl<B: Broker> Inbound<B> {
             acks: Vec::new(),
             acks_due_ms: 0,
             wake: true,
-            cursor_dirty_since: None,
+            skips_since: None,
+            schema_moved: true,
             delivered_ms: now.mono_ms,
             pruning: None,
             prune_due_ms: now.mono_ms + prune::interval_ms(),

@@ -4,10 +4,10 @@
 //! repair, apply, move the cursor. Short, so that the application is not starved: a bounded number of rows, though never
 //! half a batch.
 
-use super::link::{CURSOR_FLUSH_MS, Link, Repair};
+use super::link::{Link, Repair};
 use super::relog::Relogged;
-use super::stream::Item;
-use super::{ACKS_MAX, Effect, Fatal, Inbound};
+use super::stream::{Item, ShardStream, What};
+use super::{ACKS_MAX, ACKS_WAIT_MS, Effect, Fatal, Inbound};
 use crate::absorb::{absorb, published};
 use crate::broker::Broker;
 use crate::capture::{self, Installed};
@@ -36,22 +36,35 @@ impl<B: Broker> Inbound<B> {
                 || !self.retries.is_empty()
                 || !self.gaps.ended.is_empty()
                 || matches!(self.link, Link::Judged(_))
-                || self.streams.iter().any(|s| !s.queue.is_empty())
+                || self.items_are_due(now)
                 || self.answer_is_due(now)
-                || self.cursor_dirty_since.is_some_and(|since| now.mono_ms >= since + CURSOR_FLUSH_MS)
                 || self.relog_is_due()
                 || self.join_is_complete(now));
-        if waiting {
+        if waiting || self.schema_moved {
             return Ok(true);
         }
         if self.wake {
             let changed = capture::schema_version(&self.db)? != self.layout.schema_version;
+            self.schema_moved = changed || self.mirrored != self.layout.schema_version;
             let unsent = self.knows_its_life() && !self.config.publish && log_end(&self.db)? > self.absorb.published;
             // Not before: a database that is busy must be looked at again.
             self.wake = false;
-            return Ok(changed || unsent || self.mirrored != self.layout.schema_version);
+            return Ok(self.schema_moved || unsent);
         }
         Ok(false)
+    }
+
+    /// What only moves the cursor, as own batches that come back do, waits for more like acknowledgements, unless somebody waits for it.
+    fn items_are_due(&mut self, now: Now) -> bool {
+        let waits = |s: &ShardStream| {
+            s.resuming.is_empty() && s.queue.len() <= ACKS_MAX && s.queue.iter().all(|item| matches!(item.what, What::Skip))
+        };
+        if self.streams.iter().all(|s| s.queue.is_empty()) {
+            self.skips_since = None;
+            return false;
+        }
+        let since = *self.skips_since.get_or_insert(now.mono_ms);
+        !self.joined || now.mono_ms >= since + ACKS_WAIT_MS || !self.streams.iter().all(waits)
     }
 
     /// At once where a check waits for them.
@@ -102,7 +115,12 @@ impl<B: Broker> Inbound<B> {
 
     /// Does all that waits, within the bounds.
     pub(super) fn transact(&mut self, now: Now) -> Result<(), Fatal> {
-        self.follow_schema(now)?;
+        if std::mem::take(&mut self.schema_moved)
+            && let Err(error) = self.follow_schema(now)
+        {
+            self.schema_moved = true;
+            return Err(error);
+        }
         if !self.knows_its_life() {
             return Ok(());
         }
@@ -199,8 +217,9 @@ impl<B: Broker> Inbound<B> {
 
     fn inside(&mut self, queues: &[VecDeque<Item>], now: Now) -> Result<Done, Fatal> {
         let mut done = Done::default();
-        // The schema may have changed between follow_schema and BEGIN: then nothing may be written by the old layout.
+        // By the old layout nothing may be written.
         if capture::schema_version(&self.db)? != self.layout.schema_version {
+            self.schema_moved = true;
             return Ok(done);
         }
         if self.is_log_reset()? {
@@ -388,7 +407,7 @@ impl<B: Broker> Inbound<B> {
         if done.gaps_changed {
             self.reread_gaps();
         }
-        self.cursor_dirty_since = None;
+        self.skips_since = None;
         if let Link::Judged(repair) = &mut self.link
             && done.new_site
         {
