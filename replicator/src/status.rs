@@ -114,6 +114,7 @@ pub struct Counters {
     pub rows_skipped: u64,
     pub bytes_applied: u64,
     pub scans: u64,
+    pub write_transactions: u64,
     pub busy: u64,
     pub conflicts: u64,
     pub quarantined: u64,

@@ -51,6 +51,7 @@ pub(super) fn text(status: &Status, namespace: &str, subsystem: &str) -> prometh
     page.counter("rows_applied", "Rows of other nodes that were newer and are now here.", c.rows_applied)?;
     page.counter("rows_skipped", "Rows of other nodes that were older or the same.", c.rows_skipped)?;
     page.counter("applied_bytes", "Bytes of batches applied.", c.bytes_applied)?;
+    page.counter("write_transactions", "Times the sidecar held the database's write lock.", c.write_transactions)?;
     page.counter("busy_waits", "Times the database's write lock was held by another connection.", c.busy)?;
     page.counter("conflicts", "Losing writes put into the conflict journal.", c.conflicts)?;
     page.gauge("conflict_journal", "Entries of the conflict journal.", signed(status.conflicts))?;

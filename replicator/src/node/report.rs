@@ -135,6 +135,7 @@ impl Sources {
             rows_skipped: w.rows_skipped,
             bytes_applied: w.bytes_applied,
             scans: r.scans,
+            write_transactions: w.transactions,
             busy: w.busy,
             conflicts: w.conflicts,
             quarantined: w.quarantined,
