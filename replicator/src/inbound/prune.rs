@@ -35,7 +35,7 @@ impl<B: Broker> Inbound<B> {
             && self.gaps.open.is_empty()
             && self.answers.is_empty()
             && self.relogs.is_empty()
-            && self.streams.iter().all(|s| s.held.is_empty() && s.is_drained())
+            && self.streams.iter().all(|s| s.held.is_empty() && s.waits_for_nothing())
             && log_end(&self.db)? <= self.absorb.published;
         if !quiet || self.prune_before_ms(now).is_none() {
             self.prune_due_ms = now.mono_ms + LATER_MS;

@@ -138,6 +138,11 @@ impl ShardStream {
         self.queue.is_empty() && self.assembling.values().all(|a| a.before.is_none())
     }
 
+    /// Whether what waits, if anything does, only moves the cursor.
+    pub fn waits_for_nothing(&self) -> bool {
+        self.queue.iter().all(|item| matches!(item.what, What::Skip)) && self.assembling.values().all(|a| a.before.is_none())
+    }
+
     /// Takes a message in.
     pub fn deliver(&mut self, message: Message, permit: Permit, own_site: Site, limits: &Limits, spill_dir: &Path) {
         if message.seq <= self.position.seq {

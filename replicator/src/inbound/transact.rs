@@ -6,7 +6,7 @@
 
 use super::link::{Link, Repair};
 use super::relog::Relogged;
-use super::stream::{Item, ShardStream, What};
+use super::stream::{Item, ShardStream};
 use super::{ACKS_MAX, ACKS_WAIT_MS, Effect, Fatal, Inbound};
 use crate::absorb::{absorb, published};
 use crate::broker::Broker;
@@ -56,9 +56,7 @@ impl<B: Broker> Inbound<B> {
 
     /// What only moves the cursor, as own batches that come back do, waits for more like acknowledgements, unless somebody waits for it.
     fn items_are_due(&mut self, now: Now) -> bool {
-        let waits = |s: &ShardStream| {
-            s.resuming.is_empty() && s.queue.len() <= ACKS_MAX && s.queue.iter().all(|item| matches!(item.what, What::Skip))
-        };
+        let waits = |s: &ShardStream| s.resuming.is_empty() && s.queue.len() <= ACKS_MAX && s.waits_for_nothing();
         if self.streams.iter().all(|s| s.queue.is_empty()) {
             self.skips_since = None;
             return false;
