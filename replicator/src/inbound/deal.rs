@@ -251,6 +251,7 @@ impl<B: Broker> Inbound<B> {
             .query_row([header.site.0], |r| r.get(0))
             .optional()?;
         let known = known.map_or(0, i64::cast_unsigned);
+        self.gaps.heard_of(node, header.created_ms);
         if header.previous.0 > known && header.number.0 > known {
             let reason = format!("node {node}: batches {} to {} are missing", known + 1, header.previous);
             self.open_gap(shard, node, &reason, now, done)?;

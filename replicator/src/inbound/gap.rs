@@ -13,9 +13,11 @@ use super::transact::Done;
 use super::{Fatal, Inbound};
 use crate::broker::{Broker, KvEntry, Request};
 use crate::config::Now;
+use crate::database::DatabaseError;
 use crate::names::NodeId;
 use crate::planted::{Bug, planted};
 use crate::repair::{Gap, Signal, gaps, note_gap};
+use rusqlite::Connection;
 use std::collections::{BTreeSet, HashMap};
 
 /// Open gaps are asked for this often.
@@ -51,6 +53,8 @@ pub(super) struct Gaps {
     /// What became of the questions.
     asked: HashMap<GapKey, Asked>,
     roll: BTreeSet<u64>,
+    /// Every origin that this database knows, and when its newest batch was made, unix milliseconds.
+    origins: HashMap<u64, i64>,
     /// This node is on the roll, as read on this connection.
     pub(super) enrolled: bool,
     /// Nodes on the roll that have given no sign of life for longer than versions are kept.
@@ -59,8 +63,16 @@ pub(super) struct Gaps {
 
 impl Gaps {
     /// What was open when the process ended is asked for again.
-    pub(super) fn new(open: Vec<Gap>) -> Self {
-        Self { open, ..Self::default() }
+    pub(super) fn new(db: &Connection) -> Result<Self, DatabaseError> {
+        let mut read = db.prepare("SELECT node, max(created) FROM main.__harmonylite__origin WHERE node <> 0 GROUP BY node")?;
+        let origins = read.query_map([], |r| Ok((r.get::<_, i64>(0)?.cast_unsigned(), r.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
+        Ok(Self { open: gaps(db)?, origins, ..Self::default() })
+    }
+
+    /// A batch of this origin is applied.
+    pub(super) fn heard_of(&mut self, node: NodeId, created_ms: i64) {
+        let newest_ms = self.origins.entry(node.0).or_insert(created_ms);
+        *newest_ms = created_ms.max(*newest_ms);
     }
 }
 
@@ -125,14 +137,14 @@ impl<B: Broker> Inbound<B> {
     }
 
     /// The roll as it is: puts this node and the origins that it knows on it, and ends what everybody else on it has answered.
-    pub(super) fn roll_read(&mut self, entry: Option<&KvEntry>) -> Result<(), Fatal> {
+    pub(super) fn roll_read(&mut self, entry: Option<&KvEntry>) {
         let mut roll = entry.and_then(|e| serde_json::from_slice::<BTreeSet<u64>>(&e.value).ok()).unwrap_or_default();
         if roll.len() > ROLL_MAX {
             roll.clear();
         }
         self.gaps.enrolled = !self.config.publish || roll.contains(&self.config.node.0);
         let read = roll.len();
-        roll.extend(self.known_origins()?);
+        roll.extend(self.gaps.origins.keys());
         roll.extend(self.config.publish.then_some(self.config.node.0));
         if roll.len() > read {
             let request = Request::KvPut {
@@ -145,12 +157,6 @@ impl<B: Broker> Inbound<B> {
         }
         self.gaps.roll = roll;
         self.end_what_all_answered();
-        Ok(())
-    }
-
-    fn known_origins(&self) -> Result<Vec<u64>, Fatal> {
-        let mut read = self.db.prepare_cached("SELECT DISTINCT node FROM main.__harmonylite__origin WHERE node <> 0")?;
-        Ok(read.query_map([], |r| r.get(0).map(i64::cast_unsigned))?.collect::<rusqlite::Result<_>>()?)
     }
 
     /// Who on the roll has not answered about this gap.
@@ -192,14 +198,11 @@ impl<B: Broker> Inbound<B> {
 
     /// The registry entry of a node that does not answer: one that is gone for ever is not waited for. If the entry is lost, its newest
     /// batch is its last sign of life.
-    pub(super) fn sign_of_life(&mut self, node: NodeId, entry: Option<&KvEntry>, now: Now) -> Result<(), Fatal> {
+    pub(super) fn sign_of_life(&mut self, node: NodeId, entry: Option<&KvEntry>, now: Now) {
         let updated_s =
             entry.and_then(|e| serde_json::from_slice::<serde_json::Value>(&e.value).ok()).and_then(|value| value["updated_at"].as_i64());
-        let seen_ms = match updated_s {
-            Some(s) => Some(s.saturating_mul(1_000)),
-            None => self.newest_batch_ms(node)?,
-        };
-        let Some(age_ms) = seen_ms.map(|ms| now.unix_ms.saturating_sub(ms)) else { return Ok(()) };
+        let seen_ms = updated_s.map(|s| s.saturating_mul(1_000)).or_else(|| self.gaps.origins.get(&node.0).copied());
+        let Some(age_ms) = seen_ms.map(|ms| now.unix_ms.saturating_sub(ms)) else { return };
         if age_ms > self.config.version_retention_ms.max(GONE_MS_MIN) {
             tracing::warn!(
                 node = node.0,
@@ -208,11 +211,5 @@ impl<B: Broker> Inbound<B> {
             );
             self.gaps.gone.insert(node.0);
         }
-        Ok(())
-    }
-
-    fn newest_batch_ms(&self, node: NodeId) -> Result<Option<i64>, Fatal> {
-        let mut read = self.db.prepare_cached("SELECT max(created) FROM main.__harmonylite__origin WHERE node = ?1")?;
-        Ok(read.query_row([node.0.cast_signed()], |r| r.get(0))?)
     }
 }

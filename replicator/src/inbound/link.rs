@@ -166,9 +166,9 @@ impl<B: Broker> Inbound<B> {
             (Question::LeasePut, Err(BrokerError::Conflict)) => self.ask_lease(),
             (Question::Lease | Question::LeasePut, _) => self.lease_due_ms = now.mono_ms + AGAIN_MS,
             (Question::HeldOrigin(node), Ok(Reply::Kv(entry))) => self.held_origin(node, entry.as_ref()),
-            (Question::SignOfLife(node), Ok(Reply::Kv(entry))) => self.sign_of_life(node, entry.as_ref(), now)?,
+            (Question::SignOfLife(node), Ok(Reply::Kv(entry))) => self.sign_of_life(node, entry.as_ref(), now),
             (Question::Heartbeat | Question::HeldOrigin(_) | Question::SignOfLife(_), _) => {}
-            (Question::Roll, Ok(Reply::Kv(entry))) => self.roll_read(entry.as_ref())?,
+            (Question::Roll, Ok(Reply::Kv(entry))) => self.roll_read(entry.as_ref()),
             (Question::RollPut, Ok(Reply::KvPut(_))) => self.gaps.enrolled = true,
             (Question::RollPut, Err(BrokerError::Conflict)) => self.ask_roll(),
             (Question::Consume(shard, generation), Err(error)) => {

@@ -27,7 +27,7 @@ use crate::lease::Lease;
 use crate::names::{BatchNo, NodeId, Site, StreamSeq};
 use crate::planted::{Bug, planted};
 use crate::prune::Pass;
-use crate::repair::{Signal, gaps};
+use crate::repair::Signal;
 use rusqlite::{Connection, TransactionBehavior};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -260,7 +260,7 @@ impl<B: Broker> Inbound<B> {
         Ok(Self {
             own_anchor: transact::read_own_anchor(&db)?,
             own_lowest_ms: database::get(&db, "own_lowest")?.unwrap_or(NO_ROW_MS),
-            gaps: gap::Gaps::new(gaps(&db)?),
+            gaps: gap::Gaps::new(&db)?,
             relogs: relog::Relogs::new(&db)?,
             config,
             db,
