@@ -3,7 +3,7 @@
 //! Arrives: answers of the broker. Leaves: either "all holds", or the loss that the next transaction repairs. Owns: nothing is
 //! published or consumed on a connection before its anchors are checked. Only memory: a crash begins again.
 
-use super::{ACKS_WAIT_MS, Effect, Fatal, Inbound};
+use super::{Effect, Fatal, Inbound};
 use crate::broker::{Broker, BrokerError, KvEntry, Message, Reply, Request, StreamState};
 use crate::config::Now;
 use crate::cursor::{Anchor, NO_ROW_MS};
@@ -264,34 +264,6 @@ impl<B: Broker> Inbound<B> {
             );
         }
         self.ask_for_gaps(now);
-    }
-
-    /// When [`Inbound::step`] has something to do even if nothing comes in, on the monotone clock.
-    pub fn deadline(&self) -> u64 {
-        let mut next = match &self.link {
-            Link::Down => u64::MAX,
-            Link::Settling => u64::MAX,
-            Link::Again(at) => (*at).min(self.lease_due_ms),
-            Link::Checking(_) | Link::Judged(_) => self.lease_due_ms,
-            Link::Up => self.lease_due_ms.min(self.heartbeat_due_ms),
-        };
-        if let Some(since) = self.skips_since {
-            next = next.min(since + ACKS_WAIT_MS);
-        }
-        next = next.min(self.prune_deadline()).min(self.former_deadline());
-        if matches!(self.link, Link::Up) {
-            next = self
-                .streams
-                .iter()
-                .map(super::ShardStream::deadline)
-                .fold(next, u64::min)
-                .min(self.join_deadline())
-                .min(self.gap_deadline());
-        }
-        if !self.acks.is_empty() {
-            next = next.min(self.acks_due_ms);
-        }
-        next.min(self.answer_deadline())
     }
 
     /// Once all answers are there: asks for the trail if the cursor is lost, or judges.

@@ -6,6 +6,7 @@
 
 mod answer;
 mod deal;
+mod due;
 mod former;
 mod gap;
 mod link;
