@@ -48,7 +48,8 @@ impl<B: Broker> Inbound<B> {
             return false;
         }
         let since = *self.skips_since.get_or_insert(now.mono_ms);
-        !self.joined || now.mono_ms >= since + ACKS_WAIT_MS || !self.streams.iter().all(waits)
+        let is_steady = self.joined && matches!(self.link, Link::Up);
+        !is_steady || now.mono_ms >= since + ACKS_WAIT_MS || !self.streams.iter().all(waits)
     }
 
     /// At once where a check waits for them.

@@ -234,6 +234,10 @@ impl<B: Broker> Inbound<B> {
             if (self.outbound_held != self.check || !self.acks.is_empty()) && !planted(Bug::NoHold) {
                 return;
             }
+            // What came before would move the cursor behind the back of the check: to a position that may be another message by now.
+            if self.streams.iter().any(|s| !s.queue.is_empty()) {
+                return;
+            }
             self.check_link();
         }
         if let Link::Again(at) = self.link

@@ -89,6 +89,12 @@ const STORIES: &[(u64, &str)] = &[
          (`roll_read`), whoever hears a question looks whether it is on it, and being alone is believed late (`ALONE_ASKS`).",
     ),
     (
+        109956,
+        "A node's own message had come back and was not dealt with yet when the connection went; the broker forgot it and gave its position to \
+         another. Dealing with it during the check moved the cursor over the other, whose batch was then skipped as begun in \
+         the middle. The check waits until nothing of before is left (`tick`, `items_are_due`).",
+    ),
+    (
         177843,
         "A question was heard twice, before and after the stream was made again: the node waited for the position of the first, \
          which the new stream never reached, and answered nobody (`signalled`).",
