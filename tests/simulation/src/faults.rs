@@ -149,13 +149,12 @@ impl World<'_> {
     }
 
     fn broker_fault(&mut self, what: What, rng: &mut Rng) {
-        // Nor does a message expire within moments of a power cut that made its origin forget it: they are kept for days.
+        // Nor does a message expire within moments of a power cut that makes its origin forget it: they are kept for days. So a message
+        // that goes counts as a loss like the others, whichever of the two comes first.
         if (0..self.nodes.len()).any(|n| self.is_unseen(&self.unseen_cut, n)) {
             return;
         }
-        if what != What::Expire {
-            self.unseen_loss = (0..self.nodes.len()).map(|n| Some(self.checks_passed(n))).collect();
-        }
+        self.unseen_loss = (0..self.nodes.len()).map(|n| Some(self.checks_passed(n))).collect();
         let shard = u32::try_from(rng.below(u64::from(self.plan.shards))).unwrap_or(0) + 1;
         self.broker.at(self.true_ms);
         let (first, last) = {
