@@ -76,7 +76,9 @@ impl<B: Broker> Inbound<B> {
                 }
                 if let Some(known) = self.answers.waiting.iter_mut().find(|a| a.asked == asked) {
                     // The stream may have begun anew since, and with it the positions.
-                    known.position = if known.begun.is_none() { StreamSeq(upto) } else { known.position };
+                    if known.begun.is_none() {
+                        known.position = StreamSeq(upto);
+                    }
                     return;
                 }
                 let misses = !self.config.replicate || self.gaps.open.iter().any(|g| g.shard == shard);
