@@ -4,7 +4,6 @@
 //! or spilled. Owns: what was announced is what came (asserted). No system time, no randomness; a crash loses only memory.
 
 use crate::batch::{BatchHeader, Digest, Op, TableHeader};
-use crate::error::Action;
 use crate::limits::Limits;
 use crate::spill::{Spill, SpillWriter};
 use ciborium_ll::{Encoder as Cbor, Header};
@@ -30,16 +29,9 @@ pub enum EncodeError {
         /// The limit.
         limit: u64,
     },
-    /// The temporary file, or the compressor's memory.
+    /// The temporary file, or the compressor's memory. A full disk passes.
     #[error("cannot store the batch: {0}")]
     Io(#[from] io::Error),
-}
-
-impl EncodeError {
-    /// A full disk passes.
-    pub fn action(&self) -> Action {
-        Action::Retry
-    }
 }
 
 /// A finished batch.

@@ -54,7 +54,7 @@ impl LockError {
             Self::Running { .. } => {
                 "one sidecar serves every program that uses the database; stop the other one first if it is to be replaced"
             }
-            Self::Io { .. } => "the lock lies beside the database: check the permissions of the directory",
+            Self::Io { .. } => "the lock lies beside the database: check the permissions of the directory, and that its disk has room",
         }
     }
 }

@@ -85,7 +85,12 @@ enum State {
 /// The fence refused so often in a row, by messages of a site that is not ours: another process publishes as this node.
 const FOREIGN_MAX: u32 = 3;
 const AGAIN_MS: u64 = 100;
+/// What the broker refuses, or what finds no room on the disk, is tried again after so long.
 const REFUSED_AGAIN_MS: u64 = 2_000;
+/// So many in a row, on a connection that holds, are more than a leader that changes.
+const UNANSWERED_MAX: u32 = 2;
+/// nats-server 2.15.1 stores nothing more in a stream whose disk was full once, until it is started again, and says nothing to its clients.
+const UNANSWERED_HINT: &str = "look at the nats-server's log: if its disk was full, make room and start it again";
 /// Room for the headers of a message.
 const HEADER_BYTES: usize = 1_024;
 
@@ -105,6 +110,8 @@ pub struct Outbound<B: Broker> {
     in_flight: Option<InFlight>,
     look: bool,
     foreign: u32,
+    /// Batches, or parts, that the broker has said nothing about, in a row.
+    unanswered: u32,
     /// Connections seen so far, and whether the last one is up.
     connection: u64,
     connected: bool,
@@ -116,7 +123,7 @@ pub struct Outbound<B: Broker> {
     pub outputs: Vec<Output>,
     /// Counters.
     pub stats: Stats,
-    /// Why the broker refused the last batch; None once one is stored.
+    /// Why the last batch could not be put together or is not stored by the broker; None once one is.
     pub refusal: Option<String>,
 }
 
@@ -141,6 +148,7 @@ impl<B: Broker> Outbound<B> {
             in_flight: None,
             look: true,
             foreign: 0,
+            unanswered: 0,
             connection: 0,
             connected: false,
             hold: None,
@@ -181,7 +189,9 @@ impl<B: Broker> Outbound<B> {
                 (self.connection, self.connected, self.state, self.held) = (self.connection + 1, true, State::Waiting, 0);
                 self.hold_still();
             }
-            Input::Broker(BrokerEvent::Disconnected(_)) => (self.connected, self.state, self.held) = (false, State::Waiting, 0),
+            Input::Broker(BrokerEvent::Disconnected(_)) => {
+                (self.connected, self.state, self.held, self.unanswered) = (false, State::Waiting, 0, 0);
+            }
             Input::Broker(BrokerEvent::Reply(ticket, result)) => return self.answered(ticket, result, now),
             Input::Broker(_) => {}
         }
@@ -228,12 +238,23 @@ impl<B: Broker> Outbound<B> {
             (State::Sending(asked), Ok(Reply::Published(seq))) if *asked == ticket => self.stored(seq, now),
             (State::Sending(asked), Err(BrokerError::Conflict)) if *asked == ticket => self.find(),
             (State::Sending(asked), Err(BrokerError::Refused(reason))) if *asked == ticket => {
-                tracing::error!(reason, "the broker refuses this node's batch; it is kept and tried again");
+                let refusal = format!("the broker refuses this node's batch: {reason}");
+                if self.refusal.as_ref() != Some(&refusal) {
+                    tracing::error!(reason, "the broker refuses this node's batch; it is kept and tried again");
+                }
                 self.stats.refused += 1;
-                self.refusal = Some(reason);
+                self.refusal = Some(refusal);
                 self.state = State::Again(now.mono_ms + REFUSED_AGAIN_MS);
             }
-            (State::Finding(asked) | State::Sending(asked), Err(error)) if *asked == ticket => {
+            (State::Sending(asked), Err(error)) if *asked == ticket => {
+                self.unanswered += 1;
+                if self.unanswered == UNANSWERED_MAX {
+                    tracing::warn!(%error, "the broker does not acknowledge this node's batch, which is kept and tried again; {UNANSWERED_HINT}");
+                    self.refusal = Some(format!("the broker does not acknowledge this node's batch ({error}); {UNANSWERED_HINT}"));
+                }
+                self.state = State::Again(now.mono_ms + AGAIN_MS);
+            }
+            (State::Finding(asked), Err(error)) if *asked == ticket => {
                 tracing::debug!(%error, "the broker did not answer; finding out where this node's subject is");
                 self.state = State::Again(now.mono_ms + AGAIN_MS);
             }
@@ -302,7 +323,7 @@ impl<B: Broker> Outbound<B> {
         self.batch = flight.header.number;
         self.sent = flight.ack.upto;
         self.foreign = 0;
-        self.refusal = None;
+        (self.refusal, self.unanswered) = (None, 0);
         self.stats.batches_published += 1;
         self.stats.rows_published += flight.rows;
         self.stats.bytes_published += flight.encoded.body.len();
@@ -356,9 +377,14 @@ impl<B: Broker> Outbound<B> {
             }
             Err(CollectError::Database(error)) => Err(error.into()),
             Err(CollectError::Encode(error)) => {
-                tracing::error!(%error, "cannot put a batch together; trying again");
+                let refusal = format!("a batch cannot be put together in {}: {error}", self.config.spill_dir.display());
+                if self.refusal.as_ref() != Some(&refusal) {
+                    tracing::error!(%error, "cannot put a batch together; trying again");
+                }
+                self.refusal = Some(refusal);
                 self.look = true;
-                Ok(Step::Busy)
+                self.state = State::Again(now.mono_ms + REFUSED_AGAIN_MS);
+                Ok(Step::Idle)
             }
             Err(error @ CollectError::RowTooLarge { .. }) => Err(Fatal::RowTooLarge(error.to_string())),
         }

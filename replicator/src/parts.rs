@@ -5,7 +5,6 @@
 
 use crate::batch::{BatchHeader, PartHeaders};
 use crate::encode::Encoded;
-use crate::error::Action;
 use crate::limits::Limits;
 use crate::names::StreamSeq;
 use crate::spill::{Spill, SpillWriter};
@@ -57,19 +56,9 @@ pub enum PartError {
     /// The bytes are not those that were sent.
     #[error("the digest of the batch is not the announced one: the bytes were changed on their way")]
     Digest,
-    /// The temporary file.
+    /// The temporary file: a full disk passes, the others are damage.
     #[error("cannot keep the part: {0}")]
     Io(#[from] std::io::Error),
-}
-
-impl PartError {
-    /// A full disk passes, damage does not.
-    pub fn action(&self) -> Action {
-        match self {
-            Self::Io(_) => Action::Retry,
-            Self::Headers { .. } | Self::Digest => Action::Quarantine,
-        }
-    }
 }
 
 /// What a part led to.

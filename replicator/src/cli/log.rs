@@ -12,7 +12,8 @@ fn directives(verbose: bool) -> &'static str {
 /// Starts logging. Once a process; a second call changes nothing.
 pub(crate) fn init(settings: &LoggingSettings) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(directives(settings.verbose)));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A line that cannot be written is lost. To say so goes to stderr too, and ended the thread when that was a file on a full disk.
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     let outcome = if settings.format == "json" {
         builder.json().flatten_event(true).try_init()
     } else {

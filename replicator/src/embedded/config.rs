@@ -6,7 +6,7 @@
 use super::EmbeddedError;
 use super::user_config::Keys;
 use crate::names::NodeId;
-use crate::settings::{ClusterSettings, NatsSettings, Secret, Settings};
+use crate::settings::{ClusterSettings, NatsSettings, ReplicationLogSettings, Secret, Settings};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -34,6 +34,9 @@ pub(super) struct Plan {
 /// Why no login is made when the user's file has one of these.
 const ACCESS_KEYS: [&str; 8] =
     ["authorization", "accounts", "operator", "operators", "resolver", "trusted_keys", "trusted", "no_auth_user"];
+/// Of what JetStream may store at all.
+const STORAGE_BYTES_MIN: u64 = 1 << 30;
+const STORAGE_BYTES_MAX: u64 = 1 << 50;
 const LISTEN_KEYS: [&str; 4] = ["listen", "port", "host", "net"];
 
 impl Plan {
@@ -49,7 +52,7 @@ impl Plan {
         let name = format!("harmonylite-node-{node}");
         let store_default = absolute(&settings.db_path).parent().unwrap_or(Path::new("/")).join("nats").join(&name);
         let leaf = !cluster.leaf_servers.is_empty();
-        let (jetstream, store) = jetstream(user, leaf, &store_default);
+        let (jetstream, store) = jetstream(user, leaf, &store_default, storage_bytes(&settings.replication_log));
         let mut warnings = Vec::new();
 
         let (listen, exposed) = listen(nats, user)?;
@@ -113,7 +116,7 @@ fn listen(nats: &NatsSettings, user: &Keys) -> Result<(Option<(String, u16)>, bo
 }
 
 /// The `jetstream` block, and where the files are.
-fn jetstream(user: &Keys, leaf: bool, store_default: &Path) -> (String, PathBuf) {
+fn jetstream(user: &Keys, leaf: bool, store_default: &Path, bytes: u64) -> (String, PathBuf) {
     let given = ["store_dir", "storedir"]
         .iter()
         .find_map(|key| user.value(key).map(str::to_owned))
@@ -134,8 +137,18 @@ fn jetstream(user: &Keys, leaf: bool, store_default: &Path) -> (String, PathBuf)
     if given.is_none() {
         _ = writeln!(text, "  store_dir: {}", quote(&store.to_string_lossy()));
     }
+    // Otherwise it would be three quarters of what is free at the start: little, for as long as it runs, if the disk was full then.
+    if user.within("jetstream", &["max_file_store", "max_file"]).is_none() {
+        _ = writeln!(text, "  max_file_store: {bytes}");
+    }
     text += "  sync_interval: always\n}\n";
     (text, store)
+}
+
+/// What the streams may take, and as much again for snapshots and for streams of the user's own.
+fn storage_bytes(log: &ReplicationLogSettings) -> u64 {
+    u64::try_from(log.max_bytes)
+        .map_or(STORAGE_BYTES_MAX, |bytes| bytes.saturating_mul(2 * u64::from(log.shards)).clamp(STORAGE_BYTES_MIN, STORAGE_BYTES_MAX))
 }
 
 /// Lets JetStream requests pass leaf connections. Without it a leaf server keeps its clients' `$JS.API.>` to itself, JetStream or
@@ -302,8 +315,22 @@ mod tests {
         // The generated file is in /data/nats/harmonylite-node-7.
         assert!(text.contains("include \"../../../etc/nats/user.conf\"\n"), "{text}");
         assert!(text.contains("max_mem: 1G") && text.contains("sync_interval: always"), "{text}");
+        assert!(text.contains(&format!("max_file_store: {}\n", 2_u64 << 30)), "{text}");
         assert!(text.contains("store_dir: \"/data/nats/harmonylite-node-7\""), "{text}");
         assert!(!text.contains("authorization") && plan.login.is_none() && plan.warnings.is_empty(), "{text}");
+    }
+
+    #[test]
+    fn what_jetstream_may_store_follows_the_streams_or_the_user() {
+        let mut settings = bound(":-1");
+        let alone = ClusterSettings::default();
+        for (max_bytes, shards, stored) in [(1 << 20, 1, 1 << 30), (1 << 30, 4, 8 << 30), (-1, 1, 1 << 50), (i64::MAX, 16, 1_u64 << 50)] {
+            (settings.replication_log.max_bytes, settings.replication_log.shards) = (max_bytes, shards);
+            let text = plan(&settings, &alone, "").text(None);
+            assert!(text.contains(&format!("max_file_store: {stored}\n")), "{max_bytes} in {shards}: {text}");
+        }
+        let text = plan(&settings, &alone, "jetstream { max_file: 5G }").text(None);
+        assert!(text.contains("max_file: 5G") && !text.contains("max_file_store"), "{text}");
     }
 
     #[test]

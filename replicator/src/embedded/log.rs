@@ -16,6 +16,13 @@ pub(super) fn failure(line: &str) -> Option<&str> {
     }
 }
 
+/// Whether a line tells that the disk is full. The server writes nothing more to that stream then, also once there is room again
+/// (2.15.1: `Critical write error`), so it has to be started again.
+pub(super) fn tells_of_full_disk(line: &str) -> bool {
+    // The operating system's words for ENOSPC and EDQUOT, as Go knows them.
+    failure(line).is_some_and(|text| text.ends_with("no space left on device") || text.ends_with("disk quota exceeded"))
+}
+
 /// Writes one line to our log.
 pub(super) fn forward(line: &str) {
     match split(line) {
@@ -45,5 +52,9 @@ mod tests {
         assert_eq!(failure("[1] [ERR] disk full"), Some("disk full"));
         assert_eq!(failure("[1] [WRN] hm"), None);
         assert_eq!(failure("nats-server: unknown flag"), Some("unknown flag"));
+        assert!(tells_of_full_disk(
+            "[1] [ERR] JetStream failed to store a msg on stream '$G > s': write /d/1.blk: no space left on device"
+        ));
+        assert!(!tells_of_full_disk("[1] [INF] no space left on device"));
     }
 }

@@ -36,4 +36,4 @@ pub(crate) use binary::parse_version;
 pub use binary::{VERSION_MIN, inside, server_program};
 pub use error::EmbeddedError;
 pub use process::LIFELINE_SHELL;
-pub use server::{Access, Embedded};
+pub use server::{Access, Embedded, Health};

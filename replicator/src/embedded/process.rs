@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, Command};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// Recovering the streams of a large store comes before the server listens.
@@ -48,6 +49,8 @@ pub(super) struct Running {
     lifeline: ChildStdin,
     /// `host:port` for our own client.
     pub(super) address: String,
+    /// It said that its disk is full.
+    disk_full: watch::Receiver<bool>,
 }
 
 impl Running {
@@ -60,7 +63,8 @@ impl Running {
 
         let (mut child, lifeline, stderr) = spawn(program, &config, lock)?;
         let last_failure = Arc::new(Mutex::new(None));
-        let logged = forward(stderr, Arc::clone(&last_failure));
+        let (full, disk_full) = watch::channel(false);
+        let logged = forward(stderr, Arc::clone(&last_failure), full);
         let ready = async {
             loop {
                 if let Some(address) = ports_file(&plan.store)
@@ -72,7 +76,7 @@ impl Running {
             }
         };
         tokio::select! {
-            address = ready => Ok(Self { child, lifeline, address }),
+            address = ready => Ok(Self { child, lifeline, address, disk_full }),
             status = child.wait() => {
                 // All it had to say has been said when the log ends.
                 _ = tokio::time::timeout(Duration::from_secs(1), logged).await;
@@ -88,6 +92,11 @@ impl Running {
     /// Waits for its end.
     pub(super) async fn ended(&mut self) {
         _ = self.child.wait().await;
+    }
+
+    /// To be told when it says that its disk is full.
+    pub(super) fn disk_full(&self) -> watch::Receiver<bool> {
+        self.disk_full.clone()
     }
 
     /// Ends it in order, or by force after a while.
@@ -114,12 +123,15 @@ fn spawn(program: &Program, config: &Path, lock: &File) -> Result<(Child, ChildS
     Ok((child, lifeline, stderr))
 }
 
-fn forward(stderr: ChildStderr, last_failure: Arc<Mutex<Option<String>>>) -> JoinHandle<()> {
+fn forward(stderr: ChildStderr, last_failure: Arc<Mutex<Option<String>>>, full: watch::Sender<bool>) -> JoinHandle<()> {
     tokio::spawn(async move {
         let mut lines = BufReader::new(stderr).split(b'\n');
         while let Ok(Some(line)) = lines.next_segment().await {
             let line = String::from_utf8_lossy(&line);
-            log::forward(&line);
+            // It says so at every attempt: once is enough for a log that may be on the same disk.
+            if !log::tells_of_full_disk(&line) || !full.send_replace(true) {
+                log::forward(&line);
+            }
             if let Some(said) = log::failure(&line) {
                 *last_failure.lock() = Some(said.to_owned());
             }

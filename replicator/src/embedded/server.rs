@@ -9,8 +9,6 @@ use crate::names::NodeId;
 use crate::settings::{ClusterSettings, Secret, Settings};
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -19,6 +17,19 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// A life as long as this was no failed start: the next wait is short again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
+
+/// A server whose disk was full is started again once so much is free.
+const ROOM_BYTES: u64 = 4 << 20;
+const ROOM_EVERY: Duration = Duration::from_secs(1);
+
+/// How the server is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// How often it was started again.
+    pub restarts: u64,
+    /// Its disk is full, or was: it stores nothing until it is started again, which waits for room.
+    pub disk_full: bool,
+}
 
 /// Where our own client connects, and as whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +46,7 @@ pub struct Access {
 #[derive(Debug)]
 pub struct Embedded {
     access: watch::Receiver<Access>,
-    restarts: Arc<AtomicU64>,
+    health: watch::Receiver<Health>,
     version: String,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
@@ -61,12 +72,12 @@ impl Embedded {
         tracing::info!(version = program.version, address = running.address, store = %plan.store.display(), "embedded nats-server runs");
 
         let (access_sender, access) = watch::channel(plan.access(&running.address));
-        let restarts = Arc::new(AtomicU64::new(0));
+        let (health_sender, health) = watch::channel(Health::default());
         let version = program.version.clone();
         let (stop, stopped) = oneshot::channel();
-        let keeper = Keeper { program, plan, lock, access: access_sender, restarts: Arc::clone(&restarts) };
+        let keeper = Keeper { program, plan, lock, access: access_sender, health: health_sender };
         let task = tokio::spawn(keeper.keep(running, stopped));
-        Ok(Self { access, restarts, version, stop, task })
+        Ok(Self { access, health, version, stop, task })
     }
 
     /// How to connect. Changes if a restart needs another port.
@@ -74,14 +85,9 @@ impl Embedded {
         self.access.clone()
     }
 
-    /// How often it was started again.
-    pub fn restarts(&self) -> u64 {
-        self.restarts.load(Ordering::Relaxed)
-    }
-
-    /// The same count, for one who asks it later.
-    pub fn restart_counter(&self) -> Arc<AtomicU64> {
-        Arc::clone(&self.restarts)
+    /// How it is. Goes on after [`Embedded::stop`] with what was last.
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.health.clone()
     }
 
     /// The server's version.
@@ -110,7 +116,7 @@ struct Keeper {
     plan: Plan,
     lock: File,
     access: watch::Sender<Access>,
-    restarts: Arc<AtomicU64>,
+    health: watch::Sender<Health>,
 }
 
 impl Keeper {
@@ -119,7 +125,14 @@ impl Keeper {
         let mut wait = BACKOFF_MIN;
         loop {
             let started = tokio::time::Instant::now();
+            let former = running.address.clone();
             tokio::select! {
+                () = self.room_again(running.disk_full()) => {
+                    tracing::warn!(
+                        "the disk of the embedded nats-server was full and has room again: starting it again, because it stores nothing more"
+                    );
+                    running.stop().await;
+                }
                 () = running.ended() => tracing::error!("the embedded nats-server ended: starting it again"),
                 asked = &mut stopped => return if asked.is_ok() { running.stop().await },
             }
@@ -127,12 +140,25 @@ impl Keeper {
                 wait = BACKOFF_MIN;
             }
             running = tokio::select! {
-                fresh = self.again(&running.address, &mut wait) => fresh,
+                fresh = self.again(&former, &mut wait) => fresh,
                 _ = &mut stopped => return,
             };
-            self.restarts.fetch_add(1, Ordering::Relaxed);
+            self.health.send_modify(|health| *health = Health { restarts: health.restarts + 1, disk_full: false });
             let access = self.plan.access(&running.address);
             self.access.send_if_modified(|old| std::mem::replace(old, access.clone()) != access);
+        }
+    }
+
+    /// Ends when the server has said that its disk is full, and it is not any more.
+    async fn room_again(&self, mut disk_full: watch::Receiver<bool>) {
+        if disk_full.wait_for(|full| *full).await.is_err() {
+            // Its log has ended: so will it.
+            return std::future::pending().await;
+        }
+        tracing::error!(store = %self.plan.store.display(), "the disk of the embedded nats-server is full: waiting for room");
+        self.health.send_modify(|health| health.disk_full = true);
+        while rustix::fs::statvfs(&self.plan.store).is_ok_and(|found| found.f_bavail.saturating_mul(found.f_frsize) < ROOM_BYTES) {
+            tokio::time::sleep(ROOM_EVERY).await;
         }
     }
 

@@ -86,17 +86,8 @@ impl<B: Broker> Inbound<B> {
             }
             What::Bad { reason, message } => {
                 let (site, batch) = message.headers.as_ref().map_or((Site(0), BatchNo(0)), |h| (h.site, h.batch));
-                self.quarantine(&Entry {
-                    id: 0,
-                    time_ms: now.unix_ms,
-                    shard,
-                    seq: message.seq,
-                    node: message.node,
-                    site,
-                    batch,
-                    reason: reason.clone(),
-                    body: message.payload.to_vec(),
-                })?;
+                let (seq, node, body) = (message.seq, message.node, message.payload.to_vec());
+                self.quarantine(Entry { id: 0, time_ms: now.unix_ms, shard, seq, node, site, batch, reason: reason.clone(), body })?;
             }
             What::Batch { headers, first, body, .. } => {
                 (rows, lowest_ms) = self.batch(i, item, headers, *first, body, now, done)?;
@@ -142,24 +133,8 @@ impl<B: Broker> Inbound<B> {
                 Ok((1, NO_ROW_MS))
             }
             Outcome::Quarantine(reason) => {
-                tracing::error!(
-                    origin = node.0,
-                    batch = headers.batch.0,
-                    shard,
-                    reason,
-                    "a batch cannot be applied and is set aside; see `harmonylite quarantine`"
-                );
-                self.quarantine(&Entry {
-                    id: 0,
-                    time_ms: now.unix_ms,
-                    shard,
-                    seq: first,
-                    node,
-                    site: headers.site,
-                    batch: headers.batch,
-                    reason,
-                    body: body.to_vec()?,
-                })?;
+                let (time_ms, site, batch, body) = (now.unix_ms, headers.site, headers.batch, body.to_vec()?);
+                self.quarantine(Entry { id: 0, time_ms, shard, seq: first, node, site, batch, reason, body })?;
                 Ok((1, 0))
             }
         }
@@ -286,8 +261,16 @@ impl<B: Broker> Inbound<B> {
         Ok(())
     }
 
-    fn quarantine(&mut self, entry: &Entry) -> Result<(), Fatal> {
-        let count = quarantine::add(&self.db, entry)?;
+    fn quarantine(&mut self, entry: Entry) -> Result<(), Fatal> {
+        let count = quarantine::add(&self.db, &entry)?;
+        tracing::error!(
+            origin = entry.node.0,
+            batch = entry.batch.0,
+            shard = entry.shard,
+            seq = entry.seq.0,
+            reason = entry.reason,
+            "a batch cannot be applied and is set aside; see `harmonylite quarantine`"
+        );
         self.stats.quarantined += 1;
         if count.cast_unsigned() > self.config.limits.quarantine_max {
             return Err(Fatal::QuarantineFull { count });

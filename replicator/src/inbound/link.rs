@@ -255,8 +255,11 @@ impl<B: Broker> Inbound<B> {
         if !matches!(self.link, Link::Up) {
             return;
         }
-        for stream in &mut self.streams {
-            stream.abandon_idle(now.mono_ms);
+        for i in 0..self.streams.len() {
+            self.streams[i].abandon_idle(now.mono_ms);
+            if self.streams[i].looks_for_room(now.mono_ms) {
+                self.consume(i);
+            }
         }
         self.ask_about_held(now);
         if now.mono_ms >= self.heartbeat_due_ms {

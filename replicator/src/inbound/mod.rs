@@ -217,6 +217,8 @@ pub struct Inbound<B: Broker> {
     released: Vec<(u32, NodeId)>,
     own_lowest_changed: bool,
     trouble: Option<String>,
+    /// The last transaction found the disk full.
+    full: bool,
     former: HashMap<NodeId, former::Former>,
     former_due_ms: u64,
     random: Box<dyn FnMut() -> u64 + Send>,
@@ -296,6 +298,7 @@ impl<B: Broker> Inbound<B> {
             released: Vec::new(),
             own_lowest_changed: false,
             trouble: None,
+            full: false,
             former: HashMap::new(),
             former_due_ms: 0,
             random,
@@ -342,11 +345,16 @@ impl<B: Broker> Inbound<B> {
                 }
             }
             BrokerEvent::Delivered { generation, message, permit } => {
-                let site = self.absorb.site;
+                let (shard, seq, site) = (message.shard, message.seq, self.absorb.site);
                 let (limits, dir) = (&self.config.limits, &self.config.spill_dir);
-                if let Some(stream) = self.streams.iter_mut().find(|s| s.shard == message.shard && s.generation == generation) {
+                if let Some(stream) = self.streams.iter_mut().find(|s| s.shard == shard && s.generation == generation) {
                     self.delivered_ms = now.mono_ms;
-                    stream.deliver(message, permit, site, limits, dir);
+                    if let Err(error) = stream.deliver(message, permit, site, limits, dir) {
+                        if stream.full.is_none() {
+                            tracing::warn!(shard, seq = seq.0, %error, dir = %dir.display(), "no room for a large batch; trying again");
+                        }
+                        stream.wait_for_room(seq, error.to_string(), now.mono_ms);
+                    }
                 }
             }
             BrokerEvent::ConsumerLost { shard, generation, reason } => {
@@ -379,7 +387,9 @@ impl<B: Broker> Inbound<B> {
     pub fn step(&mut self, now: Now) -> Result<Step, Fatal> {
         self.tick(now);
         self.judge_link()?;
-        match self.work(now) {
+        let result = self.work(now);
+        self.full = matches!(result, Err(Fatal::Database(DatabaseError::Full)));
+        match result {
             Err(Fatal::Database(error)) if error.action() == Action::Retry => {
                 self.stats.busy += 1;
                 Ok(Step::Busy)
@@ -440,6 +450,16 @@ impl<B: Broker> Inbound<B> {
     /// What the broker did not answer since the connection was last usable, for people.
     pub fn trouble(&self) -> Option<&str> {
         self.trouble.as_deref()
+    }
+
+    /// What found no room on a disk and is tried again, for people.
+    pub fn full(&self) -> Option<String> {
+        if self.full {
+            return Some("the disk under the database is full".to_owned());
+        }
+        let (stream, full) = self.streams.iter().find_map(|s| Some((s, s.full.as_ref()?)))?;
+        let dir = self.config.spill_dir.display();
+        Some(format!("no room in {dir} for a large batch, at {} in stream {}: {}", full.seq, stream.shard, full.reason))
     }
 
     /// Puts another connection in the place of the database's, as after a process restart in the simulation.

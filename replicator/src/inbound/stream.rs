@@ -9,9 +9,10 @@ use crate::broker::{Message, Permit};
 use crate::cursor::{Anchor, Cursor};
 use crate::limits::Limits;
 use crate::names::{NodeId, Site, StreamSeq};
-use crate::parts::{Assembler, Fed};
+use crate::parts::{Assembler, Fed, PartError};
 use crate::spill::Spill;
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::path::Path;
 
 /// What a message or a completed batch asks for.
@@ -93,8 +94,26 @@ pub struct ShardStream {
     /// The cursor that the consumer began behind. What it delivered may come from a connection that nobody has checked yet, and
     /// so may the cursor by now; this is what the last check knew.
     pub began: Option<Anchor>,
+    /// A part found no room.
+    pub full: Option<Full>,
     assembling: HashMap<NodeId, Assembling>,
 }
+
+/// A part of a large batch that could not be kept.
+#[derive(Debug)]
+pub struct Full {
+    /// Which message.
+    pub seq: StreamSeq,
+    /// Of the stream that was created then.
+    pub created_ns: i64,
+    /// What the file system said.
+    pub reason: String,
+    /// When it is consumed again, on the monotone clock.
+    pub again_ms: u64,
+}
+
+/// What found no room is consumed again after so long.
+const FULL_AGAIN_MS: u64 = 2_000;
 
 impl ShardStream {
     /// A stream whose cursor and held origins are known.
@@ -111,6 +130,7 @@ impl ShardStream {
             queue: VecDeque::new(),
             began: cursor_head,
             position,
+            full: None,
             assembling: HashMap::new(),
         }
     }
@@ -144,9 +164,12 @@ impl ShardStream {
     }
 
     /// Takes a message in.
-    pub fn deliver(&mut self, message: Message, permit: Permit, own_site: Site, limits: &Limits, spill_dir: &Path) {
+    ///
+    /// # Errors
+    /// It is a part of a large batch, and the file system has no room for it. It is not taken then, see [`ShardStream::wait_for_room`].
+    pub fn deliver(&mut self, message: Message, permit: Permit, own_site: Site, limits: &Limits, spill_dir: &Path) -> io::Result<()> {
         if message.seq <= self.position.seq {
-            return;
+            return Ok(());
         }
         let anchor = Anchor::of(&message, self.created_ns);
         let expected = StreamSeq(self.position.seq.0 + 1);
@@ -155,34 +178,55 @@ impl ShardStream {
             let safe = self.safe(self.position);
             self.queue.push_back(Item { what: What::Gap { from: expected, to: message.seq }, anchor, safe });
         }
-        let what = self.sort(message, permit, own_site, limits, spill_dir);
+        let what = self.sort(message, permit, own_site, limits, spill_dir)?;
+        let created_ns = self.created_ns;
+        self.full.take_if(|full| full.seq <= anchor.seq || full.created_ns != created_ns);
         self.abandon_stale(anchor.time_ns);
         let safe = self.safe(anchor);
         self.position = anchor;
         if let Some(what) = what {
             self.queue.push_back(Item { what, anchor, safe });
         }
+        Ok(())
+    }
+
+    /// Listens to nobody until it consumes again: what comes after a part that found no room would be taken for orphans.
+    pub fn wait_for_room(&mut self, seq: StreamSeq, reason: String, mono_ms: u64) {
+        self.generation = 0;
+        self.full = Some(Full { seq, created_ns: self.created_ns, reason, again_ms: mono_ms + FULL_AGAIN_MS });
+    }
+
+    /// Whether it listened to nobody for long enough.
+    pub fn looks_for_room(&self, mono_ms: u64) -> bool {
+        self.generation == 0 && self.full.as_ref().is_some_and(|full| mono_ms >= full.again_ms)
     }
 
     /// What a message is for us. None: a part of a batch that is not complete.
-    fn sort(&mut self, message: Message, permit: Permit, own_site: Site, limits: &Limits, spill_dir: &Path) -> Option<What> {
+    fn sort(&mut self, message: Message, permit: Permit, own_site: Site, limits: &Limits, spill_dir: &Path) -> io::Result<Option<What>> {
         let seen = message.seq <= self.cursor.seq();
         let resumed = self.resuming.get(&message.node).is_some_and(|from| message.seq >= *from);
         if seen && !resumed {
-            return Some(What::Skip);
+            return Ok(Some(What::Skip));
         }
         if self.held.contains_key(&message.node) && !self.resuming.contains_key(&message.node) {
-            return Some(What::Skip);
+            return Ok(Some(What::Skip));
         }
         let headers = match &message.headers {
-            Ok(headers) if headers.site == own_site => return Some(What::Skip),
+            Ok(headers) if headers.site == own_site => return Ok(Some(What::Skip)),
             Ok(headers) => headers.clone(),
-            Err(reason) => return Some(What::Bad { reason: reason.clone(), message: Box::new(message) }),
+            Err(reason) => return Ok(Some(What::Bad { reason: reason.clone(), message: Box::new(message) })),
         };
         self.assemble(message, headers, permit, limits, spill_dir)
     }
 
-    fn assemble(&mut self, message: Message, headers: PartHeaders, permit: Permit, limits: &Limits, spill_dir: &Path) -> Option<What> {
+    fn assemble(
+        &mut self,
+        message: Message,
+        headers: PartHeaders,
+        permit: Permit,
+        limits: &Limits,
+        spill_dir: &Path,
+    ) -> io::Result<Option<What>> {
         let before = self.position;
         let slot = self.assembling.entry(message.node).or_insert_with(|| Assembling {
             assembler: Assembler::new(limits, spill_dir),
@@ -195,7 +239,7 @@ impl ShardStream {
             slot.before = Some(before);
             slot.since_ns = message.time_ns;
         }
-        match slot.assembler.feed(message.seq, &headers, &message.payload) {
+        Ok(match slot.assembler.feed(message.seq, &headers, &message.payload) {
             Ok(Fed::Incomplete) => None,
             Ok(Fed::Complete { body, first }) => {
                 slot.before = None;
@@ -204,11 +248,13 @@ impl ShardStream {
             }
             // We began in the middle of it: its first part was dealt with before, or the chain of batch numbers shows the hole.
             Ok(Fed::Orphan) => Some(What::Skip),
+            // Not damage: the batch stays incomplete, and so the cursor stays before it.
+            Err(PartError::Io(error)) => return Err(error),
             Err(error) => {
                 slot.before = None;
                 Some(What::Bad { reason: error.to_string(), message: Box::new(message) })
             }
-        }
+        })
     }
 
     fn abandon_stale(&mut self, now_ns: i64) {
@@ -226,10 +272,12 @@ impl ShardStream {
         }
     }
 
-    /// When [`ShardStream::abandon_idle`] has something to do.
+    /// When [`ShardStream::abandon_idle`] or [`ShardStream::looks_for_room`] has something to do.
     pub fn deadline(&self) -> u64 {
         let idle = self.assembling.values().filter(|a| a.before.is_some()).filter_map(|a| a.idle_since_ms);
-        idle.min().map_or(u64::MAX, |since| since + INCOMPLETE_MS_MAX)
+        let idle_ms = idle.min().map_or(u64::MAX, |since| since + INCOMPLETE_MS_MAX);
+        let room_ms = self.full.as_ref().filter(|_| self.generation == 0).map_or(u64::MAX, |full| full.again_ms);
+        idle_ms.min(room_ms)
     }
 
     /// The cursor that may be stored once everything up to `anchor` is dealt with.

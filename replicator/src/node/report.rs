@@ -8,6 +8,7 @@ use super::writer::{StreamSeen, WriterSeen};
 use crate::broker::nats::{LinkState, wire};
 use crate::clock;
 use crate::database::{self, DatabaseError};
+use crate::embedded::Health;
 use crate::names::NodeId;
 use crate::settings::Settings;
 use crate::status::{BrokerStatus, Counters, HeldStatus, Status, StreamStatus, WakeStatus};
@@ -25,7 +26,8 @@ pub(super) struct Sources {
     pub(super) writer: watch::Receiver<WriterSeen>,
     pub(super) reader: watch::Receiver<ReaderSeen>,
     pub(super) link: watch::Receiver<LinkState>,
-    pub(super) server_restarts: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// Of the embedded server.
+    pub(super) server: Option<watch::Receiver<Health>>,
     pub(super) db: parking_lot::Mutex<Option<Connection>>,
 }
 
@@ -114,7 +116,12 @@ impl Sources {
     }
 
     fn stream(&self, seen: &StreamSeen) -> StreamStatus {
-        let lag_ns = if seen.position > seen.cursor { seen.position_time_ns - seen.cursor_time_ns } else { 0 };
+        let lag_ns = match seen.cursor_time_ns {
+            _ if seen.position <= seen.cursor => 0,
+            // Nothing was ever applied: at least as long as the newest has been waiting.
+            0 => clock::unix_ns() - seen.position_time_ns,
+            applied_ns => seen.position_time_ns - applied_ns,
+        };
         StreamStatus {
             shard: seen.shard,
             name: wire::stream_name(&self.settings.nats.stream_prefix, seen.shard),
@@ -146,8 +153,12 @@ impl Sources {
             split: r.split,
             drift_warnings: w.drift_warnings,
             null_key_changes: w.null_key_changes,
-            server_restarts: (self.server_restarts)(),
+            server_restarts: self.server().restarts,
         }
+    }
+
+    fn server(&self) -> Health {
+        self.server.as_ref().map_or_else(Health::default, |health| *health.borrow())
     }
 
     fn degrade(&self, status: &mut Status, writer: &WriterSeen, reader: &ReaderSeen, link: &LinkState) {
@@ -161,6 +172,9 @@ impl Sources {
                 writer.trouble.as_deref().unwrap_or("no answer at all")
             ));
         }
+        if self.server().disk_full {
+            say("the disk of the embedded nats-server is full: it stores nothing, and is started again once there is room".to_owned());
+        }
         for held in &status.held {
             say(format!("origin {} is paused: {}", held.node_id, held.reason));
         }
@@ -168,7 +182,10 @@ impl Sources {
             say(format!("{} batches are in quarantine: see `harmonylite quarantine list`", status.quarantine));
         }
         if let Some(refusal) = &reader.refusal {
-            say(format!("the broker refuses this node's batch: {refusal}"));
+            say(refusal.clone());
+        }
+        if let Some(full) = &writer.full {
+            say(full.clone());
         }
         for gap in &writer.gaps {
             say(format!("a hole waits for other nodes to publish again what they have: {gap}"));
@@ -177,7 +194,7 @@ impl Sources {
             say(format!("clocks differ by more than max_clock_drift ({} batches)", writer.stats.drift_warnings));
         }
         let busy_ms = writer.busy_since_ms.map_or(0, |since| clock::mono_ms().saturating_sub(since));
-        if busy_ms > BUSY_MS_MAX {
+        if busy_ms > BUSY_MS_MAX && writer.full.is_none() {
             say(format!("the write lock has been out of reach for {} s", busy_ms / 1_000));
         }
         let waiting_ms = if status.oldest_pending_ms > 0 { status.now_ms - status.oldest_pending_ms } else { 0 };

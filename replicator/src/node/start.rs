@@ -80,7 +80,6 @@ async fn start_locked(
     };
     let opened = opened.map_err(|_| NodeError::Panicked("start"))?.map_err(|fatal| about(&path, fatal))?;
     let (writer_seen, reader_seen) = (watch::Sender::default(), watch::Sender::default());
-    let restarts = embedded.as_ref().map(Embedded::restart_counter);
     let sources = Arc::new(Sources {
         node: config.node,
         database: path.clone(),
@@ -89,7 +88,7 @@ async fn start_locked(
         writer: writer_seen.subscribe(),
         reader: reader_seen.subscribe(),
         link: hub.link(),
-        server_restarts: Box::new(move || restarts.as_ref().map_or(0, |count| count.load(std::sync::atomic::Ordering::Relaxed))),
+        server: embedded.as_ref().map(Embedded::health),
         db: parking_lot::Mutex::new(Some(opened.status)),
         settings,
     });

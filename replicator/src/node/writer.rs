@@ -34,6 +34,7 @@ pub(super) struct WriterSeen {
     pub(super) stats: Stats,
     pub(super) linked: bool,
     pub(super) trouble: Option<String>,
+    pub(super) full: Option<String>,
     pub(super) joined: bool,
     pub(super) site: Option<Site>,
     pub(super) gaps: Vec<String>,
@@ -106,7 +107,8 @@ impl Writer {
         let since = *self.busy.since_ms.get_or_insert(now_ms);
         if now_ms - since >= BUSY_SAID_MS && self.inbound.stats.busy % 1_000 == 1 {
             let seconds = (now_ms - since) / 1_000;
-            tracing::warn!(seconds, "another connection holds the database's write lock, or its disk is full; waiting");
+            let why = self.inbound.full().unwrap_or_else(|| "another connection holds the database's write lock".to_owned());
+            tracing::warn!(seconds, why, "cannot write to the database; waiting");
         }
         self.busy.wait = (self.busy.wait * 2).clamp(BUSY_MIN, BUSY_MAX);
         self.busy.wait
@@ -124,6 +126,7 @@ impl Writer {
             stats: self.inbound.stats,
             linked: self.inbound.is_linked(),
             trouble: self.inbound.trouble().map(str::to_owned),
+            full: self.inbound.full(),
             joined: self.inbound.is_joined(),
             site: Some(self.inbound.site()),
             gaps: self.inbound.open_gaps(),
@@ -171,7 +174,7 @@ impl Drive for Writer {
             self.applied.add(u64::try_from((clock::unix_ns() - sent_ns) / 1_000).unwrap_or(0));
         }
         if step != Step::Busy && std::mem::take(&mut self.busy).since_ms.is_some_and(|since| now.mono_ms - since >= BUSY_SAID_MS) {
-            tracing::info!("the write lock is free again");
+            tracing::info!("the database can be written to again");
         }
         let wait = match step {
             Step::Worked => None,

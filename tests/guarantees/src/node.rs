@@ -13,6 +13,7 @@ pub struct Node {
     pub db: PathBuf,
     pub config: PathBuf,
     arguments: Vec<String>,
+    environment: Vec<(&'static str, PathBuf)>,
     process: Option<Process>,
 }
 
@@ -26,7 +27,7 @@ impl Node {
         writeln!(text, "db_path = {:?}\nnode_id = {id}\n{settings}", db.to_str().unwrap()).unwrap();
         let config = dir.join("config.toml");
         std::fs::write(&config, text).unwrap();
-        Self { id, db, config, arguments: Vec::new(), process: None }
+        Self { id, db, config, arguments: Vec::new(), environment: Vec::new(), process: None }
     }
 
     /// Adds flags to the sidecar's command line.
@@ -34,6 +35,11 @@ impl Node {
     pub fn with(mut self, arguments: &[&str]) -> Self {
         self.arguments.extend(arguments.iter().map(ToString::to_string));
         self
+    }
+
+    /// Sets a variable of the sidecar's environment.
+    pub fn set_env(&mut self, name: &'static str, value: &Path) {
+        self.environment.push((name, value.to_owned()));
     }
 
     /// An application's connection: triggers on, a busy timeout, nothing else.
@@ -46,6 +52,7 @@ impl Node {
         assert!(self.process.is_none(), "node {} runs already", self.id);
         let mut command = Command::new(binary());
         command.arg("-config").arg(&self.config).args(&self.arguments).env("RUST_LOG", "info,async_nats=warn");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.process = Some(Process::start(&mut command, &self.config.with_file_name("log")));
     }
 

@@ -69,6 +69,9 @@ pub(super) async fn publish(
     Ok(Reply::Published(StreamSeq(ack.sequence)))
 }
 
+/// nats-server 2.15.1 goes on refusing when it has counted its disk as full once (seen; it counts at its start only).
+const NO_ROOM_HINT: &str = "its disk, or what its JetStream may store, is full: make room; if it goes on, start that nats-server again";
+
 fn refused(error: PublishError) -> BrokerError {
     match error.kind() {
         PublishErrorKind::WrongLastSequence => BrokerError::Conflict,
@@ -76,7 +79,13 @@ fn refused(error: PublishError) -> BrokerError {
         PublishErrorKind::Other => {
             // The server's own words; without an error of its own it is the connection.
             let reason = error_text(&error);
-            if reason.contains("wrong last sequence") { BrokerError::Conflict } else { BrokerError::Refused(reason) }
+            if reason.contains("wrong last sequence") {
+                BrokerError::Conflict
+            } else if reason.contains("insufficient resources") {
+                BrokerError::Refused(format!("{reason}: {NO_ROOM_HINT}"))
+            } else {
+                BrokerError::Refused(reason)
+            }
         }
         _ => unreachable(error),
     }

@@ -52,7 +52,7 @@ async fn three_started_one_after_another_elect_and_outlive_one() {
     // One server is killed: the others go on, its keeper brings it back.
     kill(server_pid(&dir.path().join("1"), 2));
     eventually("publish with one down", async || publish(&context, "s.1", "one killed").await).await;
-    eventually("the restart", async || (second.restarts() == 1).then_some(()).ok_or("not restarted")).await;
+    eventually("the restart", async || (second.health().borrow().restarts == 1).then_some(()).ok_or("not restarted")).await;
     all_current(&context).await;
 
     // One node is stopped, and started later with the same command.

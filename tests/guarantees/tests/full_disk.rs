@@ -1,0 +1,137 @@
+//! A disk that is full delays a node and loses nothing (fault 21).
+//!
+//! Goal: while nothing can be written under a node's database, it goes on running, says in `status` what finds no room, sets nothing
+//! aside; a SIGKILL in that state costs nothing either; as soon as there is room all arrives, without a restart. Method: a small library makes the disk full for the
+//! sidecar alone, its log included (`full_disk.c`).
+//! The stories: a line of the log that found no room ended the process. A large batch whose part found no room was taken for damaged, and its last part alone was set aside. An embedded
+//! nats-server whose disk was full stored nothing more after that, for as long as it ran (`embedded/tests/alone.rs`).
+
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used)]
+
+use harmonylite_guarantees::{Cluster, Node, eventually, number, sound};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const SCHEMA: &str = "CREATE TABLE entry (id TEXT PRIMARY KEY, body BLOB)";
+const MB: i64 = 1_000_000;
+
+/// The disk under one node's directory.
+struct Disk {
+    full: PathBuf,
+}
+
+impl Disk {
+    /// Puts it under a node that does not run yet.
+    fn under(node: &mut Node, dir: &Path) -> Self {
+        let (library, full) = (dir.join("full_disk.so"), dir.join("full"));
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("full_disk.c");
+        let built = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl").status().unwrap();
+        assert!(built.success(), "full_disk.c does not compile");
+        node.set_env("LD_PRELOAD", &library);
+        let below = node.config.parent().unwrap().to_owned();
+        node.set_env("FULL_DISK_DIR", &below);
+        node.set_env("FULL_DISK_WHEN", &full);
+        Self { full }
+    }
+
+    fn fill(&self) {
+        fs::write(&self.full, "").unwrap();
+    }
+
+    fn free(&self) {
+        fs::remove_file(&self.full).unwrap();
+    }
+}
+
+/// In one transaction.
+fn write(node: &Node, prefix: &str, rows: i64, bytes: i64) {
+    let sql = "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < ?2)
+               INSERT INTO entry SELECT ?1 || i, randomblob(?3) FROM c";
+    node.app().execute(sql, rusqlite::params![prefix, rows, bytes]).unwrap();
+}
+
+#[track_caller]
+fn says(node: &Node, part: &str) {
+    eventually(&format!("status says: {part}"), || node.status().is_some_and(|s| s["degraded"].to_string().contains(part)));
+}
+
+/// All have arrived, equal to the byte; by SQLite, because these are many bytes.
+#[track_caller]
+fn is_well(cluster: &Cluster, rows: i64) {
+    let [one, two] = &cluster.nodes[..] else { panic!("two nodes") };
+    let db = one.app();
+    db.execute("ATTACH ?1 AS other", [two.db.to_str().unwrap()]).unwrap();
+    for table in ["main.entry", "other.entry"] {
+        eventually("all rows are there", || number(&db, &format!("SELECT count(*) FROM {table}")) == rows);
+    }
+    assert_eq!(number(&db, "SELECT count(*) FROM (SELECT * FROM main.entry EXCEPT SELECT * FROM other.entry)"), 0);
+    for node in [one, two] {
+        has_recovered(node);
+    }
+}
+
+fn has_recovered(node: &Node) {
+    eventually("nothing is wrong any more", || node.status().is_some_and(|s| s["degraded"].as_array().is_some_and(Vec::is_empty)));
+    assert_eq!(node.counter("quarantined"), 0);
+}
+
+#[test]
+fn a_full_disk_delays_what_comes_and_what_goes_and_loses_nothing() {
+    let mut cluster = Cluster::new(2, SCHEMA);
+    let disk = Disk::under(&mut cluster.nodes[0], cluster.dir.path());
+    cluster.run();
+    write(&cluster.nodes[1], "before", 10, 100);
+    cluster.converge();
+
+    // A row that finds no room in the database; and what is committed here goes out all the same.
+    disk.fill();
+    write(&cluster.nodes[1], "small", 200, 1_000);
+    write(&cluster.nodes[0], "own", 1, 100);
+    says(&cluster.nodes[0], "the disk under the database is full");
+    eventually("it is sent", || number(&cluster.nodes[1].app(), "SELECT count(*) FROM entry WHERE id = 'own1'") == 1);
+    disk.free();
+    is_well(&cluster, 211);
+
+    // A transaction that is too large for memory as it comes: no room for it beside the database.
+    disk.fill();
+    write(&cluster.nodes[1], "large", 12, MB);
+    write(&cluster.nodes[1], "after", 10, 100);
+    says(&cluster.nodes[0], "for a large batch");
+    assert_eq!(
+        number(&cluster.nodes[0].app(), "SELECT count(*) FROM entry WHERE id LIKE 'after%'"),
+        0,
+        "nothing overtakes its origin's batch"
+    );
+    disk.free();
+    is_well(&cluster, 233);
+
+    // And as it goes.
+    disk.fill();
+    write(&cluster.nodes[0], "huge", 70, MB);
+    says(&cluster.nodes[0], "a batch cannot be put together");
+    disk.free();
+    is_well(&cluster, 303);
+
+    for node in &mut cluster.nodes {
+        assert!(node.is_running());
+        sound(&node.app());
+    }
+}
+
+#[test]
+fn a_node_that_is_killed_while_its_disk_is_full_loses_nothing() {
+    let mut cluster = Cluster::new(2, SCHEMA);
+    let disk = Disk::under(&mut cluster.nodes[0], cluster.dir.path());
+    cluster.run();
+    disk.fill();
+    write(&cluster.nodes[1], "large", 12, MB);
+    write(&cluster.nodes[0], "own", 100, 1_000);
+    says(&cluster.nodes[0], "full");
+    cluster.nodes[0].kill();
+    disk.free();
+    cluster.nodes[0].run();
+    is_well(&cluster, 112);
+    sound(&cluster.nodes[0].app());
+}
