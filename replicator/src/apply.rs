@@ -81,8 +81,8 @@ pub struct TableMap {
 }
 
 impl TableMap {
-    /// Maps the columns of a batch's table to those of this database by name. None if a key column is missing here, which
-    /// admit has excluded.
+    /// Maps the columns of a batch's table to those of this database by name. None if a key column is missing here, or if the schema
+    /// is said to be the present one and the columns are others: whoever wrote that is not to be followed.
     pub fn new(table: &Arc<TableLayout>, header: &TableHeader) -> Option<Self> {
         let (mut used, mut columns) = (Vec::new(), Vec::new());
         for (i, name) in header.columns.iter().enumerate() {
@@ -97,9 +97,16 @@ impl TableMap {
                 .iter()
                 .zip(&table.schema.key)
                 .all(|(i, k)| header.columns.get(*i).is_some_and(|c| c.eq_ignore_ascii_case(&k.name)));
+        let same = [header.columns.len(), table.batch_columns.len()].iter().all(|len| *len == used.len());
         let names: Vec<&str> = columns.iter().map(String::as_str).collect();
         let upsert = table.upsert(&names);
-        fits.then(|| Self { table: Arc::clone(table), used, columns, key: header.key.clone(), upsert })
+        (fits && (same || header.hash != table.schema.hash)).then(|| Self {
+            table: Arc::clone(table),
+            used,
+            columns,
+            key: header.key.clone(),
+            upsert,
+        })
     }
 
     /// The writer did not know all columns that are here. The others get their defaults, as they do where the writer is and

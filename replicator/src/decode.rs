@@ -289,7 +289,7 @@ impl<'l, R: Read> BatchReader<'l, R> {
         if parts != values as u64 + 5 {
             return Err(DecodeError::Unexpected { what: "the number of values of a row" });
         }
-        if row.version.hlc.0 <= 0 || row.previous.hlc.0 < 0 {
+        if row.version.hlc.0 <= 0 || row.version.hlc > Hlc::FOREIGN_MAX || row.previous.hlc.0 < 0 {
             return Err(DecodeError::Unexpected { what: "a row's version" });
         }
         row.op = op;
@@ -425,7 +425,8 @@ fn check_names(table: &str, columns: &[String]) -> Result<()> {
     if table.is_empty() && columns.is_empty() || table.contains('\0') || columns.iter().any(|c| c.contains('\0')) {
         return Err(DecodeError::Unexpected { what: "a name" });
     }
-    if table.starts_with(crate::schema::OWN_PREFIX) || table.to_ascii_lowercase().starts_with("sqlite_") {
+    let lower = table.to_ascii_lowercase();
+    if lower.starts_with(crate::schema::OWN_PREFIX) || lower.starts_with("sqlite_") {
         return Err(DecodeError::Unexpected { what: "the name of an internal table" });
     }
     let mut seen = std::collections::HashSet::new();

@@ -32,6 +32,9 @@ impl StreamSeq {
 pub struct Hlc(pub i64);
 
 impl Hlc {
+    /// What another node may claim (the year 4199). Beyond the end of the numbers no later version could be given to a row.
+    pub const FOREIGN_MAX: Self = Self(i64::MAX / 2);
+
     /// The first hybrid time of a millisecond. Times before 1970 count as 1970, times beyond the year 6429 as that year.
     pub fn from_ms(unix_ms: i64) -> Self {
         Self(unix_ms.clamp(0, i64::MAX >> 16) << 16)

@@ -106,6 +106,11 @@ impl Assembler {
     /// # Errors
     /// [`PartError`]; what was unfinished is dropped then.
     pub fn feed(&mut self, seq: StreamSeq, headers: &PartHeaders, payload: &[u8]) -> Result<Fed, PartError> {
+        if headers.part == 0 || headers.part > headers.parts || headers.total_bytes > self.total_bytes_max {
+            self.open = None;
+            drop(self.out.finish());
+            return Err(wrong(headers, "out of bounds"));
+        }
         if headers.part == 1 {
             drop(self.out.finish());
             self.open = Some(Open { headers: headers.clone(), first: seq, digest: Sha256::new() });
@@ -127,22 +132,18 @@ impl Assembler {
     }
 
     fn append(&mut self, headers: &PartHeaders, payload: &[u8]) -> Result<Fed, PartError> {
-        let wrong = |reason| PartError::Headers { part: headers.part, parts: headers.parts, total_bytes: headers.total_bytes, reason };
-        if headers.part == 0 || headers.part > headers.parts || headers.total_bytes > self.total_bytes_max {
-            return Err(wrong("out of bounds"));
-        }
         let Some(open) = &mut self.open else { return Ok(Fed::Orphan) };
         open.headers.part = headers.part;
         open.digest.update(payload);
         self.out.write(payload)?;
         if self.out.len() > headers.total_bytes {
-            return Err(wrong("more bytes than announced"));
+            return Err(wrong(headers, "more bytes than announced"));
         }
         if headers.part < headers.parts {
             return Ok(Fed::Incomplete);
         }
         if self.out.len() != headers.total_bytes {
-            return Err(wrong("fewer bytes than announced"));
+            return Err(wrong(headers, "fewer bytes than announced"));
         }
         let first = open.first;
         if <[u8; 32]>::from(std::mem::take(&mut open.digest).finalize()) != headers.digest {
@@ -150,4 +151,8 @@ impl Assembler {
         }
         Ok(Fed::Complete { body: self.out.finish(), first })
     }
+}
+
+fn wrong(headers: &PartHeaders, reason: &'static str) -> PartError {
+    PartError::Headers { part: headers.part, parts: headers.parts, total_bytes: headers.total_bytes, reason }
 }

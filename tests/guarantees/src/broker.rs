@@ -1,6 +1,7 @@
 //! A real nats-server of the test's own.
 
 use crate::{Process, eventually};
+use async_nats::jetstream::Context;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -95,4 +96,10 @@ impl Broker {
     pub fn store(&self) -> PathBuf {
         self.dir.join("js")
     }
+}
+
+/// Does something with a server's JetStream, as a client of its own.
+pub fn on_jetstream<T>(url: &str, act: impl AsyncFnOnce(Context) -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { act(async_nats::jetstream::new(async_nats::connect(url).await.unwrap())).await })
 }

@@ -13,7 +13,7 @@ mod process;
 mod server;
 mod sql;
 
-pub use broker::{Broker, server_binary as nats_server};
+pub use broker::{Broker, on_jetstream, server_binary as nats_server};
 pub use cluster::{Cluster, converge};
 pub use embedded::{EmbeddedCluster, embedded, free_port, servers_below, status_of, timed};
 pub use node::Node;

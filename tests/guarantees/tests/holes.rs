@@ -7,8 +7,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use async_nats::jetstream::Context;
-use harmonylite_guarantees::{Cluster, Node, eventually, number};
+use harmonylite_guarantees::{Cluster, Node, eventually, number, on_jetstream};
 
 const SCHEMA: &str = "CREATE TABLE entry (id INTEGER PRIMARY KEY, pad TEXT);";
 const STREAM: &str = "harmonylite-changes-batch-1";
@@ -20,11 +19,6 @@ fn destroy_last(url: &str, but: u64) {
         let last = stream.info().await.unwrap().state.last_sequence;
         assert!(stream.delete_message(last - but).await.unwrap());
     });
-}
-
-fn on_jetstream(url: &str, act: impl AsyncFnOnce(Context)) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async { act(async_nats::jetstream::new(async_nats::connect(url).await.unwrap())).await });
 }
 
 fn degraded(node: &Node) -> String {

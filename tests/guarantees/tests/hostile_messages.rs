@@ -1,0 +1,213 @@
+//! What is no batch, or a bad one, is set aside with its reason, and everybody else goes on (faults 25, 26, 27).
+//!
+//! Goal: whatever lies in the stream, no node ends, hangs, runs foreign SQL or takes much memory; each message is in quarantine with a
+//! reason that names what is wrong, or its origin waits; later batches of the others flow. Method: a real batch is taken from
+//! the stream, bent in every way, and put there again under other nodes' subjects, with headers that are right unless
+//! they are the case.
+
+#![allow(clippy::unwrap_used)]
+
+use ciborium::Value;
+use harmonylite_guarantees::{Cluster, Node, eventually, number, on_jetstream, sound};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+
+const SCHEMA: &str = "CREATE TABLE entry (id TEXT PRIMARY KEY, n INTEGER)";
+const STREAM: &str = "harmonylite-changes-batch-1";
+
+/// What becomes of a message.
+enum End {
+    Aside(&'static str),
+    Waits(&'static str),
+}
+use End::{Aside, Waits};
+
+/// One message of an origin of its own.
+struct Case {
+    payload: Vec<u8>,
+    /// Headers that differ from the right ones; None: none at all.
+    headers: Option<&'static [(&'static str, &'static str)]>,
+    end: End,
+}
+
+fn packed(plain: &[u8]) -> Vec<u8> {
+    zstd::encode_all(plain, 1).unwrap()
+}
+
+fn bytes(batch: &Value) -> Vec<u8> {
+    let mut plain = Vec::new();
+    ciborium::into_writer(batch, &mut plain).unwrap();
+    plain
+}
+
+/// The array at the end of this path of indexes.
+fn at<'v>(value: &'v mut Value, path: &[usize]) -> &'v mut Value {
+    path.iter().fold(value, |inner, i| &mut inner.as_array_mut().unwrap()[*i])
+}
+
+/// Where things are in a batch (FORMAT.md).
+const NAME: [usize; 3] = [8, 0, 0];
+const COLUMN: [usize; 4] = [8, 0, 2, 1];
+const KEY_INDEX: [usize; 4] = [8, 0, 3, 0];
+const HLC: [usize; 5] = [8, 0, 4, 0, 0];
+const SITE_INDEX: [usize; 5] = [8, 0, 4, 0, 1];
+const OP: [usize; 5] = [8, 0, 4, 0, 4];
+const VALUE: [usize; 5] = [8, 0, 4, 0, 6];
+
+/// The batch with other CBOR in place of the table's name, and nothing behind it.
+fn cut_at_name(batch: &Value, instead: &[u8]) -> Vec<u8> {
+    let plain = bytes(batch);
+    let name = plain.windows(6).position(|w| w == b"\x65entry").unwrap();
+    packed(&[&plain[..name], instead].concat())
+}
+
+/// Text that announces this length, and is short.
+fn announcing(length: u64) -> Vec<u8> {
+    [&[0x7b], &length.to_be_bytes()[..], b"entry"].concat()
+}
+
+fn cases(real: &Value) -> Vec<Case> {
+    let whole = |payload, end| Case { payload, headers: Some(&[]), end };
+    let bent = |path: &[usize], value: Value, end| {
+        let mut batch = real.clone();
+        *at(&mut batch, path) = value;
+        whole(packed(&bytes(&batch)), end)
+    };
+    let named = |name: &str, end| bent(&NAME, name.into(), end);
+    let headed = |headers, reason| Case { payload: packed(&bytes(real)), headers: Some(headers), end: Aside(reason) };
+    let mut wide = zstd::Encoder::new(Vec::new(), 1).unwrap();
+    wide.window_log(27).unwrap();
+    std::io::Write::write_all(&mut wide, &bytes(real)).unwrap();
+    let good = packed(&bytes(real));
+    let after = [bytes(real), vec![0; 50_000_000]].concat();
+    vec![
+        Case { payload: good.clone(), headers: None, end: Aside("no headers") },
+        headed(&[("Harmonylite-Sha256", "00")], "not a SHA-256"),
+        headed(&[("Harmonylite-Sha256", "0000000000000000000000000000000000000000000000000000000000000000")], "digest"),
+        headed(&[("Harmonylite-Site", "-5")], "not positive"),
+        headed(&[("Harmonylite-Part", "0")], "out of bounds"),
+        headed(&[("Harmonylite-Bytes", "9223372036854775807")], "out of bounds"),
+        headed(&[("Harmonylite-Bytes", "3")], "more bytes than announced"),
+        whole(b"no frame".to_vec(), Aside("frame descriptor")),
+        whole(Vec::new(), Aside("")),
+        whole(good[..good.len() - 3].to_vec(), Aside("")),
+        whole(wide.finish().unwrap(), Aside("too much memory")),
+        whole(packed(&after), Aside("follows the batch")),
+        whole(cut_at_name(real, &announcing(1 << 63)), Aside("")),
+        whole(cut_at_name(real, &announcing(4_000)), Aside("a table name")),
+        whole(cut_at_name(real, &[0x81; 10_000]), Aside("a table name")),
+        bent(&VALUE, Value::Array(vec![1.into()]), Aside("a value")),
+        bent(&OP, 7.into(), Aside("operation")),
+        bent(&SITE_INDEX, 9.into(), Aside("site index")),
+        bent(&HLC, i64::MAX.into(), Aside("version")),
+        bent(&HLC, (-1).into(), Aside("version")),
+        bent(&KEY_INDEX, 200.into(), Aside("key index")),
+        bent(&COLUMN, "ID".into(), Aside("twice")),
+        named("sqlite_master", Aside("internal table")),
+        named("__harmonylite__meta", Aside("internal table")),
+        named("__HarmonyLite__Meta", Aside("internal table")),
+        named("en\0try", Aside("a name")),
+        named("entry\"; DROP TABLE entry; --", Waits("DROP TABLE")),
+        bent(&COLUMN, "n\" = 1; DROP TABLE entry; --".into(), Waits("columns only at the origin")),
+        bent(&[0], 2.into(), Waits("format 2")),
+    ]
+}
+
+/// Takes the first batch out of the stream as it was sent.
+fn real_batch(cluster: &Cluster) -> Value {
+    on_jetstream(&cluster.broker.url(), async |jetstream| {
+        let message = jetstream.get_stream(STREAM).await.unwrap().get_raw_message(1).await.unwrap();
+        ciborium::from_reader(&zstd::decode_all(&message.payload[..]).unwrap()[..]).unwrap()
+    })
+}
+
+/// Each under the subject of a node and with the site of its own: from 100 on.
+fn send(cluster: &Cluster, cases: &[Case]) {
+    on_jetstream(&cluster.broker.url(), async |jetstream| {
+        for (case, id) in cases.iter().zip(100_u64..) {
+            let mut headers = async_nats::HeaderMap::new();
+            if let Some(wrong) = case.headers {
+                let digest: String = Sha256::digest(&case.payload).iter().map(|b| format!("{b:02x}")).collect();
+                let length = case.payload.len().to_string();
+                let site = id.to_string();
+                for (name, value) in
+                    [("Site", &site[..]), ("Batch", "1"), ("Part", "1"), ("Parts", "1"), ("Bytes", &length), ("Sha256", &digest)]
+                {
+                    headers.insert(&format!("Harmonylite-{name}")[..], value);
+                }
+                wrong.iter().for_each(|(name, value)| headers.insert(*name, *value));
+            }
+            let subject = format!("harmonylite-change-log-1.{id}");
+            jetstream.publish_with_headers(subject, headers, case.payload.clone().into()).await.unwrap().await.unwrap();
+        }
+    });
+}
+
+/// The reason of each batch in quarantine, by origin.
+fn aside(node: &Node) -> BTreeMap<u64, (i64, String)> {
+    let listed = node.cli(&["quarantine", "list", "--json"]);
+    let all: Vec<serde_json::Value> = serde_json::from_slice(&listed.stdout).unwrap();
+    let entry =
+        |e: &serde_json::Value| (e["node_id"].as_u64().unwrap(), (e["id"].as_i64().unwrap(), e["reason"].as_str().unwrap().to_owned()));
+    all.iter().map(entry).collect()
+}
+
+fn held(node: &Node) -> BTreeMap<u64, String> {
+    let status = node.status().unwrap();
+    let entry = |h: &serde_json::Value| (h["node_id"].as_u64().unwrap(), h["reason"].as_str().unwrap().to_owned());
+    status["held"].as_array().unwrap().iter().map(entry).collect()
+}
+
+/// The most memory that it ever had, in KiB.
+fn peak_kib(node: &Node) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).unwrap();
+    let line = text.lines().find(|l| l.starts_with("VmHWM")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+fn schema(node: &Node) -> String {
+    node.app().query_row("SELECT group_concat(sql, ';') FROM (SELECT sql FROM sqlite_master ORDER BY name)", [], |r| r.get(0)).unwrap()
+}
+
+#[test]
+fn whatever_lies_in_the_stream_is_named_and_passed() {
+    let mut cluster = Cluster::new(2, SCHEMA);
+    cluster.run();
+    cluster.nodes[1].app().execute_batch("INSERT INTO entry VALUES ('real', 5)").unwrap();
+    cluster.converge();
+    let (before, cases) = (schema(&cluster.nodes[0]), cases(&real_batch(&cluster)));
+    send(&cluster, &cases);
+
+    cluster.nodes[1].app().execute_batch("INSERT INTO entry VALUES ('later', 6)").unwrap();
+    cluster.nodes[0].app().execute_batch("INSERT INTO entry VALUES ('here', 7)").unwrap();
+    for node in &cluster.nodes {
+        eventually("later batches flow", || number(&node.app(), "SELECT count(*) FROM entry") == 3);
+        let (aside, held) = (aside(node), held(node));
+        for (case, id) in cases.iter().zip(100_u64..) {
+            match case.end {
+                Aside(part) => {
+                    assert!(aside.get(&id).is_some_and(|(_, reason)| reason.contains(part)), "{id}, {part}: {aside:#?} {held:#?}")
+                }
+                Waits(part) => assert!(held.get(&id).is_some_and(|reason| reason.contains(part)), "{id}, {part}: {held:#?} {aside:#?}"),
+            }
+        }
+        assert_eq!(aside.len() + held.len(), cases.len());
+        assert!(node.output().contains("is set aside"), "the log tells of it");
+        #[cfg(target_os = "linux")]
+        assert!(peak_kib(node) < 200_000, "{} KiB", peak_kib(node));
+        assert_eq!(schema(node), before);
+        sound(&node.app());
+    }
+
+    // A person looks at them: tries one again, in vain, and throws all away.
+    let node = &cluster.nodes[0];
+    let entries = aside(node);
+    let unreadable = entries.values().find(|(_, reason)| reason.contains("a value")).unwrap().0.to_string();
+    assert!(node.cli(&["quarantine", "retry", &unreadable]).status.success());
+    eventually("it was tried", || node.output().contains("can still not be applied"));
+    for (id, _) in entries.values() {
+        assert!(node.cli(&["quarantine", "drop", &id.to_string()]).status.success());
+    }
+    assert!(aside(node).is_empty());
+    assert!(!node.status().unwrap()["degraded"].to_string().contains("quarantine"));
+}
