@@ -21,6 +21,9 @@ pub enum DatabaseError {
     /// Its disk is full.
     #[error("the disk under the database is full")]
     Full,
+    /// The wal-index cannot grow. SQLite does not tell why.
+    #[error("the wal-index beside the database (-shm) cannot grow: its disk is full, or fails")]
+    NoIndex,
     /// The tables were written by a later program.
     #[error("{path}: our tables have format {found}, this program knows up to {FORMAT}: upgrade harmonylite on this node")]
     NewerFormat {
@@ -44,9 +47,8 @@ pub enum DatabaseError {
 
 impl From<rusqlite::Error> for DatabaseError {
     fn from(error: rusqlite::Error) -> Self {
-        // The wal-index has to grow too: SQLite has a code of its own for that.
         if error.sqlite_error().is_some_and(|e| e.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE) {
-            return Self::Full;
+            return Self::NoIndex;
         }
         match error.sqlite_error_code() {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy,
@@ -60,7 +62,7 @@ impl DatabaseError {
     /// A lock and a full disk pass; anything else would go on to harm data.
     pub fn action(&self) -> Action {
         match self {
-            Self::Busy | Self::Full => Action::Retry,
+            Self::Busy | Self::Full | Self::NoIndex => Action::Retry,
             Self::NewerFormat { .. } | Self::NotWal { .. } | Self::Sqlite(_) => Action::Stop,
         }
     }

@@ -87,7 +87,7 @@ impl Failure {
 
     /// Finds out what an error is. Errors of the library carry their own hints; context added on the way is kept.
     pub(crate) fn of(error: &anyhow::Error) -> Self {
-        let what = one_line(&format!("{error:#}"));
+        let what = one_line(&chain(error));
         let (exit, hint) = if let Some(e) = error.downcast_ref::<Self>() {
             (e.exit, e.hint.clone())
         } else if let Some(e) = error.downcast_ref::<SettingsError>() {
@@ -151,6 +151,15 @@ fn node(error: &NodeError) -> (Exit, String) {
     }
 }
 
+/// The error and its causes. Many errors tell their cause themselves: nothing is said twice.
+fn chain(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said.contains(&cause) {
+        true => said,
+        false if said.is_empty() => cause,
+        false => format!("{said}: {cause}"),
+    })
+}
+
 fn one_line(text: &str) -> String {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
@@ -159,6 +168,7 @@ fn database(error: &DatabaseError) -> (Exit, String) {
     let hint = match error {
         DatabaseError::Busy => "another program holds the write lock for long: let it finish or close it, then start again",
         DatabaseError::Full => "free space on the disk of the database",
+        DatabaseError::NoIndex => "free space on the disk of the database; if it has space, look at the kernel's log for its errors",
         DatabaseError::NewerFormat { .. } => "install the newer harmonylite on this node too",
         DatabaseError::NotWal { .. } => "close every program that uses the database once, then start again",
         DatabaseError::Sqlite(e) => sqlite(e),
@@ -173,6 +183,9 @@ fn sqlite(error: &rusqlite::Error) -> &'static str {
         Some(ErrorCode::ReadOnly) => "give this user write permission on the file, its -wal and -shm, and its directory",
         Some(ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => "check that this user may read and write the file and its directory",
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => "another program holds a lock for long: let it finish, then try again",
+        Some(ErrorCode::SystemIoFailure) => {
+            "the disk failed: the kernel's log tells more; check the file with sqlite3 FILE 'PRAGMA integrity_check', then start again"
+        }
         Some(ErrorCode::DiskFull) => "free space on the disk of the database",
         Some(ErrorCode::ConstraintViolation) => "another row stands in the way: look at the constraint that the message names",
         _ => GENERAL_HINT,
@@ -201,6 +214,8 @@ mod tests {
         let settings = SettingsError::Value { path: "c".into(), key: "k".into(), reason: "is bad".into() };
         assert_eq!(of(settings.into()).exit, Exit::Usage);
         assert_eq!(of(anyhow::anyhow!("a\n  b")).what, "a; b");
+        let database = NodeError::Database { path: "app.db".into(), error: DatabaseError::Full };
+        assert_eq!(of(database.into()).what, "database app.db: the disk under the database is full");
         assert_eq!(of(rusqlite::Error::QueryReturnedNoRows.into()).exit, Exit::Database);
     }
 }

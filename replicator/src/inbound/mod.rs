@@ -217,8 +217,8 @@ pub struct Inbound<B: Broker> {
     released: Vec<(u32, NodeId)>,
     own_lowest_changed: bool,
     trouble: Option<String>,
-    /// The last transaction found the disk full.
-    full: bool,
+    /// Why the last transaction found no room on the disk.
+    full: Option<String>,
     former: HashMap<NodeId, former::Former>,
     former_due_ms: u64,
     random: Box<dyn FnMut() -> u64 + Send>,
@@ -298,7 +298,7 @@ impl<B: Broker> Inbound<B> {
             released: Vec::new(),
             own_lowest_changed: false,
             trouble: None,
-            full: false,
+            full: None,
             former: HashMap::new(),
             former_due_ms: 0,
             random,
@@ -388,7 +388,10 @@ impl<B: Broker> Inbound<B> {
         self.tick(now);
         self.judge_link()?;
         let result = self.work(now);
-        self.full = matches!(result, Err(Fatal::Database(DatabaseError::Full)));
+        self.full = match &result {
+            Err(Fatal::Database(error @ (DatabaseError::Full | DatabaseError::NoIndex))) => Some(error.to_string()),
+            _ => None,
+        };
         match result {
             Err(Fatal::Database(error)) if error.action() == Action::Retry => {
                 self.stats.busy += 1;
@@ -454,8 +457,8 @@ impl<B: Broker> Inbound<B> {
 
     /// What found no room on a disk and is tried again, for people.
     pub fn full(&self) -> Option<String> {
-        if self.full {
-            return Some("the disk under the database is full".to_owned());
+        if self.full.is_some() {
+            return self.full.clone();
         }
         let (stream, full) = self.streams.iter().find_map(|s| Some((s, s.full.as_ref()?)))?;
         let dir = self.config.spill_dir.display();

@@ -8,7 +8,7 @@ use crate::embedded::EmbeddedError;
 use crate::inbound::Fatal;
 use crate::lockfile::LockError;
 use crate::settings::NodeConfigError;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Each kind has its own exit status in the binary.
 #[derive(Debug, thiserror::Error)]
@@ -57,11 +57,22 @@ pub enum NodeError {
     Panicked(&'static str),
 }
 
-impl From<Ended> for Result<(), NodeError> {
-    fn from(ended: Ended) -> Self {
-        match ended {
+impl NodeError {
+    /// What ended one of the threads, with the database's name where it is missing.
+    pub(super) fn fatal(path: &Path, fatal: Fatal) -> Self {
+        match fatal {
+            Fatal::Database(error) => Self::Database { path: path.to_owned(), error },
+            other => Self::Fatal(other),
+        }
+    }
+}
+
+impl Ended {
+    /// How a node on this database ended.
+    pub(super) fn result(self, path: &Path) -> Result<(), NodeError> {
+        match self {
             Ended::Stopped => Ok(()),
-            Ended::Fatal(fatal) => Err(NodeError::Fatal(fatal)),
+            Ended::Fatal(fatal) => Err(NodeError::fatal(path, fatal)),
             Ended::Replaced(replaced) => Err(NodeError::Replaced(replaced)),
             Ended::Panicked(thread) => Err(NodeError::Panicked(thread)),
         }

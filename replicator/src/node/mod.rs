@@ -164,7 +164,7 @@ impl Node {
         loop {
             let wait = if sleep_ms == 0 { Duration::from_secs(3_600) } else { Duration::from_millis(250) };
             match tokio::time::timeout(wait, self.ended.recv()).await {
-                Ok(Some(ended)) => return ended.into(),
+                Ok(Some(ended)) => return ended.result(&self.sources.database),
                 Ok(None) => return Ok(()),
                 Err(_) if sleep_ms > 0 && self.is_asleep(sleep_ms) => {
                     tracing::info!(sleep_timeout_ms = sleep_ms, "nothing happened for so long; ending");
@@ -199,7 +199,7 @@ impl Node {
         }
         let mut result = Ok(());
         while let Ok(ended) = self.ended.try_recv() {
-            result = result.and(ended.into());
+            result = result.and(ended.result(&self.sources.database));
         }
         result
     }

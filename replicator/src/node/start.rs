@@ -78,7 +78,7 @@ async fn start_locked(
         let config = config.clone();
         tokio::task::spawn_blocking(move || open(config, brokers)).await
     };
-    let opened = opened.map_err(|_| NodeError::Panicked("start"))?.map_err(|fatal| about(&path, fatal))?;
+    let opened = opened.map_err(|_| NodeError::Panicked("start"))?.map_err(|fatal| NodeError::fatal(&path, fatal))?;
     let (writer_seen, reader_seen) = (watch::Sender::default(), watch::Sender::default());
     let sources = Arc::new(Sources {
         node: config.node,
@@ -224,13 +224,6 @@ fn open_writer(config: &NodeConfig) -> Result<rusqlite::Connection, DatabaseErro
 fn random() -> u64 {
     // Without random numbers of the operating system nothing on this machine is safe; a site must never be guessed.
     getrandom::u64().unwrap_or_else(|error| panic!("no random numbers: {error}"))
-}
-
-fn about(path: &Path, fatal: Fatal) -> NodeError {
-    match fatal {
-        Fatal::Database(error) => NodeError::Database { path: path.to_owned(), error },
-        other => NodeError::Fatal(other),
-    }
 }
 
 fn writer(inbound: Inbound<NatsBroker>, to: &Inboxes, known: Known, seen: watch::Sender<WriterSeen>) -> Writer {

@@ -3,6 +3,7 @@
 use crate::{Process, binary, eventually, open};
 use rusqlite::Connection;
 use serde_json::Value;
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -13,7 +14,7 @@ pub struct Node {
     pub db: PathBuf,
     pub config: PathBuf,
     arguments: Vec<String>,
-    environment: Vec<(&'static str, PathBuf)>,
+    environment: Vec<(&'static str, OsString)>,
     process: Option<Process>,
 }
 
@@ -38,8 +39,13 @@ impl Node {
     }
 
     /// Sets a variable of the sidecar's environment.
-    pub fn set_env(&mut self, name: &'static str, value: &Path) {
-        self.environment.push((name, value.to_owned()));
+    pub fn set_env(&mut self, name: &'static str, value: impl Into<OsString>) {
+        self.environment.push((name, value.into()));
+    }
+
+    /// The environment is as it was.
+    pub fn clear_env(&mut self) {
+        self.environment.clear();
     }
 
     /// An application's connection: triggers on, a busy timeout, nothing else.

@@ -1,8 +1,10 @@
-//! A disk that is full delays a node and loses nothing (fault 21).
+//! A disk that is full delays a node, one that fails ends it, and neither loses anything (faults 4 and 21).
 //!
 //! Goal: while nothing can be written under a node's database, it goes on running, says in `status` what finds no room, sets nothing
-//! aside; a SIGKILL in that state costs nothing either; as soon as there is room all arrives, without a restart. Method: a small library makes the disk full for the
-//! sidecar alone, its log included (`full_disk.c`).
+//! aside; a SIGKILL in that state costs nothing either; as soon as there is room all arrives, without a restart. A write or sync of the
+//! database's files that fails, be it the first or the fortieth, once or from then on, leaves the database sound and nothing half applied; the node goes on, or
+//! ends and names the database; the next start goes on. Method: a small library makes the disk bad for the
+//! sidecar alone, its log included (`bad_disk.c`).
 //! The stories: a line of the log that found no room ended the process. A large batch whose part found no room was taken for damaged, and its last part alone was set aside. An embedded
 //! nats-server whose disk was full stored nothing more after that, for as long as it ran (`embedded/tests/alone.rs`).
 
@@ -17,7 +19,17 @@ use std::process::Command;
 const SCHEMA: &str = "CREATE TABLE entry (id TEXT PRIMARY KEY, body BLOB)";
 const MB: i64 = 1_000_000;
 
-/// The disk under one node's directory.
+/// Loads what makes the disk bad into a node that does not run yet.
+fn load(node: &mut Node, dir: &Path) {
+    let library = dir.join("bad_disk.so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("bad_disk.c");
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl").status().unwrap();
+    assert!(built.success(), "bad_disk.c does not compile");
+    node.set_env("LD_PRELOAD", library);
+    node.set_env("BAD_DISK_DIR", node.config.parent().unwrap().to_owned());
+}
+
+/// A disk that can be full.
 struct Disk {
     full: PathBuf,
 }
@@ -25,14 +37,9 @@ struct Disk {
 impl Disk {
     /// Puts it under a node that does not run yet.
     fn under(node: &mut Node, dir: &Path) -> Self {
-        let (library, full) = (dir.join("full_disk.so"), dir.join("full"));
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("full_disk.c");
-        let built = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl").status().unwrap();
-        assert!(built.success(), "full_disk.c does not compile");
-        node.set_env("LD_PRELOAD", &library);
-        let below = node.config.parent().unwrap().to_owned();
-        node.set_env("FULL_DISK_DIR", &below);
-        node.set_env("FULL_DISK_WHEN", &full);
+        load(node, dir);
+        let full = dir.join("full");
+        node.set_env("BAD_DISK_FULL", full.clone());
         Self { full }
     }
 
@@ -134,4 +141,56 @@ fn a_node_that_is_killed_while_its_disk_is_full_loses_nothing() {
     cluster.nodes[0].run();
     is_well(&cluster, 112);
     sound(&cluster.nodes[0].app());
+}
+
+/// The call that fails, and whether all after it do.
+fn broken(node: &mut Node, nth: u32, ever: bool) {
+    node.set_env("BAD_DISK_NTH", nth.to_string());
+    if ever {
+        node.set_env("BAD_DISK_EVER", "yes");
+    }
+}
+
+#[test]
+fn whichever_write_fails_nothing_is_lost_or_half_applied() {
+    let mut cluster = Cluster::new(2, SCHEMA);
+    cluster.nodes[1].app().execute_batch("CREATE TABLE pair (id INTEGER PRIMARY KEY, a INT, b INT)").unwrap();
+    cluster.nodes[0].app().execute_batch("CREATE TABLE pair (id INTEGER PRIMARY KEY, a INT, b INT)").unwrap();
+    cluster.run();
+    let (mut round, mut ended) = (0, 0);
+    for nth in [1, 2, 3, 4, 5, 6, 8, 10, 13, 17, 22, 30, 40] {
+        for ever in [false, true] {
+            round += 1;
+            let [one, two] = &mut cluster.nodes[..] else { panic!("two nodes") };
+            one.stop();
+            two.app()
+                .execute_batch(&format!("INSERT INTO pair SELECT {round}, {round}, {round}; UPDATE pair SET a = {round}, b = {round}"))
+                .unwrap();
+            write(one, &format!("{round}-"), 20, 100);
+            load(one, cluster.dir.path());
+            broken(one, nth, ever);
+            one.start();
+            let done = |one: &Node| {
+                number(&one.app(), "SELECT count(*) FROM pair") == round && one.status().is_some_and(|s| s["pending_rows"] == 0)
+            };
+            eventually("it has done all, or has ended", || !one.is_running() || done(one));
+            assert_eq!(number(&one.app(), "SELECT count(*) FROM pair WHERE a <> b"), 0);
+            assert!(number(&one.app(), "SELECT count(DISTINCT a) FROM pair") <= 1, "no transaction is half applied");
+            if one.is_running() {
+                one.kill();
+            } else {
+                ended += 1;
+                assert_ne!(one.ended(), 0, "call {nth}");
+                let said = one.output().lines().rfind(|line| line.starts_with("harmonylite: ")).map(str::to_owned);
+                assert!(said.as_ref().is_some_and(|said| said.contains("app.db")), "call {nth}: it does not name the database: {said:?}");
+            }
+            one.clear_env();
+            one.run();
+            let rows = i64::from(round) * 20;
+            eventually("all is everywhere", || number(&two.app(), "SELECT count(*) FROM entry") == rows && done(one));
+            sound(&one.app());
+        }
+    }
+    cluster.converge();
+    assert!(ended > 4, "only {ended} of the failures were noticed");
 }
