@@ -344,10 +344,11 @@ fn is_unique(error: &rusqlite::Error) -> bool {
 }
 
 fn refused(map: &TableMap, key: &[Value], error: rusqlite::Error) -> ApplyError {
-    match error.sqlite_error_code() {
-        Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig | ErrorCode::Unknown) => {
-            ApplyError::Refused { table: map.table.name().to_owned(), key: journal::key_text(&map.table, key), reason: error.to_string() }
-        }
-        _ => error.into(),
+    use ErrorCode::{ConstraintViolation, TooBig, TypeMismatch, Unknown};
+    // rusqlite gives no code for what does not compile.
+    let uncompiled = matches!(error, rusqlite::Error::SqlInputError { .. });
+    if !uncompiled && !matches!(error.sqlite_error_code(), Some(ConstraintViolation | TypeMismatch | TooBig | Unknown)) {
+        return error.into();
     }
+    ApplyError::Refused { table: map.table.name().to_owned(), key: journal::key_text(&map.table, key), reason: error.to_string() }
 }

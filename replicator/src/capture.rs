@@ -35,6 +35,8 @@ pub struct Installed {
     pub changed: Vec<String>,
     /// Rows found without a version in tables that were made over.
     pub found_rows: usize,
+    /// Tables that cannot be replicated, and why.
+    pub unable: Vec<(String, String)>,
     /// Objects left by HarmonyLite (Go) that were removed.
     pub foreign_removed: Vec<String>,
 }
@@ -81,7 +83,8 @@ fn layout_of(db: &Connection, version: i64, schema: Schema) -> Result<Layout, Da
 /// What SQLite says; then the caller rolls back and nothing has changed.
 pub fn install(db: &Connection, filter: &TableFilter, now_ms: i64) -> Result<(Layout, Installed), DatabaseError> {
     let schema = inspect(db, filter)?;
-    let mut done = Installed::default();
+    let unable = schema.skipped.iter().filter(|s| s.warn).map(|s| (s.name.clone(), s.reason.clone()));
+    let mut done = Installed { unable: unable.collect(), ..Installed::default() };
     widen_log(db, schema.tables.iter().map(|t| t.key.len()).max().unwrap_or(1))?;
     let joined = database::get::<i64>(db, "joined")?.unwrap_or(0) != 0;
     let mut wanted: BTreeMap<String, String> = BTreeMap::new();

@@ -6,7 +6,8 @@
 use crate::batch::Digest;
 use crate::sql::{Collation, quote};
 use globset::GlobSet;
-use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode};
 use sha2::{Digest as _, Sha256};
 
 /// What all our own tables, views and triggers begin with.
@@ -155,7 +156,52 @@ pub fn inspect(db: &Connection, filter: &TableFilter) -> rusqlite::Result<Schema
             },
         }
     }
+    skip_unwritable(db, &mut found)?;
     Ok(found)
+}
+
+/// Takes out the tables that this program cannot write to: their indexes or generated columns call functions or collations that
+/// the application registers. SQLite's compiler tells. As on the writing connection, triggers, foreign keys and CHECKs count for nothing.
+fn skip_unwritable(db: &Connection, found: &mut Schema) -> rusqlite::Result<()> {
+    let switches = [DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY];
+    let before = [db.db_config(switches[0])?, db.db_config(switches[1])?];
+    let checks: bool = db.query_row("PRAGMA ignore_check_constraints", [], |r| r.get(0))?;
+    let set = |values: [bool; 2], ignored: bool| -> rusqlite::Result<()> {
+        for (switch, value) in switches.into_iter().zip(values) {
+            db.set_db_config(switch, value)?;
+        }
+        db.pragma_update(None, "ignore_check_constraints", ignored)
+    };
+    set([false, false], true)?;
+    let skipped = &mut found.skipped;
+    found.tables.retain(|table| match unwritable(db, table) {
+        None => true,
+        Some(why) => {
+            let reason = format!("a write to it calls what only the application knows: {why}");
+            skipped.push(Skipped { name: table.name.clone(), reason, warn: true, by_choice: false });
+            false
+        }
+    });
+    set(before, checks)
+}
+
+/// Why no write to it can be compiled.
+fn unwritable(db: &Connection, table: &TableSchema) -> Option<String> {
+    let name = quote(&table.name);
+    let columns: Vec<String> = table.columns.iter().map(|c| quote(&c.name)).collect();
+    let places = vec!["?"; columns.len()].join(", ");
+    let same: Vec<String> = columns.iter().map(|c| format!("{c} = {c}")).collect();
+    let writes = [
+        format!("INSERT INTO main.{name} ({}) VALUES ({places})", columns.join(", ")),
+        format!("UPDATE main.{name} SET {}", same.join(", ")),
+        format!("DELETE FROM main.{name}"),
+    ];
+    match writes.iter().find_map(|sql| db.prepare(sql).err())? {
+        rusqlite::Error::SqlInputError { msg, .. } => Some(msg),
+        rusqlite::Error::SqliteFailure(error, Some(msg)) if error.code == ErrorCode::Unknown => Some(msg),
+        // A lock or a failing disk says nothing about the table.
+        _ => None,
+    }
 }
 
 struct RawColumn {

@@ -404,7 +404,10 @@ pub(super) fn report_installed(installed: &Installed) {
         tracing::info!(table, "the schema changed; triggers installed anew");
     }
     for table in &installed.removed {
-        tracing::info!(table, "not replicated any more (dropped or excluded)");
+        tracing::info!(table, "not replicated any more");
+    }
+    for (table, reason) in &installed.unable {
+        tracing::warn!(table, reason, "this table cannot be replicated: its changes stay on this node");
     }
     if installed.found_rows > 0 {
         tracing::warn!(

@@ -2,11 +2,13 @@
 //!
 //! Goal: the triggers ask for nothing that an old SQLite, a foreign driver or a strict connection does not have. Method: the stock `sqlite3`
 //! shell and Python's driver write with `trusted_schema` off and recursive triggers on and off: REPLACE that displaces a row, a key that
-//! moves by the name `rowid`, deletes; the peer ends equal.
+//! moves by the name `rowid`, deletes; the peer ends equal. And an application that registers functions and collations: a table
+//! that nobody can write to without them stays on its node, named, and everything else replicates.
+//! The story: a table with an index over such a function ended every node that heard of a row of it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use harmonylite_guarantees::{Cluster, Node, python, rows};
+use harmonylite_guarantees::{Cluster, Node, eventually, number, python, rows};
 use std::process::Command;
 
 const SCHEMA: &str =
@@ -55,4 +57,56 @@ fn a_strict_connection_of_any_client_is_captured() {
         assert_eq!(found, [[format!("Integer({})", o + 3), format!("\"b{o}\""), "Integer(3)".to_owned()]], "writes from {o} on");
         assert_eq!(rows(&peer, &format!("SELECT b, v FROM p WHERE a = {o}")), [["\"z\"".to_owned(), "Integer(1)".to_owned()]]);
     }
+}
+
+/// An application with a function and a collation of its own.
+const OWN_FUNCTIONS: &str = "
+import sqlite3, sys
+d = sqlite3.connect(sys.argv[1], timeout=20)
+d.create_function('fold', 1, lambda s: s.casefold(), deterministic=True)
+d.create_collation('german', lambda a, b: (a > b) - (a < b))
+d.executescript(sys.argv[2])
+d.close()";
+
+#[test]
+fn what_only_the_application_knows_stays_local_and_harms_nobody() {
+    let mut cluster = Cluster::new(2, SCHEMA);
+    let run = |node: &Node, sql: &str| python(OWN_FUNCTIONS, &[node.db.to_str().unwrap(), sql]);
+    for node in &cluster.nodes {
+        run(
+            node,
+            "CREATE TABLE by_expression (id INTEGER PRIMARY KEY, v TEXT); CREATE INDEX folded ON by_expression (fold(v));
+             CREATE TABLE by_collation (id INTEGER PRIMARY KEY, v TEXT COLLATE german); CREATE INDEX collated ON by_collation (v);
+             CREATE TABLE generated (id INTEGER PRIMARY KEY, v TEXT, f TEXT AS (fold(v)) STORED);
+             CREATE TABLE checked (id INTEGER PRIMARY KEY, v TEXT CHECK (fold(v) = v));",
+        );
+    }
+    cluster.run();
+    let insert = "BEGIN; INSERT INTO by_expression VALUES (1, 'a'); INSERT INTO by_collation VALUES (1, 'a');
+                  INSERT INTO generated VALUES (1, 'a'); INSERT INTO checked VALUES (1, 'a'); INSERT INTO t VALUES (1, 'a', 1); COMMIT;";
+    run(&cluster.nodes[0], insert);
+    let peer = cluster.nodes[1].app();
+    eventually("the others arrive", || number(&peer, "SELECT (SELECT count(*) FROM t) + (SELECT count(*) FROM checked)") == 2);
+    assert_eq!(
+        number(
+            &peer,
+            "SELECT (SELECT count(*) FROM by_expression) + (SELECT count(*) FROM by_collation) + (SELECT count(*) FROM generated)"
+        ),
+        0
+    );
+    for node in &mut cluster.nodes {
+        assert!(node.is_running());
+        let skipped = node.status().unwrap()["skipped"].to_string();
+        for (table, why) in [("by_expression", "function: fold()"), ("by_collation", "sequence: german"), ("generated", "function: fold()")]
+        {
+            assert!(skipped.contains(table) && skipped.contains(why), "{skipped}");
+        }
+        assert_eq!(node.counter("quarantined"), 0);
+    }
+
+    // Without the index it is a table like any other.
+    for node in &cluster.nodes {
+        run(node, "DROP INDEX folded");
+    }
+    eventually("it replicates", || number(&peer, "SELECT count(*) FROM by_expression WHERE v = 'a'") == 1);
 }
