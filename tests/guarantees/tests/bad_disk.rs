@@ -186,7 +186,7 @@ fn whichever_write_fails_nothing_is_lost_or_half_applied() {
             }
             one.clear_env();
             one.run();
-            let rows = i64::from(round) * 20;
+            let rows = round * 20;
             eventually("all is everywhere", || number(&two.app(), "SELECT count(*) FROM entry") == rows && done(one));
             sound(&one.app());
         }
