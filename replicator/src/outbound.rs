@@ -375,7 +375,7 @@ impl<B: Broker> Outbound<B> {
                 self.look = true;
                 Ok(Step::Busy)
             }
-            Err(CollectError::Database(error)) => Err(error.into()),
+            Err(CollectError::Database(error)) => Err(Fatal::of(&self.db, error)),
             Err(CollectError::Encode(error)) => {
                 let refusal = format!("a batch cannot be put together in {}: {error}", self.config.spill_dir.display());
                 if self.refusal.as_ref() != Some(&refusal) {

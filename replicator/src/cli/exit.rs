@@ -145,6 +145,10 @@ fn node(error: &NodeError) -> (Exit, String) {
         NodeError::Replaced(_) => {
             say(Exit::Protect, "put the right file in place, then start again; a restored backup begins a new life by itself")
         }
+        NodeError::Fatal(Fatal::Restored) => say(
+            Exit::Protect,
+            "start again: the database begins a new life, and gets from the other nodes what they have and it has not; to keep what was restored, write it again",
+        ),
         NodeError::Fatal(Fatal::SecondNode { .. }) => say(Exit::NodeId, "node_id in the configuration, or -node-id on the command line"),
         NodeError::Fatal(_) => say(Exit::Protect, "the message says what a person has to decide"),
         NodeError::Panicked(_) => say(Exit::General, GENERAL_HINT),

@@ -132,6 +132,11 @@ pub enum Fatal {
         /// At least so many.
         rows: i64,
     },
+    /// What was written into the database is not in it any more.
+    #[error(
+        "the content of the database was replaced while this node ran (a backup was restored into it?): nothing was written to what is there now"
+    )]
+    Restored,
     /// Too much in quarantine.
     #[error(
         "{count} batches are in quarantine, which is the limit: look at them with `harmonylite quarantine list`, then retry or drop them"
@@ -140,6 +145,13 @@ pub enum Fatal {
         /// How many.
         count: i64,
     },
+}
+
+impl Fatal {
+    /// What an error of this database means: without our tables it is another content.
+    pub(crate) fn of(db: &Connection, error: DatabaseError) -> Self {
+        if matches!(database::is_installed(db), Ok(false)) { Self::Restored } else { Self::Database(error) }
+    }
 }
 
 impl From<rusqlite::Error> for Fatal {
@@ -219,6 +231,8 @@ pub struct Inbound<B: Broker> {
     trouble: Option<String>,
     /// Why the last transaction found no room on the disk.
     full: Option<String>,
+    /// How many transactions the database has seen, as the last one stored it.
+    writes: i64,
     former: HashMap<NodeId, former::Former>,
     former_due_ms: u64,
     random: Box<dyn FnMut() -> u64 + Send>,
@@ -254,6 +268,7 @@ impl<B: Broker> Inbound<B> {
         transaction.commit()?;
         transact::report_installed(&installed);
         let meta = Meta::read(&db)?;
+        let writes = database::get(&db, "writes")?.unwrap_or(0);
         let absorb =
             AbsorbState { site: meta.site, own_sites: database::own_sites(&db)?, absorbed: meta.absorbed, published: meta.published };
         let lease = Lease::new(meta.site, &config.instance, &config.place, config.lease_ttl_ms);
@@ -299,6 +314,7 @@ impl<B: Broker> Inbound<B> {
             own_lowest_changed: false,
             trouble: None,
             full: None,
+            writes,
             former: HashMap::new(),
             former_due_ms: 0,
             random,

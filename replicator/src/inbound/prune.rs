@@ -54,6 +54,7 @@ impl<B: Broker> Inbound<B> {
         let Some(before_ms) = self.prune_before_ms(now) else { return Ok(()) };
         let pass = self.pruning.take().unwrap_or_default();
         let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        super::transact::check_content(&transaction, self.writes)?;
         // A change that came since we looked needs its predecessor.
         if log_end(&transaction)? > self.absorb.published || crate::capture::schema_version(&transaction)? != self.layout.schema_version {
             return Ok(());

@@ -66,6 +66,7 @@ impl<B: Broker> Inbound<B> {
         match result {
             Ok(done) => {
                 self.stats.transactions += 1;
+                self.writes += 1;
                 self.after_commit(done, now);
                 Ok(())
             }
@@ -86,6 +87,7 @@ impl<B: Broker> Inbound<B> {
     fn follow_schema(&mut self, now: Now) -> Result<(), Fatal> {
         if capture::schema_version(&self.db)? != self.layout.schema_version {
             let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            check_content(&transaction, self.writes)?;
             let (layout, installed) = capture::install(&transaction, &self.config.filter, now.unix_ms)?;
             transaction.commit()?;
             report_installed(&installed);
@@ -145,6 +147,8 @@ impl<B: Broker> Inbound<B> {
 
     fn inside(&mut self, queues: &[VecDeque<Item>], now: Now) -> Result<Done, Fatal> {
         let mut done = Done::default();
+        check_content(&self.db, self.writes)?;
+        database::set(&self.db, "writes", self.writes + 1)?;
         // By the old layout nothing may be written.
         if capture::schema_version(&self.db)? != self.layout.schema_version {
             self.schema_moved = true;
@@ -396,6 +400,16 @@ pub(super) fn read_own_anchor(db: &Connection) -> Result<Option<Anchor>, Databas
 }
 
 /// Tells the log what an installation did.
+/// Whether the database is the one that our last transaction left. A backup that is restored into the live file (SQLite's backup interface, the
+/// shell's `.restore`) takes back what this process believes to be stored, and rows with it that no log tells of.
+pub(super) fn check_content(db: &Connection, writes: i64) -> Result<(), Fatal> {
+    match database::get::<i64>(db, "writes") {
+        Ok(stored) if stored.unwrap_or(0) == writes => Ok(()),
+        Ok(_) => Err(Fatal::Restored),
+        Err(error) => Err(Fatal::of(db, error)),
+    }
+}
+
 pub(super) fn report_installed(installed: &Installed) {
     for table in &installed.added {
         tracing::info!(table, "replicating");

@@ -1,12 +1,16 @@
 //! The database's files deleted, replaced or renamed under a running sidecar (faults 18 and 19).
 //!
 //! Goal: the node stops with its documented exit status (8) and names the file, and nothing is written into what is there
-//! now, also while an application is busy with the new file. Method: each kind of replacement, done to a running node.
+//! now, also while an application is busy with the new file. The same for a backup that is restored into the live file, as the shell's
+//! `.restore` does; started again, the node gets what the others have and the backup has not. Method: each kind of replacement, done to
+//! a running node.
+//! The story: after a `.restore` the node went on, its counters in memory, and its database stayed different for ever.
 
 #![allow(clippy::unwrap_used)]
 
 use harmonylite_guarantees::{Cluster, Node, eventually, number, open, rows, sound};
-use std::path::PathBuf;
+use rusqlite::backup::Progress;
+use std::path::{Path, PathBuf};
 
 const SCHEMA: &str = "CREATE TABLE note (id INTEGER PRIMARY KEY, text TEXT);";
 
@@ -94,4 +98,52 @@ fn a_deleted_wal_stops_the_node() {
     let again = open(&db);
     sound(&again);
     assert_eq!(number(&again, "SELECT count(*) FROM note WHERE id = 1"), 1);
+}
+
+/// What the shell's `.restore` does.
+fn restore(db: &Path, backup: &Path) {
+    let mut application = open(db);
+    application.restore("main", backup, None::<fn(Progress)>).unwrap();
+}
+
+#[test]
+fn a_backup_restored_into_the_live_database_stops_the_node_and_is_caught_up() {
+    let (mut cluster, db) = running();
+    let backup = db.with_file_name("backup");
+    open(&db).backup("main", &backup, None::<fn(Progress)>).unwrap();
+    let (one, two) = (cluster.nodes[0].app(), cluster.nodes[1].app());
+    one.execute_batch("INSERT INTO note VALUES (2, 'own, later'); UPDATE note SET text = 'changed' WHERE id = 1").unwrap();
+    two.execute_batch("INSERT INTO note VALUES (3, 'of the other')").unwrap();
+    cluster.converge();
+
+    restore(&db, &backup);
+    assert_eq!(cluster.nodes[0].ended(), 8, "{}", cluster.nodes[0].output());
+    assert!(cluster.nodes[0].output().contains("was replaced while this node ran"), "{}", cluster.nodes[0].output());
+    assert_eq!(number(&one, "SELECT count(*) FROM note"), 1, "nothing was written into what was restored");
+
+    one.execute_batch("INSERT INTO note VALUES (4, 'after the restore')").unwrap();
+    cluster.nodes[0].run();
+    eventually("all is everywhere", || {
+        [&one, &two]
+            .iter()
+            .all(|db| number(db, "SELECT count(*) FROM note") == 4 && number(db, "SELECT text = 'changed' FROM note WHERE id = 1") == 1)
+    });
+    cluster.converge();
+    sound(&one);
+}
+
+#[test]
+fn a_backup_of_before_its_first_start_does_the_same() {
+    let mut cluster = Cluster::new(2, SCHEMA);
+    let db = cluster.nodes[0].db.clone();
+    let backup = db.with_file_name("backup");
+    open(&db).backup("main", &backup, None::<fn(Progress)>).unwrap();
+    cluster.run();
+    cluster.nodes[0].app().execute_batch("INSERT INTO note VALUES (1, 'first')").unwrap();
+    cluster.converge();
+    restore(&db, &backup);
+    assert_eq!(cluster.nodes[0].ended(), 8, "{}", cluster.nodes[0].output());
+    cluster.nodes[0].run();
+    cluster.converge();
+    assert_eq!(number(&cluster.nodes[0].app(), "SELECT count(*) FROM note"), 1);
 }
