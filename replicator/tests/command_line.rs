@@ -52,7 +52,6 @@ fn every_error_is_two_lines_and_has_its_exit_status() {
         ("-config broken.toml", 2, "line 2"),
         ("-cluster-addr nowhere -db app.db", 2, "-cluster-addr"),
         ("-save-snapshot -db app.db", 9, "-save-snapshot is not in this version"),
-        ("-schema-status-cluster -db app.db", 9, "not in this version"),
         ("-pprof :6060 -db app.db", 9, "not in this version"),
         ("status --db app.db", 1, "never been replicated"),
         ("quarantine retry 1 --db app.db", 1, "never been replicated"),

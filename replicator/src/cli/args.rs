@@ -46,7 +46,7 @@ pub(crate) struct Global {
     /// Print the replicated tables with their hashes, and end
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
     pub(crate) schema_status: bool,
-    /// Print the schema hashes of all nodes, and end (not in this version yet)
+    /// Print the schema hashes of all nodes, as the running node of this database knows them, and end
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
     pub(crate) schema_status_cluster: bool,
     /// Serve profiles (not in this version yet)

@@ -2,7 +2,7 @@
 
 use super::args::{Cli, Command, Global};
 use super::exit::{Exit, Failure};
-use super::{cleanup, completions, conflicts, demo, doctor, quarantine, run, schema_status, status, version};
+use super::{cleanup, completions, conflicts, demo, doctor, quarantine, run, schema_cluster, schema_status, status, version};
 use anyhow::Result;
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -54,6 +54,9 @@ fn flags(global: &Global) -> Result<ExitCode> {
     if global.schema_status {
         return schema_status::run(&loaded.settings);
     }
+    if global.schema_status_cluster {
+        return schema_cluster::run(&loaded.settings);
+    }
     not_yet(global)?;
     run::run(global, loaded, global.cluster()?)
 }
@@ -62,7 +65,6 @@ fn flags(global: &Global) -> Result<ExitCode> {
 fn not_yet(global: &Global) -> Result<(), Failure> {
     let missing = [
         (global.save_snapshot, "-save-snapshot", "a new node gets all rows from the streams and its peers without one"),
-        (global.schema_status_cluster, "-schema-status-cluster", "-schema-status on each node shows the hashes to compare"),
         (global.pprof.is_some(), "-pprof", "`harmonylite status` shows counters and times"),
     ];
     match missing.into_iter().find(|(asked, ..)| *asked) {

@@ -14,6 +14,7 @@ pub(crate) mod log;
 mod quarantine;
 mod restore;
 mod run;
+mod schema_cluster;
 mod schema_status;
 mod show;
 mod status;

@@ -2,9 +2,10 @@
 //!
 //! Reads [`Status`] when asked; the only thing it changes is to pass a retry of a batch in quarantine on to the writer.
 
-use super::metrics;
 use super::report::Sources;
 use super::writer::ToWriter;
+use super::{metrics, registry};
+use crate::broker::nats::Asker;
 use crate::inbound::Input;
 use crate::settings::{Settings, bind_address};
 use crate::status::Status;
@@ -89,7 +90,12 @@ pub(super) fn start(ports: Ports, sources: &Arc<Sources>) -> Vec<JoinHandle<()>>
 ///
 /// # Errors
 /// What the file system says.
-pub(super) fn start_control(socket: &Path, sources: &Arc<Sources>, writer: Sender<ToWriter>) -> Result<JoinHandle<()>, ListenError> {
+pub(super) fn start_control(
+    socket: &Path,
+    sources: &Arc<Sources>,
+    writer: Sender<ToWriter>,
+    asker: Asker,
+) -> Result<JoinHandle<()>, ListenError> {
     let failed = |error| ListenError { what: "control socket", bind: socket.display().to_string(), error };
     match std::fs::remove_file(socket) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
@@ -99,7 +105,8 @@ pub(super) fn start_control(socket: &Path, sources: &Arc<Sources>, writer: Sende
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(socket, permissions).map_err(failed)?;
     let retry = Router::new().route("/quarantine/{id}/retry", post(retry_quarantine)).with_state(Arc::new(parking_lot::Mutex::new(writer)));
-    let router = Router::new().route("/status", get(show_status)).with_state(Arc::clone(sources)).merge(retry);
+    let registry = Router::new().route("/registry", get(show_registry)).with_state(asker);
+    let router = Router::new().route("/status", get(show_status)).with_state(Arc::clone(sources)).merge(retry).merge(registry);
     Ok(tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
             tracing::error!(%error, "the control socket ended");
@@ -114,6 +121,10 @@ async fn status(sources: Arc<Sources>) -> Result<Status, Response> {
 
 async fn show_status(State(sources): State<Arc<Sources>>) -> Result<Json<Status>, Response> {
     status(sources).await.map(Json)
+}
+
+async fn show_registry(State(asker): State<Asker>) -> Result<Json<Vec<serde_json::Value>>, (StatusCode, String)> {
+    registry::read(&asker).await.map(Json).map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, error.to_string()))
 }
 
 async fn retry_quarantine(State(writer): State<Arc<parking_lot::Mutex<Sender<ToWriter>>>>, UrlPath(id): UrlPath<i64>) -> StatusCode {

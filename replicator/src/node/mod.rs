@@ -10,6 +10,7 @@ mod guard;
 mod http;
 mod metrics;
 mod reader;
+mod registry;
 mod report;
 mod ring;
 mod start;

@@ -93,7 +93,7 @@ async fn start_locked(
         settings,
     });
     let mut tasks = http::start(ports, &sources);
-    tasks.push(http::start_control(&socket, &sources, to_writer.clone())?);
+    tasks.push(http::start_control(&socket, &sources, to_writer.clone(), hub.asker())?);
 
     let waker = Waker::new(to_reader.clone());
     let poll = Duration::from_millis(if sources.settings.polling_interval > 0 { sources.settings.polling_interval } else { POLL_MS });
@@ -171,7 +171,7 @@ async fn first_contact(hub: &Hub) -> Result<(), NodeError> {
 /// is asked again once the node runs.
 async fn refuse_second_node(hub: &Hub, config: &NodeConfig) -> Result<(), NodeError> {
     let mut lease = Lease::new(Site(0), &config.instance, &config.place, config.lease_ttl_ms);
-    while let Ok(Reply::Kv(entry)) = hub.ask(Request::KvGet { key: Lease::key(config.node) }).await {
+    while let Ok(Reply::Kv(entry)) = hub.asker().ask(Request::KvGet { key: Lease::key(config.node) }).await {
         match lease.decide(entry.as_ref(), clock::mono_ms()) {
             Next::Put { .. } => break,
             Next::LookAgain => tokio::time::sleep(Duration::from_millis((config.lease_ttl_ms / 4).max(1))).await,

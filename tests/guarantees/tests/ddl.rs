@@ -140,6 +140,28 @@ fn a_migration_runs_on_one_node_after_the_other_under_load() {
     assert!(resumed[resumed.len() / 2] < Duration::from_secs(1), "origins resume slowly: {resumed:?}");
 }
 
+/// What HarmonyLite (Go) had `-schema-status-cluster` for.
+#[test]
+fn the_schemas_of_all_nodes_are_compared_from_one() {
+    let mut cluster = Cluster::with(3, SCHEMA, "");
+    let compared = |node: &Node| String::from_utf8(node.cli(&["-schema-status-cluster"]).stdout).unwrap();
+    let refused = cluster.nodes[0].cli(&["-schema-status-cluster"]);
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("no node runs"), "{refused:?}");
+    cluster.run();
+    let state = |text: &str, id: u64| text.lines().find(|line| line.starts_with(&format!("{id} "))).unwrap_or_default().to_owned();
+    let says = |node: &Node, states: [&str; 3]| {
+        let mut text = String::new();
+        eventually(&format!("{states:?}"), || {
+            text = compared(node);
+            (1..).zip(states).all(|(id, part)| state(&text, id).contains(part))
+        });
+    };
+    says(&cluster.nodes[0], ["this node", "same", "same"]);
+    cluster.nodes[1].app().execute_batch("CREATE TABLE only_here (id TEXT PRIMARY KEY)").unwrap();
+    says(&cluster.nodes[0], ["this node", "one migration ahead", "same"]);
+    says(&cluster.nodes[1], ["one migration behind", "this node", "one migration behind"]);
+}
+
 #[test]
 fn excluded_tables_stay_local() {
     let schema = "CREATE TABLE shared (id INTEGER PRIMARY KEY); CREATE TABLE cache_a (id INTEGER PRIMARY KEY); CREATE TABLE session (id INTEGER PRIMARY KEY);";

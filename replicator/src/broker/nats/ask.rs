@@ -15,6 +15,7 @@ use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{Config, LastRawMessageErrorKind, RawMessageError, State, Stream};
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 
 type Result<T> = std::result::Result<T, BrokerError>;
 
@@ -151,6 +152,20 @@ fn is_marker(message: &StreamMessage) -> bool {
 pub(super) async fn kv_get(session: &Session, key: &str) -> Result<Reply> {
     let found = kv_last(session, key).await?.filter(|m| !is_marker(m));
     Ok(Reply::Kv(found.map(|m| KvEntry { revision: m.sequence, value: m.payload })))
+}
+
+/// The ids of all nodes that have an entry in the registry.
+pub(super) async fn registered(session: &Session) -> Result<Vec<u64>> {
+    let prefix = format!("$KV.{REGISTRY}.node-");
+    let stream = stream(session, &format!("KV_{REGISTRY}")).await?;
+    let mut subjects = stream.info_with_subjects(format!("$KV.{REGISTRY}.>")).await.map_err(unreachable)?;
+    let mut ids = Vec::new();
+    while let Some(found) = subjects.next().await {
+        let (subject, _) = found.map_err(unreachable)?;
+        ids.extend(subject.strip_prefix(&prefix).and_then(|id| id.parse::<u64>().ok()));
+    }
+    ids.sort_unstable();
+    Ok(ids)
 }
 
 /// Writes a key by publishing to its subject: the crate's own `update` loses the time to live.

@@ -95,22 +95,41 @@ impl Hub {
         NatsBroker { shared: Arc::clone(&self.shared), sink: Arc::clone(sink), runtime: Runtime::current() }
     }
 
-    /// Asks once, for whoever waits for the answer.
-    ///
-    /// # Errors
-    /// What the broker says; [`BrokerError::Unreachable`] without a connection.
-    pub async fn ask(&self, request: Request) -> Result<Reply, BrokerError> {
-        let session = self.shared.session.lock().clone();
-        let nobody: Sink = Arc::new(drop);
-        match session {
-            Some(session) => answer(&self.shared, &session, &nobody, request).await,
-            None => Err(BrokerError::Unreachable("not connected".to_owned())),
-        }
+    /// For questions of others than the actors.
+    pub fn asker(&self) -> Asker {
+        Asker(Arc::clone(&self.shared))
     }
 
     /// What is known of the connection, now and whenever it changes.
     pub fn link(&self) -> tokio::sync::watch::Receiver<LinkState> {
         self.shared.link.subscribe()
+    }
+}
+
+/// Asks the broker once, for whoever waits for the answer.
+#[derive(Clone)]
+pub struct Asker(Arc<Shared>);
+
+impl Asker {
+    /// Asks.
+    ///
+    /// # Errors
+    /// What the broker says; [`BrokerError::Unreachable`] without a connection.
+    pub async fn ask(&self, request: Request) -> Result<Reply, BrokerError> {
+        let nobody: Sink = Arc::new(drop);
+        answer(&self.0, &self.session()?, &nobody, request).await
+    }
+
+    /// The ids of all nodes that have an entry in the registry, in order.
+    ///
+    /// # Errors
+    /// As [`Asker::ask`].
+    pub async fn registered(&self) -> Result<Vec<u64>, BrokerError> {
+        ask::registered(&self.session()?).await
+    }
+
+    fn session(&self) -> Result<Session, BrokerError> {
+        self.0.session.lock().clone().ok_or_else(|| BrokerError::Unreachable("not connected".to_owned()))
     }
 }
 

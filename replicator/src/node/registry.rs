@@ -1,0 +1,21 @@
+//! What all nodes have written about themselves into the registry (FORMAT.md).
+//!
+//! Arrives: the connection. Leaves: one JSON object a node. Reads only.
+
+use crate::broker::nats::Asker;
+use crate::broker::{BrokerError, Reply, Request};
+use serde_json::{Value, json};
+
+/// The entries of all nodes, by node id; `{"node_id": ..}` alone for one that cannot be read.
+///
+/// # Errors
+/// The broker does not answer.
+pub(super) async fn read(asker: &Asker) -> Result<Vec<Value>, BrokerError> {
+    let mut entries = Vec::new();
+    for id in asker.registered().await? {
+        let Reply::Kv(entry) = asker.ask(Request::KvGet { key: format!("node-{id}") }).await? else { continue };
+        let entry = entry.and_then(|entry| serde_json::from_slice::<Value>(&entry.value).ok());
+        entries.push(entry.filter(|value| value["node_id"] == id).unwrap_or_else(|| json!({ "node_id": id })));
+    }
+    Ok(entries)
+}
