@@ -37,6 +37,9 @@ enum Outcome {
 }
 
 /// Why a batch ended early inside its savepoint.
+/// Whose batch it is, which life of its database, and which number.
+type Sender = (NodeId, Site, BatchNo);
+
 enum Ended {
     Fatal(Fatal),
     Outcome(Box<Outcome>),
@@ -112,7 +115,8 @@ impl<B: Broker> Inbound<B> {
         if self.streams[i].held.contains_key(&node) && !self.streams[i].resuming.contains_key(&node) {
             return Ok((0, NO_ROW_MS));
         }
-        match self.apply_body(body, now)? {
+        let sender = Some((node, headers.site, headers.batch));
+        match self.apply_body(body, sender, now)? {
             Outcome::Applied { header, applied, lowest_ms } => {
                 self.note_origin(shard, node, &header, now, done)?;
                 self.stats.batches_applied += 1;
@@ -140,10 +144,10 @@ impl<B: Broker> Inbound<B> {
         }
     }
 
-    /// Decodes, admits and applies one batch inside a savepoint.
-    fn apply_body(&mut self, body: &Spill, now: Now) -> Result<Outcome, Fatal> {
+    /// Decodes, admits and applies one batch inside a savepoint. `sender`: what its message said, if it is known.
+    fn apply_body(&mut self, body: &Spill, sender: Option<Sender>, now: Now) -> Result<Outcome, Fatal> {
         database::run(&self.db, "SAVEPOINT __harmonylite__batch")?;
-        let result = self.apply_inside(body, now);
+        let result = self.apply_inside(body, sender, now);
         match result {
             Ok(outcome) => {
                 database::run(&self.db, "RELEASE __harmonylite__batch")?;
@@ -158,22 +162,27 @@ impl<B: Broker> Inbound<B> {
     }
 
     /// Most batches are small and are decompressed once; the others twice, a piece at a time.
-    fn apply_inside(&mut self, body: &Spill, now: Now) -> Result<Outcome, Ended> {
+    fn apply_inside(&mut self, body: &Spill, sender: Option<Sender>, now: Now) -> Result<Outcome, Ended> {
         if let Spill::Memory(packed) = body
             && let Some(plain) = self.unpacker.unpack(packed, &self.config.limits).map_err(undecodable)?
         {
-            let result = self.apply_plain(|| Ok(&plain[..]), now);
+            let result = self.apply_plain(|| Ok(&plain[..]), sender, now);
             self.unpacker.put_back(plain);
             return result;
         }
         let limits = self.config.limits.clone();
-        self.apply_plain(|| unpacking(body.reader()?, &limits).map_err(undecodable), now)
+        self.apply_plain(|| unpacking(body.reader()?, &limits).map_err(undecodable), sender, now)
     }
 
     /// `open` gives the decompressed batch from its start.
-    fn apply_plain<R: Read>(&mut self, open: impl Fn() -> Result<R, Ended>, now: Now) -> Result<Outcome, Ended> {
+    fn apply_plain<R: Read>(&mut self, open: impl Fn() -> Result<R, Ended>, sender: Option<Sender>, now: Now) -> Result<Outcome, Ended> {
         let limits = &self.config.limits;
         let found = outline(open()?, limits).map_err(undecodable)?;
+        let said = (found.header.node, found.header.site, found.header.number);
+        if let Some(sender) = sender.filter(|sender| *sender != said) {
+            let (of, by) = (describe(said), describe(sender));
+            return Err(Outcome::Quarantine(format!("it says that it is {of}, and came as {by}")).into());
+        }
         let maps = match admit(&self.layout, &found.tables) {
             Ok(maps) => maps,
             Err(reason) => return Err(Outcome::Held { reason, header: Some(Box::new(found.header)) }.into()),
@@ -313,7 +322,7 @@ impl<B: Broker> Inbound<B> {
         for id in std::mem::take(&mut self.retries) {
             let Some(entry) = quarantine::load(&self.db, id)? else { continue };
             let body = Spill::from_bytes(entry.body);
-            match self.apply_body(&body, now)? {
+            match self.apply_body(&body, None, now)? {
                 Outcome::Applied { applied, .. } => {
                     tracing::info!(id, rows = applied.taken, "a batch from quarantine is applied");
                     self.count(&applied, entry.node, now);
@@ -328,6 +337,10 @@ impl<B: Broker> Inbound<B> {
         }
         Ok(())
     }
+}
+
+fn describe((node, site, batch): Sender) -> String {
+    format!("batch {batch} of node {node}, life {site}")
 }
 
 fn undecodable(error: DecodeError) -> Ended {
