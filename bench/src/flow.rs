@@ -53,7 +53,7 @@ pub(crate) fn insert(db: &Connection, id: i64) -> Result<()> {
 }
 
 /// The last row is there, so all are: batches arrive in order.
-fn arrived(pair: &Pair, peer: &Connection, last: i64) -> Result<()> {
+pub(crate) fn arrived(pair: &Pair, peer: &Connection, last: i64) -> Result<()> {
     pair.wait("the last row", || Ok(count(peer, "SELECT count(*) FROM item WHERE id = ?1", last)? == 1))
 }
 

@@ -7,6 +7,7 @@ mod bare;
 mod broker;
 mod cost;
 mod flow;
+mod hold;
 mod idle;
 mod latency;
 mod pair;
@@ -50,6 +51,8 @@ enum Part {
     Cost,
     /// CPU and memory of a node with nothing to do
     Idle,
+    /// How long an application waits while a large transaction of the other node is applied
+    Hold,
 }
 
 fn main() -> Result<ExitCode> {
@@ -60,7 +63,7 @@ fn main() -> Result<ExitCode> {
         // First, while nothing else runs.
         cost::measure(&mut report, options.quick)?;
     }
-    if [Part::Bulk, Part::Single, Part::Latency, Part::Idle].into_iter().any(wanted) {
+    if [Part::Bulk, Part::Single, Part::Latency, Part::Idle, Part::Hold].into_iter().any(wanted) {
         let pair = Pair::start(options.program.clone(), Kind::Plain)?;
         if wanted(Part::Bulk) {
             flow::bulk(&pair, &mut report, options.quick)?;
@@ -73,6 +76,10 @@ fn main() -> Result<ExitCode> {
         }
         if wanted(Part::Idle) {
             idle::measure(&pair, &mut report, options.quick)?;
+        }
+        if wanted(Part::Hold) {
+            // Last: it takes memory, which idle measures.
+            hold::measure(&pair, &mut report, options.quick)?;
         }
     }
     if wanted(Part::Latency) {
