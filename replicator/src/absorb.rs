@@ -4,9 +4,10 @@
 //! change can never slip between a local change and its version. Part of the caller's transaction: a crash undoes it whole.
 
 use crate::database::{self, DatabaseError};
-use crate::fold::{FoldFrom, Folded, fold, log_end, row_exists, store_version};
+use crate::fold::{FoldFrom, Folded, fold, log_end, row_exists};
 use crate::layout::Layout;
 use crate::names::Site;
+use crate::versions::Versions;
 use rusqlite::Connection;
 use std::collections::HashSet;
 
@@ -36,10 +37,11 @@ pub fn absorb(db: &Connection, layout: &Layout, state: &mut AbsorbState, entries
     let upto = end.min(state.absorbed.saturating_add(entries_max));
     let from = FoldFrom { site: state.site, own_sites: &state.own_sites, absorbed: state.absorbed, sent: state.absorbed, upto };
     let folded = fold(db, layout, &from)?;
+    let mut versions = Versions::new(db);
     for row in &folded.rows {
         match row.if_gone {
-            Some(version) if !row_exists(db, &row.table, &row.key)? => store_version(db, &row.table, &row.key, version)?,
-            _ if row.unabsorbed => store_version(db, &row.table, &row.key, row.version)?,
+            Some(version) if !row_exists(db, &row.table, &row.key)? => versions.put(&row.table, &row.key, version)?,
+            _ if row.unabsorbed => versions.put(&row.table, &row.key, row.version)?,
             _ => {}
         }
     }

@@ -9,13 +9,13 @@ use crate::capture::KIND_PUBLISH;
 use crate::clash;
 use crate::database::DatabaseError;
 use crate::error::Action;
-use crate::fold::{store_version, stored_version};
 use crate::journal::{self, Loss};
 use crate::layout::TableLayout;
 use crate::names::{Hlc, Site, Version};
 use crate::planted::{Bug, planted};
 use crate::resolve::{Verdict, resolve};
-use rusqlite::{Connection, ErrorCode, OptionalExtension, params_from_iter};
+use crate::versions::Versions;
+use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension, params_from_iter};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -146,13 +146,27 @@ pub struct Applier<'a> {
     now_ms: i64,
     conflicts_max: u64,
     clashes: Vec<Clash>,
+    versions: Versions<'a>,
+    /// Of the table whose row came last.
+    upsert: Option<(Arc<TableMap>, CachedStatement<'a>)>,
     done: Applied,
 }
 
 impl<'a> Applier<'a> {
     /// Begins a batch. The caller has absorbed in the same transaction.
     pub fn new(db: &'a Connection, site: Site, own_sites: &'a HashSet<Site>, joined: bool, now_ms: i64, conflicts_max: u64) -> Self {
-        Self { db, site, own_sites, joined, now_ms, conflicts_max, clashes: Vec::new(), done: Applied::default() }
+        Self {
+            db,
+            site,
+            own_sites,
+            joined,
+            now_ms,
+            conflicts_max,
+            clashes: Vec::new(),
+            versions: Versions::new(db),
+            upsert: None,
+            done: Applied::default(),
+        }
     }
 
     /// Applies one row.
@@ -161,7 +175,7 @@ impl<'a> Applier<'a> {
     /// [`ApplyError::Refused`] if this database cannot hold the row.
     pub fn row(&mut self, map: &Arc<TableMap>, row: &Row) -> Result<(), ApplyError> {
         let key = map.key_of(row);
-        let local = stored_version(self.db, &map.table, &key)?;
+        let local = self.versions.get(&map.table, &key)?;
         self.done.newest_ms = self.done.newest_ms.max(row.version.hlc.ms());
         match resolve(local, row.version, row.previous, self.own_sites.contains(&local.site)) {
             Verdict::Skip { concurrent } => {
@@ -193,7 +207,7 @@ impl<'a> Applier<'a> {
         };
         match written {
             Ok(()) => {
-                store_version(self.db, &map.table, &key, row.version)?;
+                self.versions.put(&map.table, &key, row.version)?;
                 self.done.taken += 1;
             }
             Err(error) if is_unique(&error) => self.clashes.push(Clash { map: Arc::clone(map), key, row: row.clone() }),
@@ -230,10 +244,10 @@ impl<'a> Applier<'a> {
         let Clash { map, key, row } = clash;
         let columns: Vec<&str> = map.columns.iter().map(String::as_str).collect();
         let others = clash::others(self.db, &map.table, &columns, &map.values(row))?;
-        store_version(self.db, &map.table, key, row.version)?;
+        self.versions.put(&map.table, key, row.version)?;
         let mut versions = Vec::with_capacity(others.len());
         for other in &others {
-            versions.push(stored_version(self.db, &map.table, other)?);
+            versions.push(self.versions.get(&map.table, other)?);
         }
         if let Some(stronger) = versions.iter().copied().filter(|v| *v >= row.version).max() {
             self.lost(map, key, journal::UNIQUE_CLASH, stronger, row.version, map.content(row), None)?;
@@ -256,7 +270,7 @@ impl<'a> Applier<'a> {
     fn compensate(&mut self, table: &TableLayout, key: &[Value], had: Version) -> Result<(), ApplyError> {
         self.delete(table, key)?;
         let hlc = if planted(Bug::CompensationNow) { had.hlc.next().max(Hlc::from_ms(self.now_ms)) } else { had.hlc.next() };
-        store_version(self.db, table, key, Version { hlc, site: self.site })?;
+        self.versions.put(table, key, Version { hlc, site: self.site })?;
         if !planted(Bug::SilentCompensation) {
             log_for_publication(self.db, table, key)?;
         }
@@ -268,8 +282,11 @@ impl<'a> Applier<'a> {
         self.db.prepare_cached(&table.sql.delete_row)?.execute(params_from_iter(key)).map(|_| ())
     }
 
-    fn upsert(&self, map: &TableMap, row: &Row) -> rusqlite::Result<()> {
-        let mut statement = self.db.prepare_cached(&map.upsert)?;
+    fn upsert(&mut self, map: &Arc<TableMap>, row: &Row) -> rusqlite::Result<()> {
+        let statement = match &mut self.upsert {
+            Some((of, statement)) if Arc::ptr_eq(of, map) => statement,
+            other => &mut other.insert((Arc::clone(map), self.db.prepare_cached(&map.upsert)?)).1,
+        };
         for (place, i) in map.used.iter().enumerate() {
             statement.raw_bind_parameter(place + 1, &row.values[*i])?;
         }

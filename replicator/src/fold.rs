@@ -7,11 +7,12 @@
 
 use crate::batch::Value;
 use crate::capture::{KIND_CHANGED, KIND_DISPLACED, KIND_FOUND, KIND_PUBLISH};
-use crate::database::{DatabaseError, version_from};
+use crate::database::DatabaseError;
 use crate::layout::{Layout, TableLayout};
 use crate::names::{Hlc, Site, Version};
 use crate::planted::{Bug, planted};
-use rusqlite::{Connection, OptionalExtension, params_from_iter};
+use crate::versions::Versions;
+use rusqlite::{Connection, params_from_iter};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -113,6 +114,7 @@ pub fn fold(db: &Connection, layout: &Layout, from: &FoldFrom<'_>) -> Result<Fol
         keys.join(", ")
     ))?;
     let mut folded = Folded::default();
+    let mut versions = Versions::new(db);
     let mut states: Vec<State> = Vec::new();
     let mut index: HashMap<Vec<u8>, usize> = HashMap::new();
     let mut rows = log.query([from.absorbed.min(from.sent), from.upto])?;
@@ -131,7 +133,7 @@ pub fn fold(db: &Connection, layout: &Layout, from: &FoldFrom<'_>) -> Result<Fol
         let at = match index.get(&canonical) {
             Some(at) => *at,
             None => {
-                let real = stored_version(db, table, &key)?;
+                let real = versions.get(table, &key)?;
                 index.insert(canonical, states.len());
                 states.push(State {
                     table: Arc::clone(table),
@@ -218,30 +220,6 @@ fn finish(state: State, from: &FoldFrom<'_>) -> FoldedRow {
         unabsorbed: state.unabsorbed,
         publish: state.new && (state.republish || ours),
     }
-}
-
-/// The stored version of a row; [`Version::NONE`] if it was never seen.
-///
-/// # Errors
-/// What SQLite says.
-pub fn stored_version(db: &Connection, table: &TableLayout, key: &[Value]) -> Result<Version, DatabaseError> {
-    let mut get = db.prepare_cached(&table.sql.version_get)?;
-    Ok(get.query_row(params_from_iter(key), |r| version_from(r, 0)).optional()?.unwrap_or(Version::NONE))
-}
-
-/// Stores the version of a row.
-///
-/// # Errors
-/// What SQLite says.
-pub fn store_version(db: &Connection, table: &TableLayout, key: &[Value], version: Version) -> Result<(), DatabaseError> {
-    let mut put = db.prepare_cached(&table.sql.version_put)?;
-    for (i, value) in key.iter().enumerate() {
-        put.raw_bind_parameter(i + 1, value)?;
-    }
-    put.raw_bind_parameter(key.len() + 1, version.hlc.0)?;
-    put.raw_bind_parameter(key.len() + 2, version.site.0)?;
-    put.raw_execute()?;
-    Ok(())
 }
 
 /// Whether the row exists.

@@ -41,6 +41,7 @@ pub mod settings;
 pub mod spill;
 pub mod sql;
 pub mod status;
+pub mod versions;
 pub mod walk;
 
 pub use node::{Node, NodeBuilder, NodeError};

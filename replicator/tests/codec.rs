@@ -30,7 +30,7 @@ fn value() -> impl Strategy<Value = Value> {
 }
 
 fn row(columns: usize, sites: i64) -> impl Strategy<Value = Row> {
-    let version = move || (0..i64::MAX, 1..=sites).prop_map(|(hlc, site)| Version { hlc: Hlc(hlc), site: Site(site) });
+    let version = move || (0..=Hlc::FOREIGN_MAX.0, 1..=sites).prop_map(|(hlc, site)| Version { hlc: Hlc(hlc), site: Site(site) });
     let previous = prop_oneof![Just(Version::NONE), version()];
     (version(), previous, any::<bool>(), prop::collection::vec(value(), columns)).prop_map(|(version, previous, gone, mut values)| {
         let op = if gone { Op::Delete } else { Op::Upsert };
