@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Apart from the other measurements' rows.
-const HOLD_FROM: i64 = 200_000_000;
-const BESIDE_FROM: i64 = 300_000_000;
+const HOLD_FROM: i64 = 5_000_000_000;
+const BESIDE_FROM: i64 = 6_000_000_000;
 
 /// 100,000 rows in one transaction, while an application at the peer commits a row every few milliseconds.
 pub(crate) fn measure(pair: &Pair, report: &mut Report, quick: bool) -> Result<()> {

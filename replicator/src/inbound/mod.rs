@@ -363,7 +363,10 @@ impl<B: Broker> Inbound<B> {
             BrokerEvent::Delivered { generation, message, permit } => {
                 let (shard, seq, site) = (message.shard, message.seq, self.absorb.site);
                 let (limits, dir) = (&self.config.limits, &self.config.spill_dir);
-                if let Some(stream) = self.streams.iter_mut().find(|s| s.shard == shard && s.generation == generation) {
+                let Some(stream) = self.streams.iter_mut().find(|s| s.shard == shard) else { return Ok(()) };
+                if stream.generation != generation {
+                    stream.turn_down(permit);
+                } else {
                     self.delivered_ms = now.mono_ms;
                     if let Err(error) = stream.deliver(message, permit, site, limits, dir) {
                         if stream.full.is_none() {

@@ -110,10 +110,14 @@ pub struct Full {
     pub reason: String,
     /// When it is consumed again, on the monotone clock.
     pub again_ms: u64,
+    wait_ms: u64,
+    /// Of what came behind it and was not taken: without them the broker would send all that it has.
+    permits: Vec<Permit>,
 }
 
-/// What found no room is consumed again after so long.
+/// What found no room is consumed again after so long, then ever more rarely.
 const FULL_AGAIN_MS: u64 = 2_000;
+const FULL_AGAIN_MS_MAX: u64 = 60_000;
 
 impl ShardStream {
     /// A stream whose cursor and held origins are known.
@@ -139,6 +143,7 @@ impl ShardStream {
     /// that a held origin waits with.
     pub fn restart(&mut self, generation: u64) -> StreamSeq {
         self.generation = generation;
+        self.full.iter_mut().for_each(|full| full.permits.clear());
         self.queue.clear();
         self.assembling.clear();
         self.resuming = self.held.clone();
@@ -193,7 +198,15 @@ impl ShardStream {
     /// Listens to nobody until it consumes again: what comes after a part that found no room would be taken for orphans.
     pub fn wait_for_room(&mut self, seq: StreamSeq, reason: String, mono_ms: u64) {
         self.generation = 0;
-        self.full = Some(Full { seq, created_ns: self.created_ns, reason, again_ms: mono_ms + FULL_AGAIN_MS });
+        let wait_ms = self.full.as_ref().map_or(FULL_AGAIN_MS, |full| (full.wait_ms * 2).min(FULL_AGAIN_MS_MAX));
+        self.full = Some(Full { seq, created_ns: self.created_ns, reason, again_ms: mono_ms + wait_ms, wait_ms, permits: Vec::new() });
+    }
+
+    /// Does not take a message, and holds the broker back.
+    pub fn turn_down(&mut self, permit: Permit) {
+        if let Some(full) = self.full.as_mut().filter(|_| self.generation == 0) {
+            full.permits.push(permit);
+        }
     }
 
     /// Whether it listened to nobody for long enough.
