@@ -97,7 +97,7 @@ impl TableMap {
                 .iter()
                 .zip(&table.schema.key)
                 .all(|(i, k)| header.columns.get(*i).is_some_and(|c| c.eq_ignore_ascii_case(&k.name)));
-        let same = [header.columns.len(), table.batch_columns.len()].iter().all(|len| *len == used.len());
+        let same = used.len() == header.columns.len() && used.len() == table.batch_columns.len();
         let names: Vec<&str> = columns.iter().map(String::as_str).collect();
         let upsert = table.upsert(&names);
         (fits && (same || header.hash != table.schema.hash)).then(|| Self {

@@ -133,12 +133,17 @@ fn cases(real: &Value) -> Vec<Case> {
     ]
 }
 
-/// Takes the first batch out of the stream as it was sent.
-fn real_batch(cluster: &Cluster) -> Value {
-    on_jetstream(&cluster.broker.url(), async |jetstream| {
+/// Two nodes, and the first batch of their stream as it was sent.
+fn with_a_real_batch() -> (Cluster, Value) {
+    let mut cluster = Cluster::new(2, SCHEMA);
+    cluster.run();
+    cluster.nodes[1].app().execute_batch("INSERT INTO entry VALUES ('real', 5)").unwrap();
+    cluster.converge();
+    let batch = on_jetstream(&cluster.broker.url(), async |jetstream| {
         let message = jetstream.get_stream(STREAM).await.unwrap().get_raw_message(1).await.unwrap();
         ciborium::from_reader(&zstd::decode_all(&message.payload[..]).unwrap()[..]).unwrap()
-    })
+    });
+    (cluster, batch)
 }
 
 /// Each under the subject of a node and with the site of its own: from 100 on.
@@ -191,11 +196,8 @@ fn schema(node: &Node) -> String {
 
 #[test]
 fn whatever_lies_in_the_stream_is_named_and_passed() {
-    let mut cluster = Cluster::new(2, SCHEMA);
-    cluster.run();
-    cluster.nodes[1].app().execute_batch("INSERT INTO entry VALUES ('real', 5)").unwrap();
-    cluster.converge();
-    let (before, cases) = (schema(&cluster.nodes[0]), cases(&real_batch(&cluster)));
+    let (cluster, real) = with_a_real_batch();
+    let (before, cases) = (schema(&cluster.nodes[0]), cases(&real));
     send(&cluster, &cases);
 
     cluster.nodes[1].app().execute_batch("INSERT INTO entry VALUES ('later', 6)").unwrap();
@@ -236,11 +238,8 @@ fn whatever_lies_in_the_stream_is_named_and_passed() {
 /// node's program might send it. Some of it is still a batch, with other rows.
 #[test]
 fn any_byte_may_be_another_and_all_nodes_still_end_equal() {
-    let mut cluster = Cluster::new(2, SCHEMA);
-    cluster.run();
-    cluster.nodes[1].app().execute_batch("INSERT INTO entry VALUES ('real', 5)").unwrap();
-    cluster.converge();
-    let (before, real) = (schema(&cluster.nodes[0]), real_batch(&cluster));
+    let (mut cluster, real) = with_a_real_batch();
+    let before = schema(&cluster.nodes[0]);
     let changed = |of: &[u8], i: usize, bits: u8| [&of[..i], &[of[i] ^ bits], &of[i + 1..]].concat();
     let mut payloads: Vec<Vec<u8>> = Vec::new();
     let next = |payloads: &Vec<Vec<u8>>| bytes(&of_node(&real, FIRST + payloads.len() as u64));

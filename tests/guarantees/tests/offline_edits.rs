@@ -69,3 +69,33 @@ fn offline_edits_merge_and_deleted_rows_stay_deleted() {
     let conflicts: i64 = cluster.nodes.iter().map(|n| n.status().unwrap()["conflicts"].as_i64().unwrap()).sum();
     assert!(conflicts >= 30, "writes lost without a trace: {conflicts} in the journals");
 }
+
+/// README, "Worth knowing": actions act where the application writes, and are not taken again elsewhere.
+#[test]
+fn a_child_that_is_added_while_its_parent_is_deleted_elsewhere_stays_on_all_nodes() {
+    let schema = "CREATE TABLE parent (id INTEGER PRIMARY KEY);
+                  CREATE TABLE child (id INTEGER PRIMARY KEY, parent INTEGER REFERENCES parent ON DELETE CASCADE);";
+    let mut cluster = Cluster::new(2, schema);
+    cluster.run();
+    let (one, two) = (cluster.nodes[0].app(), cluster.nodes[1].app());
+    for db in [&one, &two] {
+        db.execute_batch("PRAGMA foreign_keys = ON").unwrap();
+    }
+    one.execute_batch("INSERT INTO parent VALUES (1), (2); INSERT INTO child VALUES (10, 1), (20, 2)").unwrap();
+    cluster.converge();
+
+    cluster.broker.kill();
+    one.execute_batch("DELETE FROM parent WHERE id = 1").unwrap();
+    two.execute_batch("INSERT INTO child VALUES (11, 1)").unwrap();
+    cluster.broker.run();
+    for db in [&one, &two] {
+        eventually("both have both", || number(db, "SELECT (SELECT count(*) FROM parent) * 10 + (SELECT count(*) FROM child)") == 12);
+    }
+    cluster.converge();
+    assert_eq!(
+        rows(&two, "SELECT id FROM child ORDER BY id"),
+        [["Integer(11)"], ["Integer(20)"]],
+        "the cascade travelled, the new child stays"
+    );
+    assert_eq!(rows(&two, "SELECT rowid FROM pragma_foreign_key_check"), [["Integer(11)"]]);
+}
