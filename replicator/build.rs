@@ -1,6 +1,8 @@
-//! Puts a nats-server inside the program, if `HARMONYLITE_EMBED_NATS_SERVER` names one at build time (`make build` does).
+//! Puts a nats-server inside the program, if `HARMONYLITE_EMBED_NATS_SERVER` names one at build
+//! time (`make build` does).
 //!
-//! Writes `inside.rs` into OUT_DIR, which `embedded/binary.rs` includes: a constant `INSIDE`, which is `None` in a plain build.
+//! Writes `inside.rs` into OUT_DIR, which `embedded/binary.rs` includes: a constant `INSIDE`, which
+//! is `None` in a plain build.
 
 use sha2::{Digest, Sha256};
 use std::error::Error;
@@ -16,7 +18,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-env-changed={VARIABLE}");
     let out = std::env::var("OUT_DIR")?;
     let constant = match std::env::var(VARIABLE) {
-        Ok(path) if !path.is_empty() => pack(Path::new(&path), Path::new(&out)).map_err(|e| format!("{VARIABLE}={path}: {e}"))?,
+        Ok(path) if !path.is_empty() => pack(Path::new(&path), Path::new(&out))
+            .map_err(|e| format!("{VARIABLE}={path}: {e}"))?,
         _ => "const INSIDE: Option<Inside> = None;\n".to_owned(),
     };
     std::fs::write(Path::new(&out).join("inside.rs"), constant)?;
@@ -26,13 +29,18 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn pack(program: &Path, out: &Path) -> Result<String, Box<dyn Error>> {
     println!("cargo::rerun-if-changed={}", program.display());
     let content = std::fs::read(program)?;
-    let digest: String = Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest: String =
+        Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
     let said = Command::new(program).arg("-v").output()?;
     let said = String::from_utf8(said.stdout)?;
-    let version = said.trim().strip_prefix("nats-server: v").ok_or_else(|| format!("`-v` says {said:?}: not a nats-server"))?;
+    let version = said
+        .trim()
+        .strip_prefix("nats-server: v")
+        .ok_or_else(|| format!("`-v` says {said:?}: not a nats-server"))?;
     std::fs::write(out.join("nats-server.zst"), zstd::bulk::compress(&content, LEVEL)?)?;
     Ok(format!(
-        "const INSIDE: Option<Inside> = Some(Inside {{\n    compressed: include_bytes!(concat!(env!(\"OUT_DIR\"), \"/nats-server.zst\")),\n    \
+        "const INSIDE: Option<Inside> = Some(Inside {{\n    compressed: \
+        include_bytes!(concat!(env!(\"OUT_DIR\"), \"/nats-server.zst\")),\n    \
          bytes: {},\n    sha256: {digest:?},\n    version: {version:?},\n}});\n",
         content.len()
     ))

@@ -1,5 +1,5 @@
-//! The nats-server of a run: one as anybody would start it, with the server's own defaults; or the one that a node embeds, which syncs
-//! every message to the disk.
+//! The nats-server of a run: one as anybody would start it, with the server's own defaults; or the
+//! one that a node embeds, which syncs every message to the disk.
 
 use anyhow::{Context, Result};
 use harmonylite::clock;
@@ -32,13 +32,18 @@ pub(crate) enum Broker {
 
 impl Broker {
     pub(crate) fn start(kind: Kind, dir: &Path) -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         match kind {
             Kind::Plain => plain(&runtime.block_on(server_program(&fetched()))?, dir),
             Kind::Embedded => {
                 let mut settings = Settings { db_path: dir.join("broker"), ..Settings::default() };
                 settings.nats.server_binary = fetched();
-                let server = runtime.block_on(Embedded::start(&settings, NodeId(0), &ClusterSettings::default()))?;
+                let server = runtime.block_on(Embedded::start(
+                    &settings,
+                    NodeId(0),
+                    &ClusterSettings::default(),
+                ))?;
                 Ok(Self::Embedded { runtime, server: Some(server) })
             }
         }
@@ -51,8 +56,10 @@ impl Broker {
             Self::Plain { url, .. } => format!("[nats]\nurls = [{}]\n", text(url)),
             Self::Embedded { server, .. } => server.as_ref().map_or_else(String::new, |server| {
                 let access = server.access().borrow().clone();
-                let (user, password) = (access.user.unwrap_or_default(), access.password.unwrap_or_default());
-                let (url, user, password) = (text(&access.url), text(&user), text(password.reveal()));
+                let (user, password) =
+                    (access.user.unwrap_or_default(), access.password.unwrap_or_default());
+                let (url, user, password) =
+                    (text(&access.url), text(&user), text(password.reveal()));
                 format!("[nats]\nurls = [{url}]\nuser_name = {user}\nuser_password = {password}\n")
             }),
         }
@@ -88,7 +95,14 @@ fn plain(program: &Path, dir: &Path) -> Result<Broker> {
     std::fs::create_dir(&dir)?;
     let log = File::create(dir.join("log"))?;
     let mut command = Command::new("/bin/sh");
-    command.args(["-c", LIFELINE_SHELL, "nats-server"]).arg(program).args(["-a", "127.0.0.1", "-p", "-1", "-js", "-sd"]);
+    command.args(["-c", LIFELINE_SHELL, "nats-server"]).arg(program).args([
+        "-a",
+        "127.0.0.1",
+        "-p",
+        "-1",
+        "-js",
+        "-sd",
+    ]);
     command.arg(dir.join("js")).arg("--ports_file_dir").arg(&dir);
     command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log).process_group(0);
     let mut child = command.spawn().context("cannot run /bin/sh")?;
@@ -98,7 +112,12 @@ fn plain(program: &Path, dir: &Path) -> Result<Broker> {
         if let Some(url) = read_url(&dir) {
             break url;
         }
-        anyhow::ensure!(clock::mono_ms() < gives_up, "{} does not start; {}", program.display(), dir.join("log").display());
+        anyhow::ensure!(
+            clock::mono_ms() < gives_up,
+            "{} does not start; {}",
+            program.display(),
+            dir.join("log").display()
+        );
         std::thread::park_timeout(Duration::from_millis(5));
     };
     Ok(Broker::Plain { url, child, lifeline })
@@ -106,7 +125,12 @@ fn plain(program: &Path, dir: &Path) -> Result<Broker> {
 
 /// From the file in which the server says its ports, once it listens.
 fn read_url(dir: &Path) -> Option<String> {
-    let ports: PathBuf = std::fs::read_dir(dir).ok()?.flatten().map(|e| e.path()).find(|p| p.extension().is_some_and(|e| e == "ports"))?;
-    let ports: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(ports).ok()?).ok()?;
+    let ports: PathBuf = std::fs::read_dir(dir)
+        .ok()?
+        .flatten()
+        .map(|e| e.path())
+        .find(|p| p.extension().is_some_and(|e| e == "ports"))?;
+    let ports: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(ports).ok()?).ok()?;
     Some(ports["nats"][0].as_str()?.to_owned())
 }

@@ -1,6 +1,8 @@
-//! What capture costs the application: the same writes with the triggers and without, in turns, in one run.
+//! What capture costs the application: the same writes with the triggers and without, in turns, in
+//! one run.
 //!
-//! No sidecar runs meanwhile, so nothing else is measured. The floors are 1.2 times what DESIGN.md section 1 measured.
+//! No sidecar runs meanwhile, so nothing else is measured. The floors are 1.2 times what DESIGN.md
+//! section 1 measured.
 
 use crate::pair::open;
 use crate::report::{Floor, Report};
@@ -9,12 +11,20 @@ use harmonylite::{capture, clock, database};
 use rusqlite::Connection;
 use std::path::Path;
 
-/// A row of some 250 bytes, as an application's rows are; on a row of 60 the same microseconds are a larger share.
-const NOTE: &str = "a few words about it, as there often are; what it is made of, where it comes from, how to wash it, who may want it and why, \
-                    and the sentence that the lawyers asked for, which nobody has ever read to its end";
-const SCHEMA: &str = "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT NOT NULL, price REAL NOT NULL, note TEXT)";
-const NAMES: [(&str, f64); 4] =
-    [("cost of autocommit insert", 1.43), ("cost of bulk insert", 1.22), ("cost of bulk update", 2.6), ("cost of bulk delete", 2.1)];
+/// A row of some 250 bytes, as an application's rows are; on a row of 60 the same microseconds are
+/// a larger share.
+const NOTE: &str = "a few words about it, as there often are; what it is made of, where it comes \
+    from, how to wash it, who may want it and why, \
+                    and the sentence that the lawyers asked for, which nobody has ever read to \
+                    its end";
+const SCHEMA: &str = "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT NOT NULL, price REAL \
+    NOT NULL, note TEXT)";
+const NAMES: [(&str, f64); 4] = [
+    ("cost of autocommit insert", 1.43),
+    ("cost of bulk insert", 1.22),
+    ("cost of bulk update", 2.6),
+    ("cost of bulk delete", 2.1),
+];
 
 pub(crate) fn measure(report: &mut Report, quick: bool) -> Result<()> {
     let (rounds, commits, rows) = if quick { (3, 500, 10_000) } else { (9, 2_000, 50_000) };
@@ -34,7 +44,9 @@ pub(crate) fn measure(report: &mut Report, quick: bool) -> Result<()> {
             (writes(&without, commits, rows)?, logged)
         };
         let writes = [commits, rows, rows, rows];
-        for ((((ratios, extra), plain), logged), count) in ratios.iter_mut().zip(&mut extra_us).zip(plain).zip(logged).zip(writes) {
+        for ((((ratios, extra), plain), logged), count) in
+            ratios.iter_mut().zip(&mut extra_us).zip(plain).zip(logged).zip(writes)
+        {
             ratios.push(logged as f64 / plain.max(1) as f64);
             extra.push((logged - plain) as f64 / 1e3 / count as f64);
         }
@@ -58,7 +70,10 @@ fn captured(path: &Path) -> Result<()> {
     database::create_tables(&db, path)?;
     database::set(&db, "node", 1)?;
     capture::install(&db, &Default::default(), clock::unix_ms())?;
-    let triggers = db.query_row("SELECT count(*) FROM sqlite_schema WHERE type = 'trigger'", [], |r| r.get::<_, i64>(0))?;
+    let triggers =
+        db.query_row("SELECT count(*) FROM sqlite_schema WHERE type = 'trigger'", [], |r| {
+            r.get::<_, i64>(0)
+        })?;
     anyhow::ensure!(triggers >= 3, "capture installed {triggers} triggers");
     Ok(())
 }
@@ -75,8 +90,13 @@ fn writes(path: &Path, commits: i64, rows: i64) -> Result<[i64; 4]> {
     let autocommit = timed(|| (0..commits).try_for_each(|id| insert(&db, id)))?;
     let ids = 1_000_000..1_000_000 + rows;
     let inserts = bulk(&mut db, |tx| ids.clone().try_for_each(|id| insert(tx, id)))?;
-    let updates = bulk(&mut db, |tx| Ok(tx.execute_batch("UPDATE item SET price = price + 1, note = 'changed' WHERE id >= 1000000")?))?;
-    let deletes = bulk(&mut db, |tx| Ok(tx.execute_batch("DELETE FROM item WHERE id >= 1000000")?))?;
+    let updates = bulk(&mut db, |tx| {
+        Ok(tx.execute_batch(
+            "UPDATE item SET price = price + 1, note = 'changed' WHERE id >= 1000000",
+        )?)
+    })?;
+    let deletes =
+        bulk(&mut db, |tx| Ok(tx.execute_batch("DELETE FROM item WHERE id >= 1000000")?))?;
     Ok([autocommit, inserts, updates, deletes])
 }
 

@@ -25,7 +25,12 @@ pub(crate) fn bulk(pair: &Pair, report: &mut Report, quick: bool) -> Result<()> 
     let written = clock::unix_ns();
     arrived(pair, &peer, BULK_FROM + rows - 1)?;
     report.add("bulk rows written", rate(rows, began, written), "rows/s", Floor::None);
-    report.add("bulk rows arrived", rate(rows, began, clock::unix_ns()), "rows/s", Floor::AtLeast(20_000.0));
+    report.add(
+        "bulk rows arrived",
+        rate(rows, began, clock::unix_ns()),
+        "rows/s",
+        Floor::AtLeast(20_000.0),
+    );
     pair.settle()
 }
 
@@ -42,19 +47,31 @@ pub(crate) fn single(pair: &Pair, report: &mut Report, quick: bool) -> Result<()
     let written = clock::unix_ns();
     arrived(pair, &peer, SINGLE_FROM + rows - 1)?;
     report.add("single commits written", rate(rows, began, written), "commits/s", Floor::None);
-    report.add("single commits arrived", rate(rows, began, clock::unix_ns()), "commits/s", Floor::AtLeast(5_000.0));
+    report.add(
+        "single commits arrived",
+        rate(rows, began, clock::unix_ns()),
+        "commits/s",
+        Floor::AtLeast(5_000.0),
+    );
     pair.settle()
 }
 
 pub(crate) fn insert(db: &Connection, id: i64) -> Result<()> {
-    let values = params![id, format!("item number {id}"), id as f64 / 7.0, "a few words about it, as there often are"];
+    let values = params![
+        id,
+        format!("item number {id}"),
+        id as f64 / 7.0,
+        "a few words about it, as there often are"
+    ];
     db.prepare_cached(INSERT)?.execute(values)?;
     Ok(())
 }
 
 /// The last row is there, so all are: batches arrive in order.
 pub(crate) fn arrived(pair: &Pair, peer: &Connection, last: i64) -> Result<()> {
-    pair.wait("the last row", || Ok(count(peer, "SELECT count(*) FROM item WHERE id = ?1", last)? == 1))
+    pair.wait("the last row", || {
+        Ok(count(peer, "SELECT count(*) FROM item WHERE id = ?1", last)? == 1)
+    })
 }
 
 fn rate(rows: i64, from_ns: i64, to_ns: i64) -> f64 {

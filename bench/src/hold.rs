@@ -1,4 +1,5 @@
-//! How long an application waits for the write lock while a large transaction of another node is applied, which happens as a whole.
+//! How long an application waits for the write lock while a large transaction of another node is
+//! applied, which happens as a whole.
 
 use crate::flow::{arrived, insert};
 use crate::pair::{Pair, pause};
@@ -13,7 +14,8 @@ use std::time::Duration;
 const HOLD_FROM: i64 = 5_000_000_000;
 const BESIDE_FROM: i64 = 6_000_000_000;
 
-/// 100,000 rows in one transaction, while an application at the peer commits a row every few milliseconds.
+/// 100,000 rows in one transaction, while an application at the peer commits a row every few
+/// milliseconds.
 pub(crate) fn measure(pair: &Pair, report: &mut Report, quick: bool) -> Result<()> {
     let rows = if quick { 20_000 } else { 100_000 };
     let (mut app, peer, beside) = (pair.open(0)?, pair.open(1)?, pair.open(1)?);
@@ -26,7 +28,12 @@ pub(crate) fn measure(pair: &Pair, report: &mut Report, quick: bool) -> Result<(
         let worst_ns = writer.join().ok().context("the application at the peer panicked")??;
         sent.map(|()| worst_ns)
     })?;
-    report.add(&format!("longest wait at the peer, {rows} rows"), worst_ns as f64 / 1e6, "ms", Floor::None);
+    report.add(
+        &format!("longest wait at the peer, {rows} rows"),
+        worst_ns as f64 / 1e6,
+        "ms",
+        Floor::None,
+    );
     pair.settle()
 }
 

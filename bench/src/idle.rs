@@ -1,4 +1,5 @@
-//! A node with nothing to do: CPU and memory of the sidecar, after the work of the other measurements. From Linux' /proc.
+//! A node with nothing to do: CPU and memory of the sidecar, after the work of the other
+//! measurements. From Linux' /proc.
 
 use crate::pair::{Pair, pause};
 use crate::report::{Floor, Report};
@@ -29,14 +30,19 @@ fn cpu_ns(pid: u32) -> Result<i64> {
     let mut sum = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task")).context("the sidecar has ended")? {
         let text = fs::read_to_string(task?.path().join("schedstat"))?;
-        sum += text.split_whitespace().next().and_then(|ns| ns.parse::<i64>().ok()).context("unknown schedstat")?;
+        sum += text
+            .split_whitespace()
+            .next()
+            .and_then(|ns| ns.parse::<i64>().ok())
+            .context("unknown schedstat")?;
     }
     Ok(sum)
 }
 
 fn memory_mb(pid: u32, key: &str) -> Result<f64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix(key)).context("unknown /proc status")?;
+    let line =
+        text.lines().find_map(|line| line.strip_prefix(key)).context("unknown /proc status")?;
     let kb: f64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kb * 1_024.0 / 1e6)
 }

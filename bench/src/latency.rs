@@ -28,8 +28,18 @@ pub(crate) fn measure(pair: &Pair, report: &mut Report, quick: bool) -> Result<(
     report.add("commit to visible, median", quantile(&plain, 50), "ms", Floor::AtMost(5.0));
     report.add("commit to visible, p99", quantile(&plain, 99), "ms", Floor::None);
     let rung = series(pair, &open_ringing(pair)?, FROM + 100_000, commits)?;
-    report.add("commit to visible with the VFS, median", quantile(&rung, 50), "ms", Floor::AtMost(1.0));
-    report.add("commit to visible with the VFS, p99", quantile(&rung, 99), "ms", Floor::AtMost(4.0));
+    report.add(
+        "commit to visible with the VFS, median",
+        quantile(&rung, 50),
+        "ms",
+        Floor::AtMost(1.0),
+    );
+    report.add(
+        "commit to visible with the VFS, p99",
+        quantile(&rung, 99),
+        "ms",
+        Floor::AtMost(4.0),
+    );
     if let Some(url) = pair.broker_url() {
         bare::measure(url, report, commits)?;
     }
@@ -65,12 +75,21 @@ fn series(pair: &Pair, app: &Connection, from: i64, commits: i64) -> Result<Vec<
         let gives_up = committed + 60_000_000_000;
         let mut version = 0;
         loop {
-            // Looking at the data version takes less from those who are measured than looking for the row.
-            let now = peer.prepare_cached("PRAGMA data_version")?.query_row([], |r| r.get::<_, i64>(0))?;
-            if std::mem::replace(&mut version, now) != now && count(&peer, "SELECT count(*) FROM item WHERE id = ?1", from + i)? == 1 {
+            // Looking at the data version takes less from those who are measured than looking for
+            // the row.
+            let now = peer
+                .prepare_cached("PRAGMA data_version")?
+                .query_row([], |r| r.get::<_, i64>(0))?;
+            if std::mem::replace(&mut version, now) != now
+                && count(&peer, "SELECT count(*) FROM item WHERE id = ?1", from + i)? == 1
+            {
                 break;
             }
-            anyhow::ensure!(clock::unix_ns() < gives_up, "a commit has not become visible after 60 s\n{}", pair.what_they_say());
+            anyhow::ensure!(
+                clock::unix_ns() < gives_up,
+                "a commit has not become visible after 60 s\n{}",
+                pair.what_they_say()
+            );
             pause(LOOK_EVERY);
         }
         if i >= WARM_UP {
@@ -84,5 +103,7 @@ fn series(pair: &Pair, app: &Connection, from: i64, commits: i64) -> Result<Vec<
 
 /// In milliseconds.
 pub(crate) fn quantile(sorted_ns: &[i64], share: usize) -> f64 {
-    sorted_ns.get((sorted_ns.len() * share / 100).min(sorted_ns.len().saturating_sub(1))).map_or(f64::NAN, |ns| *ns as f64 / 1e6)
+    sorted_ns
+        .get((sorted_ns.len() * share / 100).min(sorted_ns.len().saturating_sub(1)))
+        .map_or(f64::NAN, |ns| *ns as f64 / 1e6)
 }

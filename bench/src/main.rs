@@ -1,7 +1,9 @@
-//! What replication costs and how fast it is: two real nodes around one nats-server with its defaults, measured and held against floors.
+//! What replication costs and how fast it is: two real nodes around one nats-server with its
+//! defaults, measured and held against floors.
 //!
-//! `make bench` runs everything with a release build; `--quick` is for the time between two changes, `--only latency` for one
-//! thing. Ends with 1 if a floor is missed. `baseline.json` is what the project's own machine (2 cores) measured last.
+//! `make bench` runs everything with a release build; `--quick` is for the time between two
+//! changes, `--only latency` for one thing. Ends with 1 if a floor is missed. `baseline.json` is
+//! what the project's own machine (2 cores) measured last.
 
 mod bare;
 mod broker;
@@ -88,7 +90,9 @@ fn main() -> Result<ExitCode> {
     }
     print!("{}", report.table());
     if cfg!(debug_assertions) {
-        println!("This is a debug build: the numbers say little. `make bench` makes a release build.");
+        println!(
+            "This is a debug build: the numbers say little. `make bench` makes a release build."
+        );
     }
     let passed = report.passed();
     if let Some(path) = &options.json {

@@ -15,7 +15,8 @@ use tempfile::TempDir;
 
 /// How long anything may take to arrive.
 const PATIENCE_MS: u64 = 120_000;
-const SCHEMA: &str = "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT NOT NULL, price REAL NOT NULL, note TEXT)";
+const SCHEMA: &str = "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT NOT NULL, price REAL \
+    NOT NULL, note TEXT)";
 
 /// Fields drop in this order: nodes before the broker before the files.
 pub(crate) struct Pair {
@@ -46,7 +47,9 @@ impl Pair {
             let id = -1 - from as i64;
             pair.open(from)?.execute("INSERT INTO item VALUES (?1, 'ready', 0, NULL)", [id])?;
             let peer = pair.open(to)?;
-            pair.wait("the first row", || Ok(count(&peer, "SELECT count(*) FROM item WHERE id = ?1", id)? == 1))?;
+            pair.wait("the first row", || {
+                Ok(count(&peer, "SELECT count(*) FROM item WHERE id = ?1", id)? == 1)
+            })?;
         }
         Ok(pair)
     }
@@ -54,14 +57,19 @@ impl Pair {
     fn node(&self, id: usize) -> Result<Node> {
         let dir = self.dir.path().join(format!("node-{id}"));
         std::fs::create_dir(&dir)?;
-        let (db, config, log) = (dir.join("app.db"), dir.join("config.toml"), File::create(dir.join("log"))?);
+        let (db, config, log) =
+            (dir.join("app.db"), dir.join("config.toml"), File::create(dir.join("log"))?);
         open(&db)?.execute_batch(SCHEMA)?;
         let path = toml::Value::String(db.to_string_lossy().into_owned()).to_string();
         let content = format!("db_path = {path}\nnode_id = {id}\n{}", self.broker.settings());
         // The directory is ours alone.
         std::fs::write(&config, content)?;
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", LIFELINE_SHELL, "harmonylite"]).arg(&self.program).arg("-config").arg(&config);
+        command
+            .args(["-c", LIFELINE_SHELL, "harmonylite"])
+            .arg(&self.program)
+            .arg("-config")
+            .arg(&config);
         command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log).process_group(0);
         let mut child = command.spawn().context("cannot run /bin/sh")?;
         let lifeline = child.stdin.take();
@@ -94,11 +102,19 @@ impl Pair {
     }
 
     /// Waits for something to arrive.
-    pub(crate) fn wait(&self, what: &str, mut is_there: impl FnMut() -> Result<bool>) -> Result<()> {
+    pub(crate) fn wait(
+        &self,
+        what: &str,
+        mut is_there: impl FnMut() -> Result<bool>,
+    ) -> Result<()> {
         let ends = clock::mono_ms() + PATIENCE_MS;
         while !is_there()? {
             if clock::mono_ms() > ends {
-                bail!("{what} has not arrived after {} s\n{}", PATIENCE_MS / 1_000, self.what_they_say());
+                bail!(
+                    "{what} has not arrived after {} s\n{}",
+                    PATIENCE_MS / 1_000,
+                    self.what_they_say()
+                );
             }
             pause(Duration::from_millis(1));
         }
@@ -111,7 +127,10 @@ impl Pair {
             let dir = self.dir.path().join(format!("node-{i}"));
             let mut status = Command::new(&self.program);
             let status = status.arg("status").arg("--config").arg(dir.join("config.toml")).output();
-            let status = status.map_or_else(|e| e.to_string(), |out| String::from_utf8_lossy(&out.stdout).into_owned());
+            let status = status.map_or_else(
+                |e| e.to_string(),
+                |out| String::from_utf8_lossy(&out.stdout).into_owned(),
+            );
             format!("{status}{}\n", std::fs::read_to_string(dir.join("log")).unwrap_or_default())
         };
         say(1) + &say(2)
@@ -122,9 +141,12 @@ impl Pair {
         let nodes = [self.open(0)?, self.open(1)?];
         // What is published leaves the log with the node's next transaction.
         let pending = "SELECT count(*) FROM __harmonylite__change_log
-            WHERE id > max(?1, coalesce((SELECT value FROM __harmonylite__meta WHERE key = 'published'), 0))";
+            WHERE id > max(?1, coalesce((SELECT value FROM __harmonylite__meta WHERE key = \
+            'published'), 0))";
         self.wait("the rest", || {
-            let rows = nodes.each_ref().map(|db| count(db, "SELECT count(*) FROM item WHERE id > ?1", i64::MIN));
+            let rows = nodes
+                .each_ref()
+                .map(|db| count(db, "SELECT count(*) FROM item WHERE id > ?1", i64::MIN));
             let [Ok(a), Ok(b)] = rows else { bail!("the rows cannot be counted") };
             Ok(a == b && nodes.iter().all(|db| count(db, pending, 0).is_ok_and(|n| n == 0)))
         })
@@ -144,7 +166,10 @@ impl Drop for Pair {
 fn beside_us() -> Result<PathBuf> {
     let program = std::env::current_exe()?.with_file_name("harmonylite");
     if !program.exists() {
-        bail!("{} is not there: build it first (`make bench` does), or name one with --program", program.display());
+        bail!(
+            "{} is not there: build it first (`make bench` does), or name one with --program",
+            program.display()
+        );
     }
     Ok(program)
 }

@@ -45,7 +45,13 @@ impl Report {
             Floor::AtMost(most) => value <= most,
         };
         eprintln!("{name}: {} {unit}", digits(value));
-        self.measured.push(Measured { name: name.to_owned(), value, unit: unit.to_owned(), floor, passed });
+        self.measured.push(Measured {
+            name: name.to_owned(),
+            value,
+            unit: unit.to_owned(),
+            floor,
+            passed,
+        });
     }
 
     pub(crate) fn passed(&self) -> bool {
@@ -55,15 +61,32 @@ impl Report {
     /// For people, beside the stored baseline.
     pub(crate) fn table(&self) -> String {
         let baseline: Self = serde_json::from_str(BASELINE).unwrap_or_default();
-        let mut out = format!("\n{:<28} {:>10}  {:<10} {:>12}  {:<7} {:>10}\n", "", "measured", "", "floor", "", "baseline");
+        let mut out = format!(
+            "\n{:<28} {:>10}  {:<10} {:>12}  {:<7} {:>10}\n",
+            "", "measured", "", "floor", "", "baseline"
+        );
         for m in &self.measured {
-            let before = baseline.measured.iter().find(|b| b.name == m.name).map_or("-".to_owned(), |b| digits(b.value));
+            let before = baseline
+                .measured
+                .iter()
+                .find(|b| b.name == m.name)
+                .map_or("-".to_owned(), |b| digits(b.value));
             let (floor, verdict) = match m.floor {
                 Floor::None => (String::new(), ""),
-                Floor::AtLeast(least) => (format!(">= {}", digits(least)), if m.passed { "ok" } else { "MISSED" }),
-                Floor::AtMost(most) => (format!("<= {}", digits(most)), if m.passed { "ok" } else { "MISSED" }),
+                Floor::AtLeast(least) => {
+                    (format!(">= {}", digits(least)), if m.passed { "ok" } else { "MISSED" })
+                }
+                Floor::AtMost(most) => {
+                    (format!("<= {}", digits(most)), if m.passed { "ok" } else { "MISSED" })
+                }
             };
-            let _ = writeln!(out, "{:<28} {:>10}  {:<10} {floor:>12}  {verdict:<7} {before:>10}", m.name, digits(m.value), m.unit);
+            let _ = writeln!(
+                out,
+                "{:<28} {:>10}  {:<10} {floor:>12}  {verdict:<7} {before:>10}",
+                m.name,
+                digits(m.value),
+                m.unit
+            );
         }
         out
     }

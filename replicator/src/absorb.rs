@@ -1,7 +1,8 @@
 //! Gives every logged change its version, before anything remote is applied.
 //!
-//! Arrives: a write transaction. Leaves: versions for all log entries not absorbed yet. Owns "absorb first": a remote
-//! change can never slip between a local change and its version. Part of the caller's transaction: a crash undoes it whole.
+//! Arrives: a write transaction. Leaves: versions for all log entries not absorbed yet. Owns
+//! "absorb first": a remote change can never slip between a local change and its version. Part of
+//! the caller's transaction: a crash undoes it whole.
 
 use crate::database::{self, DatabaseError};
 use crate::fold::{FoldFrom, Folded, fold, log_end, row_exists};
@@ -24,28 +25,44 @@ pub struct AbsorbState {
     pub published: i64,
 }
 
-/// Absorbs the log up to its end, at most `entries_max` entries of it (a long outage leaves millions: they go in turns, so
-/// that the application waits for none of them long). Returns what was folded and whether the end was reached.
+/// Absorbs the log up to its end, at most `entries_max` entries of it (a long outage leaves
+/// millions: they go in turns, so that the application waits for none of them long). Returns what
+/// was folded and whether the end was reached.
 ///
 /// # Errors
 /// What SQLite says; then the caller rolls back, and its state with it.
-pub fn absorb(db: &Connection, layout: &Layout, state: &mut AbsorbState, entries_max: i64) -> Result<(Folded, bool), DatabaseError> {
+pub fn absorb(
+    db: &Connection,
+    layout: &Layout,
+    state: &mut AbsorbState,
+    entries_max: i64,
+) -> Result<(Folded, bool), DatabaseError> {
     let end = log_end(db)?;
     if end <= state.absorbed {
         return Ok((Folded::default(), true));
     }
     let upto = end.min(state.absorbed.saturating_add(entries_max));
-    let from = FoldFrom { site: state.site, own_sites: &state.own_sites, absorbed: state.absorbed, sent: state.absorbed, upto };
+    let from = FoldFrom {
+        site: state.site,
+        own_sites: &state.own_sites,
+        absorbed: state.absorbed,
+        sent: state.absorbed,
+        upto,
+    };
     let folded = fold(db, layout, &from)?;
     let mut versions = Versions::new(db);
     for row in &folded.rows {
         match row.if_gone {
-            Some(version) if !row_exists(db, &row.table, &row.key)? => versions.put(&row.table, &row.key, version)?,
+            Some(version) if !row_exists(db, &row.table, &row.key)? => {
+                versions.put(&row.table, &row.key, version)?
+            }
             _ if row.unabsorbed => versions.put(&row.table, &row.key, row.version)?,
             _ => {}
         }
     }
-    let mut keep = db.prepare_cached("UPDATE main.__harmonylite__change_log SET prev_hlc = ?2, prev_site = ?3 WHERE id = ?1")?;
+    let mut keep = db.prepare_cached(
+        "UPDATE main.__harmonylite__change_log SET prev_hlc = ?2, prev_site = ?3 WHERE id = ?1",
+    )?;
     for (id, previous) in folded.previous_of.iter().filter(|(id, _)| *id > state.published) {
         keep.execute((id, previous.hlc.0, previous.site.0))?;
     }
@@ -54,14 +71,16 @@ pub fn absorb(db: &Connection, layout: &Layout, state: &mut AbsorbState, entries
     Ok((folded, upto == end))
 }
 
-/// Marks entries as published and removes them, all but the last of the log: ids must go on from there.
+/// Marks entries as published and removes them, all but the last of the log: ids must go on from
+/// there.
 ///
 /// # Errors
 /// What SQLite says.
 pub fn published(db: &Connection, state: &mut AbsorbState, upto: i64) -> Result<(), DatabaseError> {
     debug_assert!(upto <= state.absorbed, "only absorbed entries may go");
     db.prepare_cached(
-        "DELETE FROM main.__harmonylite__change_log WHERE id <= ?1 AND id < (SELECT max(id) FROM main.__harmonylite__change_log)",
+        "DELETE FROM main.__harmonylite__change_log WHERE id <= ?1 AND id < (SELECT max(id) FROM \
+        main.__harmonylite__change_log)",
     )?
     .execute([upto])?;
     database::set(db, "published", upto)?;

@@ -1,7 +1,8 @@
 //! Decides whether this database can take a batch, by the schema hashes of its tables.
 //!
-//! Arrives: the table headers of a decoded batch and the layout. Leaves: how each table maps to ours, or the reason why
-//! the origin has to wait. Owns: rows are never written into a table that means something else. Pure.
+//! Arrives: the table headers of a decoded batch and the layout. Leaves: how each table maps to
+//! ours, or the reason why the origin has to wait. Owns: rows are never written into a table that
+//! means something else. Pure.
 
 use crate::apply::TableMap;
 use crate::batch::TableHeader;
@@ -11,8 +12,12 @@ use std::sync::Arc;
 /// Maps the tables of a batch; None stands for a table that the configuration excludes here.
 ///
 /// # Errors
-/// Why the origin must wait, naming tables and columns: its schema is neither our present nor our previous one.
-pub fn admit(layout: &Layout, tables: &[TableHeader]) -> Result<Vec<Option<Arc<TableMap>>>, String> {
+/// Why the origin must wait, naming tables and columns: its schema is neither our present nor our
+/// previous one.
+pub fn admit(
+    layout: &Layout,
+    tables: &[TableHeader],
+) -> Result<Vec<Option<Arc<TableMap>>>, String> {
     tables.iter().map(|header| admit_table(layout, header)).collect()
 }
 
@@ -22,20 +27,25 @@ fn admit_table(layout: &Layout, header: &TableHeader) -> Result<Option<Arc<Table
             return Ok(None);
         }
         return Err(format!(
-            "table {} does not exist here, or cannot be replicated here: run the same migration on this node",
+            "table {} does not exist here, or cannot be replicated here: run the same migration \
+            on this node",
             header.name
         ));
     };
     if header.hash != table.schema.hash && Some(header.hash) != table.previous_hash {
         return Err(difference(&table.batch_columns, header));
     }
-    TableMap::new(table, header).map(|map| Some(Arc::new(map))).ok_or_else(|| difference(&table.batch_columns, header))
+    TableMap::new(table, header)
+        .map(|map| Some(Arc::new(map)))
+        .ok_or_else(|| difference(&table.batch_columns, header))
 }
 
 fn difference(ours: &[String], header: &TableHeader) -> String {
     let has = |list: &[String], name: &String| list.iter().any(|c| c.eq_ignore_ascii_case(name));
-    let only_there: Vec<&str> = header.columns.iter().filter(|c| !has(ours, c)).map(String::as_str).collect();
-    let only_here: Vec<&str> = ours.iter().filter(|c| !has(&header.columns, c)).map(String::as_str).collect();
+    let only_there: Vec<&str> =
+        header.columns.iter().filter(|c| !has(ours, c)).map(String::as_str).collect();
+    let only_here: Vec<&str> =
+        ours.iter().filter(|c| !has(&header.columns, c)).map(String::as_str).collect();
     let mut text = format!("table {} has another schema here", header.name);
     if !only_there.is_empty() {
         text.push_str(&format!("; columns only at the origin: {}", only_there.join(", ")));
@@ -44,7 +54,9 @@ fn difference(ours: &[String], header: &TableHeader) -> String {
         text.push_str(&format!("; columns only here: {}", only_here.join(", ")));
     }
     if only_there.is_empty() && only_here.is_empty() {
-        text.push_str("; the columns have the same names, but types, keys, NOT NULL or unique indexes differ");
+        text.push_str(
+            "; the columns have the same names, but types, keys, NOT NULL or unique indexes differ",
+        );
     }
     text.push_str(": run the same migration on both nodes");
     text

@@ -1,8 +1,10 @@
-//! The only writer of remote data. Rows, versions and the conflict journal change in one SQLite transaction, the caller's,
-//! which also moves the cursor: a crash leaves all or none. What may fail because of content happens earlier, in decode.
+//! The only writer of remote data. Rows, versions and the conflict journal change in one SQLite
+//! transaction, the caller's, which also moves the cursor: a crash leaves all or none. What may
+//! fail because of content happens earlier, in decode.
 //!
-//! Arrives: the rows of one admitted batch, after absorb. Leaves: the database as if the greater version had always been
-//! there. Owns: unique clashes end the same way on every node (DESIGN.md section 2).
+//! Arrives: the rows of one admitted batch, after absorb. Leaves: the database as if the greater
+//! version had always been there. Owns: unique clashes end the same way on every node (DESIGN.md
+//! section 2).
 
 use crate::batch::{Op, Row, TableHeader, Value};
 use crate::capture::KIND_PUBLISH;
@@ -38,7 +40,8 @@ pub enum ApplyError {
 }
 
 impl ApplyError {
-    /// A row that is refused goes to quarantine with its batch; the rest is the database's own affair.
+    /// A row that is refused goes to quarantine with its batch; the rest is the database's own
+    /// affair.
     pub fn action(&self) -> Action {
         match self {
             Self::Database(error) => error.action(),
@@ -81,8 +84,9 @@ pub struct TableMap {
 }
 
 impl TableMap {
-    /// Maps the columns of a batch's table to those of this database by name. None if a key column is missing here, or if the schema
-    /// is said to be the present one and the columns are others: whoever wrote that is not to be followed.
+    /// Maps the columns of a batch's table to those of this database by name. None if a key column
+    /// is missing here, or if the schema is said to be the present one and the columns are others:
+    /// whoever wrote that is not to be followed.
     pub fn new(table: &Arc<TableLayout>, header: &TableHeader) -> Option<Self> {
         let (mut used, mut columns) = (Vec::new(), Vec::new());
         for (i, name) in header.columns.iter().enumerate() {
@@ -92,11 +96,9 @@ impl TableMap {
             }
         }
         let fits = header.key.len() == table.schema.key.len()
-            && header
-                .key
-                .iter()
-                .zip(&table.schema.key)
-                .all(|(i, k)| header.columns.get(*i).is_some_and(|c| c.eq_ignore_ascii_case(&k.name)));
+            && header.key.iter().zip(&table.schema.key).all(|(i, k)| {
+                header.columns.get(*i).is_some_and(|c| c.eq_ignore_ascii_case(&k.name))
+            });
         let same = used.len() == header.columns.len() && used.len() == table.batch_columns.len();
         let names: Vec<&str> = columns.iter().map(String::as_str).collect();
         let upsert = table.upsert(&names);
@@ -109,8 +111,9 @@ impl TableMap {
         })
     }
 
-    /// The writer did not know all columns that are here. The others get their defaults, as they do where the writer is and
-    /// migrates later: a value that stayed here from an older version would be different there for ever.
+    /// The writer did not know all columns that are here. The others get their defaults, as they do
+    /// where the writer is and migrates later: a value that stayed here from an older version would
+    /// be different there for ever.
     fn is_partial(&self) -> bool {
         self.columns.len() < self.table.batch_columns.len() && !planted(Bug::MissingColumnsStay)
     }
@@ -127,7 +130,13 @@ impl TableMap {
     }
 
     fn content<'a>(&'a self, row: &Row) -> Option<Vec<(&'a str, Value)>> {
-        (row.op == Op::Upsert).then(|| self.columns.iter().map(String::as_str).zip(self.values(row).into_iter().cloned()).collect())
+        (row.op == Op::Upsert).then(|| {
+            self.columns
+                .iter()
+                .map(String::as_str)
+                .zip(self.values(row).into_iter().cloned())
+                .collect()
+        })
     }
 }
 
@@ -154,7 +163,14 @@ pub struct Applier<'a> {
 
 impl<'a> Applier<'a> {
     /// Begins a batch. The caller has absorbed in the same transaction.
-    pub fn new(db: &'a Connection, site: Site, own_sites: &'a HashSet<Site>, joined: bool, now_ms: i64, conflicts_max: u64) -> Self {
+    pub fn new(
+        db: &'a Connection,
+        site: Site,
+        own_sites: &'a HashSet<Site>,
+        joined: bool,
+        now_ms: i64,
+        conflicts_max: u64,
+    ) -> Self {
         Self {
             db,
             site,
@@ -181,14 +197,23 @@ impl<'a> Applier<'a> {
             Verdict::Skip { concurrent } => {
                 self.done.skipped += 1;
                 if concurrent {
-                    self.lost(map, &key, journal::CONCURRENT, local, row.version, map.content(row), self.read(&map.table, &key)?)?;
+                    self.lost(
+                        map,
+                        &key,
+                        journal::CONCURRENT,
+                        local,
+                        row.version,
+                        map.content(row),
+                        self.read(&map.table, &key)?,
+                    )?;
                 }
             }
             Verdict::Take { concurrent } => {
                 let before_joining = !self.joined && local == Version::NONE;
                 if concurrent || before_joining {
                     let here = self.read(&map.table, &key)?;
-                    let reason = if concurrent { journal::CONCURRENT } else { journal::JOINED_OVER };
+                    let reason =
+                        if concurrent { journal::CONCURRENT } else { journal::JOINED_OVER };
                     if concurrent || here.is_some() {
                         self.lost(map, &key, reason, row.version, local, here, map.content(row))?;
                     }
@@ -202,7 +227,9 @@ impl<'a> Applier<'a> {
     fn take(&mut self, map: &Arc<TableMap>, key: Vec<Value>, row: &Row) -> Result<(), ApplyError> {
         let written = match row.op {
             Op::Delete => self.delete(&map.table, &key),
-            Op::Upsert if map.is_partial() => self.delete(&map.table, &key).and_then(|()| self.upsert(map, row)),
+            Op::Upsert if map.is_partial() => {
+                self.delete(&map.table, &key).and_then(|()| self.upsert(map, row))
+            }
             Op::Upsert => self.upsert(map, row),
         };
         match written {
@@ -210,14 +237,17 @@ impl<'a> Applier<'a> {
                 self.versions.put(&map.table, &key, row.version)?;
                 self.done.taken += 1;
             }
-            Err(error) if is_unique(&error) => self.clashes.push(Clash { map: Arc::clone(map), key, row: row.clone() }),
+            Err(error) if is_unique(&error) => {
+                self.clashes.push(Clash { map: Arc::clone(map), key, row: row.clone() })
+            }
             Err(error) => return Err(refused(map, &key, error)),
         }
         Ok(())
     }
 
-    /// Ends the batch: rows that clashed are tried again, their old contents removed (two rows may swap values in one
-    /// transaction). What still clashes is a real conflict: the greater version stays.
+    /// Ends the batch: rows that clashed are tried again, their old contents removed (two rows may
+    /// swap values in one transaction). What still clashes is a real conflict: the greater version
+    /// stays.
     ///
     /// # Errors
     /// As [`Applier::row`].
@@ -250,7 +280,15 @@ impl<'a> Applier<'a> {
             versions.push(self.versions.get(&map.table, other)?);
         }
         if let Some(stronger) = versions.iter().copied().filter(|v| *v >= row.version).max() {
-            self.lost(map, key, journal::UNIQUE_CLASH, stronger, row.version, map.content(row), None)?;
+            self.lost(
+                map,
+                key,
+                journal::UNIQUE_CLASH,
+                stronger,
+                row.version,
+                map.content(row),
+                None,
+            )?;
             return self.compensate(&map.table, key, row.version);
         }
         for (other, version) in others.iter().zip(versions) {
@@ -266,10 +304,20 @@ impl<'a> Applier<'a> {
         Ok(())
     }
 
-    /// The loser of a unique clash is deleted just above the version it had, and that delete is published.
-    fn compensate(&mut self, table: &TableLayout, key: &[Value], had: Version) -> Result<(), ApplyError> {
+    /// The loser of a unique clash is deleted just above the version it had, and that delete is
+    /// published.
+    fn compensate(
+        &mut self,
+        table: &TableLayout,
+        key: &[Value],
+        had: Version,
+    ) -> Result<(), ApplyError> {
         self.delete(table, key)?;
-        let hlc = if planted(Bug::CompensationNow) { had.hlc.next().max(Hlc::from_ms(self.now_ms)) } else { had.hlc.next() };
+        let hlc = if planted(Bug::CompensationNow) {
+            had.hlc.next().max(Hlc::from_ms(self.now_ms))
+        } else {
+            had.hlc.next()
+        };
         self.versions.put(table, key, Version { hlc, site: self.site })?;
         if !planted(Bug::SilentCompensation) {
             log_for_publication(self.db, table, key)?;
@@ -294,7 +342,11 @@ impl<'a> Applier<'a> {
     }
 
     /// The row as it is here, by column.
-    fn read<'t>(&self, table: &'t TableLayout, key: &[Value]) -> Result<Option<Vec<(&'t str, Value)>>, ApplyError> {
+    fn read<'t>(
+        &self,
+        table: &'t TableLayout,
+        key: &[Value],
+    ) -> Result<Option<Vec<(&'t str, Value)>>, ApplyError> {
         let mut statement = self.db.prepare_cached(&table.sql.select_row)?;
         let row = statement
             .query_row(params_from_iter(key), |r| {
@@ -325,7 +377,8 @@ impl<'a> Applier<'a> {
             return Ok(());
         }
         let loss = Loss { table: &map.table, key, reason, winner, loser, content };
-        self.done.conflicts += u64::from(journal::record(self.db, &loss, self.now_ms, self.conflicts_max)?);
+        self.done.conflicts +=
+            u64::from(journal::record(self.db, &loss, self.now_ms, self.conflicts_max)?);
         Ok(())
     }
 }
@@ -334,7 +387,9 @@ impl<'a> Applier<'a> {
 fn same_content(a: Option<&[(&str, Value)]>, b: Option<&[(&str, Value)]>) -> bool {
     match (a, b) {
         (None, None) => true,
-        (Some(a), Some(b)) => a.iter().all(|(name, value)| b.iter().find(|(n, _)| n == name).is_none_or(|(_, v)| v == value)),
+        (Some(a), Some(b)) => a
+            .iter()
+            .all(|(name, value)| b.iter().find(|(n, _)| n == name).is_none_or(|(_, v)| v == value)),
         _ => false,
     }
 }
@@ -343,11 +398,16 @@ fn same_content(a: Option<&[(&str, Value)]>, b: Option<&[(&str, Value)]>) -> boo
 ///
 /// # Errors
 /// What SQLite says.
-pub fn log_for_publication(db: &Connection, table: &TableLayout, key: &[Value]) -> Result<(), DatabaseError> {
+pub fn log_for_publication(
+    db: &Connection,
+    table: &TableLayout,
+    key: &[Value],
+) -> Result<(), DatabaseError> {
     let columns: Vec<String> = (0..key.len()).map(|i| format!("key{i}")).collect();
     let places: Vec<String> = (1..=key.len()).map(|i| format!("?{i}")).collect();
     let mut insert = db.prepare_cached(&format!(
-        "INSERT INTO main.__harmonylite__change_log (time, table_id, kind, {}) VALUES (0, {}, {KIND_PUBLISH}, {})",
+        "INSERT INTO main.__harmonylite__change_log (time, table_id, kind, {}) VALUES (0, {}, \
+        {KIND_PUBLISH}, {})",
         columns.join(", "),
         table.id,
         places.join(", ")
@@ -364,8 +424,17 @@ fn refused(map: &TableMap, key: &[Value], error: rusqlite::Error) -> ApplyError 
     use ErrorCode::{ConstraintViolation, TooBig, TypeMismatch, Unknown};
     // rusqlite gives no code for what does not compile.
     let uncompiled = matches!(error, rusqlite::Error::SqlInputError { .. });
-    if !uncompiled && !matches!(error.sqlite_error_code(), Some(ConstraintViolation | TypeMismatch | TooBig | Unknown)) {
+    if !uncompiled
+        && !matches!(
+            error.sqlite_error_code(),
+            Some(ConstraintViolation | TypeMismatch | TooBig | Unknown)
+        )
+    {
         return error.into();
     }
-    ApplyError::Refused { table: map.table.name().to_owned(), key: journal::key_text(&map.table, key), reason: error.to_string() }
+    ApplyError::Refused {
+        table: map.table.name().to_owned(),
+        key: journal::key_text(&map.table, key),
+        reason: error.to_string(),
+    }
 }

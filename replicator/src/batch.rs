@@ -35,7 +35,8 @@ pub struct BatchHeader {
     pub schema_hash: Digest,
     /// When it was put together, in the origin's unix milliseconds.
     pub created_ms: i64,
-    /// The sites that rows name besides `site`. Site index 0 is `site`, index i is `further_sites[i - 1]`.
+    /// The sites that rows name besides `site`. Site index 0 is `site`, index i is `further_sites[i
+    /// - 1]`.
     pub further_sites: Vec<Site>,
 }
 
@@ -56,7 +57,8 @@ pub struct TableHeader {
     pub name: String,
     /// Hash of the table's schema at the origin.
     pub hash: Digest,
-    /// The columns whose values an upsert carries, in order. The key of a table without PRIMARY KEY comes first, named `rowid`.
+    /// The columns whose values an upsert carries, in order. The key of a table without PRIMARY KEY
+    /// comes first, named `rowid`.
     pub columns: Vec<String>,
     /// Which of `columns` are the key, in key order.
     pub key: Vec<usize>,
@@ -78,7 +80,8 @@ pub enum Op {
 pub struct Row {
     /// The version of this content.
     pub version: Version,
-    /// What its writer had before. Equal to `version` where a repair sends a row again whose predecessor nobody kept.
+    /// What its writer had before. Equal to `version` where a repair sends a row again whose
+    /// predecessor nobody kept.
     pub previous: Version,
     /// Upsert or delete.
     pub op: Op,

@@ -1,7 +1,8 @@
 //! Finds which rows stand in the way of another row on a unique index.
 //!
-//! Arrives: a row that cannot be written. Leaves: the keys of the rows that clash with it, whatever kind of unique index
-//! it is (partial, over expressions, with collations): SQLite is asked by a REPLACE that is undone. Changes nothing.
+//! Arrives: a row that cannot be written. Leaves: the keys of the rows that clash with it, whatever
+//! kind of unique index it is (partial, over expressions, with collations): SQLite is asked by a
+//! REPLACE that is undone. Changes nothing.
 
 use crate::batch::Value;
 use crate::database::DatabaseError;
@@ -10,13 +11,17 @@ use crate::schema::OWN_PREFIX;
 use crate::sql::quote;
 use rusqlite::Connection;
 
-/// Makes the TEMP triggers that report displaced rows. Outside any transaction of others; once a layout.
+/// Makes the TEMP triggers that report displaced rows. Outside any transaction of others; once a
+/// layout.
 ///
 /// # Errors
 /// What SQLite says.
 pub fn prepare(db: &Connection, layout: &Layout) -> Result<(), DatabaseError> {
     let old: Vec<String> = db
-        .prepare("SELECT name FROM temp.sqlite_schema WHERE type = 'trigger' AND substr(name, 1, length(?1)) = ?1")?
+        .prepare(
+            "SELECT name FROM temp.sqlite_schema WHERE type = 'trigger' AND substr(name, 1, \
+            length(?1)) = ?1",
+        )?
         .query_map([OWN_PREFIX], |r| r.get(0))?
         .collect::<rusqlite::Result<_>>()?;
     for name in old {
@@ -24,15 +29,19 @@ pub fn prepare(db: &Connection, layout: &Layout) -> Result<(), DatabaseError> {
     }
     let keys: Vec<String> = (0..layout.key_columns_max.max(1)).map(|i| format!("key{i}")).collect();
     db.execute_batch(&format!(
-        "DROP TABLE IF EXISTS temp.__harmonylite__displaced; DROP TABLE IF EXISTS temp.__harmonylite__probing;
-         CREATE TEMP TABLE __harmonylite__displaced ({}); CREATE TEMP TABLE __harmonylite__probing (x);",
+        "DROP TABLE IF EXISTS temp.__harmonylite__displaced; DROP TABLE IF EXISTS \
+        temp.__harmonylite__probing;
+         CREATE TEMP TABLE __harmonylite__displaced ({}); CREATE TEMP TABLE \
+         __harmonylite__probing (x);",
         keys.join(", ")
     ))?;
     for table in layout.tables.iter().filter(|t| !t.schema.unique.is_empty()) {
         let keys: Vec<String> = (0..table.schema.key.len()).map(|i| format!("key{i}")).collect();
-        let old: Vec<String> = table.schema.key.iter().map(|k| format!("OLD.{}", quote(&k.name))).collect();
+        let old: Vec<String> =
+            table.schema.key.iter().map(|k| format!("OLD.{}", quote(&k.name))).collect();
         db.execute_batch(&format!(
-            "CREATE TEMP TRIGGER {} AFTER DELETE ON main.{} WHEN EXISTS (SELECT 1 FROM __harmonylite__probing)
+            "CREATE TEMP TRIGGER {} AFTER DELETE ON main.{} WHEN EXISTS (SELECT 1 FROM \
+            __harmonylite__probing)
              BEGIN INSERT INTO __harmonylite__displaced ({}) VALUES ({}); END",
             quote(&format!("{OWN_PREFIX}probe_{}", table.id)),
             quote(table.name()),
@@ -43,36 +52,61 @@ pub fn prepare(db: &Connection, layout: &Layout) -> Result<(), DatabaseError> {
     Ok(())
 }
 
-/// Between these two, [`others`] may be called. REPLACE fires delete triggers only with recursive triggers on; they are not
-/// left on, because the application's own triggers would then run differently here than there.
+/// Between these two, [`others`] may be called. REPLACE fires delete triggers only with recursive
+/// triggers on; they are not left on, because the application's own triggers would then run
+/// differently here than there.
 ///
 /// # Errors
 /// What SQLite says.
 pub fn set_probing(db: &Connection, on: bool) -> Result<(), DatabaseError> {
-    Ok(db.execute_batch(if on { "PRAGMA recursive_triggers = ON" } else { "PRAGMA recursive_triggers = OFF" })?)
+    Ok(db.execute_batch(if on {
+        "PRAGMA recursive_triggers = ON"
+    } else {
+        "PRAGMA recursive_triggers = OFF"
+    })?)
 }
 
-/// The keys of the rows that clash with this one, its own excluded. Inside a transaction, between [`set_probing`].
+/// The keys of the rows that clash with this one, its own excluded. Inside a transaction, between
+/// [`set_probing`].
 ///
 /// # Errors
 /// What SQLite says, also of a row that no REPLACE can write.
-pub fn others(db: &Connection, table: &TableLayout, columns: &[&str], values: &[&Value]) -> Result<Vec<Vec<Value>>, DatabaseError> {
+pub fn others(
+    db: &Connection,
+    table: &TableLayout,
+    columns: &[&str],
+    values: &[&Value],
+) -> Result<Vec<Vec<Value>>, DatabaseError> {
     db.execute_batch(
-        "SAVEPOINT __harmonylite__probe; INSERT INTO temp.__harmonylite__probing VALUES (1); DELETE FROM temp.__harmonylite__displaced;",
+        "SAVEPOINT __harmonylite__probe; INSERT INTO temp.__harmonylite__probing VALUES (1); \
+        DELETE FROM temp.__harmonylite__displaced;",
     )?;
     let found = probe(db, table, columns, values);
     db.execute_batch("ROLLBACK TO __harmonylite__probe; RELEASE __harmonylite__probe;")?;
     found
 }
 
-fn probe(db: &Connection, table: &TableLayout, columns: &[&str], values: &[&Value]) -> Result<Vec<Vec<Value>>, DatabaseError> {
+fn probe(
+    db: &Connection,
+    table: &TableLayout,
+    columns: &[&str],
+    values: &[&Value],
+) -> Result<Vec<Vec<Value>>, DatabaseError> {
     let names: Vec<String> = columns.iter().map(|c| quote(c)).collect();
     let places: Vec<String> = (1..=columns.len()).map(|i| format!("?{i}")).collect();
-    let sql = format!("INSERT OR REPLACE INTO main.{} ({}) VALUES ({})", quote(table.name()), names.join(", "), places.join(", "));
+    let sql = format!(
+        "INSERT OR REPLACE INTO main.{} ({}) VALUES ({})",
+        quote(table.name()),
+        names.join(", "),
+        places.join(", ")
+    );
     db.prepare_cached(&sql)?.execute(rusqlite::params_from_iter(values.iter().copied()))?;
     let n = table.schema.key.len();
     let keys: Vec<String> = (0..n).map(|i| format!("key{i}")).collect();
-    let mut read = db.prepare(&format!("SELECT {} FROM temp.__harmonylite__displaced", keys.join(", ")))?;
-    let rows = read.query_map([], |r| (0..n).map(|i| r.get_ref(i).map(Value::from)).collect::<rusqlite::Result<Vec<Value>>>())?;
+    let mut read =
+        db.prepare(&format!("SELECT {} FROM temp.__harmonylite__displaced", keys.join(", ")))?;
+    let rows = read.query_map([], |r| {
+        (0..n).map(|i| r.get_ref(i).map(Value::from)).collect::<rusqlite::Result<Vec<Value>>>()
+    })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }

@@ -1,4 +1,5 @@
-//! Reads the clocks of this machine: the only place that does. Everything else gets the time passed in.
+//! Reads the clocks of this machine: the only place that does. Everything else gets the time passed
+//! in.
 
 use crate::config::Now;
 use std::sync::OnceLock;

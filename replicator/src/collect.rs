@@ -1,8 +1,8 @@
 //! Turns what the log holds into one batch.
 //!
-//! Arrives: a wake. Leaves: the encoded batch of everything pending at one commit boundary, or nothing. Owns: one read
-//! transaction sees log, versions and rows together, so a batch never holds half of an application's transaction. Reads
-//! only: a crash here loses nothing.
+//! Arrives: a wake. Leaves: the encoded batch of everything pending at one commit boundary, or
+//! nothing. Owns: one read transaction sees log, versions and rows together, so a batch never holds
+//! half of an application's transaction. Reads only: a crash here loses nothing.
 
 use crate::batch::{BatchHeader, Op, TableHeader, Value};
 use crate::capture::KIND_PUBLISH;
@@ -27,7 +27,8 @@ pub enum CollectError {
     Encode(#[from] EncodeError),
     /// One row alone is larger than a batch may be.
     #[error(
-        "one change alone is larger than {limit} bytes and cannot be replicated; exclude its table or make the row smaller (log entry {entry})"
+        "one change alone is larger than {limit} bytes and cannot be replicated; exclude its \
+        table or make the row smaller (log entry {entry})"
     )]
     RowTooLarge {
         /// The limit.
@@ -79,14 +80,23 @@ pub struct Collected {
 ///
 /// # Errors
 /// [`CollectError`].
-pub fn collect(db: &Connection, layout: &Layout, from: &CollectFrom<'_>, encoder: &mut Encoder) -> Result<Option<Collected>, CollectError> {
+pub fn collect(
+    db: &Connection,
+    layout: &Layout,
+    from: &CollectFrom<'_>,
+    encoder: &mut Encoder,
+) -> Result<Option<Collected>, CollectError> {
     let end = from.fold.upto;
     if end <= from.fold.sent {
         return Ok(None);
     }
     let mut most = from.entries_max;
     loop {
-        let upto = if end.abs_diff(from.fold.sent) <= most { end } else { nth_entry(db, from.fold.sent, most)?.unwrap_or(end) };
+        let upto = if end.abs_diff(from.fold.sent) <= most {
+            end
+        } else {
+            nth_entry(db, from.fold.sent, most)?.unwrap_or(end)
+        };
         let start = FoldFrom { upto, ..from.fold.clone() };
         let mut folded = fold(db, layout, &start)?;
         if upto < end {
@@ -102,7 +112,9 @@ pub fn collect(db: &Connection, layout: &Layout, from: &CollectFrom<'_>, encoder
                     lowest_ms,
                     more: upto < end,
                     split: upto < end
-                        && (most < from.entries_max || nth_entry(db, from.fold.sent, from.entries_max)?.is_some_and(|id| id < end)),
+                        && (most < from.entries_max
+                            || nth_entry(db, from.fold.sent, from.entries_max)?
+                                .is_some_and(|id| id < end)),
                 }));
             }
             Err(CollectError::Encode(EncodeError::TooLarge { limit })) if most > 1 => {
@@ -111,34 +123,51 @@ pub fn collect(db: &Connection, layout: &Layout, from: &CollectFrom<'_>, encoder
                 tracing::warn!(
                     limit,
                     entries = most,
-                    "a transaction is larger than max_atomic_bytes; it is sent in pieces and is not atomic at the peers"
+                    "a transaction is larger than max_atomic_bytes; it is sent in pieces and is \
+                    not atomic at the peers"
                 );
             }
-            Err(CollectError::Encode(EncodeError::TooLarge { limit })) => return Err(CollectError::RowTooLarge { limit, entry: upto }),
+            Err(CollectError::Encode(EncodeError::TooLarge { limit })) => {
+                return Err(CollectError::RowTooLarge { limit, entry: upto });
+            }
             Err(error) => return Err(error),
         }
     }
 }
 
 fn nth_entry(db: &Connection, after: i64, n: u64) -> Result<Option<i64>, CollectError> {
-    let mut read = db.prepare_cached("SELECT id FROM main.__harmonylite__change_log WHERE id > ?1 ORDER BY id LIMIT 1 OFFSET ?2")?;
-    Ok(read.query_row([after, n.saturating_sub(1).min(i64::MAX as u64).cast_signed()], |r| r.get(0)).optional()?)
+    let mut read = db.prepare_cached(
+        "SELECT id FROM main.__harmonylite__change_log WHERE id > ?1 ORDER BY id LIMIT 1 OFFSET ?2",
+    )?;
+    Ok(read
+        .query_row([after, n.saturating_sub(1).min(i64::MAX as u64).cast_signed()], |r| r.get(0))
+        .optional()?)
 }
 
-/// A piece of the log sends only rows that do not change again behind it: their content is that of the last change, and
-/// must not travel under the version of an earlier one. The piece with the last change sends them.
-fn drop_changed_later(db: &Connection, layout: &Layout, folded: &mut Folded, upto: i64) -> Result<(), CollectError> {
-    let here: HashSet<Vec<u8>> = folded.rows.iter().map(|row| row.table.canonical(&row.key)).collect();
+/// A piece of the log sends only rows that do not change again behind it: their content is that of
+/// the last change, and must not travel under the version of an earlier one. The piece with the
+/// last change sends them.
+fn drop_changed_later(
+    db: &Connection,
+    layout: &Layout,
+    folded: &mut Folded,
+    upto: i64,
+) -> Result<(), CollectError> {
+    let here: HashSet<Vec<u8>> =
+        folded.rows.iter().map(|row| row.table.canonical(&row.key)).collect();
     let mut later = HashSet::new();
     let keys: Vec<String> = (0..layout.key_columns_max).map(|i| format!("key{i}")).collect();
     let mut read = db.prepare_cached(&format!(
-        "SELECT table_id, {} FROM main.__harmonylite__change_log WHERE id > ?1 AND kind <> {KIND_PUBLISH}",
+        "SELECT table_id, {} FROM main.__harmonylite__change_log WHERE id > ?1 AND kind <> \
+        {KIND_PUBLISH}",
         keys.join(", ")
     ))?;
     let mut entries = read.query([upto])?;
     while let Some(entry) = entries.next()? {
         let Some(table) = layout.by_id(entry.get(0)?) else { continue };
-        let key: Vec<Value> = (0..table.schema.key.len()).map(|i| entry.get_ref(1 + i).map(Value::from)).collect::<Result<_, _>>()?;
+        let key: Vec<Value> = (0..table.schema.key.len())
+            .map(|i| entry.get_ref(1 + i).map(Value::from))
+            .collect::<Result<_, _>>()?;
         let canonical = table.canonical(&key);
         if here.contains(&canonical) {
             later.insert(canonical);
@@ -161,7 +190,8 @@ fn publishable(db: &Connection, folded: Vec<FoldedRow>) -> Result<Vec<FoldedRow>
                 row.version = version;
             }
         }
-        // A row that was never seen has nothing to say (its entry was a republish of what retention dropped since).
+        // A row that was never seen has nothing to say (its entry was a republish of what retention
+        // dropped since).
         if row.version != Version::NONE {
             rows.push(row);
         }

@@ -44,8 +44,8 @@ pub struct NodeConfig {
     pub lease_ttl_ms: u64,
     /// What identifies this process on this machine and this file, for the lease.
     pub instance: String,
-    /// The place (machine and path): a lease of a former process at the same place is ours, because the file lock proves
-    /// that it ended.
+    /// The place (machine and path): a lease of a former process at the same place is ours, because
+    /// the file lock proves that it ended.
     pub place: String,
     /// Bounds.
     pub limits: Limits,

@@ -1,9 +1,10 @@
 //! How far each stream is applied, with the evidence that the stream still is the one we knew.
 //!
-//! Arrives: the position after each applied message. Leaves: one head for each shard and a sparse trail of older positions,
-//! at growing distances. Owns: for every kept position, the lowest row time that came after the one before it; so after a
-//! loss we know how far back to publish again, also for rows that were written long before they were sent. Written in the
-//! transaction that applies the rows: a crash leaves rows and cursor as they belong together.
+//! Arrives: the position after each applied message. Leaves: one head for each shard and a sparse
+//! trail of older positions, at growing distances. Owns: for every kept position, the lowest row
+//! time that came after the one before it; so after a loss we know how far back to publish again,
+//! also for rows that were written long before they were sent. Written in the transaction that
+//! applies the rows: a crash leaves rows and cursor as they belong together.
 
 use crate::broker::Message;
 use crate::database::DatabaseError;
@@ -30,13 +31,28 @@ pub struct Anchor {
 impl Anchor {
     /// Before the first message of a stream.
     pub fn start(created_ns: i64) -> Self {
-        Self { seq: StreamSeq(0), created_ns, time_ns: 0, node: NodeId(0), site: Site(0), batch: BatchNo(0) }
+        Self {
+            seq: StreamSeq(0),
+            created_ns,
+            time_ns: 0,
+            node: NodeId(0),
+            site: Site(0),
+            batch: BatchNo(0),
+        }
     }
 
     /// The anchor for a message.
     pub fn of(message: &Message, created_ns: i64) -> Self {
-        let (site, batch) = message.headers.as_ref().map_or((Site(0), BatchNo(0)), |h| (h.site, h.batch));
-        Self { seq: message.seq, created_ns, time_ns: message.time_ns, node: message.node, site, batch }
+        let (site, batch) =
+            message.headers.as_ref().map_or((Site(0), BatchNo(0)), |h| (h.site, h.batch));
+        Self {
+            seq: message.seq,
+            created_ns,
+            time_ns: message.time_ns,
+            node: message.node,
+            site,
+            batch,
+        }
     }
 
     /// Whether the message found at this position is the one we knew.
@@ -55,7 +71,8 @@ impl Anchor {
 pub struct Kept {
     /// The message there.
     pub anchor: Anchor,
-    /// The lowest row time (unix milliseconds) in the messages after the kept position before this one, up to here.
+    /// The lowest row time (unix milliseconds) in the messages after the kept position before this
+    /// one, up to here.
     pub lowest_ms: i64,
 }
 
@@ -90,7 +107,8 @@ impl Cursor {
     /// What SQLite says.
     pub fn read(db: &Connection, shard: u32) -> Result<Self, DatabaseError> {
         let mut read = db.prepare_cached(
-            "SELECT seq, created, time, node, site, batch, lowest FROM main.__harmonylite__cursor WHERE shard = ?1 ORDER BY seq",
+            "SELECT seq, created, time, node, site, batch, lowest FROM main.__harmonylite__cursor \
+            WHERE shard = ?1 ORDER BY seq",
         )?;
         let kept = read.query_map([shard], |r| {
             Ok(Kept {
@@ -109,8 +127,8 @@ impl Cursor {
         Ok(Self { changed: kept.len(), kept, removed: Vec::new() })
     }
 
-    /// Moves the head. What lay between it and the kept position before is forgotten, unless `step` or more messages lie
-    /// between: then the old head stays in the trail.
+    /// Moves the head. What lay between it and the kept position before is forgotten, unless `step`
+    /// or more messages lie between: then the old head stays in the trail.
     pub fn advance(&mut self, to: Anchor, lowest_ms: i64, step: u64, most: usize) {
         if to.seq <= self.seq() {
             return;
@@ -130,7 +148,8 @@ impl Cursor {
         self.thin(most);
     }
 
-    /// Counts rows that came in front of the head (a batch of our own, published before it is consumed).
+    /// Counts rows that came in front of the head (a batch of our own, published before it is
+    /// consumed).
     pub fn lower(&mut self, lowest_ms: i64) {
         if let Some(head) = self.kept.last_mut().filter(|h| h.lowest_ms > lowest_ms) {
             head.lowest_ms = lowest_ms;
@@ -138,7 +157,8 @@ impl Cursor {
         }
     }
 
-    /// Removes the kept position whose neighbours are nearest to each other in proportion to their age.
+    /// Removes the kept position whose neighbours are nearest to each other in proportion to their
+    /// age.
     fn thin(&mut self, most: usize) {
         while self.kept.len() > most.max(2) {
             let head = self.seq().0;
@@ -155,7 +175,8 @@ impl Cursor {
         }
     }
 
-    /// Goes back to a kept position (None: the start) and returns the lowest row time that came after it.
+    /// Goes back to a kept position (None: the start) and returns the lowest row time that came
+    /// after it.
     pub fn back_to(&mut self, index: Option<usize>, created_ns: i64) -> i64 {
         let from = index.map_or(0, |i| i + 1);
         let lowest = self.kept[from..].iter().map(|k| k.lowest_ms).min().unwrap_or(NO_ROW_MS);
@@ -172,13 +193,17 @@ impl Cursor {
     /// # Errors
     /// What SQLite says.
     pub fn write(&mut self, db: &Connection, shard: u32) -> Result<(), DatabaseError> {
-        let mut remove = db.prepare_cached("DELETE FROM main.__harmonylite__cursor WHERE shard = ?1 AND seq = ?2")?;
+        let mut remove = db.prepare_cached(
+            "DELETE FROM main.__harmonylite__cursor WHERE shard = ?1 AND seq = ?2",
+        )?;
         for seq in self.removed.drain(..) {
             remove.execute(params![shard, seq.0.cast_signed()])?;
         }
         let mut put = db.prepare_cached(
-            "INSERT INTO main.__harmonylite__cursor (shard, seq, created, time, node, site, batch, lowest) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-             ON CONFLICT (shard, seq) DO UPDATE SET created = excluded.created, time = excluded.time, node = excluded.node, site = excluded.site,
+            "INSERT INTO main.__harmonylite__cursor (shard, seq, created, time, node, site, \
+            batch, lowest) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+             ON CONFLICT (shard, seq) DO UPDATE SET created = excluded.created, time = \
+             excluded.time, node = excluded.node, site = excluded.site,
              batch = excluded.batch, lowest = excluded.lowest",
         )?;
         for Kept { anchor: a, lowest_ms } in &self.kept[self.changed.min(self.kept.len())..] {

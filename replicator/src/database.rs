@@ -1,7 +1,8 @@
 //! Opens the application's database and keeps our own tables in it.
 //!
-//! Arrives: a path. Leaves: connections set up for their use, and the small facts of [`Meta`]. Owns: our tables exist and
-//! have the format that this program writes. Every change here is part of somebody's transaction; a crash leaves all or none.
+//! Arrives: a path. Leaves: connections set up for their use, and the small facts of [`Meta`].
+//! Owns: our tables exist and have the format that this program writes. Every change here is part
+//! of somebody's transaction; a crash leaves all or none.
 
 use crate::error::Action;
 use crate::names::{BatchNo, Hlc, NodeId, Site, Version};
@@ -25,15 +26,22 @@ pub enum DatabaseError {
     #[error("the wal-index beside the database (-shm) cannot grow: its disk is full, or fails")]
     NoIndex,
     /// The tables were written by a later program.
-    #[error("{path}: our tables have format {found}, this program knows up to {FORMAT}: upgrade harmonylite on this node")]
+    #[error(
+        "{path}: our tables have format {found}, this program knows up to {FORMAT}: upgrade \
+        harmonylite on this node"
+    )]
     NewerFormat {
         /// The file.
         path: PathBuf,
         /// The format.
         found: i64,
     },
-    /// WAL mode cannot be had (a network file system, a read-only directory, an application in the way).
-    #[error("{path}: cannot switch the journal to WAL (it stays {found}): close other programs once, or run PRAGMA journal_mode=WAL")]
+    /// WAL mode cannot be had (a network file system, a read-only directory, an application in the
+    /// way).
+    #[error(
+        "{path}: cannot switch the journal to WAL (it stays {found}): close other programs once, \
+        or run PRAGMA journal_mode=WAL"
+    )]
     NotWal {
         /// The file.
         path: PathBuf,
@@ -47,7 +55,10 @@ pub enum DatabaseError {
 
 impl From<rusqlite::Error> for DatabaseError {
     fn from(error: rusqlite::Error) -> Self {
-        if error.sqlite_error().is_some_and(|e| e.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE) {
+        if error
+            .sqlite_error()
+            .is_some_and(|e| e.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE)
+        {
             return Self::NoIndex;
         }
         match error.sqlite_error_code() {
@@ -71,14 +82,19 @@ impl DatabaseError {
 fn open(path: &Path, flags: OpenFlags) -> Result<Connection, DatabaseError> {
     let db = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     db.set_prepared_statement_cache_capacity(1024);
-    db.execute_batch("PRAGMA cache_size = -8192; PRAGMA foreign_keys = OFF; PRAGMA trusted_schema = ON; PRAGMA temp_store = MEMORY;")?;
+    db.execute_batch(
+        "PRAGMA cache_size = -8192; PRAGMA foreign_keys = OFF; PRAGMA trusted_schema \
+        = ON; PRAGMA temp_store = MEMORY;",
+    )?;
     Ok(db)
 }
 
-/// The connection that writes: no user trigger fires on it but TEMP ones, no foreign key acts, no CHECK is asked again.
+/// The connection that writes: no user trigger fires on it but TEMP ones, no foreign key acts, no
+/// CHECK is asked again.
 ///
 /// # Errors
-/// [`DatabaseError::NotWal`] if another journal mode is in force and cannot be changed; what SQLite says otherwise.
+/// [`DatabaseError::NotWal`] if another journal mode is in force and cannot be changed; what SQLite
+/// says otherwise.
 pub fn open_writer(path: &Path) -> Result<Connection, DatabaseError> {
     let db = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     let mode: String = db.query_row("PRAGMA journal_mode = WAL", [], |r| r.get(0))?;
@@ -95,8 +111,9 @@ pub fn open_writer(path: &Path) -> Result<Connection, DatabaseError> {
 /// What SQLite says.
 pub fn prepare_writer(db: &Connection) -> Result<(), DatabaseError> {
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
-    // The writer of a row has checked it; a CHECK may call functions that only the application registers.
-    // wal_autocheckpoint stays the default: checkpoints by commit run under the write lock's owner.
+    // The writer of a row has checked it; a CHECK may call functions that only the application
+    // registers. wal_autocheckpoint stays the default: checkpoints by commit run under the write
+    // lock's owner.
     db.execute_batch("PRAGMA ignore_check_constraints = ON; PRAGMA synchronous = NORMAL;")?;
     Ok(())
 }
@@ -119,7 +136,9 @@ pub fn open_reader(path: &Path) -> Result<Connection, DatabaseError> {
 pub fn create_tables(db: &Connection, path: &Path) -> Result<(), DatabaseError> {
     db.execute_batch(include_str!("tables.sql"))?;
     match get::<i64>(db, "format")? {
-        Some(found) if found > FORMAT => Err(DatabaseError::NewerFormat { path: path.to_owned(), found }),
+        Some(found) if found > FORMAT => {
+            Err(DatabaseError::NewerFormat { path: path.to_owned(), found })
+        }
         Some(_) => Ok(()),
         None => set(db, "format", FORMAT),
     }
@@ -130,10 +149,15 @@ pub fn create_tables(db: &Connection, path: &Path) -> Result<(), DatabaseError> 
 /// # Errors
 /// What SQLite says.
 pub fn is_installed(db: &Connection) -> Result<bool, DatabaseError> {
-    Ok(db.query_row("SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE name = '__harmonylite__meta')", [], |r| r.get(0))?)
+    Ok(db.query_row(
+        "SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE name = '__harmonylite__meta')",
+        [],
+        |r| r.get(0),
+    )?)
 }
 
-/// The node that a database has belonged to, if it ever had a sidecar. Opens and closes it, and writes nothing.
+/// The node that a database has belonged to, if it ever had a sidecar. Opens and closes it, and
+/// writes nothing.
 ///
 /// # Errors
 /// What SQLite says: not a database, encrypted, locked, damaged.
@@ -145,7 +169,8 @@ pub fn stored_node(path: &Path) -> Result<Option<NodeId>, DatabaseError> {
     Ok(get::<i64>(&db, "node")?.map(|node| NodeId(node.cast_unsigned())))
 }
 
-/// Runs a statement without parameters or rows that comes again and again (BEGIN, COMMIT, SAVEPOINT), parsed once.
+/// Runs a statement without parameters or rows that comes again and again (BEGIN, COMMIT,
+/// SAVEPOINT), parsed once.
 ///
 /// # Errors
 /// What SQLite says.
@@ -158,8 +183,14 @@ pub fn run(db: &Connection, sql: &str) -> Result<(), DatabaseError> {
 ///
 /// # Errors
 /// What SQLite says.
-pub fn get<T: rusqlite::types::FromSql>(db: &Connection, key: &str) -> Result<Option<T>, DatabaseError> {
-    Ok(db.prepare_cached("SELECT value FROM main.__harmonylite__meta WHERE key = ?1")?.query_row([key], |r| r.get(0)).optional()?)
+pub fn get<T: rusqlite::types::FromSql>(
+    db: &Connection,
+    key: &str,
+) -> Result<Option<T>, DatabaseError> {
+    Ok(db
+        .prepare_cached("SELECT value FROM main.__harmonylite__meta WHERE key = ?1")?
+        .query_row([key], |r| r.get(0))
+        .optional()?)
 }
 
 /// Writes one fact.
@@ -168,7 +199,8 @@ pub fn get<T: rusqlite::types::FromSql>(db: &Connection, key: &str) -> Result<Op
 /// What SQLite says.
 pub fn set(db: &Connection, key: &str, value: impl ToSql) -> Result<(), DatabaseError> {
     db.prepare_cached(
-        "INSERT INTO main.__harmonylite__meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        "INSERT INTO main.__harmonylite__meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO \
+        UPDATE SET value = excluded.value",
     )?
     .execute(params![key, value])?;
     Ok(())
@@ -199,9 +231,17 @@ impl Meta {
     pub fn read(db: &Connection) -> Result<Self, DatabaseError> {
         // One statement for all: collect asks for them at every commit.
         let mut read = db.prepare_cached(
-            "SELECT key, value FROM main.__harmonylite__meta WHERE key IN ('node', 'site', 'batch', 'absorbed', 'published', 'joined')",
+            "SELECT key, value FROM main.__harmonylite__meta WHERE key IN ('node', 'site', \
+            'batch', 'absorbed', 'published', 'joined')",
         )?;
-        let mut meta = Self { node: NodeId(0), site: Site(0), batch: BatchNo(0), absorbed: 0, published: 0, joined: false };
+        let mut meta = Self {
+            node: NodeId(0),
+            site: Site(0),
+            batch: BatchNo(0),
+            absorbed: 0,
+            published: 0,
+            joined: false,
+        };
         let mut rows = read.query([])?;
         while let Some(row) = rows.next()? {
             let value: i64 = row.get(1)?;
@@ -218,16 +258,21 @@ impl Meta {
     }
 }
 
-/// Begins a new life: the present site becomes a former one, of which this database has had every batch up to the last published.
+/// Begins a new life: the present site becomes a former one, of which this database has had every
+/// batch up to the last published.
 ///
 /// # Errors
 /// What SQLite says.
 pub fn begin_site(db: &Connection, site: Site, now_ms: i64) -> Result<(), DatabaseError> {
     assert!(site.0 > 0, "a site is a positive number");
-    db.execute("INSERT OR IGNORE INTO main.__harmonylite__site (site, since) VALUES (?1, ?2)", params![site.0, now_ms])?;
+    db.execute(
+        "INSERT OR IGNORE INTO main.__harmonylite__site (site, since) VALUES (?1, ?2)",
+        params![site.0, now_ms],
+    )?;
     db.execute(
         "INSERT OR IGNORE INTO main.__harmonylite__origin (site, node, batch, created)
-         SELECT site.value, node.value, batch.value, ?1 FROM main.__harmonylite__meta AS site, main.__harmonylite__meta AS node, main.__harmonylite__meta AS batch
+         SELECT site.value, node.value, batch.value, ?1 FROM main.__harmonylite__meta AS site, \
+         main.__harmonylite__meta AS node, main.__harmonylite__meta AS batch
          WHERE site.key = 'site' AND node.key = 'node' AND batch.key = 'batch' AND site.value <> 0",
         [now_ms],
     )?;
@@ -241,7 +286,8 @@ pub fn begin_site(db: &Connection, site: Site, now_ms: i64) -> Result<(), Databa
 /// What SQLite says.
 pub fn own_sites(db: &Connection) -> Result<std::collections::HashSet<Site>, DatabaseError> {
     let mut statement = db.prepare_cached("SELECT site FROM main.__harmonylite__site")?;
-    let sites = statement.query_map([], |r| r.get(0).map(Site))?.collect::<rusqlite::Result<_>>()?;
+    let sites =
+        statement.query_map([], |r| r.get(0).map(Site))?.collect::<rusqlite::Result<_>>()?;
     Ok(sites)
 }
 

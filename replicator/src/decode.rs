@@ -1,8 +1,9 @@
-//! The trust boundary. Bytes in; a bounded batch, or a reason for quarantine, out. Never allocates by a length that it has
-//! not checked.
+//! The trust boundary. Bytes in; a bounded batch, or a reason for quarantine, out. Never allocates
+//! by a length that it has not checked.
 //!
-//! Arrives: the bytes of a whole batch. Leaves: headers and rows, one at a time. [`outline`] reads all of it once, so that
-//! what is applied afterwards, by a second reading, cannot fail in the middle. Pure; a crash here loses nothing.
+//! Arrives: the bytes of a whole batch. Leaves: headers and rows, one at a time. [`outline`] reads
+//! all of it once, so that what is applied afterwards, by a second reading, cannot fail in the
+//! middle. Pure; a crash here loses nothing.
 
 use crate::batch::{BatchHeader, Digest, Op, Row, TableHeader, Value};
 use crate::encode::{FORMAT, TAG_RAW_TEXT};
@@ -58,7 +59,9 @@ impl DecodeError {
     pub fn action(&self) -> Action {
         match self {
             Self::UnknownFormat { .. } => Action::HoldOrigin,
-            Self::TooLarge { .. } | Self::Unexpected { .. } | Self::Damaged { .. } => Action::Quarantine,
+            Self::TooLarge { .. } | Self::Unexpected { .. } | Self::Damaged { .. } => {
+                Action::Quarantine
+            }
         }
     }
 }
@@ -90,7 +93,10 @@ pub struct Bounded<R> {
 impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
-        self.left = self.left.checked_sub(read as u64).ok_or_else(|| io::Error::other("decompressed size exceeds the limit"))?;
+        self.left = self
+            .left
+            .checked_sub(read as u64)
+            .ok_or_else(|| io::Error::other("decompressed size exceeds the limit"))?;
         Ok(read)
     }
 }
@@ -103,9 +109,13 @@ pub type Unpacked<R> = BufReader<Bounded<Zstd<'static, BufReader<R>>>>;
 /// # Errors
 /// If the compressor cannot get its memory.
 pub fn unpacking<R: Read>(source: R, limits: &Limits) -> Result<Unpacked<R>> {
-    let mut zstd = Zstd::with_buffer(BufReader::with_capacity(PIECE_BYTES, source)).map_err(damaged)?;
+    let mut zstd =
+        Zstd::with_buffer(BufReader::with_capacity(PIECE_BYTES, source)).map_err(damaged)?;
     zstd.window_log_max(WINDOW_LOG_MAX).map_err(damaged)?;
-    Ok(BufReader::with_capacity(PIECE_BYTES, Bounded { inner: zstd, left: limits.batch_atomic_bytes_max }))
+    Ok(BufReader::with_capacity(
+        PIECE_BYTES,
+        Bounded { inner: zstd, left: limits.batch_atomic_bytes_max },
+    ))
 }
 
 fn damaged(error: io::Error) -> DecodeError {
@@ -123,7 +133,8 @@ pub struct Unpacker {
 }
 
 impl Unpacker {
-    /// All of a batch, if it says of itself that it is small. To be given back for the next one ([`Unpacker::put_back`]).
+    /// All of a batch, if it says of itself that it is small. To be given back for the next one
+    /// ([`Unpacker::put_back`]).
     ///
     /// # Errors
     /// It is damaged, or larger than it says.
@@ -166,7 +177,8 @@ pub struct BatchReader<'l, R: Read> {
 /// Whatever is wrong with it, to the last byte.
 pub fn outline<R: Read>(source: R, limits: &Limits) -> Result<Outline> {
     let mut reader = BatchReader::new(source, limits)?;
-    let mut row = Row { version: Version::NONE, previous: Version::NONE, op: Op::Delete, values: Vec::new() };
+    let mut row =
+        Row { version: Version::NONE, previous: Version::NONE, op: Op::Delete, values: Vec::new() };
     let (mut tables, mut rows) = (Vec::new(), 0);
     while let Some(table) = reader.next_table()? {
         rows += table.rows;
@@ -191,7 +203,15 @@ impl<'l, R: Read> BatchReader<'l, R> {
             created_ms: 0,
             further_sites: Vec::new(),
         };
-        let mut reader = Self { cbor: Cbor::from(source), limits, header, tables_left: 0, rows_left: 0, columns: 0, key: 0 };
+        let mut reader = Self {
+            cbor: Cbor::from(source),
+            limits,
+            header,
+            tables_left: 0,
+            rows_left: 0,
+            columns: 0,
+            key: 0,
+        };
         reader.read_header()?;
         Ok(reader)
     }
@@ -310,7 +330,8 @@ impl<'l, R: Read> BatchReader<'l, R> {
         if hlc.0 == 0 {
             return Ok(Version::NONE);
         }
-        let site = self.header.site_at(index).ok_or(DecodeError::Unexpected { what: "a site index" })?;
+        let site =
+            self.header.site_at(index).ok_or(DecodeError::Unexpected { what: "a site index" })?;
         Ok(Version { hlc, site })
     }
 
@@ -321,12 +342,17 @@ impl<'l, R: Read> BatchReader<'l, R> {
             Header::Float(r) if !r.is_nan() => Value::Real(r),
             Header::Text(Some(len)) => {
                 let text = self.take(WHAT, len, self.limits.value_bytes_max)?;
-                std::str::from_utf8(&text).map_err(|_| DecodeError::Unexpected { what: "text that is not UTF-8" })?;
+                std::str::from_utf8(&text)
+                    .map_err(|_| DecodeError::Unexpected { what: "text that is not UTF-8" })?;
                 Value::Text(text)
             }
-            Header::Bytes(Some(len)) => Value::Blob(self.take(WHAT, len, self.limits.value_bytes_max)?),
+            Header::Bytes(Some(len)) => {
+                Value::Blob(self.take(WHAT, len, self.limits.value_bytes_max)?)
+            }
             Header::Tag(TAG_RAW_TEXT) => match self.pull(WHAT)? {
-                Header::Bytes(Some(len)) => Value::Text(self.take(WHAT, len, self.limits.value_bytes_max)?),
+                Header::Bytes(Some(len)) => {
+                    Value::Text(self.take(WHAT, len, self.limits.value_bytes_max)?)
+                }
                 _ => return Err(DecodeError::Unexpected { what: WHAT }),
             },
             header => Value::Integer(as_integer(header, WHAT)?),
@@ -338,7 +364,10 @@ impl<'l, R: Read> BatchReader<'l, R> {
         let mut byte = [0];
         match self.cbor.read_exact(&mut byte) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
-            Err(error) => Err(DecodeError::Damaged { what: "the end of the batch", reason: error.to_string() }),
+            Err(error) => Err(DecodeError::Damaged {
+                what: "the end of the batch",
+                reason: error.to_string(),
+            }),
             Ok(()) => Err(DecodeError::Unexpected { what: "what follows the batch" }),
         }
     }
@@ -356,7 +385,9 @@ impl<'l, R: Read> BatchReader<'l, R> {
     fn array(&mut self, what: &'static str, limit: u64) -> Result<u64> {
         match self.pull(what)? {
             Header::Array(Some(found)) if found as u64 <= limit => Ok(found as u64),
-            Header::Array(Some(found)) => Err(DecodeError::TooLarge { what, found: found as u64, limit }),
+            Header::Array(Some(found)) => {
+                Err(DecodeError::TooLarge { what, found: found as u64, limit })
+            }
             _ => Err(DecodeError::Unexpected { what }),
         }
     }
@@ -382,7 +413,9 @@ impl<'l, R: Read> BatchReader<'l, R> {
 
     fn digest(&mut self, what: &'static str) -> Result<Digest> {
         match self.pull(what)? {
-            Header::Bytes(Some(len)) => self.take(what, len, 32)?.try_into().map_err(|_| DecodeError::Unexpected { what }),
+            Header::Bytes(Some(len)) => {
+                self.take(what, len, 32)?.try_into().map_err(|_| DecodeError::Unexpected { what })
+            }
             _ => Err(DecodeError::Unexpected { what }),
         }
     }
@@ -405,7 +438,9 @@ impl<'l, R: Read> BatchReader<'l, R> {
         while bytes.len() < len {
             let from = bytes.len();
             bytes.resize(len.min(from + PIECE_BYTES), 0);
-            self.cbor.read_exact(&mut bytes[from..]).map_err(|error| DecodeError::Damaged { what, reason: error.to_string() })?;
+            self.cbor
+                .read_exact(&mut bytes[from..])
+                .map_err(|error| DecodeError::Damaged { what, reason: error.to_string() })?;
         }
         Ok(bytes)
     }
@@ -420,9 +455,13 @@ fn as_integer(header: Header, what: &'static str) -> Result<i64> {
     .ok_or(DecodeError::Unexpected { what })
 }
 
-/// Names that no SQLite schema can have, or that appear twice, are an attack. That they exist here is checked by admit.
+/// Names that no SQLite schema can have, or that appear twice, are an attack. That they exist here
+/// is checked by admit.
 fn check_names(table: &str, columns: &[String]) -> Result<()> {
-    if table.is_empty() && columns.is_empty() || table.contains('\0') || columns.iter().any(|c| c.contains('\0')) {
+    if table.is_empty() && columns.is_empty()
+        || table.contains('\0')
+        || columns.iter().any(|c| c.contains('\0'))
+    {
         return Err(DecodeError::Unexpected { what: "a name" });
     }
     let lower = table.to_ascii_lowercase();

@@ -1,7 +1,8 @@
 //! Writes a batch: CBOR, compressed, digested, in one pass.
 //!
-//! Arrives: headers and rows, whose counts the caller knows beforehand. Leaves: the bytes of the batch (FORMAT.md), in memory
-//! or spilled. Owns: what was announced is what came (asserted). No system time, no randomness; a crash loses only memory.
+//! Arrives: headers and rows, whose counts the caller knows beforehand. Leaves: the bytes of the
+//! batch (FORMAT.md), in memory or spilled. Owns: what was announced is what came (asserted). No
+//! system time, no randomness; a crash loses only memory.
 
 use crate::batch::{BatchHeader, Digest, Op, TableHeader};
 use crate::limits::Limits;
@@ -66,7 +67,8 @@ impl Encoder {
     /// If the compressor cannot get its memory.
     pub fn new(limits: &Limits, dir: PathBuf) -> io::Result<Self> {
         Ok(Self {
-            // Level 1: the network and the broker's disk are the bottleneck, not the ratio's last percent.
+            // Level 1: the network and the broker's disk are the bottleneck, not the ratio's last
+            // percent.
             zstd: Zstd::new(1)?,
             plain: Vec::with_capacity(PIECE_BYTES + 4096),
             piece: vec![0; 32 << 10],
@@ -110,7 +112,10 @@ impl Encoder {
     /// # Errors
     /// As [`Encoder::finish`].
     pub fn table(&mut self, header: &TableHeader) -> Result<(), EncodeError> {
-        assert!(self.tables_due > 0 && self.rows_due == 0 && self.values_due == 0, "a table beyond what was announced");
+        assert!(
+            self.tables_due > 0 && self.rows_due == 0 && self.values_due == 0,
+            "a table beyond what was announced"
+        );
         (self.tables_due, self.rows_due) = (self.tables_due - 1, header.rows);
         self.push(Header::Array(Some(5)))?;
         self.text(&header.name)?;
@@ -130,7 +135,13 @@ impl Encoder {
     ///
     /// # Errors
     /// As [`Encoder::finish`].
-    pub fn row(&mut self, version: (i64, u64), previous: (i64, u64), op: Op, values: usize) -> Result<(), EncodeError> {
+    pub fn row(
+        &mut self,
+        version: (i64, u64),
+        previous: (i64, u64),
+        op: Op,
+        values: usize,
+    ) -> Result<(), EncodeError> {
         assert!(self.rows_due > 0 && self.values_due == 0, "a row beyond what was announced");
         (self.rows_due, self.values_due) = (self.rows_due - 1, values);
         self.push(Header::Array(Some(5 + values)))?;
@@ -168,9 +179,13 @@ impl Encoder {
     /// # Errors
     /// [`EncodeError::TooLarge`], [`EncodeError::Io`]; then the batch is to be begun again.
     pub fn finish(&mut self) -> Result<Encoded, EncodeError> {
-        assert!(self.tables_due == 0 && self.rows_due == 0 && self.values_due == 0, "less came than was announced");
+        assert!(
+            self.tables_due == 0 && self.rows_due == 0 && self.values_due == 0,
+            "less came than was announced"
+        );
         if self.raw_bytes == 0 {
-            // All of it is here: the compressor takes tables of its size, and the frame says it, so it can be decompressed at once.
+            // All of it is here: the compressor takes tables of its size, and the frame says it, so
+            // it can be decompressed at once.
             self.zstd.set_pledged_src_size(Some(self.plain.len() as u64))?;
         }
         self.compress()?;
@@ -198,7 +213,11 @@ impl Encoder {
 
     fn integer(&mut self, value: i64) -> Result<(), EncodeError> {
         // CBOR's negative n stands for -1 - n: all bits inverted.
-        self.push(if value < 0 { Header::Negative((!value).cast_unsigned()) } else { Header::Positive(value.cast_unsigned()) })
+        self.push(if value < 0 {
+            Header::Negative((!value).cast_unsigned())
+        } else {
+            Header::Positive(value.cast_unsigned())
+        })
     }
 
     fn bytes(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {

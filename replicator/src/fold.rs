@@ -1,9 +1,10 @@
 //! Folds the change log into one version for each changed row.
 //!
-//! Arrives: log entries in log order and the stored versions. Leaves: for each row its version, what came before it, and
-//! whether it is to be published. Owns the rule of DESIGN.md section 2: the version of the i-th logged change to a row is
-//! max(time, previous version + 1), entry by entry. Collect and absorb both use this fold, so they compute the same number
-//! whenever they run. It only reads; a crash here loses nothing.
+//! Arrives: log entries in log order and the stored versions. Leaves: for each row its version,
+//! what came before it, and whether it is to be published. Owns the rule of DESIGN.md section 2:
+//! the version of the i-th logged change to a row is max(time, previous version + 1), entry by
+//! entry. Collect and absorb both use this fold, so they compute the same number whenever they run.
+//! It only reads; a crash here loses nothing.
 
 use crate::batch::Value;
 use crate::capture::{KIND_CHANGED, KIND_DISPLACED, KIND_FOUND, KIND_PUBLISH};
@@ -42,7 +43,8 @@ pub struct FoldedRow {
     pub version: Version,
     /// Its version if the row is gone: REPLACE removed it after the last change that was logged.
     pub if_gone: Option<Version>,
-    /// What its writer had before the entries that are not published yet. Equal to `version`: not known.
+    /// What its writer had before the entries that are not published yet. Equal to `version`: not
+    /// known.
     pub previous: Version,
     /// Only if the row is gone has anything happened ([`KIND_DISPLACED`] alone).
     pub only_if_gone: bool,
@@ -88,7 +90,8 @@ impl State {
         Hlc::from_ms(time_ms).max(self.real.hlc.max(self.floor).next())
     }
 
-    /// A run of our own unpublished writes has one predecessor; a remote row in between starts a new run.
+    /// A run of our own unpublished writes has one predecessor; a remote row in between starts a
+    /// new run.
     fn note_previous(&mut self, candidate: Version, own: &HashSet<Site>) {
         if self.previous.is_none() || !own.contains(&candidate.site) {
             self.previous = Some(candidate);
@@ -107,10 +110,15 @@ struct Entry {
 ///
 /// # Errors
 /// What SQLite says.
-pub fn fold(db: &Connection, layout: &Layout, from: &FoldFrom<'_>) -> Result<Folded, DatabaseError> {
+pub fn fold(
+    db: &Connection,
+    layout: &Layout,
+    from: &FoldFrom<'_>,
+) -> Result<Folded, DatabaseError> {
     let keys: Vec<String> = (0..layout.key_columns_max).map(|i| format!("key{i}")).collect();
     let mut log = db.prepare_cached(&format!(
-        "SELECT id, time, table_id, kind, prev_hlc, prev_site, {} FROM main.__harmonylite__change_log WHERE id > ?1 AND id <= ?2 ORDER BY id",
+        "SELECT id, time, table_id, kind, prev_hlc, prev_site, {} FROM \
+        main.__harmonylite__change_log WHERE id > ?1 AND id <= ?2 ORDER BY id",
         keys.join(", ")
     ))?;
     let mut folded = Folded::default();
@@ -121,13 +129,17 @@ pub fn fold(db: &Connection, layout: &Layout, from: &FoldFrom<'_>) -> Result<Fol
     while let Some(row) = rows.next()? {
         folded.entries += 1;
         let Some(table) = layout.by_id(row.get(2)?) else { continue };
-        let key: Vec<Value> = (0..table.schema.key.len()).map(|i| row.get_ref(6 + i).map(Value::from)).collect::<Result<_, _>>()?;
+        let key: Vec<Value> = (0..table.schema.key.len())
+            .map(|i| row.get_ref(6 + i).map(Value::from))
+            .collect::<Result<_, _>>()?;
         if key.contains(&Value::Null) {
             *folded.null_keys.entry(table.name().to_owned()).or_default() += 1;
             continue;
         }
-        let previous =
-            row.get::<_, Option<i64>>(4)?.zip(row.get::<_, Option<i64>>(5)?).map(|(h, s)| Version { hlc: Hlc(h), site: Site(s) });
+        let previous = row
+            .get::<_, Option<i64>>(4)?
+            .zip(row.get::<_, Option<i64>>(5)?)
+            .map(|(h, s)| Version { hlc: Hlc(h), site: Site(s) });
         let entry = Entry { id: row.get(0)?, time_ms: row.get(1)?, kind: row.get(3)?, previous };
         let canonical = table.canonical(&key);
         let at = match index.get(&canonical) {
@@ -157,7 +169,12 @@ pub fn fold(db: &Connection, layout: &Layout, from: &FoldFrom<'_>) -> Result<Fol
     Ok(folded)
 }
 
-fn step(state: &mut State, entry: &Entry, from: &FoldFrom<'_>, previous_of: &mut Vec<(i64, Version)>) {
+fn step(
+    state: &mut State,
+    entry: &Entry,
+    from: &FoldFrom<'_>,
+    previous_of: &mut Vec<(i64, Version)>,
+) {
     let new = entry.id > from.sent;
     let absorbed = entry.id <= from.absorbed;
     state.new |= new;
@@ -190,13 +207,15 @@ fn step(state: &mut State, entry: &Entry, from: &FoldFrom<'_>, previous_of: &mut
                     state.note_previous(previous, from.own_sites);
                 }
             } else {
-                // Kept like a change's, or the delete of a row that another node wrote would look concurrent there.
+                // Kept like a change's, or the delete of a row that another node wrote would look
+                // concurrent there.
                 if new {
                     state.note_previous(state.real, from.own_sites);
                 }
                 previous_of.push((entry.id, state.real));
-                // Whether the row really went is known when its table is read. If it did, this is the version of that
-                // delete; if it came back or was never gone, later changes still stand above it.
+                // Whether the row really went is known when its table is read. If it did, this is
+                // the version of that delete; if it came back or was never gone, later changes
+                // still stand above it.
                 state.floor = state.next_hlc(entry.time_ms);
             }
         }
@@ -207,7 +226,8 @@ fn step(state: &mut State, entry: &Entry, from: &FoldFrom<'_>, previous_of: &mut
 }
 
 fn finish(state: State, from: &FoldFrom<'_>) -> FoldedRow {
-    let if_gone = (state.floor > state.real.hlc).then_some(Version { hlc: state.floor, site: from.site });
+    let if_gone =
+        (state.floor > state.real.hlc).then_some(Version { hlc: state.floor, site: from.site });
     let previous = state.previous.unwrap_or(state.real);
     let ours = if_gone.is_some() || from.own_sites.contains(&state.real.site);
     FoldedRow {
@@ -226,7 +246,11 @@ fn finish(state: State, from: &FoldFrom<'_>) -> FoldedRow {
 ///
 /// # Errors
 /// What SQLite says.
-pub fn row_exists(db: &Connection, table: &TableLayout, key: &[Value]) -> Result<bool, DatabaseError> {
+pub fn row_exists(
+    db: &Connection,
+    table: &TableLayout,
+    key: &[Value],
+) -> Result<bool, DatabaseError> {
     Ok(db.prepare_cached(&table.sql.select_key)?.exists(params_from_iter(key))?)
 }
 
@@ -235,5 +259,7 @@ pub fn row_exists(db: &Connection, table: &TableLayout, key: &[Value]) -> Result
 /// # Errors
 /// What SQLite says.
 pub fn log_end(db: &Connection) -> Result<i64, DatabaseError> {
-    Ok(db.prepare_cached("SELECT coalesce(max(id), 0) FROM main.__harmonylite__change_log")?.query_row([], |r| r.get(0))?)
+    Ok(db
+        .prepare_cached("SELECT coalesce(max(id), 0) FROM main.__harmonylite__change_log")?
+        .query_row([], |r| r.get(0))?)
 }

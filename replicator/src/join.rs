@@ -1,7 +1,8 @@
 //! Brings a database that has not joined yet to the point where every row has a version.
 //!
-//! Arrives: a database that has consumed the streams to their end. Leaves: baseline versions (hlc 1) for rows that no
-//! version came for, and log entries that publish them. Runs inside one write transaction: a crash repeats it.
+//! Arrives: a database that has consumed the streams to their end. Leaves: baseline versions (hlc
+//! 1) for rows that no version came for, and log entries that publish them. Runs inside one write
+//! transaction: a crash repeats it.
 
 use crate::batch::Value;
 use crate::capture::KIND_PUBLISH;
@@ -16,8 +17,10 @@ pub const BASELINE: Hlc = Hlc(1);
 
 fn unversioned(table: &TableLayout) -> String {
     let keys = &table.schema.key;
-    let not_null: Vec<String> = keys.iter().map(|k| format!("t.{} IS NOT NULL", quote(&k.name))).collect();
-    let joined: Vec<String> = keys.iter().enumerate().map(|(i, k)| format!("v.key{i} = t.{}", quote(&k.name))).collect();
+    let not_null: Vec<String> =
+        keys.iter().map(|k| format!("t.{} IS NOT NULL", quote(&k.name))).collect();
+    let joined: Vec<String> =
+        keys.iter().enumerate().map(|(i, k)| format!("v.key{i} = t.{}", quote(&k.name))).collect();
     format!(
         "FROM main.{} AS t WHERE {} AND NOT EXISTS (SELECT 1 FROM main.{} AS v WHERE {})",
         quote(table.name()),
@@ -27,8 +30,8 @@ fn unversioned(table: &TableLayout) -> String {
     )
 }
 
-/// Gives every row of a table that has no version the baseline version and logs it for publication. Changes that the log
-/// holds must have been absorbed. Returns how many rows.
+/// Gives every row of a table that has no version the baseline version and logs it for publication.
+/// Changes that the log holds must have been absorbed. Returns how many rows.
 ///
 /// # Errors
 /// What SQLite says.
@@ -36,24 +39,33 @@ pub fn baseline_table(db: &Connection, table: &TableLayout) -> Result<usize, Dat
     baseline_rows(db, table, "TRUE", &[])
 }
 
-/// As [`baseline_table`], for rows of `t` under a condition whose parameters (from ?1 on) are `values`.
+/// As [`baseline_table`], for rows of `t` under a condition whose parameters (from ?1 on) are
+/// `values`.
 ///
 /// # Errors
 /// What SQLite says.
-pub fn baseline_rows(db: &Connection, table: &TableLayout, condition: &str, values: &[Value]) -> Result<usize, DatabaseError> {
+pub fn baseline_rows(
+    db: &Connection,
+    table: &TableLayout,
+    condition: &str,
+    values: &[Value],
+) -> Result<usize, DatabaseError> {
     let n = table.schema.key.len();
     let columns: Vec<String> = (0..n).map(|i| format!("key{i}")).collect();
-    let keys: Vec<String> = table.schema.key.iter().map(|k| format!("t.{}", quote(&k.name))).collect();
+    let keys: Vec<String> =
+        table.schema.key.iter().map(|k| format!("t.{}", quote(&k.name))).collect();
     let (columns, keys, from) = (columns.join(", "), keys.join(", "), unversioned(table));
     let log = format!(
-        "INSERT INTO main.__harmonylite__change_log (time, table_id, kind, {columns}) SELECT 0, {}, {KIND_PUBLISH}, {keys} {from} AND {condition}",
+        "INSERT INTO main.__harmonylite__change_log (time, table_id, kind, {columns}) SELECT 0, \
+        {}, {KIND_PUBLISH}, {keys} {from} AND {condition}",
         table.id
     );
     let logged = db.prepare_cached(&log)?.execute(params_from_iter(values))?;
     let site: i64 = database::get(db, "site")?.unwrap_or(0);
     assert!(site > 0, "a database gets its site before it joins");
     let version = format!(
-        "INSERT INTO main.{} ({columns}, hlc, site) SELECT {keys}, {}, {site} {from} AND {condition}",
+        "INSERT INTO main.{} ({columns}, hlc, site) SELECT {keys}, {}, {site} {from} AND \
+        {condition}",
         quote(&table.version_table()),
         BASELINE.0
     );
@@ -61,7 +73,8 @@ pub fn baseline_rows(db: &Connection, table: &TableLayout, condition: &str, valu
     Ok(logged)
 }
 
-/// Ends joining by `replace`: rows that the streams did not bring are removed here, and nothing is published of that.
+/// Ends joining by `replace`: rows that the streams did not bring are removed here, and nothing is
+/// published of that.
 ///
 /// # Errors
 /// What SQLite says.
@@ -87,12 +100,18 @@ pub fn replace(db: &Connection, layout: &Layout) -> Result<usize, DatabaseError>
 ///
 /// # Errors
 /// What SQLite says.
-pub fn unversioned_rows(db: &Connection, layout: &Layout, bound: i64) -> Result<i64, DatabaseError> {
+pub fn unversioned_rows(
+    db: &Connection,
+    layout: &Layout,
+    bound: i64,
+) -> Result<i64, DatabaseError> {
     let mut rows = 0;
     for table in &layout.tables {
-        rows += db.query_row(&format!("SELECT count(*) FROM (SELECT 1 {} LIMIT ?1)", unversioned(table)), [bound - rows], |r| {
-            r.get::<_, i64>(0)
-        })?;
+        rows += db.query_row(
+            &format!("SELECT count(*) FROM (SELECT 1 {} LIMIT ?1)", unversioned(table)),
+            [bound - rows],
+            |r| r.get::<_, i64>(0),
+        )?;
         if rows >= bound {
             break;
         }

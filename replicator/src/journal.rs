@@ -1,8 +1,8 @@
 //! Keeps the content that lost a conflict, so that no write disappears without a trace.
 //!
-//! Arrives: the losing and the winning version of a row, and the losing content. Leaves: one line in
-//! `__harmonylite__conflict`, at most one for each losing version, the oldest dropped beyond the bound. Written in the
-//! transaction that lets the winner win: a crash leaves both or none.
+//! Arrives: the losing and the winning version of a row, and the losing content. Leaves: one line
+//! in `__harmonylite__conflict`, at most one for each losing version, the oldest dropped beyond the
+//! bound. Written in the transaction that lets the winner win: a crash leaves both or none.
 
 use crate::batch::Value;
 use crate::database::{DatabaseError, version_from};
@@ -35,16 +35,23 @@ pub const UNIQUE_CLASH: &str = "unique clash";
 /// The row was here before this database joined, and the cluster had another.
 pub const JOINED_OVER: &str = "joined with another content";
 
-/// Writes a loss down, and drops the oldest beyond `conflicts_max`. False if this loss is known already.
+/// Writes a loss down, and drops the oldest beyond `conflicts_max`. False if this loss is known
+/// already.
 ///
 /// # Errors
 /// What SQLite says.
-pub fn record(db: &Connection, loss: &Loss<'_>, now_ms: i64, conflicts_max: u64) -> Result<bool, DatabaseError> {
+pub fn record(
+    db: &Connection,
+    loss: &Loss<'_>,
+    now_ms: i64,
+    conflicts_max: u64,
+) -> Result<bool, DatabaseError> {
     let content = loss.content.as_ref().map(|c| as_json(c.iter().map(|(n, v)| (*n, v))));
     let written = db
         .prepare_cached(
             "INSERT OR IGNORE INTO main.__harmonylite__conflict
-             (time, table_name, key, reason, winner_hlc, winner_site, loser_hlc, loser_site, loser) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+             (time, table_name, key, reason, winner_hlc, winner_site, loser_hlc, loser_site, \
+             loser) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         )?
         .execute(params![
             now_ms,
@@ -59,7 +66,8 @@ pub fn record(db: &Connection, loss: &Loss<'_>, now_ms: i64, conflicts_max: u64)
         ])?;
     if written > 0 {
         let oldest = db.last_insert_rowid().saturating_sub(conflicts_max.cast_signed());
-        db.prepare_cached("DELETE FROM main.__harmonylite__conflict WHERE id <= ?1")?.execute([oldest])?;
+        db.prepare_cached("DELETE FROM main.__harmonylite__conflict WHERE id <= ?1")?
+            .execute([oldest])?;
     }
     Ok(written > 0)
 }
@@ -71,7 +79,8 @@ pub fn key_text(table: &TableLayout, key: &[Value]) -> String {
 
 /// Columns and values as a JSON object of SQL literals: readable, and exact to the byte.
 fn as_json<'a>(pairs: impl Iterator<Item = (&'a str, &'a Value)>) -> String {
-    let map: serde_json::Map<String, serde_json::Value> = pairs.map(|(n, v)| (n.to_owned(), literal(v).into())).collect();
+    let map: serde_json::Map<String, serde_json::Value> =
+        pairs.map(|(n, v)| (n.to_owned(), literal(v).into())).collect();
     serde_json::Value::Object(map).to_string()
 }
 
@@ -102,7 +111,8 @@ pub struct Conflict {
 /// What SQLite says.
 pub fn list(db: &Connection, most: i64) -> Result<Vec<Conflict>, DatabaseError> {
     let mut read = db.prepare(
-        "SELECT id, time, table_name, key, reason, loser, winner_hlc, winner_site, loser_hlc, loser_site
+        "SELECT id, time, table_name, key, reason, loser, winner_hlc, winner_site, loser_hlc, \
+        loser_site
          FROM main.__harmonylite__conflict ORDER BY id DESC LIMIT ?1",
     )?;
     let rows = read.query_map([most], |r| {
@@ -125,5 +135,7 @@ pub fn list(db: &Connection, most: i64) -> Result<Vec<Conflict>, DatabaseError> 
 /// # Errors
 /// What SQLite says.
 pub fn count(db: &Connection) -> Result<i64, DatabaseError> {
-    Ok(db.prepare_cached("SELECT count(*) FROM main.__harmonylite__conflict")?.query_row([], |r| r.get(0))?)
+    Ok(db
+        .prepare_cached("SELECT count(*) FROM main.__harmonylite__conflict")?
+        .query_row([], |r| r.get(0))?)
 }

@@ -1,6 +1,8 @@
-//! A replicated table as the stages use it: its number in the log and every statement about it, written once.
+//! A replicated table as the stages use it: its number in the log and every statement about it,
+//! written once.
 //!
-//! Arrives: a [`TableSchema`]. Leaves: a [`TableLayout`]. Pure; the statements are cached by the connections that run them.
+//! Arrives: a [`TableSchema`]. Leaves: a [`TableLayout`]. Pure; the statements are cached by the
+//! connections that run them.
 
 use crate::batch::{Digest, Value};
 use crate::schema::{KeyKind, OWN_PREFIX, Skipped, TableSchema};
@@ -43,11 +45,16 @@ pub struct TableLayout {
 impl TableLayout {
     /// Derives everything from the schema.
     pub fn new(id: i64, schema: TableSchema, previous_hash: Option<Digest>) -> Self {
-        let mut batch_columns: Vec<String> = schema.columns.iter().map(|c| c.name.clone()).collect();
+        let mut batch_columns: Vec<String> =
+            schema.columns.iter().map(|c| c.name.clone()).collect();
         if schema.key_kind == KeyKind::Rowid {
             batch_columns.insert(0, schema.key[0].name.clone());
         }
-        let batch_key = schema.key.iter().map(|k| batch_columns.iter().position(|c| *c == k.name).unwrap_or(0)).collect();
+        let batch_key = schema
+            .key
+            .iter()
+            .map(|k| batch_columns.iter().position(|c| *c == k.name).unwrap_or(0))
+            .collect();
         let sql = statements(&schema, &batch_columns);
         Self { id, schema, previous_hash, batch_columns, batch_key, sql }
     }
@@ -67,26 +74,37 @@ impl TableLayout {
         key_condition(&self.schema, |i| format!("?{}", i + 1))
     }
 
-    /// The upsert for these columns (a peer with the previous schema sends fewer). The values are bound in the same order.
+    /// The upsert for these columns (a peer with the previous schema sends fewer). The values are
+    /// bound in the same order.
     pub fn upsert(&self, columns: &[&str]) -> String {
         let names: Vec<String> = columns.iter().map(|c| quote(c)).collect();
         let places: Vec<String> = (1..=columns.len()).map(|i| format!("?{i}")).collect();
         let target = match self.schema.key_kind {
             KeyKind::Rowid | KeyKind::Integer => quote(&self.schema.key[0].name),
             KeyKind::Columns => {
-                let key: Vec<String> =
-                    self.schema.key.iter().map(|k| format!("{} COLLATE {}", quote(&k.name), k.collation.name())).collect();
+                let key: Vec<String> = self
+                    .schema
+                    .key
+                    .iter()
+                    .map(|k| format!("{} COLLATE {}", quote(&k.name), k.collation.name()))
+                    .collect();
                 key.join(", ")
             }
         };
-        // The key columns are written too: equal under a collation is not equal in bytes. A rowid cannot differ.
+        // The key columns are written too: equal under a collation is not equal in bytes. A rowid
+        // cannot differ.
         let written: Vec<String> = names
             .iter()
             .filter(|n| self.schema.key_kind == KeyKind::Columns || **n != target)
             .map(|n| format!("{n} = excluded.{n}"))
             .collect();
-        let action = if written.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", written.join(", ")) };
-        // OR ABORT: a clash must be an error here even where the schema says ON CONFLICT REPLACE or IGNORE.
+        let action = if written.is_empty() {
+            "NOTHING".to_owned()
+        } else {
+            format!("UPDATE SET {}", written.join(", "))
+        };
+        // OR ABORT: a clash must be an error here even where the schema says ON CONFLICT REPLACE or
+        // IGNORE.
         format!(
             "INSERT OR ABORT INTO main.{} ({}) VALUES ({}) ON CONFLICT ({target}) DO {action}",
             quote(&self.schema.name),
@@ -112,8 +130,12 @@ pub fn version_table(table: &str) -> String {
 }
 
 fn key_condition(schema: &TableSchema, place: impl Fn(usize) -> String) -> String {
-    let parts: Vec<String> =
-        schema.key.iter().enumerate().map(|(i, k)| format!("{} COLLATE {} = {}", quote(&k.name), k.collation.name(), place(i))).collect();
+    let parts: Vec<String> = schema
+        .key
+        .iter()
+        .enumerate()
+        .map(|(i, k)| format!("{} COLLATE {} = {}", quote(&k.name), k.collation.name(), place(i)))
+        .collect();
     parts.join(" AND ")
 }
 
@@ -132,9 +154,13 @@ fn statements(schema: &TableSchema, batch_columns: &[String]) -> Statements {
         select_row: format!("SELECT {} FROM {table} WHERE {condition}", columns.join(", ")),
         select_key: format!("SELECT {} FROM {table} WHERE {condition}", key_names.join(", ")),
         delete_row: format!("DELETE FROM {table} WHERE {condition}"),
-        version_get: format!("SELECT hlc, site FROM {versions} WHERE {}", version_condition.join(" AND ")),
+        version_get: format!(
+            "SELECT hlc, site FROM {versions} WHERE {}",
+            version_condition.join(" AND ")
+        ),
         version_put: format!(
-            "INSERT INTO {versions} ({keys}, hlc, site) VALUES ({}) ON CONFLICT ({keys}) DO UPDATE SET hlc = excluded.hlc, site = excluded.site",
+            "INSERT INTO {versions} ({keys}, hlc, site) VALUES ({}) ON CONFLICT ({keys}) DO \
+            UPDATE SET hlc = excluded.hlc, site = excluded.site",
             places.join(", ")
         ),
     }
@@ -161,12 +187,22 @@ pub struct Layout {
 
 impl Layout {
     /// Puts the tables of one schema version together.
-    pub fn new(schema_version: i64, tables: Vec<TableLayout>, hash: Digest, previous_hash: Option<Digest>, skipped: Vec<Skipped>) -> Self {
+    pub fn new(
+        schema_version: i64,
+        tables: Vec<TableLayout>,
+        hash: Digest,
+        previous_hash: Option<Digest>,
+        skipped: Vec<Skipped>,
+    ) -> Self {
         let tables: Vec<Arc<TableLayout>> = tables.into_iter().map(Arc::new).collect();
         Self {
             schema_version,
             by_id: tables.iter().enumerate().map(|(i, t)| (t.id, i)).collect(),
-            by_name: tables.iter().enumerate().map(|(i, t)| (t.name().to_ascii_lowercase(), i)).collect(),
+            by_name: tables
+                .iter()
+                .enumerate()
+                .map(|(i, t)| (t.name().to_ascii_lowercase(), i))
+                .collect(),
             key_columns_max: tables.iter().map(|t| t.schema.key.len()).max().unwrap_or(1),
             tables,
             hash,
@@ -175,7 +211,8 @@ impl Layout {
         }
     }
 
-    /// Whether the configuration excludes a table that exists here: rows of it that come in are passed over.
+    /// Whether the configuration excludes a table that exists here: rows of it that come in are
+    /// passed over.
     pub fn is_excluded(&self, table: &str) -> bool {
         self.skipped.iter().any(|s| s.by_choice && s.name.eq_ignore_ascii_case(table))
     }

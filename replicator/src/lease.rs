@@ -1,9 +1,10 @@
 //! Holds the lease that makes a node id belong to one process in the whole cluster.
 //!
-//! Arrives: what the registry bucket holds for this node id. Leaves: what to write there, or the refusal. Owns: two sidecars
-//! with one node id (a cloned disk, a copied configuration) do not both go on. A crash leaves a lease that lives until its
-//! time is over; a restart at the same place takes it at once, because the lock on the file proves that its holder ended.
-//! Pure: the caller asks the broker and passes the time in.
+//! Arrives: what the registry bucket holds for this node id. Leaves: what to write there, or the
+//! refusal. Owns: two sidecars with one node id (a cloned disk, a copied configuration) do not both
+//! go on. A crash leaves a lease that lives until its time is over; a restart at the same place
+//! takes it at once, because the lock on the file proves that its holder ended. Pure: the caller
+//! asks the broker and passes the time in.
 
 use crate::broker::KvEntry;
 use crate::names::{NodeId, Site};
@@ -46,7 +47,12 @@ pub struct Lease {
 impl Lease {
     /// Not held yet.
     pub fn new(site: Site, instance: &str, place: &str, ttl_ms: u64) -> Self {
-        Self { me: Holder { site: site.0, instance: instance.to_owned(), place: place.to_owned() }, ttl_ms, held: None, seen: None }
+        Self {
+            me: Holder { site: site.0, instance: instance.to_owned(), place: place.to_owned() },
+            ttl_ms,
+            held: None,
+            seen: None,
+        }
     }
 
     /// The key in the registry bucket.
@@ -81,19 +87,27 @@ impl Lease {
             return Next::Put { expected: 0 };
         };
         let holder = serde_json::from_slice::<Holder>(&entry.value).ok();
-        let ours = holder.as_ref().is_some_and(|h| h.instance == self.me.instance || (h.place == self.me.place && self.held.is_none()));
+        let ours = holder.as_ref().is_some_and(|h| {
+            h.instance == self.me.instance || (h.place == self.me.place && self.held.is_none())
+        });
         if ours {
             return Next::Put { expected: entry.revision };
         }
         let refuse = |holder: Option<Holder>| {
-            Next::Refuse(holder.unwrap_or(Holder { site: 0, instance: String::new(), place: "unknown".to_owned() }))
+            Next::Refuse(holder.unwrap_or(Holder {
+                site: 0,
+                instance: String::new(),
+                place: "unknown".to_owned(),
+            }))
         };
         if self.held.is_some() {
             return refuse(holder);
         }
         match self.seen {
             Some((revision, _)) if revision != entry.revision => refuse(holder),
-            Some((_, since)) if mono_ms.saturating_sub(since) > self.ttl_ms => Next::Put { expected: entry.revision },
+            Some((_, since)) if mono_ms.saturating_sub(since) > self.ttl_ms => {
+                Next::Put { expected: entry.revision }
+            }
             Some(_) => Next::LookAgain,
             None => {
                 self.seen = Some((entry.revision, mono_ms));
@@ -120,14 +134,19 @@ mod tests {
     fn a_free_lease_is_taken_and_a_crashed_process_of_the_same_place_is_followed_at_once() {
         let mut new = lease("new", "here");
         assert_eq!(new.decide(None, 0), Next::Put { expected: 0 });
-        assert_eq!(new.decide(Some(&entry(&lease("old", "here"), 5)), 0), Next::Put { expected: 5 });
+        assert_eq!(
+            new.decide(Some(&entry(&lease("old", "here"), 5)), 0),
+            Next::Put { expected: 5 }
+        );
     }
 
     #[test]
     fn a_clone_elsewhere_is_refused_while_the_holder_renews() {
         let (holder, mut clone) = (lease("a", "there"), lease("b", "here"));
         assert_eq!(clone.decide(Some(&entry(&holder, 5)), 0), Next::LookAgain);
-        assert!(matches!(clone.decide(Some(&entry(&holder, 6)), 4_000), Next::Refuse(h) if h.place == "there"));
+        assert!(
+            matches!(clone.decide(Some(&entry(&holder, 6)), 4_000), Next::Refuse(h) if h.place == "there")
+        );
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The file beside a database that says which sidecar works on it: one at a time.
 //!
-//! Arrives: the database's path. Leaves: a held lock, or who holds it. Owns: the operating system gives the lock back when
-//! the process ends, however it ends; what the file says is only for people and for finding the control socket.
+//! Arrives: the database's path. Leaves: a held lock, or who holds it. Owns: the operating system
+//! gives the lock back when the process ends, however it ends; what the file says is only for
+//! people and for finding the control socket.
 
 use crate::preflight::beside;
 use serde::{Deserialize, Serialize};
@@ -52,14 +53,19 @@ impl LockError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Running { .. } => {
-                "one sidecar serves every program that uses the database; stop the other one first if it is to be replaced"
+                "one sidecar serves every program that uses the database; stop the other one \
+                first if it is to be replaced"
             }
-            Self::Io { .. } => "the lock lies beside the database: check the permissions of the directory, and that its disk has room",
+            Self::Io { .. } => {
+                "the lock lies beside the database: check the permissions of the directory, and \
+                that its disk has room"
+            }
         }
     }
 }
 
-/// Where the lock of a database is. Links are followed, so that two names of one file have one lock.
+/// Where the lock of a database is. Links are followed, so that two names of one file have one
+/// lock.
 pub fn lock_path(db: &Path) -> PathBuf {
     beside(&db.canonicalize().unwrap_or_else(|_| db.to_owned()), "-harmonylite")
 }
@@ -80,12 +86,20 @@ impl Lock {
         let path = lock_path(db);
         let io = |error| LockError::Io { path: path.clone(), error };
         loop {
-            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)
+                .map_err(io)?;
             match file.try_lock() {
                 // Removed by its holder between our open and our lock: that lock is worth nothing.
                 Ok(()) if !is_at(&file, &path) => {}
                 Ok(()) => return Ok(Self { file, path }),
-                Err(TryLockError::WouldBlock) => return Err(LockError::Running { db: db.to_owned(), owner: read_owner(file) }),
+                Err(TryLockError::WouldBlock) => {
+                    return Err(LockError::Running { db: db.to_owned(), owner: read_owner(file) });
+                }
                 Err(TryLockError::Error(error)) => return Err(io(error)),
             }
         }
@@ -93,7 +107,8 @@ impl Lock {
 
     /// Gives the lock back and leaves no file behind.
     pub fn remove(self) {
-        // Still held here, so nobody else can be using the file. What cannot be removed does no harm.
+        // Still held here, so nobody else can be using the file. What cannot be removed does no
+        // harm.
         let _ = std::fs::remove_file(&self.path);
     }
 
@@ -104,7 +119,11 @@ impl Lock {
     pub fn announce(&mut self, owner: &Owner) -> Result<(), LockError> {
         let io = |error| LockError::Io { path: self.path.clone(), error };
         let text = serde_json::to_vec(owner).map_err(|e| io(e.into()))?;
-        self.file.set_len(0).and_then(|()| self.file.rewind()).and_then(|()| self.file.write_all(&text)).map_err(io)
+        self.file
+            .set_len(0)
+            .and_then(|()| self.file.rewind())
+            .and_then(|()| self.file.write_all(&text))
+            .map_err(io)
     }
 }
 
@@ -160,13 +179,20 @@ mod tests {
         let mut lock = Lock::acquire(&db).unwrap();
         assert_eq!(sidecar(&db).unwrap(), Sidecar::Running(None));
         let owner = Owner { pid: 7, node_id: 3, socket: "/run/x.sock".into() };
-        lock.announce(&Owner { socket: "/a/much/longer/path/than/the/next.sock".into(), ..owner.clone() }).unwrap();
+        lock.announce(&Owner {
+            socket: "/a/much/longer/path/than/the/next.sock".into(),
+            ..owner.clone()
+        })
+        .unwrap();
         lock.announce(&owner).unwrap();
         assert_eq!(sidecar(&db).unwrap(), Sidecar::Running(Some(owner)));
         let link = dir.path().join("link.db");
         std::os::unix::fs::symlink(&db, &link).unwrap();
         let error = Lock::acquire(&link).unwrap_err();
-        assert!(error.to_string().ends_with("(node 3, process 7)") && !error.hint().is_empty(), "{error}");
+        assert!(
+            error.to_string().ends_with("(node 3, process 7)") && !error.hint().is_empty(),
+            "{error}"
+        );
         drop(lock);
         assert_eq!(sidecar(&db).unwrap(), Sidecar::Stopped);
         Lock::acquire(&db).unwrap().remove();

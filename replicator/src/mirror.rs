@@ -1,8 +1,10 @@
-//! Makes user triggers fire on apply where they must: those that write only to tables which are not replicated.
+//! Makes user triggers fire on apply where they must: those that write only to tables which are not
+//! replicated.
 //!
-//! Arrives: the writing connection, on which ordinary triggers are off. Leaves: TEMP copies of such triggers, which fire
-//! in any case. Owns: an index that the application keeps by triggers (FTS) follows remote rows too, and nothing that a
-//! trigger writes to a replicated table is done twice (its effects arrive as rows).
+//! Arrives: the writing connection, on which ordinary triggers are off. Leaves: TEMP copies of such
+//! triggers, which fire in any case. Owns: an index that the application keeps by triggers (FTS)
+//! follows remote rows too, and nothing that a trigger writes to a replicated table is done twice
+//! (its effects arrive as rows).
 
 use crate::database::DatabaseError;
 use crate::schema::OWN_PREFIX;
@@ -17,12 +19,15 @@ use std::sync::Arc;
 /// What each trigger writes, as SQLite's compiler reports it: trigger -> tables.
 type Writes = BTreeMap<String, Vec<String>>;
 
-/// Makes the TEMP copies anew. Returns the names of the triggers made, and of those that cannot be compiled here (they call
-/// a function of the application).
+/// Makes the TEMP copies anew. Returns the names of the triggers made, and of those that cannot be
+/// compiled here (they call a function of the application).
 ///
 /// # Errors
 /// What SQLite says of anything but the triggers themselves.
-pub fn mirror(db: &mut Connection, replicated: &dyn Fn(&str) -> bool) -> Result<(Vec<String>, Vec<String>), DatabaseError> {
+pub fn mirror(
+    db: &mut Connection,
+    replicated: &dyn Fn(&str) -> bool,
+) -> Result<(Vec<String>, Vec<String>), DatabaseError> {
     drop_copies(db)?;
     let mut made = Vec::new();
     let mut failed = Vec::new();
@@ -37,7 +42,8 @@ pub fn mirror(db: &mut Connection, replicated: &dyn Fn(&str) -> bool) -> Result<
         if targets.iter().any(|t| replicated(t)) {
             continue;
         }
-        // sqlite_schema keeps the text from the name on; TEMP, IF NOT EXISTS and a schema before the name are gone.
+        // sqlite_schema keeps the text from the name on; TEMP, IF NOT EXISTS and a schema before
+        // the name are gone.
         let Some(rest) = sql.get("CREATE TRIGGER".len()..) else { continue };
         match db.execute_batch(&format!("CREATE TEMP TRIGGER{rest}")) {
             Ok(()) => made.push(name),
@@ -60,19 +66,22 @@ fn drop_copies(db: &Connection) -> Result<(), DatabaseError> {
 
 fn user_triggers(db: &Connection) -> Result<Vec<(String, String, String)>, DatabaseError> {
     let mut read = db.prepare(
-        "SELECT name, tbl_name, sql FROM main.sqlite_schema WHERE type = 'trigger' AND substr(name, 1, length(?1)) <> ?1
+        "SELECT name, tbl_name, sql FROM main.sqlite_schema WHERE type = 'trigger' AND \
+        substr(name, 1, length(?1)) <> ?1
          AND tbl_name IN (SELECT name FROM main.sqlite_schema WHERE type = 'table')",
     )?;
     let rows = read.query_map([OWN_PREFIX], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// Compiles an insert, update and delete of every table that has triggers, with triggers on, and listens to the authorizer.
+/// Compiles an insert, update and delete of every table that has triggers, with triggers on, and
+/// listens to the authorizer.
 fn observe_writes(db: &mut Connection) -> Result<(Writes, Vec<String>), DatabaseError> {
     let writes: Arc<Mutex<Writes>> = Arc::default();
     let sink = Arc::clone(&writes);
     let mut broken = Vec::new();
-    let tables: std::collections::BTreeSet<String> = user_triggers(db)?.into_iter().map(|(_, table, _)| table).collect();
+    let tables: std::collections::BTreeSet<String> =
+        user_triggers(db)?.into_iter().map(|(_, table, _)| table).collect();
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true)?;
     db.authorizer(Some(move |context: AuthContext<'_>| {
         if let (Some(trigger), Some(table)) = (context.accessor, written_table(&context.action)) {
@@ -93,7 +102,9 @@ fn observe_writes(db: &mut Connection) -> Result<(Writes, Vec<String>), Database
 
 fn written_table<'a>(action: &AuthAction<'a>) -> Option<&'a str> {
     match action {
-        AuthAction::Insert { table_name } | AuthAction::Delete { table_name } | AuthAction::Update { table_name, .. } => Some(table_name),
+        AuthAction::Insert { table_name }
+        | AuthAction::Delete { table_name }
+        | AuthAction::Update { table_name, .. } => Some(table_name),
         _ => None,
     }
 }
@@ -104,7 +115,8 @@ fn compile_writes(db: &Connection, table: &str) -> rusqlite::Result<()> {
         .query_map([table], |r| r.get(0))?
         .collect::<rusqlite::Result<_>>()?;
     let quoted = quote(table);
-    let all: Vec<String> = columns.iter().map(|c| format!("{name} = {name}", name = quote(c))).collect();
+    let all: Vec<String> =
+        columns.iter().map(|c| format!("{name} = {name}", name = quote(c))).collect();
     db.prepare(&format!("DELETE FROM main.{quoted}"))?;
     db.prepare(&format!("UPDATE main.{quoted} SET {}", all.join(", ")))?;
     db.prepare(&format!("INSERT INTO main.{quoted} DEFAULT VALUES"))?;

@@ -8,7 +8,8 @@ use std::fmt;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct NodeId(pub u64);
 
-/// One life of a node's database: a random positive 63-bit number (DESIGN.md section 2). 0 stands for "no site".
+/// One life of a node's database: a random positive 63-bit number (DESIGN.md section 2). 0 stands
+/// for "no site".
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Site(pub i64);
 
@@ -16,7 +17,8 @@ pub struct Site(pub i64);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct BatchNo(pub u64);
 
-/// A message's position in its stream, from 1, as the broker counts. 0 stands for "before the first".
+/// A message's position in its stream, from 1, as the broker counts. 0 stands for "before the
+/// first".
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct StreamSeq(pub u64);
 
@@ -32,10 +34,12 @@ impl StreamSeq {
 pub struct Hlc(pub i64);
 
 impl Hlc {
-    /// What another node may claim (the year 4199). Beyond the end of the numbers no later version could be given to a row.
+    /// What another node may claim (the year 4199). Beyond the end of the numbers no later version
+    /// could be given to a row.
     pub const FOREIGN_MAX: Self = Self(i64::MAX / 2);
 
-    /// The first hybrid time of a millisecond. Times before 1970 count as 1970, times beyond the year 6429 as that year.
+    /// The first hybrid time of a millisecond. Times before 1970 count as 1970, times beyond the
+    /// year 6429 as that year.
     pub fn from_ms(unix_ms: i64) -> Self {
         Self(unix_ms.clamp(0, i64::MAX >> 16) << 16)
     }

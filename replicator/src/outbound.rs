@@ -1,8 +1,9 @@
 //! The reading actor: collects, encodes and publishes what the log holds.
 //!
-//! Arrives: wakes, the go-ahead of inbound, answers of the broker. Leaves: batches in the stream, in the order of this node,
-//! and acknowledgements for inbound. Owns: one batch is in flight, and it is fenced. A crash between the broker's
-//! acknowledgement and inbound's mark sends it twice; peers discard the second by its versions.
+//! Arrives: wakes, the go-ahead of inbound, answers of the broker. Leaves: batches in the stream,
+//! in the order of this node, and acknowledgements for inbound. Owns: one batch is in flight, and
+//! it is fenced. A crash between the broker's acknowledgement and inbound's mark sends it twice;
+//! peers discard the second by its versions.
 
 use crate::batch::BatchHeader;
 use crate::broker::{Broker, BrokerError, BrokerEvent, Message, Reply, Request, Ticket};
@@ -39,7 +40,8 @@ pub enum Output {
     Acknowledged(Ack),
     /// The schema changed: install the triggers.
     Wake,
-    /// Nothing is published until the go-ahead of this check, and everything that was acknowledged before is said.
+    /// Nothing is published until the go-ahead of this check, and everything that was acknowledged
+    /// before is said.
     Held(u64),
 }
 
@@ -82,15 +84,18 @@ enum State {
     Again(u64),
 }
 
-/// The fence refused so often in a row, by messages of a site that is not ours: another process publishes as this node.
+/// The fence refused so often in a row, by messages of a site that is not ours: another process
+/// publishes as this node.
 const FOREIGN_MAX: u32 = 3;
 const AGAIN_MS: u64 = 100;
 /// What the broker refuses, or what finds no room on the disk, is tried again after so long.
 const REFUSED_AGAIN_MS: u64 = 2_000;
 /// So many in a row, on a connection that holds, are more than a leader that changes.
 const UNANSWERED_MAX: u32 = 2;
-/// nats-server 2.15.1 stores nothing more in a stream whose disk was full once, until it is started again, and says nothing to its clients.
-const UNANSWERED_HINT: &str = "look at the nats-server's log: if its disk was full, make room and start it again";
+/// nats-server 2.15.1 stores nothing more in a stream whose disk was full once, until it is started
+/// again, and says nothing to its clients.
+const UNANSWERED_HINT: &str =
+    "look at the nats-server's log: if its disk was full, make room and start it again";
 /// Room for the headers of a message.
 const HEADER_BYTES: usize = 1_024;
 
@@ -123,7 +128,8 @@ pub struct Outbound<B: Broker> {
     pub outputs: Vec<Output>,
     /// Counters.
     pub stats: Stats,
-    /// Why the last batch could not be put together or is not stored by the broker; None once one is.
+    /// Why the last batch could not be put together or is not stored by the broker; None once one
+    /// is.
     pub refusal: Option<String>,
 }
 
@@ -169,7 +175,8 @@ impl<B: Broker> Outbound<B> {
             Input::Wake => {
                 self.look = true;
                 if !self.config.publish || !matches!(self.state, State::Ready | State::Sending(_)) {
-                    // No collect follows soon: DDL is followed, and what is never sent is absorbed, all the same.
+                    // No collect follows soon: DDL is followed, and what is never sent is absorbed,
+                    // all the same.
                     self.outputs.push(Output::Wake);
                 }
             }
@@ -178,27 +185,32 @@ impl<B: Broker> Outbound<B> {
                 self.hold = Some((check, connection));
                 self.hold_still();
             }
-            // A go-ahead is for the check that we hold still for: what was checked before says nothing about what the broker
-            // holds now.
+            // A go-ahead is for the check that we hold still for: what was checked before says
+            // nothing about what the broker holds now.
             Input::Effect(Effect::Go { check, site, batch, published }) => {
                 if check == self.held || planted(Bug::NoHold) {
                     self.start(site, batch, published);
                 }
             }
             Input::Broker(BrokerEvent::Connected) => {
-                (self.connection, self.connected, self.state, self.held) = (self.connection + 1, true, State::Waiting, 0);
+                (self.connection, self.connected, self.state, self.held) =
+                    (self.connection + 1, true, State::Waiting, 0);
                 self.hold_still();
             }
             Input::Broker(BrokerEvent::Disconnected(_)) => {
-                (self.connected, self.state, self.held, self.unanswered) = (false, State::Waiting, 0, 0);
+                (self.connected, self.state, self.held, self.unanswered) =
+                    (false, State::Waiting, 0, 0);
             }
-            Input::Broker(BrokerEvent::Reply(ticket, result)) => return self.answered(ticket, result, now),
+            Input::Broker(BrokerEvent::Reply(ticket, result)) => {
+                return self.answered(ticket, result, now);
+            }
             Input::Broker(_) => {}
         }
         Ok(())
     }
 
-    /// Stops publishing for a check, once we are on the connection that it is about. What is in flight is looked for afterwards.
+    /// Stops publishing for a check, once we are on the connection that it is about. What is in
+    /// flight is looked for afterwards.
     fn hold_still(&mut self) {
         if let Some((check, connection)) = self.hold
             && connection == self.connection
@@ -232,15 +244,27 @@ impl<B: Broker> Outbound<B> {
         self.state = State::Finding(ticket);
     }
 
-    fn answered(&mut self, ticket: Ticket, result: Result<Reply, BrokerError>, now: Now) -> Result<(), Fatal> {
+    fn answered(
+        &mut self,
+        ticket: Ticket,
+        result: Result<Reply, BrokerError>,
+        now: Now,
+    ) -> Result<(), Fatal> {
         match (&self.state, result) {
-            (State::Finding(asked), Ok(Reply::Message(last))) if *asked == ticket => return self.found(last),
-            (State::Sending(asked), Ok(Reply::Published(seq))) if *asked == ticket => self.stored(seq, now),
+            (State::Finding(asked), Ok(Reply::Message(last))) if *asked == ticket => {
+                return self.found(last);
+            }
+            (State::Sending(asked), Ok(Reply::Published(seq))) if *asked == ticket => {
+                self.stored(seq, now)
+            }
             (State::Sending(asked), Err(BrokerError::Conflict)) if *asked == ticket => self.find(),
             (State::Sending(asked), Err(BrokerError::Refused(reason))) if *asked == ticket => {
                 let refusal = format!("the broker refuses this node's batch: {reason}");
                 if self.refusal.as_ref() != Some(&refusal) {
-                    tracing::error!(reason, "the broker refuses this node's batch; it is kept and tried again");
+                    tracing::error!(
+                        reason,
+                        "the broker refuses this node's batch; it is kept and tried again"
+                    );
                 }
                 self.stats.refused += 1;
                 self.refusal = Some(refusal);
@@ -249,13 +273,18 @@ impl<B: Broker> Outbound<B> {
             (State::Sending(asked), Err(error)) if *asked == ticket => {
                 self.unanswered += 1;
                 if self.unanswered == UNANSWERED_MAX {
-                    tracing::warn!(%error, "the broker does not acknowledge this node's batch, which is kept and tried again; {UNANSWERED_HINT}");
-                    self.refusal = Some(format!("the broker does not acknowledge this node's batch ({error}); {UNANSWERED_HINT}"));
+                    tracing::warn!(%error, "the broker does not acknowledge this node's batch, \
+                        which is kept and tried again; {UNANSWERED_HINT}");
+                    self.refusal = Some(format!(
+                        "the broker does not acknowledge this node's batch ({error}); \
+                        {UNANSWERED_HINT}"
+                    ));
                 }
                 self.state = State::Again(now.mono_ms + AGAIN_MS);
             }
             (State::Finding(asked), Err(error)) if *asked == ticket => {
-                tracing::debug!(%error, "the broker did not answer; finding out where this node's subject is");
+                tracing::debug!(%error, "the broker did not answer; finding out where this node's \
+                    subject is");
                 self.state = State::Again(now.mono_ms + AGAIN_MS);
             }
             _ => {}
@@ -263,7 +292,8 @@ impl<B: Broker> Outbound<B> {
         Ok(())
     }
 
-    /// Where the own subject is: the fence for what comes next, and whether what was in flight arrived.
+    /// Where the own subject is: the fence for what comes next, and whether what was in flight
+    /// arrived.
     fn found(&mut self, last: Option<Message>) -> Result<(), Fatal> {
         self.fence = last.as_ref().map_or(StreamSeq(0), |m| m.seq);
         let headers = last.and_then(|m| m.headers.ok());
@@ -272,7 +302,9 @@ impl<B: Broker> Outbound<B> {
             return Ok(());
         };
         let arrived = headers.as_ref().is_some_and(|h| {
-            (h.site, h.batch, h.digest) == (flight.header.site, flight.header.number, flight.encoded.digest) && h.part == h.parts
+            (h.site, h.batch, h.digest)
+                == (flight.header.site, flight.header.number, flight.encoded.digest)
+                && h.part == h.parts
         });
         if arrived {
             self.complete(self.fence);
@@ -284,7 +316,10 @@ impl<B: Broker> Outbound<B> {
         if headers.is_some_and(|h| h.site != self.site) && self.stats.batches_published > 0 {
             self.foreign += 1;
             if self.foreign >= FOREIGN_MAX {
-                return Err(Fatal::SecondNode { node: self.config.node, place: "publishing under this node's subject".to_owned() });
+                return Err(Fatal::SecondNode {
+                    node: self.config.node,
+                    place: "publishing under this node's subject".to_owned(),
+                });
             }
         }
         if let Some(flight) = &mut self.in_flight {
@@ -295,9 +330,15 @@ impl<B: Broker> Outbound<B> {
 
     fn send(&mut self) -> Result<(), Fatal> {
         let Some(flight) = &self.in_flight else { return Ok(()) };
-        let headers = part_headers(&flight.header, &flight.encoded, flight.part, flight.part_bytes_max);
+        let headers =
+            part_headers(&flight.header, &flight.encoded, flight.part, flight.part_bytes_max);
         let payload = part_payload(&flight.encoded.body, flight.part, flight.part_bytes_max)?;
-        let request = Request::Publish { shard: self.config.own_shard(), headers, payload, expected_last: self.fence };
+        let request = Request::Publish {
+            shard: self.config.own_shard(),
+            headers,
+            payload,
+            expected_last: self.fence,
+        };
         let ticket = self.ask(request);
         self.state = State::Sending(ticket);
         Ok(())
@@ -355,7 +396,8 @@ impl<B: Broker> Outbound<B> {
 
     /// Whether nothing is in flight and nothing was left to look at.
     pub fn is_drained(&self) -> bool {
-        !self.config.publish || (self.in_flight.is_none() && !self.look && self.state == State::Ready)
+        !self.config.publish
+            || (self.in_flight.is_none() && !self.look && self.state == State::Ready)
     }
 
     fn collect(&mut self, now: Now) -> Result<Step, Fatal> {
@@ -377,7 +419,10 @@ impl<B: Broker> Outbound<B> {
             }
             Err(CollectError::Database(error)) => Err(Fatal::of(&self.db, error)),
             Err(CollectError::Encode(error)) => {
-                let refusal = format!("a batch cannot be put together in {}: {error}", self.config.spill_dir.display());
+                let refusal = format!(
+                    "a batch cannot be put together in {}: {error}",
+                    self.config.spill_dir.display()
+                );
                 if self.refusal.as_ref() != Some(&refusal) {
                     tracing::error!(%error, "cannot put a batch together; trying again");
                 }
@@ -386,7 +431,9 @@ impl<B: Broker> Outbound<B> {
                 self.state = State::Again(now.mono_ms + REFUSED_AGAIN_MS);
                 Ok(Step::Idle)
             }
-            Err(error @ CollectError::RowTooLarge { .. }) => Err(Fatal::RowTooLarge(error.to_string())),
+            Err(error @ CollectError::RowTooLarge { .. }) => {
+                Err(Fatal::RowTooLarge(error.to_string()))
+            }
         }
     }
 
@@ -413,14 +460,27 @@ impl<B: Broker> Outbound<B> {
         }
         let from = CollectFrom {
             node: self.config.node,
-            fold: FoldFrom { site: self.site, own_sites: &self.own_sites, absorbed: meta.absorbed, sent: self.sent, upto: end },
+            fold: FoldFrom {
+                site: self.site,
+                own_sites: &self.own_sites,
+                absorbed: meta.absorbed,
+                sent: self.sent,
+                upto: end,
+            },
             previous: self.batch,
             now_ms: now.unix_ms,
             entries_max: self.config.limits.batch_entries_max,
         };
-        let Some(collected) = collect(&self.db, layout, &from, &mut self.encoder)? else { return Ok(false) };
+        let Some(collected) = collect(&self.db, layout, &from, &mut self.encoder)? else {
+            return Ok(false);
+        };
         self.stats.split += u64::from(collected.split);
-        let ack = Ack { batch: self.batch, upto: collected.upto, seq: None, lowest_ms: collected.lowest_ms };
+        let ack = Ack {
+            batch: self.batch,
+            upto: collected.upto,
+            seq: None,
+            lowest_ms: collected.lowest_ms,
+        };
         match collected.batch {
             None => {
                 self.sent = collected.upto;
@@ -428,11 +488,22 @@ impl<B: Broker> Outbound<B> {
                 self.look |= collected.more;
             }
             Some((header, encoded)) => {
-                let part_bytes_max =
-                    self.config.limits.part_bytes_max.min(self.broker.max_payload_bytes().saturating_sub(HEADER_BYTES)).max(1);
+                let part_bytes_max = self
+                    .config
+                    .limits
+                    .part_bytes_max
+                    .min(self.broker.max_payload_bytes().saturating_sub(HEADER_BYTES))
+                    .max(1);
                 let ack = Ack { batch: header.number, ..ack };
-                self.in_flight =
-                    Some(InFlight { header, encoded, part: 1, part_bytes_max, rows: collected.rows, ack, more: collected.more });
+                self.in_flight = Some(InFlight {
+                    header,
+                    encoded,
+                    part: 1,
+                    part_bytes_max,
+                    rows: collected.rows,
+                    ack,
+                    more: collected.more,
+                });
             }
         }
         Ok(true)

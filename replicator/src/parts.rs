@@ -1,7 +1,8 @@
 //! Cuts a batch into messages and puts it together again.
 //!
-//! Arrives: a finished batch, or the messages of one origin in their order. Leaves: message headers and pieces, or whole
-//! batches. Owns: only a batch whose digest is right leaves here. Memory only: after a crash the parts are read again.
+//! Arrives: a finished batch, or the messages of one origin in their order. Leaves: message headers
+//! and pieces, or whole batches. Owns: only a batch whose digest is right leaves here. Memory only:
+//! after a crash the parts are read again.
 
 use crate::batch::{BatchHeader, PartHeaders};
 use crate::encode::Encoded;
@@ -17,7 +18,12 @@ pub fn part_count(total_bytes: u64, part_bytes_max: usize) -> u32 {
 }
 
 /// The headers of part `part` (from 1).
-pub fn part_headers(header: &BatchHeader, encoded: &Encoded, part: u32, part_bytes_max: usize) -> PartHeaders {
+pub fn part_headers(
+    header: &BatchHeader,
+    encoded: &Encoded,
+    part: u32,
+    part_bytes_max: usize,
+) -> PartHeaders {
     PartHeaders {
         site: header.site,
         batch: header.number,
@@ -32,9 +38,14 @@ pub fn part_headers(header: &BatchHeader, encoded: &Encoded, part: u32, part_byt
 ///
 /// # Errors
 /// What the file system says of a spilled batch.
-pub fn part_payload(body: &Spill, part: u32, part_bytes_max: usize) -> std::io::Result<bytes::Bytes> {
+pub fn part_payload(
+    body: &Spill,
+    part: u32,
+    part_bytes_max: usize,
+) -> std::io::Result<bytes::Bytes> {
     let from = u64::from(part - 1) * part_bytes_max as u64;
-    let len = usize::try_from((body.len() - from).min(part_bytes_max as u64)).unwrap_or(part_bytes_max);
+    let len =
+        usize::try_from((body.len() - from).min(part_bytes_max as u64)).unwrap_or(part_bytes_max);
     body.slice(from, len)
 }
 
@@ -54,7 +65,9 @@ pub enum PartError {
         reason: &'static str,
     },
     /// The bytes are not those that were sent.
-    #[error("the digest of the batch is not the announced one: the bytes were changed on their way")]
+    #[error(
+        "the digest of the batch is not the announced one: the bytes were changed on their way"
+    )]
     Digest,
     /// The temporary file: a full disk passes, the others are damage.
     #[error("cannot keep the part: {0}")]
@@ -93,7 +106,8 @@ pub struct Assembler {
 impl Assembler {
     /// Nothing yet.
     pub fn new(limits: &Limits, spill_dir: &Path) -> Self {
-        // Many origins may be in the middle of a batch at once: each keeps less than a whole batch may.
+        // Many origins may be in the middle of a batch at once: each keeps less than a whole batch
+        // may.
         Self {
             out: SpillWriter::new(limits.batch_memory_bytes_max / 8, spill_dir),
             open: None,
@@ -101,12 +115,21 @@ impl Assembler {
         }
     }
 
-    /// Takes the next part in. Part 1 begins anew, whatever was unfinished: its publisher crashed and starts over.
+    /// Takes the next part in. Part 1 begins anew, whatever was unfinished: its publisher crashed
+    /// and starts over.
     ///
     /// # Errors
     /// [`PartError`]; what was unfinished is dropped then.
-    pub fn feed(&mut self, seq: StreamSeq, headers: &PartHeaders, payload: &[u8]) -> Result<Fed, PartError> {
-        if headers.part == 0 || headers.part > headers.parts || headers.total_bytes > self.total_bytes_max {
+    pub fn feed(
+        &mut self,
+        seq: StreamSeq,
+        headers: &PartHeaders,
+        payload: &[u8],
+    ) -> Result<Fed, PartError> {
+        if headers.part == 0
+            || headers.part > headers.parts
+            || headers.total_bytes > self.total_bytes_max
+        {
             self.open = None;
             drop(self.out.finish());
             return Err(wrong(headers, "out of bounds"));
@@ -154,5 +177,10 @@ impl Assembler {
 }
 
 fn wrong(headers: &PartHeaders, reason: &'static str) -> PartError {
-    PartError::Headers { part: headers.part, parts: headers.parts, total_bytes: headers.total_bytes, reason }
+    PartError::Headers {
+        part: headers.part,
+        parts: headers.parts,
+        total_bytes: headers.total_bytes,
+        reason,
+    }
 }

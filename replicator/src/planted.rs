@@ -1,5 +1,5 @@
-//! Defects that can be switched on one by one, to prove that the simulation finds them. Without the feature `planted-bugs`
-//! none can, and the compiler removes every question.
+//! Defects that can be switched on one by one, to prove that the simulation finds them. Without the
+//! feature `planted-bugs` none can, and the compiler removes every question.
 
 /// A defect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

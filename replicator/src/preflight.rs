@@ -1,7 +1,9 @@
-//! Looks at the database file before SQLite opens it, so that each way of being unusable gets its own clear error.
+//! Looks at the database file before SQLite opens it, so that each way of being unusable gets its
+//! own clear error.
 //!
-//! Arrives: a path. Leaves: [`FileFacts`], or why the file cannot be used. Owns: nothing is changed. It opens and closes the
-//! file itself, which drops every POSIX lock that this process holds on it: **only call it before SQLite opens the file.**
+//! Arrives: a path. Leaves: [`FileFacts`], or why the file cannot be used. Owns: nothing is
+//! changed. It opens and closes the file itself, which drops every POSIX lock that this process
+//! holds on it: **only call it before SQLite opens the file.**
 
 use rustix::fs::{Access, access};
 use std::fs::File;
@@ -89,20 +91,32 @@ impl PreflightError {
     pub fn hint(&self) -> String {
         match self {
             Self::NoFile { path } => format!(
-                "check the path (--db, or db_path in the configuration); let the application create the database first, or: sqlite3 '{}' VACUUM",
+                "check the path (--db, or db_path in the configuration); let the application \
+                create the database first, or: sqlite3 '{}' VACUUM",
                 path.display()
             ),
-            Self::IsDirectory { .. } | Self::NotAFile { .. } => "name the database file itself (--db, or db_path)".to_owned(),
+            Self::IsDirectory { .. } | Self::NotAFile { .. } => {
+                "name the database file itself (--db, or db_path)".to_owned()
+            }
             Self::NotReadable { path, .. } | Self::NotWritable { path, .. } => format!(
-                "run harmonylite as the user that owns the database, or give it read and write permission: ls -l '{}'",
+                "run harmonylite as the user that owns the database, or give it read and write \
+                permission: ls -l '{}'",
                 path.display()
             ),
             Self::DirectoryNotWritable { directory, .. } => {
-                format!("SQLite creates its -wal and -shm there: give this user write permission: ls -ld '{}'", directory.display())
+                format!(
+                    "SQLite creates its -wal and -shm there: give this user write permission: ls \
+                    -ld '{}'",
+                    directory.display()
+                )
             }
-            Self::NotADatabase { .. } => "check the path; an encrypted database (SQLCipher, SEE) cannot be replicated".to_owned(),
+            Self::NotADatabase { .. } => {
+                "check the path; an encrypted database (SQLCipher, SEE) cannot be replicated"
+                    .to_owned()
+            }
             Self::Truncated { .. } | Self::PageSize { .. } => {
-                "restore the file from a backup; `sqlite3 FILE .recover` may save what is left".to_owned()
+                "restore the file from a backup; `sqlite3 FILE .recover` may save what is left"
+                    .to_owned()
             }
         }
     }
@@ -138,11 +152,17 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// The question to the operating system comes in, because root is refused nothing and tests may run as root.
-fn check_with(path: &Path, allowed: &dyn Fn(&Path, Access) -> std::io::Result<()>) -> Result<FileFacts, PreflightError> {
+/// The question to the operating system comes in, because root is refused nothing and tests may run
+/// as root.
+fn check_with(
+    path: &Path,
+    allowed: &dyn Fn(&Path, Access) -> std::io::Result<()>,
+) -> Result<FileFacts, PreflightError> {
     let owned = || path.to_owned();
     let metadata = std::fs::metadata(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => PreflightError::NoFile { path: owned() },
+        std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => {
+            PreflightError::NoFile { path: owned() }
+        }
         _ => PreflightError::NotReadable { path: owned(), error },
     })?;
     if metadata.is_dir() {
@@ -152,17 +172,22 @@ fn check_with(path: &Path, allowed: &dyn Fn(&Path, Access) -> std::io::Result<()
         return Err(PreflightError::NotAFile { path: owned() });
     }
     // SQLite follows links before it names its -wal.
-    let real = path.canonicalize().map_err(|error| PreflightError::NotReadable { path: owned(), error })?;
+    let real = path
+        .canonicalize()
+        .map_err(|error| PreflightError::NotReadable { path: owned(), error })?;
     for file in [real.clone(), beside(&real, "-wal"), beside(&real, "-shm")] {
         if file != real && !file.exists() {
             continue;
         }
-        allowed(&file, Access::READ_OK).map_err(|error| PreflightError::NotReadable { path: file.clone(), error })?;
-        allowed(&file, Access::WRITE_OK).map_err(|error| PreflightError::NotWritable { path: file.clone(), error })?;
+        allowed(&file, Access::READ_OK)
+            .map_err(|error| PreflightError::NotReadable { path: file.clone(), error })?;
+        allowed(&file, Access::WRITE_OK)
+            .map_err(|error| PreflightError::NotWritable { path: file.clone(), error })?;
     }
     let directory = real.parent().unwrap_or(Path::new("/"));
-    allowed(directory, Access::WRITE_OK | Access::EXEC_OK)
-        .map_err(|error| PreflightError::DirectoryNotWritable { directory: directory.to_owned(), error })?;
+    allowed(directory, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| {
+        PreflightError::DirectoryNotWritable { directory: directory.to_owned(), error }
+    })?;
     header(path, &real, metadata.len())
 }
 
@@ -172,7 +197,8 @@ fn header(path: &Path, real: &Path, found: u64) -> Result<FileFacts, PreflightEr
         return Ok(FileFacts { empty: true, ..FileFacts::default() });
     }
     let mut bytes = Vec::with_capacity(HEADER_BYTES);
-    let read = File::open(real).and_then(|file| file.take(HEADER_BYTES as u64).read_to_end(&mut bytes));
+    let read =
+        File::open(real).and_then(|file| file.take(HEADER_BYTES as u64).read_to_end(&mut bytes));
     if let Err(error) = read {
         return Err(PreflightError::NotReadable { path, error });
     }
@@ -182,7 +208,9 @@ fn header(path: &Path, real: &Path, found: u64) -> Result<FileFacts, PreflightEr
     let Some(header) = bytes.first_chunk::<HEADER_BYTES>() else {
         return Err(PreflightError::Truncated { path, found, expected: HEADER_BYTES as u64 });
     };
-    let number = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let number = |at: usize| {
+        u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
+    };
     let page_bytes = match u16::from_be_bytes([header[16], header[17]]) {
         1 => 65_536,
         other => u32::from(other),
@@ -190,8 +218,9 @@ fn header(path: &Path, real: &Path, found: u64) -> Result<FileFacts, PreflightEr
     if !page_bytes.is_power_of_two() || !PAGE_BYTES.contains(&page_bytes) {
         return Err(PreflightError::PageSize { path, found: page_bytes });
     }
-    // The page count is only valid if the change counter is the one that it was written with. With a WAL the rest of the
-    // pages may still be there: a checkpoint that was cut off, which SQLite repeats.
+    // The page count is only valid if the change counter is the one that it was written with. With
+    // a WAL the rest of the pages may still be there: a checkpoint that was cut off, which SQLite
+    // repeats.
     let wal_bytes = std::fs::metadata(beside(real, "-wal")).map_or(0, |m| m.len());
     let journal = beside(real, "-journal").exists();
     let pages = if number(24) == number(92) && wal_bytes == 0 && !journal { number(28) } else { 1 };
@@ -199,7 +228,13 @@ fn header(path: &Path, real: &Path, found: u64) -> Result<FileFacts, PreflightEr
     if found < expected {
         return Err(PreflightError::Truncated { path, found, expected });
     }
-    Ok(FileFacts { empty: false, bytes: found, page_bytes, wal: header[19] == 2, utf16: number(56) > 1 })
+    Ok(FileFacts {
+        empty: false,
+        bytes: found,
+        page_bytes,
+        wal: header[19] == 2,
+        utf16: number(56) > 1,
+    })
 }
 
 #[cfg(test)]
@@ -216,7 +251,10 @@ mod tests {
     fn place() -> Place {
         let dir = tempfile::tempdir().unwrap();
         let db = dir.path().canonicalize().unwrap().join("app.db");
-        Connection::open(&db).unwrap().execute_batch("CREATE TABLE t (a); INSERT INTO t VALUES (zeroblob(20000));").unwrap();
+        Connection::open(&db)
+            .unwrap()
+            .execute_batch("CREATE TABLE t (a); INSERT INTO t VALUES (zeroblob(20000));")
+            .unwrap();
         Place { dir, db }
     }
 
@@ -232,7 +270,10 @@ mod tests {
     fn a_good_file_tells_its_facts() {
         let Place { dir, db } = place();
         let facts = check(&db).unwrap();
-        assert_eq!((facts.page_bytes, facts.wal, facts.empty, facts.utf16), (4096, false, false, false));
+        assert_eq!(
+            (facts.page_bytes, facts.wal, facts.empty, facts.utf16),
+            (4096, false, false, false)
+        );
         let open = Connection::open(&db).unwrap();
         open.execute_batch("PRAGMA journal_mode = WAL; INSERT INTO t VALUES (1);").unwrap();
         assert!(check(&db).unwrap().wal);
@@ -245,7 +286,9 @@ mod tests {
         let wide = dir.path().join("wide.db");
         Connection::open(&wide)
             .unwrap()
-            .execute_batch("PRAGMA encoding = 'UTF-16'; PRAGMA page_size = 65536; CREATE TABLE t (a);")
+            .execute_batch(
+                "PRAGMA encoding = 'UTF-16'; PRAGMA page_size = 65536; CREATE TABLE t (a);",
+            )
             .unwrap();
         let facts = check(&wide).unwrap();
         assert_eq!((facts.page_bytes, facts.utf16), (65_536, true));
@@ -255,7 +298,9 @@ mod tests {
     fn what_is_no_file_is_named_so() {
         let dir = tempfile::tempdir().unwrap();
         let missing = check(&dir.path().join("no.db")).unwrap_err();
-        assert!(matches!(missing, PreflightError::NoFile { .. }) && missing.hint().contains("no.db"));
+        assert!(
+            matches!(missing, PreflightError::NoFile { .. }) && missing.hint().contains("no.db")
+        );
         assert!(matches!(check(dir.path()), Err(PreflightError::IsDirectory { .. })));
         assert!(matches!(check(Path::new("/dev/null")), Err(PreflightError::NotAFile { .. })));
     }
@@ -264,8 +309,14 @@ mod tests {
     fn damage_is_told_apart() {
         assert!(matches!(damaged(|b| b[0] = b'X'), PreflightError::NotADatabase { .. }));
         assert!(matches!(damaged(|b| *b = b"hello".to_vec()), PreflightError::NotADatabase { .. }));
-        assert!(matches!(damaged(|b| b.truncate(50)), PreflightError::Truncated { expected: 100, .. }));
-        assert!(matches!(damaged(|b| b.truncate(8192)), PreflightError::Truncated { found: 8192, .. }));
+        assert!(matches!(
+            damaged(|b| b.truncate(50)),
+            PreflightError::Truncated { expected: 100, .. }
+        ));
+        assert!(matches!(
+            damaged(|b| b.truncate(8192)),
+            PreflightError::Truncated { found: 8192, .. }
+        ));
         assert!(matches!(damaged(|b| b[16] = 3), PreflightError::PageSize { found: 768, .. }));
     }
 
@@ -275,15 +326,30 @@ mod tests {
         std::fs::write(beside(&db, "-wal"), "").unwrap();
         let refuse = |name: &'static str, which: Access| {
             check_with(&db, &move |file: &Path, how: Access| {
-                if file.ends_with(name) && how.contains(which) { Err(ErrorKind::PermissionDenied.into()) } else { Ok(()) }
+                if file.ends_with(name) && how.contains(which) {
+                    Err(ErrorKind::PermissionDenied.into())
+                } else {
+                    Ok(())
+                }
             })
         };
-        assert!(matches!(refuse("app.db", Access::READ_OK), Err(PreflightError::NotReadable { .. })));
-        assert!(matches!(refuse("app.db", Access::WRITE_OK), Err(PreflightError::NotWritable { .. })));
+        assert!(matches!(
+            refuse("app.db", Access::READ_OK),
+            Err(PreflightError::NotReadable { .. })
+        ));
+        assert!(matches!(
+            refuse("app.db", Access::WRITE_OK),
+            Err(PreflightError::NotWritable { .. })
+        ));
         let wal = refuse("app.db-wal", Access::WRITE_OK).unwrap_err();
         assert!(wal.to_string().contains("app.db-wal") && !wal.hint().is_empty());
-        let directory =
-            check_with(&db, &|_, how| if how.contains(Access::EXEC_OK) { Err(ErrorKind::ReadOnlyFilesystem.into()) } else { Ok(()) });
+        let directory = check_with(&db, &|_, how| {
+            if how.contains(Access::EXEC_OK) {
+                Err(ErrorKind::ReadOnlyFilesystem.into())
+            } else {
+                Ok(())
+            }
+        });
         assert!(matches!(directory, Err(PreflightError::DirectoryNotWritable { .. })));
     }
 }

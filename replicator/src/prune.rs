@@ -1,8 +1,9 @@
 //! Drops versions, of rows and tombstones alike, that are older than anybody can still need.
 //!
-//! Arrives: an idle moment of the writing actor, and the time before which versions may go. Leaves: smaller version tables,
-//! a bounded number of them looked at in one transaction. Owns: nothing younger goes, and nothing while the log still needs a
-//! version. A crash loses the place in the pass; the next pass begins anew.
+//! Arrives: an idle moment of the writing actor, and the time before which versions may go. Leaves:
+//! smaller version tables, a bounded number of them looked at in one transaction. Owns: nothing
+//! younger goes, and nothing while the log still needs a version. A crash loses the place in the
+//! pass; the next pass begins anew.
 
 use crate::batch::Value;
 use crate::database::DatabaseError;
@@ -24,12 +25,19 @@ pub struct Pass {
 /// Versions looked at in one transaction: some milliseconds of work.
 pub const PRUNE_ROWS_MAX: u64 = 2_000;
 
-/// Looks at the next versions and drops those before `before_ms`. Inside the caller's write transaction, after absorb, with
-/// nothing pending in the log. Returns how many were dropped, and the place to go on from; None: the pass is complete.
+/// Looks at the next versions and drops those before `before_ms`. Inside the caller's write
+/// transaction, after absorb, with nothing pending in the log. Returns how many were dropped, and
+/// the place to go on from; None: the pass is complete.
 ///
 /// # Errors
 /// What SQLite says.
-pub fn prune(db: &Connection, layout: &Layout, pass: &Pass, before_ms: i64, rows_max: u64) -> Result<(u64, Option<Pass>), DatabaseError> {
+pub fn prune(
+    db: &Connection,
+    layout: &Layout,
+    pass: &Pass,
+    before_ms: i64,
+    rows_max: u64,
+) -> Result<(u64, Option<Pass>), DatabaseError> {
     let Some(table) = layout.tables.get(pass.table) else { return Ok((0, None)) };
     let name = quote(&table.version_table());
     if planted(Bug::TombstoneEarly) {
@@ -38,7 +46,11 @@ pub fn prune(db: &Connection, layout: &Layout, pass: &Pass, before_ms: i64, rows
     let keys: Vec<String> = (0..table.schema.key.len()).map(|i| format!("key{i}")).collect();
     let mut some = stretch(db, &format!("main.{name}"), &keys, pass.after.as_deref(), rows_max)?;
     some.values.push(Value::Integer(Hlc::from_ms(before_ms).0));
-    let sql = format!("DELETE FROM main.{name} WHERE {} AND hlc < ?{}", some.condition, some.values.len());
+    let sql = format!(
+        "DELETE FROM main.{name} WHERE {} AND hlc < ?{}",
+        some.condition,
+        some.values.len()
+    );
     let dropped = db.prepare_cached(&sql)?.execute(params_from_iter(&some.values))?;
     let next = match some.end {
         Some(after) => Pass { table: pass.table, after: Some(after) },
@@ -47,8 +59,18 @@ pub fn prune(db: &Connection, layout: &Layout, pass: &Pass, before_ms: i64, rows
     Ok((dropped as u64, (next.table < layout.tables.len()).then_some(next)))
 }
 
-fn tombstones_early(db: &Connection, table: &crate::layout::TableLayout, at: usize) -> Result<(u64, Option<Pass>), DatabaseError> {
-    let same: Vec<String> = table.schema.key.iter().enumerate().map(|(i, k)| format!("v.key{i} = t.{}", quote(&k.name))).collect();
+fn tombstones_early(
+    db: &Connection,
+    table: &crate::layout::TableLayout,
+    at: usize,
+) -> Result<(u64, Option<Pass>), DatabaseError> {
+    let same: Vec<String> = table
+        .schema
+        .key
+        .iter()
+        .enumerate()
+        .map(|(i, k)| format!("v.key{i} = t.{}", quote(&k.name)))
+        .collect();
     let sql = format!(
         "DELETE FROM main.{} AS v WHERE NOT EXISTS (SELECT 1 FROM main.{} AS t WHERE {})",
         quote(&table.version_table()),
@@ -66,20 +88,33 @@ mod tests {
     use crate::names::Site;
     use crate::schema::TableFilter;
 
-    /// However small the pieces are, exactly the versions before the bound go, in tables of every kind of key.
+    /// However small the pieces are, exactly the versions before the bound go, in tables of every
+    /// kind of key.
     #[test]
     fn exactly_what_is_older_goes() {
         for piece in [1, 2, 3, 100] {
             let db = Connection::open_in_memory().unwrap();
-            db.execute_batch("CREATE TABLE a (id INTEGER PRIMARY KEY); CREATE TABLE b (x TEXT COLLATE NOCASE, y, PRIMARY KEY (x, y)); CREATE TABLE empty (id INTEGER PRIMARY KEY)")
-                .unwrap();
+            db.execute_batch(
+                "CREATE TABLE a (id INTEGER PRIMARY KEY); CREATE TABLE b (x TEXT \
+                COLLATE NOCASE, y, PRIMARY KEY (x, y)); CREATE TABLE empty (id INTEGER PRIMARY \
+                KEY)",
+            )
+            .unwrap();
             create_tables(&db, std::path::Path::new(":memory:")).unwrap();
             begin_site(&db, Site(7), 0).unwrap();
             let (layout, _) = install(&db, &TableFilter::default(), 0).unwrap();
             for i in 0..20 {
                 let hlc = Hlc::from_ms(1_000 + i).0;
-                db.execute("INSERT INTO __harmonylite__a_version VALUES (?1, ?2, 7)", (i * 37 % 20, hlc)).unwrap();
-                db.execute("INSERT INTO __harmonylite__b_version VALUES (?1, ?2, ?3, 7)", (format!("k{}", i % 3), i, hlc)).unwrap();
+                db.execute(
+                    "INSERT INTO __harmonylite__a_version VALUES (?1, ?2, 7)",
+                    (i * 37 % 20, hlc),
+                )
+                .unwrap();
+                db.execute(
+                    "INSERT INTO __harmonylite__b_version VALUES (?1, ?2, ?3, 7)",
+                    (format!("k{}", i % 3), i, hlc),
+                )
+                .unwrap();
             }
             let (mut pass, mut dropped, mut turns) = (Some(Pass::default()), 0, 0);
             while let Some(at) = pass {
@@ -90,7 +125,8 @@ mod tests {
             assert_eq!(dropped, 10, "pieces of {piece}");
             let left: i64 = db
                 .query_row(
-                    "SELECT (SELECT min(hlc) FROM __harmonylite__a_version) + (SELECT min(hlc) FROM __harmonylite__b_version)",
+                    "SELECT (SELECT min(hlc) FROM __harmonylite__a_version) + (SELECT min(hlc) \
+                    FROM __harmonylite__b_version)",
                     [],
                     |r| r.get(0),
                 )

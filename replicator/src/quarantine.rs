@@ -1,7 +1,8 @@
 //! Keeps what could not be decoded or applied, with its reason, until a person decides.
 //!
-//! Arrives: the bytes of a batch. Leaves: an entry that can be listed, tried again, dropped. Owns: nothing that a node sent is
-//! ever thrown away without being asked. Written in the transaction that moves the cursor past the batch.
+//! Arrives: the bytes of a batch. Leaves: an entry that can be listed, tried again, dropped. Owns:
+//! nothing that a node sent is ever thrown away without being asked. Written in the transaction
+//! that moves the cursor past the batch.
 
 use crate::database::DatabaseError;
 use crate::names::{BatchNo, NodeId, Site, StreamSeq};
@@ -36,10 +37,19 @@ pub struct Entry {
 /// What SQLite says.
 pub fn add(db: &Connection, entry: &Entry) -> Result<i64, DatabaseError> {
     db.execute(
-        "INSERT INTO main.__harmonylite__quarantine (time, shard, seq, node, site, batch, reason, body) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8
-         WHERE NOT EXISTS (SELECT 1 FROM main.__harmonylite__quarantine WHERE shard = ?2 AND seq = ?3 AND node = ?4 AND site = ?5 AND batch = ?6)",
+        "INSERT INTO main.__harmonylite__quarantine (time, shard, seq, node, site, batch, reason, \
+        body) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8
+         WHERE NOT EXISTS (SELECT 1 FROM main.__harmonylite__quarantine WHERE shard = ?2 AND seq \
+         = ?3 AND node = ?4 AND site = ?5 AND batch = ?6)",
         params![
-            entry.time_ms, entry.shard, entry.seq.0.cast_signed(), entry.node.0.cast_signed(), entry.site.0, entry.batch.0.cast_signed(), entry.reason, entry.body
+            entry.time_ms,
+            entry.shard,
+            entry.seq.0.cast_signed(),
+            entry.node.0.cast_signed(),
+            entry.site.0,
+            entry.batch.0.cast_signed(),
+            entry.reason,
+            entry.body
         ],
     )?;
     count(db)
@@ -72,8 +82,10 @@ fn entry(r: &Row<'_>) -> rusqlite::Result<Entry> {
 /// # Errors
 /// What SQLite says.
 pub fn list(db: &Connection) -> Result<Vec<Entry>, DatabaseError> {
-    let mut read =
-        db.prepare("SELECT id, time, shard, seq, node, site, batch, reason, X'' FROM main.__harmonylite__quarantine ORDER BY id")?;
+    let mut read = db.prepare(
+        "SELECT id, time, shard, seq, node, site, batch, reason, X'' FROM \
+            main.__harmonylite__quarantine ORDER BY id",
+    )?;
     let rows = read.query_map([], entry)?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
@@ -83,7 +95,8 @@ pub fn list(db: &Connection) -> Result<Vec<Entry>, DatabaseError> {
 /// # Errors
 /// What SQLite says.
 pub fn load(db: &Connection, id: i64) -> Result<Option<Entry>, DatabaseError> {
-    let sql = "SELECT id, time, shard, seq, node, site, batch, reason, body FROM main.__harmonylite__quarantine WHERE id = ?1";
+    let sql = "SELECT id, time, shard, seq, node, site, batch, reason, body FROM \
+        main.__harmonylite__quarantine WHERE id = ?1";
     Ok(db.query_row(sql, [id], entry).optional()?)
 }
 
@@ -92,7 +105,10 @@ pub fn load(db: &Connection, id: i64) -> Result<Option<Entry>, DatabaseError> {
 /// # Errors
 /// What SQLite says.
 pub fn set_reason(db: &Connection, id: i64, reason: &str) -> Result<(), DatabaseError> {
-    db.execute("UPDATE main.__harmonylite__quarantine SET reason = ?2 WHERE id = ?1", params![id, reason])?;
+    db.execute(
+        "UPDATE main.__harmonylite__quarantine SET reason = ?2 WHERE id = ?1",
+        params![id, reason],
+    )?;
     Ok(())
 }
 

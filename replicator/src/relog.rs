@@ -1,8 +1,9 @@
 //! Logs rows for publication, a bounded number in one transaction.
 //!
-//! Arrives: which rows. Leaves: log entries, and baseline versions for rows that had none. Owns: a database of any size is gone through
-//! without the application waiting long for the write lock. The place is memory only: after a crash the rows are logged again, which is
-//! harmless however often it happens.
+//! Arrives: which rows. Leaves: log entries, and baseline versions for rows that had none. Owns: a
+//! database of any size is gone through without the application waiting long for the write lock.
+//! The place is memory only: after a crash the rows are logged again, which is harmless however
+//! often it happens.
 
 use crate::batch::Value;
 use crate::capture::KIND_PUBLISH;
@@ -26,10 +27,17 @@ pub struct Relog {
 }
 
 impl Relog {
-    /// Every row, whoever wrote it, whose version is from `since_ms` on. From 0 on, rows without a version (older than the retention) get
-    /// the baseline version and go too.
+    /// Every row, whoever wrote it, whose version is from `since_ms` on. From 0 on, rows without a
+    /// version (older than the retention) get the baseline version and go too.
     pub fn since(since_ms: i64) -> Self {
-        Self { since_ms: Some(since_ms.max(0)), rows: 0, schema_version: 0, table: 0, unversioned: false, after: None }
+        Self {
+            since_ms: Some(since_ms.max(0)),
+            rows: 0,
+            schema_version: 0,
+            table: 0,
+            unversioned: false,
+            after: None,
+        }
     }
 
     /// Every row without a version: it gets the baseline version.
@@ -47,19 +55,29 @@ impl Relog {
         self.rows
     }
 
-    /// Goes on, within the caller's write transaction, until `rows_max` rows of one table were looked at or all is done. Returns how many
-    /// were logged, and whether all is done. Begins anew if the schema has changed.
+    /// Goes on, within the caller's write transaction, until `rows_max` rows of one table were
+    /// looked at or all is done. Returns how many were logged, and whether all is done. Begins anew
+    /// if the schema has changed.
     ///
     /// # Errors
     /// What SQLite says.
-    pub fn step(&mut self, db: &Connection, layout: &Layout, rows_max: u64) -> Result<(u64, bool), DatabaseError> {
+    pub fn step(
+        &mut self,
+        db: &Connection,
+        layout: &Layout,
+        rows_max: u64,
+    ) -> Result<(u64, bool), DatabaseError> {
         if self.schema_version != layout.schema_version {
             (self.schema_version, self.table, self.after) = (layout.schema_version, 0, None);
             self.unversioned = self.since_ms.is_none();
         }
         let mut logged = 0;
         while let Some(table) = layout.tables.get(self.table) {
-            logged += if self.unversioned { self.without_version(db, table, rows_max)? } else { self.with_version(db, table, rows_max)? };
+            logged += if self.unversioned {
+                self.without_version(db, table, rows_max)?
+            } else {
+                self.with_version(db, table, rows_max)?
+            };
             if self.after.is_some() {
                 break;
             }
@@ -73,7 +91,12 @@ impl Relog {
         Ok((logged, self.table >= layout.tables.len()))
     }
 
-    fn with_version(&mut self, db: &Connection, table: &TableLayout, rows_max: u64) -> Result<u64, DatabaseError> {
+    fn with_version(
+        &mut self,
+        db: &Connection,
+        table: &TableLayout,
+        rows_max: u64,
+    ) -> Result<u64, DatabaseError> {
         let keys: Vec<String> = (0..table.schema.key.len()).map(|i| format!("key{i}")).collect();
         let from = format!("main.{}", quote(&table.version_table()));
         let mut next = stretch(db, &from, &keys, self.after.as_deref(), rows_max)?;
@@ -85,15 +108,25 @@ impl Relog {
             table.id,
             next.condition,
             next.values.len(),
-            if planted(Bug::OwnRowsOnly) { " AND site IN (SELECT site FROM main.__harmonylite__site)" } else { "" }
+            if planted(Bug::OwnRowsOnly) {
+                " AND site IN (SELECT site FROM main.__harmonylite__site)"
+            } else {
+                ""
+            }
         );
         let logged = db.prepare_cached(&sql)?.execute(params_from_iter(&next.values))?;
         self.after = next.end;
         Ok(logged as u64)
     }
 
-    fn without_version(&mut self, db: &Connection, table: &TableLayout, rows_max: u64) -> Result<u64, DatabaseError> {
-        let keys: Vec<String> = table.schema.key.iter().map(|k| format!("t.{}", quote(&k.name))).collect();
+    fn without_version(
+        &mut self,
+        db: &Connection,
+        table: &TableLayout,
+        rows_max: u64,
+    ) -> Result<u64, DatabaseError> {
+        let keys: Vec<String> =
+            table.schema.key.iter().map(|k| format!("t.{}", quote(&k.name))).collect();
         let from = format!("main.{} AS t", quote(table.name()));
         let next = stretch(db, &from, &keys, self.after.as_deref(), rows_max)?;
         let logged = baseline_rows(db, table, &next.condition, &next.values)?;
@@ -113,12 +146,14 @@ mod tests {
     fn database() -> (Connection, Layout) {
         let db = Connection::open_in_memory().unwrap();
         db.execute_batch(
-            "CREATE TABLE a (id INTEGER PRIMARY KEY); CREATE TABLE b (x TEXT COLLATE NOCASE, y, v, PRIMARY KEY (x, y));
+            "CREATE TABLE a (id INTEGER PRIMARY KEY); CREATE TABLE b (x TEXT COLLATE NOCASE, y, \
+            v, PRIMARY KEY (x, y));
              CREATE TABLE c (free); CREATE TABLE empty (id INTEGER PRIMARY KEY);
              WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 19)
              INSERT INTO a SELECT i * 37 % 20 FROM n;
              WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 19)
-             INSERT INTO b SELECT CAST(CASE i % 4 WHEN 0 THEN X'FF' || i WHEN 1 THEN 'k' WHEN 2 THEN 'K' || i ELSE NULL END AS TEXT), i / 2.0, 0 FROM n;
+             INSERT INTO b SELECT CAST(CASE i % 4 WHEN 0 THEN X'FF' || i WHEN 1 THEN 'k' WHEN 2 \
+             THEN 'K' || i ELSE NULL END AS TEXT), i / 2.0, 0 FROM n;
              INSERT INTO c VALUES (1), (1), (NULL)",
         )
         .unwrap();
@@ -137,23 +172,42 @@ mod tests {
         panic!("the walk does not end");
     }
 
-    /// However small the pieces are, each row is logged once, but those with NULL in the key (5 of b), which have no identity.
+    /// However small the pieces are, each row is logged once, but those with NULL in the key (5 of
+    /// b), which have no identity.
     #[test]
     fn every_row_is_logged_once_whatever_the_pieces() {
         for rows_max in [1, 2, 3, 7, 100] {
             let (db, layout) = database();
-            assert_eq!(walk(&db, &layout, Relog::unversioned(), rows_max), 20 + 15 + 3, "pieces of {rows_max}");
+            assert_eq!(
+                walk(&db, &layout, Relog::unversioned(), rows_max),
+                20 + 15 + 3,
+                "pieces of {rows_max}"
+            );
             let count = |sql: &str| db.query_row(sql, [], |r| r.get::<_, i64>(0)).unwrap();
             assert_eq!(
-                count("SELECT count(*) FROM (SELECT DISTINCT table_id, key0, typeof(key0), key1 FROM __harmonylite__change_log)"),
+                count(
+                    "SELECT count(*) FROM (SELECT DISTINCT table_id, key0, typeof(key0), key1 \
+                    FROM __harmonylite__change_log)"
+                ),
                 38
             );
-            assert_eq!(count("SELECT count(*) FROM __harmonylite__b_version WHERE hlc = 1 AND site = 7"), 15);
+            assert_eq!(
+                count("SELECT count(*) FROM __harmonylite__b_version WHERE hlc = 1 AND site = 7"),
+                15
+            );
             assert_eq!(walk(&db, &layout, Relog::unversioned(), rows_max), 0, "all have versions");
-            db.execute("UPDATE __harmonylite__a_version SET hlc = ?1 WHERE key0 >= 12", [Hlc::from_ms(5_000).0]).unwrap();
+            db.execute(
+                "UPDATE __harmonylite__a_version SET hlc = ?1 WHERE key0 >= 12",
+                [Hlc::from_ms(5_000).0],
+            )
+            .unwrap();
             db.execute("DELETE FROM __harmonylite__a_version WHERE key0 < 4", []).unwrap();
             assert_eq!(walk(&db, &layout, Relog::since(5_000), rows_max), 8);
-            assert_eq!(walk(&db, &layout, Relog::since(0), rows_max), 38, "with those whose versions were dropped");
+            assert_eq!(
+                walk(&db, &layout, Relog::since(0), rows_max),
+                38,
+                "with those whose versions were dropped"
+            );
         }
     }
 
@@ -162,9 +216,14 @@ mod tests {
         let (db, layout) = database();
         let mut relog = Relog::unversioned();
         assert!(!relog.step(&db, &layout, 5).unwrap().1);
-        db.execute_batch("CREATE TABLE aa (id INTEGER PRIMARY KEY); INSERT INTO aa VALUES (1)").unwrap();
+        db.execute_batch("CREATE TABLE aa (id INTEGER PRIMARY KEY); INSERT INTO aa VALUES (1)")
+            .unwrap();
         let (layout, _) = install(&db, &TableFilter::default(), 0).unwrap();
         let before = relog.rows();
-        assert_eq!((before, walk(&db, &layout, relog, 5)), (5, 38 + 1), "nothing twice, nothing left out");
+        assert_eq!(
+            (before, walk(&db, &layout, relog, 5)),
+            (5, 38 + 1),
+            "nothing twice, nothing left out"
+        );
     }
 }

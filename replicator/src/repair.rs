@@ -1,8 +1,9 @@
 //! Finds out whether the broker still has what it acknowledged, and publishes again what it lost.
 //!
-//! Arrives: what was read back at every (re)connect: the message of the last own acknowledged batch and the cursor's message.
-//! Leaves: a [`Loss`] to be repaired, or nothing. Owns: an acknowledgement is not durability (DESIGN.md section 4). Judging
-//! is pure; the repair is part of one write transaction, repeated after a crash, and harmless however often it runs.
+//! Arrives: what was read back at every (re)connect: the message of the last own acknowledged batch
+//! and the cursor's message. Leaves: a [`Loss`] to be repaired, or nothing. Owns: an
+//! acknowledgement is not durability (DESIGN.md section 4). Judging is pure; the repair is part of
+//! one write transaction, repeated after a crash, and harmless however often it runs.
 
 use crate::broker::{Message, StreamState};
 use crate::cursor::Anchor;
@@ -13,27 +14,35 @@ use rusqlite::{Connection, params};
 /// What the broker says of one position that we know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Evidence {
-    /// The message is there and is the same; or it is older than the stream's first, which is expiry and not loss.
+    /// The message is there and is the same; or it is older than the stream's first, which is
+    /// expiry and not loss.
     Holds,
     /// Another message is there, or none, or the stream is another.
     Lost,
 }
 
-/// Compares what we knew with what is there. `not_before_ns`: the message is not older than this (its own time, where that is known).
-/// Below the first position of the stream, only a message that is old enough to have expired has expired.
-pub fn judge(known: &Anchor, not_before_ns: i64, state: &StreamState, found: Option<&Message>) -> Evidence {
+/// Compares what we knew with what is there. `not_before_ns`: the message is not older than this
+/// (its own time, where that is known). Below the first position of the stream, only a message that
+/// is old enough to have expired has expired.
+pub fn judge(
+    known: &Anchor,
+    not_before_ns: i64,
+    state: &StreamState,
+    found: Option<&Message>,
+) -> Evidence {
     if known.seq == StreamSeq(0) && known.created_ns == 0 {
         return Evidence::Holds;
     }
     if known.created_ns != state.created_ns || known.seq > state.last {
         return Evidence::Lost;
     }
-    let expired = known.seq < state.first && (known.seq == StreamSeq(0) || not_before_ns < state.kept_since_ns);
+    let expired = known.seq < state.first
+        && (known.seq == StreamSeq(0) || not_before_ns < state.kept_since_ns);
     if expired || known.matches(found) { Evidence::Holds } else { Evidence::Lost }
 }
 
-/// Notes that every row from `since_ms` on is to be logged for publication ([`crate::relog`]), so that it outlives a crash. Returns from
-/// when on, with what was noted before and is not done.
+/// Notes that every row from `since_ms` on is to be logged for publication ([`crate::relog`]), so
+/// that it outlives a crash. Returns from when on, with what was noted before and is not done.
 ///
 /// # Errors
 /// What SQLite says.
@@ -78,25 +87,36 @@ pub struct Gap {
 }
 
 impl Gap {
-    /// What an answer has to name: an answer to what was missing earlier is none to what is missing now.
+    /// What an answer has to name: an answer to what was missing earlier is none to what is missing
+    /// now.
     pub fn key(&self) -> (i64, i64) {
         (self.id, self.noticed_ms)
     }
 }
 
-/// Notes a gap, so that it outlives a crash. One that is open for the same stream is asked for anew instead.
+/// Notes a gap, so that it outlives a crash. One that is open for the same stream is asked for anew
+/// instead.
 ///
 /// # Errors
 /// What SQLite says.
-pub fn note_gap(db: &Connection, shard: u32, node: NodeId, since_ms: i64, reason: &str, now_ms: i64) -> Result<(), DatabaseError> {
+pub fn note_gap(
+    db: &Connection,
+    shard: u32,
+    node: NodeId,
+    since_ms: i64,
+    reason: &str,
+    now_ms: i64,
+) -> Result<(), DatabaseError> {
     let renewed = db.execute(
-        "UPDATE main.__harmonylite__gap SET node = iif(node = ?2, node, 0), since = min(since, ?3), noticed = max(noticed + 1, ?4), reason = ?5
+        "UPDATE main.__harmonylite__gap SET node = iif(node = ?2, node, 0), since = min(since, \
+        ?3), noticed = max(noticed + 1, ?4), reason = ?5
          WHERE shard = ?1",
         params![shard, node.0.cast_signed(), since_ms, now_ms, reason],
     )?;
     if renewed == 0 {
         db.execute(
-            "INSERT INTO main.__harmonylite__gap (shard, node, since, noticed, reason) VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT INTO main.__harmonylite__gap (shard, node, since, noticed, reason) VALUES \
+            (?1, ?2, ?3, ?4, ?5)",
             params![shard, node.0.cast_signed(), since_ms, now_ms, reason],
         )?;
     }
@@ -108,7 +128,9 @@ pub fn note_gap(db: &Connection, shard: u32, node: NodeId, since_ms: i64, reason
 /// # Errors
 /// What SQLite says.
 pub fn gaps(db: &Connection) -> Result<Vec<Gap>, DatabaseError> {
-    let mut read = db.prepare_cached("SELECT id, shard, node, since, noticed, reason FROM main.__harmonylite__gap ORDER BY id")?;
+    let mut read = db.prepare_cached(
+        "SELECT id, shard, node, since, noticed, reason FROM main.__harmonylite__gap ORDER BY id",
+    )?;
     let rows = read.query_map([], |r| {
         Ok(Gap {
             id: r.get(0)?,
@@ -127,7 +149,10 @@ pub fn gaps(db: &Connection) -> Result<Vec<Gap>, DatabaseError> {
 /// # Errors
 /// What SQLite says.
 pub fn close_gap(db: &Connection, (id, noticed_ms): (i64, i64)) -> Result<(), DatabaseError> {
-    db.execute("DELETE FROM main.__harmonylite__gap WHERE id = ?1 AND noticed = ?2", [id, noticed_ms])?;
+    db.execute(
+        "DELETE FROM main.__harmonylite__gap WHERE id = ?1 AND noticed = ?2",
+        [id, noticed_ms],
+    )?;
     Ok(())
 }
 
@@ -142,7 +167,8 @@ pub enum Signal {
         gap: i64,
         /// When the asker noticed it, unix milliseconds.
         noticed_ms: i64,
-        /// Whose batches are missing: that node answers at once, others after a while. 0: not known.
+        /// Whose batches are missing: that node answers at once, others after a while. 0: not
+        /// known.
         origin: u64,
         /// The stream.
         shard: u32,

@@ -1,7 +1,8 @@
 //! Decides, row by row, whether a remote change wins.
 //!
-//! Arrives: the versions of one decoded row and what this database holds for its key. Leaves: a [`Verdict`].
-//! Owns: the greater version wins, and an equal one is a repetition. A crash here loses nothing: it is pure.
+//! Arrives: the versions of one decoded row and what this database holds for its key. Leaves: a
+//! [`Verdict`]. Owns: the greater version wins, and an equal one is a repetition. A crash here
+//! loses nothing: it is pure.
 
 use crate::names::Version;
 use crate::planted::{Bug, planted};
@@ -9,7 +10,8 @@ use crate::planted::{Bug, planted};
 /// What apply has to do with a remote row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Newer than ours: write it. `concurrent` if its writer had not seen ours, which then goes to the journal.
+    /// Newer than ours: write it. `concurrent` if its writer had not seen ours, which then goes to
+    /// the journal.
     Take {
         /// See above.
         concurrent: bool,
@@ -21,17 +23,24 @@ pub enum Verdict {
     },
 }
 
-/// Compares the versions of one row (DESIGN.md section 2). `previous` is what the remote writer had before its change;
-/// equal to `remote` it says that nobody kept it (a repair). Then ours counts as unseen only if it was written here:
-/// better a needless journal entry than a local write without a trace.
+/// Compares the versions of one row (DESIGN.md section 2). `previous` is what the remote writer had
+/// before its change; equal to `remote` it says that nobody kept it (a repair). Then ours counts as
+/// unseen only if it was written here: better a needless journal entry than a local write without a
+/// trace.
 pub fn resolve(local: Version, remote: Version, previous: Version, local_is_own: bool) -> Verdict {
-    let wins = if planted(Bug::TieBroken) && remote.hlc == local.hlc { local.site != remote.site } else { remote > local };
+    let wins = if planted(Bug::TieBroken) && remote.hlc == local.hlc {
+        local.site != remote.site
+    } else {
+        remote > local
+    };
     if wins {
         let unseen = if previous == remote { local_is_own } else { local > previous };
         // A site has seen its own writes.
         Verdict::Take { concurrent: unseen && local != Version::NONE && local.site != remote.site }
     } else {
-        Verdict::Skip { concurrent: local.site != remote.site && previous != remote && local > previous }
+        Verdict::Skip {
+            concurrent: local.site != remote.site && previous != remote && local > previous,
+        }
     }
 }
 
@@ -47,8 +56,14 @@ mod tests {
     #[test]
     fn the_greater_version_wins_and_ties_go_to_the_greater_site() {
         assert_eq!(resolve(v(1, 1), v(2, 1), v(1, 1), false), Verdict::Take { concurrent: false });
-        assert_eq!(resolve(v(2, 1), v(2, 2), Version::NONE, true), Verdict::Take { concurrent: true });
-        assert_eq!(resolve(v(2, 2), v(2, 1), Version::NONE, true), Verdict::Skip { concurrent: true });
+        assert_eq!(
+            resolve(v(2, 1), v(2, 2), Version::NONE, true),
+            Verdict::Take { concurrent: true }
+        );
+        assert_eq!(
+            resolve(v(2, 2), v(2, 1), Version::NONE, true),
+            Verdict::Skip { concurrent: true }
+        );
     }
 
     #[test]
@@ -66,6 +81,9 @@ mod tests {
     #[test]
     fn what_the_writer_had_seen_is_no_conflict() {
         assert_eq!(resolve(v(1, 1), v(3, 2), v(2, 3), false), Verdict::Take { concurrent: false });
-        assert_eq!(resolve(Version::NONE, v(3, 2), Version::NONE, false), Verdict::Take { concurrent: false });
+        assert_eq!(
+            resolve(Version::NONE, v(3, 2), Version::NONE, false),
+            Verdict::Take { concurrent: false }
+        );
     }
 }

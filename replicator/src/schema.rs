@@ -1,7 +1,8 @@
 //! Reads the application's schema: what is replicated, under which key, and its hash.
 //!
-//! Arrives: a connection and the table filter. Leaves: one [`TableSchema`] for each table that can be replicated and one
-//! [`Skipped`] for each that cannot, with the reason. Reads only; a crash here loses nothing.
+//! Arrives: a connection and the table filter. Leaves: one [`TableSchema`] for each table that can
+//! be replicated and one [`Skipped`] for each that cannot, with the reason. Reads only; a crash
+//! here loses nothing.
 
 use crate::batch::Digest;
 use crate::sql::{Collation, quote};
@@ -85,7 +86,8 @@ pub struct Skipped {
     pub reason: String,
     /// The owner would probably want to know (doctor warns).
     pub warn: bool,
-    /// It could be replicated, but the configuration excludes it: rows of it that come in are passed over.
+    /// It could be replicated, but the configuration excludes it: rows of it that come in are
+    /// passed over.
     pub by_choice: bool,
 }
 
@@ -132,8 +134,12 @@ impl Schema {
 /// What SQLite says, for instance that the schema is damaged.
 pub fn inspect(db: &Connection, filter: &TableFilter) -> rusqlite::Result<Schema> {
     let mut found = Schema::default();
-    // table_list knows virtual and shadow tables. Our own SQLite is new enough for it; only triggers must run on old ones.
-    let mut list = db.prepare("SELECT name, type, wr, strict FROM pragma_table_list WHERE schema = 'main' ORDER BY name COLLATE NOCASE")?;
+    // table_list knows virtual and shadow tables. Our own SQLite is new enough for it; only
+    // triggers must run on old ones.
+    let mut list = db.prepare(
+        "SELECT name, type, wr, strict FROM pragma_table_list WHERE schema \
+        = 'main' ORDER BY name COLLATE NOCASE",
+    )?;
     let mut rows = list.query([])?;
     while let Some(row) = rows.next()? {
         let (name, kind): (String, String) = (row.get(0)?, row.get(1)?);
@@ -141,14 +147,23 @@ pub fn inspect(db: &Connection, filter: &TableFilter) -> rusqlite::Result<Schema
         if name.starts_with("sqlite_") || name.starts_with(OWN_PREFIX) || kind == "view" {
             continue;
         }
-        let skip = |reason: &str, warn| Skipped { name: name.clone(), reason: reason.to_owned(), warn, by_choice: false };
+        let skip = |reason: &str, warn| Skipped {
+            name: name.clone(),
+            reason: reason.to_owned(),
+            warn,
+            by_choice: false,
+        };
         match kind.as_str() {
-            "virtual" => found.skipped.push(skip("a virtual table: its content follows from other tables or lies outside", false)),
+            "virtual" => found.skipped.push(skip(
+                "a virtual table: its content follows from other tables or lies outside",
+                false,
+            )),
             "shadow" => found.skipped.push(skip("the inner table of a virtual table", false)),
             _ if !filter.wants(&name) => {
-                found
-                    .skipped
-                    .push(Skipped { by_choice: true, ..skip("excluded by the configuration (tables.include, tables.exclude)", false) });
+                found.skipped.push(Skipped {
+                    by_choice: true,
+                    ..skip("excluded by the configuration (tables.include, tables.exclude)", false)
+                });
             }
             _ => match read_table(db, &name, without_rowid, strict)? {
                 Ok(table) => found.tables.push(table),
@@ -160,10 +175,12 @@ pub fn inspect(db: &Connection, filter: &TableFilter) -> rusqlite::Result<Schema
     Ok(found)
 }
 
-/// Takes out the tables that this program cannot write to: their indexes or generated columns call functions or collations that
-/// the application registers. SQLite's compiler tells. As on the writing connection, triggers, foreign keys and CHECKs count for nothing.
+/// Takes out the tables that this program cannot write to: their indexes or generated columns call
+/// functions or collations that the application registers. SQLite's compiler tells. As on the
+/// writing connection, triggers, foreign keys and CHECKs count for nothing.
 fn skip_unwritable(db: &Connection, found: &mut Schema) -> rusqlite::Result<()> {
-    let switches = [DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY];
+    let switches =
+        [DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY];
     let before = [db.db_config(switches[0])?, db.db_config(switches[1])?];
     let checks: bool = db.query_row("PRAGMA ignore_check_constraints", [], |r| r.get(0))?;
     let set = |values: [bool; 2], ignored: bool| -> rusqlite::Result<()> {
@@ -178,7 +195,12 @@ fn skip_unwritable(db: &Connection, found: &mut Schema) -> rusqlite::Result<()> 
         None => true,
         Some(why) => {
             let reason = format!("a write to it calls what only the application knows: {why}");
-            skipped.push(Skipped { name: table.name.clone(), reason, warn: true, by_choice: false });
+            skipped.push(Skipped {
+                name: table.name.clone(),
+                reason,
+                warn: true,
+                by_choice: false,
+            });
             false
         }
     });
@@ -198,7 +220,9 @@ fn unwritable(db: &Connection, table: &TableSchema) -> Option<String> {
     ];
     match writes.iter().find_map(|sql| db.prepare(sql).err())? {
         rusqlite::Error::SqlInputError { msg, .. } => Some(msg),
-        rusqlite::Error::SqliteFailure(error, Some(msg)) if error.code == ErrorCode::Unknown => Some(msg),
+        rusqlite::Error::SqliteFailure(error, Some(msg)) if error.code == ErrorCode::Unknown => {
+            Some(msg)
+        }
         // A lock or a failing disk says nothing about the table.
         _ => None,
     }
@@ -210,7 +234,12 @@ struct RawColumn {
     generated: bool,
 }
 
-fn read_table(db: &Connection, name: &str, without_rowid: bool, strict: bool) -> rusqlite::Result<Result<TableSchema, String>> {
+fn read_table(
+    db: &Connection,
+    name: &str,
+    without_rowid: bool,
+    strict: bool,
+) -> rusqlite::Result<Result<TableSchema, String>> {
     let raw = read_columns(db, name)?;
     let (primary, unique) = read_indexes(db, name)?;
     let mut key_columns: Vec<&RawColumn> = raw.iter().filter(|c| c.key_position > 0).collect();
@@ -218,11 +247,20 @@ fn read_table(db: &Connection, name: &str, without_rowid: bool, strict: bool) ->
     let integer = !without_rowid && primary.is_none() && key_columns.len() == 1;
     let mut key = Vec::new();
     let key_kind = if key_columns.is_empty() {
-        let free = ["rowid", "_rowid_", "oid"].into_iter().find(|alias| !raw.iter().any(|c| c.column.name.eq_ignore_ascii_case(alias)));
+        let free = ["rowid", "_rowid_", "oid"]
+            .into_iter()
+            .find(|alias| !raw.iter().any(|c| c.column.name.eq_ignore_ascii_case(alias)));
         let Some(alias) = free else {
-            return Ok(Err("no PRIMARY KEY, and columns hide all names of the rowid: add a PRIMARY KEY".to_owned()));
+            return Ok(Err(
+                "no PRIMARY KEY, and columns hide all names of the rowid: add a PRIMARY KEY"
+                    .to_owned(),
+            ));
         };
-        key.push(KeyColumn { name: alias.to_owned(), declared: "INTEGER".to_owned(), collation: Collation::Binary });
+        key.push(KeyColumn {
+            name: alias.to_owned(),
+            declared: "INTEGER".to_owned(),
+            collation: Collation::Binary,
+        });
         KeyKind::Rowid
     } else {
         for column in key_columns {
@@ -231,20 +269,32 @@ fn read_table(db: &Connection, name: &str, without_rowid: bool, strict: bool) ->
                 .and_then(|p| p.iter().find(|(n, _)| n.eq_ignore_ascii_case(&column.column.name)))
                 .map_or("BINARY", |(_, c)| c);
             let Some(collation) = Collation::named(collation) else {
-                return Ok(Err(format!("its key uses the collation {collation}, which only the application knows")));
+                return Ok(Err(format!(
+                    "its key uses the collation {collation}, which only the application knows"
+                )));
             };
             if column.generated {
                 return Ok(Err(format!("its key column {} is generated", column.column.name)));
             }
             // ANY keeps storage classes in a STRICT table, but means NUMERIC in any other.
-            let declared =
-                if strict && column.column.declared.eq_ignore_ascii_case("ANY") { String::new() } else { column.column.declared.clone() };
+            let declared = if strict && column.column.declared.eq_ignore_ascii_case("ANY") {
+                String::new()
+            } else {
+                column.column.declared.clone()
+            };
             key.push(KeyColumn { name: column.column.name.clone(), declared, collation });
         }
         if integer { KeyKind::Integer } else { KeyKind::Columns }
     };
-    if let Some(foreign) = unique.iter().flat_map(|u| u.columns.iter().flatten()).find(|(_, c)| Collation::named(c).is_none()) {
-        return Ok(Err(format!("a unique index uses the collation {}, which only the application knows", foreign.1)));
+    if let Some(foreign) = unique
+        .iter()
+        .flat_map(|u| u.columns.iter().flatten())
+        .find(|(_, c)| Collation::named(c).is_none())
+    {
+        return Ok(Err(format!(
+            "a unique index uses the collation {}, which only the application knows",
+            foreign.1
+        )));
     }
     let hash = table_hash(name, &raw, &unique, without_rowid, &key);
     let columns = raw.into_iter().filter(|c| !c.generated).map(|c| c.column).collect();
@@ -252,7 +302,10 @@ fn read_table(db: &Connection, name: &str, without_rowid: bool, strict: bool) ->
 }
 
 fn read_columns(db: &Connection, table: &str) -> rusqlite::Result<Vec<RawColumn>> {
-    let mut statement = db.prepare("SELECT name, type, \"notnull\", pk, hidden FROM pragma_table_xinfo(?1, 'main') ORDER BY cid")?;
+    let mut statement = db.prepare(
+        "SELECT name, type, \"notnull\", pk, hidden FROM \
+        pragma_table_xinfo(?1, 'main') ORDER BY cid",
+    )?;
     let rows = statement.query_map([table], |row| {
         Ok(RawColumn {
             column: Column { name: row.get(0)?, declared: row.get(1)?, not_null: row.get(2)? },
@@ -267,21 +320,32 @@ type Indexes = (Option<Vec<(String, String)>>, Vec<UniqueIndex>);
 
 /// The primary key's own index, if it has one, and all other unique indexes.
 fn read_indexes(db: &Connection, table: &str) -> rusqlite::Result<Indexes> {
-    let mut list = db.prepare("SELECT name, origin, partial FROM pragma_index_list(?1, 'main') WHERE \"unique\" ORDER BY name")?;
-    let mut columns = db.prepare("SELECT name, coll FROM pragma_index_xinfo(?1, 'main') WHERE key ORDER BY seqno")?;
-    let mut text = db.prepare("SELECT coalesce(sql, '') FROM main.sqlite_schema WHERE type = 'index' AND name = ?1")?;
+    let mut list = db.prepare(
+        "SELECT name, origin, partial FROM pragma_index_list(?1, 'main') \
+        WHERE \"unique\" ORDER BY name",
+    )?;
+    let mut columns = db.prepare(
+        "SELECT name, coll FROM pragma_index_xinfo(?1, 'main') WHERE key ORDER BY seqno",
+    )?;
+    let mut text = db.prepare(
+        "SELECT coalesce(sql, '') FROM main.sqlite_schema WHERE type = 'index' AND name = ?1",
+    )?;
     let (mut primary, mut unique) = (None, Vec::new());
     let mut rows = list.query([table])?;
     while let Some(row) = rows.next()? {
-        let (name, origin, partial): (String, String, bool) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let (name, origin, partial): (String, String, bool) =
+            (row.get(0)?, row.get(1)?, row.get(2)?);
         let parts = columns
-            .query_map([&name], |c| c.get::<_, Option<String>>(0)?.map(|name| Ok((name, c.get(1)?))).transpose())?
+            .query_map([&name], |c| {
+                c.get::<_, Option<String>>(0)?.map(|name| Ok((name, c.get(1)?))).transpose()
+            })?
             .collect::<rusqlite::Result<Vec<Option<(String, String)>>>>()?;
         if origin == "pk" {
             primary = Some(parts.into_iter().flatten().collect());
         } else {
             // The index of a WITHOUT ROWID table's key has no entry in sqlite_schema, others do.
-            let sql = text.query_map([&name], |r| r.get(0))?.next().transpose()?.unwrap_or_default();
+            let sql =
+                text.query_map([&name], |r| r.get(0))?.next().transpose()?.unwrap_or_default();
             unique.push(UniqueIndex { name, columns: parts, partial, sql });
         }
     }
@@ -289,11 +353,18 @@ fn read_indexes(db: &Connection, table: &str) -> rusqlite::Result<Indexes> {
 }
 
 /// A canonical text of the table, hashed: columns by name, so that their order does not matter.
-fn table_hash(name: &str, columns: &[RawColumn], unique: &[UniqueIndex], without_rowid: bool, key: &[KeyColumn]) -> Digest {
+fn table_hash(
+    name: &str,
+    columns: &[RawColumn],
+    unique: &[UniqueIndex],
+    without_rowid: bool,
+    key: &[KeyColumn],
+) -> Digest {
     let mut lines: Vec<String> = columns
         .iter()
         .map(|c| {
-            let collation = key.iter().find(|k| k.name == c.column.name).map_or("", |k| k.collation.name());
+            let collation =
+                key.iter().find(|k| k.name == c.column.name).map_or("", |k| k.collation.name());
             format!(
                 "column {} {} notnull={} key={} {collation} generated={}",
                 quote(&c.column.name.to_ascii_lowercase()),
@@ -315,15 +386,25 @@ fn table_hash(name: &str, columns: &[RawColumn], unique: &[UniqueIndex], without
             })
             .collect();
         let special = index.partial || index.columns.contains(&None);
-        // Two nodes may spell the same index in two ways; only where the text decides what is unique does it count.
+        // Two nodes may spell the same index in two ways; only where the text decides what is
+        // unique does it count.
         lines.push(format!(
             "unique {} {}",
             parts.join(","),
-            if special { index.sql.split_whitespace().skip(4).collect::<Vec<_>>().join(" ") } else { String::new() }
+            if special {
+                index.sql.split_whitespace().skip(4).collect::<Vec<_>>().join(" ")
+            } else {
+                String::new()
+            }
         ));
     }
     lines.sort();
     lines.dedup();
-    let text = format!("table {} rowid={}\n{}", quote(&name.to_ascii_lowercase()), !without_rowid, lines.join("\n"));
+    let text = format!(
+        "table {} rowid={}\n{}",
+        quote(&name.to_ascii_lowercase()),
+        !without_rowid,
+        lines.join("\n")
+    );
     Sha256::digest(text.as_bytes()).into()
 }

@@ -1,7 +1,8 @@
 //! Bytes that stay in memory up to a bound and lie in a temporary file beyond it.
 //!
-//! Arrives: chunks. Leaves: something that can be read from the start as often as wanted. Owns: memory stays bounded however
-//! large a batch is. The file has no name and is gone with the process.
+//! Arrives: chunks. Leaves: something that can be read from the start as often as wanted. Owns:
+//! memory stays bounded however large a batch is. The file has no name and is gone with the
+//! process.
 
 use bytes::{Bytes, BytesMut};
 use std::fs::File;

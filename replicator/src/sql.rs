@@ -82,7 +82,8 @@ pub enum Collation {
 }
 
 impl Collation {
-    /// The built-in collation of this name. A collation that an application registers is not ours to know: None.
+    /// The built-in collation of this name. A collation that an application registers is not ours
+    /// to know: None.
     pub fn named(name: &str) -> Option<Self> {
         match name.to_ascii_uppercase().as_str() {
             "BINARY" => Some(Self::Binary),
@@ -102,9 +103,11 @@ impl Collation {
     }
 }
 
-/// Appends bytes that are equal for two key values exactly if SQLite calls the values equal under the collation.
+/// Appends bytes that are equal for two key values exactly if SQLite calls the values equal under
+/// the collation.
 ///
-/// Two changes of one row must fold into one even if its key was written in two ways ('a' and 'A' under NOCASE, 1 and 1.0).
+/// Two changes of one row must fold into one even if its key was written in two ways ('a' and 'A'
+/// under NOCASE, 1 and 1.0).
 pub fn canonical_key(value: &Value, collation: Collation, out: &mut Vec<u8>) {
     match value {
         Value::Null => out.push(0),
@@ -191,7 +194,11 @@ mod tests {
             for a in &values {
                 for b in &values {
                     let equal: bool = db.query_row(&sql, (a, b), |r| r.get(0)).unwrap();
-                    assert_eq!(canonical(a, collation) == canonical(b, collation), equal, "{a:?} {b:?} {collation:?}");
+                    assert_eq!(
+                        canonical(a, collation) == canonical(b, collation),
+                        equal,
+                        "{a:?} {b:?} {collation:?}"
+                    );
                 }
             }
         }
@@ -215,9 +222,13 @@ mod tests {
             Value::Text(vec![0xff]),
             Value::Blob(vec![0, 1]),
         ] {
-            let back: Value = db.query_row(&format!("SELECT {}", literal(&value)), [], |r| Ok(r.get_ref(0)?.into())).unwrap();
+            let back: Value = db
+                .query_row(&format!("SELECT {}", literal(&value)), [], |r| Ok(r.get_ref(0)?.into()))
+                .unwrap();
             match (&value, &back) {
-                (Value::Real(a), Value::Real(b)) if value != Value::Real(-0.0) => assert_eq!(a.to_bits(), b.to_bits()),
+                (Value::Real(a), Value::Real(b)) if value != Value::Real(-0.0) => {
+                    assert_eq!(a.to_bits(), b.to_bits())
+                }
                 _ => assert_eq!(value, back),
             }
         }

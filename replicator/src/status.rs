@@ -86,7 +86,8 @@ pub struct HeldStatus {
     pub reason: String,
 }
 
-/// How commits of the application are noticed, and how long things took (microseconds, median and 99th of the last few).
+/// How commits of the application are noticed, and how long things took (microseconds, median and
+/// 99th of the last few).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs)]

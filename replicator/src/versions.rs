@@ -1,8 +1,9 @@
 //! Reads and stores the versions of rows, many in a row.
 //!
-//! Arrives: a table and a key. Leaves: the version, or a stored one. The statements of the tables that came last are kept at hand: rusqlite's own
-//! cache costs a hash of the statement's text and moves in its list each time, a tenth of what applying a row takes. A crash leaves
-//! what the caller's transaction leaves.
+//! Arrives: a table and a key. Leaves: the version, or a stored one. The statements of the tables
+//! that came last are kept at hand: rusqlite's own cache costs a hash of the statement's text and
+//! moves in its list each time, a tenth of what applying a row takes. A crash leaves what the
+//! caller's transaction leaves.
 
 use crate::batch::Value;
 use crate::database::{DatabaseError, version_from};
@@ -13,7 +14,8 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, params_from_iter}
 /// Tables whose statements are kept: more than a transaction usually writes to.
 const TABLES_MAX: usize = 8;
 
-/// The versions in one database. Lives no longer than a transaction: the tables must not change meanwhile.
+/// The versions in one database. Lives no longer than a transaction: the tables must not change
+/// meanwhile.
 pub struct Versions<'a> {
     db: &'a Connection,
     last: Vec<Statements<'a>>,
@@ -38,7 +40,10 @@ impl<'a> Versions<'a> {
                 if self.last.len() == TABLES_MAX {
                     self.last.swap_remove(0);
                 }
-                let (get, put) = (self.db.prepare_cached(&table.sql.version_get)?, self.db.prepare_cached(&table.sql.version_put)?);
+                let (get, put) = (
+                    self.db.prepare_cached(&table.sql.version_get)?,
+                    self.db.prepare_cached(&table.sql.version_put)?,
+                );
                 self.last.push(Statements { table: table.id, get, put });
                 self.last.len() - 1
             }
@@ -52,14 +57,22 @@ impl<'a> Versions<'a> {
     /// What SQLite says.
     pub fn get(&mut self, table: &TableLayout, key: &[Value]) -> Result<Version, DatabaseError> {
         let get = &mut self.of(table)?.get;
-        Ok(get.query_row(params_from_iter(key), |r| version_from(r, 0)).optional()?.unwrap_or(Version::NONE))
+        Ok(get
+            .query_row(params_from_iter(key), |r| version_from(r, 0))
+            .optional()?
+            .unwrap_or(Version::NONE))
     }
 
     /// Stores the version of a row.
     ///
     /// # Errors
     /// What SQLite says.
-    pub fn put(&mut self, table: &TableLayout, key: &[Value], version: Version) -> Result<(), DatabaseError> {
+    pub fn put(
+        &mut self,
+        table: &TableLayout,
+        key: &[Value],
+        version: Version,
+    ) -> Result<(), DatabaseError> {
         let put = &mut self.of(table)?.put;
         for (i, value) in key.iter().enumerate() {
             put.raw_bind_parameter(i + 1, value)?;

@@ -1,7 +1,8 @@
 //! Walks over the rows of a table in the order of its key, a bounded number at a time.
 //!
-//! Arrives: where the last stretch ended. Leaves: the bounds of the next one, as SQL. Owns: no statement looks at more rows than the
-//! bound, however few of them it wants: what is done under the write lock keeps the application waiting. Reads only.
+//! Arrives: where the last stretch ended. Leaves: the bounds of the next one, as SQL. Owns: no
+//! statement looks at more rows than the bound, however few of them it wants: what is done under
+//! the write lock keeps the application waiting. Reads only.
 
 use crate::batch::Value;
 use crate::database::DatabaseError;
@@ -18,15 +19,22 @@ pub struct Stretch {
     pub end: Option<Vec<Value>>,
 }
 
-/// The next stretch of at most `rows_max` rows of `from` (a FROM clause) behind the key `after`. `keys` are the expressions of the key's
-/// columns. Rows with NULL in the key are in none.
+/// The next stretch of at most `rows_max` rows of `from` (a FROM clause) behind the key `after`.
+/// `keys` are the expressions of the key's columns. Rows with NULL in the key are in none.
 ///
 /// # Errors
 /// What SQLite says.
-pub fn stretch(db: &Connection, from: &str, keys: &[String], after: Option<&[Value]>, rows_max: u64) -> Result<Stretch, DatabaseError> {
+pub fn stretch(
+    db: &Connection,
+    from: &str,
+    keys: &[String],
+    after: Option<&[Value]>,
+    rows_max: u64,
+) -> Result<Stretch, DatabaseError> {
     let n = keys.len();
     let columns = keys.join(", ");
-    let places = |first: usize| (first..first + n).map(|i| format!("?{i}")).collect::<Vec<_>>().join(", ");
+    let places =
+        |first: usize| (first..first + n).map(|i| format!("?{i}")).collect::<Vec<_>>().join(", ");
     let mut conditions: Vec<String> = keys.iter().map(|k| format!("{k} IS NOT NULL")).collect();
     if after.is_some() {
         conditions.push(format!("({columns}) > ({})", places(1)));
@@ -34,11 +42,16 @@ pub fn stretch(db: &Connection, from: &str, keys: &[String], after: Option<&[Val
     let mut values: Vec<Value> = after.unwrap_or_default().to_vec();
     let offset = rows_max.saturating_sub(1).min(i64::MAX as u64);
     let end: Option<Vec<Value>> = {
-        let sql = format!("SELECT {columns} FROM {from} WHERE {} ORDER BY {columns} LIMIT 1 OFFSET {offset}", conditions.join(" AND "));
+        let sql = format!(
+            "SELECT {columns} FROM {from} WHERE {} ORDER BY {columns} LIMIT 1 OFFSET {offset}",
+            conditions.join(" AND ")
+        );
         let mut read = db.prepare_cached(&sql)?;
         let mut rows = read.query(params_from_iter(&values))?;
         match rows.next()? {
-            Some(row) => Some((0..n).map(|i| row.get_ref(i).map(Value::from)).collect::<rusqlite::Result<_>>()?),
+            Some(row) => Some(
+                (0..n).map(|i| row.get_ref(i).map(Value::from)).collect::<rusqlite::Result<_>>()?,
+            ),
             None => None,
         }
     };

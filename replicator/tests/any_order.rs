@@ -1,8 +1,8 @@
 //! In whatever order batches come, the rows are the same in the end.
 //!
-//! Method: random writes of three nodes to a handful of rows become batches; two fresh databases apply them in two random orders,
-//! some of them twice, through the real apply. Unique clashes are not here: they need the nodes to answer each other, which the
-//! simulation shows.
+//! Method: random writes of three nodes to a handful of rows become batches; two fresh databases
+//! apply them in two random orders, some of them twice, through the real apply. Unique clashes are
+//! not here: they need the nodes to answer each other, which the simulation shows.
 
 #![allow(clippy::unwrap_used)]
 
@@ -20,17 +20,20 @@ use std::sync::Arc;
 type Batch = Vec<Row>;
 
 fn rows() -> impl Strategy<Value = Batch> {
-    let row = (0_i64..6, 1_i64..50, 1_i64..4, prop::option::of(any::<i64>())).prop_map(|(key, hlc, site, value)| {
-        let version = Version { hlc: Hlc(hlc), site: Site(site) };
-        // A version stands for one content: the value follows from it.
-        let value = value.map(|_| Value::Integer(hlc * 10 + site)).filter(|_| (hlc + site) % 4 != 0);
-        let (op, values) = match value {
-            Some(value) => (Op::Upsert, vec![Value::Integer(key), value]),
-            None if (hlc + site) % 4 == 0 => (Op::Delete, vec![Value::Integer(key)]),
-            None => (Op::Upsert, vec![Value::Integer(key), Value::Integer(hlc * 10 + site)]),
-        };
-        Row { version, previous: Version::NONE, op, values }
-    });
+    let row = (0_i64..6, 1_i64..50, 1_i64..4, prop::option::of(any::<i64>())).prop_map(
+        |(key, hlc, site, value)| {
+            let version = Version { hlc: Hlc(hlc), site: Site(site) };
+            // A version stands for one content: the value follows from it.
+            let value =
+                value.map(|_| Value::Integer(hlc * 10 + site)).filter(|_| (hlc + site) % 4 != 0);
+            let (op, values) = match value {
+                Some(value) => (Op::Upsert, vec![Value::Integer(key), value]),
+                None if (hlc + site) % 4 == 0 => (Op::Delete, vec![Value::Integer(key)]),
+                None => (Op::Upsert, vec![Value::Integer(key), Value::Integer(hlc * 10 + site)]),
+            };
+            Row { version, previous: Version::NONE, op, values }
+        },
+    );
     prop::collection::vec(row, 1..5)
 }
 

@@ -1,12 +1,15 @@
 //! What is encoded is decoded, whatever the values; and no bytes, however hostile, do harm.
 //!
-//! Method: random batches make the round trip; then their bytes are flipped, cut, and replaced by bombs (faults 25-27 of the
-//! reliability list). Decoding answers with a reason, never with a panic or with unbounded memory.
+//! Method: random batches make the round trip; then their bytes are flipped, cut, and replaced by
+//! bombs (faults 25-27 of the reliability list). Decoding answers with a reason, never with a panic
+//! or with unbounded memory.
 
 #![allow(clippy::unwrap_used)]
 
 use harmonylite::batch::{BatchHeader, Op, Row, TableHeader, Value};
-use harmonylite::decode::{BatchReader, DecodeError, Outline, Unpacker, outline as outline_plain, unpacking};
+use harmonylite::decode::{
+    BatchReader, DecodeError, Outline, Unpacker, outline as outline_plain, unpacking,
+};
 use harmonylite::encode::Encoder;
 use harmonylite::limits::Limits;
 use harmonylite::names::{BatchNo, Hlc, NodeId, Site, Version};
@@ -15,9 +18,16 @@ use proptest::prelude::*;
 type Table = (TableHeader, Vec<Row>);
 
 fn value() -> impl Strategy<Value = Value> {
-    let integers = prop_oneof![any::<i64>(), Just(i64::MIN), Just(i64::MAX), Just(0), Just(-1), Just(1 << 53)];
-    let reals =
-        prop_oneof![any::<f64>(), Just(-0.0), Just(f64::INFINITY), Just(f64::NEG_INFINITY), Just(f64::MIN_POSITIVE / 4.0), Just(f64::MAX)];
+    let integers =
+        prop_oneof![any::<i64>(), Just(i64::MIN), Just(i64::MAX), Just(0), Just(-1), Just(1 << 53)];
+    let reals = prop_oneof![
+        any::<f64>(),
+        Just(-0.0),
+        Just(f64::INFINITY),
+        Just(f64::NEG_INFINITY),
+        Just(f64::MIN_POSITIVE / 4.0),
+        Just(f64::MAX)
+    ];
     prop_oneof![
         Just(Value::Null),
         integers.prop_map(Value::Integer),
@@ -30,24 +40,36 @@ fn value() -> impl Strategy<Value = Value> {
 }
 
 fn row(columns: usize, sites: i64) -> impl Strategy<Value = Row> {
-    let version = move || (0..=Hlc::FOREIGN_MAX.0, 1..=sites).prop_map(|(hlc, site)| Version { hlc: Hlc(hlc), site: Site(site) });
+    let version = move || {
+        (0..=Hlc::FOREIGN_MAX.0, 1..=sites)
+            .prop_map(|(hlc, site)| Version { hlc: Hlc(hlc), site: Site(site) })
+    };
     let previous = prop_oneof![Just(Version::NONE), version()];
-    (version(), previous, any::<bool>(), prop::collection::vec(value(), columns)).prop_map(|(version, previous, gone, mut values)| {
-        let op = if gone { Op::Delete } else { Op::Upsert };
-        values.truncate(if gone { 1 } else { usize::MAX });
-        Row { version, previous, op, values }
-    })
+    (version(), previous, any::<bool>(), prop::collection::vec(value(), columns)).prop_map(
+        |(version, previous, gone, mut values)| {
+            let op = if gone { Op::Delete } else { Op::Upsert };
+            values.truncate(if gone { 1 } else { usize::MAX });
+            Row { version, previous, op, values }
+        },
+    )
 }
 
 fn table() -> impl Strategy<Value = Table> {
-    ("[^\\x00]{1,12}", any::<[u8; 32]>(), prop::collection::btree_set("[a-z\"é ]{1,6}", 1..6)).prop_flat_map(|(name, hash, columns)| {
-        let columns: Vec<String> = columns.into_iter().collect();
-        let width = columns.len();
-        prop::collection::vec(row(width, 3), 0..20).prop_map(move |rows| {
-            let header = TableHeader { name: name.clone(), hash, columns: columns.clone(), key: vec![0], rows: rows.len() as u64 };
-            (header, rows)
+    ("[^\\x00]{1,12}", any::<[u8; 32]>(), prop::collection::btree_set("[a-z\"é ]{1,6}", 1..6))
+        .prop_flat_map(|(name, hash, columns)| {
+            let columns: Vec<String> = columns.into_iter().collect();
+            let width = columns.len();
+            prop::collection::vec(row(width, 3), 0..20).prop_map(move |rows| {
+                let header = TableHeader {
+                    name: name.clone(),
+                    hash,
+                    columns: columns.clone(),
+                    key: vec![0],
+                    rows: rows.len() as u64,
+                };
+                (header, rows)
+            })
         })
-    })
 }
 
 fn header() -> BatchHeader {
@@ -65,7 +87,8 @@ fn header() -> BatchHeader {
 fn encode(tables: &[Table]) -> Vec<u8> {
     let mut encoder = Encoder::new(&Limits::default(), std::env::temp_dir()).unwrap();
     encoder.begin(&header(), tables.len() as u64).unwrap();
-    let named = |v: Version| (v.hlc.0, if v.site.0 == 0 { 0 } else { v.site.0.cast_unsigned() - 1 });
+    let named =
+        |v: Version| (v.hlc.0, if v.site.0 == 0 { 0 } else { v.site.0.cast_unsigned() - 1 });
     for (header, rows) in tables {
         encoder.table(header).unwrap();
         for row in rows {
@@ -83,7 +106,12 @@ fn decode(bytes: &[u8], limits: &Limits) -> Result<Vec<Table>, DecodeError> {
     let mut reader = BatchReader::new(unpacking(bytes, limits)?, limits)?;
     let mut tables = Vec::new();
     while let Some(header) = reader.next_table()? {
-        let mut row = Row { version: Version::NONE, previous: Version::NONE, op: Op::Delete, values: Vec::new() };
+        let mut row = Row {
+            version: Version::NONE,
+            previous: Version::NONE,
+            op: Op::Delete,
+            values: Vec::new(),
+        };
         let mut rows = Vec::new();
         while reader.next_row(&mut row)? {
             rows.push(row.clone());
@@ -93,7 +121,8 @@ fn decode(bytes: &[u8], limits: &Limits) -> Result<Vec<Table>, DecodeError> {
     Ok(tables)
 }
 
-/// Decompressed while it is read; and, if it says of itself that it is small, at once, which must come to the same.
+/// Decompressed while it is read; and, if it says of itself that it is small, at once, which must
+/// come to the same.
 fn outline(bytes: &[u8], limits: &Limits) -> Result<Outline, DecodeError> {
     let streamed = unpacking(bytes, limits).and_then(|source| outline_plain(source, limits));
     if let Some(at_once) = Unpacker::default().unpack(bytes, limits).transpose() {
@@ -124,7 +153,8 @@ proptest! {
             for (row, found) in rows.iter().zip(found_rows) {
                 // A version without a site is "none", whatever its time.
                 prop_assert_eq!((row.version, row.op), (found.version, found.op));
-                prop_assert!(row.values.iter().zip(&found.values).all(|(a, b)| same(a, b)), "{:?} became {:?}", row, found);
+                prop_assert!(row.values.iter().zip(&found.values).all(|(a, b)| same(a, b)), "{:?} \
+                    became {:?}", row, found);
                 prop_assert_eq!(row.values.len(), found.values.len());
             }
         }
@@ -140,7 +170,8 @@ proptest! {
         // The parts' digest catches these before; here decode stands alone.
         let _ = outline(&flipped[..], &Limits::default());
         let cut = cut.index(bytes.len());
-        prop_assert!(outline(&bytes[..cut], &Limits::default()).is_err(), "cut to {} of {} bytes", cut, bytes.len());
+        prop_assert!(outline(&bytes[..cut], &Limits::default()).is_err(), "cut to {} of {} \
+            bytes", cut, bytes.len());
     }
 
     #[test]
@@ -180,7 +211,8 @@ fn bombs_are_refused_before_they_grow() {
 
 #[test]
 fn a_window_of_two_gigabytes_is_refused() {
-    // A frame header: magic, no single segment, window descriptor with exponent 21 (2^31 bytes), then an empty last block.
+    // A frame header: magic, no single segment, window descriptor with exponent 21 (2^31 bytes),
+    // then an empty last block.
     let frame = [0x28, 0xb5, 0x2f, 0xfd, 0x00, 21 << 3, 0x01, 0x00, 0x00];
     let reason = outline(&frame[..], &Limits::default()).unwrap_err().to_string();
     assert!(reason.contains("memory"), "{reason}");
@@ -188,6 +220,7 @@ fn a_window_of_two_gigabytes_is_refused() {
 
 #[test]
 fn a_later_format_waits_for_an_upgrade() {
-    let error = outline(&zstd::encode_all(&[0x81, 2][..], 1).unwrap()[..], &Limits::default()).unwrap_err();
+    let error =
+        outline(&zstd::encode_all(&[0x81, 2][..], 1).unwrap()[..], &Limits::default()).unwrap_err();
     assert_eq!(error.action(), harmonylite::error::Action::HoldOrigin, "{error}");
 }

@@ -1,4 +1,5 @@
-//! The program's promises to a shell: exit statuses, two lines on stderr for every error, nothing changed by an error.
+//! The program's promises to a shell: exit statuses, two lines on stderr for every error, nothing
+//! changed by an error.
 //!
 //! Method: the real binary, in a directory of its own for each case.
 
@@ -59,7 +60,12 @@ fn every_error_is_two_lines_and_has_its_exit_status() {
         let Outcome { code: got, out, err } = harmonylite(dir.path(), line);
         assert_eq!(got, code, "{line}: {err}");
         let lines: Vec<&str> = err.lines().collect();
-        assert!(lines.len() == 2 && lines[0].starts_with("harmonylite: ") && lines[1].starts_with("hint: "), "{line}: {err}");
+        assert!(
+            lines.len() == 2
+                && lines[0].starts_with("harmonylite: ")
+                && lines[1].starts_with("hint: "),
+            "{line}: {err}"
+        );
         assert!(lines[0].contains(part), "{line}: {err}");
         assert!(out.is_empty() && !err.contains("geheim"), "{line}: {out}{err}");
     }
@@ -90,8 +96,11 @@ fn what_works_ends_with_zero() {
 
 fn installed(dir: &Path) -> rusqlite::Connection {
     let db = rusqlite::Connection::open(dir.join("app.db")).unwrap();
-    db.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, a); INSERT INTO t VALUES ('k', 'kept');")
-        .unwrap();
+    db.execute_batch(
+        "PRAGMA journal_mode = WAL; CREATE TABLE t (id TEXT PRIMARY KEY NOT NULL, \
+        a); INSERT INTO t VALUES ('k', 'kept');",
+    )
+    .unwrap();
     harmonylite::database::create_tables(&db, &dir.join("app.db")).unwrap();
     harmonylite::capture::install(&db, &Default::default(), 1).unwrap();
     db.execute_batch(
@@ -126,11 +135,18 @@ fn a_stopped_nodes_database_can_be_looked_at_and_repaired() {
         assert_eq!(got, code, "{line}: {err}");
         assert!(out.contains(part), "{line}: {out}");
     }
-    let (value, log): (String, i64) =
-        db.query_row("SELECT a, (SELECT count(*) FROM __harmonylite__change_log) FROM t", [], |r| Ok((r.get(0)?, r.get(1)?))).unwrap();
+    let (value, log): (String, i64) = db
+        .query_row("SELECT a, (SELECT count(*) FROM __harmonylite__change_log) FROM t", [], |r| {
+            Ok((r.get(0)?, r.get(1)?))
+        })
+        .unwrap();
     assert_eq!((value.as_str(), log), ("lost", 1), "restored by a write that is captured");
     assert_eq!(harmonylite(dir.path(), "cleanup --db app.db").code, 0);
-    let left: i64 = db.query_row("SELECT count(*) FROM sqlite_schema WHERE name LIKE '%harmonylite%'", [], |r| r.get(0)).unwrap();
+    let left: i64 = db
+        .query_row("SELECT count(*) FROM sqlite_schema WHERE name LIKE '%harmonylite%'", [], |r| {
+            r.get(0)
+        })
+        .unwrap();
     assert_eq!(left, 0);
 }
 

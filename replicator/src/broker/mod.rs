@@ -1,7 +1,8 @@
 //! The broker as the stages see it: requests go in, events come out, nothing waits.
 //!
-//! The NATS side of it lives in [`nats`]; the simulation puts a faulty broker of its own in its place. Whoever owns an
-//! actor's inbox delivers [`BrokerEvent`]s to it in the order in which they happened.
+//! The NATS side of it lives in [`nats`]; the simulation puts a faulty broker of its own in its
+//! place. Whoever owns an actor's inbox delivers [`BrokerEvent`]s to it in the order in which they
+//! happened.
 
 pub mod nats;
 
@@ -40,8 +41,8 @@ pub struct StreamState {
     pub last: StreamSeq,
     /// When the last message was stored, unix nanoseconds; 0 when the stream is empty.
     pub last_time_ns: i64,
-    /// No message stored from this time on has been removed for its age or for the size of the stream; unix nanoseconds. May be later
-    /// than the truth, never earlier.
+    /// No message stored from this time on has been removed for its age or for the size of the
+    /// stream; unix nanoseconds. May be later than the truth, never earlier.
     pub kept_since_ns: i64,
 }
 
@@ -57,7 +58,8 @@ pub struct KvEntry {
 /// What an actor can ask of the broker.
 #[derive(Clone, Debug)]
 pub enum Request {
-    /// Stores one part under this node's own subject, if `expected_last` is still the last position of that subject (0: none yet).
+    /// Stores one part under this node's own subject, if `expected_last` is still the last position
+    /// of that subject (0: none yet).
     Publish {
         /// The stream.
         shard: u32,
@@ -85,11 +87,13 @@ pub enum Request {
         /// The stream.
         shard: u32,
     },
-    /// Delivers every message from `start` on as [`BrokerEvent::Delivered`], replacing what was consumed of this stream before.
+    /// Delivers every message from `start` on as [`BrokerEvent::Delivered`], replacing what was
+    /// consumed of this stream before.
     Consume {
         /// The stream.
         shard: u32,
-        /// The first position wanted. Below the stream's first: delivery starts there; beyond the last: with what comes.
+        /// The first position wanted. Below the stream's first: delivery starts there; beyond the
+        /// last: with what comes.
         start: StreamSeq,
         /// Comes back with each delivery, so that an older consumer's late ones can be told apart.
         generation: u64,
@@ -105,9 +109,11 @@ pub enum Request {
         key: String,
         /// The bytes.
         value: Bytes,
-        /// Only if this is still the key's revision (0: only if there is no such key). None: in any case.
+        /// Only if this is still the key's revision (0: only if there is no such key). None: in any
+        /// case.
         expected: Option<u64>,
-        /// After so many milliseconds without another put the key is gone (where the server can do that).
+        /// After so many milliseconds without another put the key is gone (where the server can do
+        /// that).
         ttl_ms: Option<u64>,
     },
     /// Tells all nodes something, without storing it. No answer; may be lost.
@@ -126,7 +132,8 @@ pub enum BrokerError {
     /// Not now: no connection, no leader, no answer in time. Whether it was done is not known.
     #[error("the broker did not answer: {0}")]
     Unreachable(String),
-    /// The stream refuses it for a lasting reason (full with discard-new, payload too large, no permission).
+    /// The stream refuses it for a lasting reason (full with discard-new, payload too large, no
+    /// permission).
     #[error("the broker refused: {0}")]
     Refused(String),
 }
@@ -148,7 +155,8 @@ pub enum Reply {
     KvPut(u64),
 }
 
-/// Counts a delivery's bytes against the budget until it is dropped; that is the back-pressure on the broker.
+/// Counts a delivery's bytes against the budget until it is dropped; that is the back-pressure on
+/// the broker.
 #[derive(Debug, Default)]
 pub struct Permit(#[allow(dead_code)] Option<tokio::sync::OwnedSemaphorePermit>);
 
@@ -164,7 +172,8 @@ impl Permit {
 pub enum BrokerEvent {
     /// A connection is up (the first, or again), the streams exist and their server is good enough.
     Connected,
-    /// The connection is down, with what is known of the reason. Requests under way get `Unreachable`.
+    /// The connection is down, with what is known of the reason. Requests under way get
+    /// `Unreachable`.
     Disconnected(String),
     /// The answer to a request.
     Reply(Ticket, Result<Reply, BrokerError>),
@@ -177,7 +186,8 @@ pub enum BrokerEvent {
         /// Held until the message is dealt with.
         permit: Permit,
     },
-    /// The consumer with this generation ended (gap in delivery, missed heartbeats, deleted): ask again.
+    /// The consumer with this generation ended (gap in delivery, missed heartbeats, deleted): ask
+    /// again.
     ConsumerLost {
         /// The stream.
         shard: u32,
@@ -192,9 +202,11 @@ pub enum BrokerEvent {
 
 /// Where an actor's requests go. The events come back through the actor's inbox.
 pub trait Broker {
-    /// Hands a request over. Never waits. Every request but `Signal` is answered by exactly one [`BrokerEvent::Reply`].
+    /// Hands a request over. Never waits. Every request but `Signal` is answered by exactly one
+    /// [`BrokerEvent::Reply`].
     fn request(&mut self, ticket: Ticket, request: Request);
 
-    /// The largest payload of one message, in bytes, as the server told; before the first connection a guess of 1 MiB.
+    /// The largest payload of one message, in bytes, as the server told; before the first
+    /// connection a guess of 1 MiB.
     fn max_payload_bytes(&self) -> usize;
 }

@@ -46,7 +46,8 @@ pub(crate) struct Global {
     /// Print the replicated tables with their hashes, and end
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
     pub(crate) schema_status: bool,
-    /// Print the schema hashes of all nodes, as the running node of this database knows them, and end
+    /// Print the schema hashes of all nodes, as the running node of this database knows them, and
+    /// end
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
     pub(crate) schema_status_cluster: bool,
     /// Serve profiles (not in this version yet)
@@ -156,12 +157,22 @@ impl Global {
     pub(crate) fn cluster(&self) -> Result<ClusterSettings, Failure> {
         if let Some(address) = &self.cluster_addr {
             server_bind(address).map_err(|reason| {
-                Failure::new(Exit::Usage, format!("-cluster-addr {reason}"), "for example -cluster-addr 127.0.0.1:4221")
+                Failure::new(
+                    Exit::Usage,
+                    format!("-cluster-addr {reason}"),
+                    "for example -cluster-addr 127.0.0.1:4221",
+                )
             })?;
         }
-        let list = |urls: &[String]| urls.iter().map(|u| u.trim().to_owned()).filter(|u| !u.is_empty()).collect();
+        let list = |urls: &[String]| {
+            urls.iter().map(|u| u.trim().to_owned()).filter(|u| !u.is_empty()).collect()
+        };
         let filled = self.cluster_addr.clone().filter(|a| !a.is_empty());
-        Ok(ClusterSettings { addr: filled, peers: list(&self.cluster_peers), leaf_servers: list(&self.leaf_servers) })
+        Ok(ClusterSettings {
+            addr: filled,
+            peers: list(&self.cluster_peers),
+            leaf_servers: list(&self.leaf_servers),
+        })
     }
 }
 
@@ -186,7 +197,10 @@ pub(crate) fn go_style(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsS
     let mut literal = false;
     let rewrite = |argument: OsString| {
         literal |= argument == "--";
-        let name = argument.to_str().and_then(|text| text.strip_prefix('-')).map(|text| text.split('=').next().unwrap_or(text));
+        let name = argument
+            .to_str()
+            .and_then(|text| text.strip_prefix('-'))
+            .map(|text| text.split('=').next().unwrap_or(text));
         if literal || !name.is_some_and(|name| GO_FLAGS.contains(&name)) {
             return argument;
         }
@@ -215,9 +229,12 @@ mod tests {
     #[test]
     fn go_style_flags_work_with_one_dash_and_two() {
         for line in [
-            "-config c.toml -node-id 2 -cluster-addr :4221 -cluster-peers nats://a:1,nats://b:2 -leaf-servers x -pprof :1 -cleanup",
-            "-config=c.toml -node-id=2 -cluster-addr=:4221 -cluster-peers=nats://a:1,nats://b:2 -leaf-servers=x -pprof=:1 -cleanup=true",
-            "--config c.toml --node-id 2 --cluster-addr :4221 --cluster-peers nats://a:1,nats://b:2 --leaf-servers=x --pprof :1 --cleanup",
+            "-config c.toml -node-id 2 -cluster-addr :4221 -cluster-peers nats://a:1,nats://b:2 \
+            -leaf-servers x -pprof :1 -cleanup",
+            "-config=c.toml -node-id=2 -cluster-addr=:4221 -cluster-peers=nats://a:1,nats://b:2 \
+            -leaf-servers=x -pprof=:1 -cleanup=true",
+            "--config c.toml --node-id 2 --cluster-addr :4221 --cluster-peers \
+            nats://a:1,nats://b:2 --leaf-servers=x --pprof :1 --cleanup",
         ] {
             let Cli { global, command } = parse(line);
             assert!(command.is_none());
@@ -231,18 +248,28 @@ mod tests {
         }
         assert!(parse("-save-snapshot").global.save_snapshot);
         assert!(!parse("-save-snapshot=false").global.save_snapshot);
-        assert!(parse("-schema-status").global.schema_status && parse("-schema-status-cluster").global.schema_status_cluster);
+        assert!(
+            parse("-schema-status").global.schema_status
+                && parse("-schema-status-cluster").global.schema_status_cluster
+        );
         assert!(parse("-version").global.version);
     }
 
     #[test]
     fn flags_stand_before_or_after_the_subcommand() {
-        for line in ["run --db a.db -node-id 1", "--db a.db -node-id 1 run", "-db a.db -node-id=1"] {
+        for line in ["run --db a.db -node-id 1", "--db a.db -node-id 1 run", "-db a.db -node-id=1"]
+        {
             let global = parse(line).global;
             assert_eq!((global.db, global.node_id), (Some("a.db".into()), Some(1)), "{line}");
         }
-        assert!(matches!(parse("conflicts restore 3").command, Some(Command::Conflicts { action: ConflictsAction::Restore { id: 3 } })));
-        assert!(matches!(parse("status --json --watch").command, Some(Command::Status { json: true, watch: true })));
+        assert!(matches!(
+            parse("conflicts restore 3").command,
+            Some(Command::Conflicts { action: ConflictsAction::Restore { id: 3 } })
+        ));
+        assert!(matches!(
+            parse("status --json --watch").command,
+            Some(Command::Status { json: true, watch: true })
+        ));
         assert!(matches!(parse("completions bash").command, Some(Command::Completions { .. })));
     }
 

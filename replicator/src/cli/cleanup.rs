@@ -1,4 +1,5 @@
-//! `harmonylite cleanup`: takes everything of ours out of a database, and what HarmonyLite (Go) left there.
+//! `harmonylite cleanup`: takes everything of ours out of a database, and what HarmonyLite (Go)
+//! left there.
 
 use super::{database, show};
 use anyhow::{Context, Result};
@@ -18,7 +19,11 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
     }
     let _ = match removed.len() {
         0 => writeln!(out, "nothing of harmonylite is in {}", settings.db_path.display()),
-        n => writeln!(out, "{n} objects removed from {}; its own tables are as they were", settings.db_path.display()),
+        n => writeln!(
+            out,
+            "{n} objects removed from {}; its own tables are as they were",
+            settings.db_path.display()
+        ),
     };
     show::print(&out);
     Ok(ExitCode::SUCCESS)
@@ -29,7 +34,8 @@ fn remove(settings: &Settings) -> Result<Vec<String>> {
     let lock = Lock::acquire(&settings.db_path)?;
     let mut db = database::open(&settings.db_path)?;
     let name = || settings.db_path.display().to_string();
-    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate).with_context(name)?;
+    let transaction =
+        db.transaction_with_behavior(TransactionBehavior::Immediate).with_context(name)?;
     let removed = capture::uninstall(&transaction).with_context(name)?;
     transaction.commit().with_context(name)?;
     drop(db);
@@ -51,14 +57,22 @@ mod tests {
         assert_eq!(Failure::of(&missing).exit, Exit::Database);
         let db = Connection::open(&settings.db_path).unwrap();
         db.execute_batch(
-            "CREATE TABLE t (id INTEGER PRIMARY KEY, a); INSERT INTO t VALUES (1, 2); CREATE TABLE u (a PRIMARY KEY);
-             CREATE TABLE __harmonylite__u_change_log (id INTEGER PRIMARY KEY, val_a, type, created_at, state);
+            "CREATE TABLE t (id INTEGER PRIMARY KEY, a); INSERT INTO t VALUES (1, 2); CREATE \
+            TABLE u (a PRIMARY KEY);
+             CREATE TABLE __harmonylite__u_change_log (id INTEGER PRIMARY KEY, val_a, type, \
+             created_at, state);
              CREATE TABLE __harmonylite___change_log_global (id INTEGER PRIMARY KEY);
-             CREATE TRIGGER __harmonylite__u_change_log_on_insert AFTER INSERT ON u BEGIN INSERT INTO __harmonylite__u_change_log (val_a) VALUES (NEW.a); END;",
+             CREATE TRIGGER __harmonylite__u_change_log_on_insert AFTER INSERT ON u BEGIN INSERT \
+             INTO __harmonylite__u_change_log (val_a) VALUES (NEW.a); END;",
         )
         .unwrap();
-        let before: i64 =
-            db.query_row("SELECT count(*) FROM sqlite_schema WHERE name LIKE '\\_\\_harm%' ESCAPE '\\'", [], |r| r.get(0)).unwrap();
+        let before: i64 = db
+            .query_row(
+                "SELECT count(*) FROM sqlite_schema WHERE name LIKE '\\_\\_harm%' ESCAPE '\\'",
+                [],
+                |r| r.get(0),
+            )
+            .unwrap();
         assert_eq!(before, 3);
         let lock = Lock::acquire(&settings.db_path).unwrap();
         let error = remove(&settings).unwrap_err();
@@ -75,7 +89,10 @@ mod tests {
             .unwrap()
             .map(Result::unwrap)
             .collect();
-        assert!(left.iter().all(|name| ["t", "u", "sqlite_sequence"].contains(&name.as_str())), "{left:?}");
+        assert!(
+            left.iter().all(|name| ["t", "u", "sqlite_sequence"].contains(&name.as_str())),
+            "{left:?}"
+        );
         assert_eq!(db.query_row("SELECT a FROM t", [], |r| r.get::<_, i64>(0)).unwrap(), 2);
         assert_eq!(remove(&settings).unwrap().len(), 0);
         assert!(!harmonylite::lockfile::lock_path(&settings.db_path).exists());

@@ -20,7 +20,10 @@ pub(crate) fn run(settings: &Settings, action: ConflictsAction) -> Result<ExitCo
             let conflict = find(&db, id)?;
             restore::restore(&mut db, &settings.table_filter()?, &conflict)?
         }
-        ConflictsAction::Clear => format!("{} conflicts forgotten\n", db.execute("DELETE FROM main.__harmonylite__conflict", [])?),
+        ConflictsAction::Clear => format!(
+            "{} conflicts forgotten\n",
+            db.execute("DELETE FROM main.__harmonylite__conflict", [])?
+        ),
     };
     show::print(&text);
     Ok(ExitCode::SUCCESS)
@@ -29,7 +32,12 @@ pub(crate) fn run(settings: &Settings, action: ConflictsAction) -> Result<ExitCo
 fn find(db: &Connection, id: i64) -> Result<Conflict> {
     let found = journal::list(db, i64::MAX)?.into_iter().find(|c| c.id == id);
     found.ok_or_else(|| {
-        Failure::new(Exit::General, format!("there is no conflict {id}"), "`harmonylite conflicts list` shows their numbers").into()
+        Failure::new(
+            Exit::General,
+            format!("there is no conflict {id}"),
+            "`harmonylite conflicts list` shows their numbers",
+        )
+        .into()
     })
 }
 
@@ -40,17 +48,29 @@ fn list(conflicts: &[Conflict], json: bool) -> Result<String> {
     if conflicts.is_empty() {
         return Ok("no conflicts\n".to_owned());
     }
-    let mut rows = vec![["id", "noticed", "table", "key", "what", "lost"].map(str::to_owned).to_vec()];
+    let mut rows =
+        vec![["id", "noticed", "table", "key", "what", "lost"].map(str::to_owned).to_vec()];
     rows.extend(conflicts.iter().map(|c| {
         let lost = c.content.as_deref().unwrap_or("a delete");
-        vec![c.id.to_string(), show::moment(c.time_ms), c.table.clone(), c.key.clone(), c.reason.clone(), shorten(lost)]
+        vec![
+            c.id.to_string(),
+            show::moment(c.time_ms),
+            c.table.clone(),
+            c.key.clone(),
+            c.reason.clone(),
+            shorten(lost),
+        ]
     }));
     Ok(show::table(&rows))
 }
 
 fn shorten(text: &str) -> String {
     const MOST: usize = 60;
-    if text.chars().count() <= MOST { text.to_owned() } else { text.chars().take(MOST - 3).collect::<String>() + "..." }
+    if text.chars().count() <= MOST {
+        text.to_owned()
+    } else {
+        text.chars().take(MOST - 3).collect::<String>() + "..."
+    }
 }
 
 fn detail(c: &Conflict) -> String {

@@ -25,14 +25,29 @@ pub(crate) struct Answer {
 /// Asks the node that holds the lock.
 pub(crate) fn ask(owner: Option<&Owner>, method: &str, path: &str) -> Result<Answer> {
     let Some(owner) = owner else {
-        return Err(Failure::new(Exit::General, "the node is starting and does not answer yet", "try again in a moment").into());
+        return Err(Failure::new(
+            Exit::General,
+            "the node is starting and does not answer yet",
+            "try again in a moment",
+        )
+        .into());
     };
     let failed = |why: String| {
-        let what = format!("the node (process {}) does not answer on {}: {why}", owner.pid, owner.socket.display());
-        Failure::new(Exit::General, what, "its log tells what it does; run this as the same user, or as root")
+        let what = format!(
+            "the node (process {}) does not answer on {}: {why}",
+            owner.pid,
+            owner.socket.display()
+        );
+        Failure::new(
+            Exit::General,
+            what,
+            "its log tells what it does; run this as the same user, or as root",
+        )
     };
     let runtime = runtime()?;
-    let exchanged = runtime.block_on(async { tokio::time::timeout(PATIENCE, exchange(&owner.socket, method, path)).await });
+    let exchanged = runtime.block_on(async {
+        tokio::time::timeout(PATIENCE, exchange(&owner.socket, method, path)).await
+    });
     match exchanged {
         Ok(answer) => answer.map_err(|e| failed(format!("{e:#}")).into()),
         Err(_) => Err(failed(format!("nothing for {} s", PATIENCE.as_secs())).into()),
@@ -46,14 +61,22 @@ pub(crate) fn pause(time: Duration) -> Result<()> {
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the network runtime")
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the network runtime")
 }
 
 async fn exchange(socket: &Path, method: &str, path: &str) -> Result<Answer> {
     let stream = tokio::net::UnixStream::connect(socket).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
-    let request = hyper::Request::builder().method(method).uri(path).header("host", "harmonylite").body(Body::empty())?;
+    let request = hyper::Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "harmonylite")
+        .body(Body::empty())?;
     let answer = sender.send_request(request).await?;
     let status = answer.status().as_u16();
     let body = to_bytes(Body::new(answer.into_body()), ANSWER_BYTES_MAX).await?;
@@ -64,7 +87,11 @@ async fn exchange(socket: &Path, method: &str, path: &str) -> Result<Answer> {
 
 /// A node that gives one answer, for tests.
 #[cfg(test)]
-pub(crate) fn fake_node(socket: &Path, status: u16, body: String) -> std::thread::JoinHandle<String> {
+pub(crate) fn fake_node(
+    socket: &Path,
+    status: u16,
+    body: String,
+) -> std::thread::JoinHandle<String> {
     use std::io::{Read, Write};
     let listener = std::os::unix::net::UnixListener::bind(socket).unwrap();
     std::thread::spawn(move || {
@@ -75,7 +102,8 @@ pub(crate) fn fake_node(socket: &Path, status: u16, body: String) -> std::thread
             stream.read_exact(&mut byte).unwrap();
             request.push(byte[0]);
         }
-        write!(stream, "HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+        write!(stream, "HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+            .unwrap();
         String::from_utf8(request).unwrap().lines().next().unwrap().to_owned()
     })
 }

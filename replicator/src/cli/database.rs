@@ -13,8 +13,11 @@ const BUSY: Duration = Duration::from_secs(5);
 /// Opens a connection like any program does: triggers fire, so what it writes is captured.
 pub(crate) fn open(path: &Path) -> Result<Connection> {
     preflight::check(path)?;
-    let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-        .with_context(|| path.display().to_string())?;
+    let db = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )
+    .with_context(|| path.display().to_string())?;
     db.busy_timeout(BUSY)?;
     Ok(db)
 }
@@ -26,5 +29,10 @@ pub(crate) fn open_installed(path: &Path) -> Result<Connection> {
         return Ok(db);
     }
     let what = format!("{} has never been replicated by harmonylite", path.display());
-    Err(Failure::new(Exit::General, what, "check --db or db_path; `harmonylite run` sets replication up").into())
+    Err(Failure::new(
+        Exit::General,
+        what,
+        "check --db or db_path; `harmonylite run` sets replication up",
+    )
+    .into())
 }

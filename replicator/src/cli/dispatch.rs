@@ -2,7 +2,10 @@
 
 use super::args::{Cli, Command, Global};
 use super::exit::{Exit, Failure};
-use super::{cleanup, completions, conflicts, demo, doctor, quarantine, run, schema_cluster, schema_status, status, version};
+use super::{
+    cleanup, completions, conflicts, demo, doctor, quarantine, run, schema_cluster, schema_status,
+    status, version,
+};
 use anyhow::Result;
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -24,9 +27,13 @@ pub(crate) fn dispatch(arguments: Vec<OsString>) -> Result<ExitCode> {
         Some(Command::Completions { shell }) => completions::run(shell),
         Some(Command::Doctor { json }) => doctor::run(&global, json),
         Some(Command::Demo { keep, seconds }) => demo::run(keep, seconds),
-        Some(Command::Status { json, watch }) => status::run(&settings(&global)?.settings, json, watch),
+        Some(Command::Status { json, watch }) => {
+            status::run(&settings(&global)?.settings, json, watch)
+        }
         Some(Command::Conflicts { action }) => conflicts::run(&settings(&global)?.settings, action),
-        Some(Command::Quarantine { action }) => quarantine::run(&settings(&global)?.settings, action),
+        Some(Command::Quarantine { action }) => {
+            quarantine::run(&settings(&global)?.settings, action)
+        }
         Some(Command::Cleanup) => cleanup::run(&settings(&global)?.settings),
         Some(Command::Run) | None => flags(&global),
     }
@@ -39,10 +46,22 @@ fn usage(error: &clap::Error) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let text = error.to_string();
-    let (what, _) = text.split_once("\n\nUsage:").or_else(|| text.split_once("\n\nFor more")).unwrap_or((&text, ""));
+    let (what, _) = text
+        .split_once("\n\nUsage:")
+        .or_else(|| text.split_once("\n\nFor more"))
+        .unwrap_or((&text, ""));
     let what = what.strip_prefix("error: ").unwrap_or(what);
-    let what = if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand { "a subcommand is missing" } else { what };
-    Err(Failure::new(Exit::Usage, what, "`harmonylite help` lists commands and flags, `harmonylite help COMMAND` those of one").into())
+    let what = if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        "a subcommand is missing"
+    } else {
+        what
+    };
+    Err(Failure::new(
+        Exit::Usage,
+        what,
+        "`harmonylite help` lists commands and flags, `harmonylite help COMMAND` those of one",
+    )
+    .into())
 }
 
 /// What HarmonyLite (Go) does by flags; `run` if there is none of them.
@@ -64,11 +83,19 @@ fn flags(global: &Global) -> Result<ExitCode> {
 /// What HarmonyLite (Go) has and this version does not: said, never pretended.
 fn not_yet(global: &Global) -> Result<(), Failure> {
     let missing = [
-        (global.save_snapshot, "-save-snapshot", "a new node gets all rows from the streams and its peers without one"),
+        (
+            global.save_snapshot,
+            "-save-snapshot",
+            "a new node gets all rows from the streams and its peers without one",
+        ),
         (global.pprof.is_some(), "-pprof", "`harmonylite status` shows counters and times"),
     ];
     match missing.into_iter().find(|(asked, ..)| *asked) {
-        Some((_, flag, hint)) => Err(Failure::new(Exit::NotYet, format!("{flag} is not in this version of harmonylite yet"), hint)),
+        Some((_, flag, hint)) => Err(Failure::new(
+            Exit::NotYet,
+            format!("{flag} is not in this version of harmonylite yet"),
+            hint,
+        )),
         None => Ok(()),
     }
 }

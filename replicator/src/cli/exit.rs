@@ -42,17 +42,20 @@ Exit status:
   0  done
   1  a general error; `status`: the node does not run
   2  wrong usage or configuration
-  3  the database cannot be used (no such file, not a database, encrypted or damaged, read-only, permissions, locked)
+  3  the database cannot be used (no such file, not a database, encrypted or damaged, read-only, \
+  permissions, locked)
   4  another sidecar runs on this database
   5  another node has this node id
-  6  the broker cannot be used (too old, no JetStream, credentials, a stream with another configuration)
+  6  the broker cannot be used (too old, no JetStream, credentials, a stream with another \
+  configuration)
   7  a port is in use
   8  stopped to protect data
   9  not in this version yet
 `doctor` ends with the status that `run` would end with, as far as it can tell.
 A broker that cannot be reached is no error: the node captures, waits and says so.
 
-Flags of HarmonyLite (Go) work with one dash or two: harmonylite -config node1.toml -cluster-addr 127.0.0.1:4221";
+Flags of HarmonyLite (Go) work with one dash or two: harmonylite -config node1.toml -cluster-addr \
+127.0.0.1:4221";
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
@@ -85,7 +88,8 @@ impl Failure {
         Self { exit, what: what.into(), hint: hint.into() }
     }
 
-    /// Finds out what an error is. Errors of the library carry their own hints; context added on the way is kept.
+    /// Finds out what an error is. Errors of the library carry their own hints; context added on
+    /// the way is kept.
     pub(crate) fn of(error: &anyhow::Error) -> Self {
         let what = one_line(&chain(error));
         let (exit, hint) = if let Some(e) = error.downcast_ref::<Self>() {
@@ -95,7 +99,10 @@ impl Failure {
         } else if let Some(e) = error.downcast_ref::<PreflightError>() {
             (Exit::Database, e.hint())
         } else if let Some(e) = error.downcast_ref::<LockError>() {
-            (if matches!(e, LockError::Running { .. }) { Exit::Running } else { Exit::Database }, e.hint().to_owned())
+            (
+                if matches!(e, LockError::Running { .. }) { Exit::Running } else { Exit::Database },
+                e.hint().to_owned(),
+            )
         } else if let Some(e) = error.downcast_ref::<DatabaseError>() {
             database(e)
         } else if let Some(e) = error.downcast_ref::<rusqlite::Error>() {
@@ -114,16 +121,24 @@ impl Failure {
     /// Prints the two lines to stderr.
     pub(crate) fn report(&self) -> ExitCode {
         // Nobody may be listening any more.
-        let _ = writeln!(std::io::stderr(), "harmonylite: {}\nhint: {}", one_line(&self.what), one_line(&self.hint));
+        let _ = writeln!(
+            std::io::stderr(),
+            "harmonylite: {}\nhint: {}",
+            one_line(&self.what),
+            one_line(&self.hint)
+        );
         self.exit.into()
     }
 }
 
-const GENERAL_HINT: &str = "`harmonylite doctor` checks database and configuration; logging.verbose = true says more";
+const GENERAL_HINT: &str =
+    "`harmonylite doctor` checks database and configuration; logging.verbose = true says more";
 
 fn settings(error: &NodeConfigError) -> (Exit, String) {
     match error {
-        NodeConfigError::Path { .. } => (Exit::Database, "check the path of the database".to_owned()),
+        NodeConfigError::Path { .. } => {
+            (Exit::Database, "check the path of the database".to_owned())
+        }
         NodeConfigError::Settings(e) => (Exit::Usage, e.hint().to_owned()),
         NodeConfigError::Random(_) => (Exit::General, GENERAL_HINT.to_owned()),
     }
@@ -133,23 +148,44 @@ fn node(error: &NodeError) -> (Exit, String) {
     let say = |exit, hint: &str| (exit, hint.to_owned());
     match error {
         NodeError::Settings(e) => settings(e),
-        NodeError::Database { error, .. } | NodeError::Fatal(Fatal::Database(error)) => database(error),
-        NodeError::File { .. } => say(Exit::Database, "check the path and the permissions of the file and its directory"),
-        NodeError::Lock(e) => (if matches!(e, LockError::Running { .. }) { Exit::Running } else { Exit::Database }, e.hint().to_owned()),
-        NodeError::Embedded(EmbeddedError::PortInUse { .. }) => {
-            say(Exit::Port, "choose another nats.bind_address or -cluster-addr, or stop what listens there")
+        NodeError::Database { error, .. } | NodeError::Fatal(Fatal::Database(error)) => {
+            database(error)
         }
-        NodeError::Embedded(_) => say(Exit::Broker, "the message names what the nats-server of this node needs"),
-        NodeError::Broker(_) => say(Exit::Broker, "waiting will not help: change what the message names, then start again"),
-        NodeError::Listen(_) => say(Exit::Port, "choose another address in the configuration, or stop what listens there"),
-        NodeError::Replaced(_) => {
-            say(Exit::Protect, "put the right file in place, then start again; a restored backup begins a new life by itself")
+        NodeError::File { .. } => {
+            say(Exit::Database, "check the path and the permissions of the file and its directory")
         }
+        NodeError::Lock(e) => (
+            if matches!(e, LockError::Running { .. }) { Exit::Running } else { Exit::Database },
+            e.hint().to_owned(),
+        ),
+        NodeError::Embedded(EmbeddedError::PortInUse { .. }) => say(
+            Exit::Port,
+            "choose another nats.bind_address or -cluster-addr, or stop what listens there",
+        ),
+        NodeError::Embedded(_) => {
+            say(Exit::Broker, "the message names what the nats-server of this node needs")
+        }
+        NodeError::Broker(_) => say(
+            Exit::Broker,
+            "waiting will not help: change what the message names, then start again",
+        ),
+        NodeError::Listen(_) => say(
+            Exit::Port,
+            "choose another address in the configuration, or stop what listens there",
+        ),
+        NodeError::Replaced(_) => say(
+            Exit::Protect,
+            "put the right file in place, then start again; a restored backup begins a new life \
+            by itself",
+        ),
         NodeError::Fatal(Fatal::Restored) => say(
             Exit::Protect,
-            "start again: the database begins a new life, and gets from the other nodes what they have and it has not; to keep what was restored, write it again",
+            "start again: the database begins a new life, and gets from the other nodes what they \
+            have and it has not; to keep what was restored, write it again",
         ),
-        NodeError::Fatal(Fatal::SecondNode { .. }) => say(Exit::NodeId, "node_id in the configuration, or -node-id on the command line"),
+        NodeError::Fatal(Fatal::SecondNode { .. }) => {
+            say(Exit::NodeId, "node_id in the configuration, or -node-id on the command line")
+        }
         NodeError::Fatal(_) => say(Exit::Protect, "the message says what a person has to decide"),
         NodeError::Panicked(_) => say(Exit::General, GENERAL_HINT),
     }
@@ -157,10 +193,12 @@ fn node(error: &NodeError) -> (Exit, String) {
 
 /// The error and its causes. Many errors tell their cause themselves: nothing is said twice.
 fn chain(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| match said.contains(&cause) {
-        true => said,
-        false if said.is_empty() => cause,
-        false => format!("{said}: {cause}"),
+    error.chain().map(ToString::to_string).fold(String::new(), |said, cause| {
+        match said.contains(&cause) {
+            true => said,
+            false if said.is_empty() => cause,
+            false => format!("{said}: {cause}"),
+        }
     })
 }
 
@@ -170,11 +208,19 @@ fn one_line(text: &str) -> String {
 
 fn database(error: &DatabaseError) -> (Exit, String) {
     let hint = match error {
-        DatabaseError::Busy => "another program holds the write lock for long: let it finish or close it, then start again",
+        DatabaseError::Busy => {
+            "another program holds the write lock for long: let it finish or close it, then start \
+            again"
+        }
         DatabaseError::Full => "free space on the disk of the database",
-        DatabaseError::NoIndex => "free space on the disk of the database; if it has space, look at the kernel's log for its errors",
+        DatabaseError::NoIndex => {
+            "free space on the disk of the database; if it has space, look at the kernel's log \
+            for its errors"
+        }
         DatabaseError::NewerFormat { .. } => "install the newer harmonylite on this node too",
-        DatabaseError::NotWal { .. } => "close every program that uses the database once, then start again",
+        DatabaseError::NotWal { .. } => {
+            "close every program that uses the database once, then start again"
+        }
         DatabaseError::Sqlite(e) => sqlite(e),
     };
     (Exit::Database, hint.to_owned())
@@ -182,16 +228,29 @@ fn database(error: &DatabaseError) -> (Exit, String) {
 
 fn sqlite(error: &rusqlite::Error) -> &'static str {
     match error.sqlite_error_code() {
-        Some(ErrorCode::NotADatabase) => "the file is not an SQLite database, or it is encrypted: check the path",
-        Some(ErrorCode::DatabaseCorrupt) => "restore the file from a backup; sqlite3 FILE 'PRAGMA integrity_check' tells more",
-        Some(ErrorCode::ReadOnly) => "give this user write permission on the file, its -wal and -shm, and its directory",
-        Some(ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => "check that this user may read and write the file and its directory",
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => "another program holds a lock for long: let it finish, then try again",
+        Some(ErrorCode::NotADatabase) => {
+            "the file is not an SQLite database, or it is encrypted: check the path"
+        }
+        Some(ErrorCode::DatabaseCorrupt) => {
+            "restore the file from a backup; sqlite3 FILE 'PRAGMA integrity_check' tells more"
+        }
+        Some(ErrorCode::ReadOnly) => {
+            "give this user write permission on the file, its -wal and -shm, and its directory"
+        }
+        Some(ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => {
+            "check that this user may read and write the file and its directory"
+        }
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            "another program holds a lock for long: let it finish, then try again"
+        }
         Some(ErrorCode::SystemIoFailure) => {
-            "the disk failed: the kernel's log tells more; check the file with sqlite3 FILE 'PRAGMA integrity_check', then start again"
+            "the disk failed: the kernel's log tells more; check the file with sqlite3 FILE \
+            'PRAGMA integrity_check', then start again"
         }
         Some(ErrorCode::DiskFull) => "free space on the disk of the database",
-        Some(ErrorCode::ConstraintViolation) => "another row stands in the way: look at the constraint that the message names",
+        Some(ErrorCode::ConstraintViolation) => {
+            "another row stands in the way: look at the constraint that the message names"
+        }
         _ => GENERAL_HINT,
     }
 }
@@ -212,14 +271,22 @@ mod tests {
     fn errors_keep_their_status_under_context() {
         let of = |e: anyhow::Error| Failure::of(&e);
         let busy = of(Err::<(), _>(DatabaseError::Busy).context("app.db").unwrap_err());
-        assert_eq!((busy.exit, busy.what.as_str()), (Exit::Database, "app.db: the database is locked by another connection"));
-        let own = of(anyhow::Error::new(Failure::new(Exit::Port, "port 1 is in use", "choose another")));
+        assert_eq!(
+            (busy.exit, busy.what.as_str()),
+            (Exit::Database, "app.db: the database is locked by another connection")
+        );
+        let own =
+            of(anyhow::Error::new(Failure::new(Exit::Port, "port 1 is in use", "choose another")));
         assert_eq!((own.exit, own.hint.as_str()), (Exit::Port, "choose another"));
-        let settings = SettingsError::Value { path: "c".into(), key: "k".into(), reason: "is bad".into() };
+        let settings =
+            SettingsError::Value { path: "c".into(), key: "k".into(), reason: "is bad".into() };
         assert_eq!(of(settings.into()).exit, Exit::Usage);
         assert_eq!(of(anyhow::anyhow!("a\n  b")).what, "a; b");
         let database = NodeError::Database { path: "app.db".into(), error: DatabaseError::Full };
-        assert_eq!(of(database.into()).what, "database app.db: the disk under the database is full");
+        assert_eq!(
+            of(database.into()).what,
+            "database app.db: the disk under the database is full"
+        );
         assert_eq!(of(rusqlite::Error::QueryReturnedNoRows.into()).exit, Exit::Database);
     }
 }

@@ -31,10 +31,19 @@ fn list(entries: &[Entry], json: bool) -> String {
     if entries.is_empty() {
         return "nothing in quarantine\n".to_owned();
     }
-    let mut rows = vec![["id", "set aside", "from node", "batch", "stream", "reason"].map(str::to_owned).to_vec()];
+    let mut rows = vec![
+        ["id", "set aside", "from node", "batch", "stream", "reason"].map(str::to_owned).to_vec(),
+    ];
     rows.extend(entries.iter().map(|e| {
         let place = format!("{} at {}", e.shard, e.seq);
-        vec![e.id.to_string(), show::moment(e.time_ms), e.node.to_string(), e.batch.to_string(), place, e.reason.clone()]
+        vec![
+            e.id.to_string(),
+            show::moment(e.time_ms),
+            e.node.to_string(),
+            e.batch.to_string(),
+            place,
+            e.reason.clone(),
+        ]
     }));
     show::table(&rows)
 }
@@ -46,7 +55,11 @@ fn as_json(e: &Entry) -> serde_json::Value {
 }
 
 fn unknown(id: i64) -> Failure {
-    Failure::new(Exit::General, format!("there is no batch {id} in quarantine"), "`harmonylite quarantine list` shows their numbers")
+    Failure::new(
+        Exit::General,
+        format!("there is no batch {id} in quarantine"),
+        "`harmonylite quarantine list` shows their numbers",
+    )
 }
 
 fn retry(db: &Connection, path: &Path, id: i64) -> Result<String> {
@@ -61,15 +74,25 @@ fn retry(db: &Connection, path: &Path, id: i64) -> Result<String> {
     };
     let answer = control::ask(owner.as_ref(), "POST", &format!("/quarantine/{id}/retry"))?;
     match answer.status {
-        200..=299 => {
-            Ok(format!("the node tries batch {id} again; if it stays in `harmonylite quarantine list`, its reason is the new one\n"))
-        }
-        status => Err(Failure::new(Exit::General, format!("the node refused ({status}): {}", answer.body), "its log tells more").into()),
+        200..=299 => Ok(format!(
+            "the node tries batch {id} again; if it stays in `harmonylite quarantine list`, its \
+            reason is the new one\n"
+        )),
+        status => Err(Failure::new(
+            Exit::General,
+            format!("the node refused ({status}): {}", answer.body),
+            "its log tells more",
+        )
+        .into()),
     }
 }
 
 fn drop_entry(db: &Connection, id: i64) -> Result<String> {
-    if quarantine::remove(db, id)? { Ok(format!("batch {id} thrown away\n")) } else { Err(unknown(id).into()) }
+    if quarantine::remove(db, id)? {
+        Ok(format!("batch {id} thrown away\n"))
+    } else {
+        Err(unknown(id).into())
+    }
 }
 
 #[cfg(test)]
@@ -98,7 +121,9 @@ mod tests {
         };
         quarantine::add(&db, &entry).unwrap();
         let all = quarantine::list(&db).unwrap();
-        assert!(list(&all, false).contains("1 at 9") && list(&all, false).contains("truncated in row"));
+        assert!(
+            list(&all, false).contains("1 at 9") && list(&all, false).contains("truncated in row")
+        );
         assert!(list(&all, true).contains("\"batch\":4"));
 
         assert!(retry(&db, &path, 5).unwrap_err().to_string().contains("no batch 5"));

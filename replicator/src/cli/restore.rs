@@ -1,7 +1,8 @@
 //! Writes the content that lost a conflict again, as a new local write.
 //!
-//! Arrives: a line of the conflict journal. Leaves: one transaction of an ordinary connection, captured like any other.
-//! Owns: nothing of the journal's text gets into SQL: names are quoted and must exist, literals are parsed and bound.
+//! Arrives: a line of the conflict journal. Leaves: one transaction of an ordinary connection,
+//! captured like any other. Owns: nothing of the journal's text gets into SQL: names are quoted and
+//! must exist, literals are parsed and bound.
 
 use super::exit::{Exit, Failure};
 use anyhow::Result;
@@ -20,7 +21,11 @@ pub(crate) fn columns(json: Option<&str>) -> Option<Vec<(String, String)>> {
 }
 
 /// Restores one conflict and takes it out of the journal; returns what was done, for people.
-pub(crate) fn restore(db: &mut Connection, filter: &TableFilter, conflict: &Conflict) -> Result<String> {
+pub(crate) fn restore(
+    db: &mut Connection,
+    filter: &TableFilter,
+    conflict: &Conflict,
+) -> Result<String> {
     let table = layout(db, filter, conflict)?;
     let key = key_values(&table, conflict)?;
     let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -30,7 +35,10 @@ pub(crate) fn restore(db: &mut Connection, filter: &TableFilter, conflict: &Conf
             write(&transaction, &table, conflict)?;
             format!("{} {}: restored, as a new write of this node\n", conflict.table, conflict.key)
         }
-        None if before.is_none() => format!("{} {}: a delete lost, and the row is gone already\n", conflict.table, conflict.key),
+        None if before.is_none() => format!(
+            "{} {}: a delete lost, and the row is gone already\n",
+            conflict.table, conflict.key
+        ),
         None => {
             transaction.execute(&table.sql.delete_row, params_from_iter(&key))?;
             format!("{} {}: deleted, as a new write of this node\n", conflict.table, conflict.key)
@@ -58,25 +66,46 @@ fn layout(db: &Connection, filter: &TableFilter, conflict: &Conflict) -> Result<
         )
     })?;
     let captured: bool = db.query_row(
-        "SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE AND substr(name, 1, 15) = '__harmonylite__')",
+        "SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 \
+        COLLATE NOCASE AND substr(name, 1, 15) = '__harmonylite__')",
         [&table.name],
         |r| r.get(0),
     )?;
     if !captured {
-        let what = format!("changes of {} are not captured now: the restored row would reach no other node", table.name);
-        return Err(Failure::new(Exit::General, what, "start `harmonylite run` once, then restore").into());
+        let what = format!(
+            "changes of {} are not captured now: the restored row would reach no other node",
+            table.name
+        );
+        return Err(Failure::new(
+            Exit::General,
+            what,
+            "start `harmonylite run` once, then restore",
+        )
+        .into());
     }
     Ok(TableLayout::new(0, table, None))
 }
 
 fn key_values(table: &TableLayout, conflict: &Conflict) -> Result<Vec<Value>, Failure> {
     let pairs = values(conflict, Some(&conflict.key))?;
-    let part = |name: &str| pairs.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.clone());
-    table.schema.key.iter().map(|k| part(&k.name).ok_or_else(|| differs(conflict, &format!("{} is part of the key now", k.name)))).collect()
+    let part = |name: &str| {
+        pairs.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.clone())
+    };
+    table
+        .schema
+        .key
+        .iter()
+        .map(|k| {
+            part(&k.name)
+                .ok_or_else(|| differs(conflict, &format!("{} is part of the key now", k.name)))
+        })
+        .collect()
 }
 
 fn current(db: &Connection, table: &TableLayout, key: &[Value]) -> Result<Option<Vec<Value>>> {
-    let all = |r: &rusqlite::Row<'_>| (0..table.batch_columns.len()).map(|i| Ok(r.get_ref(i)?.into())).collect();
+    let all = |r: &rusqlite::Row<'_>| {
+        (0..table.batch_columns.len()).map(|i| Ok(r.get_ref(i)?.into())).collect()
+    };
     Ok(db.query_row(&table.sql.select_row, params_from_iter(key), all).optional()?)
 }
 
@@ -93,12 +122,19 @@ fn write(db: &Connection, table: &TableLayout, conflict: &Conflict) -> Result<()
 }
 
 fn differs(conflict: &Conflict, how: &str) -> Failure {
-    let what = format!("the table {} has changed since conflict {}: {how}", conflict.table, conflict.id);
-    Failure::new(Exit::General, what, "`harmonylite conflicts show` prints the content: write it by hand")
+    let what =
+        format!("the table {} has changed since conflict {}: {how}", conflict.table, conflict.id);
+    Failure::new(
+        Exit::General,
+        what,
+        "`harmonylite conflicts show` prints the content: write it by hand",
+    )
 }
 
 fn values(conflict: &Conflict, json: Option<&str>) -> Result<Vec<(String, Value)>, Failure> {
-    let parsed = columns(json).and_then(|pairs| pairs.into_iter().map(|(name, text)| Some((name, parse_literal(&text)?))).collect());
+    let parsed = columns(json).and_then(|pairs| {
+        pairs.into_iter().map(|(name, text)| Some((name, parse_literal(&text)?))).collect()
+    });
     parsed.ok_or_else(|| {
         Failure::new(
             Exit::General,
@@ -168,9 +204,21 @@ mod tests {
             assert_eq!(literal(&back), literal(&value));
             assert_eq!(back, value);
         }
-        for bad in
-            ["", "null", "1; DROP TABLE t", "'a' || 'b'", "random()", "X'0'", "X'zz'", "CAST(1 AS TEXT)", "'", "inf", "NaN", "-inf", "+1"]
-        {
+        for bad in [
+            "",
+            "null",
+            "1; DROP TABLE t",
+            "'a' || 'b'",
+            "random()",
+            "X'0'",
+            "X'zz'",
+            "CAST(1 AS TEXT)",
+            "'",
+            "inf",
+            "NaN",
+            "-inf",
+            "+1",
+        ] {
             assert_eq!(parse_literal(bad), None, "{bad}");
         }
     }
@@ -178,7 +226,8 @@ mod tests {
     fn db() -> Connection {
         let db = Connection::open_in_memory().unwrap();
         db.execute_batch(
-            "CREATE TABLE \"odd \"\"name\" (\"the key\" TEXT PRIMARY KEY COLLATE NOCASE, v BLOB, g AS (length(v)));
+            "CREATE TABLE \"odd \"\"name\" (\"the key\" TEXT PRIMARY KEY COLLATE NOCASE, v BLOB, \
+            g AS (length(v)));
              INSERT INTO \"odd \"\"name\" VALUES ('a', 'now');",
         )
         .unwrap();
@@ -212,8 +261,11 @@ mod tests {
         capture::install(&db, &TableFilter::default(), 1).unwrap();
         let done = restore(&mut db, &TableFilter::default(), &lost).unwrap();
         assert!(done.contains("restored") && done.contains("v = 'now'"), "{done}");
-        let row: (String, Vec<u8>) =
-            db.query_row("SELECT \"the key\", v FROM \"odd \"\"name\"", [], |r| Ok((r.get(0)?, r.get(1)?))).unwrap();
+        let row: (String, Vec<u8>) = db
+            .query_row("SELECT \"the key\", v FROM \"odd \"\"name\"", [], |r| {
+                Ok((r.get(0)?, r.get(1)?))
+            })
+            .unwrap();
         assert_eq!(row, ("A".to_owned(), vec![0, 255]));
         assert!(log(&db) > 0, "it is a write like any other");
     }
@@ -222,9 +274,15 @@ mod tests {
     fn a_delete_that_lost_deletes() {
         let mut db = db();
         capture::install(&db, &TableFilter::default(), 1).unwrap();
-        assert!(restore(&mut db, &TableFilter::default(), &conflict(None)).unwrap().contains("deleted"));
+        assert!(
+            restore(&mut db, &TableFilter::default(), &conflict(None)).unwrap().contains("deleted")
+        );
         assert_eq!(log(&db), 1);
-        assert!(restore(&mut db, &TableFilter::default(), &conflict(None)).unwrap().contains("gone already"));
+        assert!(
+            restore(&mut db, &TableFilter::default(), &conflict(None))
+                .unwrap()
+                .contains("gone already")
+        );
         assert_eq!(log(&db), 1);
     }
 
@@ -232,11 +290,21 @@ mod tests {
     fn what_does_not_fit_is_refused_and_changes_nothing() {
         let mut db = db();
         capture::install(&db, &TableFilter::default(), 1).unwrap();
-        for content in [r#"{"the key":"'A'","gone":"1"}"#, r#"{"the key":"'A'","v":"(SELECT 1)"}"#, "[]", "x"] {
-            assert!(restore(&mut db, &TableFilter::default(), &conflict(Some(content))).is_err(), "{content}");
+        for content in
+            [r#"{"the key":"'A'","gone":"1"}"#, r#"{"the key":"'A'","v":"(SELECT 1)"}"#, "[]", "x"]
+        {
+            assert!(
+                restore(&mut db, &TableFilter::default(), &conflict(Some(content))).is_err(),
+                "{content}"
+            );
         }
         let other = Conflict { table: "nowhere".into(), ..conflict(None) };
-        assert!(restore(&mut db, &TableFilter::default(), &other).unwrap_err().to_string().contains("not replicated"));
+        assert!(
+            restore(&mut db, &TableFilter::default(), &other)
+                .unwrap_err()
+                .to_string()
+                .contains("not replicated")
+        );
         assert_eq!(log(&db), 0);
     }
 }

@@ -1,4 +1,5 @@
-//! `-schema-status-cluster`: the schema hashes of all nodes, as they have written them into the registry.
+//! `-schema-status-cluster`: the schema hashes of all nodes, as they have written them into the
+//! registry.
 
 use super::exit::{Exit, Failure};
 use super::{control, show};
@@ -12,16 +13,29 @@ use std::process::ExitCode;
 /// Asks the running node, and prints the table.
 pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
     let Sidecar::Running(owner) = sidecar(&settings.db_path)? else {
-        let what = format!("no node runs on {}, so there is no connection to the other nodes", settings.db_path.display());
-        return Err(Failure::new(Exit::General, what, "start it with `harmonylite run`; -schema-status shows this node alone").into());
+        let what = format!(
+            "no node runs on {}, so there is no connection to the other nodes",
+            settings.db_path.display()
+        );
+        return Err(Failure::new(
+            Exit::General,
+            what,
+            "start it with `harmonylite run`; -schema-status shows this node alone",
+        )
+        .into());
     };
     let answer = control::ask(owner.as_ref(), "GET", "/registry")?;
     if answer.status != 200 {
         let what = format!("the node cannot read the registry: {}", answer.body);
-        return Err(Failure::new(Exit::General, what, "`harmonylite status` tells about its connection").into());
+        return Err(Failure::new(
+            Exit::General,
+            what,
+            "`harmonylite status` tells about its connection",
+        )
+        .into());
     }
-    let entries: Vec<Value> =
-        serde_json::from_str(&answer.body).context("the node's answer cannot be read: is it another version of harmonylite?")?;
+    let entries: Vec<Value> = serde_json::from_str(&answer.body)
+        .context("the node's answer cannot be read: is it another version of harmonylite?")?;
     let here = owner.map(|owner| owner.node_id);
     show::print(&text(&entries, here, clock::unix_ms()));
     Ok(ExitCode::SUCCESS)
@@ -29,9 +43,13 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
 
 fn text(entries: &[Value], here: Option<u64>, now_ms: i64) -> String {
     let own = entries.iter().find(|e| e["node_id"].as_u64() == here);
-    let mut rows = vec![["node", "schema", "before", "compared", "version", "written"].map(str::to_owned).to_vec()];
+    let mut rows = vec![
+        ["node", "schema", "before", "compared", "version", "written"].map(str::to_owned).to_vec(),
+    ];
     for entry in entries {
-        let short = |key: &str| entry[key].as_str().unwrap_or_default().chars().take(16).collect::<String>();
+        let short = |key: &str| {
+            entry[key].as_str().unwrap_or_default().chars().take(16).collect::<String>()
+        };
         let written_ms = entry["updated_at"].as_i64().map(|seconds| seconds * 1_000);
         rows.push(vec![
             entry["node_id"].to_string(),
@@ -47,7 +65,9 @@ fn text(entries: &[Value], here: Option<u64>, now_ms: i64) -> String {
 
 /// How another node's schema stands to ours, by the present and the former hash of both.
 fn compared(entry: &Value, own: Option<&Value>) -> &'static str {
-    let Some(own) = own.filter(|own| own["schema_hash"].is_string()) else { return "this node has written nothing yet" };
+    let Some(own) = own.filter(|own| own["schema_hash"].is_string()) else {
+        return "this node has written nothing yet";
+    };
     let is = |a: &Value, b: &Value| a.as_str().is_some_and(|text| !text.is_empty()) && a == b;
     match () {
         () if entry["node_id"] == own["node_id"] => "this node",
@@ -67,14 +87,27 @@ mod tests {
     #[test]
     fn nodes_are_compared_with_the_one_that_is_asked() {
         let node = |id: u64, hash: &str, previous: &str| json!({ "node_id": id, "schema_hash": hash, "previous_hash": previous, "harmonylite_version": "0.1.0", "updated_at": 5 });
-        let entries =
-            [node(1, "bb", "aa"), node(2, "bb", ""), node(3, "cc", "bb"), node(4, "aa", ""), node(5, "dd", ""), json!({ "node_id": 6 })];
+        let entries = [
+            node(1, "bb", "aa"),
+            node(2, "bb", ""),
+            node(3, "cc", "bb"),
+            node(4, "aa", ""),
+            node(5, "dd", ""),
+            json!({ "node_id": 6 }),
+        ];
         let text = text(&entries, Some(1), 9_000);
-        let states: Vec<bool> = ["this node", "same", "one migration ahead", "one migration behind", "differs", "has written nothing"]
-            .iter()
-            .zip(text.lines().skip(1))
-            .map(|(state, line)| line.contains(state))
-            .collect();
+        let states: Vec<bool> = [
+            "this node",
+            "same",
+            "one migration ahead",
+            "one migration behind",
+            "differs",
+            "has written nothing",
+        ]
+        .iter()
+        .zip(text.lines().skip(1))
+        .map(|(state, line)| line.contains(state))
+        .collect();
         assert_eq!(states, [true; 6], "{text}");
     }
 }

@@ -11,7 +11,8 @@ use std::process::ExitCode;
 /// Prints it.
 pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
     let db = database::open(&settings.db_path)?;
-    let schema = inspect(&db, &settings.table_filter()?).with_context(|| settings.db_path.display().to_string())?;
+    let schema = inspect(&db, &settings.table_filter()?)
+        .with_context(|| settings.db_path.display().to_string())?;
     show::print(&text(&db, &schema)?);
     Ok(ExitCode::SUCCESS)
 }
@@ -21,7 +22,13 @@ fn text(db: &Connection, schema: &Schema) -> Result<String> {
     let mut rows = vec![["table", "hash", "state"].map(str::to_owned).to_vec()];
     for table in &schema.tables {
         let known: Option<Option<Vec<u8>>> = match installed {
-            true => db.query_row("SELECT hash FROM main.__harmonylite__table WHERE name = ?1", [&table.name], |r| r.get(0)).optional()?,
+            true => db
+                .query_row(
+                    "SELECT hash FROM main.__harmonylite__table WHERE name = ?1",
+                    [&table.name],
+                    |r| r.get(0),
+                )
+                .optional()?,
             false => None,
         };
         let state = match known.flatten() {
@@ -52,9 +59,16 @@ mod tests {
     #[test]
     fn tables_are_shown_with_hash_and_state() {
         let db = Connection::open_in_memory().unwrap();
-        db.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY); CREATE VIRTUAL TABLE f USING fts5(a);").unwrap();
+        db.execute_batch(
+            "CREATE TABLE t (id INTEGER PRIMARY KEY); CREATE VIRTUAL TABLE f USING fts5(a);",
+        )
+        .unwrap();
         let show = || text(&db, &inspect(&db, &Default::default()).unwrap()).unwrap();
-        assert!(show().contains("not replicated yet") && show().contains("not replicated: f: "), "{}", show());
+        assert!(
+            show().contains("not replicated yet") && show().contains("not replicated: f: "),
+            "{}",
+            show()
+        );
         harmonylite::database::create_tables(&db, std::path::Path::new("x")).unwrap();
         harmonylite::capture::install(&db, &Default::default(), 1).unwrap();
         assert!(show().contains("  replicated\n"), "{}", show());

@@ -54,11 +54,14 @@ pub(crate) fn bytes(n: u64) -> String {
 /// Rows of cells in columns as wide as they need to be; the last one is not padded.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |c: usize| rows.iter().filter_map(|r| r.get(c)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let width = |c: usize| {
+        rows.iter().filter_map(|r| r.get(c)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut out = String::new();
     for row in rows {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, w)| format!("{cell:<w$}")).collect();
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, w)| format!("{cell:<w$}")).collect();
         let _ = writeln!(out, "{}", cells.join("  ").trim_end());
     }
     out
@@ -70,7 +73,10 @@ mod tests {
 
     #[test]
     fn spans_and_sizes_read_well() {
-        assert_eq!([5, 1_500, 65_000, 3_700_000, 90_000_000].map(span), ["5 ms", "1.5 s", "1 min 5 s", "1 h 1 min", "1 d 1 h"]);
+        assert_eq!(
+            [5, 1_500, 65_000, 3_700_000, 90_000_000].map(span),
+            ["5 ms", "1.5 s", "1 min 5 s", "1 h 1 min", "1 d 1 h"]
+        );
         assert_eq!([5, 1_500, 2_000_000].map(bytes), ["5 B", "1.5 kB", "2.0 MB"]);
         assert_eq!((ago(0, 5), ago(1_000, 2_000)), ("never".to_owned(), "1.0 s ago".to_owned()));
         assert_eq!(moment(1_700_000_000_123), "2023-11-14T22:13:20Z");
@@ -78,7 +84,8 @@ mod tests {
 
     #[test]
     fn columns_are_aligned() {
-        let rows = [vec!["a".to_owned(), "b".to_owned()], vec!["longer".to_owned(), "c".to_owned()]];
+        let rows =
+            [vec!["a".to_owned(), "b".to_owned()], vec!["longer".to_owned(), "c".to_owned()]];
         assert_eq!(table(&rows), "a       b\nlonger  c\n");
     }
 }

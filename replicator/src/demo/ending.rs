@@ -12,7 +12,11 @@ use std::sync::atomic::Ordering::Relaxed;
 const DIFFERENCES: usize = 20;
 
 /// Differences, if any, and the numbers.
-pub(super) fn report(stage: &Stage, found: &Comparison, databases: &[Connection]) -> Result<String> {
+pub(super) fn report(
+    stage: &Stage,
+    found: &Comparison,
+    databases: &[Connection],
+) -> Result<String> {
     let mut out = String::new();
     for difference in found.differences.iter().take(DIFFERENCES) {
         let _ = writeln!(out, "DIFFERENT: {difference}");
@@ -21,17 +25,35 @@ pub(super) fn report(stage: &Stage, found: &Comparison, databases: &[Connection]
         let _ = writeln!(out, "and {} more", found.differences.len() - DIFFERENCES);
     }
     let tallies = stage.traffic.iter().flat_map(|t| &t.tallies);
-    let (transactions, rows) = tallies.fold((0, 0), |sum, t| (sum.0 + t.transactions.load(Relaxed), sum.1 + t.rows.load(Relaxed)));
-    let conflicts = databases.iter().map(|db| Ok(harmonylite::journal::count(db)?)).collect::<Result<Vec<_>>>()?;
-    let bytes = stage.nodes.iter().map(|n| n.relay.bytes()).fold((0, 0), |sum, b| (sum.0 + b.0, sum.1 + b.1));
+    let (transactions, rows) = tallies.fold((0, 0), |sum, t| {
+        (sum.0 + t.transactions.load(Relaxed), sum.1 + t.rows.load(Relaxed))
+    });
+    let conflicts = databases
+        .iter()
+        .map(|db| Ok(harmonylite::journal::count(db)?))
+        .collect::<Result<Vec<_>>>()?;
+    let bytes = stage
+        .nodes
+        .iter()
+        .map(|n| n.relay.bytes())
+        .fold((0, 0), |sum, b| (sum.0 + b.0, sum.1 + b.1));
     let mb = |bytes: u64| bytes as f64 / 1e6;
-    let _ = writeln!(out, "\n{transactions} transactions wrote {rows} rows; {} rows are in each shop", found.rows);
+    let _ = writeln!(
+        out,
+        "\n{transactions} transactions wrote {rows} rows; {} rows are in each shop",
+        found.rows
+    );
     let _ = writeln!(
         out,
         "conflicts in the journals of nodes 1, 2, 3: {}",
         conflicts.iter().map(i64::to_string).collect::<Vec<_>>().join(", ")
     );
-    let _ = writeln!(out, "through the broker: {:.1} MB to it, {:.1} MB from it", mb(bytes.0), mb(bytes.1));
+    let _ = writeln!(
+        out,
+        "through the broker: {:.1} MB to it, {:.1} MB from it",
+        mb(bytes.0),
+        mb(bytes.1)
+    );
     let _ = write!(out, "{} of {} nodes equal", found.equal, databases.len());
     Ok(out)
 }
@@ -42,8 +64,10 @@ pub(super) fn what_to_type(nodes: &[Node]) -> Result<String> {
     let program = std::env::current_exe()?;
     Ok(format!(
         "\nThe nodes are still running. In another terminal, for example:\n\
-         \n  sqlite3 {} \"INSERT INTO customers VALUES (1001, 'me@example.org', 'Me', 0)\"\n  sqlite3 {} \"SELECT * FROM customers WHERE id = 1001\"\n\
-         \nand what node {} says of itself, and what lost a conflict:\n\n  {program} status --config {config}\n  {program} conflicts list --config {config}\n\
+         \n  sqlite3 {} \"INSERT INTO customers VALUES (1001, 'me@example.org', 'Me', 0)\"\n  \
+         sqlite3 {} \"SELECT * FROM customers WHERE id = 1001\"\n\
+         \nand what node {} says of itself, and what lost a conflict:\n\n  {program} status \
+         --config {config}\n  {program} conflicts list --config {config}\n\
          \nCtrl-C ends them and removes their files.",
         first.db.display(),
         last.db.display(),

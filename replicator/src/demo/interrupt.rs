@@ -1,4 +1,5 @@
-//! Ctrl-C and SIGTERM, seen by everybody who waits, so that files and processes are cleaned up by ordinary returns.
+//! Ctrl-C and SIGTERM, seen by everybody who waits, so that files and processes are cleaned up by
+//! ordinary returns.
 
 use anyhow::Result;
 use parking_lot::{Condvar, Mutex};

@@ -1,6 +1,8 @@
-//! `harmonylite demo`: three nodes of a shop on this machine, written at once, cut off, killed, and compared in the end.
+//! `harmonylite demo`: three nodes of a shop on this machine, written at once, cut off, killed, and
+//! compared in the end.
 //!
-//! Real processes of this very program on temporary files, around one embedded nats-server; ordinary connections write.
+//! Real processes of this very program on temporary files, around one embedded nats-server;
+//! ordinary connections write.
 
 mod compare;
 mod ending;

@@ -1,7 +1,7 @@
 //! The three nodes: a database, a configuration and a process each.
 //!
-//! Owns: no process outlives the demo, however that ends (see [`LIFELINE_SHELL`]). Nodes have process groups of their own, so
-//! that Ctrl-C reaches the demo alone.
+//! Owns: no process outlives the demo, however that ends (see [`LIFELINE_SHELL`]). Nodes have
+//! process groups of their own, so that Ctrl-C reaches the demo alone.
 
 use super::relay::Relay;
 use super::schema;
@@ -28,8 +28,15 @@ impl Node {
     pub(super) fn create(dir: &Path, id: u64, relay: Relay, access: &Access) -> Result<Self> {
         let dir = dir.join(format!("node-{id}"));
         fs::create_dir(&dir)?;
-        let node = Self { id, db: dir.join("shop.db"), config: dir.join("config.toml"), relay, process: None };
-        let mut db = schema::create(&node.db).with_context(|| format!("cannot make {}", node.db.display()))?;
+        let node = Self {
+            id,
+            db: dir.join("shop.db"),
+            config: dir.join("config.toml"),
+            relay,
+            process: None,
+        };
+        let mut db = schema::create(&node.db)
+            .with_context(|| format!("cannot make {}", node.db.display()))?;
         if id == 1 {
             schema::fill(&mut db)?;
         }
@@ -42,15 +49,18 @@ impl Node {
         let user = access.user.as_deref().unwrap_or_default();
         let password = access.password.as_ref().map_or("", |p| p.reveal());
         let content = format!(
-            "db_path = {}\nnode_id = {}\n\n[nats]\nurls = [{}]\nuser_name = {}\nuser_password = {}\nreconnect_wait_seconds = 1\n",
+            "db_path = {}\nnode_id = {}\n\n[nats]\nurls = [{}]\nuser_name = {}\nuser_password = \
+            {}\nreconnect_wait_seconds = 1\n",
             text(&self.db.to_string_lossy()),
             self.id,
             text(&self.relay.url),
             text(user),
             text(password),
         );
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.config)?;
-        file.write_all(content.as_bytes()).with_context(|| format!("cannot write {}", self.config.display()))
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.config)?;
+        file.write_all(content.as_bytes())
+            .with_context(|| format!("cannot write {}", self.config.display()))
     }
 
     fn log_path(&self) -> PathBuf {
@@ -62,9 +72,14 @@ impl Node {
         let program = std::env::current_exe().context("cannot find this program")?;
         let log = File::options().create(true).append(true).open(self.log_path())?;
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", LIFELINE_SHELL, "harmonylite"]).arg(program).arg("-config").arg(&self.config);
+        command
+            .args(["-c", LIFELINE_SHELL, "harmonylite"])
+            .arg(program)
+            .arg("-config")
+            .arg(&self.config);
         command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log).process_group(0);
-        let mut child = command.spawn().context("cannot run /bin/sh, which watches over the nodes")?;
+        let mut child =
+            command.spawn().context("cannot run /bin/sh, which watches over the nodes")?;
         let Some(lifeline) = child.stdin.take() else { bail!("no pipe to node {}", self.id) };
         self.process = Some((child, lifeline));
         Ok(())
@@ -92,7 +107,11 @@ impl Node {
         let Some((child, _)) = &mut self.process else { return Ok(()) };
         match child.try_wait()? {
             None => Ok(()),
-            Some(status) => bail!("node {} ended by itself: {status}. The last it said:\n{}", self.id, self.last_words()),
+            Some(status) => bail!(
+                "node {} ended by itself: {status}. The last it said:\n{}",
+                self.id,
+                self.last_words()
+            ),
         }
     }
 
@@ -101,7 +120,11 @@ impl Node {
         let log = fs::read(self.log_path()).unwrap_or_default();
         let text = String::from_utf8_lossy(&log);
         let lines: Vec<&str> = text.lines().collect();
-        lines.iter().skip(lines.len().saturating_sub(15)).map(|line| format!("  {line}\n")).collect()
+        lines
+            .iter()
+            .skip(lines.len().saturating_sub(15))
+            .map(|line| format!("  {line}\n"))
+            .collect()
     }
 }
 

@@ -13,8 +13,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const EVERY: Duration = Duration::from_millis(200);
-const ROWS: &str = "SELECT (SELECT count(*) FROM customers) + (SELECT count(*) FROM products) + (SELECT count(*) FROM pictures)
-    + (SELECT count(*) FROM orders) + (SELECT count(*) FROM order_lines) + (SELECT count(*) FROM stock)";
+const ROWS: &str = "SELECT (SELECT count(*) FROM customers) + (SELECT count(*) FROM products) + \
+    (SELECT count(*) FROM pictures)
+    + (SELECT count(*) FROM orders) + (SELECT count(*) FROM order_lines) + (SELECT count(*) FROM \
+    stock)";
 
 /// The last look at a node.
 #[derive(Clone, Debug, Default)]

@@ -1,4 +1,5 @@
-//! A wire between a node and the broker that can be cut: a TCP relay on loopback, which also counts.
+//! A wire between a node and the broker that can be cut: a TCP relay on loopback, which also
+//! counts.
 
 use anyhow::{Context, Result};
 use std::sync::Arc;
@@ -20,7 +21,8 @@ pub(super) struct Relay {
 impl Relay {
     /// Relays to this address (`host:port`), inside a tokio runtime.
     pub(super) async fn start(to: String) -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot listen on loopback")?;
+        let listener =
+            TcpListener::bind("127.0.0.1:0").await.context("cannot listen on loopback")?;
         let url = format!("nats://{}", listener.local_addr()?);
         let (whole, seen) = watch::channel(true);
         let bytes = Arc::new((AtomicU64::new(0), AtomicU64::new(0)));
@@ -45,7 +47,12 @@ impl Relay {
 }
 
 /// Ends with the relay: the listener is closed and the connections with it.
-async fn accept(listener: TcpListener, to: String, mut whole: watch::Receiver<bool>, bytes: Arc<(AtomicU64, AtomicU64)>) {
+async fn accept(
+    listener: TcpListener,
+    to: String,
+    mut whole: watch::Receiver<bool>,
+    bytes: Arc<(AtomicU64, AtomicU64)>,
+) {
     loop {
         let node = tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -61,11 +68,17 @@ async fn accept(listener: TcpListener, to: String, mut whole: watch::Receiver<bo
     }
 }
 
-async fn carry(node: TcpStream, to: String, mut whole: watch::Receiver<bool>, bytes: Arc<(AtomicU64, AtomicU64)>) {
+async fn carry(
+    node: TcpStream,
+    to: String,
+    mut whole: watch::Receiver<bool>,
+    bytes: Arc<(AtomicU64, AtomicU64)>,
+) {
     let Ok(broker) = TcpStream::connect(to).await else { return };
     // Small messages matter here; where it cannot be set they are only slower.
     let _ = (node.set_nodelay(true), broker.set_nodelay(true));
-    let ((mut node_in, mut node_out), (mut broker_in, mut broker_out)) = (node.into_split(), broker.into_split());
+    let ((mut node_in, mut node_out), (mut broker_in, mut broker_out)) =
+        (node.into_split(), broker.into_split());
     tokio::select! {
         () = pump(&mut node_in, &mut broker_out, &bytes.0) => {}
         () = pump(&mut broker_in, &mut node_out, &bytes.1) => {}
@@ -74,7 +87,11 @@ async fn carry(node: TcpStream, to: String, mut whole: watch::Receiver<bool>, by
 }
 
 /// Not `copy_bidirectional`: that one tells the bytes only at its end, and a cut wire has none.
-async fn pump(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin), count: &AtomicU64) {
+async fn pump(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    count: &AtomicU64,
+) {
     let mut chunk = vec![0; CHUNK_BYTES];
     while let Ok(read) = from.read(&mut chunk).await {
         let Some(content) = chunk.get(..read).filter(|c| !c.is_empty()) else { return };

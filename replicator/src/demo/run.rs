@@ -24,9 +24,13 @@ const DAMAGE: &str = "HARMONYLITE_DEMO_DAMAGE";
 
 /// Plays it. False: the nodes differ in the end.
 pub(crate) fn run(keep: bool, seconds: u64) -> Result<bool> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let interrupt = Interrupt::listen(&runtime)?;
-    let dir = tempfile::Builder::new().prefix("harmonylite-demo-").tempdir().context("cannot make a temporary directory")?;
+    let dir = tempfile::Builder::new()
+        .prefix("harmonylite-demo-")
+        .tempdir()
+        .context("cannot make a temporary directory")?;
     let embedded = runtime.block_on(broker(dir.path()))?;
     let played = play(dir.path(), &runtime, &embedded, &interrupt, keep, seconds);
     runtime.block_on(embedded.stop());
@@ -42,16 +46,29 @@ async fn broker(dir: &Path) -> Result<Embedded> {
     Ok(Embedded::start(&settings, NodeId(0), &ClusterSettings::default()).await?)
 }
 
-fn play(dir: &Path, runtime: &Runtime, embedded: &Embedded, interrupt: &Interrupt, keep: bool, seconds: u64) -> Result<bool> {
+fn play(
+    dir: &Path,
+    runtime: &Runtime,
+    embedded: &Embedded,
+    interrupt: &Interrupt,
+    keep: bool,
+    seconds: u64,
+) -> Result<bool> {
     let access = embedded.access().borrow().clone();
     let address = access.url.rsplit("//").next().unwrap_or_default().to_owned();
-    let node = |id| Node::create(dir, id, runtime.block_on(Relay::start(address.clone()))?, &access);
+    let node =
+        |id| Node::create(dir, id, runtime.block_on(Relay::start(address.clone()))?, &access);
     let nodes = (1..=3).map(node).collect::<Result<Vec<_>>>()?;
     let length_ms = seconds * 1_000;
     let mut stage = Stage::new(nodes, interrupt.clone(), length_ms)?;
-    stage.screen.say(&format!("Three nodes around one nats-server {}, in {}", embedded.version(), dir.display()));
+    stage.screen.say(&format!(
+        "Three nodes around one nats-server {}, in {}",
+        embedded.version(),
+        dir.display()
+    ));
     join(&mut stage)?;
-    let writing_ms = length_ms.saturating_sub(clock::mono_ms() - stage.began_ms).max(4_000) * 9 / 10;
+    let writing_ms =
+        length_ms.saturating_sub(clock::mono_ms() - stage.began_ms).max(4_000) * 9 / 10;
     scenes(&mut stage, writing_ms)?;
     settle(&mut stage)?;
     if std::env::var_os(DAMAGE).is_some() {
@@ -76,7 +93,8 @@ fn join(stage: &mut Stage) -> Result<()> {
     stage.nodes.iter_mut().try_for_each(Node::start)?;
     let wanted = PRODUCTS.unsigned_abs() * 4;
     stage.until("three nodes start; the shop is on node 1 only", PATIENCE_MS, |s| {
-        s.statuses().is_some_and(|all| is_drained(&all)) && s.observers.iter().all(|o| o.look().rows >= wanted)
+        s.statuses().is_some_and(|all| is_drained(&all))
+            && s.observers.iter().all(|o| o.look().rows >= wanted)
     })?;
     (0..3).for_each(|i| stage.state(i, "replicating"));
     stage.done("three nodes joined, and the shop is on all of them");
@@ -106,7 +124,10 @@ fn scenes(stage: &mut Stage, writing_ms: u64) -> Result<()> {
         node.kill();
     }
     stage.state(1, "KILLED");
-    stage.play("node 2 was killed (SIGKILL); its application goes on writing", writing_ms * 12 / 100)?;
+    stage.play(
+        "node 2 was killed (SIGKILL); its application goes on writing",
+        writing_ms * 12 / 100,
+    )?;
     if let Some(node) = stage.nodes.get_mut(1) {
         node.start()?;
     }
@@ -129,14 +150,16 @@ fn settle(stage: &mut Stage) -> Result<()> {
     if let Some(traffic) = &mut stage.traffic {
         traffic.stop()?;
     }
-    // Two looks in a row that see the same: what one look takes for the end may be a message that has not been heard of.
+    // Two looks in a row that see the same: what one look takes for the end may be a message that
+    // has not been heard of.
     let mut seen = (stage.looks() + 1, Vec::new());
     stage.until("nobody writes any more; the rest arrives", PATIENCE_MS, |s| {
         let (looks, statuses) = (s.looks(), s.statuses().unwrap_or_default());
         if looks <= seen.0 {
             return false;
         }
-        let cursors: Vec<_> = statuses.iter().flat_map(|s| s.streams.iter().map(|t| t.cursor)).collect();
+        let cursors: Vec<_> =
+            statuses.iter().flat_map(|s| s.streams.iter().map(|t| t.cursor)).collect();
         let still = cursors == seen.1 && statuses.len() == s.nodes.len() && is_drained(&statuses);
         seen = (looks, cursors);
         still

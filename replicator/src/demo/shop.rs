@@ -39,8 +39,14 @@ impl Shop<'_> {
         (self.node << 40) + *self.next
     }
 
-    fn write(&mut self, tx: &Transaction<'_>, sql: &str, values: impl rusqlite::Params) -> Result<()> {
-        *self.rows += tx.prepare_cached(sql)?.execute(values).with_context(|| sql.to_owned())? as u64;
+    fn write(
+        &mut self,
+        tx: &Transaction<'_>,
+        sql: &str,
+        values: impl rusqlite::Params,
+    ) -> Result<()> {
+        *self.rows +=
+            tx.prepare_cached(sql)?.execute(values).with_context(|| sql.to_owned())? as u64;
         Ok(())
     }
 
@@ -53,15 +59,22 @@ impl Shop<'_> {
             16 => self.product(tx),
             17 => self.recount(tx, PRODUCTS),
             18 => {
-                let sql = "UPDATE orders SET status = 'shipped' WHERE id = (SELECT id FROM orders WHERE id >= ?1 ORDER BY id LIMIT 1)";
+                let sql = "UPDATE orders SET status = 'shipped' WHERE id = (SELECT id FROM orders \
+                    WHERE id >= ?1 ORDER BY id LIMIT 1)";
                 let from = (1 + self.any(3)) << 40;
                 let id = from + self.any(*self.next);
                 self.write(tx, sql, [id])
             }
-            // Only orders of this node: lines of an order that another one is changing would be left alone.
+            // Only orders of this node: lines of an order that another one is changing would be
+            // left alone.
             _ => {
                 let id = (self.node << 40) + self.any(*self.next);
-                self.write(tx, "DELETE FROM orders WHERE id = (SELECT min(id) FROM orders WHERE id BETWEEN ?1 AND ?1 + 1000)", [id])
+                self.write(
+                    tx,
+                    "DELETE FROM orders WHERE id = (SELECT min(id) FROM orders WHERE \
+                    id BETWEEN ?1 AND ?1 + 1000)",
+                    [id],
+                )
             }
         }
     }
@@ -72,11 +85,17 @@ impl Shop<'_> {
             0 => {
                 // The same address under another number on each node: two of them cannot stay.
                 let (id, n) = (self.id(), self.any(HOT));
-                let sql = "INSERT INTO customers VALUES (?1, ?2, ?3, ?4) ON CONFLICT (email) DO UPDATE SET name = excluded.name";
+                let sql = "INSERT INTO customers VALUES (?1, ?2, ?3, ?4) ON CONFLICT (email) DO \
+                    UPDATE SET name = excluded.name";
                 self.write(
                     tx,
                     sql,
-                    params![id, format!("newsletter-{n}@example.org"), format!("Reader of node {}", self.node), clock::unix_ms()],
+                    params![
+                        id,
+                        format!("newsletter-{n}@example.org"),
+                        format!("Reader of node {}", self.node),
+                        clock::unix_ms()
+                    ],
                 )
             }
             1 => self.recount(tx, HOT),
@@ -86,12 +105,19 @@ impl Shop<'_> {
 
     fn order(&mut self, tx: &Transaction<'_>) -> Result<()> {
         let (id, customer) = (self.id(), 1 + self.any(CUSTOMERS));
-        self.write(tx, "INSERT INTO orders VALUES (?1, ?2, 'new', ?3)", params![id, customer, clock::unix_ms()])?;
+        self.write(
+            tx,
+            "INSERT INTO orders VALUES (?1, ?2, 'new', ?3)",
+            params![id, customer, clock::unix_ms()],
+        )?;
         for line in 1..=1 + self.any(5) {
-            let (product, quantity, warehouse) = (1 + self.any(PRODUCTS), 1 + self.any(9), self.warehouse());
-            let sql = "INSERT INTO order_lines SELECT ?1, ?2, id, ?4, price FROM products WHERE id = ?3";
+            let (product, quantity, warehouse) =
+                (1 + self.any(PRODUCTS), 1 + self.any(9), self.warehouse());
+            let sql =
+                "INSERT INTO order_lines SELECT ?1, ?2, id, ?4, price FROM products WHERE id = ?3";
             self.write(tx, sql, params![id, line, product, quantity])?;
-            let sql = "UPDATE stock SET pieces = pieces - ?3, counted_by = 'order' WHERE warehouse = ?1 AND product_id = ?2";
+            let sql = "UPDATE stock SET pieces = pieces - ?3, counted_by = 'order' WHERE \
+                warehouse = ?1 AND product_id = ?2";
             self.write(tx, sql, params![warehouse, product, quantity])?;
         }
         Ok(())
@@ -99,7 +125,12 @@ impl Shop<'_> {
 
     fn customer(&mut self, tx: &Transaction<'_>) -> Result<()> {
         let id = self.id();
-        let values = params![id, format!("{id}@example.org"), format!("{} {}", self.word(), self.word()), clock::unix_ms()];
+        let values = params![
+            id,
+            format!("{id}@example.org"),
+            format!("{} {}", self.word(), self.word()),
+            clock::unix_ms()
+        ];
         self.write(tx, "INSERT INTO customers VALUES (?1, ?2, ?3, ?4)", values)
     }
 
@@ -109,23 +140,41 @@ impl Shop<'_> {
     }
 
     fn reprice(&mut self, tx: &Transaction<'_>, among: i64) -> Result<()> {
-        let (product, price, word) = (1 + self.any(among), self.any(10_000) as f64 / 97.0, self.word());
+        let (product, price, word) =
+            (1 + self.any(among), self.any(10_000) as f64 / 97.0, self.word());
         let text = format!("now in {word}, says node {}", self.node);
-        self.write(tx, "UPDATE products SET price = ?2, description = ?3 WHERE id = ?1", params![product, price, text])
+        self.write(
+            tx,
+            "UPDATE products SET price = ?2, description = ?3 WHERE id = ?1",
+            params![product, price, text],
+        )
     }
 
     fn product(&mut self, tx: &Transaction<'_>) -> Result<()> {
         let (id, bytes) = (self.id(), 500 + self.any(8_000));
         let name = format!("{} {}", self.word(), self.word());
-        self.write(tx, "INSERT INTO products VALUES (?1, ?2, 'new', ?3)", params![id, name, bytes as f64 / 8.0])?;
+        self.write(
+            tx,
+            "INSERT INTO products VALUES (?1, ?2, 'new', ?3)",
+            params![id, name, bytes as f64 / 8.0],
+        )?;
         self.write(tx, "INSERT INTO pictures VALUES (?1, randomblob(?2))", [id, bytes])
     }
 
     fn recount(&mut self, tx: &Transaction<'_>, among: i64) -> Result<()> {
         let (warehouse, product, pieces) = (self.warehouse(), 1 + self.any(among), self.any(500));
         let by = format!("node {}", self.node);
-        let there = tx.prepare_cached("SELECT 1 FROM products WHERE id = ?1")?.query_row([product], |_| Ok(())).optional()?;
-        there.map_or(Ok(()), |()| self.write(tx, "REPLACE INTO stock VALUES (?1, ?2, ?3, ?4)", params![warehouse, product, pieces, by]))
+        let there = tx
+            .prepare_cached("SELECT 1 FROM products WHERE id = ?1")?
+            .query_row([product], |_| Ok(()))
+            .optional()?;
+        there.map_or(Ok(()), |()| {
+            self.write(
+                tx,
+                "REPLACE INTO stock VALUES (?1, ?2, ?3, ?4)",
+                params![warehouse, product, pieces, by],
+            )
+        })
     }
 
     fn warehouse(&mut self) -> &'static str {

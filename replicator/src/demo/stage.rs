@@ -31,7 +31,8 @@ pub(super) struct Stage {
 
 impl Stage {
     pub(super) fn new(nodes: Vec<Node>, interrupt: Interrupt, length_ms: u64) -> Result<Self> {
-        let observers = nodes.iter().map(|node| Observer::start(node.db.clone())).collect::<Result<_>>()?;
+        let observers =
+            nodes.iter().map(|node| Observer::start(node.db.clone())).collect::<Result<_>>()?;
         Ok(Self {
             traffic: None,
             observers,
@@ -55,11 +56,20 @@ impl Stage {
     }
 
     /// Shows the scene until something is true; after `ms` at most.
-    pub(super) fn until(&mut self, phase: &str, ms: u64, mut is_true: impl FnMut(&Self) -> bool) -> Result<()> {
+    pub(super) fn until(
+        &mut self,
+        phase: &str,
+        ms: u64,
+        mut is_true: impl FnMut(&Self) -> bool,
+    ) -> Result<()> {
         let ends = clock::mono_ms() + ms;
         while !is_true(self) {
             if clock::mono_ms() > ends {
-                let words: String = self.nodes.iter().map(|n| format!("node {} said last:\n{}", n.id, n.last_words())).collect();
+                let words: String = self
+                    .nodes
+                    .iter()
+                    .map(|n| format!("node {} said last:\n{}", n.id, n.last_words()))
+                    .collect();
                 bail!("{phase}: still not after {} s\n{words}", ms / 1_000);
             }
             self.tick(phase)?;
@@ -81,20 +91,37 @@ impl Stage {
     fn frame(&mut self, phase: &str) -> Frame {
         let now = clock::mono_ms();
         let looks: Vec<_> = self.observers.iter().map(Observer::look).collect();
-        let received = |status: &Status| status.counters.rows_applied + status.counters.rows_skipped;
-        let written = |i: usize| self.traffic.as_ref().and_then(|t| t.tallies.get(i)).map_or(0, |t| t.rows.load(Relaxed));
-        let counts: Vec<_> = looks.iter().enumerate().map(|(i, look)| (written(i), look.status.as_ref().map_or(0, received))).collect();
+        let received =
+            |status: &Status| status.counters.rows_applied + status.counters.rows_skipped;
+        let written = |i: usize| {
+            self.traffic.as_ref().and_then(|t| t.tallies.get(i)).map_or(0, |t| t.rows.load(Relaxed))
+        };
+        let counts: Vec<_> = looks
+            .iter()
+            .enumerate()
+            .map(|(i, look)| (written(i), look.status.as_ref().map_or(0, received)))
+            .collect();
         self.history.push_back((now, counts.clone()));
         if self.history.len() > RATE_TICKS + 1 {
             self.history.pop_front();
         }
         let (then, before) = self.history.front().cloned().unwrap_or_default();
         // A node that was started again counts from 0: then there is no rate for a moment.
-        let rate = |now_count: u64, count: u64| now_count.saturating_sub(count) * 1_000 / (now - then).max(1);
+        let rate = |now_count: u64, count: u64| {
+            now_count.saturating_sub(count) * 1_000 / (now - then).max(1)
+        };
         let lines = looks.into_iter().enumerate().map(|(i, look)| {
-            let (count, old) = (counts.get(i).copied().unwrap_or_default(), before.get(i).copied().unwrap_or_default());
+            let (count, old) = (
+                counts.get(i).copied().unwrap_or_default(),
+                before.get(i).copied().unwrap_or_default(),
+            );
             let received = if old.1 == 0 { 0 } else { rate(count.1, old.1) };
-            Line { id: i as u64 + 1, state: self.states.get(i).copied().unwrap_or(""), look, rates: (rate(count.0, old.0), received) }
+            Line {
+                id: i as u64 + 1,
+                state: self.states.get(i).copied().unwrap_or(""),
+                look,
+                rates: (rate(count.0, old.0), received),
+            }
         });
         let elapsed_ms = now - self.began_ms;
         let progress = elapsed_ms as f64 / self.length_ms.max(1) as f64;
@@ -127,7 +154,8 @@ impl Stage {
 
 /// Whether everything committed is published, and everything published applied.
 pub(super) fn is_drained(nodes: &[Status]) -> bool {
-    let newest = nodes.iter().flat_map(|s| &s.streams).map(|s| s.last.max(s.cursor)).max().unwrap_or(0);
+    let newest =
+        nodes.iter().flat_map(|s| &s.streams).map(|s| s.last.max(s.cursor)).max().unwrap_or(0);
     let drained = |s: &Status| {
         s.broker.linked
             && s.joined

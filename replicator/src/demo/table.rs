@@ -69,14 +69,25 @@ impl Screen {
 
 fn table(frame: &Frame) -> String {
     let filled = ((frame.progress.clamp(0.0, 1.0) * BAR as f64) as usize).min(BAR);
-    let mut out = format!("\n[{}{}] {}\n", "#".repeat(filled), ".".repeat(BAR - filled), frame.phase);
-    let _ = writeln!(out, "  node  state              rows  written/s  received/s  lag ms  pending  conflicts");
+    let mut out =
+        format!("\n[{}{}] {}\n", "#".repeat(filled), ".".repeat(BAR - filled), frame.phase);
+    let _ = writeln!(
+        out,
+        "  node  state              rows  written/s  received/s  lag ms  pending  conflicts"
+    );
     for line in &frame.lines {
         let cells = Cells::new(line);
         let _ = writeln!(
             out,
             "  {:<4}  {:<12} {:>10}  {:>9}  {:>10}  {:>6}  {:>7}  {:>9}",
-            line.id, line.state, line.look.rows, line.rates.0, line.rates.1, cells.lag, cells.pending, cells.conflicts
+            line.id,
+            line.state,
+            line.look.rows,
+            line.rates.0,
+            line.rates.1,
+            cells.lag,
+            cells.pending,
+            cells.conflicts
         );
     }
     out
@@ -112,16 +123,25 @@ struct Cells {
 impl Cells {
     fn new(line: &Line) -> Self {
         let Some(status) = &line.look.status else {
-            return Self { lag: "-".to_owned(), pending: "-".to_owned(), conflicts: "-".to_owned() };
+            return Self {
+                lag: "-".to_owned(),
+                pending: "-".to_owned(),
+                conflicts: "-".to_owned(),
+            };
         };
-        // Behind what it knows of, or, when caught up, what the last batches took from the broker into the database.
+        // Behind what it knows of, or, when caught up, what the last batches took from the broker
+        // into the database.
         let behind = status.streams.iter().map(|s| s.lag_ms).max().unwrap_or(0);
         let lag = match (status.broker.linked, behind) {
             (false, _) => "-".to_owned(),
             (true, 0) => format!("{:.1}", status.wake.published_to_applied_us.0 as f64 / 1_000.0),
             (true, ms) => ms.to_string(),
         };
-        Self { lag, pending: status.pending_rows.to_string(), conflicts: status.conflicts.to_string() }
+        Self {
+            lag,
+            pending: status.pending_rows.to_string(),
+            conflicts: status.conflicts.to_string(),
+        }
     }
 }
 
@@ -140,13 +160,20 @@ mod tests {
             ..Default::default()
         };
         let lines = vec![
-            Line { id: 1, state: "replicating", look: Look { status: Some(status), rows: 500, number: 1 }, rates: (10, 20) },
+            Line {
+                id: 1,
+                state: "replicating",
+                look: Look { status: Some(status), rows: 500, number: 1 },
+                rates: (10, 20),
+            },
             Line { id: 2, state: "killed", look: Look::default(), rates: (0, 0) },
         ];
-        let frame = Frame { elapsed_ms: 1_500, progress: 0.5, phase: "all write".to_owned(), lines };
+        let frame =
+            Frame { elapsed_ms: 1_500, progress: 0.5, phase: "all write".to_owned(), lines };
         assert_eq!(
             plain(&frame),
-            "  1.5 s  all write | 1 replicating: 500 rows, +30/s, lag 21 ms, pending 7, conflicts 3 | 2 killed: 0 rows, +0/s, lag - ms, pending -, conflicts -\n"
+            "  1.5 s  all write | 1 replicating: 500 rows, +30/s, lag 21 ms, pending 7, conflicts \
+            3 | 2 killed: 0 rows, +0/s, lag - ms, pending -, conflicts -\n"
         );
         let text = table(&frame);
         assert!(text.contains("[############............] all write"), "{text}");

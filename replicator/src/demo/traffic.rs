@@ -1,4 +1,5 @@
-//! The applications: one writer a node, through ordinary connections, not knowing that anything is replicated.
+//! The applications: one writer a node, through ordinary connections, not knowing that anything is
+//! replicated.
 
 use super::interrupt::Interrupt;
 use super::schema;
@@ -46,14 +47,23 @@ impl Traffic {
         for (i, path) in databases.into_iter().enumerate() {
             let tally = Arc::new(Tally::default());
             traffic.tallies.push(Arc::clone(&tally));
-            let (same_rows, end, failure) = (Arc::clone(&traffic.same_rows), traffic.end.clone(), Arc::clone(&traffic.failure));
-            let mut writer = Writer { node: i as i64 + 1, next: 0, random: i as u64 + 1, db: schema::open(&path)? };
+            let (same_rows, end, failure) =
+                (Arc::clone(&traffic.same_rows), traffic.end.clone(), Arc::clone(&traffic.failure));
+            let mut writer = Writer {
+                node: i as i64 + 1,
+                next: 0,
+                random: i as u64 + 1,
+                db: schema::open(&path)?,
+            };
             let work = move || {
                 if let Err(error) = writer.run(&tally, &same_rows, &end) {
-                    *failure.lock() = Some(format!("the application of node {} failed: {error:#}", writer.node));
+                    *failure.lock() =
+                        Some(format!("the application of node {} failed: {error:#}", writer.node));
                 }
             };
-            traffic.threads.push(std::thread::Builder::new().name(format!("shop-{}", i + 1)).spawn(work)?);
+            traffic
+                .threads
+                .push(std::thread::Builder::new().name(format!("shop-{}", i + 1)).spawn(work)?);
         }
         Ok(traffic)
     }
@@ -96,12 +106,20 @@ impl Writer {
         while !end.is_set() {
             let count = tally.transactions.load(Relaxed);
             let mut rows = 0;
-            let mut shop = Shop { node: self.node, next: &mut self.next, random: &mut self.random, rows: &mut rows };
-            // The write lock first: upgrading a read transaction fails at once when another one wrote meanwhile.
+            let mut shop = Shop {
+                node: self.node,
+                next: &mut self.next,
+                random: &mut self.random,
+                rows: &mut rows,
+            };
+            // The write lock first: upgrading a read transaction fails at once when another one
+            // wrote meanwhile.
             let tx = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
             match same_rows.load(Relaxed) {
                 true => shop.contend(&tx).context("the same rows")?,
-                false if count % BULK_EVERY == BULK_EVERY / 2 => shop.import(&tx).context("an import")?,
+                false if count % BULK_EVERY == BULK_EVERY / 2 => {
+                    shop.import(&tx).context("an import")?
+                }
                 false => shop.trade(&tx)?,
             }
             tx.commit()?;

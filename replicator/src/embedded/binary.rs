@@ -1,8 +1,9 @@
 //! Finds the nats-server program to run.
 //!
-//! In this order: `nats.server_binary`, `HARMONYLITE_NATS_SERVER`, the one inside this executable, `PATH`. The first that is
-//! given is taken or refused, never silently passed over. Owns: no program runs whose version was not read from itself, and
-//! none that was unpacked here without its digest being compared, at every use.
+//! In this order: `nats.server_binary`, `HARMONYLITE_NATS_SERVER`, the one inside this executable,
+//! `PATH`. The first that is given is taken or refused, never silently passed over. Owns: no
+//! program runs whose version was not read from itself, and none that was unpacked here without its
+//! digest being compared, at every use.
 
 use super::{EmbeddedError, lock};
 use sha2::{Digest, Sha256};
@@ -11,7 +12,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The oldest nats-server that is good: older ones lose acknowledged messages (DESIGN.md section 4).
+/// The oldest nats-server that is good: older ones lose acknowledged messages (DESIGN.md section
+/// 4).
 pub const VERSION_MIN: (u64, u64, u64) = (2, 10, 23);
 
 /// A nats-server inside this executable.
@@ -54,12 +56,17 @@ pub(super) async fn find(server_binary: &str) -> Result<Program, EmbeddedError> 
     let version = ask_version(&path).await?;
     if parse_version(&version).is_none_or(|v| v < VERSION_MIN) {
         let (major, minor, patch) = VERSION_MIN;
-        return Err(EmbeddedError::TooOld { path, found: version, needed: format!("{major}.{minor}.{patch}") });
+        return Err(EmbeddedError::TooOld {
+            path,
+            found: version,
+            needed: format!("{major}.{minor}.{patch}"),
+        });
     }
     Ok(Program { path, version })
 }
 
-/// The nats-server that a node would run, for others that need one: found, and its version read and good.
+/// The nats-server that a node would run, for others that need one: found, and its version read and
+/// good.
 ///
 /// # Errors
 /// [`EmbeddedError::NoBinary`], [`EmbeddedError::TooOld`], or that it does not say its version.
@@ -71,23 +78,35 @@ fn locate(server_binary: &str) -> Result<PathBuf, EmbeddedError> {
     if !server_binary.is_empty() {
         return Ok(PathBuf::from(server_binary));
     }
-    if let Some(named) = std::env::var_os("HARMONYLITE_NATS_SERVER").filter(|named| !named.is_empty()) {
+    if let Some(named) =
+        std::env::var_os("HARMONYLITE_NATS_SERVER").filter(|named| !named.is_empty())
+    {
         return Ok(PathBuf::from(named));
     }
     if let Some(inside) = INSIDE {
         return unpack(&inside, &cache_directories());
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|dir| dir.join("nats-server")).find(|program| program.is_file());
-    found.ok_or_else(|| EmbeddedError::NoBinary { reason: "none is named, none is inside this program, none is on PATH".to_owned() })
+    let found = std::env::split_paths(&path)
+        .map(|dir| dir.join("nats-server"))
+        .find(|program| program.is_file());
+    found.ok_or_else(|| EmbeddedError::NoBinary {
+        reason: "none is named, none is inside this program, none is on PATH".to_owned(),
+    })
 }
 
-/// Where an unpacked program may go, best first. The home of a service is often missing or read-only.
+/// Where an unpacked program may go, best first. The home of a service is often missing or
+/// read-only.
 fn cache_directories() -> Vec<PathBuf> {
-    let variable = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let home = variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")));
+    let variable =
+        |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let home =
+        variable("XDG_CACHE_HOME").or_else(|| variable("HOME").map(|home| home.join(".cache")));
     let private = format!("harmonylite-{}", rustix::process::getuid().as_raw());
-    home.map(|home| home.join("harmonylite")).into_iter().chain([std::env::temp_dir().join(private)]).collect()
+    home.map(|home| home.join("harmonylite"))
+        .into_iter()
+        .chain([std::env::temp_dir().join(private)])
+        .collect()
 }
 
 /// The path of the unpacked program, which has the right digest now.
@@ -95,12 +114,17 @@ fn unpack(inside: &Inside, directories: &[PathBuf]) -> Result<PathBuf, EmbeddedE
     let mut reasons = Vec::new();
     for dir in directories {
         let path = dir.join(format!("nats-server-{}", &inside.sha256[..16]));
-        match lock::create_private(dir).map_err(|e| e.to_string()).and_then(|()| unpack_to(inside, dir, &path)) {
+        match lock::create_private(dir)
+            .map_err(|e| e.to_string())
+            .and_then(|()| unpack_to(inside, dir, &path))
+        {
             Ok(()) => return Ok(path),
             Err(reason) => reasons.push(format!("{}: {reason}", path.display())),
         }
     }
-    Err(EmbeddedError::NoBinary { reason: format!("the one inside cannot be unpacked ({})", reasons.join("; ")) })
+    Err(EmbeddedError::NoBinary {
+        reason: format!("the one inside cannot be unpacked ({})", reasons.join("; ")),
+    })
 }
 
 fn unpack_to(inside: &Inside, dir: &Path, path: &Path) -> Result<(), String> {
@@ -108,7 +132,8 @@ fn unpack_to(inside: &Inside, dir: &Path, path: &Path) -> Result<(), String> {
     if digest(path).is_ok_and(|found| found == inside.sha256) {
         return Ok(());
     }
-    let content = zstd::bulk::decompress(inside.compressed, inside.bytes).map_err(|e| e.to_string())?;
+    let content =
+        zstd::bulk::decompress(inside.compressed, inside.bytes).map_err(|e| e.to_string())?;
     if hex(&Sha256::digest(&content)) != inside.sha256 {
         return Err("what is inside this executable is damaged".to_owned());
     }
@@ -127,14 +152,18 @@ fn unpack_to(inside: &Inside, dir: &Path, path: &Path) -> Result<(), String> {
     write().map_err(|e| e.to_string())
 }
 
-/// Refuses a directory (of the shared temporary one) that somebody else could change between the check and the start.
+/// Refuses a directory (of the shared temporary one) that somebody else could change between the
+/// check and the start.
 fn ours_alone(dir: &Path) -> Result<(), String> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt;
         let about = fs::symlink_metadata(dir).map_err(|e| e.to_string())?;
         let mine = rustix::process::getuid().as_raw();
-        if !about.is_dir() && !dir.is_dir() || about.uid() != mine && mine != 0 || about.mode() & 0o022 != 0 {
+        if !about.is_dir() && !dir.is_dir()
+            || about.uid() != mine && mine != 0
+            || about.mode() & 0o022 != 0
+        {
             return Err("other users may write there".to_owned());
         }
     }
@@ -164,9 +193,12 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Runs `-v`. "Text file busy" passes: a thread that forks just while the program is written holds it open for a moment.
+/// Runs `-v`. "Text file busy" passes: a thread that forks just while the program is written holds
+/// it open for a moment.
 async fn ask_version(path: &Path) -> Result<String, EmbeddedError> {
-    let refuse = |reason: String| EmbeddedError::NoBinary { reason: format!("{} cannot be run: {reason}", path.display()) };
+    let refuse = |reason: String| EmbeddedError::NoBinary {
+        reason: format!("{} cannot be run: {reason}", path.display()),
+    };
     let mut tries = 0;
     let output = loop {
         match tokio::process::Command::new(path).arg("-v").kill_on_drop(true).output().await {
@@ -177,10 +209,16 @@ async fn ask_version(path: &Path) -> Result<String, EmbeddedError> {
     };
     let said = String::from_utf8_lossy(&output.stdout);
     let version = said.trim().strip_prefix("nats-server: v").map(str::to_owned);
-    version.ok_or_else(|| refuse(format!("it is no nats-server: `-v` said {:?}", said.chars().take(80).collect::<String>())))
+    version.ok_or_else(|| {
+        refuse(format!(
+            "it is no nats-server: `-v` said {:?}",
+            said.chars().take(80).collect::<String>()
+        ))
+    })
 }
 
-/// The three numbers of "2.15.1" or "2.12.0-preview.1"; a version before a release counts as the one before.
+/// The three numbers of "2.15.1" or "2.12.0-preview.1"; a version before a release counts as the
+/// one before.
 pub(crate) fn parse_version(text: &str) -> Option<(u64, u64, u64)> {
     let numbers = text.split(['-', '+']).next()?;
     let mut parts = numbers.split('.').map(|part| part.parse().ok());
@@ -203,7 +241,8 @@ mod tests {
     #[test]
     fn an_unpacked_program_is_checked_at_every_use_and_put_right() {
         let content = b"#!/bin/sh\necho nats-server: v9.9.9\n";
-        let compressed: &'static [u8] = Box::leak(zstd::bulk::compress(content, 1).unwrap().into_boxed_slice());
+        let compressed: &'static [u8] =
+            Box::leak(zstd::bulk::compress(content, 1).unwrap().into_boxed_slice());
         let sha256: &'static str = Box::leak(hex(&Sha256::digest(content)).into_boxed_str());
         let inside = Inside { compressed, bytes: content.len(), sha256, version: "9.9.9" };
         let dir = tempfile::tempdir().unwrap();
@@ -215,8 +254,16 @@ mod tests {
         fs::write(&path, "tampered").unwrap();
         assert_eq!(unpack(&inside, &places).unwrap(), path);
         assert_eq!(fs::read(&path).unwrap(), content);
-        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing temporary stays");
-        let error = unpack(&Inside { sha256: Box::leak("0".repeat(64).into_boxed_str()), ..inside }, &places).unwrap_err();
+        assert_eq!(
+            fs::read_dir(path.parent().unwrap()).unwrap().count(),
+            1,
+            "nothing temporary stays"
+        );
+        let error = unpack(
+            &Inside { sha256: Box::leak("0".repeat(64).into_boxed_str()), ..inside },
+            &places,
+        )
+        .unwrap_err();
         assert!(error.to_string().contains("damaged"), "{error}");
     }
 
@@ -226,13 +273,17 @@ mod tests {
         let script = |name: &str, says: &str| {
             let path = dir.path().join(name);
             fs::write(&path, format!("#!/bin/sh\necho '{says}'\n")).unwrap();
-            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+                .unwrap();
             path.to_str().unwrap().to_owned()
         };
         let old = find(&script("old", "nats-server: v2.10.22")).await.unwrap_err();
         assert!(matches!(&old, EmbeddedError::TooOld { found, .. } if found == "2.10.22"), "{old}");
         let other = find(&script("other", "hello")).await.unwrap_err();
-        assert!(matches!(&other, EmbeddedError::NoBinary { reason } if reason.contains("hello")), "{other}");
+        assert!(
+            matches!(&other, EmbeddedError::NoBinary { reason } if reason.contains("hello")),
+            "{other}"
+        );
         let missing = find("/nonexistent/nats-server").await.unwrap_err();
         assert!(missing.to_string().contains("/nonexistent/nats-server"), "{missing}");
     }

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 pub enum EmbeddedError {
     /// No program to run.
     #[error(
-        "no nats-server to run: {reason}; name one in nats.server_binary or HARMONYLITE_NATS_SERVER, put one on PATH, build with \
+        "no nats-server to run: {reason}; name one in nats.server_binary or \
+        HARMONYLITE_NATS_SERVER, put one on PATH, build with \
          `make build` (which puts one inside), or give the address of a running server in nats.urls"
     )]
     NoBinary {
@@ -16,7 +17,10 @@ pub enum EmbeddedError {
         reason: String,
     },
     /// The program is older than what replication relies on.
-    #[error("{path} is nats-server {found}, and {needed} or newer is needed: install a newer one or name another in nats.server_binary")]
+    #[error(
+        "{path} is nats-server {found}, and {needed} or newer is needed: install a newer one or \
+        name another in nats.server_binary"
+    )]
     TooOld {
         /// The program.
         path: PathBuf,
@@ -27,7 +31,8 @@ pub enum EmbeddedError {
     },
     /// An address that it has to listen on is taken.
     #[error(
-        "the embedded nats-server cannot listen: {said}; end what uses that port, or choose another in nats.bind_address, \
+        "the embedded nats-server cannot listen: {said}; end what uses that port, or choose \
+        another in nats.bind_address, \
          -cluster-addr or nats.server_config"
     )]
     PortInUse {
@@ -35,7 +40,10 @@ pub enum EmbeddedError {
         said: String,
     },
     /// The server refuses its configuration.
-    #[error("nats-server refuses its configuration: {said}; look at nats.server_config, nats.bind_address and the -cluster flags")]
+    #[error(
+        "nats-server refuses its configuration: {said}; look at nats.server_config, \
+        nats.bind_address and the -cluster flags"
+    )]
     ConfigRefused {
         /// The server's own words.
         said: String,
@@ -59,7 +67,10 @@ pub enum EmbeddedError {
         example: &'static str,
     },
     /// Another server uses the store directory.
-    #[error("another server uses the directory {path}: stop the other node, or give this one another node id or db_path")]
+    #[error(
+        "another server uses the directory {path}: stop the other node, or give this one another \
+        node id or db_path"
+    )]
     StoreLocked {
         /// The directory.
         path: PathBuf,

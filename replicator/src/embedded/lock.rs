@@ -1,7 +1,9 @@
-//! Keeps a second server off a store directory: nats-server itself has no lock, and two of them destroy each other's streams.
+//! Keeps a second server off a store directory: nats-server itself has no lock, and two of them
+//! destroy each other's streams.
 //!
-//! The lock belongs to the open file, and the child inherits it: when this process is killed, the lock lasts until its
-//! nats-server is gone too. So whoever gets the lock knows that the former server has ended, without looking for processes.
+//! The lock belongs to the open file, and the child inherits it: when this process is killed, the
+//! lock lasts until its nats-server is gone too. So whoever gets the lock knows that the former
+//! server has ended, without looking for processes.
 
 use super::EmbeddedError;
 use std::fs::{self, File, TryLockError};
@@ -16,13 +18,22 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub(super) async fn acquire(dir: &Path) -> Result<File, EmbeddedError> {
     create_private(dir)?;
     let path = dir.join("harmonylite.lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(EmbeddedError::files(&path))?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(EmbeddedError::files(&path))?;
     let deadline = tokio::time::Instant::now() + WAIT;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) if tokio::time::Instant::now() < deadline => tokio::time::sleep(LOOK_EVERY).await,
-            Err(TryLockError::WouldBlock) => return Err(EmbeddedError::StoreLocked { path: dir.to_owned() }),
+            Err(TryLockError::WouldBlock) if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(LOOK_EVERY).await
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(EmbeddedError::StoreLocked { path: dir.to_owned() });
+            }
             Err(TryLockError::Error(error)) => return Err(EmbeddedError::Files { path, error }),
         }
     }

@@ -1,8 +1,12 @@
 //! Turns the server's log lines into ours, with their level.
 
-/// What follows the process id in a line like `[4711] [INF] Server is ready`, or with a time in between.
+/// What follows the process id in a line like `[4711] [INF] Server is ready`, or with a time in
+/// between.
 fn split(line: &str) -> Option<(&str, &str)> {
-    let at = ["[INF]", "[WRN]", "[ERR]", "[FTL]", "[DBG]", "[TRC]"].iter().filter_map(|level| line.find(level)).min()?;
+    let at = ["[INF]", "[WRN]", "[ERR]", "[FTL]", "[DBG]", "[TRC]"]
+        .iter()
+        .filter_map(|level| line.find(level))
+        .min()?;
     Some((&line[at + 1..at + 4], line[at + 5..].trim()))
 }
 
@@ -12,15 +16,19 @@ pub(super) fn failure(line: &str) -> Option<&str> {
         Some(("ERR" | "FTL", text)) => Some(text),
         Some(_) => None,
         // Complaints about the command line and panics come without a level.
-        None => line.strip_prefix("nats-server: ").or_else(|| line.starts_with("panic:").then_some(line)),
+        None => line
+            .strip_prefix("nats-server: ")
+            .or_else(|| line.starts_with("panic:").then_some(line)),
     }
 }
 
-/// Whether a line tells that the disk is full. The server writes nothing more to that stream then, also once there is room again
-/// (2.15.1: `Critical write error`), so it has to be started again.
+/// Whether a line tells that the disk is full. The server writes nothing more to that stream then,
+/// also once there is room again (2.15.1: `Critical write error`), so it has to be started again.
 pub(super) fn tells_of_full_disk(line: &str) -> bool {
     // The operating system's words for ENOSPC and EDQUOT, as Go knows them.
-    failure(line).is_some_and(|text| text.ends_with("no space left on device") || text.ends_with("disk quota exceeded"))
+    failure(line).is_some_and(|text| {
+        text.ends_with("no space left on device") || text.ends_with("disk quota exceeded")
+    })
 }
 
 /// Writes one line to our log.
@@ -47,13 +55,17 @@ mod tests {
     #[test]
     fn lines_are_split_with_and_without_a_time() {
         assert_eq!(split("[15210] [INF] Server is ready"), Some(("INF", "Server is ready")));
-        assert_eq!(split("[1] 2026/11/26 02:33:54.717290 [FTL] no [INF] here"), Some(("FTL", "no [INF] here")));
+        assert_eq!(
+            split("[1] 2026/11/26 02:33:54.717290 [FTL] no [INF] here"),
+            Some(("FTL", "no [INF] here"))
+        );
         assert_eq!(split("goroutine 1"), None);
         assert_eq!(failure("[1] [ERR] disk full"), Some("disk full"));
         assert_eq!(failure("[1] [WRN] hm"), None);
         assert_eq!(failure("nats-server: unknown flag"), Some("unknown flag"));
         assert!(tells_of_full_disk(
-            "[1] [ERR] JetStream failed to store a msg on stream '$G > s': write /d/1.blk: no space left on device"
+            "[1] [ERR] JetStream failed to store a msg on stream '$G > s': write /d/1.blk: no \
+            space left on device"
         ));
         assert!(!tells_of_full_disk("[1] [INF] no space left on device"));
     }

@@ -1,10 +1,12 @@
 //! One life of the nats-server child: configured, checked, started, ready, stopped.
 //!
-//! Owns: the child never outlives this process, however it ends. A shell stands between us and the server and reads a pipe of
-//! which we hold the only other end, the *lifeline*: a line on it is a signal to deliver, its end is SIGKILL. The kernel closes
-//! it when we die. Not a parent-death signal: that one follows the *thread* that started the child, knows nothing of a parent that
-//! died before it was set, needs unsafe code or util-linux, and is Linux alone. The child has a process group of its own, so
-//! that Ctrl-C reaches us only and pending changes can still be published.
+//! Owns: the child never outlives this process, however it ends. A shell stands between us and the
+//! server and reads a pipe of which we hold the only other end, the *lifeline*: a line on it is a
+//! signal to deliver, its end is SIGKILL. The kernel closes it when we die. Not a parent-death
+//! signal: that one follows the *thread* that started the child, knows nothing of a parent that
+//! died before it was set, needs unsafe code or util-linux, and is Linux alone. The child has a
+//! process group of its own, so that Ctrl-C reaches us only and pending changes can still be
+//! published.
 
 use super::binary::Program;
 use super::config::Plan;
@@ -27,7 +29,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// An orderly shutdown writes the state of the streams.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
-/// What `/bin/sh -c` runs around a child (its program and arguments follow a name). stdin: the lifeline. stdout: the store's lock, which the server so inherits. stderr: the server's log.
+/// What `/bin/sh -c` runs around a child (its program and arguments follow a name). stdin: the
+/// lifeline. stdout: the store's lock, which the server so inherits. stderr: the server's log.
 pub const LIFELINE_SHELL: &str = r#"
 exec 3<&0 </dev/null
 "$@" 3<&- &
@@ -55,7 +58,12 @@ pub(super) struct Running {
 
 impl Running {
     /// Starts the server and returns when it accepts connections.
-    pub(super) async fn start(program: &Program, plan: &Plan, lock: &File, port: Option<u16>) -> Result<Self, EmbeddedError> {
+    pub(super) async fn start(
+        program: &Program,
+        plan: &Plan,
+        lock: &File,
+        port: Option<u16>,
+    ) -> Result<Self, EmbeddedError> {
         let config = plan.store.join("nats-server.conf");
         write_private(&config, &plan.text(port)).map_err(EmbeddedError::files(&config))?;
         check(program, &config).await?;
@@ -83,8 +91,10 @@ impl Running {
                 Err(did_not_start(last_failure.lock().take(), status.ok()))
             }
             () = tokio::time::sleep(READY_WITHIN) => {
-                let said = last_failure.lock().take().map_or(String::new(), |said| format!("; it said: {said}"));
-                Err(EmbeddedError::DidNotStart { reason: format!("not ready after {} s{said}", READY_WITHIN.as_secs()) })
+                let said = last_failure.lock().take().map_or(String::new(), |said| format!("; it \
+                    said: {said}"));
+                Err(EmbeddedError::DidNotStart { reason: format!("not ready after {} \
+                    s{said}", READY_WITHIN.as_secs()) })
             }
         }
     }
@@ -103,27 +113,40 @@ impl Running {
     pub(super) async fn stop(mut self) {
         _ = self.lifeline.write_all(b"TERM\n").await;
         if tokio::time::timeout(STOP_WITHIN, self.child.wait()).await.is_err() {
-            tracing::warn!("the embedded nats-server did not end within {} s: killed", STOP_WITHIN.as_secs());
+            tracing::warn!(
+                "the embedded nats-server did not end within {} s: killed",
+                STOP_WITHIN.as_secs()
+            );
             drop(self.lifeline);
             _ = tokio::time::timeout(STOP_WITHIN, self.child.wait()).await;
         }
     }
 }
 
-fn spawn(program: &Program, config: &Path, lock: &File) -> Result<(Child, ChildStdin, ChildStderr), EmbeddedError> {
+fn spawn(
+    program: &Program,
+    config: &Path,
+    lock: &File,
+) -> Result<(Child, ChildStdin, ChildStderr), EmbeddedError> {
     let failed = |reason: String| EmbeddedError::DidNotStart { reason };
     let lock = lock.try_clone().map_err(|e| failed(format!("cannot hand over the lock: {e}")))?;
     let mut command = Command::new("/bin/sh");
     command.args(["-c", LIFELINE_SHELL, "nats-server"]).arg(&program.path).arg("-c").arg(config);
     command.stdin(Stdio::piped()).stdout(lock).stderr(Stdio::piped()).process_group(0);
-    let mut child = command.spawn().map_err(|e| failed(format!("cannot run /bin/sh, which watches over the server: {e}")))?;
+    let mut child = command
+        .spawn()
+        .map_err(|e| failed(format!("cannot run /bin/sh, which watches over the server: {e}")))?;
     let (Some(lifeline), Some(stderr)) = (child.stdin.take(), child.stderr.take()) else {
         return Err(failed("no pipes to the server".to_owned()));
     };
     Ok((child, lifeline, stderr))
 }
 
-fn forward(stderr: ChildStderr, last_failure: Arc<Mutex<Option<String>>>, full: watch::Sender<bool>) -> JoinHandle<()> {
+fn forward(
+    stderr: ChildStderr,
+    last_failure: Arc<Mutex<Option<String>>>,
+    full: watch::Sender<bool>,
+) -> JoinHandle<()> {
     tokio::spawn(async move {
         let mut lines = BufReader::new(stderr).split(b'\n');
         while let Ok(Some(line)) = lines.next_segment().await {
@@ -141,20 +164,30 @@ fn forward(stderr: ChildStderr, last_failure: Arc<Mutex<Option<String>>>, full: 
 
 /// Has the server itself check its configuration.
 async fn check(program: &Program, config: &Path) -> Result<(), EmbeddedError> {
-    let output = Command::new(&program.path).arg("-t").arg("-c").arg(config).kill_on_drop(true).output().await;
+    let output = Command::new(&program.path)
+        .arg("-t")
+        .arg("-c")
+        .arg(config)
+        .kill_on_drop(true)
+        .output()
+        .await;
     let output = output.map_err(EmbeddedError::files(&program.path))?;
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(EmbeddedError::ConfigRefused { said: said.trim().trim_start_matches("nats-server: ").to_owned() })
+    Err(EmbeddedError::ConfigRefused {
+        said: said.trim().trim_start_matches("nats-server: ").to_owned(),
+    })
 }
 
 fn did_not_start(said: Option<String>, status: Option<ExitStatus>) -> EmbeddedError {
     match said {
         Some(said) if said.contains("address already in use") => EmbeddedError::PortInUse { said },
         Some(reason) => EmbeddedError::DidNotStart { reason },
-        None => EmbeddedError::DidNotStart { reason: status.map_or("it ended".to_owned(), |status| format!("it ended: {status}")) },
+        None => EmbeddedError::DidNotStart {
+            reason: status.map_or("it ended".to_owned(), |status| format!("it ended: {status}")),
+        },
     }
 }
 
@@ -168,7 +201,9 @@ fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
 
 fn ports_files(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
     let entries = fs::read_dir(dir)?.filter_map(Result::ok).map(|entry| entry.path());
-    Ok(entries.filter(|path| path.extension().is_some_and(|extension| extension == "ports")).collect())
+    Ok(entries
+        .filter(|path| path.extension().is_some_and(|extension| extension == "ports"))
+        .collect())
 }
 
 /// One that a killed server left names a port that is not ours.
@@ -184,7 +219,11 @@ fn ports_file(dir: &Path) -> Option<String> {
     }
     let text = fs::read_to_string(ports_files(dir).ok()?.first()?).ok()?;
     let ports: Ports = serde_json::from_str(&text).ok()?;
-    let addresses = || ports.nats.iter().filter_map(|url| url.split_once("://").map(|(_, address)| address));
+    let addresses =
+        || ports.nats.iter().filter_map(|url| url.split_once("://").map(|(_, address)| address));
     // It lists every interface when it listens on all.
-    addresses().find(|address| address.starts_with("127.")).or_else(|| addresses().next()).map(str::to_owned)
+    addresses()
+        .find(|address| address.starts_with("127."))
+        .or_else(|| addresses().next())
+        .map(str::to_owned)
 }

@@ -1,4 +1,5 @@
-//! The embedded server over its lives: started once, restarted whenever it dies, stopped with its owner.
+//! The embedded server over its lives: started once, restarted whenever it dies, stopped with its
+//! owner.
 
 use super::binary::{self, Program};
 use super::config::Plan;
@@ -36,13 +37,15 @@ pub struct Health {
 pub struct Access {
     /// `nats://127.0.0.1:port`, or `tls://` if the user's `server_config` has a `tls` block.
     pub url: String,
-    /// The user; none: the server asks for none, or for what only the settings know (seed or creds file).
+    /// The user; none: the server asks for none, or for what only the settings know (seed or creds
+    /// file).
     pub user: Option<String>,
     /// The password.
     pub password: Option<Secret>,
 }
 
-/// A running nats-server that belongs to this process. Dropped, it is killed at once; [`Embedded::stop`] ends it in order.
+/// A running nats-server that belongs to this process. Dropped, it is killed at once;
+/// [`Embedded::stop`] ends it in order.
 #[derive(Debug)]
 pub struct Embedded {
     access: watch::Receiver<Access>,
@@ -53,11 +56,16 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// Starts the server; returns once it accepts connections. Needs a tokio runtime, which must live as long as it.
+    /// Starts the server; returns once it accepts connections. Needs a tokio runtime, which must
+    /// live as long as it.
     ///
     /// # Errors
     /// [`EmbeddedError`].
-    pub async fn start(settings: &Settings, node: NodeId, cluster: &ClusterSettings) -> Result<Self, EmbeddedError> {
+    pub async fn start(
+        settings: &Settings,
+        node: NodeId,
+        cluster: &ClusterSettings,
+    ) -> Result<Self, EmbeddedError> {
         let program = binary::find(&settings.nats.server_binary).await?;
         let user = match settings.nats.server_config.as_str() {
             "" => Keys::default(),
@@ -129,11 +137,13 @@ impl Keeper {
             tokio::select! {
                 () = self.room_again(running.disk_full()) => {
                     tracing::warn!(
-                        "the disk of the embedded nats-server was full and has room again: starting it again, because it stores nothing more"
+                        "the disk of the embedded nats-server was full and has room again: \
+                        starting it again, because it stores nothing more"
                     );
                     running.stop().await;
                 }
-                () = running.ended() => tracing::error!("the embedded nats-server ended: starting it again"),
+                () = running.ended() => tracing::error!("the embedded nats-server ended: starting \
+                    it again"),
                 asked = &mut stopped => return if asked.is_ok() { running.stop().await },
             }
             if started.elapsed() >= HEALTHY_AFTER {
@@ -143,7 +153,9 @@ impl Keeper {
                 fresh = self.again(&former, &mut wait) => fresh,
                 _ = &mut stopped => return,
             };
-            self.health.send_modify(|health| *health = Health { restarts: health.restarts + 1, disk_full: false });
+            self.health.send_modify(|health| {
+                *health = Health { restarts: health.restarts + 1, disk_full: false }
+            });
             let access = self.plan.access(&running.address);
             self.access.send_if_modified(|old| std::mem::replace(old, access.clone()) != access);
         }
@@ -155,9 +167,12 @@ impl Keeper {
             // Its log has ended: so will it.
             return std::future::pending().await;
         }
-        tracing::error!(store = %self.plan.store.display(), "the disk of the embedded nats-server is full: waiting for room");
+        tracing::error!(store = %self.plan.store.display(), "the disk of the embedded nats-server \
+            is full: waiting for room");
         self.health.send_modify(|health| health.disk_full = true);
-        while rustix::fs::statvfs(&self.plan.store).is_ok_and(|found| found.f_bavail.saturating_mul(found.f_frsize) < ROOM_BYTES) {
+        while rustix::fs::statvfs(&self.plan.store)
+            .is_ok_and(|found| found.f_bavail.saturating_mul(found.f_frsize) < ROOM_BYTES)
+        {
             tokio::time::sleep(ROOM_EVERY).await;
         }
     }
@@ -174,11 +189,17 @@ impl Keeper {
         }
     }
 
-    /// At the former port, so that clients find it again by themselves; at another if somebody took that one meanwhile.
+    /// At the former port, so that clients find it again by themselves; at another if somebody took
+    /// that one meanwhile.
     async fn at_the_same_port(&self, former: &str) -> Result<Running, EmbeddedError> {
-        let port = former.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).filter(|_| self.plan.any_port);
+        let port = former
+            .rsplit_once(':')
+            .and_then(|(_, port)| port.parse().ok())
+            .filter(|_| self.plan.any_port);
         match Running::start(&self.program, &self.plan, &self.lock, port).await {
-            Err(EmbeddedError::PortInUse { .. }) if port.is_some() => Running::start(&self.program, &self.plan, &self.lock, None).await,
+            Err(EmbeddedError::PortInUse { .. }) if port.is_some() => {
+                Running::start(&self.program, &self.plan, &self.lock, None).await
+            }
             result => result,
         }
     }
@@ -186,7 +207,10 @@ impl Keeper {
 
 fn make_password() -> Result<Secret, EmbeddedError> {
     let mut bytes = [0; 24];
-    getrandom::fill(&mut bytes).map_err(|e| EmbeddedError::DidNotStart { reason: format!("no random numbers for a password: {e}") })?;
-    // "x": nats-server takes a password that begins with "$2a$" for a hash, and a bare number for a number.
+    getrandom::fill(&mut bytes).map_err(|e| EmbeddedError::DidNotStart {
+        reason: format!("no random numbers for a password: {e}"),
+    })?;
+    // "x": nats-server takes a password that begins with "$2a$" for a hash, and a bare number for a
+    // number.
     Ok(Secret::new(bytes.iter().fold("x".to_owned(), |text, byte| format!("{text}{byte:02x}"))))
 }

@@ -1,7 +1,8 @@
 //! Reads, of the user's `server_config`, which top-level keys it sets, so that ours go around them.
 //!
-//! Not a parser of nats-server's format: it only cuts text at keys and brackets. What it leaves in one piece is judged by
-//! nats-server itself (`-t`). Includes are followed, as deep as nats-server would.
+//! Not a parser of nats-server's format: it only cuts text at keys and brackets. What it leaves in
+//! one piece is judged by nats-server itself (`-t`). Includes are followed, as deep as nats-server
+//! would.
 
 use super::EmbeddedError;
 use std::collections::HashMap;
@@ -25,14 +26,21 @@ impl Keys {
     /// Of a text; includes are not followed.
     #[cfg(test)]
     pub(super) fn of(text: &str) -> Self {
-        Self(scan(text).into_iter().map(|(key, value)| (key.to_lowercase(), value.to_owned())).collect())
+        Self(
+            scan(text)
+                .into_iter()
+                .map(|(key, value)| (key.to_lowercase(), value.to_owned()))
+                .collect(),
+        )
     }
 
     fn add_file(&mut self, path: &Path, depth: usize) -> Result<(), EmbeddedError> {
-        let text = std::fs::read_to_string(path).map_err(|error| EmbeddedError::UserConfig { path: path.to_owned(), error })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| EmbeddedError::UserConfig { path: path.to_owned(), error })?;
         for (key, value) in scan(&text) {
             if key.eq_ignore_ascii_case("include") && depth < DEPTH_MAX {
-                // As nats-server does: always beside the including file, even if the path looks absolute.
+                // As nats-server does: always beside the including file, even if the path looks
+                // absolute.
                 let beside = path.parent().unwrap_or(Path::new("/"));
                 self.add_file(&beside.join(unquote(value).trim_start_matches('/')), depth + 1)?;
             } else {
@@ -60,7 +68,10 @@ impl Keys {
     /// The first of some keys within a block.
     pub(super) fn within(&self, block: &str, keys: &[&str]) -> Option<String> {
         let inner = scan(self.block(block)?);
-        inner.into_iter().find(|(key, _)| keys.iter().any(|k| key.eq_ignore_ascii_case(k))).map(|(_, value)| unquote(value).to_owned())
+        inner
+            .into_iter()
+            .find(|(key, _)| keys.iter().any(|k| key.eq_ignore_ascii_case(k)))
+            .map(|(_, value)| unquote(value).to_owned())
     }
 }
 
@@ -87,7 +98,11 @@ fn scan(text: &str) -> Vec<(&str, &str)> {
         let after = skip_blank(after.strip_prefix([':', '=']).unwrap_or(after));
         let (value, after) = take(after, |c| matches!(c, '\n' | ';' | ',' | '}'));
         // A character that starts nothing must not stop the scan.
-        rest = if after.len() == rest.len() { &rest[rest.chars().next().map_or(0, char::len_utf8)..] } else { after };
+        rest = if after.len() == rest.len() {
+            &rest[rest.chars().next().map_or(0, char::len_utf8)..]
+        } else {
+            after
+        };
         found.push((unquote(key), value));
     }
 }
@@ -109,7 +124,11 @@ fn take(text: &str, ends: impl Fn(char) -> bool) -> (&str, &str) {
         Some(quote @ ('"' | '\'')) => quoted_len(text, quote),
         Some('{' | '[' | '(') => bracketed_len(text),
         _ => {
-            let comment = [" #", "\t#", " //", "\t//"].iter().filter_map(|c| text.find(c)).min().unwrap_or(text.len());
+            let comment = [" #", "\t#", " //", "\t//"]
+                .iter()
+                .filter_map(|c| text.find(c))
+                .min()
+                .unwrap_or(text.len());
             text.find(ends).unwrap_or(text.len()).min(comment)
         }
     };
@@ -137,7 +156,9 @@ fn bracketed_len(text: &str) -> usize {
         match c {
             '"' | '\'' => len = quoted_len(rest, c),
             '#' if blank_before => len = rest.find('\n').unwrap_or(rest.len()),
-            '/' if blank_before && rest.starts_with("//") => len = rest.find('\n').unwrap_or(rest.len()),
+            '/' if blank_before && rest.starts_with("//") => {
+                len = rest.find('\n').unwrap_or(rest.len())
+            }
             '{' | '[' | '(' => depth += 1,
             '}' | ']' | ')' => depth -= 1,
             _ => {}
@@ -171,15 +192,28 @@ mod tests {
             leafnodes { remotes = [ { urls: ["nats-leaf://h:7422"] } ] }
             tls: { cert_file: "./c.pem" }"#,
         );
-        assert!(keys.any(&["port"]) && keys.any(&["accounts"]) && keys.any(&["leafnodes"]) && keys.any(&["tls"]));
+        assert!(
+            keys.any(&["port"])
+                && keys.any(&["accounts"])
+                && keys.any(&["leafnodes"])
+                && keys.any(&["tls"])
+        );
         assert!(!keys.any(&["listen", "cluster", "users", "max_file_store"]));
         assert_eq!(keys.value("port"), Some("4222"));
         assert_eq!(keys.value("server_name"), Some("n 1"));
         assert_eq!(keys.value("host"), Some("127.0.0.1"));
-        assert_eq!(keys.within("jetstream", &["store_dir", "storedir"]).as_deref(), Some("/data/}js"));
+        assert_eq!(
+            keys.within("jetstream", &["store_dir", "storedir"]).as_deref(),
+            Some("/data/}js")
+        );
         assert_eq!(keys.within("accounts", &["store_dir"]), None);
         assert_eq!(Keys::of("jetstream: enabled\nport: 1").value("jetstream"), Some("enabled"));
-        assert_eq!(Keys::of(r#"{"port": -1, "jetstream": {"store_dir": "x"}}"#).within("jetstream", &["store_dir"]).as_deref(), Some("x"));
+        assert_eq!(
+            Keys::of(r#"{"port": -1, "jetstream": {"store_dir": "x"}}"#)
+                .within("jetstream", &["store_dir"])
+                .as_deref(),
+            Some("x")
+        );
     }
 
     #[test]

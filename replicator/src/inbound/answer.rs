@@ -1,8 +1,10 @@
 //! Answers other nodes that miss something.
 //!
-//! Arrives: questions on the signal subject. Leaves: log entries that publish again what this node has, and, once they are published,
-//! the word that they are, and whether this node missed nothing itself. Owns: an answer is given only when its rows are acknowledged,
-//! and "whole" only if everything up to the asker's position is applied here. Memory only: who is not answered asks again.
+//! Arrives: questions on the signal subject. Leaves: log entries that publish again what this node
+//! has, and, once they are published, the word that they are, and whether this node missed nothing
+//! itself. Owns: an answer is given only when its rows are acknowledged, and "whole" only if
+//! everything up to the asker's position is applied here. Memory only: who is not answered asks
+//! again.
 
 use super::link::Link;
 use super::transact::Done;
@@ -14,7 +16,8 @@ use crate::names::StreamSeq;
 use crate::repair::{Signal, close_gap};
 use std::collections::VecDeque;
 
-/// A node that is not the origin answers after so long, if nobody else did; one that misses something itself after twice that.
+/// A node that is not the origin answers after so long, if nobody else did; one that misses
+/// something itself after twice that.
 const ANSWER_DELAY_MS: u64 = 5_000;
 /// A node that has not come as far as the asker answers so much later.
 const UNREACHED_DELAY_MS: u64 = 20_000;
@@ -40,7 +43,8 @@ pub(super) struct Answer {
     due_ms: u64,
     /// Once its rows are being logged: whether this node missed nothing then.
     begun: Option<bool>,
-    /// Once they are logged: the last log entry, and whether this node missed nothing, neither then nor now.
+    /// Once they are logged: the last log entry, and whether this node missed nothing, neither then
+    /// nor now.
     logged: Option<(i64, bool)>,
 }
 
@@ -56,7 +60,8 @@ impl Answers {
         self.waiting.is_empty()
     }
 
-    /// What was to be said was about a stream that has to be checked again: who misses something asks again.
+    /// What was to be said was about a stream that has to be checked again: who misses something
+    /// asks again.
     pub(super) fn forget(&mut self) {
         self.waiting.clear();
         self.given.clear();
@@ -71,7 +76,8 @@ impl<B: Broker> Inbound<B> {
                 let asked = Asked { asker, gap, noticed_ms };
                 // The asker knows of those on the roll only, and the roll may have been lost.
                 self.ask_roll();
-                if !self.config.publish || !self.joined || shard == 0 || shard > self.config.shards {
+                if !self.config.publish || !self.joined || shard == 0 || shard > self.config.shards
+                {
                     return;
                 }
                 if let Some(known) = self.answers.waiting.iter_mut().find(|a| a.asked == asked) {
@@ -81,13 +87,16 @@ impl<B: Broker> Inbound<B> {
                     }
                     return;
                 }
-                let misses = !self.config.replicate || self.gaps.open.iter().any(|g| g.shard == shard);
+                let misses =
+                    !self.config.replicate || self.gaps.open.iter().any(|g| g.shard == shard);
                 match self.answers.given.iter().find(|(given, _)| *given == asked).copied() {
                     // The word of it may have been lost.
                     Some((_, whole)) if whole || misses => self.send_answer(asked, whole),
                     _ => {
-                        let delay = ANSWER_DELAY_MS * if misses { 2 } else { 1 } + self.config.node.0 % 1_000;
-                        let due_ms = now.mono_ms + if origin == self.config.node.0 { 0 } else { delay };
+                        let delay = ANSWER_DELAY_MS * if misses { 2 } else { 1 }
+                            + self.config.node.0 % 1_000;
+                        let due_ms =
+                            now.mono_ms + if origin == self.config.node.0 { 0 } else { delay };
                         self.answers.waiting.push(Answer {
                             asked,
                             shard,
@@ -115,8 +124,8 @@ impl<B: Broker> Inbound<B> {
         self.streams.iter().any(|s| s.shard == answer.shard && s.cursor.seq() >= answer.position)
     }
 
-    /// When the answer can be begun. A node that has not come as far as the asker waits for that, but not for ever: what lies between may
-    /// have expired.
+    /// When the answer can be begun. A node that has not come as far as the asker waits for that,
+    /// but not for ever: what lies between may have expired.
     fn due_ms(&self, answer: &Answer) -> u64 {
         if !matches!(self.link, Link::Up) || answer.begun.is_some() {
             return u64::MAX;
@@ -131,13 +140,15 @@ impl<B: Broker> Inbound<B> {
 
     pub(super) fn answer_deadline(&self) -> u64 {
         if self.relogs.again.is_some() {
-            // A question that comes while rows are logged needs those that were logged before it too.
+            // A question that comes while rows are logged needs those that were logged before it
+            // too.
             return u64::MAX;
         }
         self.answers.waiting.iter().map(|a| self.due_ms(a)).min().unwrap_or(u64::MAX)
     }
 
-    /// Ends own gaps that are answered, and publishes again what others miss: once for all who wait.
+    /// Ends own gaps that are answered, and publishes again what others miss: once for all who
+    /// wait.
     pub(super) fn answer(&mut self, now: Now, done: &mut Done) -> Result<(), Fatal> {
         let ended = std::mem::take(&mut self.gaps.ended);
         for key in &ended {
@@ -149,11 +160,19 @@ impl<B: Broker> Inbound<B> {
         }
         // Those that are due, and those that soon will be.
         let is_near = |a: &Answer| self.due_ms(a) <= now.mono_ms + 3 * ANSWER_DELAY_MS;
-        let answerable: Vec<usize> = (0..self.answers.waiting.len()).filter(|i| is_near(&self.answers.waiting[*i])).collect();
-        let since_ms = answerable.iter().map(|i| self.answers.waiting[*i].since_ms).min().unwrap_or(0);
+        let answerable: Vec<usize> = (0..self.answers.waiting.len())
+            .filter(|i| is_near(&self.answers.waiting[*i]))
+            .collect();
+        let since_ms =
+            answerable.iter().map(|i| self.answers.waiting[*i].since_ms).min().unwrap_or(0);
         self.publish_again(since_ms, done)?;
-        let askers: Vec<u64> = answerable.iter().map(|i| self.answers.waiting[*i].asked.asker).collect();
-        tracing::info!(?askers, since_ms, "other nodes miss something; publishing again what this one has");
+        let askers: Vec<u64> =
+            answerable.iter().map(|i| self.answers.waiting[*i].asked.asker).collect();
+        tracing::info!(
+            ?askers,
+            since_ms,
+            "other nodes miss something; publishing again what this one has"
+        );
         for i in answerable {
             let answer = &self.answers.waiting[i];
             done.begun_answers.push((i, self.has_reached(answer) && self.is_whole(answer.shard)?));
@@ -186,7 +205,11 @@ impl<B: Broker> Inbound<B> {
     }
 
     /// After the commit.
-    pub(super) fn answers_committed(&mut self, begun: Vec<(usize, bool)>, logged: Vec<(usize, (i64, bool))>) {
+    pub(super) fn answers_committed(
+        &mut self,
+        begun: Vec<(usize, bool)>,
+        logged: Vec<(usize, (i64, bool))>,
+    ) {
         for (i, whole) in begun {
             self.answers.waiting[i].begun = Some(whole);
         }

@@ -1,7 +1,8 @@
 //! Deals with one item of a stream: admits and applies a batch, holds its origin, or sets it aside.
 //!
-//! Arrives: an item, inside the write transaction. Leaves: rows, or a held origin, or a quarantine entry; and the moved
-//! cursor. Owns: a batch is applied whole or not at all, and what is not applied is kept.
+//! Arrives: an item, inside the write transaction. Leaves: rows, or a held origin, or a quarantine
+//! entry; and the moved cursor. Owns: a batch is applied whole or not at all, and what is not
+//! applied is kept.
 
 use super::stream::{Item, What};
 use super::transact::Done;
@@ -58,8 +59,14 @@ impl From<Outcome> for Ended {
 }
 
 impl<B: Broker> Inbound<B> {
-    /// Applies what waits, up to the bound on rows; the stream that was served last is not always the same.
-    pub(super) fn apply_waiting(&mut self, queues: &[VecDeque<Item>], now: Now, done: &mut Done) -> Result<(), Fatal> {
+    /// Applies what waits, up to the bound on rows; the stream that was served last is not always
+    /// the same.
+    pub(super) fn apply_waiting(
+        &mut self,
+        queues: &[VecDeque<Item>],
+        now: Now,
+        done: &mut Done,
+    ) -> Result<(), Fatal> {
         done.taken = vec![0; queues.len()];
         let mut rows = 0;
         // After a repair the consumers start anew: what they delivered before is dropped then.
@@ -78,7 +85,13 @@ impl<B: Broker> Inbound<B> {
         Ok(())
     }
 
-    fn deal_with(&mut self, i: usize, item: &Item, now: Now, done: &mut Done) -> Result<u64, Fatal> {
+    fn deal_with(
+        &mut self,
+        i: usize,
+        item: &Item,
+        now: Now,
+        done: &mut Done,
+    ) -> Result<u64, Fatal> {
         let shard = self.streams[i].shard;
         let (mut rows, mut lowest_ms) = (1, NO_ROW_MS);
         match &item.what {
@@ -88,9 +101,20 @@ impl<B: Broker> Inbound<B> {
                 self.open_gap(shard, NodeId(0), &reason, now, done)?;
             }
             What::Bad { reason, message } => {
-                let (site, batch) = message.headers.as_ref().map_or((Site(0), BatchNo(0)), |h| (h.site, h.batch));
+                let (site, batch) =
+                    message.headers.as_ref().map_or((Site(0), BatchNo(0)), |h| (h.site, h.batch));
                 let (seq, node, body) = (message.seq, message.node, message.payload.to_vec());
-                self.quarantine(Entry { id: 0, time_ms: now.unix_ms, shard, seq, node, site, batch, reason: reason.clone(), body })?;
+                self.quarantine(Entry {
+                    id: 0,
+                    time_ms: now.unix_ms,
+                    shard,
+                    seq,
+                    node,
+                    site,
+                    batch,
+                    reason: reason.clone(),
+                    body,
+                })?;
             }
             What::Batch { headers, first, body, .. } => {
                 (rows, lowest_ms) = self.batch(i, item, headers, *first, body, now, done)?;
@@ -112,7 +136,8 @@ impl<B: Broker> Inbound<B> {
         done: &mut Done,
     ) -> Result<(u64, i64), Fatal> {
         let (shard, node) = (self.streams[i].shard, item.anchor.node);
-        if self.streams[i].held.contains_key(&node) && !self.streams[i].resuming.contains_key(&node) {
+        if self.streams[i].held.contains_key(&node) && !self.streams[i].resuming.contains_key(&node)
+        {
             return Ok((0, NO_ROW_MS));
         }
         let sender = Some((node, headers.site, headers.batch));
@@ -137,15 +162,32 @@ impl<B: Broker> Inbound<B> {
                 Ok((1, NO_ROW_MS))
             }
             Outcome::Quarantine(reason) => {
-                let (time_ms, site, batch, body) = (now.unix_ms, headers.site, headers.batch, body.to_vec()?);
-                self.quarantine(Entry { id: 0, time_ms, shard, seq: first, node, site, batch, reason, body })?;
+                let (time_ms, site, batch, body) =
+                    (now.unix_ms, headers.site, headers.batch, body.to_vec()?);
+                self.quarantine(Entry {
+                    id: 0,
+                    time_ms,
+                    shard,
+                    seq: first,
+                    node,
+                    site,
+                    batch,
+                    reason,
+                    body,
+                })?;
                 Ok((1, 0))
             }
         }
     }
 
-    /// Decodes, admits and applies one batch inside a savepoint. `sender`: what its message said, if it is known.
-    fn apply_body(&mut self, body: &Spill, sender: Option<Sender>, now: Now) -> Result<Outcome, Fatal> {
+    /// Decodes, admits and applies one batch inside a savepoint. `sender`: what its message said,
+    /// if it is known.
+    fn apply_body(
+        &mut self,
+        body: &Spill,
+        sender: Option<Sender>,
+        now: Now,
+    ) -> Result<Outcome, Fatal> {
         database::run(&self.db, "SAVEPOINT __harmonylite__batch")?;
         let result = self.apply_inside(body, sender, now);
         match result {
@@ -154,7 +196,9 @@ impl<B: Broker> Inbound<B> {
                 Ok(outcome)
             }
             Err(Ended::Outcome(outcome)) => {
-                self.db.execute_batch("ROLLBACK TO __harmonylite__batch; RELEASE __harmonylite__batch")?;
+                self.db.execute_batch(
+                    "ROLLBACK TO __harmonylite__batch; RELEASE __harmonylite__batch",
+                )?;
                 Ok(*outcome)
             }
             Err(Ended::Fatal(fatal)) => Err(fatal),
@@ -162,9 +206,15 @@ impl<B: Broker> Inbound<B> {
     }
 
     /// Most batches are small and are decompressed once; the others twice, a piece at a time.
-    fn apply_inside(&mut self, body: &Spill, sender: Option<Sender>, now: Now) -> Result<Outcome, Ended> {
+    fn apply_inside(
+        &mut self,
+        body: &Spill,
+        sender: Option<Sender>,
+        now: Now,
+    ) -> Result<Outcome, Ended> {
         if let Spill::Memory(packed) = body
-            && let Some(plain) = self.unpacker.unpack(packed, &self.config.limits).map_err(undecodable)?
+            && let Some(plain) =
+                self.unpacker.unpack(packed, &self.config.limits).map_err(undecodable)?
         {
             let result = self.apply_plain(|| Ok(&plain[..]), sender, now);
             self.unpacker.put_back(plain);
@@ -175,20 +225,36 @@ impl<B: Broker> Inbound<B> {
     }
 
     /// `open` gives the decompressed batch from its start.
-    fn apply_plain<R: Read>(&mut self, open: impl Fn() -> Result<R, Ended>, sender: Option<Sender>, now: Now) -> Result<Outcome, Ended> {
+    fn apply_plain<R: Read>(
+        &mut self,
+        open: impl Fn() -> Result<R, Ended>,
+        sender: Option<Sender>,
+        now: Now,
+    ) -> Result<Outcome, Ended> {
         let limits = &self.config.limits;
         let found = outline(open()?, limits).map_err(undecodable)?;
         let said = (found.header.node, found.header.site, found.header.number);
         if let Some(sender) = sender.filter(|sender| *sender != said) {
             let (of, by) = (describe(said), describe(sender));
-            return Err(Outcome::Quarantine(format!("it says that it is {of}, and came as {by}")).into());
+            return Err(
+                Outcome::Quarantine(format!("it says that it is {of}, and came as {by}")).into()
+            );
         }
         let maps = match admit(&self.layout, &found.tables) {
             Ok(maps) => maps,
-            Err(reason) => return Err(Outcome::Held { reason, header: Some(Box::new(found.header)) }.into()),
+            Err(reason) => {
+                return Err(Outcome::Held { reason, header: Some(Box::new(found.header)) }.into());
+            }
         };
         let mut reader = BatchReader::new(open()?, limits).map_err(undecodable)?;
-        let mut applier = Applier::new(&self.db, self.absorb.site, &self.absorb.own_sites, self.joined, now.unix_ms, limits.conflicts_max);
+        let mut applier = Applier::new(
+            &self.db,
+            self.absorb.site,
+            &self.absorb.own_sites,
+            self.joined,
+            now.unix_ms,
+            limits.conflicts_max,
+        );
         let mut row = Row {
             version: crate::names::Version::NONE,
             previous: crate::names::Version::NONE,
@@ -221,14 +287,22 @@ impl<B: Broker> Inbound<B> {
             tracing::warn!(
                 origin = node.0,
                 ahead_ms,
-                "the clock of another node is ahead of ours by more than max_clock_drift; its writes win until ours catches up"
+                "the clock of another node is ahead of ours by more than max_clock_drift; its \
+                writes win until ours catches up"
             );
         }
     }
 
-    /// Follows the chain of batch numbers of a site: a hole in it is a lost message. It begins with the first batch: a site that is new
-    /// here has been here with all its batches.
-    pub(super) fn note_origin(&mut self, shard: u32, node: NodeId, header: &BatchHeader, now: Now, done: &mut Done) -> Result<(), Fatal> {
+    /// Follows the chain of batch numbers of a site: a hole in it is a lost message. It begins with
+    /// the first batch: a site that is new here has been here with all its batches.
+    pub(super) fn note_origin(
+        &mut self,
+        shard: u32,
+        node: NodeId,
+        header: &BatchHeader,
+        now: Now,
+        done: &mut Done,
+    ) -> Result<(), Fatal> {
         let known: Option<i64> = self
             .db
             .prepare_cached("SELECT batch FROM main.__harmonylite__origin WHERE site = ?1")?
@@ -237,25 +311,45 @@ impl<B: Broker> Inbound<B> {
         let known = known.map_or(0, i64::cast_unsigned);
         self.gaps.heard_of(node, header.created_ms);
         if header.previous.0 > known && header.number.0 > known {
-            let reason = format!("node {node}: batches {} to {} are missing", known + 1, header.previous);
+            let reason =
+                format!("node {node}: batches {} to {} are missing", known + 1, header.previous);
             self.open_gap(shard, node, &reason, now, done)?;
         }
         if header.number.0 > known {
             self.db
                 .prepare_cached(
-                    "INSERT INTO main.__harmonylite__origin (site, node, batch, created) VALUES (?1, ?2, ?3, ?4)
-                     ON CONFLICT (site) DO UPDATE SET node = excluded.node, batch = excluded.batch, created = excluded.created",
+                    "INSERT INTO main.__harmonylite__origin (site, node, batch, created) VALUES \
+                    (?1, ?2, ?3, ?4)
+                     ON CONFLICT (site) DO UPDATE SET node = excluded.node, batch = \
+                     excluded.batch, created = excluded.created",
                 )?
-                .execute(params![header.site.0, node.0.cast_signed(), header.number.0.cast_signed(), header.created_ms])?;
+                .execute(params![
+                    header.site.0,
+                    node.0.cast_signed(),
+                    header.number.0.cast_signed(),
+                    header.created_ms
+                ])?;
         }
         Ok(())
     }
 
-    fn hold(&mut self, i: usize, node: NodeId, seq: StreamSeq, reason: &str, now: Now) -> Result<(), Fatal> {
+    fn hold(
+        &mut self,
+        i: usize,
+        node: NodeId,
+        seq: StreamSeq,
+        reason: &str,
+        now: Now,
+    ) -> Result<(), Fatal> {
         let stream = &mut self.streams[i];
         let shard = stream.shard;
         if stream.held.get(&node) != Some(&seq) {
-            tracing::warn!(origin = node.0, shard, reason, "holding this origin until the schema fits");
+            tracing::warn!(
+                origin = node.0,
+                shard,
+                reason,
+                "holding this origin until the schema fits"
+            );
             self.stats.held += 1;
         }
         stream.held.insert(node, seq);
@@ -263,10 +357,18 @@ impl<B: Broker> Inbound<B> {
         self.released.retain(|released| *released != (shard, node));
         self.db
             .prepare_cached(
-                "INSERT INTO main.__harmonylite__held (node, shard, seq, since, reason) VALUES (?1, ?2, ?3, ?4, ?5)
-                 ON CONFLICT (node, shard) DO UPDATE SET seq = excluded.seq, reason = excluded.reason",
+                "INSERT INTO main.__harmonylite__held (node, shard, seq, since, reason) VALUES \
+                (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT (node, shard) DO UPDATE SET seq = excluded.seq, reason = \
+                 excluded.reason",
             )?
-            .execute(params![node.0.cast_signed(), shard, seq.0.cast_signed(), now.unix_ms, reason])?;
+            .execute(params![
+                node.0.cast_signed(),
+                shard,
+                seq.0.cast_signed(),
+                now.unix_ms,
+                reason
+            ])?;
         Ok(())
     }
 
@@ -291,9 +393,15 @@ impl<B: Broker> Inbound<B> {
     fn advance(&mut self, i: usize, item: &Item, lowest_ms: i64) {
         let limits = &self.config.limits;
         let stream = &mut self.streams[i];
-        stream.cursor.advance(item.safe, lowest_ms, limits.cursor_trail_step, limits.cursor_trail_max);
+        stream.cursor.advance(
+            item.safe,
+            lowest_ms,
+            limits.cursor_trail_step,
+            limits.cursor_trail_max,
+        );
         stream.cursor.lower(lowest_ms);
-        let own = stream.shard == self.config.own_shard() && self.own_anchor.is_some_and(|a| stream.cursor.seq() >= a.seq);
+        let own = stream.shard == self.config.own_shard()
+            && self.own_anchor.is_some_and(|a| stream.cursor.seq() >= a.seq);
         if own && self.own_lowest_ms != NO_ROW_MS {
             stream.cursor.lower(self.own_lowest_ms);
             self.own_lowest_ms = NO_ROW_MS;
@@ -301,7 +409,8 @@ impl<B: Broker> Inbound<B> {
         }
         if !stream.resuming.is_empty() && item.anchor.seq >= stream.cursor.seq() {
             for (node, _) in stream.resuming.drain() {
-                // At once: what waits behind this item in the same transaction is not held any more.
+                // At once: what waits behind this item in the same transaction is not held any
+                // more.
                 stream.held.remove(&node);
                 self.released.push((stream.shard, node));
             }
@@ -311,7 +420,10 @@ impl<B: Broker> Inbound<B> {
     /// Writes down which origins are not held any more.
     pub(super) fn release(&mut self) -> Result<(), Fatal> {
         for (shard, node) in std::mem::take(&mut self.released) {
-            self.db.execute("DELETE FROM main.__harmonylite__held WHERE node = ?1 AND shard = ?2", params![node.0.cast_signed(), shard])?;
+            self.db.execute(
+                "DELETE FROM main.__harmonylite__held WHERE node = ?1 AND shard = ?2",
+                params![node.0.cast_signed(), shard],
+            )?;
             tracing::info!(origin = node.0, shard, "the schema fits again; this origin goes on");
         }
         Ok(())
@@ -358,9 +470,16 @@ fn inapplicable(error: ApplyError) -> Ended {
 }
 
 /// The origins that wait, and from where.
-pub(super) fn read_held(db: &Connection, shard: u32) -> Result<HashMap<NodeId, StreamSeq>, DatabaseError> {
+pub(super) fn read_held(
+    db: &Connection,
+    shard: u32,
+) -> Result<HashMap<NodeId, StreamSeq>, DatabaseError> {
     let mut read = db.prepare("SELECT node, seq FROM main.__harmonylite__held WHERE shard = ?1")?;
-    let rows =
-        read.query_map([shard], |r| Ok((NodeId(r.get::<_, i64>(0)?.cast_unsigned()), StreamSeq(r.get::<_, i64>(1)?.cast_unsigned()))))?;
+    let rows = read.query_map([shard], |r| {
+        Ok((
+            NodeId(r.get::<_, i64>(0)?.cast_unsigned()),
+            StreamSeq(r.get::<_, i64>(1)?.cast_unsigned()),
+        ))
+    })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }

@@ -1,10 +1,13 @@
-//! Passes over batches of a schema that this node never had, once their origin has this node's schema.
+//! Passes over batches of a schema that this node never had, once their origin has this node's
+//! schema.
 //!
-//! A node that joins after migrations finds batches in the stream that were written before them. Their origin is held, as for any schema
-//! that differs; but it will never write in that schema again, so waiting is in vain. Its registry entry tells: if it shows our
-//! schema, everything up to the batch that it names was written before. Such batches are passed over, and the nodes are asked to
-//! publish again what they have: rows and versions are theirs by now in the new schema. Mapping old columns to new ones instead
-//! would lose the content of a renamed one. Memory only, and a gap that is noted in the transaction that passes over.
+//! A node that joins after migrations finds batches in the stream that were written before them.
+//! Their origin is held, as for any schema that differs; but it will never write in that schema
+//! again, so waiting is in vain. Its registry entry tells: if it shows our schema, everything up to
+//! the batch that it names was written before. Such batches are passed over, and the nodes are
+//! asked to publish again what they have: rows and versions are theirs by now in the new schema.
+//! Mapping old columns to new ones instead would lose the content of a renamed one. Memory only,
+//! and a gap that is noted in the transaction that passes over.
 
 use super::link::{Link, Question};
 use super::transact::Done;
@@ -48,7 +51,8 @@ impl<B: Broker> Inbound<B> {
             return;
         }
         self.former_due_ms = now.mono_ms + ASK_MS;
-        let mut nodes: Vec<NodeId> = self.streams.iter().flat_map(|s| s.held.keys().copied()).collect();
+        let mut nodes: Vec<NodeId> =
+            self.streams.iter().flat_map(|s| s.held.keys().copied()).collect();
         nodes.sort_unstable();
         nodes.dedup();
         for node in nodes {
@@ -58,16 +62,20 @@ impl<B: Broker> Inbound<B> {
 
     /// When [`Inbound::ask_about_held`] has something to ask.
     pub(super) fn former_deadline(&self) -> u64 {
-        if self.holds_any() && matches!(self.link, Link::Up) { self.former_due_ms } else { u64::MAX }
+        if self.holds_any() && matches!(self.link, Link::Up) {
+            self.former_due_ms
+        } else {
+            u64::MAX
+        }
     }
 
     /// A held origin's entry: if it has our schema by now, its backlog is looked at again.
     pub(super) fn held_origin(&mut self, node: NodeId, entry: Option<&KvEntry>) {
         let Some(former) = entry.and_then(|e| read_entry(e, self.layout.hash)) else { return };
-        let known = self
-            .former
-            .get(&node)
-            .is_some_and(|k| Former { asked: false, updated_ms: 0, ..k.clone() } == Former { updated_ms: 0, ..former.clone() });
+        let known = self.former.get(&node).is_some_and(|k| {
+            Former { asked: false, updated_ms: 0, ..k.clone() }
+                == Former { updated_ms: 0, ..former.clone() }
+        });
         if known {
             return;
         }
@@ -83,17 +91,28 @@ impl<B: Broker> Inbound<B> {
     pub(super) fn passes_over(&self, node: NodeId, header: &BatchHeader) -> bool {
         self.former.get(&node).is_some_and(|f| {
             let former_life = header.site != f.site && header.created_ms <= f.updated_ms;
-            f.hash == self.layout.hash && (former_life || (header.site == f.site && header.number <= f.batch))
+            f.hash == self.layout.hash
+                && (former_life || (header.site == f.site && header.number <= f.batch))
         })
     }
 
     /// Passes over it, and once asks the other nodes to publish again.
-    pub(super) fn pass_over(&mut self, shard: u32, node: NodeId, header: &BatchHeader, now: Now, done: &mut Done) -> Result<(), Fatal> {
+    pub(super) fn pass_over(
+        &mut self,
+        shard: u32,
+        node: NodeId,
+        header: &BatchHeader,
+        now: Now,
+        done: &mut Done,
+    ) -> Result<(), Fatal> {
         self.note_origin(shard, node, header, now, done)?;
         if let Some(former) = self.former.get_mut(&node)
             && !std::mem::replace(&mut former.asked, true)
         {
-            let reason = format!("node {node}: batches up to {} are in a schema that this node never had", former.batch);
+            let reason = format!(
+                "node {node}: batches up to {} are in a schema that this node never had",
+                former.batch
+            );
             self.open_gap(shard, node, &reason, now, done)?;
         }
         Ok(())
@@ -121,9 +140,11 @@ mod tests {
 
     #[test]
     fn only_an_entry_with_our_schema_counts() {
-        let entry = |hash: &Digest| KvEntry {
+        let entry = |hash: &Digest| {
+            KvEntry {
             revision: 1,
             value: serde_json::json!({"schema_hash": hex(hash), "site": 7, "batch": 9, "updated_at": 5}).to_string().into(),
+        }
         };
         let former = read_entry(&entry(&[1; 32]), [1; 32]).unwrap();
         assert_eq!((former.site, former.batch, former.updated_ms), (Site(7), BatchNo(9), 5_000));

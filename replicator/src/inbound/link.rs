@@ -1,7 +1,9 @@
-//! At every (re)connect: is the node id ours, does the broker still have what it acknowledged, from where to consume.
+//! At every (re)connect: is the node id ours, does the broker still have what it acknowledged, from
+//! where to consume.
 //!
-//! Arrives: answers of the broker. Leaves: either "all holds", or the loss that the next transaction repairs. Owns: nothing is
-//! published or consumed on a connection before its anchors are checked. Only memory: a crash begins again.
+//! Arrives: answers of the broker. Leaves: either "all holds", or the loss that the next
+//! transaction repairs. Owns: nothing is published or consumed on a connection before its anchors
+//! are checked. Only memory: a crash begins again.
 
 use super::{Effect, Fatal, Inbound};
 use crate::broker::{Broker, BrokerError, KvEntry, Message, Reply, Request, StreamState};
@@ -39,7 +41,9 @@ impl std::fmt::Display for Question {
             Self::Registry => f.write_str("this node's registry entry"),
             Self::Lease | Self::LeasePut => f.write_str("the lease of this node id"),
             Self::Consume(shard, _) => write!(f, "consuming stream {shard}"),
-            Self::HeldOrigin(node) | Self::SignOfLife(node) => write!(f, "the registry entry of node {node}"),
+            Self::HeldOrigin(node) | Self::SignOfLife(node) => {
+                write!(f, "the registry entry of node {node}")
+            }
             Self::Roll | Self::RollPut => f.write_str("the roll of the nodes"),
             Self::Heartbeat => f.write_str("writing this node's registry entry"),
         }
@@ -62,8 +66,19 @@ pub(super) struct Check {
 }
 
 impl Check {
-    fn judge(&self, shard: u32, anchor: &Anchor, not_before_ns: i64, state: &StreamState) -> Evidence {
-        judge(anchor, not_before_ns, state, self.found.get(&(shard, anchor.seq)).and_then(Option::as_ref))
+    fn judge(
+        &self,
+        shard: u32,
+        anchor: &Anchor,
+        not_before_ns: i64,
+        state: &StreamState,
+    ) -> Evidence {
+        judge(
+            anchor,
+            not_before_ns,
+            state,
+            self.found.get(&(shard, anchor.seq)).and_then(Option::as_ref),
+        )
     }
 }
 
@@ -91,7 +106,8 @@ pub(super) struct Repair {
     pub(super) since_ms: Option<i64>,
     /// The last own acknowledged batch is gone.
     pub(super) own_lost: bool,
-    /// For each shard: when its stream was created, and, if the cursor's message is gone, the kept position that still holds.
+    /// For each shard: when its stream was created, and, if the cursor's message is gone, the kept
+    /// position that still holds.
     pub(super) shards: Vec<(u32, StreamState, Option<Option<usize>>)>,
 }
 
@@ -101,7 +117,8 @@ const AGAIN_MS: u64 = 500;
 const HEARTBEAT_MS: u64 = 10_000;
 
 impl<B: Broker> Inbound<B> {
-    /// Lets outbound hold still first: what it has been told, and what it publishes meanwhile, would not be part of the check.
+    /// Lets outbound hold still first: what it has been told, and what it publishes meanwhile,
+    /// would not be part of the check.
     pub(super) fn begin_check(&mut self) {
         self.check += 1;
         self.answers.forget();
@@ -111,7 +128,8 @@ impl<B: Broker> Inbound<B> {
 
     /// Asks all that is needed to judge this connection.
     fn check_link(&mut self) {
-        self.asked.retain(|_, q| matches!(q, Question::Lease | Question::LeasePut | Question::Heartbeat));
+        self.asked
+            .retain(|_, q| matches!(q, Question::Lease | Question::LeasePut | Question::Heartbeat));
         let mut check = Check { own: self.own_anchor, ..Check::default() };
         let mut questions: Vec<(Question, Request)> = Vec::new();
         for stream in &self.streams {
@@ -123,7 +141,10 @@ impl<B: Broker> Inbound<B> {
             }
             if let Some(began) = stream.began.filter(|b| b.seq.0 > 0 && b.seq != seq) {
                 check.began.insert(shard, began);
-                questions.push((Question::At(shard, began.seq), Request::MessageAt { shard, seq: began.seq }));
+                questions.push((
+                    Question::At(shard, began.seq),
+                    Request::MessageAt { shard, seq: began.seq },
+                ));
             }
             if seq.0 > 0 {
                 questions.push((Question::At(shard, seq), Request::MessageAt { shard, seq }));
@@ -131,10 +152,16 @@ impl<B: Broker> Inbound<B> {
         }
         let shard = self.config.own_shard();
         if let Some(anchor) = self.own_anchor {
-            questions.push((Question::At(shard, anchor.seq), Request::MessageAt { shard, seq: anchor.seq }));
+            questions.push((
+                Question::At(shard, anchor.seq),
+                Request::MessageAt { shard, seq: anchor.seq },
+            ));
         }
         questions.push((Question::LastOwn, Request::LastOwn { shard }));
-        questions.push((Question::Registry, Request::KvGet { key: format!("node-{}", self.config.node) }));
+        questions.push((
+            Question::Registry,
+            Request::KvGet { key: format!("node-{}", self.config.node) },
+        ));
         check.outstanding = questions.len();
         self.link = Link::Checking(Box::new(check));
         for (question, request) in questions {
@@ -151,7 +178,12 @@ impl<B: Broker> Inbound<B> {
         self.ask(Question::Lease, Request::KvGet { key: Lease::key(self.config.node) });
     }
 
-    pub(super) fn answered(&mut self, question: Question, result: Result<Reply, BrokerError>, now: Now) -> Result<(), Fatal> {
+    pub(super) fn answered(
+        &mut self,
+        question: Question,
+        result: Result<Reply, BrokerError>,
+        now: Now,
+    ) -> Result<(), Fatal> {
         if let Err(error) = &result
             && *error != BrokerError::Conflict
         {
@@ -165,8 +197,12 @@ impl<B: Broker> Inbound<B> {
             }
             (Question::LeasePut, Err(BrokerError::Conflict)) => self.ask_lease(),
             (Question::Lease | Question::LeasePut, _) => self.lease_due_ms = now.mono_ms + AGAIN_MS,
-            (Question::HeldOrigin(node), Ok(Reply::Kv(entry))) => self.held_origin(node, entry.as_ref()),
-            (Question::SignOfLife(node), Ok(Reply::Kv(entry))) => self.sign_of_life(node, entry.as_ref(), now),
+            (Question::HeldOrigin(node), Ok(Reply::Kv(entry))) => {
+                self.held_origin(node, entry.as_ref())
+            }
+            (Question::SignOfLife(node), Ok(Reply::Kv(entry))) => {
+                self.sign_of_life(node, entry.as_ref(), now)
+            }
             (Question::Heartbeat | Question::HeldOrigin(_) | Question::SignOfLife(_), _) => {}
             (Question::Roll, Ok(Reply::Kv(entry))) => self.roll_read(entry.as_ref()),
             (Question::RollPut, Ok(Reply::KvPut(_))) => self.gaps.enrolled = true,
@@ -180,7 +216,8 @@ impl<B: Broker> Inbound<B> {
             (Question::Consume(..), Ok(_)) => {}
             (question, Ok(reply)) => self.evidence(question, reply),
             (question, Err(error)) => {
-                tracing::debug!(?question, %error, "the check of the connection was not answered; trying again");
+                tracing::debug!(?question, %error, "the check of the connection was not answered; \
+                    trying again");
                 if matches!(self.link, Link::Checking(_)) {
                     self.link = Link::Again(now.mono_ms + AGAIN_MS);
                 }
@@ -209,8 +246,12 @@ impl<B: Broker> Inbound<B> {
     fn lease_read(&mut self, entry: Option<&KvEntry>, now: Now) -> Result<(), Fatal> {
         match self.lease.decide(entry, now.mono_ms) {
             Next::Put { expected } => self.put_lease(expected),
-            Next::LookAgain => self.lease_due_ms = now.mono_ms + (self.config.lease_ttl_ms / 4).max(1),
-            Next::Refuse(holder) => return Err(Fatal::SecondNode { node: self.config.node, place: holder.place }),
+            Next::LookAgain => {
+                self.lease_due_ms = now.mono_ms + (self.config.lease_ttl_ms / 4).max(1)
+            }
+            Next::Refuse(holder) => {
+                return Err(Fatal::SecondNode { node: self.config.node, place: holder.place });
+            }
         }
         Ok(())
     }
@@ -231,10 +272,12 @@ impl<B: Broker> Inbound<B> {
             return;
         }
         if matches!(self.link, Link::Settling) {
-            if (self.outbound_held != self.check || !self.acks.is_empty()) && !planted(Bug::NoHold) {
+            if (self.outbound_held != self.check || !self.acks.is_empty()) && !planted(Bug::NoHold)
+            {
                 return;
             }
-            // What came before would move the cursor behind the back of the check: to a position that may be another message by now.
+            // What came before would move the cursor behind the back of the check: to a position
+            // that may be another message by now.
             if self.streams.iter().any(|s| !s.queue.is_empty()) {
                 return;
             }
@@ -245,7 +288,9 @@ impl<B: Broker> Inbound<B> {
         {
             self.begin_check();
         }
-        if now.mono_ms >= self.lease_due_ms && !self.asked.values().any(|q| matches!(q, Question::Lease | Question::LeasePut)) {
+        if now.mono_ms >= self.lease_due_ms
+            && !self.asked.values().any(|q| matches!(q, Question::Lease | Question::LeasePut))
+        {
             self.lease_due_ms = now.mono_ms + self.config.lease_ttl_ms / 3;
             match self.lease.revision() {
                 Some(revision) => self.put_lease(revision),
@@ -267,7 +312,12 @@ impl<B: Broker> Inbound<B> {
             let value = self.registry_entry(now);
             self.ask(
                 Question::Heartbeat,
-                Request::KvPut { key: format!("node-{}", self.config.node), value: value.into(), expected: None, ttl_ms: None },
+                Request::KvPut {
+                    key: format!("node-{}", self.config.node),
+                    value: value.into(),
+                    expected: None,
+                    ttl_ms: None,
+                },
             );
         }
         self.ask_for_gaps(now);
@@ -286,10 +336,15 @@ impl<B: Broker> Inbound<B> {
                 .filter(|s| {
                     check.states.get(&s.shard).is_some_and(|state| {
                         self.cursor_evidence(check, s, state) == Evidence::Lost
-                            && check.heads.get(&s.shard).is_some_and(|h| h.created_ns == state.created_ns)
+                            && check
+                                .heads
+                                .get(&s.shard)
+                                .is_some_and(|h| h.created_ns == state.created_ns)
                     })
                 })
-                .flat_map(|s| s.cursor.kept.iter().map(|k| (s.shard, k.anchor.seq)).collect::<Vec<_>>())
+                .flat_map(|s| {
+                    s.cursor.kept.iter().map(|k| (s.shard, k.anchor.seq)).collect::<Vec<_>>()
+                })
                 .filter(|(shard, seq)| seq.0 > 0 && !check.found.contains_key(&(*shard, *seq)))
                 .collect();
             if let Link::Checking(check) = &mut self.link {
@@ -303,7 +358,9 @@ impl<B: Broker> Inbound<B> {
                 return Ok(());
             }
         }
-        let Link::Checking(check) = std::mem::replace(&mut self.link, Link::Down) else { return Ok(()) };
+        let Link::Checking(check) = std::mem::replace(&mut self.link, Link::Down) else {
+            return Ok(());
+        };
         self.refuse_join(&check)?;
         let repair = self.judge_check(&check);
         self.set_join_targets(&check);
@@ -311,12 +368,19 @@ impl<B: Broker> Inbound<B> {
         Ok(())
     }
 
-    fn cursor_evidence(&self, check: &Check, stream: &super::ShardStream, state: &StreamState) -> Evidence {
+    fn cursor_evidence(
+        &self,
+        check: &Check,
+        stream: &super::ShardStream,
+        state: &StreamState,
+    ) -> Evidence {
         if planted(Bug::NoCursorAnchor) {
             return Evidence::Holds;
         }
         let judged = |anchor: &Anchor| check.judge(stream.shard, anchor, anchor.time_ns, state);
-        let lost = |of: &HashMap<u32, Anchor>| of.get(&stream.shard).is_some_and(|anchor| judged(anchor) == Evidence::Lost);
+        let lost = |of: &HashMap<u32, Anchor>| {
+            of.get(&stream.shard).is_some_and(|anchor| judged(anchor) == Evidence::Lost)
+        };
         if lost(&check.heads) || lost(&check.began) { Evidence::Lost } else { Evidence::Holds }
     }
 
@@ -332,13 +396,18 @@ impl<B: Broker> Inbound<B> {
                     let anchor = &stream.cursor.kept[*i].anchor;
                     anchor.created_ns == state.created_ns
                         && check.began.get(&stream.shard).is_none_or(|began| anchor.seq < began.seq)
-                        && check.judge(stream.shard, anchor, anchor.time_ns, state) == Evidence::Holds
+                        && check.judge(stream.shard, anchor, anchor.time_ns, state)
+                            == Evidence::Holds
                 };
                 let index = (0..stream.cursor.kept.len()).rev().find(holds);
                 back = Some(index);
                 since = since.min(match index {
                     Some(i) if stream.cursor.kept[i].anchor.seq.0 > 0 => {
-                        let after = stream.cursor.kept[i + 1..].iter().map(|k| k.lowest_ms).min().unwrap_or(NO_ROW_MS);
+                        let after = stream.cursor.kept[i + 1..]
+                            .iter()
+                            .map(|k| k.lowest_ms)
+                            .min()
+                            .unwrap_or(NO_ROW_MS);
                         after.min(stream.cursor.kept[i].anchor.time_ns / 1_000_000 - drift)
                     }
                     _ => 0,
@@ -349,18 +418,35 @@ impl<B: Broker> Inbound<B> {
         let shard = self.config.own_shard();
         if let (Some(anchor), Some(state)) = (&check.own, check.states.get(&shard)) {
             // An acknowledgement tells no time, but what was consumed before it does.
-            let trail = self.streams.iter().filter(|s| s.shard == shard).flat_map(|s| &s.cursor.kept);
-            let before = trail.map(|k| k.anchor).filter(|a| a.seq <= anchor.seq && a.created_ns == anchor.created_ns);
+            let trail =
+                self.streams.iter().filter(|s| s.shard == shard).flat_map(|s| &s.cursor.kept);
+            let before = trail
+                .map(|k| k.anchor)
+                .filter(|a| a.seq <= anchor.seq && a.created_ns == anchor.created_ns);
             let not_before_ns = before.map(|a| a.time_ns).max().unwrap_or(0);
-            if check.judge(shard, anchor, not_before_ns, state) == Evidence::Lost && !planted(Bug::NoOwnAnchor) {
+            if check.judge(shard, anchor, not_before_ns, state) == Evidence::Lost
+                && !planted(Bug::NoOwnAnchor)
+            {
                 repair.own_lost = true;
                 let before = self.streams.iter().find(|s| s.shard == shard).and_then(|s| {
-                    let index = s.cursor.kept.iter().rposition(|k| k.anchor.seq < anchor.seq && k.anchor.seq.0 > 0)?;
-                    let after = s.cursor.kept[index + 1..].iter().map(|k| k.lowest_ms).min().unwrap_or(NO_ROW_MS);
+                    let index = s
+                        .cursor
+                        .kept
+                        .iter()
+                        .rposition(|k| k.anchor.seq < anchor.seq && k.anchor.seq.0 > 0)?;
+                    let after = s.cursor.kept[index + 1..]
+                        .iter()
+                        .map(|k| k.lowest_ms)
+                        .min()
+                        .unwrap_or(NO_ROW_MS);
                     Some(after.min(s.cursor.kept[index].anchor.time_ns / 1_000_000 - drift))
                 });
                 let same_stream = anchor.created_ns == state.created_ns;
-                since = since.min(before.filter(|_| same_stream).map_or(0, |before| before.min(self.own_lowest_ms)));
+                since = since.min(
+                    before
+                        .filter(|_| same_stream)
+                        .map_or(0, |before| before.min(self.own_lowest_ms)),
+                );
             }
         }
         if repair.own_lost || repair.shards.iter().any(|(_, _, back)| back.is_some()) {
@@ -370,19 +456,27 @@ impl<B: Broker> Inbound<B> {
         repair
     }
 
-    /// The broker knows a higher batch number of this site than the database, or a later site of this node that the database
-    /// has never heard of: the database went back in time (maybe for the second time: then its newest life is one that it
-    /// does not remember). Asked only before this process has published anything, because later outbound knows what is in
-    /// flight.
+    /// The broker knows a higher batch number of this site than the database, or a later site of
+    /// this node that the database has never heard of: the database went back in time (maybe for
+    /// the second time: then its newest life is one that it does not remember). Asked only before
+    /// this process has published anything, because later outbound knows what is in flight.
     fn is_behind_broker(&self, check: &Check) -> bool {
         if self.stats.transactions_go > 0 || planted(Bug::SameSite) {
             return false;
         }
         let unknown = |site: i64, batch: u64| {
             let site = crate::names::Site(site);
-            if site == self.absorb.site { batch > self.batch.0 } else { !self.absorb.own_sites.contains(&site) }
+            if site == self.absorb.site {
+                batch > self.batch.0
+            } else {
+                !self.absorb.own_sites.contains(&site)
+            }
         };
-        let in_stream = check.last_own.as_ref().and_then(|m| m.headers.as_ref().ok()).is_some_and(|h| unknown(h.site.0, h.batch.0));
+        let in_stream = check
+            .last_own
+            .as_ref()
+            .and_then(|m| m.headers.as_ref().ok())
+            .is_some_and(|h| unknown(h.site.0, h.batch.0));
         let in_registry = check
             .registry
             .as_ref()
@@ -393,7 +487,10 @@ impl<B: Broker> Inbound<B> {
     }
 
     fn refuse_join(&self, check: &Check) -> Result<(), Fatal> {
-        if self.joined || self.config.on_join != crate::config::OnJoin::Refuse || !check.states.values().any(|s| s.last.0 > 0) {
+        if self.joined
+            || self.config.on_join != crate::config::OnJoin::Refuse
+            || !check.states.values().any(|s| s.last.0 > 0)
+        {
             return Ok(());
         }
         match crate::join::unversioned_rows(&self.db, &self.layout, 1_000)? {
@@ -407,7 +504,8 @@ impl<B: Broker> Inbound<B> {
             return;
         }
         for (shard, state) in &check.states {
-            // A stream that was made anew, or that lost its tail, may never again be as long as it was when we came.
+            // A stream that was made anew, or that lost its tail, may never again be as long as it
+            // was when we came.
             let target = self.join_targets.entry(*shard).or_insert(state.last);
             *target = state.last.min(*target);
         }
@@ -425,7 +523,12 @@ impl<B: Broker> Inbound<B> {
             }
         }
         self.stats.transactions_go += 1;
-        self.effects.push(Effect::Go { check: self.check, site: self.absorb.site, batch: self.batch, published: self.absorb.published });
+        self.effects.push(Effect::Go {
+            check: self.check,
+            site: self.absorb.site,
+            batch: self.batch,
+            published: self.absorb.published,
+        });
     }
 
     /// Starts the consumer of a stream behind its cursor.
@@ -434,7 +537,10 @@ impl<B: Broker> Inbound<B> {
         let stream = &mut self.streams[index];
         let shard = stream.shard;
         let start = stream.restart(generation);
-        self.ask(Question::Consume(shard, generation), Request::Consume { shard, start, generation });
+        self.ask(
+            Question::Consume(shard, generation),
+            Request::Consume { shard, start, generation },
+        );
     }
 
     fn registry_entry(&self, now: Now) -> Vec<u8> {

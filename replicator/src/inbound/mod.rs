@@ -1,8 +1,10 @@
-//! The writing actor: everything that changes the database happens here, one short transaction at a time.
+//! The writing actor: everything that changes the database happens here, one short transaction at a
+//! time.
 //!
-//! Arrives: messages and answers of the broker, acknowledgements from outbound. Leaves: applied rows, versions, cursors;
-//! [`Effect`]s for the other actor. Owns the order inside a transaction: follow DDL, absorb, mark what is acknowledged,
-//! repair, apply, move the cursor. A crash before its commit leaves everything as it was.
+//! Arrives: messages and answers of the broker, acknowledgements from outbound. Leaves: applied
+//! rows, versions, cursors; [`Effect`]s for the other actor. Owns the order inside a transaction:
+//! follow DDL, absorb, mark what is acknowledged, repair, apply, move the cursor. A crash before
+//! its commit leaves everything as it was.
 
 mod answer;
 mod deal;
@@ -34,8 +36,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 pub use stream::{Item, ShardStream, What};
 
-/// Acknowledgements wait so long for more, or for another reason to write: each transaction takes the write lock from the application,
-/// and until they are written down a crash costs no more than sending the same batches again.
+/// Acknowledgements wait so long for more, or for another reason to write: each transaction takes
+/// the write lock from the application, and until they are written down a crash costs no more than
+/// sending the same batches again.
 const ACKS_WAIT_MS: u64 = 5;
 /// So many do not wait.
 const ACKS_MAX: usize = 64;
@@ -118,7 +121,8 @@ pub enum Fatal {
     RowTooLarge(String),
     /// Two processes with one node id.
     #[error(
-        "node id {node} is in use by another process ({place}): give this node its own node_id, and if its disk was cloned, remove our tables from the copy (harmonylite cleanup)"
+        "node id {node} is in use by another process ({place}): give this node its own node_id, \
+        and if its disk was cloned, remove our tables from the copy (harmonylite cleanup)"
     )]
     SecondNode {
         /// The node id.
@@ -127,19 +131,24 @@ pub enum Fatal {
         place: String,
     },
     /// `on_join = "refuse"`.
-    #[error("this database has {rows} rows or more that never joined, and the cluster has data: set on_join to merge or replace")]
+    #[error(
+        "this database has {rows} rows or more that never joined, and the cluster has data: set \
+        on_join to merge or replace"
+    )]
     JoinRefused {
         /// At least so many.
         rows: i64,
     },
     /// What was written into the database is not in it any more.
     #[error(
-        "the content of the database was replaced while this node ran (a backup was restored into it?): nothing was written to what is there now"
+        "the content of the database was replaced while this node ran (a backup was restored into \
+        it?): nothing was written to what is there now"
     )]
     Restored,
     /// Too much in quarantine.
     #[error(
-        "{count} batches are in quarantine, which is the limit: look at them with `harmonylite quarantine list`, then retry or drop them"
+        "{count} batches are in quarantine, which is the limit: look at them with `harmonylite \
+        quarantine list`, then retry or drop them"
     )]
     QuarantineFull {
         /// How many.
@@ -150,7 +159,11 @@ pub enum Fatal {
 impl Fatal {
     /// What an error of this database means: without our tables it is another content.
     pub(crate) fn of(db: &Connection, error: DatabaseError) -> Self {
-        if matches!(database::is_installed(db), Ok(false)) { Self::Restored } else { Self::Database(error) }
+        if matches!(database::is_installed(db), Ok(false)) {
+            Self::Restored
+        } else {
+            Self::Database(error)
+        }
     }
 }
 
@@ -201,7 +214,8 @@ pub struct Inbound<B: Broker> {
     join_targets: HashMap<u32, StreamSeq>,
     streams: Vec<ShardStream>,
     link: link::Link,
-    /// Connections seen so far, checks begun so far, and the last one that outbound holds still for.
+    /// Connections seen so far, checks begun so far, and the last one that outbound holds still
+    /// for.
     connection: u64,
     check: u64,
     outbound_held: u64,
@@ -244,10 +258,12 @@ pub struct Inbound<B: Broker> {
 }
 
 impl<B: Broker> Inbound<B> {
-    /// Prepares the database (our tables, the site, triggers) and begins to wait for the broker. `random` gives the bits of new sites.
+    /// Prepares the database (our tables, the site, triggers) and begins to wait for the broker.
+    /// `random` gives the bits of new sites.
     ///
     /// # Errors
-    /// [`Fatal::Database`], [`DatabaseError::Busy`] inside it if another connection holds the write lock: try again.
+    /// [`Fatal::Database`], [`DatabaseError::Busy`] inside it if another connection holds the write
+    /// lock: try again.
     pub fn open(
         config: NodeConfig,
         mut db: Connection,
@@ -262,18 +278,25 @@ impl<B: Broker> Inbound<B> {
             // A copy under another node id is another life: its original goes on elsewhere.
             database::begin_site(&transaction, crate::join::site_from(random()), now.unix_ms)?;
             database::set(&transaction, "node", config.node.0.cast_signed())?;
-            transaction.execute("DELETE FROM main.__harmonylite__meta WHERE key GLOB 'own_*'", [])?;
+            transaction
+                .execute("DELETE FROM main.__harmonylite__meta WHERE key GLOB 'own_*'", [])?;
         }
         let (layout, installed) = capture::install(&transaction, &config.filter, now.unix_ms)?;
         transaction.commit()?;
         transact::report_installed(&installed);
         let meta = Meta::read(&db)?;
         let writes = database::get(&db, "writes")?.unwrap_or(0);
-        let absorb =
-            AbsorbState { site: meta.site, own_sites: database::own_sites(&db)?, absorbed: meta.absorbed, published: meta.published };
+        let absorb = AbsorbState {
+            site: meta.site,
+            own_sites: database::own_sites(&db)?,
+            absorbed: meta.absorbed,
+            published: meta.published,
+        };
         let lease = Lease::new(meta.site, &config.instance, &config.place, config.lease_ttl_ms);
         let streams = (1..=config.shards)
-            .map(|shard| Ok(ShardStream::new(shard, Cursor::read(&db, shard)?, deal::read_held(&db, shard)?)))
+            .map(|shard| {
+                Ok(ShardStream::new(shard, Cursor::read(&db, shard)?, deal::read_held(&db, shard)?))
+            })
             .collect::<Result<Vec<_>, DatabaseError>>()?;
         Ok(Self {
             own_anchor: transact::read_own_anchor(&db)?,
@@ -363,23 +386,35 @@ impl<B: Broker> Inbound<B> {
             BrokerEvent::Delivered { generation, message, permit } => {
                 let (shard, seq, site) = (message.shard, message.seq, self.absorb.site);
                 let (limits, dir) = (&self.config.limits, &self.config.spill_dir);
-                let Some(stream) = self.streams.iter_mut().find(|s| s.shard == shard) else { return Ok(()) };
+                let Some(stream) = self.streams.iter_mut().find(|s| s.shard == shard) else {
+                    return Ok(());
+                };
                 if stream.generation != generation {
                     stream.turn_down(permit);
                 } else {
                     self.delivered_ms = now.mono_ms;
                     if let Err(error) = stream.deliver(message, permit, site, limits, dir) {
                         if stream.full.is_none() {
-                            tracing::warn!(shard, seq = seq.0, %error, dir = %dir.display(), "no room for a large batch; trying again");
+                            tracing::warn!(shard, seq = seq.0, %error, dir = %dir.display(), "no \
+                                room for a large batch; trying again");
                         }
                         stream.wait_for_room(seq, error.to_string(), now.mono_ms);
                     }
                 }
             }
             BrokerEvent::ConsumerLost { shard, generation, reason } => {
-                let checked = matches!(self.link, link::Link::Up | link::Link::Checking(_) | link::Link::Again(_));
-                if checked && self.streams.iter().any(|s| s.shard == shard && s.generation == generation) {
-                    tracing::debug!(shard, reason, "the consumer ended; checking the stream and consuming again");
+                let checked = matches!(
+                    self.link,
+                    link::Link::Up | link::Link::Checking(_) | link::Link::Again(_)
+                );
+                if checked
+                    && self.streams.iter().any(|s| s.shard == shard && s.generation == generation)
+                {
+                    tracing::debug!(
+                        shard,
+                        reason,
+                        "the consumer ended; checking the stream and consuming again"
+                    );
                     self.begin_check();
                 }
             }
@@ -399,7 +434,8 @@ impl<B: Broker> Inbound<B> {
         self.broker.request(ticket, request);
     }
 
-    /// Does one piece of work, at most one write transaction. `mono_ms` deadlines are looked at here too.
+    /// Does one piece of work, at most one write transaction. `mono_ms` deadlines are looked at
+    /// here too.
     ///
     /// # Errors
     /// What ends the node. Busy and full disks are not errors but [`Step::Busy`].
@@ -408,7 +444,9 @@ impl<B: Broker> Inbound<B> {
         self.judge_link()?;
         let result = self.work(now);
         self.full = match &result {
-            Err(Fatal::Database(error @ (DatabaseError::Full | DatabaseError::NoIndex))) => Some(error.to_string()),
+            Err(Fatal::Database(error @ (DatabaseError::Full | DatabaseError::NoIndex))) => {
+                Some(error.to_string())
+            }
             _ => None,
         };
         match result {
@@ -436,7 +474,9 @@ impl<B: Broker> Inbound<B> {
 
     /// Whether everything that came in is dealt with (for tests and shutdown).
     pub fn is_drained(&self) -> bool {
-        self.acks.is_empty() && self.relogs.is_empty() && self.streams.iter().all(ShardStream::is_drained)
+        self.acks.is_empty()
+            && self.relogs.is_empty()
+            && self.streams.iter().all(ShardStream::is_drained)
     }
 
     /// Whether this database has joined: every row has a version.
@@ -481,10 +521,14 @@ impl<B: Broker> Inbound<B> {
         }
         let (stream, full) = self.streams.iter().find_map(|s| Some((s, s.full.as_ref()?)))?;
         let dir = self.config.spill_dir.display();
-        Some(format!("no room in {dir} for a large batch, at {} in stream {}: {}", full.seq, stream.shard, full.reason))
+        Some(format!(
+            "no room in {dir} for a large batch, at {} in stream {}: {}",
+            full.seq, stream.shard, full.reason
+        ))
     }
 
-    /// Puts another connection in the place of the database's, as after a process restart in the simulation.
+    /// Puts another connection in the place of the database's, as after a process restart in the
+    /// simulation.
     pub fn into_database(self) -> Connection {
         self.db
     }

@@ -1,7 +1,8 @@
 //! Decides when old versions go: in idle moments, a pass an hour, a bounded transaction at a time.
 //!
-//! Owns: nothing goes while anything that may need it is under way (pending changes, a repair, an origin that is held), nor
-//! by a clock that jumped ahead: what counts is the earlier of our own time and the newest message that we have applied.
+//! Owns: nothing goes while anything that may need it is under way (pending changes, a repair, an
+//! origin that is held), nor by a clock that jumped ahead: what counts is the earlier of our own
+//! time and the newest message that we have applied.
 
 use super::link::Link;
 use super::{Fatal, Inbound};
@@ -45,7 +46,12 @@ impl<B: Broker> Inbound<B> {
     }
 
     fn prune_before_ms(&self, now: Now) -> Option<i64> {
-        let newest = self.streams.iter().filter_map(|s| s.cursor.head()).map(|head| head.time_ns / 1_000_000).max()?;
+        let newest = self
+            .streams
+            .iter()
+            .filter_map(|s| s.cursor.head())
+            .map(|head| head.time_ns / 1_000_000)
+            .max()?;
         let before = newest.min(now.unix_ms).checked_sub(self.config.version_retention_ms)?;
         (before > 0).then_some(before)
     }
@@ -56,7 +62,9 @@ impl<B: Broker> Inbound<B> {
         let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         super::transact::check_content(&transaction, self.writes)?;
         // A change that came since we looked needs its predecessor.
-        if log_end(&transaction)? > self.absorb.published || crate::capture::schema_version(&transaction)? != self.layout.schema_version {
+        if log_end(&transaction)? > self.absorb.published
+            || crate::capture::schema_version(&transaction)? != self.layout.schema_version
+        {
             return Ok(());
         }
         let (dropped, next) = prune(&transaction, &self.layout, &pass, before_ms, PRUNE_ROWS_MAX)?;

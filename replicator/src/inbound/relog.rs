@@ -1,8 +1,10 @@
-//! Takes the walks that log rows for publication a step further: when a database joins, and when others miss what this node has.
+//! Takes the walks that log rows for publication a step further: when a database joins, and when
+//! others miss what this node has.
 //!
-//! Arrives: that such a walk is wanted. Leaves: log entries, a bounded number in each transaction. Owns: the next step waits until what the
-//! last one logged is published, so that neither the log nor a batch grows with the database. What is to be published again is noted
-//! in the database and begins anew after a crash.
+//! Arrives: that such a walk is wanted. Leaves: log entries, a bounded number in each transaction.
+//! Owns: the next step waits until what the last one logged is published, so that neither the log
+//! nor a batch grows with the database. What is to be published again is noted in the database and
+//! begins anew after a crash.
 
 use super::transact::Done;
 use super::{Fatal, Inbound};
@@ -42,7 +44,8 @@ impl<B: Broker> Inbound<B> {
         !self.relogs.is_empty() && self.absorb.published >= self.relogs.upto
     }
 
-    /// Rows logged so far by the walk that is under way: of a database that joins, and to be published again.
+    /// Rows logged so far by the walk that is under way: of a database that joins, and to be
+    /// published again.
     pub fn relogged_rows(&self) -> (Option<u64>, Option<u64>) {
         (self.relogs.joining.as_ref().map(Relog::rows), self.relogs.again.as_ref().map(Relog::rows))
     }
@@ -53,13 +56,17 @@ impl<B: Broker> Inbound<B> {
         Ok(())
     }
 
-    /// Joining ends when the streams are consumed to where they ended when the node came, and every row has a version.
+    /// Joining ends when the streams are consumed to where they ended when the node came, and every
+    /// row has a version.
     pub(super) fn begin_end_of_join(&mut self, done: &mut Done) -> Result<(), Fatal> {
         if self.config.on_join == OnJoin::Replace && self.join_targets.values().any(|t| t.0 > 0) {
             let rows = join::replace(&self.db, &self.layout)?;
             self.joined = true;
             done.look = true;
-            tracing::info!(rows, "joined; rows that the cluster does not have were removed (on_join = replace)");
+            tracing::info!(
+                rows,
+                "joined; rows that the cluster does not have were removed (on_join = replace)"
+            );
         } else {
             self.relogs.joining = Some(Relog::unversioned());
         }
@@ -73,8 +80,12 @@ impl<B: Broker> Inbound<B> {
             return Ok(());
         }
         let again = self.relogs.again.is_some();
-        let Some(mut relog) = self.relogs.again.clone().or_else(|| self.relogs.joining.clone()) else { return Ok(()) };
-        let (logged, finished) = relog.step(&self.db, &self.layout, self.config.limits.relog_rows_max)?;
+        let Some(mut relog) = self.relogs.again.clone().or_else(|| self.relogs.joining.clone())
+        else {
+            return Ok(());
+        };
+        let (logged, finished) =
+            relog.step(&self.db, &self.layout, self.config.limits.relog_rows_max)?;
         done.look |= logged > 0;
         if again {
             self.stats.rows_republished += logged;
@@ -82,13 +93,21 @@ impl<B: Broker> Inbound<B> {
         if finished && again {
             republish_done(&self.db)?;
             self.answers_logged(done)?;
-            tracing::warn!(rows = relog.rows(), since_ms = relog.since_ms(), "publishing again what others miss, or the broker lost");
+            tracing::warn!(
+                rows = relog.rows(),
+                since_ms = relog.since_ms(),
+                "publishing again what others miss, or the broker lost"
+            );
         } else if finished {
             database::set(&self.db, "joined", 1)?;
             self.joined = true;
-            tracing::info!(rows = relog.rows(), "joined; rows that the cluster did not have are published");
+            tracing::info!(
+                rows = relog.rows(),
+                "joined; rows that the cluster did not have are published"
+            );
         }
-        done.relogged = Some(Relogged { relog: (!finished).then_some(relog), again, upto: log_end(&self.db)? });
+        done.relogged =
+            Some(Relogged { relog: (!finished).then_some(relog), again, upto: log_end(&self.db)? });
         Ok(())
     }
 

@@ -1,8 +1,9 @@
 //! One stream as it is consumed: puts parts together and keeps the order.
 //!
-//! Arrives: the messages of one consumer. Leaves: a queue of [`Item`]s, each with the cursor that may be stored once it is
-//! dealt with. Owns: the cursor never passes the first part of a batch that is not complete yet. Only memory: after a crash
-//! the consumer starts again behind the stored cursor.
+//! Arrives: the messages of one consumer. Leaves: a queue of [`Item`]s, each with the cursor that
+//! may be stored once it is dealt with. Owns: the cursor never passes the first part of a batch
+//! that is not complete yet. Only memory: after a crash the consumer starts again behind the stored
+//! cursor.
 
 use crate::batch::PartHeaders;
 use crate::broker::{Message, Permit};
@@ -67,8 +68,9 @@ struct Assembling {
     idle_since_ms: Option<u64>,
 }
 
-/// The parts of a batch come close together; what is incomplete after so long in the stream's own time will never be
-/// complete (its publisher ended in the middle) and must not hold the cursor, or the end of joining, for ever.
+/// The parts of a batch come close together; what is incomplete after so long in the stream's own
+/// time will never be complete (its publisher ended in the middle) and must not hold the cursor, or
+/// the end of joining, for ever.
 const INCOMPLETE_NS_MAX: i64 = 600_000_000_000;
 /// The same by our own clock: in a stream in which nothing more comes, its time stands still.
 const INCOMPLETE_MS_MAX: u64 = 600_000;
@@ -91,8 +93,8 @@ pub struct ShardStream {
     pub queue: VecDeque<Item>,
     /// The last message seen.
     pub position: Anchor,
-    /// The cursor that the consumer began behind. What it delivered may come from a connection that nobody has checked yet, and
-    /// so may the cursor by now; this is what the last check knew.
+    /// The cursor that the consumer began behind. What it delivered may come from a connection that
+    /// nobody has checked yet, and so may the cursor by now; this is what the last check knew.
     pub began: Option<Anchor>,
     /// A part found no room.
     pub full: Option<Full>,
@@ -111,7 +113,8 @@ pub struct Full {
     /// When it is consumed again, on the monotone clock.
     pub again_ms: u64,
     wait_ms: u64,
-    /// Of what came behind it and was not taken: without them the broker would send all that it has.
+    /// Of what came behind it and was not taken: without them the broker would send all that it
+    /// has.
     permits: Vec<Permit>,
 }
 
@@ -139,8 +142,8 @@ impl ShardStream {
         }
     }
 
-    /// Forgets what was delivered and returns where a new consumer has to start: behind the cursor, or at the first batch
-    /// that a held origin waits with.
+    /// Forgets what was delivered and returns where a new consumer has to start: behind the cursor,
+    /// or at the first batch that a held origin waits with.
     pub fn restart(&mut self, generation: u64) -> StreamSeq {
         self.generation = generation;
         self.full.iter_mut().for_each(|full| full.permits.clear());
@@ -149,7 +152,8 @@ impl ShardStream {
         self.resuming = self.held.clone();
         self.began = self.cursor.head().copied();
         let next = self.cursor.seq().0 + 1;
-        let start = self.held.values().map(|s| s.0).min().map_or(next, |held| held.min(next)).max(1);
+        let start =
+            self.held.values().map(|s| s.0).min().map_or(next, |held| held.min(next)).max(1);
         self.position = if start == next {
             self.cursor.head().copied().unwrap_or(Anchor::start(self.created_ns))
         } else {
@@ -165,23 +169,37 @@ impl ShardStream {
 
     /// Whether what waits, if anything does, only moves the cursor.
     pub fn waits_for_nothing(&self) -> bool {
-        self.queue.iter().all(|item| matches!(item.what, What::Skip)) && self.assembling.values().all(|a| a.before.is_none())
+        self.queue.iter().all(|item| matches!(item.what, What::Skip))
+            && self.assembling.values().all(|a| a.before.is_none())
     }
 
     /// Takes a message in.
     ///
     /// # Errors
-    /// It is a part of a large batch, and the file system has no room for it. It is not taken then, see [`ShardStream::wait_for_room`].
-    pub fn deliver(&mut self, message: Message, permit: Permit, own_site: Site, limits: &Limits, spill_dir: &Path) -> io::Result<()> {
+    /// It is a part of a large batch, and the file system has no room for it. It is not taken then,
+    /// see [`ShardStream::wait_for_room`].
+    pub fn deliver(
+        &mut self,
+        message: Message,
+        permit: Permit,
+        own_site: Site,
+        limits: &Limits,
+        spill_dir: &Path,
+    ) -> io::Result<()> {
         if message.seq <= self.position.seq {
             return Ok(());
         }
         let anchor = Anchor::of(&message, self.created_ns);
         let expected = StreamSeq(self.position.seq.0 + 1);
-        // Below the cursor a hole was seen before, but for the backlog of an origin that is held: nobody has looked at that yet.
+        // Below the cursor a hole was seen before, but for the backlog of an origin that is held:
+        // nobody has looked at that yet.
         if message.seq > expected && (expected > self.cursor.seq() || !self.resuming.is_empty()) {
             let safe = self.safe(self.position);
-            self.queue.push_back(Item { what: What::Gap { from: expected, to: message.seq }, anchor, safe });
+            self.queue.push_back(Item {
+                what: What::Gap { from: expected, to: message.seq },
+                anchor,
+                safe,
+            });
         }
         let what = self.sort(message, permit, own_site, limits, spill_dir)?;
         let created_ns = self.created_ns;
@@ -195,11 +213,22 @@ impl ShardStream {
         Ok(())
     }
 
-    /// Listens to nobody until it consumes again: what comes after a part that found no room would be taken for orphans.
+    /// Listens to nobody until it consumes again: what comes after a part that found no room would
+    /// be taken for orphans.
     pub fn wait_for_room(&mut self, seq: StreamSeq, reason: String, mono_ms: u64) {
         self.generation = 0;
-        let wait_ms = self.full.as_ref().map_or(FULL_AGAIN_MS, |full| (full.wait_ms * 2).min(FULL_AGAIN_MS_MAX));
-        self.full = Some(Full { seq, created_ns: self.created_ns, reason, again_ms: mono_ms + wait_ms, wait_ms, permits: Vec::new() });
+        let wait_ms = self
+            .full
+            .as_ref()
+            .map_or(FULL_AGAIN_MS, |full| (full.wait_ms * 2).min(FULL_AGAIN_MS_MAX));
+        self.full = Some(Full {
+            seq,
+            created_ns: self.created_ns,
+            reason,
+            again_ms: mono_ms + wait_ms,
+            wait_ms,
+            permits: Vec::new(),
+        });
     }
 
     /// Does not take a message, and holds the broker back.
@@ -215,7 +244,14 @@ impl ShardStream {
     }
 
     /// What a message is for us. None: a part of a batch that is not complete.
-    fn sort(&mut self, message: Message, permit: Permit, own_site: Site, limits: &Limits, spill_dir: &Path) -> io::Result<Option<What>> {
+    fn sort(
+        &mut self,
+        message: Message,
+        permit: Permit,
+        own_site: Site,
+        limits: &Limits,
+        spill_dir: &Path,
+    ) -> io::Result<Option<What>> {
         let seen = message.seq <= self.cursor.seq();
         let resumed = self.resuming.get(&message.node).is_some_and(|from| message.seq >= *from);
         if seen && !resumed {
@@ -227,7 +263,9 @@ impl ShardStream {
         let headers = match &message.headers {
             Ok(headers) if headers.site == own_site => return Ok(Some(What::Skip)),
             Ok(headers) => headers.clone(),
-            Err(reason) => return Ok(Some(What::Bad { reason: reason.clone(), message: Box::new(message) })),
+            Err(reason) => {
+                return Ok(Some(What::Bad { reason: reason.clone(), message: Box::new(message) }));
+            }
         };
         self.assemble(message, headers, permit, limits, spill_dir)
     }
@@ -259,7 +297,8 @@ impl ShardStream {
                 let permit = if headers.parts == 1 { permit } else { Permit::default() };
                 Some(What::Batch { headers, first, body, permit })
             }
-            // We began in the middle of it: its first part was dealt with before, or the chain of batch numbers shows the hole.
+            // We began in the middle of it: its first part was dealt with before, or the chain of
+            // batch numbers shows the hole.
             Ok(Fed::Orphan) => Some(What::Skip),
             // Not damage: the batch stays incomplete, and so the cursor stays before it.
             Err(PartError::Io(error)) => return Err(error),
@@ -271,14 +310,19 @@ impl ShardStream {
     }
 
     fn abandon_stale(&mut self, now_ns: i64) {
-        self.assembling.retain(|_, a| a.before.is_none() || now_ns.saturating_sub(a.since_ns) < INCOMPLETE_NS_MAX);
+        self.assembling.retain(|_, a| {
+            a.before.is_none() || now_ns.saturating_sub(a.since_ns) < INCOMPLETE_NS_MAX
+        });
     }
 
     /// Gives up what no part has come of for long, although nothing else came either.
     pub fn abandon_idle(&mut self, mono_ms: u64) {
         let before = self.assembling.len();
-        self.assembling
-            .retain(|_, a| a.before.is_none() || mono_ms.saturating_sub(*a.idle_since_ms.get_or_insert(mono_ms)) < INCOMPLETE_MS_MAX);
+        self.assembling.retain(|_, a| {
+            a.before.is_none()
+                || mono_ms.saturating_sub(*a.idle_since_ms.get_or_insert(mono_ms))
+                    < INCOMPLETE_MS_MAX
+        });
         if self.assembling.len() < before {
             let (anchor, safe) = (self.position, self.safe(self.position));
             self.queue.push_back(Item { what: What::Skip, anchor, safe });
@@ -287,9 +331,14 @@ impl ShardStream {
 
     /// When [`ShardStream::abandon_idle`] or [`ShardStream::looks_for_room`] has something to do.
     pub fn deadline(&self) -> u64 {
-        let idle = self.assembling.values().filter(|a| a.before.is_some()).filter_map(|a| a.idle_since_ms);
+        let idle =
+            self.assembling.values().filter(|a| a.before.is_some()).filter_map(|a| a.idle_since_ms);
         let idle_ms = idle.min().map_or(u64::MAX, |since| since + INCOMPLETE_MS_MAX);
-        let room_ms = self.full.as_ref().filter(|_| self.generation == 0).map_or(u64::MAX, |full| full.again_ms);
+        let room_ms = self
+            .full
+            .as_ref()
+            .filter(|_| self.generation == 0)
+            .map_or(u64::MAX, |full| full.again_ms);
         idle_ms.min(room_ms)
     }
 

@@ -1,8 +1,8 @@
 //! One write transaction of the sidecar.
 //!
-//! Arrives: all that waits. Leaves: a commit, or nothing. Owns the order: follow DDL, absorb, mark what is acknowledged,
-//! repair, apply, move the cursor. Short, so that the application is not starved: a bounded number of rows, though never
-//! half a batch.
+//! Arrives: all that waits. Leaves: a commit, or nothing. Owns the order: follow DDL, absorb, mark
+//! what is acknowledged, repair, apply, move the cursor. Short, so that the application is not
+//! starved: a bounded number of rows, though never half a batch.
 
 use super::link::{Link, Repair};
 use super::relog::Relogged;
@@ -54,9 +54,11 @@ impl<B: Broker> Inbound<B> {
         }
         let saved_absorb = self.absorb.clone();
         let saved_cursors: Vec<Cursor> = self.streams.iter().map(|s| s.cursor.clone()).collect();
-        let saved_held: Vec<_> = self.streams.iter().map(|s| (s.held.clone(), s.resuming.clone())).collect();
+        let saved_held: Vec<_> =
+            self.streams.iter().map(|s| (s.held.clone(), s.resuming.clone())).collect();
         let saved = (self.batch, self.own_anchor, self.own_lowest_ms, self.joined, self.stats);
-        let queues: Vec<VecDeque<Item>> = self.streams.iter_mut().map(|s| std::mem::take(&mut s.queue)).collect();
+        let queues: Vec<VecDeque<Item>> =
+            self.streams.iter_mut().map(|s| std::mem::take(&mut s.queue)).collect();
         let result = self.transaction(&queues, now);
         for ((i, stream), mut queue) in self.streams.iter_mut().enumerate().zip(queues) {
             // What failed is still there, to be dealt with again.
@@ -75,7 +77,9 @@ impl<B: Broker> Inbound<B> {
                 self.former.values_mut().for_each(|f| f.asked = false);
                 (self.batch, self.own_anchor, self.own_lowest_ms, self.joined, self.stats) = saved;
                 self.released.clear();
-                for ((stream, cursor), (held, resuming)) in self.streams.iter_mut().zip(saved_cursors).zip(saved_held) {
+                for ((stream, cursor), (held, resuming)) in
+                    self.streams.iter_mut().zip(saved_cursors).zip(saved_held)
+                {
                     (stream.cursor, stream.held, stream.resuming) = (cursor, held, resuming);
                 }
                 Err(error)
@@ -88,7 +92,8 @@ impl<B: Broker> Inbound<B> {
         if capture::schema_version(&self.db)? != self.layout.schema_version {
             let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
             check_content(&transaction, self.writes)?;
-            let (layout, installed) = capture::install(&transaction, &self.config.filter, now.unix_ms)?;
+            let (layout, installed) =
+                capture::install(&transaction, &self.config.filter, now.unix_ms)?;
             transaction.commit()?;
             report_installed(&installed);
             self.layout = Arc::new(layout);
@@ -103,11 +108,13 @@ impl<B: Broker> Inbound<B> {
         }
         if self.mirrored != self.layout.schema_version {
             let layout = Arc::clone(&self.layout);
-            let (_, failed) = mirror::mirror(&mut self.db, &|table| layout.by_name(table).is_some())?;
+            let (_, failed) =
+                mirror::mirror(&mut self.db, &|table| layout.by_name(table).is_some())?;
             for trigger in failed {
                 tracing::warn!(
                     trigger,
-                    "this trigger calls what only the application knows; it does not fire for rows that other nodes wrote"
+                    "this trigger calls what only the application knows; it does not fire for \
+                    rows that other nodes wrote"
                 );
             }
             clash::prepare(&self.db, &self.layout)?;
@@ -117,8 +124,9 @@ impl<B: Broker> Inbound<B> {
     }
 
     fn transaction(&mut self, queues: &[VecDeque<Item>], now: Now) -> Result<Done, Fatal> {
-        // The connection is borrowed by the transaction for the whole function, while the fields beside it change: begin and end
-        // are therefore statements. Dropping out by `?` leads to the ROLLBACK below.
+        // The connection is borrowed by the transaction for the whole function, while the fields
+        // beside it change: begin and end are therefore statements. Dropping out by `?` leads to
+        // the ROLLBACK below.
         database::run(&self.db, "BEGIN IMMEDIATE")?;
         let result = self.inside(queues, now);
         match result {
@@ -167,7 +175,10 @@ impl<B: Broker> Inbound<B> {
         for (table, count) in folded.null_keys {
             self.stats.null_key_changes += count;
             if self.warned_null_keys.insert(table.clone()) {
-                tracing::warn!(table, "rows with NULL in the primary key have no identity and are not replicated");
+                tracing::warn!(
+                    table,
+                    "rows with NULL in the primary key have no identity and are not replicated"
+                );
             }
         }
         if !complete && absorbs_first {
@@ -213,7 +224,9 @@ impl<B: Broker> Inbound<B> {
         let Some(last) = self.acks.last().cloned() else { return Ok(()) };
         done.acks = self.acks.len();
         published(&self.db, &mut self.absorb, last.upto)?;
-        let Some(sent) = self.acks.iter().rev().find(|a| a.seq.is_some()).cloned() else { return Ok(()) };
+        let Some(sent) = self.acks.iter().rev().find(|a| a.seq.is_some()).cloned() else {
+            return Ok(());
+        };
         self.batch = sent.batch;
         database::set(&self.db, "batch", sent.batch.0.cast_signed())?;
         let shard = self.config.own_shard();
@@ -236,8 +249,9 @@ impl<B: Broker> Inbound<B> {
         Ok(())
     }
 
-    /// Before anything is absorbed: what was written since the database went back in time must not get versions of the life
-    /// that the others know more of, where the same version may stand for another content.
+    /// Before anything is absorbed: what was written since the database went back in time must not
+    /// get versions of the life that the others know more of, where the same version may stand for
+    /// another content.
     fn begin_life(&mut self, now: Now, done: &mut Done) -> Result<(), Fatal> {
         if !matches!(&self.link, Link::Judged(repair) if repair.new_site) {
             return Ok(());
@@ -246,7 +260,8 @@ impl<B: Broker> Inbound<B> {
         tracing::warn!(
             site = site.0,
             former = self.absorb.site.0,
-            "the broker knows more of this database than the database itself: it went back in time, and begins a new life"
+            "the broker knows more of this database than the database itself: it went back in \
+            time, and begins a new life"
         );
         database::begin_site(&self.db, site, now.unix_ms)?;
         self.absorb.own_sites.insert(site);
@@ -273,27 +288,38 @@ impl<B: Broker> Inbound<B> {
                 tracing::warn!(
                     shard,
                     cursor = stream.cursor.seq().0,
-                    "the broker lost messages that this node had applied; going back to the last one that is still there"
+                    "the broker lost messages that this node had applied; going back to the last \
+                    one that is still there"
                 );
             }
             // Seen here already, because in a quiet stream no message would ever show the hole.
             let next = stream.cursor.seq().next();
             if state.first > next {
                 let limits = &self.config.limits;
-                let before = Anchor { seq: StreamSeq(state.first.0 - 1), ..Anchor::start(state.created_ns) };
+                let before =
+                    Anchor { seq: StreamSeq(state.first.0 - 1), ..Anchor::start(state.created_ns) };
                 stream.cursor.advance(before, 0, limits.cursor_trail_step, limits.cursor_trail_max);
                 expired.push((
                     shard,
                     NodeId(0),
                     format!(
-                        "stream {shard}: messages {next} to {} are gone (expired, or lost by the broker) and were never read here",
+                        "stream {shard}: messages {next} to {} are gone (expired, or lost by the \
+                        broker) and were never read here",
                         before.seq
                     ),
                 ));
             }
-            // What waits for a schema can expire too; the origin is held again by the next batch that does not fit.
+            // What waits for a schema can expire too; the origin is held again by the next batch
+            // that does not fit.
             for (node, from) in stream.held.iter().filter(|(_, from)| **from < state.first) {
-                expired.push((shard, *node, format!("stream {shard}: batches of node {node}, held from message {from} on, have expired")));
+                expired.push((
+                    shard,
+                    *node,
+                    format!(
+                        "stream {shard}: batches of node {node}, held \
+                    from message {from} on, have expired"
+                    ),
+                ));
                 self.released.push((shard, *node));
             }
         }
@@ -318,15 +344,21 @@ impl<B: Broker> Inbound<B> {
         Ok(())
     }
 
-    /// Changes that waited longer than versions are kept would lose against tombstones that nobody has any more.
+    /// Changes that waited longer than versions are kept would lose against tombstones that nobody
+    /// has any more.
     fn stamp_anew(&self, now: Now) -> Result<(), Fatal> {
         let oldest = now.unix_ms - self.config.version_retention_ms;
         let stamped = self.db.execute(
-            "UPDATE main.__harmonylite__change_log SET time = ?1 WHERE id > ?2 AND kind <> ?3 AND time < ?4",
+            "UPDATE main.__harmonylite__change_log SET time = ?1 WHERE id > ?2 AND kind <> ?3 AND \
+            time < ?4",
             (now.unix_ms, self.absorb.absorbed, capture::KIND_PUBLISH, oldest),
         )?;
         if stamped > 0 {
-            tracing::warn!(changes = stamped, "changes older than version_retention were never published; they get the present time");
+            tracing::warn!(
+                changes = stamped,
+                "changes older than version_retention were never published; they get the present \
+                time"
+            );
         }
         Ok(())
     }
@@ -384,7 +416,8 @@ fn forget_own_anchor(db: &Connection) -> Result<(), DatabaseError> {
     Ok(())
 }
 
-/// The last own acknowledged batch, as stored. Its time is not known: an acknowledgement does not tell it.
+/// The last own acknowledged batch, as stored. Its time is not known: an acknowledgement does not
+/// tell it.
 pub(super) fn read_own_anchor(db: &Connection) -> Result<Option<Anchor>, DatabaseError> {
     let meta = database::Meta::read(db)?;
     let Some(seq) = database::get::<i64>(db, "own_seq")? else { return Ok(None) };
@@ -399,9 +432,10 @@ pub(super) fn read_own_anchor(db: &Connection) -> Result<Option<Anchor>, Databas
     }))
 }
 
-/// Tells the log what an installation did.
-/// Whether the database is the one that our last transaction left. A backup that is restored into the live file (SQLite's backup interface, the
-/// shell's `.restore`) takes back what this process believes to be stored, and rows with it that no log tells of.
+/// Tells the log what an installation did. Whether the database is the one that our last
+/// transaction left. A backup that is restored into the live file (SQLite's backup interface, the
+/// shell's `.restore`) takes back what this process believes to be stored, and rows with it that no
+/// log tells of.
 pub(super) fn check_content(db: &Connection, writes: i64) -> Result<(), Fatal> {
     match database::get::<i64>(db, "writes") {
         Ok(stored) if stored.unwrap_or(0) == writes => Ok(()),
@@ -421,15 +455,21 @@ pub(super) fn report_installed(installed: &Installed) {
         tracing::info!(table, "not replicated any more");
     }
     for (table, reason) in &installed.unable {
-        tracing::warn!(table, reason, "this table cannot be replicated: its changes stay on this node");
+        tracing::warn!(
+            table,
+            reason,
+            "this table cannot be replicated: its changes stay on this node"
+        );
     }
     if installed.found_rows > 0 {
         tracing::warn!(
             rows = installed.found_rows,
-            "rows written while a table was made over were found without a version and are published"
+            "rows written while a table was made over were found without a version and are \
+            published"
         );
     }
     if !installed.foreign_removed.is_empty() {
-        tracing::info!(tables = ?installed.foreign_removed, "removed what HarmonyLite (Go) left in the database");
+        tracing::info!(tables = ?installed.foreign_removed, "removed what HarmonyLite (Go) left \
+            in the database");
     }
 }

@@ -16,7 +16,8 @@ pub(super) trait Drive {
     fn step(&mut self) -> Result<Option<Duration>, Fatal>;
 }
 
-/// Runs until it is told to stop, or must. It waits only between steps, for a message or a deadline.
+/// Runs until it is told to stop, or must. It waits only between steps, for a message or a
+/// deadline.
 pub(super) fn drive<D: Drive>(actor: &mut D, inbox: &Receiver<D::Message>) -> Result<(), Fatal> {
     loop {
         while let Ok(message) = inbox.try_recv() {
@@ -37,7 +38,8 @@ pub(super) fn drive<D: Drive>(actor: &mut D, inbox: &Receiver<D::Message>) -> Re
     }
 }
 
-/// From now to a deadline on the monotone clock, bounded so that a clock that jumps costs a minute at most.
+/// From now to a deadline on the monotone clock, bounded so that a clock that jumps costs a minute
+/// at most.
 pub(super) fn until(deadline_ms: u64, now_ms: u64) -> Duration {
     Duration::from_millis(deadline_ms.saturating_sub(now_ms).min(60_000))
 }

@@ -53,7 +53,9 @@ pub enum NodeError {
     #[error(transparent)]
     Fatal(Fatal),
     /// A defect of this program.
-    #[error("the {0} thread panicked; this is a defect of harmonylite: please report it with the log")]
+    #[error(
+        "the {0} thread panicked; this is a defect of harmonylite: please report it with the log"
+    )]
     Panicked(&'static str),
 }
 

@@ -1,9 +1,11 @@
 //! Notices that the database's files are not the ones that were opened.
 //!
-//! Arrives: the path. Leaves: nothing, or the reason to stop. Owns: nothing is written to a file that is not the
-//! application's database any more (deleted, replaced by a backup, renamed), and nothing beside a WAL that was deleted under
-//! us. Then connections are not closed but left to the end of the process: SQLite's last close copies the WAL into the database and
-//! deletes it *by name*, and under that name there may be another database's by now. Only names are looked at: opening and closing one of these files would drop SQLite's locks on it (DESIGN.md section 7).
+//! Arrives: the path. Leaves: nothing, or the reason to stop. Owns: nothing is written to a file
+//! that is not the application's database any more (deleted, replaced by a backup, renamed), and
+//! nothing beside a WAL that was deleted under us. Then connections are not closed but left to the
+//! end of the process: SQLite's last close copies the WAL into the database and deletes it *by
+//! name*, and under that name there may be another database's by now. Only names are looked at:
+//! opening and closing one of these files would drop SQLite's locks on it (DESIGN.md section 7).
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -20,7 +22,8 @@ pub(super) struct Guard {
 
 /// A file is gone, or another.
 #[derive(Debug, thiserror::Error)]
-#[error("{path} was {what} while the node ran: stopped before anything is written to the wrong file", path = path.display())]
+#[error("{path} was {what} while the node ran: stopped before anything is written to the wrong \
+    file", path = path.display())]
 pub struct Replaced {
     path: PathBuf,
     what: &'static str,
@@ -31,7 +34,8 @@ fn identity(path: &Path) -> io::Result<Identity> {
 }
 
 impl Guard {
-    /// Remembers the database and its WAL. Called while a connection in WAL mode is open and has read something.
+    /// Remembers the database and its WAL. Called while a connection in WAL mode is open and has
+    /// read something.
     ///
     /// # Errors
     /// What the file system says.
@@ -39,7 +43,10 @@ impl Guard {
         let mut wal = database.as_os_str().to_owned();
         wal.push("-wal");
         let files = [database.to_owned(), PathBuf::from(wal)];
-        let files = files.into_iter().map(|path| identity(&path).map(|id| (path, id))).collect::<io::Result<_>>()?;
+        let files = files
+            .into_iter()
+            .map(|path| identity(&path).map(|id| (path, id)))
+            .collect::<io::Result<_>>()?;
         Ok(Self { files })
     }
 
@@ -51,12 +58,17 @@ impl Guard {
         for (path, known) in &self.files {
             match identity(path) {
                 Ok(found) if found == *known => {}
-                Ok(_) => return Err(Replaced { path: path.clone(), what: "replaced by another file" }),
+                Ok(_) => {
+                    return Err(Replaced { path: path.clone(), what: "replaced by another file" });
+                }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     return Err(Replaced { path: path.clone(), what: "deleted or renamed" });
                 }
                 // A directory that cannot be read for a moment says nothing.
-                Err(error) => tracing::warn!(path = %path.display(), %error, "cannot look at the database's file"),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "cannot look at the database's \
+                        file")
+                }
             }
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! Health and metrics over HTTP, and the control socket.
 //!
-//! Reads [`Status`] when asked; the only thing it changes is to pass a retry of a batch in quarantine on to the writer.
+//! Reads [`Status`] when asked; the only thing it changes is to pass a retry of a batch in
+//! quarantine on to the writer.
 
 use super::report::Sources;
 use super::writer::ToWriter;
@@ -50,7 +51,8 @@ pub(super) struct Ports {
     metrics: Option<TcpListener>,
 }
 
-/// Takes the ports of health and metrics, before anything else is touched. They may share one address.
+/// Takes the ports of health and metrics, before anything else is touched. They may share one
+/// address.
 ///
 /// # Errors
 /// A port in use.
@@ -71,22 +73,29 @@ pub(super) async fn bind(settings: &Settings) -> Result<Ports, ListenError> {
 }
 
 fn is_shared(settings: &Settings) -> bool {
-    settings.health_check.enable && settings.prometheus.enable && settings.health_check.bind == settings.prometheus.bind
+    settings.health_check.enable
+        && settings.prometheus.enable
+        && settings.health_check.bind == settings.prometheus.bind
 }
 
 /// Answers on the ports from now on.
 pub(super) fn start(ports: Ports, sources: &Arc<Sources>) -> Vec<JoinHandle<()>> {
     let path = &sources.settings.health_check.path;
     let mut health = Router::new().route(path, get(show_health)).with_state(Arc::clone(sources));
-    let metrics = Router::new().route("/metrics", get(show_metrics)).with_state(Arc::clone(sources));
+    let metrics =
+        Router::new().route("/metrics", get(show_metrics)).with_state(Arc::clone(sources));
     if is_shared(&sources.settings) {
         health = health.merge(metrics.clone());
     }
-    let served = [ports.health.map(|listener| serve(listener, health)), ports.metrics.map(|listener| serve(listener, metrics))];
+    let served = [
+        ports.health.map(|listener| serve(listener, health)),
+        ports.metrics.map(|listener| serve(listener, metrics)),
+    ];
     served.into_iter().flatten().collect()
 }
 
-/// Starts the control socket. A socket file that a former process left is replaced: the lock says that it ended.
+/// Starts the control socket. A socket file that a former process left is replaced: the lock says
+/// that it ended.
 ///
 /// # Errors
 /// What the file system says.
@@ -96,7 +105,8 @@ pub(super) fn start_control(
     writer: Sender<ToWriter>,
     asker: Asker,
 ) -> Result<JoinHandle<()>, ListenError> {
-    let failed = |error| ListenError { what: "control socket", bind: socket.display().to_string(), error };
+    let failed =
+        |error| ListenError { what: "control socket", bind: socket.display().to_string(), error };
     match std::fs::remove_file(socket) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
@@ -104,9 +114,15 @@ pub(super) fn start_control(
     let listener = UnixListener::bind(socket).map_err(failed)?;
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(socket, permissions).map_err(failed)?;
-    let retry = Router::new().route("/quarantine/{id}/retry", post(retry_quarantine)).with_state(Arc::new(parking_lot::Mutex::new(writer)));
+    let retry = Router::new()
+        .route("/quarantine/{id}/retry", post(retry_quarantine))
+        .with_state(Arc::new(parking_lot::Mutex::new(writer)));
     let registry = Router::new().route("/registry", get(show_registry)).with_state(asker);
-    let router = Router::new().route("/status", get(show_status)).with_state(Arc::clone(sources)).merge(retry).merge(registry);
+    let router = Router::new()
+        .route("/status", get(show_status))
+        .with_state(Arc::clone(sources))
+        .merge(retry)
+        .merge(registry);
     Ok(tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
             tracing::error!(%error, "the control socket ended");
@@ -123,17 +139,28 @@ async fn show_status(State(sources): State<Arc<Sources>>) -> Result<Json<Status>
     status(sources).await.map(Json)
 }
 
-async fn show_registry(State(asker): State<Asker>) -> Result<Json<Vec<serde_json::Value>>, (StatusCode, String)> {
-    registry::read(&asker).await.map(Json).map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, error.to_string()))
+async fn show_registry(
+    State(asker): State<Asker>,
+) -> Result<Json<Vec<serde_json::Value>>, (StatusCode, String)> {
+    registry::read(&asker)
+        .await
+        .map(Json)
+        .map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, error.to_string()))
 }
 
-async fn retry_quarantine(State(writer): State<Arc<parking_lot::Mutex<Sender<ToWriter>>>>, UrlPath(id): UrlPath<i64>) -> StatusCode {
+async fn retry_quarantine(
+    State(writer): State<Arc<parking_lot::Mutex<Sender<ToWriter>>>>,
+    UrlPath(id): UrlPath<i64>,
+) -> StatusCode {
     let sent = writer.lock().send(ToWriter::Input(Input::RetryQuarantine(id)));
     if sent.is_ok() { StatusCode::ACCEPTED } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
 async fn show_metrics(State(sources): State<Arc<Sources>>) -> Result<Response, Response> {
-    let (namespace, subsystem) = (sources.settings.prometheus.namespace.clone(), sources.settings.prometheus.subsystem.clone());
+    let (namespace, subsystem) = (
+        sources.settings.prometheus.namespace.clone(),
+        sources.settings.prometheus.subsystem.clone(),
+    );
     let status = status(sources).await?;
     match metrics::text(&status, &namespace, &subsystem) {
         Ok(text) => Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response()),
@@ -142,15 +169,21 @@ async fn show_metrics(State(sources): State<Arc<Sources>>) -> Result<Response, R
 }
 
 async fn show_health(State(sources): State<Arc<Sources>>) -> Result<Response, Response> {
-    let (retries, detailed) = (sources.settings.nats.connect_retries, sources.settings.health_check.detailed);
+    let (retries, detailed) =
+        (sources.settings.nats.connect_retries, sources.settings.health_check.detailed);
     let status = status(sources).await?;
     let (code, body) = health(&status, retries, detailed);
     Ok((code, Json(body)).into_response())
 }
 
 /// Health as HarmonyLite (Go) has it, and why it is degraded.
-fn health(status: &Status, connect_retries: u64, detailed: bool) -> (StatusCode, serde_json::Value) {
-    let db_connected = !status.degraded.iter().any(|reason| reason.starts_with("the database cannot be read"));
+fn health(
+    status: &Status,
+    connect_retries: u64,
+    detailed: bool,
+) -> (StatusCode, serde_json::Value) {
+    let db_connected =
+        !status.degraded.iter().any(|reason| reason.starts_with("the database cannot be read"));
     let given_up = !status.broker.connected && status.broker.failed_attempts >= connect_retries;
     let healthy = db_connected && !given_up;
     let code = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -189,8 +222,14 @@ mod tests {
         assert_eq!(health(&status, 5, true).0, StatusCode::OK);
         status.broker.failed_attempts = 5;
         let (code, body) = health(&status, 5, true);
-        assert_eq!((code, body["status"].as_str()), (StatusCode::SERVICE_UNAVAILABLE, Some("unhealthy")));
+        assert_eq!(
+            (code, body["status"].as_str()),
+            (StatusCode::SERVICE_UNAVAILABLE, Some("unhealthy"))
+        );
         status.broker.connected = true;
-        assert_eq!(health(&status, 5, false), (StatusCode::OK, serde_json::json!({ "status": "healthy" })));
+        assert_eq!(
+            health(&status, 5, false),
+            (StatusCode::OK, serde_json::json!({ "status": "healthy" }))
+        );
     }
 }

@@ -1,8 +1,9 @@
 //! A node: the stages with threads, sockets and files around them.
 //!
-//! [`Node::builder`] is how a Rust program runs one inside; the binary is a thin user of it. Two threads own SQLite connections
-//! ([`writer`], [`reader`]), a third watches for commits, and a tokio runtime beside them does the network. Owns: the order in
-//! which things start and stop, so that a refused start has changed nothing and a stop sends what is pending.
+//! [`Node::builder`] is how a Rust program runs one inside; the binary is a thin user of it. Two
+//! threads own SQLite connections ([`writer`], [`reader`]), a third watches for commits, and a
+//! tokio runtime beside them does the network. Owns: the order in which things start and stop, so
+//! that a refused start has changed nothing and a stop sends what is pending.
 
 mod drive;
 mod error;
@@ -104,7 +105,8 @@ impl NodeBuilder {
     /// Starts the node, inside a tokio runtime.
     ///
     /// # Errors
-    /// Whatever keeps it from working for good. A broker that cannot be reached is not among them: the node captures and waits.
+    /// Whatever keeps it from working for good. A broker that cannot be reached is not among them:
+    /// the node captures and waits.
     pub async fn start(self) -> Result<Node, NodeError> {
         start::start(self.settings, self.cluster).await
     }
@@ -138,8 +140,16 @@ impl Inboxes {
         // A thread that has ended already does not listen.
         self.bell.stop();
         let _ = self.watch.send(watch::ToWatch::Stop);
-        let _ = self.reader.send(if abandon { reader::ToReader::Abandon } else { reader::ToReader::Stop });
-        let _ = self.writer.send(if abandon { writer::ToWriter::Abandon } else { writer::ToWriter::Stop });
+        let _ = self.reader.send(if abandon {
+            reader::ToReader::Abandon
+        } else {
+            reader::ToReader::Stop
+        });
+        let _ = self.writer.send(if abandon {
+            writer::ToWriter::Abandon
+        } else {
+            writer::ToWriter::Stop
+        });
     }
 }
 
@@ -163,12 +173,16 @@ impl Node {
     pub async fn ended(&mut self) -> Result<(), NodeError> {
         let sleep_ms = i64::try_from(self.sources.settings.sleep_timeout).unwrap_or(i64::MAX);
         loop {
-            let wait = if sleep_ms == 0 { Duration::from_secs(3_600) } else { Duration::from_millis(250) };
+            let wait =
+                if sleep_ms == 0 { Duration::from_secs(3_600) } else { Duration::from_millis(250) };
             match tokio::time::timeout(wait, self.ended.recv()).await {
                 Ok(Some(ended)) => return ended.result(&self.sources.database),
                 Ok(None) => return Ok(()),
                 Err(_) if sleep_ms > 0 && self.is_asleep(sleep_ms) => {
-                    tracing::info!(sleep_timeout_ms = sleep_ms, "nothing happened for so long; ending");
+                    tracing::info!(
+                        sleep_timeout_ms = sleep_ms,
+                        "nothing happened for so long; ending"
+                    );
                     return Ok(());
                 }
                 Err(_) => {}
@@ -182,7 +196,8 @@ impl Node {
         clock::unix_ms() - last_applied.max(last_published).max(self.sources.started_ms) >= sleep_ms
     }
 
-    /// Ends the node: the transaction under way is finished, what is pending is published for at most 2 s.
+    /// Ends the node: the transaction under way is finished, what is pending is published for at
+    /// most 2 s.
     ///
     /// # Errors
     /// If it had ended by itself before, why.
@@ -192,7 +207,10 @@ impl Node {
         }
         self.stop_threads();
         let threads = std::mem::take(&mut self.threads);
-        let joined = tokio::task::spawn_blocking(move || threads.into_iter().map(JoinHandle::join).all(|r| r.is_ok())).await;
+        let joined = tokio::task::spawn_blocking(move || {
+            threads.into_iter().map(JoinHandle::join).all(|r| r.is_ok())
+        })
+        .await;
         debug_assert!(joined.is_ok_and(|all| all), "threads tell of their panics through `ended`");
         self.hub.take();
         if let Some(embedded) = self.embedded.take() {

@@ -1,7 +1,8 @@
 //! The thread that owns the reading connection and runs [`Outbound`].
 //!
-//! Arrives: wakes, the broker's answers, the writer's go-ahead. Leaves: acknowledgements for the writer. It waits only
-//! between steps. A crash here is a crash of the process: what was not acknowledged is collected again.
+//! Arrives: wakes, the broker's answers, the writer's go-ahead. Leaves: acknowledgements for the
+//! writer. It waits only between steps. A crash here is a crash of the process: what was not
+//! acknowledged is collected again.
 
 use super::drive::{Drive, drive, until};
 use super::ring::SharedBell;
@@ -73,7 +74,8 @@ impl Waker {
         }
     }
 
-    /// Called by the reader when it takes a wake, before it looks: whatever is committed from now on wakes again.
+    /// Called by the reader when it takes a wake, before it looks: whatever is committed from now
+    /// on wakes again.
     fn taken(&self) {
         self.pending.store(false, Ordering::Release);
     }

@@ -13,9 +13,16 @@ use serde_json::{Value, json};
 pub(super) async fn read(asker: &Asker) -> Result<Vec<Value>, BrokerError> {
     let mut entries = Vec::new();
     for id in asker.registered().await? {
-        let Reply::Kv(entry) = asker.ask(Request::KvGet { key: format!("node-{id}") }).await? else { continue };
+        let Reply::Kv(entry) = asker.ask(Request::KvGet { key: format!("node-{id}") }).await?
+        else {
+            continue;
+        };
         let entry = entry.and_then(|entry| serde_json::from_slice::<Value>(&entry.value).ok());
-        entries.push(entry.filter(|value| value["node_id"] == id).unwrap_or_else(|| json!({ "node_id": id })));
+        entries.push(
+            entry
+                .filter(|value| value["node_id"] == id)
+                .unwrap_or_else(|| json!({ "node_id": id })),
+        );
     }
     Ok(entries)
 }

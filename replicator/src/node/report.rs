@@ -1,7 +1,7 @@
 //! Puts together what a node says of itself.
 //!
-//! Arrives: what the two threads show, the connection's state, and a glance at the database on a connection of its own.
-//! Leaves: a [`Status`]. Reads only.
+//! Arrives: what the two threads show, the connection's state, and a glance at the database on a
+//! connection of its own. Leaves: a [`Status`]. Reads only.
 
 use super::reader::ReaderSeen;
 use super::writer::{StreamSeen, WriterSeen};
@@ -44,11 +44,21 @@ struct Glance {
 fn glance(db: &Connection) -> Result<Glance, DatabaseError> {
     let published: i64 = database::get(db, "published")?.unwrap_or(0);
     let (pending, oldest): (i64, Option<i64>) = db
-        .prepare_cached("SELECT count(*), min(CASE WHEN time > 0 THEN time END) FROM main.__harmonylite__change_log WHERE id > ?1")?
+        .prepare_cached(
+            "SELECT count(*), min(CASE WHEN time > 0 THEN time END) FROM \
+            main.__harmonylite__change_log WHERE id > ?1",
+        )?
         .query_row([published], |r| Ok((r.get(0)?, r.get(1)?)))?;
-    let mut held = db.prepare_cached("SELECT node, shard, since, reason FROM main.__harmonylite__held ORDER BY node, shard")?;
+    let mut held = db.prepare_cached(
+        "SELECT node, shard, since, reason FROM main.__harmonylite__held ORDER BY node, shard",
+    )?;
     let held = held.query_map([], |r| {
-        Ok(HeldStatus { node_id: r.get::<_, i64>(0)?.cast_unsigned(), shard: r.get(1)?, since_ms: r.get(2)?, reason: r.get(3)? })
+        Ok(HeldStatus {
+            node_id: r.get::<_, i64>(0)?.cast_unsigned(),
+            shard: r.get(1)?,
+            since_ms: r.get(2)?,
+            reason: r.get(3)?,
+        })
     })?;
     Ok(Glance {
         pending: pending.cast_unsigned(),
@@ -69,7 +79,11 @@ const BUSY_MS_MAX: u64 = 10_000;
 impl Sources {
     /// The node as it is now.
     pub(super) fn status(&self) -> Status {
-        let (writer, reader, link) = (self.writer.borrow().clone(), self.reader.borrow().clone(), self.link.borrow().clone());
+        let (writer, reader, link) = (
+            self.writer.borrow().clone(),
+            self.reader.borrow().clone(),
+            self.link.borrow().clone(),
+        );
         let glance = self.db.lock().as_ref().map_or_else(|| Ok(Glance::default()), glance);
         let now_ms = clock::unix_ms();
         let mut status = Status {
@@ -84,7 +98,12 @@ impl Sources {
             publish: self.settings.publish,
             replicate: self.settings.replicate,
             tables: writer.layout.tables.iter().map(|t| t.name().to_owned()).collect(),
-            skipped: writer.layout.skipped.iter().map(|s| (s.name.clone(), s.reason.clone())).collect(),
+            skipped: writer
+                .layout
+                .skipped
+                .iter()
+                .map(|s| (s.name.clone(), s.reason.clone()))
+                .collect(),
             broker: BrokerStatus {
                 embedded: self.embedded,
                 url: link.url.clone(),
@@ -106,8 +125,10 @@ impl Sources {
         };
         match glance {
             Ok(glance) => {
-                (status.pending_rows, status.oldest_pending_ms) = (glance.pending, glance.oldest_pending_ms);
-                (status.held, status.conflicts, status.quarantine) = (glance.held, glance.conflicts, glance.quarantine);
+                (status.pending_rows, status.oldest_pending_ms) =
+                    (glance.pending, glance.oldest_pending_ms);
+                (status.held, status.conflicts, status.quarantine) =
+                    (glance.held, glance.conflicts, glance.quarantine);
             }
             Err(error) => status.degraded.push(format!("the database cannot be read: {error}")),
         }
@@ -161,25 +182,43 @@ impl Sources {
         self.server.as_ref().map_or_else(Health::default, |health| *health.borrow())
     }
 
-    fn degrade(&self, status: &mut Status, writer: &WriterSeen, reader: &ReaderSeen, link: &LinkState) {
+    fn degrade(
+        &self,
+        status: &mut Status,
+        writer: &WriterSeen,
+        reader: &ReaderSeen,
+        link: &LinkState,
+    ) {
         let mut say = |reason: String| status.degraded.push(reason);
         if !link.connected {
-            say(format!("NATS is away ({} failed attempts): {}", link.failed_attempts, link.last_error));
-        }
-        if link.connected && !writer.linked && clock::mono_ms().saturating_sub(link.since_ms) > UNANSWERED_MS_MAX {
             say(format!(
-                "NATS is connected, but does not answer what this node asks before it replicates ({}): check permissions, and docs/topologies.md for leaf nodes",
+                "NATS is away ({} failed attempts): {}",
+                link.failed_attempts, link.last_error
+            ));
+        }
+        if link.connected
+            && !writer.linked
+            && clock::mono_ms().saturating_sub(link.since_ms) > UNANSWERED_MS_MAX
+        {
+            say(format!(
+                "NATS is connected, but does not answer what this node asks before it replicates \
+                ({}): check permissions, and docs/topologies.md for leaf nodes",
                 writer.trouble.as_deref().unwrap_or("no answer at all")
             ));
         }
         if self.server().disk_full {
-            say("the disk of the embedded nats-server is full: it stores nothing, and is started again once there is room".to_owned());
+            say("the disk of the embedded nats-server is full: it stores nothing, and is started \
+                again once there is room"
+                .to_owned());
         }
         for held in &status.held {
             say(format!("origin {} is paused: {}", held.node_id, held.reason));
         }
         if status.quarantine > 0 {
-            say(format!("{} batches are in quarantine: see `harmonylite quarantine list`", status.quarantine));
+            say(format!(
+                "{} batches are in quarantine: see `harmonylite quarantine list`",
+                status.quarantine
+            ));
         }
         if let Some(refusal) = &reader.refusal {
             say(refusal.clone());
@@ -191,15 +230,24 @@ impl Sources {
             say(format!("a hole waits for other nodes to publish again what they have: {gap}"));
         }
         if writer.stats.drift_warnings > 0 {
-            say(format!("clocks differ by more than max_clock_drift ({} batches)", writer.stats.drift_warnings));
+            say(format!(
+                "clocks differ by more than max_clock_drift ({} batches)",
+                writer.stats.drift_warnings
+            ));
         }
-        let busy_ms = writer.busy_since_ms.map_or(0, |since| clock::mono_ms().saturating_sub(since));
+        let busy_ms =
+            writer.busy_since_ms.map_or(0, |since| clock::mono_ms().saturating_sub(since));
         if busy_ms > BUSY_MS_MAX && writer.full.is_none() {
             say(format!("the write lock has been out of reach for {} s", busy_ms / 1_000));
         }
-        let waiting_ms = if status.oldest_pending_ms > 0 { status.now_ms - status.oldest_pending_ms } else { 0 };
+        let waiting_ms =
+            if status.oldest_pending_ms > 0 { status.now_ms - status.oldest_pending_ms } else { 0 };
         if self.settings.publish && waiting_ms > PENDING_MS_MAX {
-            say(format!("{} changes wait to be sent, the oldest for {} s", status.pending_rows, waiting_ms / 1_000));
+            say(format!(
+                "{} changes wait to be sent, the oldest for {} s",
+                status.pending_rows,
+                waiting_ms / 1_000
+            ));
         }
     }
 }

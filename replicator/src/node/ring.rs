@@ -1,8 +1,9 @@
 //! Waits on the bell that applications with the `harmonylite` VFS ring at their commits.
 //!
-//! Arrives: rings. Leaves: wakes for the reader, each with the time of its oldest commit. The bell is a hint: the watcher goes on
-//! beside it, so that an application may start and stop using the VFS at any time. It also tells applications, through the bell's
-//! file, how far publishing has come.
+//! Arrives: rings. Leaves: wakes for the reader, each with the time of its oldest commit. The bell
+//! is a hint: the watcher goes on beside it, so that an application may start and stop using the
+//! VFS at any time. It also tells applications, through the bell's file, how far publishing has
+//! come.
 
 use super::reader::{Waker, Way};
 use super::watch::Known;
@@ -14,7 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// The heartbeat's interval, well below what applications take for a sign of life; and how often the file is looked at.
+/// The heartbeat's interval, well below what applications take for a sign of life; and how often
+/// the file is looked at.
 const BEAT: Duration = Duration::from_secs(1);
 
 /// The bell as the threads share it: made anew when its file was deleted.
@@ -29,9 +31,15 @@ pub(super) struct SharedBell {
 impl SharedBell {
     /// Makes the bell, or goes on without: then commits are noticed by the watcher.
     pub(super) fn new(database: &Path) -> Self {
-        let shared = Self { database: database.to_owned(), bell: Arc::default(), stopping: Arc::default(), last: Arc::default() };
+        let shared = Self {
+            database: database.to_owned(),
+            bell: Arc::default(),
+            stopping: Arc::default(),
+            last: Arc::default(),
+        };
         if let Err(error) = shared.make() {
-            tracing::warn!(%error, "no bell for applications with the VFS; commits are noticed by the file watcher");
+            tracing::warn!(%error, "no bell for applications with the VFS; commits are noticed by \
+                the file watcher");
         }
         shared
     }

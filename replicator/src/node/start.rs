@@ -1,5 +1,5 @@
-//! Starts a node, in an order that lets a refused start leave everything as it was: lock, ports, server, first contact with the
-//! broker, and only then the database.
+//! Starts a node, in an order that lets a refused start leave everything as it was: lock, ports,
+//! server, first contact with the broker, and only then the database.
 
 use super::guard::Guard;
 use super::reader::{Reader, ReaderSeen, ToReader, Waker};
@@ -30,7 +30,8 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
-/// A broker that answers does so within this; of one that says nothing at all in this time nothing more is expected now.
+/// A broker that answers does so within this; of one that says nothing at all in this time nothing
+/// more is expected now.
 const FIRST_CONTACT: Duration = Duration::from_secs(3);
 /// At the start the write lock is waited for so long; later for ever.
 const LOCKED_MS_MAX: u64 = 30_000;
@@ -61,15 +62,30 @@ async fn start_locked(
 ) -> Result<Node, NodeError> {
     let socket = socket_path(&path);
     if let Some(lock) = held {
-        lock.announce(&Owner { pid: std::process::id(), node_id: config.node.0, socket: socket.clone() })?;
+        lock.announce(&Owner {
+            pid: std::process::id(),
+            node_id: config.node.0,
+            socket: socket.clone(),
+        })?;
     }
     let ports = http::bind(&settings).await?;
-    let embedded = if settings.nats.urls.is_empty() { Some(Embedded::start(&settings, config.node, &cluster).await?) } else { None };
+    let embedded = if settings.nats.urls.is_empty() {
+        Some(Embedded::start(&settings, config.node, &cluster).await?)
+    } else {
+        None
+    };
     let (to_writer, writer_inbox) = channel();
     let (to_reader, reader_inbox) = channel();
     let sinks = sinks(&to_writer, &to_reader);
     let target = target(&settings, embedded.as_ref());
-    let hub = Hub::start(settings.clone(), config.node, config.limits.inbox_bytes_max, target, &sinks.0, &sinks.1);
+    let hub = Hub::start(
+        settings.clone(),
+        config.node,
+        config.limits.inbox_bytes_max,
+        target,
+        &sinks.0,
+        &sinks.1,
+    );
     first_contact(&hub).await?;
     refuse_second_node(&hub, &config).await?;
 
@@ -78,7 +94,9 @@ async fn start_locked(
         let config = config.clone();
         tokio::task::spawn_blocking(move || open(config, brokers)).await
     };
-    let opened = opened.map_err(|_| NodeError::Panicked("start"))?.map_err(|fatal| NodeError::fatal(&path, fatal))?;
+    let opened = opened
+        .map_err(|_| NodeError::Panicked("start"))?
+        .map_err(|fatal| NodeError::fatal(&path, fatal))?;
     let (writer_seen, reader_seen) = (watch::Sender::default(), watch::Sender::default());
     let sources = Arc::new(Sources {
         node: config.node,
@@ -96,14 +114,21 @@ async fn start_locked(
     tasks.push(http::start_control(&socket, &sources, to_writer.clone(), hub.asker())?);
 
     let waker = Waker::new(to_reader.clone());
-    let poll = Duration::from_millis(if sources.settings.polling_interval > 0 { sources.settings.polling_interval } else { POLL_MS });
-    let guard = Arc::new(Guard::new(&path).map_err(|error| NodeError::File { path: path.clone(), error })?);
+    let poll = Duration::from_millis(if sources.settings.polling_interval > 0 {
+        sources.settings.polling_interval
+    } else {
+        POLL_MS
+    });
+    let guard =
+        Arc::new(Guard::new(&path).map_err(|error| NodeError::File { path: path.clone(), error })?);
     let known = Known::default();
     let ringing = known.clone();
-    let (watch, to_watch) = Watch::new(&path, opened.watch, Arc::clone(&guard), waker.clone(), known.clone(), poll);
+    let (watch, to_watch) =
+        Watch::new(&path, opened.watch, Arc::clone(&guard), waker.clone(), known.clone(), poll);
     let bell = SharedBell::new(&path);
     bell.published(opened.inbound.site(), opened.published);
-    let inboxes = Inboxes { writer: to_writer, reader: to_reader, watch: to_watch, bell: bell.clone() };
+    let inboxes =
+        Inboxes { writer: to_writer, reader: to_reader, watch: to_watch, bell: bell.clone() };
     let (ended_sender, ended) = tokio::sync::mpsc::unbounded_channel();
     let writer = writer(opened.inbound, &inboxes, known, writer_seen);
     let reader = reader(opened.outbound, &inboxes, waker.clone(), reader_seen);
@@ -114,26 +139,50 @@ async fn start_locked(
             bell.run(&waker, &ringing);
             Ended::Stopped
         })?,
-        spawn("watch", &ended_sender, move || watch.run().map_or_else(Ended::Replaced, |()| Ended::Stopped))?,
+        spawn("watch", &ended_sender, move || {
+            watch.run().map_or_else(Ended::Replaced, |()| Ended::Stopped)
+        })?,
     ];
-    Ok(Node { sources, inboxes, threads, ended, tasks, hub: Some(hub), embedded, lock: held.take(), socket, guard })
+    Ok(Node {
+        sources,
+        inboxes,
+        threads,
+        ended,
+        tasks,
+        hub: Some(hub),
+        embedded,
+        lock: held.take(),
+        socket,
+        guard,
+    })
 }
 
 /// This node's number: configured, or what the database has stored, or derived from the machine.
 fn identity(settings: &Settings, path: &Path) -> Result<NodeId, NodeError> {
-    let stored = database::stored_node(path).map_err(|error| NodeError::Database { path: path.to_owned(), error })?;
-    let identity = decide(settings.node_id, stored, machine_id().as_deref()).map_err(NodeConfigError::Random)?;
+    let stored = database::stored_node(path)
+        .map_err(|error| NodeError::Database { path: path.to_owned(), error })?;
+    let identity = decide(settings.node_id, stored, machine_id().as_deref())
+        .map_err(NodeConfigError::Random)?;
     if identity.source == IdentitySource::Random {
-        tracing::warn!(node = identity.node.0, "this machine has no id: the node id is drawn at random and kept in the database");
+        tracing::warn!(
+            node = identity.node.0,
+            "this machine has no id: the node id is drawn at random and kept in the database"
+        );
     }
     Ok(identity.node)
 }
 
 fn sinks(writer: &Sender<ToWriter>, reader: &Sender<ToReader>) -> (Sink, Sink) {
-    let (writer, reader) = (parking_lot::Mutex::new(writer.clone()), parking_lot::Mutex::new(reader.clone()));
-    // A thread that has ended takes the node with it; what is sent to it until then is lost with it.
-    let to_writer: Sink = Arc::new(move |event| drop(writer.lock().send(ToWriter::Input(WriterInput::Broker(event)))));
-    let to_reader: Sink = Arc::new(move |event| drop(reader.lock().send(ToReader::Input(ReaderInput::Broker(event)))));
+    let (writer, reader) =
+        (parking_lot::Mutex::new(writer.clone()), parking_lot::Mutex::new(reader.clone()));
+    // A thread that has ended takes the node with it; what is sent to it until then is lost with
+    // it.
+    let to_writer: Sink = Arc::new(move |event| {
+        drop(writer.lock().send(ToWriter::Input(WriterInput::Broker(event))))
+    });
+    let to_reader: Sink = Arc::new(move |event| {
+        drop(reader.lock().send(ToReader::Input(ReaderInput::Broker(event))))
+    });
     (to_writer, to_reader)
 }
 
@@ -141,11 +190,13 @@ fn sinks(writer: &Sender<ToWriter>, reader: &Sender<ToReader>) -> (Sink, Sink) {
 fn target(settings: &Settings, embedded: Option<&Embedded>) -> watch::Receiver<Target> {
     let Some(embedded) = embedded else {
         // Kept for ever: without a sender the receiver would look like a target that has changed.
-        let (sender, receiver) = watch::channel(Target { urls: settings.nats.urls.clone(), access: None });
+        let (sender, receiver) =
+            watch::channel(Target { urls: settings.nats.urls.clone(), access: None });
         std::mem::forget(sender);
         return receiver;
     };
-    let to_target = |access: Access| Target { urls: vec![access.url.clone()], access: Some(access) };
+    let to_target =
+        |access: Access| Target { urls: vec![access.url.clone()], access: Some(access) };
     let mut access = embedded.access();
     let (sender, receiver) = watch::channel(to_target(access.borrow_and_update().clone()));
     tokio::spawn(async move {
@@ -156,26 +207,39 @@ fn target(settings: &Settings, embedded: Option<&Embedded>) -> watch::Receiver<T
     receiver
 }
 
-/// Gives a broker that is there the time to say that it can never be used. One that cannot be reached is not waited for.
+/// Gives a broker that is there the time to say that it can never be used. One that cannot be
+/// reached is not waited for.
 async fn first_contact(hub: &Hub) -> Result<(), NodeError> {
     let mut link = hub.link();
-    let settled =
-        tokio::time::timeout(FIRST_CONTACT, link.wait_for(|state: &LinkState| state.connected || state.failed_attempts > 0)).await;
+    let settled = tokio::time::timeout(
+        FIRST_CONTACT,
+        link.wait_for(|state: &LinkState| state.connected || state.failed_attempts > 0),
+    )
+    .await;
     match settled {
         Ok(Ok(state)) if state.lasting => Err(NodeError::Broker(state.last_error.clone())),
         _ => Ok(()),
     }
 }
 
-/// Refuses a node id that a process elsewhere holds, before anything is written to the database. What the broker does not answer now
-/// is asked again once the node runs.
+/// Refuses a node id that a process elsewhere holds, before anything is written to the database.
+/// What the broker does not answer now is asked again once the node runs.
 async fn refuse_second_node(hub: &Hub, config: &NodeConfig) -> Result<(), NodeError> {
     let mut lease = Lease::new(Site(0), &config.instance, &config.place, config.lease_ttl_ms);
-    while let Ok(Reply::Kv(entry)) = hub.asker().ask(Request::KvGet { key: Lease::key(config.node) }).await {
+    while let Ok(Reply::Kv(entry)) =
+        hub.asker().ask(Request::KvGet { key: Lease::key(config.node) }).await
+    {
         match lease.decide(entry.as_ref(), clock::mono_ms()) {
             Next::Put { .. } => break,
-            Next::LookAgain => tokio::time::sleep(Duration::from_millis((config.lease_ttl_ms / 4).max(1))).await,
-            Next::Refuse(holder) => return Err(NodeError::Fatal(Fatal::SecondNode { node: config.node, place: holder.place })),
+            Next::LookAgain => {
+                tokio::time::sleep(Duration::from_millis((config.lease_ttl_ms / 4).max(1))).await
+            }
+            Next::Refuse(holder) => {
+                return Err(NodeError::Fatal(Fatal::SecondNode {
+                    node: config.node,
+                    place: holder.place,
+                }));
+            }
         }
     }
     Ok(())
@@ -222,11 +286,17 @@ fn open_writer(config: &NodeConfig) -> Result<rusqlite::Connection, DatabaseErro
 }
 
 fn random() -> u64 {
-    // Without random numbers of the operating system nothing on this machine is safe; a site must never be guessed.
+    // Without random numbers of the operating system nothing on this machine is safe; a site must
+    // never be guessed.
     getrandom::u64().unwrap_or_else(|error| panic!("no random numbers: {error}"))
 }
 
-fn writer(inbound: Inbound<NatsBroker>, to: &Inboxes, known: Known, seen: watch::Sender<WriterSeen>) -> Writer {
+fn writer(
+    inbound: Inbound<NatsBroker>,
+    to: &Inboxes,
+    known: Known,
+    seen: watch::Sender<WriterSeen>,
+) -> Writer {
     // From now on a lock that is held is waited for between steps, not inside SQLite.
     if let Err(error) = inbound.database().busy_timeout(Duration::ZERO) {
         tracing::debug!(%error, "cannot set the busy timeout");
@@ -244,7 +314,12 @@ fn writer(inbound: Inbound<NatsBroker>, to: &Inboxes, known: Known, seen: watch:
     }
 }
 
-fn reader(outbound: Outbound<NatsBroker>, to: &Inboxes, waker: Waker, seen: watch::Sender<ReaderSeen>) -> Reader {
+fn reader(
+    outbound: Outbound<NatsBroker>,
+    to: &Inboxes,
+    waker: Waker,
+    seen: watch::Sender<ReaderSeen>,
+) -> Reader {
     Reader {
         outbound,
         writer: to.writer.clone(),
@@ -267,14 +342,16 @@ fn spawn(
 ) -> Result<JoinHandle<()>, NodeError> {
     let ended = ended.clone();
     let thread = std::thread::Builder::new().name(format!("harmonylite-{name}")).spawn(move || {
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or(Ended::Panicked(name));
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
+            .unwrap_or(Ended::Panicked(name));
         // Nobody listens: the node was dropped.
         let _ = ended.send(result);
     });
     thread.map_err(|error| NodeError::Fatal(Fatal::Spill(error)))
 }
 
-/// The control socket: beside the database, or, where that path is too long for a socket, in the temporary directory.
+/// The control socket: beside the database, or, where that path is too long for a socket, in the
+/// temporary directory.
 fn socket_path(database: &Path) -> PathBuf {
     let mut beside = database.as_os_str().to_owned();
     beside.push("-harmonylite.sock");

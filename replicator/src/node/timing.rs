@@ -34,7 +34,12 @@ impl Timing {
     fn quantiles(&self) -> (u64, u64) {
         let mut sorted: Vec<u64> = self.last.iter().copied().collect();
         sorted.sort_unstable();
-        let at = |percent: usize| sorted.get((sorted.len() * percent / 100).min(sorted.len().saturating_sub(1))).copied().unwrap_or(0);
+        let at = |percent: usize| {
+            sorted
+                .get((sorted.len() * percent / 100).min(sorted.len().saturating_sub(1)))
+                .copied()
+                .unwrap_or(0)
+        };
         (at(50), at(99))
     }
 }

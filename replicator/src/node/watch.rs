@@ -1,8 +1,9 @@
 //! Notices commits of applications that do not ring: the file watcher, with a slow poll as the net.
 //!
-//! Arrives: events of the database's WAL. Leaves: wakes for the reader. The event of a WAL write comes before the
-//! commit is visible, so `data_version` (a glance at the wal-index) is looked at for a few milliseconds more. Idle it sleeps: it
-//! wakes once a poll interval and looks once. It also asks [`Guard`] whether the files are still ours.
+//! Arrives: events of the database's WAL. Leaves: wakes for the reader. The event of a WAL write
+//! comes before the commit is visible, so `data_version` (a glance at the wal-index) is looked at
+//! for a few milliseconds more. Idle it sleeps: it wakes once a poll interval and looks once. It
+//! also asks [`Guard`] whether the files are still ours.
 
 use super::guard::{Guard, Replaced};
 use super::reader::{Waker, Way};
@@ -43,10 +44,12 @@ const LOOKS: [Duration; 11] = [
 /// The files are looked at no more often than this.
 const GUARD_MS: u64 = 50;
 
-/// While the bell rings, or our own writer writes, an event is looked at after this only: they know of the commit already, and a
-/// look takes from them (measured: 0.25 of 1.35 ms from commit to visible).
+/// While the bell rings, or our own writer writes, an event is looked at after this only: they know
+/// of the commit already, and a look takes from them (measured: 0.25 of 1.35 ms from commit to
+/// visible).
 const KNOWN: Duration = Duration::from_millis(2);
-const KNOWN_LOOKS: [Duration; 3] = [Duration::from_millis(8), Duration::from_millis(32), Duration::from_millis(128)];
+const KNOWN_LOOKS: [Duration; 3] =
+    [Duration::from_millis(8), Duration::from_millis(32), Duration::from_millis(128)];
 /// An application that rang so lately rings at its next commit too.
 const RANG_MS: u64 = 1_000;
 
@@ -70,7 +73,8 @@ impl Known {
 
     fn is_known(&self) -> bool {
         let rang_ms = self.rang_ms.load(Ordering::Relaxed);
-        self.writing.load(Ordering::Relaxed) || (rang_ms > 0 && clock::mono_ms().saturating_sub(rang_ms) < RANG_MS)
+        self.writing.load(Ordering::Relaxed)
+            || (rang_ms > 0 && clock::mono_ms().saturating_sub(rang_ms) < RANG_MS)
     }
 }
 
@@ -102,11 +106,25 @@ impl Watch {
         let events = match listen(database, sender.clone()) {
             Ok(watcher) => Some(watcher),
             Err(error) => {
-                tracing::warn!(%error, poll_ms = poll.as_millis(), "cannot watch the database's WAL; polling only");
+                tracing::warn!(%error, poll_ms = poll.as_millis(), "cannot watch the database's \
+                    WAL; polling only");
                 None
             }
         };
-        (Self { db, guard, guard_due_ms: 0, inbox, waker, known, poll, data_version: 0, _events: events }, sender)
+        (
+            Self {
+                db,
+                guard,
+                guard_due_ms: 0,
+                inbox,
+                waker,
+                known,
+                poll,
+                data_version: 0,
+                _events: events,
+            },
+            sender,
+        )
     }
 
     /// Runs until it is told to stop, or the files are not ours any more.
@@ -170,7 +188,8 @@ impl Watch {
         }
     }
 
-    /// When to look after an event. Of what is known already the first look is late, and few follow.
+    /// When to look after an event. Of what is known already the first look is late, and few
+    /// follow.
     fn looks(&self) -> std::slice::Iter<'static, Duration> {
         if self.known.is_known() {
             std::thread::park_timeout(KNOWN);
@@ -182,7 +201,10 @@ impl Watch {
 
     /// Whether another connection has committed since the last look.
     fn is_changed(&mut self) -> bool {
-        let read = self.db.prepare_cached("PRAGMA main.data_version").and_then(|mut s| s.query_row([], |r| r.get(0)));
+        let read = self
+            .db
+            .prepare_cached("PRAGMA main.data_version")
+            .and_then(|mut s| s.query_row([], |r| r.get(0)));
         match read.map_err(DatabaseError::from) {
             Ok(version) => std::mem::replace(&mut self.data_version, version) != version,
             Err(error) => {
@@ -199,16 +221,19 @@ fn listen(database: &Path, sender: Sender<ToWatch>) -> notify::Result<Recommende
     let files = [database.to_owned(), PathBuf::from(wal)];
     let names: Vec<_> = files.iter().filter_map(|f| f.file_name().map(ToOwned::to_owned)).collect();
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        let ours = event
-            .as_ref()
-            .is_ok_and(|e| !e.kind.is_access() && e.paths.iter().any(|p| p.file_name().is_some_and(|n| names.iter().any(|k| k == n))));
+        let ours = event.as_ref().is_ok_and(|e| {
+            !e.kind.is_access()
+                && e.paths
+                    .iter()
+                    .any(|p| p.file_name().is_some_and(|n| names.iter().any(|k| k == n)))
+        });
         if ours || event.is_err() {
             // Nobody listens any more: the node stops.
             let _ = sender.send(ToWatch::Touched);
         }
     })?;
-    // The file alone: what else happens in the directory (logs, other databases) would wake us for nothing. Should the file be
-    // replaced, the guard says so.
+    // The file alone: what else happens in the directory (logs, other databases) would wake us for
+    // nothing. Should the file be replaced, the guard says so.
     watcher.watch(&files[1], RecursiveMode::NonRecursive)?;
     Ok(watcher)
 }

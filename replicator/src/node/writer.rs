@@ -1,7 +1,8 @@
 //! The thread that owns the writing connection and runs [`Inbound`].
 //!
-//! Arrives: what the broker delivers and what the reader acknowledges. Leaves: what the reader has to know. It waits only
-//! between steps, for the next input or deadline. A crash here is a crash of the process: the database is as last committed.
+//! Arrives: what the broker delivers and what the reader acknowledges. Leaves: what the reader has
+//! to know. It waits only between steps, for the next input or deadline. A crash here is a crash of
+//! the process: the database is as last committed.
 
 use super::drive::{Drive, drive, until};
 use super::timing::Timing;
@@ -107,7 +108,10 @@ impl Writer {
         let since = *self.busy.since_ms.get_or_insert(now_ms);
         if now_ms - since >= BUSY_SAID_MS && self.inbound.stats.busy % 1_000 == 1 {
             let seconds = (now_ms - since) / 1_000;
-            let why = self.inbound.full().unwrap_or_else(|| "another connection holds the database's write lock".to_owned());
+            let why = self
+                .inbound
+                .full()
+                .unwrap_or_else(|| "another connection holds the database's write lock".to_owned());
             tracing::warn!(seconds, why, "cannot write to the database; waiting");
         }
         self.busy.wait = (self.busy.wait * 2).clamp(BUSY_MIN, BUSY_MAX);
@@ -173,7 +177,11 @@ impl Drive for Writer {
         {
             self.applied.add(u64::try_from((clock::unix_ns() - sent_ns) / 1_000).unwrap_or(0));
         }
-        if step != Step::Busy && std::mem::take(&mut self.busy).since_ms.is_some_and(|since| now.mono_ms - since >= BUSY_SAID_MS) {
+        if step != Step::Busy
+            && std::mem::take(&mut self.busy)
+                .since_ms
+                .is_some_and(|since| now.mono_ms - since >= BUSY_SAID_MS)
+        {
             tracing::info!("the database can be written to again");
         }
         let wait = match step {

@@ -8,7 +8,8 @@ use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 /// What is wrong with the text, for people.
 pub fn bind_address(text: &str) -> Result<SocketAddr, String> {
     let (host, port) = split(text)?;
-    let port = u16::try_from(port).map_err(|_| format!("is {text:?}: the port must be 0 to 65535"))?;
+    let port =
+        u16::try_from(port).map_err(|_| format!("is {text:?}: the port must be 0 to 65535"))?;
     if host.is_empty() {
         return Ok(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)));
     }
@@ -19,7 +20,8 @@ pub fn bind_address(text: &str) -> Result<SocketAddr, String> {
         .ok_or_else(|| format!("is {text:?}: {host:?} is no address or name of this machine"))
 }
 
-/// Where a nats-server listens: a host (None: not given) and a port (None: any free one, written -1).
+/// Where a nats-server listens: a host (None: not given) and a port (None: any free one, written
+/// -1).
 ///
 /// # Errors
 /// What is wrong with the text, for people.
@@ -28,13 +30,16 @@ pub fn server_bind(text: &str) -> Result<(Option<String>, Option<u16>), String> 
     let host = (!host.is_empty()).then(|| host.to_owned());
     match port {
         -1 => Ok((host, None)),
-        _ => u16::try_from(port).map(|port| (host, Some(port))).map_err(|_| format!("is {text:?}: the port must be -1 to 65535")),
+        _ => u16::try_from(port)
+            .map(|port| (host, Some(port)))
+            .map_err(|_| format!("is {text:?}: the port must be -1 to 65535")),
     }
 }
 
 /// A server's URL as it may be shown: user, password and query are left out.
 pub fn without_credentials(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").map_or((None, url), |(scheme, rest)| (Some(scheme), rest));
+    let (scheme, rest) =
+        url.split_once("://").map_or((None, url), |(scheme, rest)| (Some(scheme), rest));
     // The last @: a password may hold others, and what comes before any of them is not to be shown.
     let host = rest.rfind('@').map_or(rest, |at| &rest[at + 1..]);
     let host = host.split(['?', '#']).next().unwrap_or(host);
@@ -42,12 +47,16 @@ pub fn without_credentials(url: &str) -> String {
 }
 
 /// A list of such URLs, for [`serde`].
-pub(super) fn masked<S: serde::Serializer>(urls: &[String], serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn masked<S: serde::Serializer>(
+    urls: &[String],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(urls.iter().map(|url| without_credentials(url)))
 }
 
 fn split(text: &str) -> Result<(&str, i32), String> {
-    let parts = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<i32>().ok()?)));
+    let parts =
+        text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse::<i32>().ok()?)));
     let (host, port) = parts.ok_or_else(|| format!("is {text:?}: write host:port or :port"))?;
     let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
     if bare.is_none() && host.contains(':') {

@@ -1,4 +1,5 @@
-//! Checks values that TOML cannot: each error names its key. Opens no connection and changes nothing.
+//! Checks values that TOML cannot: each error names its key. Opens no connection and changes
+//! nothing.
 
 use super::address::{bind_address, server_bind};
 use super::{NatsSettings, Settings, SnapshotSettings};
@@ -35,7 +36,8 @@ pub(super) fn check(s: &Settings) -> Checked {
         return Err((
             "version_retention",
             format!(
-                "is {}: it must exceed replication_log.max_age ({}), or a late delete could be forgotten",
+                "is {}: it must exceed replication_log.max_age ({}), or a late delete could be \
+                forgotten",
                 s.version_retention, log.max_age
             ),
         ));
@@ -52,30 +54,48 @@ pub(super) fn check(s: &Settings) -> Checked {
 pub(super) fn globs(key: &'static str, patterns: &[String]) -> Result<GlobSet, Wrong> {
     let mut set = GlobSetBuilder::new();
     for pattern in patterns {
-        set.add(Glob::new(pattern).map_err(|e| (key, format!("holds {pattern:?}, which is not a pattern: {}", e.kind())))?);
+        set.add(Glob::new(pattern).map_err(|e| {
+            (key, format!("holds {pattern:?}, which is not a pattern: {}", e.kind()))
+        })?);
     }
     set.build().map_err(|e| (key, format!("cannot be used: {e}")))
 }
 
 fn range(key: &'static str, value: u64, least: u64, most: u64) -> Checked {
-    if (least..=most).contains(&value) { Ok(()) } else { Err((key, format!("is {value}: it must be {least} to {most}"))) }
+    if (least..=most).contains(&value) {
+        Ok(())
+    } else {
+        Err((key, format!("is {value}: it must be {least} to {most}")))
+    }
 }
 
 /// -1 stands for "no limit", as in NATS; 0 would keep nothing.
 fn limit(key: &'static str, value: i64) -> Checked {
-    if value > 0 || value == -1 { Ok(()) } else { Err((key, format!("is {value}: it must be 1 or more, or -1 for no limit"))) }
+    if value > 0 || value == -1 {
+        Ok(())
+    } else {
+        Err((key, format!("is {value}: it must be 1 or more, or -1 for no limit")))
+    }
 }
 
 fn one_of(key: &'static str, value: &str, allowed: &[&str]) -> Checked {
-    if allowed.contains(&value) { Ok(()) } else { Err((key, format!("is {value:?}: it must be one of {}", allowed.join(", ")))) }
+    if allowed.contains(&value) {
+        Ok(())
+    } else {
+        Err((key, format!("is {value:?}: it must be one of {}", allowed.join(", "))))
+    }
 }
 
 /// What NATS takes as tokens of a subject that are not wildcards, and, for a stream, as its name.
 fn subject(key: &'static str, value: &str, dots: bool) -> Checked {
-    let bad = |c: char| c.is_whitespace() || c.is_control() || "*>/\\".contains(c) || (!dots && c == '.');
+    let bad =
+        |c: char| c.is_whitespace() || c.is_control() || "*>/\\".contains(c) || (!dots && c == '.');
     if value.is_empty() || value.contains(bad) || value.split('.').any(str::is_empty) {
         let dots = if dots { "" } else { ", dots" };
-        return Err((key, format!("is {value:?}: NATS allows no empty name, white space, *, >, /, \\{dots}")));
+        return Err((
+            key,
+            format!("is {value:?}: NATS allows no empty name, white space, *, >, /, \\{dots}"),
+        ));
     }
     Ok(())
 }
@@ -85,8 +105,15 @@ fn nats(n: &NatsSettings) -> Checked {
     subject("nats.stream_prefix", &n.stream_prefix, false)?;
     for (i, url) in n.urls.iter().enumerate() {
         // The URL itself may hold a password.
-        url.parse::<async_nats::ServerAddr>()
-            .map_err(|_| ("nats.urls", format!("entry {} is not a server address: write nats://host:4222 or tls://host:4222", i + 1)))?;
+        url.parse::<async_nats::ServerAddr>().map_err(|_| {
+            (
+                "nats.urls",
+                format!(
+                    "entry {} is not a server address: write nats://host:4222 or tls://host:4222",
+                    i + 1
+                ),
+            )
+        })?;
     }
     for (key, file) in [
         ("nats.server_config", &n.server_config),
@@ -100,10 +127,16 @@ fn nats(n: &NatsSettings) -> Checked {
         readable(key, file)?;
     }
     if n.cert_file.is_empty() != n.key_file.is_empty() {
-        return Err(("nats.cert_file", "and nats.key_file belong together: set both or none".to_owned()));
+        return Err((
+            "nats.cert_file",
+            "and nats.key_file belong together: set both or none".to_owned(),
+        ));
     }
     if !n.creds_file.is_empty() && !n.seed_file.is_empty() {
-        return Err(("nats.creds_file", "and nats.seed_file exclude each other: set one".to_owned()));
+        return Err((
+            "nats.creds_file",
+            "and nats.seed_file exclude each other: set one".to_owned(),
+        ));
     }
     server_bind(&n.bind_address).map(drop).map_err(|reason| ("nats.bind_address", reason))
 }
@@ -112,8 +145,14 @@ fn readable(key: &'static str, file: &str) -> Checked {
     if file.is_empty() {
         return Ok(());
     }
-    let metadata = File::open(file).and_then(|f| f.metadata()).map_err(|e| (key, format!("names {file:?}, which cannot be read: {e}")))?;
-    if metadata.is_dir() { Err((key, format!("names {file:?}, which is a directory"))) } else { Ok(()) }
+    let metadata = File::open(file)
+        .and_then(|f| f.metadata())
+        .map_err(|e| (key, format!("names {file:?}, which cannot be read: {e}")))?;
+    if metadata.is_dir() {
+        Err((key, format!("names {file:?}, which is a directory")))
+    } else {
+        Ok(())
+    }
 }
 
 fn snapshot(s: &SnapshotSettings) -> Checked {
@@ -125,10 +164,14 @@ fn snapshot(s: &SnapshotSettings) -> Checked {
     match s.store.as_str() {
         "s3" if s.s3.endpoint.is_empty() => missing("snapshot.s3.endpoint", "is empty"),
         "s3" if s.s3.bucket.is_empty() => missing("snapshot.s3.bucket", "is empty"),
-        "webdav" if !["http://", "https://"].iter().any(|p| s.webdav.url.reveal().starts_with(p)) => {
+        "webdav"
+            if !["http://", "https://"].iter().any(|p| s.webdav.url.reveal().starts_with(p)) =>
+        {
             missing("snapshot.webdav.url", "does not begin with https:// or http://")
         }
-        "sftp" if !s.sftp.url.reveal().starts_with("sftp://") => missing("snapshot.sftp.url", "does not begin with sftp://"),
+        "sftp" if !s.sftp.url.reveal().starts_with("sftp://") => {
+            missing("snapshot.sftp.url", "does not begin with sftp://")
+        }
         _ => Ok(()),
     }
 }
@@ -137,11 +180,22 @@ fn endpoints(s: &Settings) -> Checked {
     bind_address(&s.prometheus.bind).map_err(|reason| ("prometheus.bind", reason))?;
     bind_address(&s.health_check.bind).map_err(|reason| ("health_check.bind", reason))?;
     if !s.health_check.path.starts_with('/') {
-        return Err(("health_check.path", format!("is {:?}: it must begin with /", s.health_check.path)));
+        return Err((
+            "health_check.path",
+            format!("is {:?}: it must begin with /", s.health_check.path),
+        ));
     }
-    for (key, word) in [("prometheus.namespace", &s.prometheus.namespace), ("prometheus.subsystem", &s.prometheus.subsystem)] {
-        if word.contains(|c: char| !c.is_ascii_alphanumeric() && c != '_') || word.starts_with(|c: char| c.is_ascii_digit()) {
-            return Err((key, format!("is {word:?}: Prometheus allows letters, digits and _ in names")));
+    for (key, word) in [
+        ("prometheus.namespace", &s.prometheus.namespace),
+        ("prometheus.subsystem", &s.prometheus.subsystem),
+    ] {
+        if word.contains(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            || word.starts_with(|c: char| c.is_ascii_digit())
+        {
+            return Err((
+                key,
+                format!("is {word:?}: Prometheus allows letters, digits and _ in names"),
+            ));
         }
     }
     Ok(())
@@ -172,7 +226,10 @@ mod tests {
         assert_eq!(wrong(|s| s.snapshot.nats.replicas = 0), "snapshot.nats.replicas");
         assert_eq!(wrong(|s| s.replication_log.max_entries = 0), "replication_log.max_entries");
         assert_eq!(wrong(|s| s.replication_log.max_bytes = -2), "replication_log.max_bytes");
-        assert_eq!(wrong(|s| s.replication_log.max_age = Span::from_secs(0)), "replication_log.max_age");
+        assert_eq!(
+            wrong(|s| s.replication_log.max_age = Span::from_secs(0)),
+            "replication_log.max_age"
+        );
         assert_eq!(wrong(|s| s.version_retention = Span::from_days(7)), "version_retention");
         assert_eq!(wrong(|s| s.tables.include = vec!["a[".into()]), "tables.include");
         assert_eq!(wrong(|s| s.tables.exclude = vec!["{".into()]), "tables.exclude");
@@ -200,6 +257,9 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path().to_str().unwrap();
         assert_eq!(wrong(|s| s.nats.cert_file = path.into()), "nats.cert_file");
-        assert_eq!(wrong(|s| (s.nats.creds_file, s.nats.seed_file) = (path.into(), path.into())), "nats.creds_file");
+        assert_eq!(
+            wrong(|s| (s.nats.creds_file, s.nats.seed_file) = (path.into(), path.into())),
+            "nats.creds_file"
+        );
     }
 }

@@ -9,7 +9,8 @@ pub struct Span {
     ms: u64,
 }
 
-const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+const UNITS: [(&str, u64); 5] =
+    [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
 impl Span {
     /// So many days.
@@ -37,15 +38,22 @@ impl Span {
         let (number, unit) = (&text[..digits], text[digits..].trim());
         let factor = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, factor)| *factor);
         let ms = number.parse::<u64>().ok().zip(factor).and_then(|(n, f)| n.checked_mul(f));
-        ms.map(|ms| Self { ms })
-            .ok_or_else(|| format!("{text:?} is not a duration: write a whole number and ms, s, m, h or d, as in \"30d\""))
+        ms.map(|ms| Self { ms }).ok_or_else(|| {
+            format!(
+                "{text:?} is not a duration: write a whole number and ms, s, \
+                m, h or d, as in \"30d\""
+            )
+        })
     }
 }
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (unit, factor) =
-            UNITS.iter().rev().find(|(_, factor)| self.ms >= *factor && self.ms.is_multiple_of(*factor)).unwrap_or(&UNITS[0]);
+        let (unit, factor) = UNITS
+            .iter()
+            .rev()
+            .find(|(_, factor)| self.ms >= *factor && self.ms.is_multiple_of(*factor))
+            .unwrap_or(&UNITS[0]);
         write!(f, "{}{unit}", self.ms / factor)
     }
 }

@@ -1,6 +1,7 @@
 //! Decides a node's number where the configuration leaves it open.
 //!
-//! HarmonyLite (Go) derives it from the machine: the same number comes out here, so that its users keep theirs.
+//! HarmonyLite (Go) derives it from the machine: the same number comes out here, so that its users
+//! keep theirs.
 
 use crate::names::NodeId;
 use std::path::Path;
@@ -47,11 +48,16 @@ fn read_id(file: &Path) -> Option<String> {
     (!id.is_empty() && id != "uninitialized").then(|| id.to_owned())
 }
 
-/// Decides: what is configured, else what the database has stored, else what the machine gives, else a random number.
+/// Decides: what is configured, else what the database has stored, else what the machine gives,
+/// else a random number.
 ///
 /// # Errors
 /// [`NoRandom`], only where a random number is the last way.
-pub fn decide(configured: u64, stored: Option<NodeId>, machine: Option<&str>) -> Result<Identity, NoRandom> {
+pub fn decide(
+    configured: u64,
+    stored: Option<NodeId>,
+    machine: Option<&str>,
+) -> Result<Identity, NoRandom> {
     let known = |node, source| Ok(Identity { node, source });
     if configured != 0 {
         return known(NodeId(configured), IdentitySource::Configured);
@@ -76,7 +82,9 @@ pub fn random() -> Result<u64, NoRandom> {
 
 /// FNV-1 with 64 bits, which multiplies before it mixes (Go's `fnv.New64`; not FNV-1a).
 fn fnv1(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| hash.wrapping_mul(0x0000_0100_0000_01b3) ^ u64::from(*byte))
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        hash.wrapping_mul(0x0000_0100_0000_01b3) ^ u64::from(*byte)
+    })
 }
 
 #[cfg(test)]
@@ -94,8 +102,14 @@ mod tests {
     #[test]
     fn the_order_is_configured_stored_machine_random() {
         let id = |c, s: Option<u64>, m| decide(c, s.map(NodeId), m).unwrap();
-        assert_eq!(id(7, Some(8), Some("m")), Identity { node: NodeId(7), source: IdentitySource::Configured });
-        assert_eq!(id(0, Some(8), Some("m")), Identity { node: NodeId(8), source: IdentitySource::Stored });
+        assert_eq!(
+            id(7, Some(8), Some("m")),
+            Identity { node: NodeId(7), source: IdentitySource::Configured }
+        );
+        assert_eq!(
+            id(0, Some(8), Some("m")),
+            Identity { node: NodeId(8), source: IdentitySource::Stored }
+        );
         assert_eq!(id(0, Some(0), Some("m")).source, IdentitySource::Machine);
         let (a, b) = (id(0, None, None), id(0, None, None));
         assert_eq!(a.source, IdentitySource::Random);

@@ -1,4 +1,5 @@
-//! Compares the keys of a file with those that exist: the defaults, written out, are the list of them.
+//! Compares the keys of a file with those that exist: the defaults, written out, are the list of
+//! them.
 
 use super::Settings;
 use std::collections::BTreeMap;
@@ -31,7 +32,9 @@ impl Found {
 
     /// Whether the file sets any key of this section.
     pub(super) fn has_section(&self, section: &str) -> bool {
-        self.spans.keys().any(|key| key.strip_prefix(section).is_some_and(|rest| rest.starts_with('.')))
+        self.spans
+            .keys()
+            .any(|key| key.strip_prefix(section).is_some_and(|rest| rest.starts_with('.')))
     }
 
     /// The key whose value covers a position.
@@ -93,7 +96,12 @@ fn walk(prefix: &str, table: &DeTable<'_>, known: &BTreeMap<String, Value>, foun
             continue;
         }
         if let Some(wrong) = wrong_type(default, value.get_ref()) {
-            found.wrong.push(Finding::WrongType { key: key.clone(), expected: kind(default), found: wrong, at: at.start });
+            found.wrong.push(Finding::WrongType {
+                key: key.clone(),
+                expected: kind(default),
+                found: wrong,
+                at: at.start,
+            });
         }
         found.spans.insert(key, at);
     }
@@ -119,21 +127,25 @@ fn wrong_type(default: &Value, value: &DeValue<'_>) -> Option<&'static str> {
         DeValue::Float(_) => ("a number with a fraction", default.is_float()),
         DeValue::Boolean(_) => ("true or false", default.is_bool()),
         DeValue::Datetime(_) => ("a time", false),
-        DeValue::Array(list) if list.iter().all(|item| item.get_ref().is_str()) => ("a list", default.is_array()),
+        DeValue::Array(list) if list.iter().all(|item| item.get_ref().is_str()) => {
+            ("a list", default.is_array())
+        }
         DeValue::Array(_) => ("a list of something else", false),
         DeValue::Table(_) => ("a section", default.is_table()),
     };
     (!fits).then_some(found)
 }
 
-/// The known key that a person most probably meant: a like name in the same section, else a like name anywhere.
+/// The known key that a person most probably meant: a like name in the same section, else a like
+/// name anywhere.
 fn nearest(key: &str, known: &BTreeMap<String, Value>) -> String {
     let (section, leaf) = split(key);
     let distance = |candidate: &str| {
         let (their_section, their_leaf) = split(candidate);
         let elsewhere = if their_section == section { 0.0 } else { 0.3 };
         let leaf = leaf.to_ascii_lowercase();
-        let like = strsim::jaro_winkler(&leaf, their_leaf).max(strsim::normalized_damerau_levenshtein(&leaf, their_leaf));
+        let like = strsim::jaro_winkler(&leaf, their_leaf)
+            .max(strsim::normalized_damerau_levenshtein(&leaf, their_leaf));
         1.0 - like + elsewhere * (1.0 - strsim::normalized_levenshtein(section, their_section))
     };
     let mut best = (f64::MAX, "");
@@ -157,7 +169,14 @@ mod tests {
     #[test]
     fn the_defaults_name_every_key() {
         let known = known();
-        for key in ["db_path", "tables.include", "snapshot.s3.secret", "snapshot.sftp.url", "nats.creds_file", "health_check.detailed"] {
+        for key in [
+            "db_path",
+            "tables.include",
+            "snapshot.s3.secret",
+            "snapshot.sftp.url",
+            "nats.creds_file",
+            "health_check.detailed",
+        ] {
             assert!(known.contains_key(key), "{key}");
         }
         assert!(known.len() > 70, "{}", known.len());
@@ -165,7 +184,13 @@ mod tests {
 
     #[test]
     fn secret_keys_are_known_as_such() {
-        for key in ["nats.user_password", "snapshot.s3.secret", "snapshot.s3.session_token", "snapshot.webdav.url", "nats.urls"] {
+        for key in [
+            "nats.user_password",
+            "snapshot.s3.secret",
+            "snapshot.s3.session_token",
+            "snapshot.webdav.url",
+            "nats.urls",
+        ] {
             assert!(is_secret(key), "{key}");
         }
         assert!(!is_secret("node_id"));

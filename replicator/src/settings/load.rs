@@ -1,7 +1,8 @@
 //! Reads the configuration file: unknown keys are refused, naming the nearest known one.
 //!
-//! Arrives: a TOML text. Leaves: [`Loaded`], checked, or one [`SettingsError`] that names file, line and key. Owns: nothing
-//! that a secret key holds is ever part of a message, so no source line is quoted.
+//! Arrives: a TOML text. Leaves: [`Loaded`], checked, or one [`SettingsError`] that names file,
+//! line and key. Owns: nothing that a secret key holds is ever part of a message, so no source line
+//! is quoted.
 
 use super::keys::{self, Finding};
 use super::{Settings, check, notes};
@@ -72,10 +73,17 @@ impl SettingsError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Read { .. } => "check the path given with -config and its permissions",
-            Self::Syntax { .. } => "the file is TOML: [section], then key = value; texts in double quotes",
+            Self::Syntax { .. } => {
+                "the file is TOML: [section], then key = value; texts in double quotes"
+            }
             Self::UnknownKey { .. } => "correct or remove the key; nothing is ignored silently",
-            Self::WrongType { .. } => "texts stand in double quotes, numbers and true/false do not, lists in [ ]",
-            Self::Value { .. } => "correct the value; `harmonylite doctor` checks a configuration without starting anything",
+            Self::WrongType { .. } => {
+                "texts stand in double quotes, numbers and true/false do not, lists in [ ]"
+            }
+            Self::Value { .. } => {
+                "correct the value; `harmonylite doctor` checks a configuration without starting \
+                anything"
+            }
         }
     }
 }
@@ -95,7 +103,8 @@ impl Settings {
     /// # Errors
     /// [`SettingsError`].
     pub fn load(path: &Path) -> Result<Loaded, SettingsError> {
-        let text = std::fs::read_to_string(path).map_err(|error| SettingsError::Read { path: path.to_owned(), error })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| SettingsError::Read { path: path.to_owned(), error })?;
         Self::from_toml(&text, path)
     }
 
@@ -114,14 +123,23 @@ impl Settings {
         if let Some(finding) = found.wrong.first() {
             return Err(finding_error(finding, text, path));
         }
-        // What is left to go wrong is the value of a known key: durations, enumerations, numbers out of range.
+        // What is left to go wrong is the value of a known key: durations, enumerations, numbers
+        // out of range.
         let settings: Settings = toml::from_str(text).map_err(|e| {
             let at = e.span().map_or(0, |span| span.start);
             let key = found.key_at(at).unwrap_or("").to_owned();
-            let reason = if keys::is_secret(&key) { "has a value that makes no sense".to_owned() } else { e.message().to_owned() };
+            let reason = if keys::is_secret(&key) {
+                "has a value that makes no sense".to_owned()
+            } else {
+                e.message().to_owned()
+            };
             syntax(&e, format!("{key}: {reason}"))
         })?;
-        check::check(&settings).map_err(|(key, reason)| SettingsError::Value { path: path.to_owned(), key: key.to_owned(), reason })?;
+        check::check(&settings).map_err(|(key, reason)| SettingsError::Value {
+            path: path.to_owned(),
+            key: key.to_owned(),
+            reason,
+        })?;
         let notes = notes::notes(&settings, &found);
         Ok(Loaded { settings, notes })
     }
@@ -135,8 +153,12 @@ impl Settings {
 fn finding_error(finding: &Finding, text: &str, path: &Path) -> SettingsError {
     let path = path.to_owned();
     match finding.clone() {
-        Finding::Unknown { key, nearest, at } => SettingsError::UnknownKey { path, line: line_of(text, at), key, nearest },
-        Finding::WrongType { key, expected, found, at } => SettingsError::WrongType { path, line: line_of(text, at), key, expected, found },
+        Finding::Unknown { key, nearest, at } => {
+            SettingsError::UnknownKey { path, line: line_of(text, at), key, nearest }
+        }
+        Finding::WrongType { key, expected, found, at } => {
+            SettingsError::WrongType { path, line: line_of(text, at), key, expected, found }
+        }
     }
 }
 
@@ -228,7 +250,15 @@ mod tests {
         assert_eq!(loaded.settings.nats.urls.len(), 2);
         assert_eq!(loaded.settings.nats.user_password.reveal(), "password");
         for key in ["seq_map_path", "scan_max_changes", "cleanup_interval", "max_entries"] {
-            assert_eq!(loaded.notes.iter().filter(|n| n.starts_with(key) || n.contains(&format!(".{key}"))).count(), 1, "{key}");
+            assert_eq!(
+                loaded
+                    .notes
+                    .iter()
+                    .filter(|n| n.starts_with(key) || n.contains(&format!(".{key}")))
+                    .count(),
+                1,
+                "{key}"
+            );
         }
         assert!(load("").unwrap().notes.is_empty());
     }
@@ -237,18 +267,31 @@ mod tests {
     fn an_unknown_key_names_the_nearest_and_its_line() {
         assert_eq!(
             message("publish = true\n[replication_log]\nmax_entires = 5\n"),
-            "configuration config.toml, line 3: unknown key replication_log.max_entires; did you mean replication_log.max_entries?"
+            "configuration config.toml, line 3: unknown key replication_log.max_entires; did you \
+            mean replication_log.max_entries?"
         );
-        assert!(message("shards = 4").ends_with("unknown key shards; did you mean replication_log.shards?"));
+        assert!(
+            message("shards = 4")
+                .ends_with("unknown key shards; did you mean replication_log.shards?")
+        );
         assert!(message("[natz]\nurls = []").ends_with("unknown key natz; did you mean nats?"));
         assert!(message("DB_PATH = 'x'").ends_with("did you mean db_path?"));
-        assert!(message("[snapshot.s3]\nsecret_key = 'x'").ends_with("did you mean snapshot.s3.secret?"));
+        assert!(
+            message("[snapshot.s3]\nsecret_key = 'x'")
+                .ends_with("did you mean snapshot.s3.secret?")
+        );
     }
 
     #[test]
     fn a_wrong_type_names_its_key() {
-        assert_eq!(message("\nnode_id = 'one'"), "configuration config.toml, line 2: node_id must be a whole number, not a text");
-        assert!(message("[nats]\nurls = 'nats://x'").contains("nats.urls must be a list of texts, not a text"));
+        assert_eq!(
+            message("\nnode_id = 'one'"),
+            "configuration config.toml, line 2: node_id must be a whole number, not a text"
+        );
+        assert!(
+            message("[nats]\nurls = 'nats://x'")
+                .contains("nats.urls must be a list of texts, not a text")
+        );
         assert!(message("nats = 4").contains("nats must be a section, not a whole number"));
         assert!(message("[nats]\nurls = [1]").contains("line 2"));
         assert!(message("node_id = -1").contains("node_id"), "{}", message("node_id = -1"));
@@ -258,9 +301,15 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_toml_names_its_line() {
-        assert!(message("publish = true\nreplicate = = 1").starts_with("configuration config.toml, line 2: "));
+        assert!(
+            message("publish = true\nreplicate = = 1")
+                .starts_with("configuration config.toml, line 2: ")
+        );
         assert!(matches!(load("a"), Err(SettingsError::Syntax { .. })));
-        assert!(matches!(Settings::load(Path::new("/no/such/file.toml")), Err(SettingsError::Read { .. })));
+        assert!(matches!(
+            Settings::load(Path::new("/no/such/file.toml")),
+            Err(SettingsError::Read { .. })
+        ));
     }
 
     /// Whatever is wrong with a line, what a secret key holds is not shown.

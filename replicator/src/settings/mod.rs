@@ -1,8 +1,9 @@
 //! The configuration: plain data with its defaults in one place.
 //!
-//! Every key of HarmonyLite (Go) is here under its own name, so that its users' files work; keys that mean nothing here are
-//! accepted and said once. Fields are named as their keys. Durations of the old keys are numbers in the unit that their name
-//! says; durations of new keys are texts like "30d", "12h", "60s", "500ms".
+//! Every key of HarmonyLite (Go) is here under its own name, so that its users' files work; keys
+//! that mean nothing here are accepted and said once. Fields are named as their keys. Durations of
+//! the old keys are numbers in the unit that their name says; durations of new keys are texts like
+//! "30d", "12h", "60s", "500ms".
 
 mod address;
 mod check;
@@ -78,7 +79,8 @@ pub struct Settings {
     pub cleanup_interval: u64,
     /// After so long without activity: snapshot if leader, then exit 0. Milliseconds, 0: never.
     pub sleep_timeout: u64,
-    /// Looks at the database this often even if nothing was noticed, milliseconds. 0: once a second.
+    /// Looks at the database this often even if nothing was noticed, milliseconds. 0: once a
+    /// second.
     pub polling_interval: u64,
     /// What happens to rows that are here before this database joins.
     pub on_join: OnJoin,
@@ -219,7 +221,8 @@ pub struct SnapshotUrlSettings {
 pub struct ReplicationLogSettings {
     /// Number of streams.
     pub shards: u32,
-    /// Messages a stream holds before the oldest are dropped. A message is a whole batch, or a part of one.
+    /// Messages a stream holds before the oldest are dropped. A message is a whole batch, or a part
+    /// of one.
     pub max_entries: i64,
     /// Bytes a stream holds before the oldest are dropped.
     pub max_bytes: i64,
@@ -237,8 +240,9 @@ impl Default for ReplicationLogSettings {
     fn default() -> Self {
         Self {
             shards: 1,
-            // A batch a second for eleven days; the bytes and the age are what usually ends first. The server refuses a stream whose
-            // max_bytes exceed its free disk, so that a small machine must be able to afford the default.
+            // A batch a second for eleven days; the bytes and the age are what usually ends first.
+            // The server refuses a stream whose max_bytes exceed its free disk, so that a small
+            // machine must be able to afford the default.
             max_entries: 1_000_000,
             max_bytes: 1 << 30,
             max_age: Span::from_days(7),
@@ -282,14 +286,19 @@ pub struct NatsSettings {
     pub connect_retries: u64,
     /// Seconds between two attempts.
     pub reconnect_wait_seconds: u64,
-    /// The nats-server program to run; empty: `HARMONYLITE_NATS_SERVER`, the one inside this program, or the one on PATH.
+    /// The nats-server program to run; empty: `HARMONYLITE_NATS_SERVER`, the one inside this
+    /// program, or the one on PATH.
     pub server_binary: String,
 }
 
 impl fmt::Debug for NatsSettings {
     /// As it is written to a file: without secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "NatsSettings {{ {} }}", toml::to_string(self).unwrap_or_default().trim_end().replace('\n', ", "))
+        write!(
+            f,
+            "NatsSettings {{ {} }}",
+            toml::to_string(self).unwrap_or_default().trim_end().replace('\n', ", ")
+        )
     }
 }
 
@@ -347,7 +356,12 @@ pub struct PrometheusSettings {
 
 impl Default for PrometheusSettings {
     fn default() -> Self {
-        Self { enable: false, bind: ":3010".to_owned(), namespace: "harmonylite".to_owned(), subsystem: String::new() }
+        Self {
+            enable: false,
+            bind: ":3010".to_owned(),
+            namespace: "harmonylite".to_owned(),
+            subsystem: String::new(),
+        }
     }
 }
 
@@ -367,7 +381,12 @@ pub struct HealthCheckSettings {
 
 impl Default for HealthCheckSettings {
     fn default() -> Self {
-        Self { enable: false, bind: "0.0.0.0:8090".to_owned(), path: "/health".to_owned(), detailed: true }
+        Self {
+            enable: false,
+            bind: "0.0.0.0:8090".to_owned(),
+            path: "/health".to_owned(),
+            detailed: true,
+        }
     }
 }
 
@@ -385,7 +404,8 @@ pub struct ClusterSettings {
 impl fmt::Debug for ClusterSettings {
     /// Without the credentials that a URL may hold.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = |urls: &[String]| urls.iter().map(|url| without_credentials(url)).collect::<Vec<_>>();
+        let shown =
+            |urls: &[String]| urls.iter().map(|url| without_credentials(url)).collect::<Vec<_>>();
         f.debug_struct("ClusterSettings")
             .field("addr", &self.addr)
             .field("peers", &shown(&self.peers))

@@ -9,7 +9,8 @@ use crate::names::NodeId;
 use crate::schema::TableFilter;
 use std::path::{Path, PathBuf};
 
-/// How long a lease lives without renewal: a node that died is replaced after this, a busy one must not lose its name.
+/// How long a lease lives without renewal: a node that died is replaced after this, a busy one must
+/// not lose its name.
 const LEASE_TTL_MS: u64 = 10_000;
 
 /// Why no configuration of a node could be made.
@@ -37,7 +38,11 @@ impl Settings {
     /// # Errors
     /// [`SettingsError::Value`] for a pattern that is none; never after [`Settings::load`].
     pub fn table_filter(&self) -> Result<TableFilter, SettingsError> {
-        let wrong = |(key, reason): (&str, String)| SettingsError::Value { path: "settings".into(), key: key.to_owned(), reason };
+        let wrong = |(key, reason): (&str, String)| SettingsError::Value {
+            path: "settings".into(),
+            key: key.to_owned(),
+            reason,
+        };
         Ok(TableFilter {
             include: globs("tables.include", &self.tables.include).map_err(wrong)?,
             exclude: globs("tables.exclude", &self.tables.exclude).map_err(wrong)?,
@@ -49,7 +54,10 @@ impl Settings {
     /// # Errors
     /// [`NodeConfigError`].
     pub fn node_config(&self, node: NodeId) -> Result<NodeConfig, NodeConfigError> {
-        let path = self.db_path.canonicalize().map_err(|error| NodeConfigError::Path { path: self.db_path.clone(), error })?;
+        let path = self
+            .db_path
+            .canonicalize()
+            .map_err(|error| NodeConfigError::Path { path: self.db_path.clone(), error })?;
         let machine = machine_id().unwrap_or_else(|| "unknown machine".to_owned());
         Ok(NodeConfig {
             node,
@@ -64,7 +72,11 @@ impl Settings {
             lease_ttl_ms: LEASE_TTL_MS,
             instance: format!("{:016x}", random()?),
             // Containers of one image share the machine's id and the path, but not the host's name.
-            place: format!("{machine}:{}:{}", rustix::system::uname().nodename().to_string_lossy(), path.display()),
+            place: format!(
+                "{machine}:{}:{}",
+                rustix::system::uname().nodename().to_string_lossy(),
+                path.display()
+            ),
             limits: Limits::default(),
             path,
         })
@@ -87,8 +99,12 @@ mod tests {
         assert!(matches!(settings.node_config(NodeId(1)), Err(NodeConfigError::Path { .. })));
         std::fs::write(&db, "").unwrap();
         settings.tables.exclude = vec!["tmp_*".into()];
-        let (a, b) = (settings.node_config(NodeId(3)).unwrap(), settings.node_config(NodeId(3)).unwrap());
-        assert_eq!((a.node, a.version_retention_ms, a.max_clock_drift_ms), (NodeId(3), 30 * 86_400_000, 60_000));
+        let (a, b) =
+            (settings.node_config(NodeId(3)).unwrap(), settings.node_config(NodeId(3)).unwrap());
+        assert_eq!(
+            (a.node, a.version_retention_ms, a.max_clock_drift_ms),
+            (NodeId(3), 30 * 86_400_000, 60_000)
+        );
         assert!(a.filter.exclude.is_match("tmp_1") && !a.filter.exclude.is_match("users"));
         assert_eq!(a.spill_dir, dir.path().canonicalize().unwrap());
         assert!(a.place == b.place && a.place.ends_with("/app.db"));

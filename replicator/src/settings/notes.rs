@@ -20,17 +20,26 @@ pub(super) fn notes(settings: &Settings, found: &Found) -> Vec<String> {
         }
     }
     if !settings.replication_log.compress {
-        notes.push("replication_log.compress = false has no meaning here: batches are always compressed".to_owned());
+        notes.push(
+            "replication_log.compress = false has no meaning here: batches are always compressed"
+                .to_owned(),
+        );
     }
     let entries = settings.replication_log.max_entries;
     if found.has("replication_log.max_entries") && (0..FEW_ENTRIES).contains(&entries) {
         notes.push(format!(
-            "replication_log.max_entries = {entries} counts messages here (a whole batch, or a part of one, each): a node that is away \
-             while more are published has to repair from its peers. Remove the key for the default of 1000000"
+            "replication_log.max_entries = {entries} counts messages here (a whole batch, or a \
+            part of one, each): a node that is away \
+             while more are published has to repair from its peers. Remove the key for the \
+             default of 1000000"
         ));
     }
     if found.has_section("snapshot") && settings.snapshot.enabled {
-        notes.push("snapshot: this version takes no snapshots yet; a new node gets all rows from the streams and its peers".to_owned());
+        notes.push(
+            "snapshot: this version takes no snapshots yet; a new node gets all rows from \
+            the streams and its peers"
+                .to_owned(),
+        );
     }
     notes
 }

@@ -18,7 +18,11 @@ pub(crate) fn revisions(subject: &mut dyn Subject) -> Verdict {
     same("entry", (entry.revision, &entry.value[..]), (first, &b"one"[..]))?;
     let second = client.put("node-5", "two", Some(first), None).map_err(|e| e.to_string())?;
     same("revisions rise", second > first, true)?;
-    same("an old revision", client.put("node-5", "three", Some(first), None), Err(BrokerError::Conflict))?;
+    same(
+        "an old revision",
+        client.put("node-5", "three", Some(first), None),
+        Err(BrokerError::Conflict),
+    )?;
     same("value", client.get("node-5")?.map(|e| e.value.to_vec()), Some(b"two".to_vec()))?;
     same("another key", client.get("node-50")?, None)
 }
@@ -36,15 +40,21 @@ pub(crate) fn unconditional(subject: &mut dyn Subject) -> Verdict {
 pub(crate) fn time_to_live(subject: &mut dyn Subject) -> Verdict {
     let mut client = Client::connect(subject, 5);
     client.state()?;
-    let mut revision = client.put("lease-5", "me", Some(0), Some(TTL_MS)).map_err(|e| e.to_string())?;
+    let mut revision =
+        client.put("lease-5", "me", Some(0), Some(TTL_MS)).map_err(|e| e.to_string())?;
     for _ in 0..3 {
         client.subject().wait(TTL_MS / 2);
-        revision = client.put("lease-5", "me", Some(revision), Some(TTL_MS)).map_err(|e| format!("a renewal: {e}"))?;
+        revision = client
+            .put("lease-5", "me", Some(revision), Some(TTL_MS))
+            .map_err(|e| format!("a renewal: {e}"))?;
     }
     same("renewed", client.get("lease-5")?.map(|e| e.revision), Some(revision))?;
     client.subject().wait(TTL_MS * 2);
     same("gone", client.get("lease-5")?, None)?;
-    client.put("lease-5", "you", Some(0), Some(TTL_MS)).map(drop).map_err(|e| format!("a free lease: {e}"))
+    client
+        .put("lease-5", "you", Some(0), Some(TTL_MS))
+        .map(drop)
+        .map_err(|e| format!("a free lease: {e}"))
 }
 
 pub(crate) fn signal(subject: &mut dyn Subject) -> Verdict {

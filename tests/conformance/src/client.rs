@@ -3,7 +3,9 @@
 use crate::Subject;
 use bytes::Bytes;
 use harmonylite::batch::PartHeaders;
-use harmonylite::broker::{BrokerError, BrokerEvent, KvEntry, Message, Reply, Request, StreamState};
+use harmonylite::broker::{
+    BrokerError, BrokerEvent, KvEntry, Message, Reply, Request, StreamState,
+};
 use harmonylite::names::{BatchNo, NodeId, Site, StreamSeq};
 use std::collections::VecDeque;
 
@@ -21,7 +23,14 @@ pub struct Client<'s> {
 
 /// Headers of a batch of one part.
 pub(crate) fn headers(batch: u64) -> PartHeaders {
-    PartHeaders { site: Site(77), batch: BatchNo(batch), part: 1, parts: 1, total_bytes: 3, digest: [7; 32] }
+    PartHeaders {
+        site: Site(77),
+        batch: BatchNo(batch),
+        part: 1,
+        parts: 1,
+        total_bytes: 3,
+        digest: [7; 32],
+    }
 }
 
 impl<'s> Client<'s> {
@@ -62,7 +71,9 @@ impl<'s> Client<'s> {
     pub fn delivered(&mut self, wanted: u64) -> Option<Message> {
         loop {
             match self.event()? {
-                BrokerEvent::Delivered { generation, message, .. } if generation == wanted => return Some(message),
+                BrokerEvent::Delivered { generation, message, .. } if generation == wanted => {
+                    return Some(message);
+                }
                 _ => {}
             }
         }
@@ -130,7 +141,13 @@ impl<'s> Client<'s> {
         }
     }
 
-    pub(crate) fn put(&mut self, key: &str, value: &str, expected: Option<u64>, ttl_ms: Option<u64>) -> Result<u64, BrokerError> {
+    pub(crate) fn put(
+        &mut self,
+        key: &str,
+        value: &str,
+        expected: Option<u64>,
+        ttl_ms: Option<u64>,
+    ) -> Result<u64, BrokerError> {
         let value = Bytes::copy_from_slice(value.as_bytes());
         match self.ask(Request::KvPut { key: key.to_owned(), value, expected, ttl_ms })? {
             Reply::KvPut(revision) => Ok(revision),
@@ -155,6 +172,10 @@ impl<'s> Client<'s> {
 }
 
 /// Fails with what was found instead.
-pub(crate) fn same<T: PartialEq + std::fmt::Debug>(what: &str, found: T, wanted: T) -> Result<(), String> {
+pub(crate) fn same<T: PartialEq + std::fmt::Debug>(
+    what: &str,
+    found: T,
+    wanted: T,
+) -> Result<(), String> {
     if found == wanted { Ok(()) } else { Err(format!("{what}: {found:?} instead of {wanted:?}")) }
 }

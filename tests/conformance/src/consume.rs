@@ -72,7 +72,8 @@ pub(crate) fn two_nodes(subject: &mut dyn Subject) -> Verdict {
     for index in [a, b] {
         let mut client = Client::of(subject, index, 100);
         client.consume(1, 7)?;
-        let nodes: Vec<Option<u64>> = (0..3).map(|_| client.delivered(7).map(|m| m.node.0)).collect();
+        let nodes: Vec<Option<u64>> =
+            (0..3).map(|_| client.delivered(7).map(|m| m.node.0)).collect();
         same("nodes", nodes, vec![Some(5), Some(5), Some(6)])?;
     }
     Ok(())

@@ -1,7 +1,8 @@
-//! What a broker must do, as the stages rely on it: one list of behaviours that runs on the simulated broker and on a real
-//! server, so that the model cannot drift.
+//! What a broker must do, as the stages rely on it: one list of behaviours that runs on the
+//! simulated broker and on a real server, so that the model cannot drift.
 //!
-//! A [`Subject`] is a broker with nothing in it, to which clients connect. Whoever implements it decides how events are pumped.
+//! A [`Subject`] is a broker with nothing in it, to which clients connect. Whoever implements it
+//! decides how events are pumped.
 
 mod bucket;
 mod client;
@@ -15,7 +16,8 @@ use harmonylite::names::{NodeId, StreamSeq};
 
 /// A broker under test, and the means to break it.
 pub trait Subject {
-    /// Connects as a node and returns the number of the client, once it has heard [`BrokerEvent::Connected`].
+    /// Connects as a node and returns the number of the client, once it has heard
+    /// [`BrokerEvent::Connected`].
     fn connect(&mut self, node: NodeId) -> usize;
     /// Hands a request over.
     fn request(&mut self, client: usize, ticket: Ticket, request: Request);

@@ -29,8 +29,15 @@ pub(crate) fn round_trip(subject: &mut dyn Subject) -> Verdict {
         digest: std::array::from_fn(|i| (i as u8).wrapping_mul(9)),
     };
     let payload: Bytes = (0..=255_u8).collect::<Vec<_>>().into();
-    let request = Request::Publish { shard: SHARD, headers: headers.clone(), payload: payload.clone(), expected_last: StreamSeq(0) };
-    let Ok(Reply::Published(seq)) = client.ask(request) else { return Err("not published".to_owned()) };
+    let request = Request::Publish {
+        shard: SHARD,
+        headers: headers.clone(),
+        payload: payload.clone(),
+        expected_last: StreamSeq(0),
+    };
+    let Ok(Reply::Published(seq)) = client.ask(request) else {
+        return Err("not published".to_owned());
+    };
     let message = client.at(seq.0)?.ok_or("the message is not there")?;
     same("headers", message.headers, Ok(headers))?;
     same("payload", message.payload, payload)?;
@@ -75,7 +82,12 @@ pub(crate) fn largest_payload(subject: &mut dyn Subject) -> Verdict {
     // As outbound does: room for the headers is left.
     let publish = |client: &mut Client<'_>, bytes: usize, expected: u64| {
         let headers = crate::client::headers(1);
-        client.ask(Request::Publish { shard: SHARD, headers, payload: vec![1; bytes].into(), expected_last: StreamSeq(expected) })
+        client.ask(Request::Publish {
+            shard: SHARD,
+            headers,
+            payload: vec![1; bytes].into(),
+            expected_last: StreamSeq(expected),
+        })
     };
     if !matches!(publish(&mut client, most - 1_024, 0), Ok(Reply::Published(_))) {
         return Err(format!("{most} bytes less the headers are not taken"));

@@ -35,7 +35,9 @@ pub(crate) fn state(subject: &mut dyn Subject) -> Verdict {
     client.fill(3)?;
     let full = client.state()?;
     same("full", (full.first.0, full.last.0), (1, 3))?;
-    let times: Vec<i64> = (1..=3).map(|seq| client.at(seq).map(|m| m.map_or(0, |m| m.time_ns))).collect::<Result<_, _>>()?;
+    let times: Vec<i64> = (1..=3)
+        .map(|seq| client.at(seq).map(|m| m.map_or(0, |m| m.time_ns)))
+        .collect::<Result<_, _>>()?;
     same("times rise", times[0] > 0 && times[0] <= times[1] && times[1] <= times[2], true)?;
     same("time of the last", full.last_time_ns, times[2])
 }
@@ -84,7 +86,8 @@ pub(crate) fn hole(subject: &mut dyn Subject) -> Verdict {
     same("neighbours", client.at(1)?.is_some() && client.at(3)?.is_some(), true)
 }
 
-/// A message that is destroyed at the front makes the stream look as if it had expired, but for its age.
+/// A message that is destroyed at the front makes the stream look as if it had expired, but for its
+/// age.
 pub(crate) fn hole_at_the_front(subject: &mut dyn Subject) -> Verdict {
     let mut client = Client::connect(subject, 5);
     client.fill(2)?;

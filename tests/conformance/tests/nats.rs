@@ -1,6 +1,8 @@
-//! A real nats-server, through our own NATS side, does what the stages rely on: the same list as for the simulated broker.
+//! A real nats-server, through our own NATS side, does what the stages rely on: the same list as
+//! for the simulated broker.
 //!
-//! Every behaviour gets a server with nothing in it. Time to live needs a server of 2.11 or later, which the pinned one is.
+//! Every behaviour gets a server with nothing in it. Time to live needs a server of 2.11 or later,
+//! which the pinned one is.
 
 #![allow(clippy::unwrap_used)]
 
@@ -51,7 +53,11 @@ impl Real {
     }
 
     /// What an administrator does with the stream.
-    fn administer<T>(&self, shard: u32, act: impl AsyncFnOnce(jetstream::Context, String) -> T) -> T {
+    fn administer<T>(
+        &self,
+        shard: u32,
+        act: impl AsyncFnOnce(jetstream::Context, String) -> T,
+    ) -> T {
         let (url, name) = (self.broker.url(), self.name(shard));
         self.runtime.block_on(async {
             let client = async_nats::connect(url).await.unwrap();
@@ -66,7 +72,8 @@ impl Subject for Real {
         let sender = std::sync::Mutex::new(sender);
         let sink: Sink = Arc::new(move |event| drop(sender.lock().unwrap().send(event)));
         let nobody: Sink = Arc::new(drop);
-        let (target, targets) = watch::channel(Target { urls: self.settings.nats.urls.clone(), access: None });
+        let (target, targets) =
+            watch::channel(Target { urls: self.settings.nats.urls.clone(), access: None });
         let _inside = self.runtime.enter();
         let hub = Hub::start(self.settings.clone(), node, 16 << 20, targets, &sink, &nobody);
         let broker = hub.handle(&sink);
@@ -89,12 +96,17 @@ impl Subject for Real {
     }
 
     fn delete_message(&mut self, shard: u32, seq: StreamSeq) {
-        let deleted = self.administer(shard, async |js, name| js.get_stream(name).await.unwrap().delete_message(seq.0).await);
+        let deleted = self.administer(shard, async |js, name| {
+            js.get_stream(name).await.unwrap().delete_message(seq.0).await
+        });
         assert!(deleted.unwrap(), "message {seq} was there to be deleted");
     }
 
     fn expire(&mut self, shard: u32, upto: StreamSeq) {
-        self.administer(shard, async |js, name| js.get_stream(name).await.unwrap().purge().sequence(upto.0 + 1).await).unwrap();
+        self.administer(shard, async |js, name| {
+            js.get_stream(name).await.unwrap().purge().sequence(upto.0 + 1).await
+        })
+        .unwrap();
     }
 
     fn recreate(&mut self, shard: u32) {
@@ -112,7 +124,11 @@ impl Subject for Real {
 
 #[test]
 fn a_real_server_conforms() {
-    let failed: Vec<String> =
-        BEHAVIOURS.iter().filter_map(|(name, behaviour)| behaviour(&mut Real::new()).err().map(|why| format!("{name}: {why}"))).collect();
+    let failed: Vec<String> = BEHAVIOURS
+        .iter()
+        .filter_map(|(name, behaviour)| {
+            behaviour(&mut Real::new()).err().map(|why| format!("{name}: {why}"))
+        })
+        .collect();
     assert!(failed.is_empty(), "{failed:#?}");
 }

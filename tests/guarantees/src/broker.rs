@@ -19,7 +19,10 @@ pub fn server_binary() -> PathBuf {
         return path.into();
     }
     let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/nats-server");
-    assert!(fetched.exists(), "no nats-server: run `make test`, which fetches one, or set HARMONYLITE_NATS_SERVER");
+    assert!(
+        fetched.exists(),
+        "no nats-server: run `make test`, which fetches one, or set HARMONYLITE_NATS_SERVER"
+    );
     fetched
 }
 
@@ -65,7 +68,8 @@ impl Broker {
 
     fn read_port(&self) -> Option<u16> {
         let pid = self.process.as_ref()?.pid();
-        let text = std::fs::read_to_string(self.dir.join(format!("nats-server_{pid}.ports"))).ok()?;
+        let text =
+            std::fs::read_to_string(self.dir.join(format!("nats-server_{pid}.ports"))).ok()?;
         let ports: serde_json::Value = serde_json::from_str(&text).ok()?;
         ports["nats"][0].as_str()?.rsplit(':').next()?.parse().ok()
     }
@@ -74,7 +78,8 @@ impl Broker {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    /// SIGKILL. What is not synced stays in the page cache, so nothing acknowledged is lost by this.
+    /// SIGKILL. What is not synced stays in the page cache, so nothing acknowledged is lost by
+    /// this.
     pub fn kill(&mut self) {
         self.process.take().expect("the broker runs").kill();
     }
@@ -101,5 +106,7 @@ impl Broker {
 /// Does something with a server's JetStream, as a client of its own.
 pub fn on_jetstream<T>(url: &str, act: impl AsyncFnOnce(Context) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async { act(async_nats::jetstream::new(async_nats::connect(url).await.unwrap())).await })
+    runtime.block_on(async {
+        act(async_nats::jetstream::new(async_nats::connect(url).await.unwrap())).await
+    })
 }

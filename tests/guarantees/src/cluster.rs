@@ -4,7 +4,8 @@ use crate::{Broker, Node, contents, eventually};
 use std::path::Path;
 use tempfile::TempDir;
 
-/// Nodes 1, 2, 3... with the same schema, and an external broker. Fields drop in this order: nodes before the broker.
+/// Nodes 1, 2, 3... with the same schema, and an external broker. Fields drop in this order: nodes
+/// before the broker.
 pub struct Cluster {
     pub nodes: Vec<Node>,
     pub broker: Broker,
@@ -21,7 +22,8 @@ impl Cluster {
     pub fn with(count: u64, schema: &str, settings: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let broker = Broker::start(dir.path());
-        let nodes = (1..=count).map(|id| Self::node(dir.path(), &broker, id, schema, settings)).collect();
+        let nodes =
+            (1..=count).map(|id| Self::node(dir.path(), &broker, id, schema, settings)).collect();
         Self { nodes, broker, dir }
     }
 
@@ -34,7 +36,14 @@ impl Cluster {
     }
 
     fn node(dir: &Path, broker: &Broker, id: u64, schema: &str, settings: &str) -> Node {
-        let node = Node::new(dir, id, &format!("{settings}\n[nats]\nurls = [{:?}]\nreconnect_wait_seconds = 1\n", broker.url()));
+        let node = Node::new(
+            dir,
+            id,
+            &format!(
+                "{settings}\n[nats]\nurls = [{:?}]\nreconnect_wait_seconds = 1\n",
+                broker.url()
+            ),
+        );
         node.app().execute_batch(schema).unwrap();
         node
     }
@@ -59,7 +68,8 @@ impl Cluster {
 pub fn converge(nodes: &[&Node]) {
     let connections: Vec<_> = nodes.iter().map(|n| n.app()).collect();
     let pending = |db: &rusqlite::Connection| -> i64 {
-        let sql = "SELECT count(*) FROM __harmonylite__change_log WHERE id > coalesce((SELECT value FROM __harmonylite__meta WHERE key = 'published'), 0)";
+        let sql = "SELECT count(*) FROM __harmonylite__change_log WHERE id > coalesce((SELECT \
+            value FROM __harmonylite__meta WHERE key = 'published'), 0)";
         db.query_row(sql, [], |r| r.get(0)).unwrap()
     };
     let mut last = Vec::new();

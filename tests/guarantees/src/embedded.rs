@@ -19,7 +19,8 @@ pub struct EmbeddedCluster {
 }
 
 impl EmbeddedCluster {
-    /// Three nodes with this schema. `settings` are the first lines of each one's configuration, by its id.
+    /// Three nodes with this schema. `settings` are the first lines of each one's configuration, by
+    /// its id.
     pub fn new(schema: &str, replicas: usize, settings: impl Fn(u64) -> String) -> Self {
         // Built before anything is timed.
         binary();
@@ -27,17 +28,27 @@ impl EmbeddedCluster {
         let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
         let nodes = (1..=3).map(|id: u64| {
             let own = ports[id as usize - 1];
-            let peers: Vec<String> = ports.iter().filter(|port| **port != own).map(|port| format!("nats://127.0.0.1:{port}")).collect();
+            let peers: Vec<String> = ports
+                .iter()
+                .filter(|port| **port != own)
+                .map(|port| format!("nats://127.0.0.1:{port}"))
+                .collect();
             let log = format!("[replication_log]\nreplicas = {replicas}\n");
             let node = Node::new(dir.path(), id, &format!("{}\n{log}{}", settings(id), embedded()));
-            let node = node.with(&["-cluster-addr", &format!("127.0.0.1:{own}"), "-cluster-peers", &peers.join(",")]);
+            let node = node.with(&[
+                "-cluster-addr",
+                &format!("127.0.0.1:{own}"),
+                "-cluster-peers",
+                &peers.join(","),
+            ]);
             node.app().execute_batch(schema).unwrap();
             node
         });
         Self { nodes: nodes.collect(), ports, dir }
     }
 
-    /// Starts one after another, each when the one before it is up, and waits until all have joined.
+    /// Starts one after another, each when the one before it is up, and waits until all have
+    /// joined.
     #[track_caller]
     pub fn run(&mut self) {
         for (node, port) in self.nodes.iter_mut().zip(&self.ports) {
@@ -59,7 +70,8 @@ pub fn embedded() -> String {
     format!("[nats]\nreconnect_wait_seconds = 1\nserver_binary = {:?}\n", server_binary())
 }
 
-/// As a client does who wants to know whether the server of a `-cluster-addr` is up: it says who it is.
+/// As a client does who wants to know whether the server of a `-cluster-addr` is up: it says who it
+/// is.
 #[track_caller]
 pub(crate) fn server_is_up(port: u16) {
     eventually(&format!("a server listens on {port}"), || {
@@ -70,7 +82,8 @@ pub(crate) fn server_is_up(port: u16) {
     });
 }
 
-/// A port that is free now, and that nobody else is given: below those that the kernel hands out, and by process.
+/// A port that is free now, and that nobody else is given: below those that the kernel hands out,
+/// and by process.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let own = 20_000 + (std::process::id() % 120) as u16 * 100;
@@ -92,17 +105,22 @@ pub fn timed<T>(what: &str, work: impl FnOnce() -> T) -> T {
 /// The nats-server processes that keep their files below a directory.
 pub fn servers_below(dir: &Path) -> Vec<u32> {
     let dir = dir.to_str().unwrap();
-    let processes = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let processes = std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let is_server = |pid: &u32| {
         let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let words: Vec<&str> = command.split('\0').collect();
-        words.first().is_some_and(|program| program.contains("nats-server")) && words.iter().any(|word| word.contains(dir))
+        words.first().is_some_and(|program| program.contains("nats-server"))
+            && words.iter().any(|word| word.contains(dir))
     };
     processes.filter(is_server).collect()
 }
 
 /// What the node of a database says of itself, asked without its configuration.
 pub fn status_of(db: &Path) -> Option<serde_json::Value> {
-    let out = Command::new(binary()).arg("--db").arg(db).args(["status", "--json"]).output().unwrap();
+    let out =
+        Command::new(binary()).arg("--db").arg(db).args(["status", "--json"]).output().unwrap();
     serde_json::from_slice(&out.stdout).ok().filter(|_| out.status.success())
 }

@@ -1,7 +1,9 @@
-//! What the guarantee tests stand on: real nodes (the `harmonylite` binary), a real nats-server, real database files.
+//! What the guarantee tests stand on: real nodes (the `harmonylite` binary), a real nats-server,
+//! real database files.
 //!
-//! Every process, port and folder belongs to one test and ends with it, also after a failure. Nothing is waited for by
-//! time: [`eventually`] waits for a condition and says what it was when it did not come.
+//! Every process, port and folder belongs to one test and ends with it, also after a failure.
+//! Nothing is waited for by time: [`eventually`] waits for a condition and says what it was when it
+//! did not come.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -23,7 +25,8 @@ pub use sql::{Rows, contents, later, number, open, rows, sound};
 
 use std::time::{Duration, Instant};
 
-/// How long a condition may take to come true. Generous: CI has two cores and runs other tests beside.
+/// How long a condition may take to come true. Generous: CI has two cores and runs other tests
+/// beside.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits for a condition; fails the test if it does not come true.

@@ -57,7 +57,11 @@ impl Node {
     pub fn start(&mut self) {
         assert!(self.process.is_none(), "node {} runs already", self.id);
         let mut command = Command::new(binary());
-        command.arg("-config").arg(&self.config).args(&self.arguments).env("RUST_LOG", "info,async_nats=warn");
+        command
+            .arg("-config")
+            .arg(&self.config)
+            .args(&self.arguments)
+            .env("RUST_LOG", "info,async_nats=warn");
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.process = Some(Process::start(&mut command, &self.config.with_file_name("log")));
     }
@@ -95,7 +99,9 @@ impl Node {
             found = self.status();
             found.is_some()
         });
-        found.unwrap()["counters"][name].as_u64().unwrap_or_else(|| panic!("there is no counter {name}"))
+        found.unwrap()["counters"][name]
+            .as_u64()
+            .unwrap_or_else(|| panic!("there is no counter {name}"))
     }
 
     /// Runs a subcommand on this node's configuration.
@@ -138,6 +144,9 @@ impl Node {
 
     /// Its log so far.
     pub fn output(&self) -> String {
-        String::from_utf8_lossy(&std::fs::read(self.config.with_file_name("log")).unwrap_or_default()).into_owned()
+        String::from_utf8_lossy(
+            &std::fs::read(self.config.with_file_name("log")).unwrap_or_default(),
+        )
+        .into_owned()
     }
 }

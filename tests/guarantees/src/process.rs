@@ -15,7 +15,8 @@ impl Process {
     /// Starts it.
     pub fn start(command: &mut Command, log: &Path) -> Self {
         let out = File::options().create(true).append(true).open(log).unwrap();
-        let child = command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out).spawn();
+        let child =
+            command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(out).spawn();
         let child = child.unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         Self { child, log: log.to_owned() }
     }
@@ -32,12 +33,18 @@ impl Process {
 
     /// Sends a signal by name, for instance "TERM", "STOP".
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status().unwrap();
+        let sent = Command::new("kill")
+            .arg(format!("-{name}"))
+            .arg(self.pid().to_string())
+            .status()
+            .unwrap();
         assert!(sent.success(), "cannot send {name} to {}", self.pid());
         // It has many threads, and some may still run for a moment on a busy machine.
         let stat = PathBuf::from(format!("/proc/{}/stat", self.pid()));
         if name == "STOP" && stat.exists() {
-            crate::eventually("the process stands still", || std::fs::read_to_string(&stat).is_ok_and(|text| text.contains(") T ")));
+            crate::eventually("the process stands still", || {
+                std::fs::read_to_string(&stat).is_ok_and(|text| text.contains(") T "))
+            });
         }
     }
 
@@ -72,7 +79,8 @@ impl Drop for Process {
     }
 }
 
-/// The `harmonylite` binary of this build, built if it is not there or not current; or the one that `HARMONYLITE_BINARY` names.
+/// The `harmonylite` binary of this build, built if it is not there or not current; or the one that
+/// `HARMONYLITE_BINARY` names.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
@@ -80,12 +88,23 @@ pub fn binary() -> &'static Path {
             return path.into();
         }
         // Tests lie in target/<profile>/deps.
-        let profile_dir = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().to_owned();
+        let profile_dir =
+            std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().to_owned();
         let profile = profile_dir.file_name().unwrap().to_str().unwrap();
         let profile = if profile == "debug" { "dev" } else { profile };
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.toml");
         let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "-p", "harmonylite", "--bin", "harmonylite", "--profile", profile, "--manifest-path"])
+            .args([
+                "build",
+                "--quiet",
+                "-p",
+                "harmonylite",
+                "--bin",
+                "harmonylite",
+                "--profile",
+                profile,
+                "--manifest-path",
+            ])
             .arg(manifest)
             .status()
             .unwrap();

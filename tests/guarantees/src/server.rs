@@ -14,14 +14,19 @@ pub struct Server {
 }
 
 impl Server {
-    /// One that keeps everything below `dir`; not running yet. `text` is added to its configuration.
+    /// One that keeps everything below `dir`; not running yet. `text` is added to its
+    /// configuration.
     pub fn new(dir: &Path, text: &str) -> Self {
         let dir = dir.join("server");
         std::fs::create_dir_all(&dir).unwrap();
         let port = free_port();
         let config = dir.join("server.conf");
         let store = dir.join("js");
-        std::fs::write(&config, format!("listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: {store:?} }}\n{text}\n")).unwrap();
+        std::fs::write(
+            &config,
+            format!("listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: {store:?} }}\n{text}\n"),
+        )
+        .unwrap();
         Self { port, config, process: None }
     }
 

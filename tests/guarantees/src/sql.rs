@@ -12,7 +12,10 @@ pub type Rows = Vec<Vec<String>>;
 pub fn open(path: &Path) -> Connection {
     let db = Connection::open(path).unwrap();
     db.busy_timeout(Duration::from_secs(20)).unwrap();
-    db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON").unwrap();
+    db.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON",
+    )
+    .unwrap();
     db
 }
 
@@ -34,10 +37,12 @@ pub fn number(db: &Connection, sql: &str) -> i64 {
     db.query_row(sql, [], |r| r.get(0)).unwrap_or_else(|error| panic!("{sql}: {error}"))
 }
 
-/// Waits until the clock of the change log has moved on, so that what is written now is later than what was written before.
+/// Waits until the clock of the change log has moved on, so that what is written now is later than
+/// what was written before.
 #[track_caller]
 pub fn later(db: &Connection) {
-    let now = || number(db, "SELECT CAST((julianday('now') - 2440587.5) * 86400000 + 0.5 AS INTEGER)");
+    let now =
+        || number(db, "SELECT CAST((julianday('now') - 2440587.5) * 86400000 + 0.5 AS INTEGER)");
     let before = now();
     crate::eventually("time passes", || now() > before + 1);
 }
@@ -50,7 +55,9 @@ pub fn sound(db: &Connection) {
 
 fn literal(value: rusqlite::types::ValueRef<'_>) -> String {
     match value {
-        rusqlite::types::ValueRef::Text(t) => std::str::from_utf8(t).map_or_else(|_| format!("text {t:02x?}"), |t| format!("{t:?}")),
+        rusqlite::types::ValueRef::Text(t) => {
+            std::str::from_utf8(t).map_or_else(|_| format!("text {t:02x?}"), |t| format!("{t:?}"))
+        }
         // The bits: -0.0 is not 0.0.
         rusqlite::types::ValueRef::Real(r) => format!("real {:016x} {r:?}", r.to_bits()),
         other => format!("{:?}", Value::try_from(other).unwrap()),
@@ -61,7 +68,8 @@ fn literal(value: rusqlite::types::ValueRef<'_>) -> String {
 pub fn contents(db: &Connection) -> Vec<(String, Rows)> {
     let tables = rows(
         db,
-        "SELECT name, wr FROM pragma_table_list WHERE schema = 'main' AND type = 'table' AND name NOT GLOB '__harmonylite__*' AND name NOT GLOB 'sqlite_*' ORDER BY name",
+        "SELECT name, wr FROM pragma_table_list WHERE schema = 'main' AND type = 'table' AND name \
+        NOT GLOB '__harmonylite__*' AND name NOT GLOB 'sqlite_*' ORDER BY name",
     );
     tables
         .into_iter()

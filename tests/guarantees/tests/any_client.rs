@@ -1,18 +1,20 @@
 //! Whatever client writes, with whatever settings, its changes are captured.
 //!
-//! Goal: the triggers ask for nothing that an old SQLite, a foreign driver or a strict connection does not have. Method: the stock `sqlite3`
-//! shell and Python's driver write with `trusted_schema` off and recursive triggers on and off: REPLACE that displaces a row, a key that
-//! moves by the name `rowid`, deletes; the peer ends equal. And an application that registers functions and collations: a table
-//! that nobody can write to without them stays on its node, named, and everything else replicates.
-//! The story: a table with an index over such a function ended every node that heard of a row of it.
+//! Goal: the triggers ask for nothing that an old SQLite, a foreign driver or a strict connection
+//! does not have. Method: the stock `sqlite3` shell and Python's driver write with `trusted_schema`
+//! off and recursive triggers on and off: REPLACE that displaces a row, a key that moves by the
+//! name `rowid`, deletes; the peer ends equal. And an application that registers functions and
+//! collations: a table that nobody can write to without them stays on its node, named, and
+//! everything else replicates. The story: a table with an index over such a function ended every
+//! node that heard of a row of it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use harmonylite_guarantees::{Cluster, Node, eventually, number, python, rows};
 use std::process::Command;
 
-const SCHEMA: &str =
-    "CREATE TABLE t (id INTEGER PRIMARY KEY, u TEXT UNIQUE, v); CREATE TABLE p (a, b, v, PRIMARY KEY (a, b)) WITHOUT ROWID;";
+const SCHEMA: &str = "CREATE TABLE t (id INTEGER PRIMARY KEY, u TEXT UNIQUE, v); CREATE TABLE p \
+    (a, b, v, PRIMARY KEY (a, b)) WITHOUT ROWID;";
 
 fn script(recursive: &str, offset: i64) -> String {
     format!(
@@ -28,7 +30,8 @@ fn script(recursive: &str, offset: i64) -> String {
     )
 }
 
-/// The shell waits for no lock unless told to; an application beside a sidecar has to, as beside any other writer.
+/// The shell waits for no lock unless told to; an application beside a sidecar has to, as beside
+/// any other writer.
 fn shell(node: &Node, sql: &str) {
     let out = Command::new("sqlite3")
         .args(["-bail", "-cmd", ".timeout 20000"])
@@ -46,16 +49,25 @@ fn a_strict_connection_of_any_client_is_captured() {
     let node = &cluster.nodes[0];
     shell(node, &script("ON", 100));
     shell(node, &script("OFF", 200));
-    let program = "import sqlite3, sys; d = sqlite3.connect(sys.argv[1], timeout=20); d.executescript(sys.argv[2]); d.commit(); d.close()";
+    let program = "import sqlite3, sys; d = sqlite3.connect(sys.argv[1], timeout=20); \
+        d.executescript(sys.argv[2]); d.commit(); d.close()";
     python(program, &[node.db.to_str().unwrap(), &script("ON", 300)]);
     python(program, &[node.db.to_str().unwrap(), &script("OFF", 400)]);
     cluster.converge();
     let peer = cluster.nodes[1].app();
     for o in [100, 200, 300, 400] {
         // 1 was displaced by 3, 2 became 9, and 9 was displaced by 3.
-        let found = rows(&peer, &format!("SELECT id, u, v FROM t WHERE id BETWEEN {o} AND {o} + 99"));
-        assert_eq!(found, [[format!("Integer({})", o + 3), format!("\"b{o}\""), "Integer(3)".to_owned()]], "writes from {o} on");
-        assert_eq!(rows(&peer, &format!("SELECT b, v FROM p WHERE a = {o}")), [["\"z\"".to_owned(), "Integer(1)".to_owned()]]);
+        let found =
+            rows(&peer, &format!("SELECT id, u, v FROM t WHERE id BETWEEN {o} AND {o} + 99"));
+        assert_eq!(
+            found,
+            [[format!("Integer({})", o + 3), format!("\"b{o}\""), "Integer(3)".to_owned()]],
+            "writes from {o} on"
+        );
+        assert_eq!(
+            rows(&peer, &format!("SELECT b, v FROM p WHERE a = {o}")),
+            [["\"z\"".to_owned(), "Integer(1)".to_owned()]]
+        );
     }
 }
 
@@ -75,30 +87,40 @@ fn what_only_the_application_knows_stays_local_and_harms_nobody() {
     for node in &cluster.nodes {
         run(
             node,
-            "CREATE TABLE by_expression (id INTEGER PRIMARY KEY, v TEXT); CREATE INDEX folded ON by_expression (fold(v));
-             CREATE TABLE by_collation (id INTEGER PRIMARY KEY, v TEXT COLLATE german); CREATE INDEX collated ON by_collation (v);
+            "CREATE TABLE by_expression (id INTEGER PRIMARY KEY, v TEXT); CREATE INDEX folded ON \
+            by_expression (fold(v));
+             CREATE TABLE by_collation (id INTEGER PRIMARY KEY, v TEXT COLLATE german); CREATE \
+             INDEX collated ON by_collation (v);
              CREATE TABLE generated (id INTEGER PRIMARY KEY, v TEXT, f TEXT AS (fold(v)) STORED);
              CREATE TABLE checked (id INTEGER PRIMARY KEY, v TEXT CHECK (fold(v) = v));",
         );
     }
     cluster.run();
-    let insert = "BEGIN; INSERT INTO by_expression VALUES (1, 'a'); INSERT INTO by_collation VALUES (1, 'a');
-                  INSERT INTO generated VALUES (1, 'a'); INSERT INTO checked VALUES (1, 'a'); INSERT INTO t VALUES (1, 'a', 1); COMMIT;";
+    let insert = "BEGIN; INSERT INTO by_expression VALUES (1, 'a'); INSERT INTO by_collation \
+        VALUES (1, 'a');
+                  INSERT INTO generated VALUES (1, 'a'); INSERT INTO checked VALUES (1, 'a'); \
+                  INSERT INTO t VALUES (1, 'a', 1); COMMIT;";
     run(&cluster.nodes[0], insert);
     let peer = cluster.nodes[1].app();
-    eventually("the others arrive", || number(&peer, "SELECT (SELECT count(*) FROM t) + (SELECT count(*) FROM checked)") == 2);
+    eventually("the others arrive", || {
+        number(&peer, "SELECT (SELECT count(*) FROM t) + (SELECT count(*) FROM checked)") == 2
+    });
     assert_eq!(
         number(
             &peer,
-            "SELECT (SELECT count(*) FROM by_expression) + (SELECT count(*) FROM by_collation) + (SELECT count(*) FROM generated)"
+            "SELECT (SELECT count(*) FROM by_expression) + (SELECT count(*) FROM by_collation) + \
+            (SELECT count(*) FROM generated)"
         ),
         0
     );
     for node in &mut cluster.nodes {
         assert!(node.is_running());
         let skipped = node.status().unwrap()["skipped"].to_string();
-        for (table, why) in [("by_expression", "function: fold()"), ("by_collation", "sequence: german"), ("generated", "function: fold()")]
-        {
+        for (table, why) in [
+            ("by_expression", "function: fold()"),
+            ("by_collation", "sequence: german"),
+            ("generated", "function: fold()"),
+        ] {
             assert!(skipped.contains(table) && skipped.contains(why), "{skipped}");
         }
         assert_eq!(node.counter("quarantined"), 0);
@@ -108,5 +130,7 @@ fn what_only_the_application_knows_stays_local_and_harms_nobody() {
     for node in &cluster.nodes {
         run(node, "DROP INDEX folded");
     }
-    eventually("it replicates", || number(&peer, "SELECT count(*) FROM by_expression WHERE v = 'a'") == 1);
+    eventually("it replicates", || {
+        number(&peer, "SELECT count(*) FROM by_expression WHERE v = 'a'") == 1
+    });
 }

@@ -1,8 +1,8 @@
 //! A reader at a peer never sees half a transaction.
 //!
-//! Method: one application keeps the sum over many accounts constant, moving money in transactions of many rows; a reader
-//! at the other node sums all the time, and sees that sum only. Transactions above the broker's largest message travel in
-//! parts, and are still one.
+//! Method: one application keeps the sum over many accounts constant, moving money in transactions
+//! of many rows; a reader at the other node sums all the time, and sees that sum only. Transactions
+//! above the broker's largest message travel in parts, and are still one.
 
 #![allow(clippy::unwrap_used)]
 
@@ -12,12 +12,14 @@ use harmonylite_guarantees::{Cluster, eventually};
 fn a_reader_at_a_peer_sees_whole_transactions() {
     let mut cluster = Cluster::new(
         2,
-        "CREATE TABLE account (id INTEGER PRIMARY KEY, amount INTEGER NOT NULL); CREATE TABLE round (n INTEGER PRIMARY KEY);",
+        "CREATE TABLE account (id INTEGER PRIMARY KEY, amount INTEGER NOT NULL); CREATE TABLE \
+        round (n INTEGER PRIMARY KEY);",
     );
     let writer = cluster.nodes[0].app();
     writer
         .execute_batch(
-            "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < 500) INSERT INTO account SELECT i, 100 FROM c",
+            "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < 500) INSERT \
+            INTO account SELECT i, 100 FROM c",
         )
         .unwrap();
     cluster.run();
@@ -29,29 +31,47 @@ fn a_reader_at_a_peer_sees_whole_transactions() {
         scope.spawn(move || {
             for n in 0..rounds {
                 writer.execute_batch("BEGIN IMMEDIATE").unwrap();
-                writer.execute("UPDATE account SET amount = amount + CASE WHEN id % 2 = 0 THEN ?1 ELSE -?1 END", [n % 7]).unwrap();
+                writer
+                    .execute(
+                        "UPDATE account SET amount = amount + CASE WHEN id % 2 = 0 THEN ?1 \
+                    ELSE -?1 END",
+                        [n % 7],
+                    )
+                    .unwrap();
                 writer.execute("INSERT INTO round VALUES (?1)", [n]).unwrap();
                 writer.execute_batch("COMMIT").unwrap();
             }
         });
         eventually("the last round arrives", || {
-            let sql = "SELECT sum(amount), count(*), (SELECT coalesce(max(n), -1) FROM round), (SELECT count(*) FROM round) FROM account";
-            let (sum, count, last, all): (i64, i64, i64, i64) =
-                reader.query_row(sql, [], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?))).unwrap();
-            assert_eq!((sum, count, all), (50_000, 500, last + 1), "half a transaction is visible after round {last}");
+            let sql = "SELECT sum(amount), count(*), (SELECT coalesce(max(n), -1) FROM round), \
+                (SELECT count(*) FROM round) FROM account";
+            let (sum, count, last, all): (i64, i64, i64, i64) = reader
+                .query_row(sql, [], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?)))
+                .unwrap();
+            assert_eq!(
+                (sum, count, all),
+                (50_000, 500, last + 1),
+                "half a transaction is visible after round {last}"
+            );
             looks += 1;
             seen.insert(last);
             last == rounds - 1
         });
     });
-    assert!(seen.len() > 2, "the reader looked {looks} times and saw only {seen:?}: it proves nothing");
+    assert!(
+        seen.len() > 2,
+        "the reader looked {looks} times and saw only {seen:?}: it proves nothing"
+    );
     cluster.converge();
 }
 
 #[test]
 fn a_transaction_far_above_the_largest_message_is_one() {
-    let mut cluster =
-        Cluster::new(2, "CREATE TABLE page (id INTEGER PRIMARY KEY, body BLOB NOT NULL); CREATE TABLE done (id INTEGER PRIMARY KEY);");
+    let mut cluster = Cluster::new(
+        2,
+        "CREATE TABLE page (id INTEGER PRIMARY KEY, body BLOB NOT NULL); CREATE TABLE done (id \
+        INTEGER PRIMARY KEY);",
+    );
     cluster.run();
     let (writer, reader) = (cluster.nodes[0].app(), cluster.nodes[1].app());
     std::thread::scope(|scope| {
@@ -64,13 +84,24 @@ fn a_transaction_far_above_the_largest_message_is_one() {
         });
         eventually("the transaction arrives", || {
             let (pages, done): (i64, i64) = reader
-                .query_row("SELECT (SELECT count(*) FROM page), (SELECT count(*) FROM done)", [], |r| Ok((r.get(0)?, r.get(1)?)))
+                .query_row(
+                    "SELECT (SELECT count(*) FROM page), (SELECT count(*) FROM done)",
+                    [],
+                    |r| Ok((r.get(0)?, r.get(1)?)),
+                )
                 .unwrap();
-            assert!((pages, done) == (0, 0) || (pages, done) == (200, 1), "half a transaction: {pages} pages, {done} done");
+            assert!(
+                (pages, done) == (0, 0) || (pages, done) == (200, 1),
+                "half a transaction: {pages} pages, {done} done"
+            );
             done == 1
         });
     });
-    let published = cluster.nodes[0].status().unwrap()["counters"]["bytes_published"].as_u64().unwrap();
-    assert!(published > 10_000_000, "12 MB of random bytes went out in several messages, not {published} bytes");
+    let published =
+        cluster.nodes[0].status().unwrap()["counters"]["bytes_published"].as_u64().unwrap();
+    assert!(
+        published > 10_000_000,
+        "12 MB of random bytes went out in several messages, not {published} bytes"
+    );
     cluster.converge();
 }

@@ -1,12 +1,16 @@
-//! A disk that is full delays a node, one that fails ends it, and neither loses anything (faults 4 and 21).
+//! A disk that is full delays a node, one that fails ends it, and neither loses anything (faults 4
+//! and 21).
 //!
-//! Goal: while nothing can be written under a node's database, it goes on running, says in `status` what finds no room, sets nothing
-//! aside; a SIGKILL in that state costs nothing either; as soon as there is room all arrives, without a restart. A write or sync of the
-//! database's files that fails, be it the first or the fortieth, once or from then on, leaves the database sound and nothing half applied; the node goes on, or
-//! ends and names the database; the next start goes on. Method: a small library makes the disk bad for the
-//! sidecar alone, its log included (`bad_disk.c`).
-//! The stories: a line of the log that found no room ended the process. A large batch whose part found no room was taken for damaged, and its last part alone was set aside. An embedded
-//! nats-server whose disk was full stored nothing more after that, for as long as it ran (`embedded/tests/alone.rs`).
+//! Goal: while nothing can be written under a node's database, it goes on running, says in `status`
+//! what finds no room, sets nothing aside; a SIGKILL in that state costs nothing either; as soon as
+//! there is room all arrives, without a restart. A write or sync of the database's files that
+//! fails, be it the first or the fortieth, once or from then on, leaves the database sound and
+//! nothing half applied; the node goes on, or ends and names the database; the next start goes on.
+//! Method: a small library makes the disk bad for the sidecar alone, its log included
+//! (`bad_disk.c`). The stories: a line of the log that found no room ended the process. A large
+//! batch whose part found no room was taken for damaged, and its last part alone was set aside. An
+//! embedded nats-server whose disk was full stored nothing more after that, for as long as it ran
+//! (`embedded/tests/alone.rs`).
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
@@ -23,7 +27,13 @@ const MB: i64 = 1_000_000;
 fn load(node: &mut Node, dir: &Path) {
     let library = dir.join("bad_disk.so");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("bad_disk.c");
-    let built = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl").status().unwrap();
+    let built = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-o"])
+        .arg(&library)
+        .arg(source)
+        .arg("-ldl")
+        .status()
+        .unwrap();
     assert!(built.success(), "bad_disk.c does not compile");
     node.set_env("LD_PRELOAD", library);
     node.set_env("BAD_DISK_DIR", node.config.parent().unwrap().to_owned());
@@ -61,7 +71,9 @@ fn write(node: &Node, prefix: &str, rows: i64, bytes: i64) {
 
 #[track_caller]
 fn says(node: &Node, part: &str) {
-    eventually(&format!("status says: {part}"), || node.status().is_some_and(|s| s["degraded"].to_string().contains(part)));
+    eventually(&format!("status says: {part}"), || {
+        node.status().is_some_and(|s| s["degraded"].to_string().contains(part))
+    });
 }
 
 /// All have arrived, equal to the byte; by SQLite, because these are many bytes.
@@ -71,16 +83,26 @@ fn is_well(cluster: &Cluster, rows: i64) {
     let db = one.app();
     db.execute("ATTACH ?1 AS other", [two.db.to_str().unwrap()]).unwrap();
     for table in ["main.entry", "other.entry"] {
-        eventually("all rows are there", || number(&db, &format!("SELECT count(*) FROM {table}")) == rows);
+        eventually("all rows are there", || {
+            number(&db, &format!("SELECT count(*) FROM {table}")) == rows
+        });
     }
-    assert_eq!(number(&db, "SELECT count(*) FROM (SELECT * FROM main.entry EXCEPT SELECT * FROM other.entry)"), 0);
+    assert_eq!(
+        number(
+            &db,
+            "SELECT count(*) FROM (SELECT * FROM main.entry EXCEPT SELECT * FROM other.entry)"
+        ),
+        0
+    );
     for node in [one, two] {
         has_recovered(node);
     }
 }
 
 fn has_recovered(node: &Node) {
-    eventually("nothing is wrong any more", || node.status().is_some_and(|s| s["degraded"].as_array().is_some_and(Vec::is_empty)));
+    eventually("nothing is wrong any more", || {
+        node.status().is_some_and(|s| s["degraded"].as_array().is_some_and(Vec::is_empty))
+    });
     assert_eq!(node.counter("quarantined"), 0);
 }
 
@@ -97,7 +119,9 @@ fn a_full_disk_delays_what_comes_and_what_goes_and_loses_nothing() {
     write(&cluster.nodes[1], "small", 200, 1_000);
     write(&cluster.nodes[0], "own", 1, 100);
     says(&cluster.nodes[0], "the disk under the database is full");
-    eventually("it is sent", || number(&cluster.nodes[1].app(), "SELECT count(*) FROM entry WHERE id = 'own1'") == 1);
+    eventually("it is sent", || {
+        number(&cluster.nodes[1].app(), "SELECT count(*) FROM entry WHERE id = 'own1'") == 1
+    });
     disk.free();
     is_well(&cluster, 211);
 
@@ -154,8 +178,14 @@ fn broken(node: &mut Node, nth: u32, ever: bool) {
 #[test]
 fn whichever_write_fails_nothing_is_lost_or_half_applied() {
     let mut cluster = Cluster::new(2, SCHEMA);
-    cluster.nodes[1].app().execute_batch("CREATE TABLE pair (id INTEGER PRIMARY KEY, a INT, b INT)").unwrap();
-    cluster.nodes[0].app().execute_batch("CREATE TABLE pair (id INTEGER PRIMARY KEY, a INT, b INT)").unwrap();
+    cluster.nodes[1]
+        .app()
+        .execute_batch("CREATE TABLE pair (id INTEGER PRIMARY KEY, a INT, b INT)")
+        .unwrap();
+    cluster.nodes[0]
+        .app()
+        .execute_batch("CREATE TABLE pair (id INTEGER PRIMARY KEY, a INT, b INT)")
+        .unwrap();
     cluster.run();
     let (mut round, mut ended) = (0, 0);
     for nth in [1, 2, 3, 4, 5, 6, 8, 10, 13, 17, 22, 30, 40] {
@@ -164,30 +194,46 @@ fn whichever_write_fails_nothing_is_lost_or_half_applied() {
             let [one, two] = &mut cluster.nodes[..] else { panic!("two nodes") };
             one.stop();
             two.app()
-                .execute_batch(&format!("INSERT INTO pair SELECT {round}, {round}, {round}; UPDATE pair SET a = {round}, b = {round}"))
+                .execute_batch(&format!(
+                    "INSERT INTO pair SELECT {round}, {round}, {round}; \
+                    UPDATE pair SET a = {round}, b = {round}"
+                ))
                 .unwrap();
             write(one, &format!("{round}-"), 20, 100);
             load(one, cluster.dir.path());
             broken(one, nth, ever);
             one.start();
             let done = |one: &Node| {
-                number(&one.app(), "SELECT count(*) FROM pair") == round && one.status().is_some_and(|s| s["pending_rows"] == 0)
+                number(&one.app(), "SELECT count(*) FROM pair") == round
+                    && one.status().is_some_and(|s| s["pending_rows"] == 0)
             };
             eventually("it has done all, or has ended", || !one.is_running() || done(one));
             assert_eq!(number(&one.app(), "SELECT count(*) FROM pair WHERE a <> b"), 0);
-            assert!(number(&one.app(), "SELECT count(DISTINCT a) FROM pair") <= 1, "no transaction is half applied");
+            assert!(
+                number(&one.app(), "SELECT count(DISTINCT a) FROM pair") <= 1,
+                "no transaction is half applied"
+            );
             if one.is_running() {
                 one.kill();
             } else {
                 ended += 1;
                 assert_ne!(one.ended(), 0, "call {nth}");
-                let said = one.output().lines().rfind(|line| line.starts_with("harmonylite: ")).map(str::to_owned);
-                assert!(said.as_ref().is_some_and(|said| said.contains("app.db")), "call {nth}: it does not name the database: {said:?}");
+                let said = one
+                    .output()
+                    .lines()
+                    .rfind(|line| line.starts_with("harmonylite: "))
+                    .map(str::to_owned);
+                assert!(
+                    said.as_ref().is_some_and(|said| said.contains("app.db")),
+                    "call {nth}: it does not name the database: {said:?}"
+                );
             }
             one.clear_env();
             one.run();
             let rows = round * 20;
-            eventually("all is everywhere", || number(&two.app(), "SELECT count(*) FROM entry") == rows && done(one));
+            eventually("all is everywhere", || {
+                number(&two.app(), "SELECT count(*) FROM entry") == rows && done(one)
+            });
             sound(&one.app());
         }
     }

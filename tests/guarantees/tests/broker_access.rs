@@ -1,20 +1,29 @@
-//! Nodes come in to a server that asks who they are, in every way that the settings know, and again after its restart.
+//! Nodes come in to a server that asks who they are, in every way that the settings know, and again
+//! after its restart.
 //!
-//! Goal: user and password, nkey seed file, creds file (a server in operator mode), TLS with an own CA and client
-//! certificates. Method: a real nats-server configured for each; keys, JWTs and certificates are made here.
+//! Goal: user and password, nkey seed file, creds file (a server in operator mode), TLS with an own
+//! CA and client certificates. Method: a real nats-server configured for each; keys, JWTs and
+//! certificates are made here.
 
 #![allow(clippy::unwrap_used)]
 
 use data_encoding::BASE64URL_NOPAD;
 use harmonylite_guarantees::{Node, Server, converge, rows};
 use nkeys::KeyPair;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair as TlsKey};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair as TlsKey,
+};
 use std::path::{Path, PathBuf};
 
 const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY, text TEXT)";
 
 fn node(dir: &Path, id: u64, server: &Server, settings: &str) -> Node {
-    let node = Node::new(dir, id, &format!("[nats]\nurls = [{:?}]\nreconnect_wait_seconds = 1\n{settings}", server.url()));
+    let node = Node::new(
+        dir,
+        id,
+        &format!("[nats]\nurls = [{:?}]\nreconnect_wait_seconds = 1\n{settings}", server.url()),
+    );
     node.app().execute_batch(SCHEMA).unwrap();
     node
 }
@@ -56,9 +65,15 @@ fn refuse(dir: &Path, server: &Server, settings: &str, named: &str) {
 #[test]
 fn user_and_password() {
     let dir = tempfile::tempdir().unwrap();
-    let mut server = Server::new(dir.path(), r##"authorization { user: "shop", password: "p w$1\"#é" }"##);
+    let mut server =
+        Server::new(dir.path(), r##"authorization { user: "shop", password: "p w$1\"#é" }"##);
     replicate(dir.path(), &mut server, "user_name = \"shop\"\nuser_password = 'p w$1\"#é'");
-    refuse(dir.path(), &server, "user_name = \"shop\"\nuser_password = \"guessed\"", "nats.user_password");
+    refuse(
+        dir.path(),
+        &server,
+        "user_name = \"shop\"\nuser_password = \"guessed\"",
+        "nats.user_password",
+    );
     refuse(dir.path(), &server, "", "nats.user_name");
 }
 
@@ -66,7 +81,10 @@ fn user_and_password() {
 fn nkey_seed_file() {
     let dir = tempfile::tempdir().unwrap();
     let (user, stranger) = (KeyPair::new_user(), KeyPair::new_user());
-    let mut server = Server::new(dir.path(), &format!("authorization {{ users: [ {{ nkey: {} }} ] }}", user.public_key()));
+    let mut server = Server::new(
+        dir.path(),
+        &format!("authorization {{ users: [ {{ nkey: {} }} ] }}", user.public_key()),
+    );
     // As an editor saves it, with a line end.
     let seed = file(dir.path(), "user.nk", &format!("{}\n", user.seed().unwrap()));
     replicate(dir.path(), &mut server, &format!("seed_file = {seed:?}"));
@@ -90,13 +108,19 @@ fn account(operator: &KeyPair, account: &KeyPair, name: &str, storage: i64) -> S
         "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1,
         "mem_storage": storage, "disk_storage": storage, "streams": storage, "consumer": storage
     });
-    jwt(operator, account, name, serde_json::json!({ "limits": limits, "type": "account", "version": 2 }))
+    jwt(
+        operator,
+        account,
+        name,
+        serde_json::json!({ "limits": limits, "type": "account", "version": 2 }),
+    )
 }
 
 fn creds(account: &KeyPair, user: &KeyPair) -> String {
     let nats = serde_json::json!({ "pub": {}, "sub": {}, "subs": -1, "data": -1, "payload": -1, "type": "user", "version": 2 });
     format!(
-        "-----BEGIN NATS USER JWT-----\n{}\n------END NATS USER JWT------\n\n-----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
+        "-----BEGIN NATS USER JWT-----\n{}\n------END NATS USER JWT------\n\n-----BEGIN USER NKEY \
+        SEED-----\n{}\n------END USER NKEY SEED------\n",
         jwt(account, user, "node", nats),
         user.seed().unwrap()
     )
@@ -105,12 +129,23 @@ fn creds(account: &KeyPair, user: &KeyPair) -> String {
 #[test]
 fn creds_file() {
     let dir = tempfile::tempdir().unwrap();
-    let (operator, system, shop, user) = (KeyPair::new_operator(), KeyPair::new_account(), KeyPair::new_account(), KeyPair::new_user());
+    let (operator, system, shop, user) = (
+        KeyPair::new_operator(),
+        KeyPair::new_account(),
+        KeyPair::new_account(),
+        KeyPair::new_user(),
+    );
     let mut server = Server::new(
         dir.path(),
         &format!(
-            "operator: {}\nsystem_account: {}\nresolver: MEMORY\nresolver_preload {{\n  {}: {}\n  {}: {}\n}}",
-            jwt(&operator, &operator, "operator", serde_json::json!({ "type": "operator", "version": 2 })),
+            "operator: {}\nsystem_account: {}\nresolver: MEMORY\nresolver_preload {{\n  {}: {}\n  \
+            {}: {}\n}}",
+            jwt(
+                &operator,
+                &operator,
+                "operator",
+                serde_json::json!({ "type": "operator", "version": 2 })
+            ),
             system.public_key(),
             system.public_key(),
             account(&operator, &system, "system", 0),
@@ -140,13 +175,24 @@ impl Authority {
     }
 
     /// The files of a certificate and its key.
-    fn issue(&self, dir: &Path, name: &str, names: &[&str], purpose: ExtendedKeyUsagePurpose) -> (PathBuf, PathBuf) {
-        let mut params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
+    fn issue(
+        &self,
+        dir: &Path,
+        name: &str,
+        names: &[&str],
+        purpose: ExtendedKeyUsagePurpose,
+    ) -> (PathBuf, PathBuf) {
+        let mut params =
+            CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>())
+                .unwrap();
         params.extended_key_usages = vec![purpose];
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
         let key = TlsKey::generate().unwrap();
         let certificate = params.signed_by(&key, &self.0).unwrap();
-        (file(dir, &format!("{name}.pem"), &certificate.pem()), file(dir, &format!("{name}.key"), &key.serialize_pem()))
+        (
+            file(dir, &format!("{name}.pem"), &certificate.pem()),
+            file(dir, &format!("{name}.key"), &key.serialize_pem()),
+        )
     }
 }
 
@@ -155,10 +201,18 @@ fn tls_with_an_own_ca_and_client_certificates() {
     let dir = tempfile::tempdir().unwrap();
     let (ca, other) = (Authority::new("shop"), Authority::new("somebody else"));
     let ca_file = ca.save(dir.path(), "ca.pem");
-    let (cert, key) = ca.issue(dir.path(), "server", &["localhost", "127.0.0.1"], ExtendedKeyUsagePurpose::ServerAuth);
+    let (cert, key) = ca.issue(
+        dir.path(),
+        "server",
+        &["localhost", "127.0.0.1"],
+        ExtendedKeyUsagePurpose::ServerAuth,
+    );
     let mut server = Server::new(
         dir.path(),
-        &format!("tls {{ cert_file: {cert:?}, key_file: {key:?}, ca_file: {ca_file:?}, verify: true, timeout: 10 }}"),
+        &format!(
+            "tls {{ cert_file: {cert:?}, key_file: {key:?}, ca_file: {ca_file:?}, verify: true, \
+            timeout: 10 }}"
+        ),
     );
     let (cert, key) = ca.issue(dir.path(), "node", &["node"], ExtendedKeyUsagePurpose::ClientAuth);
     let client = format!("cert_file = {cert:?}\nkey_file = {key:?}\n");
@@ -167,6 +221,12 @@ fn tls_with_an_own_ca_and_client_certificates() {
     let other_ca = other.save(dir.path(), "other.pem");
     refuse(dir.path(), &server, &format!("ca_file = {other_ca:?}\n{client}"), "nats.ca_file");
     refuse(dir.path(), &server, &format!("ca_file = {ca_file:?}"), "nats.cert_file");
-    let (cert, key) = other.issue(dir.path(), "stranger", &["stranger"], ExtendedKeyUsagePurpose::ClientAuth);
-    refuse(dir.path(), &server, &format!("ca_file = {ca_file:?}\ncert_file = {cert:?}\nkey_file = {key:?}"), "nats.cert_file");
+    let (cert, key) =
+        other.issue(dir.path(), "stranger", &["stranger"], ExtendedKeyUsagePurpose::ClientAuth);
+    refuse(
+        dir.path(),
+        &server,
+        &format!("ca_file = {ca_file:?}\ncert_file = {cert:?}\nkey_file = {key:?}"),
+        "nats.cert_file",
+    );
 }

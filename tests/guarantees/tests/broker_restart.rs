@@ -1,9 +1,11 @@
-//! The broker may be killed, lose its store, or go back in time: nothing that was committed is lost (faults 8, 9, 11).
+//! The broker may be killed, lose its store, or go back in time: nothing that was committed is lost
+//! (faults 8, 9, 11).
 //!
-//! Goal: after the broker is back all nodes are equal and hold every committed write, also those that it had acknowledged and
-//! then lost. Method: SIGKILL of nats-server under load; its store directory deleted while it is down; an old copy of its
-//! store put back, and sequence numbers used again by other writes.
-//! The story: Jepsen on NATS 2.12.1 lost acknowledged messages at a power cut; an acknowledgement is not durability.
+//! Goal: after the broker is back all nodes are equal and hold every committed write, also those
+//! that it had acknowledged and then lost. Method: SIGKILL of nats-server under load; its store
+//! directory deleted while it is down; an old copy of its store put back, and sequence numbers used
+//! again by other writes. The story: Jepsen on NATS 2.12.1 lost acknowledged messages at a power
+//! cut; an acknowledgement is not durability.
 
 #![allow(clippy::unwrap_used)]
 
@@ -11,12 +13,14 @@ use harmonylite_guarantees::{Cluster, eventually, number, sound};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
-const SCHEMA: &str = "CREATE TABLE entry (node INTEGER, n INTEGER, pad TEXT, PRIMARY KEY (node, n));";
+const SCHEMA: &str =
+    "CREATE TABLE entry (node INTEGER, n INTEGER, pad TEXT, PRIMARY KEY (node, n));";
 
 fn insert(cluster: &Cluster, node: usize, from: i64, to: i64) {
     let db = cluster.nodes[node].app();
     for n in from..=to {
-        db.execute("INSERT INTO entry VALUES (?1, ?2, hex(randomblob(20)))", (node as i64 + 1, n)).unwrap();
+        db.execute("INSERT INTO entry VALUES (?1, ?2, hex(randomblob(20)))", (node as i64 + 1, n))
+            .unwrap();
     }
 }
 
@@ -25,7 +29,9 @@ fn insert(cluster: &Cluster, node: usize, from: i64, to: i64) {
 fn all_hold(cluster: &Cluster, rows: i64) {
     for node in &cluster.nodes {
         let db = node.app();
-        eventually(&format!("node {} holds {rows} rows", node.id), || number(&db, "SELECT count(*) FROM entry") == rows);
+        eventually(&format!("node {} holds {rows} rows", node.id), || {
+            number(&db, "SELECT count(*) FROM entry") == rows
+        });
     }
     cluster.converge();
     cluster.nodes.iter().for_each(|node| sound(&node.app()));
@@ -55,10 +61,13 @@ fn a_broker_killed_under_load_loses_nothing() {
     let mut cluster = Cluster::new(2, SCHEMA);
     cluster.run();
     let (commits, stop) = ([const { AtomicI64::new(0) }; 2], AtomicBool::new(false));
-    let applications: Vec<_> = cluster.nodes.iter().map(harmonylite_guarantees::Node::app).collect();
+    let applications: Vec<_> =
+        cluster.nodes.iter().map(harmonylite_guarantees::Node::app).collect();
     let go_on = |more: i64| {
         let from: Vec<i64> = commits.iter().map(|c| c.load(Ordering::Relaxed)).collect();
-        eventually("the applications go on", || commits.iter().zip(&from).all(|(c, from)| c.load(Ordering::Relaxed) >= from + more));
+        eventually("the applications go on", || {
+            commits.iter().zip(&from).all(|(c, from)| c.load(Ordering::Relaxed) >= from + more)
+        });
     };
     std::thread::scope(|scope| {
         for (i, db) in applications.into_iter().enumerate() {
@@ -66,7 +75,11 @@ fn a_broker_killed_under_load_loses_nothing() {
             scope.spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
                     let n = commits.load(Ordering::Relaxed) + 1;
-                    db.execute("INSERT INTO entry VALUES (?1, ?2, hex(randomblob(20)))", (i as i64 + 1, n)).unwrap();
+                    db.execute(
+                        "INSERT INTO entry VALUES (?1, ?2, hex(randomblob(20)))",
+                        (i as i64 + 1, n),
+                    )
+                    .unwrap();
                     commits.store(n, Ordering::Relaxed);
                 }
             });
@@ -81,7 +94,10 @@ fn a_broker_killed_under_load_loses_nothing() {
         stop.store(true, Ordering::Relaxed);
     });
     all_hold(&cluster, commits.iter().map(|c| c.load(Ordering::Relaxed)).sum::<i64>());
-    assert!(cluster.nodes.iter().all(|n| n.counter("losses") == 0), "a killed server lost nothing, and nobody believes it did");
+    assert!(
+        cluster.nodes.iter().all(|n| n.counter("losses") == 0),
+        "a killed server lost nothing, and nobody believes it did"
+    );
 }
 
 #[test]

@@ -1,9 +1,11 @@
-//! An application that holds locks for long, and one that shares the database with heavy incoming load (fault 24).
+//! An application that holds locks for long, and one that shares the database with heavy incoming
+//! load (fault 24).
 //!
-//! Goal: a write lock held for seconds, or a reader that never ends, delays replication and loses nothing, and `status`
-//! counts it; the sidecar's own write transactions are so short that an application with an ordinary busy timeout is never
-//! refused, and a node that only writes meets them seldom. Method: real locks by real connections; the worst commit latency of an
-//! application is measured, and the sidecar's transactions are counted.
+//! Goal: a write lock held for seconds, or a reader that never ends, delays replication and loses
+//! nothing, and `status` counts it; the sidecar's own write transactions are so short that an
+//! application with an ordinary busy timeout is never refused, and a node that only writes meets
+//! them seldom. Method: real locks by real connections; the worst commit latency of an application
+//! is measured, and the sidecar's transactions are counted.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
@@ -11,7 +13,8 @@ use harmonylite_guarantees::{Cluster, eventually, number, sound};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-const SCHEMA: &str = "CREATE TABLE entry (id INTEGER PRIMARY KEY, pad TEXT); CREATE TABLE own (id INTEGER PRIMARY KEY, n INTEGER);";
+const SCHEMA: &str = "CREATE TABLE entry (id INTEGER PRIMARY KEY, pad TEXT); CREATE TABLE own (id \
+    INTEGER PRIMARY KEY, n INTEGER);";
 
 fn fill(db: &rusqlite::Connection, rows: i64) {
     db.execute_batch(&format!(
@@ -34,7 +37,9 @@ fn a_write_lock_held_for_long_is_waited_for() {
     });
     assert!(cluster.nodes[1].is_running());
     two.execute_batch("INSERT INTO own VALUES (2, 2); COMMIT").unwrap();
-    eventually("what came meanwhile is applied", || number(&two, "SELECT count(*) FROM entry") == 500);
+    eventually("what came meanwhile is applied", || {
+        number(&two, "SELECT count(*) FROM entry") == 500
+    });
     eventually("what was locked is sent", || number(&one, "SELECT count(*) FROM own") == 2);
     cluster.converge();
 }
@@ -43,7 +48,8 @@ fn a_write_lock_held_for_long_is_waited_for() {
 fn a_reader_that_does_not_end_holds_nothing_up() {
     let mut cluster = Cluster::new(2, SCHEMA);
     cluster.run();
-    let (one, two, reader) = (cluster.nodes[0].app(), cluster.nodes[1].app(), cluster.nodes[1].app());
+    let (one, two, reader) =
+        (cluster.nodes[0].app(), cluster.nodes[1].app(), cluster.nodes[1].app());
     fill(&one, 10);
     cluster.converge();
     reader.execute_batch("BEGIN").unwrap();
@@ -53,7 +59,8 @@ fn a_reader_that_does_not_end_holds_nothing_up() {
         two.execute("INSERT INTO own VALUES (?1, 0)", [n]).unwrap();
     }
     eventually("writes go both ways below an old reader", || {
-        number(&two, "SELECT count(*) FROM entry") == 4_010 && number(&one, "SELECT count(*) FROM own") == 20
+        number(&two, "SELECT count(*) FROM entry") == 4_010
+            && number(&one, "SELECT count(*) FROM own") == 20
     });
     assert_eq!(number(&reader, "SELECT count(*) FROM entry"), 10, "the reader's snapshot stands");
     reader.execute_batch("COMMIT").unwrap();
@@ -82,11 +89,16 @@ fn heavy_incoming_load_does_not_starve_the_application() {
             let begin = Instant::now();
             let written = two.execute("INSERT INTO own VALUES (NULL, ?1)", [commits]);
             worst = worst.max(begin.elapsed());
-            assert!(written.is_ok(), "the application was refused after {commits} commits: {written:?}");
+            assert!(
+                written.is_ok(),
+                "the application was refused after {commits} commits: {written:?}"
+            );
             commits += 1;
         }
         let one = sender.join().unwrap();
-        eventually("the application's own rows arrive", || number(&one, "SELECT count(*) FROM own") == commits);
+        eventually("the application's own rows arrive", || {
+            number(&one, "SELECT count(*) FROM own") == commits
+        });
     });
     println!("{commits} commits beside 60,000 incoming rows, the slowest took {worst:?}");
     assert!(commits > 20, "the application came through only {commits} times: it proves nothing");
@@ -109,6 +121,9 @@ fn own_commits_cost_few_write_transactions_of_the_sidecar() {
     cluster.converge();
     let taken = cluster.nodes[0].counter("write_transactions") - before;
     let most = u64::try_from(begin.elapsed().as_millis()).unwrap() / 5;
-    println!("{taken} write transactions beside {commits} commits and {} batches", cluster.nodes[0].counter("batches_published"));
+    println!(
+        "{taken} write transactions beside {commits} commits and {} batches",
+        cluster.nodes[0].counter("batches_published")
+    );
     assert!(taken <= most, "{taken} write transactions of the sidecar, {most} at most");
 }

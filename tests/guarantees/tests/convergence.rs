@@ -1,8 +1,9 @@
 //! Three nodes write the same rows at once, and end up equal.
 //!
-//! Goal: whatever the order in which nodes see each other's writes, they come to hold the same rows, and every write that lost is in
-//! the conflict journal. Method: three applications write conflicting rows through ordinary connections, as fast as they can,
-//! on tables with every kind of key.
+//! Goal: whatever the order in which nodes see each other's writes, they come to hold the same
+//! rows, and every write that lost is in the conflict journal. Method: three applications write
+//! conflicting rows through ordinary connections, as fast as they can, on tables with every kind of
+//! key.
 
 #![allow(clippy::unwrap_used)]
 
@@ -24,17 +25,27 @@ fn three_writers_of_the_same_rows_end_up_equal() {
                 for i in 0..300_i64 {
                     let key = i % 20;
                     db.execute(
-                        "INSERT INTO item VALUES (?1, ?2, ?3) ON CONFLICT (id) DO UPDATE SET name = excluded.name, qty = qty + 1",
+                        "INSERT INTO item VALUES (?1, ?2, ?3) ON CONFLICT (id) DO UPDATE SET name \
+                        = excluded.name, qty = qty + 1",
                         (key, format!("node {} write {i}", node.id), i),
                     )
                     .unwrap();
                     let letter = if i % 2 == 0 { "k" } else { "K" };
-                    db.execute("INSERT OR REPLACE INTO pair VALUES (?1, ?2, ?3)", (letter, key, i * 10 + node.id as i64)).unwrap();
+                    db.execute(
+                        "INSERT OR REPLACE INTO pair VALUES (?1, ?2, \
+                        ?3)",
+                        (letter, key, i * 10 + node.id as i64),
+                    )
+                    .unwrap();
                     if i % 7 == 0 {
                         db.execute("DELETE FROM item WHERE id = ?1", [(key + 3) % 20]).unwrap();
                     }
-                    db.execute("INSERT OR REPLACE INTO \"odd \"\"table\" VALUES (?1, ?2)", (format!("{key}"), vec![node.id as u8; 9]))
-                        .unwrap();
+                    db.execute(
+                        "INSERT OR REPLACE INTO \"odd \"\"table\" VALUES (?1, \
+                        ?2)",
+                        (format!("{key}"), vec![node.id as u8; 9]),
+                    )
+                    .unwrap();
                 }
             });
         }
@@ -43,6 +54,7 @@ fn three_writers_of_the_same_rows_end_up_equal() {
     let db = cluster.nodes[0].app();
     assert_eq!(rows(&db, "SELECT count(*) FROM \"odd \"\"table\"")[0][0], "Integer(20)");
     assert_eq!(contents(&db).len(), 3, "all three tables were compared");
-    let conflicts: i64 = cluster.nodes.iter().map(|n| n.status().unwrap()["conflicts"].as_i64().unwrap()).sum();
+    let conflicts: i64 =
+        cluster.nodes.iter().map(|n| n.status().unwrap()["conflicts"].as_i64().unwrap()).sum();
     assert!(conflicts > 0, "concurrent writes lost without a trace");
 }

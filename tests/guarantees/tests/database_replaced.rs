@@ -1,10 +1,11 @@
 //! The database's files deleted, replaced or renamed under a running sidecar (faults 18 and 19).
 //!
-//! Goal: the node stops with its documented exit status (8) and names the file, and nothing is written into what is there
-//! now, also while an application is busy with the new file. The same for a backup that is restored into the live file, as the shell's
-//! `.restore` does; started again, the node gets what the others have and the backup has not. Method: each kind of replacement, done to
-//! a running node.
-//! The story: after a `.restore` the node went on, its counters in memory, and its database stayed different for ever.
+//! Goal: the node stops with its documented exit status (8) and names the file, and nothing is
+//! written into what is there now, also while an application is busy with the new file. The same
+//! for a backup that is restored into the live file, as the shell's `.restore` does; started again,
+//! the node gets what the others have and the backup has not. Method: each kind of replacement,
+//! done to a running node. The story: after a `.restore` the node went on, its counters in memory,
+//! and its database stayed different for ever.
 
 #![allow(clippy::unwrap_used)]
 
@@ -31,7 +32,11 @@ fn stops(node: &mut Node, file: &str) {
     assert!(
         log.contains(&format!(
             "harmonylite: {}",
-            node.db.with_file_name(file).canonicalize().unwrap_or(node.db.with_file_name(file)).display()
+            node.db
+                .with_file_name(file)
+                .canonicalize()
+                .unwrap_or(node.db.with_file_name(file))
+                .display()
         )),
         "{log}"
     );
@@ -42,7 +47,10 @@ fn stops(node: &mut Node, file: &str) {
 fn a_deleted_database_stops_the_node_and_does_not_come_back() {
     let (mut cluster, db) = running();
     std::fs::remove_file(&db).unwrap();
-    cluster.nodes[1].app().execute_batch("INSERT INTO note VALUES (2, 'comes in meanwhile')").unwrap();
+    cluster.nodes[1]
+        .app()
+        .execute_batch("INSERT INTO note VALUES (2, 'comes in meanwhile')")
+        .unwrap();
     stops(&mut cluster.nodes[0], "app.db");
     assert!(!db.exists(), "the deleted file came back");
 }
@@ -80,7 +88,11 @@ fn a_replaced_database_stays_as_its_application_writes_it() {
     });
     stops(&mut cluster.nodes[0], "app.db");
     assert_eq!(number(&application, "SELECT count(*) FROM other"), written);
-    assert_eq!(rows(&application, "SELECT name FROM sqlite_schema"), [["\"other\""]], "something of ours is in the new file");
+    assert_eq!(
+        rows(&application, "SELECT name FROM sqlite_schema"),
+        [["\"other\""]],
+        "something of ours is in the new file"
+    );
     drop(application);
     let again = open(&db);
     sound(&again);
@@ -112,21 +124,33 @@ fn a_backup_restored_into_the_live_database_stops_the_node_and_is_caught_up() {
     let backup = db.with_file_name("backup");
     open(&db).backup("main", &backup, None::<fn(Progress)>).unwrap();
     let (one, two) = (cluster.nodes[0].app(), cluster.nodes[1].app());
-    one.execute_batch("INSERT INTO note VALUES (2, 'own, later'); UPDATE note SET text = 'changed' WHERE id = 1").unwrap();
+    one.execute_batch(
+        "INSERT INTO note VALUES (2, 'own, later'); UPDATE note SET text = 'changed' WHERE id = 1",
+    )
+    .unwrap();
     two.execute_batch("INSERT INTO note VALUES (3, 'of the other')").unwrap();
     cluster.converge();
 
     restore(&db, &backup);
     assert_eq!(cluster.nodes[0].ended(), 8, "{}", cluster.nodes[0].output());
-    assert!(cluster.nodes[0].output().contains("was replaced while this node ran"), "{}", cluster.nodes[0].output());
-    assert_eq!(number(&one, "SELECT count(*) FROM note"), 1, "nothing was written into what was restored");
+    assert!(
+        cluster.nodes[0].output().contains("was replaced while this node ran"),
+        "{}",
+        cluster.nodes[0].output()
+    );
+    assert_eq!(
+        number(&one, "SELECT count(*) FROM note"),
+        1,
+        "nothing was written into what was restored"
+    );
 
     one.execute_batch("INSERT INTO note VALUES (4, 'after the restore')").unwrap();
     cluster.nodes[0].run();
     eventually("all is everywhere", || {
-        [&one, &two]
-            .iter()
-            .all(|db| number(db, "SELECT count(*) FROM note") == 4 && number(db, "SELECT text = 'changed' FROM note WHERE id = 1") == 1)
+        [&one, &two].iter().all(|db| {
+            number(db, "SELECT count(*) FROM note") == 4
+                && number(db, "SELECT text = 'changed' FROM note WHERE id = 1") == 1
+        })
     });
     cluster.converge();
     sound(&one);

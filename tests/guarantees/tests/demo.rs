@@ -1,7 +1,7 @@
 //! The demo shows what it says, and would say so if it did not.
 //!
-//! Method: the real `harmonylite demo`, short, without a terminal; once as it is, once with a node that it damages itself before the
-//! comparison (an environment variable for this test).
+//! Method: the real `harmonylite demo`, short, without a terminal; once as it is, once with a node
+//! that it damages itself before the comparison (an environment variable for this test).
 
 #![allow(clippy::unwrap_used)]
 
@@ -21,8 +21,15 @@ fn demo(damage: bool) -> Output {
 fn three_nodes_end_equal() {
     let out = demo(false);
     let text = String::from_utf8_lossy(&out.stdout);
-    assert!(out.status.success() && text.contains("3 of 3 nodes equal"), "{text}\n{}", String::from_utf8_lossy(&out.stderr));
-    assert!(text.contains("CUT OFF") && text.contains("KILLED"), "both misfortunes happened: {text}");
+    assert!(
+        out.status.success() && text.contains("3 of 3 nodes equal"),
+        "{text}\n{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    assert!(
+        text.contains("CUT OFF") && text.contains("KILLED"),
+        "both misfortunes happened: {text}"
+    );
 }
 
 #[test]

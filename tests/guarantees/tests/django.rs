@@ -1,9 +1,11 @@
-//! A real application: two instances of a Django project, one at each of two nodes, work at once and end up equal.
+//! A real application: two instances of a Django project, one at each of two nodes, work at once
+//! and end up equal.
 //!
-//! Goal: Django's own tables (users, groups, permissions, the many-to-many tables between them, sessions, the admin's log)
-//! replicate as they are, and both databases stay sound. Method: `migrate` on both; then two Python processes work through
-//! the ORM and the admin's pages; each gives its rows ids of its own (`shop/ids.py`; without that both would create
-//! user 2, and one of the two people would be lost: docs/ids.md, tests/ids.rs).
+//! Goal: Django's own tables (users, groups, permissions, the many-to-many tables between them,
+//! sessions, the admin's log) replicate as they are, and both databases stay sound. Method:
+//! `migrate` on both; then two Python processes work through the ORM and the admin's pages; each
+//! gives its rows ids of its own (`shop/ids.py`; without that both would create user 2, and one of
+//! the two people would be lost: docs/ids.md, tests/ids.rs).
 
 #![allow(clippy::unwrap_used)]
 
@@ -30,7 +32,12 @@ fn run(node: &Node, program: &str, arguments: &[&str], is_instance: bool) -> Out
         command.env("NODE", node.id.to_string());
     }
     let out = command.output().unwrap();
-    assert!(out.status.success(), "node {}: {program} {arguments:?}: {}", node.id, String::from_utf8_lossy(&out.stderr));
+    assert!(
+        out.status.success(),
+        "node {}: {program} {arguments:?}: {}",
+        node.id,
+        String::from_utf8_lossy(&out.stderr)
+    );
     out
 }
 

@@ -1,12 +1,15 @@
-//! A node without any broker of its user's: it brings its own server, keeps it alive, and takes it along.
+//! A node without any broker of its user's: it brings its own server, keeps it alive, and takes it
+//! along.
 //!
-//! Goal: `harmonylite run --db app.db` is all it takes; the server's death is not the node's; the node's death is the server's;
-//! another node can use that server. Method: real processes, killed with SIGKILL.
+//! Goal: `harmonylite run --db app.db` is all it takes; the server's death is not the node's; the
+//! node's death is the server's; another node can use that server. Method: real processes, killed
+//! with SIGKILL.
 
 #![allow(clippy::unwrap_used)]
 
 use harmonylite_guarantees::{
-    Node, Process, binary, converge, embedded, eventually, free_port, nats_server, open, rows, servers_below, status_of, timed,
+    Node, Process, binary, converge, embedded, eventually, free_port, nats_server, open, rows,
+    servers_below, status_of, timed,
 };
 use std::path::Path;
 use std::process::Command;
@@ -33,7 +36,10 @@ fn a_database_is_all_it_takes() {
     let db = dir.path().join("app.db");
     open(&db).execute_batch(SCHEMA).unwrap();
     let mut command = Command::new(binary());
-    command.args(["run", "--db", "app.db"]).current_dir(dir.path()).env("HARMONYLITE_NATS_SERVER", nats_server());
+    command
+        .args(["run", "--db", "app.db"])
+        .current_dir(dir.path())
+        .env("HARMONYLITE_NATS_SERVER", nats_server());
     let mut process = Process::start(&mut command, &dir.path().join("log"));
     timed("harmonylite run --db app.db -> joined", || {
         eventually("the node has joined", || {
@@ -43,9 +49,15 @@ fn a_database_is_all_it_takes() {
     });
     open(&db).execute_batch("INSERT INTO note VALUES (1, 'written')").unwrap();
     eventually("the row is published", || {
-        status_of(&db).is_some_and(|s| s["pending_rows"] == 0 && s["counters"]["batches_published"].as_u64() >= Some(1))
+        status_of(&db).is_some_and(|s| {
+            s["pending_rows"] == 0 && s["counters"]["batches_published"].as_u64() >= Some(1)
+        })
     });
-    assert!(status_of(&db).unwrap()["degraded"].as_array().unwrap().is_empty(), "{}", status_of(&db).unwrap());
+    assert!(
+        status_of(&db).unwrap()["degraded"].as_array().unwrap().is_empty(),
+        "{}",
+        status_of(&db).unwrap()
+    );
     process.signal("TERM");
     assert!(process.wait().success(), "{}", process.output());
     assert_eq!(servers_below(dir.path()), [] as [u32; 0], "a server was left behind");
@@ -55,8 +67,15 @@ fn a_database_is_all_it_takes() {
 fn pair(dir: &Path) -> (Node, Node) {
     let port = free_port();
     let login = "user_name = \"shop\"\nuser_password = \"s3cret#\"\n";
-    let host = Node::new(dir, 1, &format!("{}bind_address = \"127.0.0.1:{port}\"\n{login}", embedded()));
-    let guest = Node::new(dir, 2, &format!("[nats]\nurls = [\"nats://127.0.0.1:{port}\"]\nreconnect_wait_seconds = 1\n{login}"));
+    let host =
+        Node::new(dir, 1, &format!("{}bind_address = \"127.0.0.1:{port}\"\n{login}", embedded()));
+    let guest = Node::new(
+        dir,
+        2,
+        &format!(
+            "[nats]\nurls = [\"nats://127.0.0.1:{port}\"]\nreconnect_wait_seconds = 1\n{login}"
+        ),
+    );
     for node in [&host, &guest] {
         node.app().execute_batch(SCHEMA).unwrap();
     }
@@ -79,7 +98,10 @@ fn a_second_node_uses_the_server_of_the_first() {
     let mut stranger = Node::new(dir.path(), 3, "");
     stranger.app().execute_batch(SCHEMA).unwrap();
     let path = stranger.db.to_str().unwrap().to_owned();
-    let text = text.replace("s3cret#", "guessed").replace("node_id = 2", "node_id = 3").replace(guest.db.to_str().unwrap(), &path);
+    let text = text
+        .replace("s3cret#", "guessed")
+        .replace("node_id = 2", "node_id = 3")
+        .replace(guest.db.to_str().unwrap(), &path);
     std::fs::write(&stranger.config, text).unwrap();
     stranger.start();
     assert_ne!(stranger.ended(), 0);
@@ -96,8 +118,14 @@ fn the_server_dies_and_is_started_again() {
         let server = one_server_below(dir.path());
         kill(server);
         host.app().execute("INSERT INTO note VALUES (?1, 'of the host')", [round * 10]).unwrap();
-        guest.app().execute("INSERT INTO note VALUES (?1, 'of the guest')", [round * 10 + 1]).unwrap();
-        timed(&format!("the server is killed; rows written then are everywhere, round {round}"), || converge(&[&host, &guest]));
+        guest
+            .app()
+            .execute("INSERT INTO note VALUES (?1, 'of the guest')", [round * 10 + 1])
+            .unwrap();
+        timed(
+            &format!("the server is killed; rows written then are everywhere, round {round}"),
+            || converge(&[&host, &guest]),
+        );
         assert_ne!(one_server_below(dir.path()), server);
     }
     assert_eq!(rows(&guest.app(), "SELECT count(*) FROM note")[0][0], "Integer(6)");
@@ -115,8 +143,13 @@ fn a_killed_node_leaves_no_server_behind() {
         timed("the node is killed -> its server has ended", || {
             eventually("the server ends with its node", || servers_below(dir.path()).is_empty());
         });
-        host.app().execute("INSERT INTO note VALUES (?1, 'while the node is dead')", [round * 10]).unwrap();
-        guest.app().execute("INSERT INTO note VALUES (?1, 'while its server is dead')", [round * 10 + 1]).unwrap();
+        host.app()
+            .execute("INSERT INTO note VALUES (?1, 'while the node is dead')", [round * 10])
+            .unwrap();
+        guest
+            .app()
+            .execute("INSERT INTO note VALUES (?1, 'while its server is dead')", [round * 10 + 1])
+            .unwrap();
         host.start();
         timed("the node is started again -> both hold the same", || converge(&[&host, &guest]));
     }

@@ -1,13 +1,16 @@
-//! Three nodes with embedded, clustered servers do what the end-to-end suite of HarmonyLite (Go) shows, and survive SIGKILL.
+//! Three nodes with embedded, clustered servers do what the end-to-end suite of HarmonyLite (Go)
+//! shows, and survive SIGKILL.
 //!
-//! Goal: its users' commands (`-config node1.toml -cluster-addr .. -cluster-peers ..`, started one after another) work, with the
-//! default of one copy of the stream and with three. Method: the scenarios of that suite on real processes; a killed node
-//! takes its server with it. Not here: the scenarios about snapshots (`-save-snapshot`, one snapshot leader), which are
-//! not in this version yet.
+//! Goal: its users' commands (`-config node1.toml -cluster-addr .. -cluster-peers ..`, started one
+//! after another) work, with the default of one copy of the stream and with three. Method: the
+//! scenarios of that suite on real processes; a killed node takes its server with it. Not here: the
+//! scenarios about snapshots (`-save-snapshot`, one snapshot leader), which are not in this version
+//! yet.
 //!
-//! How long it takes, with `-- --nocapture` (2 shared cores): the first of three starts -> all have joined: 1.0 to 1.3 s; a node starts again: 0.3 s;
-//! a server is killed: 0 s if it led nothing, otherwise 5 to 9 s, which is the election in nats-server (its raft waits 4 to
-//! 9 s for a leader; it has no setting for that).
+//! How long it takes, with `-- --nocapture` (2 shared cores): the first of three starts -> all have
+//! joined: 1.0 to 1.3 s; a node starts again: 0.3 s; a server is killed: 0 s if it led nothing,
+//! otherwise 5 to 9 s, which is the election in nats-server (its raft waits 4 to 9 s for a leader;
+//! it has no setting for that).
 
 #![allow(clippy::unwrap_used)]
 
@@ -53,13 +56,18 @@ fn seed_scenarios(cluster: &EmbeddedCluster) {
     shows(one, "SELECT count(*) FROM book", "Integer(0)");
     shows(two, "SELECT count(*) FROM book", "Integer(0)");
     // Two tables in one go.
-    write(two, "BEGIN; INSERT INTO author VALUES (1, 'Woolf'); INSERT INTO book VALUES (2, 'Orlando', 'Woolf', 1928); COMMIT");
+    write(
+        two,
+        "BEGIN; INSERT INTO author VALUES (1, 'Woolf'); INSERT INTO book VALUES (2, 'Orlando', \
+        'Woolf', 1928); COMMIT",
+    );
     shows(one, "SELECT name FROM author WHERE id = 1", "\"Woolf\"");
     shows(three, "SELECT title FROM book WHERE id = 2", "\"Orlando\"");
     // A hundred rows.
     write(
         one,
-        "WITH RECURSIVE n(i) AS (SELECT 1000 UNION ALL SELECT i + 1 FROM n WHERE i < 1099) INSERT INTO book SELECT i, 'title ' || i, NULL, i FROM n",
+        "WITH RECURSIVE n(i) AS (SELECT 1000 UNION ALL SELECT i + 1 FROM n WHERE i < 1099) INSERT \
+        INTO book SELECT i, 'title ' || i, NULL, i FROM n",
     );
     for node in [two, three] {
         shows(node, "SELECT count(*) FROM book WHERE id >= 1000", "Integer(100)");
@@ -77,9 +85,13 @@ fn the_later_update_wins(earlier: &Node, later: &Node) {
     eventually("a millisecond has passed", || now_ms(later) > written + 1);
     write(later, "UPDATE book SET title = 'the later' WHERE id = 2");
     later.signal("CONT");
-    eventually("the later update is published", || later.status().is_some_and(|s| s["pending_rows"] == 0));
+    eventually("the later update is published", || {
+        later.status().is_some_and(|s| s["pending_rows"] == 0)
+    });
     earlier.signal("CONT");
-    eventually("the earlier update is published", || earlier.status().is_some_and(|s| s["pending_rows"] == 0));
+    eventually("the earlier update is published", || {
+        earlier.status().is_some_and(|s| s["pending_rows"] == 0)
+    });
     converge(&[earlier, later]);
     shows(earlier, "SELECT title FROM book WHERE id = 2", "\"the later\"");
 }
@@ -98,7 +110,8 @@ fn the_scenarios_of_the_go_suite_hold_with_three_copies() {
     timed("three copies: the scenarios", || seed_scenarios(&cluster));
 }
 
-/// Whichever server holds the one copy of the stream: what is written while it is away goes out when it is back.
+/// Whichever server holds the one copy of the stream: what is written while it is away goes out
+/// when it is back.
 #[test]
 fn a_killed_node_catches_up_and_with_one_copy_the_others_wait_for_it() {
     let mut cluster = EmbeddedCluster::new(SCHEMA, 1, alike);
@@ -107,10 +120,19 @@ fn a_killed_node_catches_up_and_with_one_copy_the_others_wait_for_it() {
         cluster.nodes[killed].kill();
         for (i, node) in cluster.nodes.iter().enumerate() {
             // Also the database whose sidecar is dead: triggers capture.
-            write(node, &format!("INSERT INTO book VALUES ({}, 'written while node {} is dead', NULL, {i})", killed * 10 + i, killed + 1));
+            write(
+                node,
+                &format!(
+                    "INSERT INTO book VALUES ({}, 'written while node {} is dead', NULL, {i})",
+                    killed * 10 + i,
+                    killed + 1
+                ),
+            );
         }
         cluster.nodes[killed].start();
-        timed(&format!("one copy: node {} starts again -> all hold the same", killed + 1), || cluster.converge());
+        timed(&format!("one copy: node {} starts again -> all hold the same", killed + 1), || {
+            cluster.converge()
+        });
     }
     shows(&cluster.nodes[0], "SELECT count(*) FROM book", "Integer(9)");
 }
@@ -122,19 +144,40 @@ fn any_one_is_killed_and_comes_back_while_the_others_write() {
     let mut id = 0;
     for killed in 0..3 {
         cluster.nodes[killed].kill();
-        let others: Vec<&Node> = cluster.nodes.iter().filter(|node| node.id != killed as u64 + 1).collect();
+        let others: Vec<&Node> =
+            cluster.nodes.iter().filter(|node| node.id != killed as u64 + 1).collect();
         for round in 0..3 {
-            timed(&format!("three copies: node {} is killed; rows written then reach the other, round {round}", killed + 1), || {
-                for node in &others {
-                    id += 1;
-                    write(node, &format!("INSERT INTO book VALUES ({id}, 'written with node {} dead', NULL, {round})", killed + 1));
-                }
-                converge(&others);
-            });
+            timed(
+                &format!(
+                    "three copies: node {} is killed; rows written then reach the other, round \
+                    {round}",
+                    killed + 1
+                ),
+                || {
+                    for node in &others {
+                        id += 1;
+                        write(
+                            node,
+                            &format!(
+                                "INSERT INTO book VALUES ({id}, 'written with node {} dead', \
+                                NULL, {round})",
+                                killed + 1
+                            ),
+                        );
+                    }
+                    converge(&others);
+                },
+            );
         }
-        write(&cluster.nodes[killed], &format!("INSERT INTO author VALUES ({killed}, 'written with the sidecar dead')"));
+        write(
+            &cluster.nodes[killed],
+            &format!("INSERT INTO author VALUES ({killed}, 'written with the sidecar dead')"),
+        );
         cluster.nodes[killed].start();
-        timed(&format!("three copies: node {} starts again -> all hold the same", killed + 1), || cluster.converge());
+        timed(
+            &format!("three copies: node {} starts again -> all hold the same", killed + 1),
+            || cluster.converge(),
+        );
     }
     shows(&cluster.nodes[0], "SELECT count(*) FROM book", "Integer(18)");
     shows(&cluster.nodes[0], "SELECT count(*) FROM author", "Integer(3)");
@@ -142,11 +185,15 @@ fn any_one_is_killed_and_comes_back_while_the_others_write() {
 
 #[test]
 fn a_node_that_does_not_publish_receives() {
-    let mut cluster = EmbeddedCluster::new(SCHEMA, 3, |id| if id == 3 { "publish = false".to_owned() } else { String::new() });
+    let mut cluster = EmbeddedCluster::new(SCHEMA, 3, |id| {
+        if id == 3 { "publish = false".to_owned() } else { String::new() }
+    });
     cluster.run();
     let [one, two, silent] = &cluster.nodes[..] else { panic!("three nodes") };
     write(silent, "INSERT INTO book VALUES (1, 'for this node only', NULL, 0)");
-    eventually("the silent node has dealt with its own row", || silent.status().is_some_and(|s| s["pending_rows"] == 0));
+    eventually("the silent node has dealt with its own row", || {
+        silent.status().is_some_and(|s| s["pending_rows"] == 0)
+    });
     write(one, "INSERT INTO book VALUES (2, 'for all', NULL, 0)");
     write(two, "INSERT INTO book VALUES (3, 'for all', NULL, 0)");
     shows(silent, "SELECT count(*) FROM book", "Integer(3)");
@@ -165,20 +212,29 @@ fn an_added_column_pauses_the_others_until_they_have_it() {
     write(&cluster.nodes[0], "INSERT INTO book VALUES (1, 'with a number', NULL, 2000, '978-0')");
     for node in &cluster.nodes[1..] {
         eventually(&format!("node {} has paused node 1 and says why", node.id), || {
-            node.status()
-                .is_some_and(|s| s["held"][0]["node_id"] == 1 && s["held"][0]["reason"].as_str().is_some_and(|r| r.contains("book")))
+            node.status().is_some_and(|s| {
+                s["held"][0]["node_id"] == 1
+                    && s["held"][0]["reason"].as_str().is_some_and(|r| r.contains("book"))
+            })
         });
     }
     // Only that origin: node 3 still hears node 2.
     write(&cluster.nodes[1], "INSERT INTO author VALUES (1, 'of node 2')");
     shows(&cluster.nodes[2], "SELECT name FROM author", "\"of node 2\"");
     write(&cluster.nodes[1], alter);
-    timed("node 2 has its column -> it has resumed", || shows(&cluster.nodes[1], "SELECT isbn FROM book", "\"978-0\""));
+    timed("node 2 has its column -> it has resumed", || {
+        shows(&cluster.nodes[1], "SELECT isbn FROM book", "\"978-0\"")
+    });
     shows(&cluster.nodes[2], "SELECT count(*) FROM book", "Integer(0)");
     cluster.nodes[2].kill();
     write(&cluster.nodes[2], alter);
     cluster.nodes[2].run();
     shows(&cluster.nodes[2], "SELECT isbn FROM book", "\"978-0\"");
     cluster.converge();
-    eventually("nobody is paused", || cluster.nodes.iter().all(|n| n.status().is_some_and(|s| s["held"].as_array().unwrap().is_empty())));
+    eventually("nobody is paused", || {
+        cluster
+            .nodes
+            .iter()
+            .all(|n| n.status().is_some_and(|s| s["held"].as_array().unwrap().is_empty()))
+    });
 }

@@ -1,10 +1,11 @@
 //! Every value arrives byte for byte, with its storage class (faults 27 and 29).
 //!
-//! Goal: what an application stored at one node is what another reads at its peer: extremes, NULL against empty, text that is
-//! not UTF-8 or holds NUL, keys of every kind, odd names, generated columns; and nothing comes back as an echo.
-//! Method: the same list of values goes as content and as keys through tables of every kind; all tables are then compared
-//! by storage class and bits, and the counters of what was published are exact.
-//! The story: HarmonyLite (Go) rewrote values of columns declared DATETIME and BOOLEAN, and left identifiers unquoted.
+//! Goal: what an application stored at one node is what another reads at its peer: extremes, NULL
+//! against empty, text that is not UTF-8 or holds NUL, keys of every kind, odd names, generated
+//! columns; and nothing comes back as an echo. Method: the same list of values goes as content and
+//! as keys through tables of every kind; all tables are then compared by storage class and bits,
+//! and the counters of what was published are exact. The story: HarmonyLite (Go) rewrote values of
+//! columns declared DATETIME and BOOLEAN, and left identifiers unquoted.
 
 #![allow(clippy::unwrap_used)]
 
@@ -89,7 +90,9 @@ fn write(db: &Connection, shift: usize) {
     for (i, key) in values.iter().enumerate() {
         let v = &values[(i + shift) % values.len()];
         let id = i64::try_from(i).unwrap();
-        let put = |sql: &str, parameters: &[&dyn ToSql]| db.execute(sql, parameters).unwrap_or_else(|e| panic!("{sql}, value {i}: {e}"));
+        let put = |sql: &str, parameters: &[&dyn ToSql]| {
+            db.execute(sql, parameters).unwrap_or_else(|e| panic!("{sql}, value {i}: {e}"))
+        };
         put("INSERT OR REPLACE INTO plain VALUES (?1, ?2)", params![id, v]);
         put("INSERT OR REPLACE INTO typed VALUES (?1, ?2, ?2, ?2, ?2, ?2, ?2, ?2)", params![id, v]);
         put("INSERT OR REPLACE INTO computed (id, a) VALUES (?1, ?2)", params![id, v]);
@@ -99,8 +102,14 @@ fn write(db: &Connection, shift: usize) {
         put("INSERT INTO no_key VALUES (?1, ?2)", params![key, v]);
         // NULL in a key is no identity.
         if i > 0 {
-            put("INSERT OR REPLACE INTO composite VALUES (?1, ?2, ?3)", params![key, v_or_zero(v), v]);
-            put("INSERT OR REPLACE INTO clustered VALUES (?1, ?2, ?3)", params![key, "Mixed Case", v]);
+            put(
+                "INSERT OR REPLACE INTO composite VALUES (?1, ?2, ?3)",
+                params![key, v_or_zero(v), v],
+            );
+            put(
+                "INSERT OR REPLACE INTO clustered VALUES (?1, ?2, ?3)",
+                params![key, "Mixed Case", v],
+            );
             put("INSERT OR REPLACE INTO any_strict VALUES (?1, ?2)", params![key, v]);
             let odd = r#"INSERT OR REPLACE INTO "odd ""name' [of] a; table --" VALUES (?1, ?2, ?2, ?2, ?2, ?2, ?2)"#;
             put(odd, params![key, v]);
@@ -127,7 +136,8 @@ fn every_value_arrives_byte_for_byte_and_nothing_comes_back() {
         write(&db, shift);
         cluster.converge();
     }
-    // Updates that change the class of a value, or only its bytes; keys that move, also to an equal one of other bytes.
+    // Updates that change the class of a value, or only its bytes; keys that move, also to an equal
+    // one of other bytes.
     db.execute_batch(
         r#"UPDATE plain SET v = -0.0 WHERE id = 1; UPDATE plain SET v = 1.0 WHERE id = 2; UPDATE plain SET v = '1' WHERE id = 3;
            UPDATE plain SET v = x'31' WHERE id = 4; UPDATE plain SET v = '' WHERE id = 5; UPDATE plain SET v = x'' WHERE id = 6;
@@ -141,14 +151,37 @@ fn every_value_arrives_byte_for_byte_and_nothing_comes_back() {
     let peer = cluster.nodes[1].app();
     let held = contents(&peer);
     assert_eq!(held.len(), 11, "{held:?}");
-    assert!(held.iter().all(|(table, rows)| rows.len() > 20 || panic!("{table} has {} rows", rows.len())));
+    assert!(
+        held.iter()
+            .all(|(table, rows)| rows.len() > 20 || panic!("{table} has {} rows", rows.len()))
+    );
     for (what, sql) in [
-        ("a key equal under its collation keeps its bytes", "SELECT count(*) FROM clustered WHERE b = 'mixed CASE' COLLATE BINARY"),
-        ("text with NUL is whole", "SELECT count(*) FROM plain WHERE hex(v) = '6265666F7265006166746572' AND typeof(v) = 'text'"),
-        ("text that is not UTF-8 is whole", "SELECT count(*) FROM plain WHERE hex(v) = '636166E9' AND typeof(v) = 'text'"),
-        ("a DATETIME is not rewritten", "SELECT count(*) FROM typed WHERE d = '2024-02-30T25:61:00+99:99' AND typeof(d) = 'text'"),
-        ("a BOOLEAN is not rewritten", "SELECT count(*) FROM typed WHERE b = 'true' AND typeof(b) = 'text'"),
-        ("a stored generated column is computed", "SELECT count(*) FROM computed WHERE length = 5000"),
+        (
+            "a key equal under its collation keeps its bytes",
+            "SELECT count(*) FROM clustered WHERE b = 'mixed CASE' COLLATE BINARY",
+        ),
+        (
+            "text with NUL is whole",
+            "SELECT count(*) FROM plain WHERE hex(v) = '6265666F7265006166746572' AND typeof(v) = \
+            'text'",
+        ),
+        (
+            "text that is not UTF-8 is whole",
+            "SELECT count(*) FROM plain WHERE hex(v) = '636166E9' AND typeof(v) = 'text'",
+        ),
+        (
+            "a DATETIME is not rewritten",
+            "SELECT count(*) FROM typed WHERE d = '2024-02-30T25:61:00+99:99' AND typeof(d) = \
+            'text'",
+        ),
+        (
+            "a BOOLEAN is not rewritten",
+            "SELECT count(*) FROM typed WHERE b = 'true' AND typeof(b) = 'text'",
+        ),
+        (
+            "a stored generated column is computed",
+            "SELECT count(*) FROM computed WHERE length = 5000",
+        ),
         ("subnormals are kept", "SELECT count(*) FROM plain WHERE v > 0 AND v < 1e-320"),
     ] {
         assert!(number(&peer, sql) > 0, "{what}");
@@ -158,9 +191,14 @@ fn every_value_arrives_byte_for_byte_and_nothing_comes_back() {
     assert_eq!(published(&cluster.nodes[1]), own, "node 2 published what it had received");
     let before = published(&cluster.nodes[0]);
     peer.execute_batch("INSERT INTO plain VALUES (5000, 'marker')").unwrap();
-    eventually("the marker arrives", || number(&db, "SELECT count(*) FROM plain WHERE id = 5000") == 1);
+    eventually("the marker arrives", || {
+        number(&db, "SELECT count(*) FROM plain WHERE id = 5000") == 1
+    });
     cluster.converge();
     assert_eq!(published(&cluster.nodes[0]), before, "node 1 published what it had received");
     assert_eq!(published(&cluster.nodes[1]), (own.0 + 1, own.1 + 1));
-    assert!(cluster.nodes.iter().all(|n| n.status().unwrap()["conflicts"] == 0), "nothing was concurrent");
+    assert!(
+        cluster.nodes.iter().all(|n| n.status().unwrap()["conflicts"] == 0),
+        "nothing was concurrent"
+    );
 }

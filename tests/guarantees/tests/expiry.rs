@@ -1,8 +1,10 @@
-//! A node that was away for longer than the broker keeps messages, and one that comes new after that, get everything (fault 12).
+//! A node that was away for longer than the broker keeps messages, and one that comes new after
+//! that, get everything (fault 12).
 //!
-//! Goal: what the stream has dropped is published again by those who have it; deleted rows stay deleted at the node that still had them, and
-//! what that node wrote meanwhile is neither lost nor overtaken by what was older. Method: a stream that keeps 20
-//! messages; one node stops; the others write many times that; it comes back with edits of its own, and a fourth node joins.
+//! Goal: what the stream has dropped is published again by those who have it; deleted rows stay
+//! deleted at the node that still had them, and what that node wrote meanwhile is neither lost nor
+//! overtaken by what was older. Method: a stream that keeps 20 messages; one node stops; the others
+//! write many times that; it comes back with edits of its own, and a fourth node joins.
 
 #![allow(clippy::unwrap_used)]
 
@@ -36,21 +38,48 @@ fn a_node_that_was_away_for_too_long_and_a_new_one_get_everything() {
     cluster.nodes[2].stop();
     cluster.nodes[2]
         .app()
-        .execute_batch("UPDATE entry SET body = 'away' WHERE id IN (2, 3); INSERT INTO entry VALUES (900, 'away')")
+        .execute_batch(
+            "UPDATE entry SET body = 'away' WHERE id IN (2, 3); INSERT INTO entry \
+            VALUES (900, 'away')",
+        )
         .unwrap();
     later(&cluster.nodes[2].app());
-    write(&cluster.nodes[0], |i| format!("DELETE FROM entry WHERE id = {}; INSERT INTO entry VALUES ({}, 'new')", i * 4, 1000 + i), 60);
-    write(&cluster.nodes[1], |i| format!("UPDATE entry SET body = 'later' WHERE id = {}", i * 2), 40);
+    write(
+        &cluster.nodes[0],
+        |i| {
+            format!(
+                "DELETE FROM entry WHERE id = {}; INSERT INTO entry VALUES ({}, 'new')",
+                i * 4,
+                1000 + i
+            )
+        },
+        60,
+    );
+    write(
+        &cluster.nodes[1],
+        |i| format!("UPDATE entry SET body = 'later' WHERE id = {}", i * 2),
+        40,
+    );
 
     cluster.nodes[2].run();
     cluster.add(SCHEMA, KEEPS).run();
     eventually("all rows are everywhere", || {
-        cluster.nodes.iter().all(|n| number(&n.app(), "SELECT count(*) FROM entry") == 50 - 12 + 60 + 1)
+        cluster
+            .nodes
+            .iter()
+            .all(|n| number(&n.app(), "SELECT count(*) FROM entry") == 50 - 12 + 60 + 1)
     });
     cluster.converge();
     for node in &cluster.nodes {
-        assert_eq!(number(&node.app(), "SELECT count(*) FROM entry WHERE id <= 50 AND id % 4 = 0"), 0, "what was deleted stays deleted");
-        assert_eq!((body(node, 2), body(node, 3), body(node, 900)), ("later".to_owned(), "away".to_owned(), "away".to_owned()));
+        assert_eq!(
+            number(&node.app(), "SELECT count(*) FROM entry WHERE id <= 50 AND id % 4 = 0"),
+            0,
+            "what was deleted stays deleted"
+        );
+        assert_eq!(
+            (body(node, 2), body(node, 3), body(node, 900)),
+            ("later".to_owned(), "away".to_owned(), "away".to_owned())
+        );
         sound(&node.app());
         eventually("no hole is left", || node.status().is_some_and(|s| s["open_gaps"] == 0));
     }

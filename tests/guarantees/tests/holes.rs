@@ -1,9 +1,10 @@
 //! A message that the broker destroyed is asked for until its publisher is back.
 //!
-//! Goal: two nodes that both miss a batch do not take each other's answer for it. Method: node 1 writes while the others are stopped and
-//! stops too; its message is deleted from the stream; the others start and write, and both find the hole. They answer each other, and
-//! go on asking, and say for whom they wait. Then node 1 comes back. And the same with a newcomer that finds the roll of the nodes gone
-//! too: it does not take itself for the only one.
+//! Goal: two nodes that both miss a batch do not take each other's answer for it. Method: node 1
+//! writes while the others are stopped and stops too; its message is deleted from the stream; the
+//! others start and write, and both find the hole. They answer each other, and go on asking, and
+//! say for whom they wait. Then node 1 comes back. And the same with a newcomer that finds the roll
+//! of the nodes gone too: it does not take itself for the only one.
 
 #![allow(clippy::unwrap_used)]
 
@@ -45,13 +46,16 @@ fn who_misses_the_same_is_no_answer() {
     cluster.nodes[0].run();
     cluster.converge();
     assert_eq!(number(&cluster.nodes[2].app(), "SELECT count(*) FROM entry WHERE id IN (1, 2)"), 2);
-    eventually("nobody waits any more", || cluster.nodes.iter().all(|n| n.status().is_some_and(|s| s["open_gaps"] == 0)));
+    eventually("nobody waits any more", || {
+        cluster.nodes.iter().all(|n| n.status().is_some_and(|s| s["open_gaps"] == 0))
+    });
 }
 
 #[test]
 fn a_newcomer_that_finds_no_roll_waits_for_the_origins_that_it_knows() {
     let mut cluster = Cluster::new(2, SCHEMA);
-    let is_published = |node: &Node| node.status().is_some_and(|s| s["pending_rows"] == 0 && s["joined"] == true);
+    let is_published =
+        |node: &Node| node.status().is_some_and(|s| s["pending_rows"] == 0 && s["joined"] == true);
     cluster.nodes[0].run();
     for id in 1..=2 {
         cluster.nodes[0].app().execute("INSERT INTO entry VALUES (?1, 'only here')", [id]).unwrap();
@@ -60,13 +64,23 @@ fn a_newcomer_that_finds_no_roll_waits_for_the_origins_that_it_knows() {
     cluster.nodes[0].stop();
     destroy_last(&cluster.broker.url(), 1);
     on_jetstream(&cluster.broker.url(), async |jetstream| {
-        jetstream.get_key_value("harmonylite-schema-registry").await.unwrap().purge("nodes").await.unwrap();
+        jetstream
+            .get_key_value("harmonylite-schema-registry")
+            .await
+            .unwrap()
+            .purge("nodes")
+            .await
+            .unwrap();
     });
 
     cluster.nodes[1].run();
-    eventually("it waits for node 1", || degraded(&cluster.nodes[1]).contains("not answered yet by node 1\""));
+    eventually("it waits for node 1", || {
+        degraded(&cluster.nodes[1]).contains("not answered yet by node 1\"")
+    });
     cluster.nodes[0].run();
     cluster.converge();
     assert_eq!(number(&cluster.nodes[1].app(), "SELECT count(*) FROM entry"), 2);
-    eventually("nobody waits any more", || cluster.nodes.iter().all(|n| n.status().is_some_and(|s| s["open_gaps"] == 0)));
+    eventually("nobody waits any more", || {
+        cluster.nodes.iter().all(|n| n.status().is_some_and(|s| s["open_gaps"] == 0))
+    });
 }

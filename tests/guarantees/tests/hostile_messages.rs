@@ -1,9 +1,11 @@
-//! What is no batch, or a bad one, is set aside with its reason, and everybody else goes on (faults 25, 26, 27).
+//! What is no batch, or a bad one, is set aside with its reason, and everybody else goes on (faults
+//! 25, 26, 27).
 //!
-//! Goal: whatever lies in the stream, no node ends, hangs, runs foreign SQL or takes much memory; each message is in quarantine with a
-//! reason that names what is wrong, or its origin waits; later batches of the others flow. Method: a real batch is taken from
-//! the stream, bent in every way, and put there again under other nodes' subjects, with headers that are right unless
-//! they are the case.
+//! Goal: whatever lies in the stream, no node ends, hangs, runs foreign SQL or takes much memory;
+//! each message is in quarantine with a reason that names what is wrong, or its origin waits; later
+//! batches of the others flow. Method: a real batch is taken from the stream, bent in every way,
+//! and put there again under other nodes' subjects, with headers that are right unless they are the
+//! case.
 
 #![allow(clippy::unwrap_used)]
 
@@ -88,7 +90,11 @@ fn cases(real: &Value) -> Vec<Case> {
         whole(packed(&bytes(&batch)), end)
     };
     let named = |name: &str, end| bent(&NAME, name.into(), end);
-    let headed = |headers, reason| Case { payload: packed(&bytes(&next())), headers: Some(headers), end: Aside(reason) };
+    let headed = |headers, reason| Case {
+        payload: packed(&bytes(&next())),
+        headers: Some(headers),
+        end: Aside(reason),
+    };
     let cut = |instead: &[u8], reason| whole(cut_at_name(&next(), instead), Aside(reason));
     let wide = |plain: Vec<u8>| {
         let mut wide = zstd::Encoder::new(Vec::new(), 1).unwrap();
@@ -100,7 +106,13 @@ fn cases(real: &Value) -> Vec<Case> {
     vec![
         Case { payload: packed(&bytes(&next())), headers: None, end: Aside("no headers") },
         headed(&[("Harmonylite-Sha256", "00")], "not a SHA-256"),
-        headed(&[("Harmonylite-Sha256", "0000000000000000000000000000000000000000000000000000000000000000")], "digest"),
+        headed(
+            &[(
+                "Harmonylite-Sha256",
+                "0000000000000000000000000000000000000000000000000000000000000000",
+            )],
+            "digest",
+        ),
         headed(&[("Harmonylite-Site", "-5")], "not positive"),
         headed(&[("Harmonylite-Part", "0")], "out of bounds"),
         headed(&[("Harmonylite-Bytes", "9223372036854775807")], "out of bounds"),
@@ -152,18 +164,29 @@ fn send(cluster: &Cluster, cases: &[Case]) {
         for (case, id) in cases.iter().zip(FIRST..) {
             let mut headers = async_nats::HeaderMap::new();
             if let Some(wrong) = case.headers {
-                let digest: String = Sha256::digest(&case.payload).iter().map(|b| format!("{b:02x}")).collect();
+                let digest: String =
+                    Sha256::digest(&case.payload).iter().map(|b| format!("{b:02x}")).collect();
                 let length = case.payload.len().to_string();
                 let site = id.to_string();
-                for (name, value) in
-                    [("Site", &site[..]), ("Batch", "1"), ("Part", "1"), ("Parts", "1"), ("Bytes", &length), ("Sha256", &digest)]
-                {
+                for (name, value) in [
+                    ("Site", &site[..]),
+                    ("Batch", "1"),
+                    ("Part", "1"),
+                    ("Parts", "1"),
+                    ("Bytes", &length),
+                    ("Sha256", &digest),
+                ] {
                     headers.insert(&format!("Harmonylite-{name}")[..], value);
                 }
                 wrong.iter().for_each(|(name, value)| headers.insert(*name, *value));
             }
             let subject = format!("harmonylite-change-log-1.{id}");
-            jetstream.publish_with_headers(subject, headers, case.payload.clone().into()).await.unwrap().await.unwrap();
+            jetstream
+                .publish_with_headers(subject, headers, case.payload.clone().into())
+                .await
+                .unwrap()
+                .await
+                .unwrap();
         }
     });
 }
@@ -172,14 +195,20 @@ fn send(cluster: &Cluster, cases: &[Case]) {
 fn aside(node: &Node) -> BTreeMap<u64, (i64, String)> {
     let listed = node.cli(&["quarantine", "list", "--json"]);
     let all: Vec<serde_json::Value> = serde_json::from_slice(&listed.stdout).unwrap();
-    let entry =
-        |e: &serde_json::Value| (e["node_id"].as_u64().unwrap(), (e["id"].as_i64().unwrap(), e["reason"].as_str().unwrap().to_owned()));
+    let entry = |e: &serde_json::Value| {
+        (
+            e["node_id"].as_u64().unwrap(),
+            (e["id"].as_i64().unwrap(), e["reason"].as_str().unwrap().to_owned()),
+        )
+    };
     all.iter().map(entry).collect()
 }
 
 fn held(node: &Node) -> BTreeMap<u64, String> {
     let status = node.status().unwrap();
-    let entry = |h: &serde_json::Value| (h["node_id"].as_u64().unwrap(), h["reason"].as_str().unwrap().to_owned());
+    let entry = |h: &serde_json::Value| {
+        (h["node_id"].as_u64().unwrap(), h["reason"].as_str().unwrap().to_owned())
+    };
     status["held"].as_array().unwrap().iter().map(entry).collect()
 }
 
@@ -191,7 +220,13 @@ fn peak_kib(node: &Node) -> u64 {
 }
 
 fn schema(node: &Node) -> String {
-    node.app().query_row("SELECT group_concat(sql, ';') FROM (SELECT sql FROM sqlite_master ORDER BY name)", [], |r| r.get(0)).unwrap()
+    node.app()
+        .query_row(
+            "SELECT group_concat(sql, ';') FROM (SELECT sql FROM sqlite_master ORDER BY name)",
+            [],
+            |r| r.get(0),
+        )
+        .unwrap()
 }
 
 #[test]
@@ -208,9 +243,15 @@ fn whatever_lies_in_the_stream_is_named_and_passed() {
         for (case, id) in cases.iter().zip(FIRST..) {
             match case.end {
                 Aside(part) => {
-                    assert!(aside.get(&id).is_some_and(|(_, reason)| reason.contains(part)), "{id}, {part}: {aside:#?} {held:#?}")
+                    assert!(
+                        aside.get(&id).is_some_and(|(_, reason)| reason.contains(part)),
+                        "{id}, {part}: {aside:#?} {held:#?}"
+                    )
                 }
-                Waits(part) => assert!(held.get(&id).is_some_and(|reason| reason.contains(part)), "{id}, {part}: {held:#?} {aside:#?}"),
+                Waits(part) => assert!(
+                    held.get(&id).is_some_and(|reason| reason.contains(part)),
+                    "{id}, {part}: {held:#?} {aside:#?}"
+                ),
             }
         }
         assert_eq!(aside.len() + held.len(), cases.len());
@@ -224,7 +265,8 @@ fn whatever_lies_in_the_stream_is_named_and_passed() {
     // A person looks at them: tries one again, in vain, and throws all away.
     let node = &cluster.nodes[0];
     let entries = aside(node);
-    let unreadable = entries.values().find(|(_, reason)| reason.contains("a value")).unwrap().0.to_string();
+    let unreadable =
+        entries.values().find(|(_, reason)| reason.contains("a value")).unwrap().0.to_string();
     assert!(node.cli(&["quarantine", "retry", &unreadable]).status.success());
     eventually("it was tried", || node.output().contains("can still not be applied"));
     for (id, _) in entries.values() {
@@ -234,13 +276,15 @@ fn whatever_lies_in_the_stream_is_named_and_passed() {
     assert!(!node.status().unwrap()["degraded"].to_string().contains("quarantine"));
 }
 
-/// Each byte of the batch, and of its compressed form, changed in three ways, under headers that say that all is right: as a defect in another
-/// node's program might send it. Some of it is still a batch, with other rows.
+/// Each byte of the batch, and of its compressed form, changed in three ways, under headers that
+/// say that all is right: as a defect in another node's program might send it. Some of it is still
+/// a batch, with other rows.
 #[test]
 fn any_byte_may_be_another_and_all_nodes_still_end_equal() {
     let (mut cluster, real) = with_a_real_batch();
     let before = schema(&cluster.nodes[0]);
-    let changed = |of: &[u8], i: usize, bits: u8| [&of[..i], &[of[i] ^ bits], &of[i + 1..]].concat();
+    let changed =
+        |of: &[u8], i: usize, bits: u8| [&of[..i], &[of[i] ^ bits], &of[i + 1..]].concat();
     let mut payloads: Vec<Vec<u8>> = Vec::new();
     let next = |payloads: &Vec<Vec<u8>>| bytes(&of_node(&real, FIRST + payloads.len() as u64));
     for bits in [0x01, 0x80, 0xff] {
@@ -249,14 +293,23 @@ fn any_byte_may_be_another_and_all_nodes_still_end_equal() {
             payloads.push(changed(&packed(&next(&payloads)), i, bits));
         }
     }
-    let cases: Vec<Case> = payloads.into_iter().map(|payload| Case { payload, headers: Some(&[]), end: Aside("") }).collect();
+    let cases: Vec<Case> = payloads
+        .into_iter()
+        .map(|payload| Case { payload, headers: Some(&[]), end: Aside("") })
+        .collect();
     send(&cluster, &cases);
     cluster.nodes[1].app().execute_batch("INSERT INTO entry VALUES ('later', 6)").unwrap();
     for node in &mut cluster.nodes {
-        eventually("later batches flow", || number(&node.app(), "SELECT count(*) FROM entry WHERE id = 'later'") == 1);
+        eventually("later batches flow", || {
+            number(&node.app(), "SELECT count(*) FROM entry WHERE id = 'later'") == 1
+        });
         assert!(node.is_running());
         let (aside, held) = (aside(node).len(), held(node).len());
-        assert!(aside > cases.len() / 4 && held > 0 && aside + held < cases.len(), "{aside} and {held} of {}", cases.len());
+        assert!(
+            aside > cases.len() / 4 && held > 0 && aside + held < cases.len(),
+            "{aside} and {held} of {}",
+            cases.len()
+        );
         assert_eq!(schema(node), before);
         sound(&node.app());
     }

@@ -1,7 +1,7 @@
 //! What docs/ids.md says of ids is true, statement by statement.
 //!
-//! Goal: what the page recommends keeps every row of two nodes that write at once; what it warns of loses rows, though not
-//! without a trace. Method: the page's own SQL, run by two applications.
+//! Goal: what the page recommends keeps every row of two nodes that write at once; what it warns of
+//! loses rows, though not without a trace. Method: the page's own SQL, run by two applications.
 
 #![allow(clippy::unwrap_used)]
 
@@ -12,7 +12,10 @@ const PAGE: &str = include_str!("../../../docs/ids.md");
 /// The page's statement that begins so.
 fn sql(begin: &str) -> &'static str {
     let blocks = PAGE.split("```sql\n").skip(1).map(|rest| rest.split("```").next().unwrap());
-    blocks.filter(|block| block.starts_with(begin)).max().unwrap_or_else(|| panic!("docs/ids.md has no statement {begin}"))
+    blocks
+        .filter(|block| block.starts_with(begin))
+        .max()
+        .unwrap_or_else(|| panic!("docs/ids.md has no statement {begin}"))
 }
 
 fn count(node: &Node, table: &str) -> String {
@@ -22,18 +25,27 @@ fn count(node: &Node, table: &str) -> String {
 #[test]
 fn ids_as_recommended_keep_every_row() {
     const EACH: usize = 200;
-    let tables = [sql("CREATE TABLE customer"), sql("CREATE TABLE picture"), sql("CREATE TABLE visit")].concat();
-    let orders = "CREATE TABLE orders (id INTEGER PRIMARY KEY AUTOINCREMENT, item TEXT); INSERT INTO orders VALUES (41, 'before');";
+    let tables =
+        [sql("CREATE TABLE customer"), sql("CREATE TABLE picture"), sql("CREATE TABLE visit")]
+            .concat();
+    let orders = "CREATE TABLE orders (id INTEGER PRIMARY KEY AUTOINCREMENT, item TEXT); INSERT \
+        INTO orders VALUES (41, 'before');";
     let mut cluster = Cluster::new(2, &(tables + orders));
     cluster.run();
     std::thread::scope(|scope| {
         for node in &cluster.nodes {
             scope.spawn(move || {
-                let insert = sql("INSERT INTO orders").replace("3000000000", &format!("{}000000000", node.id));
+                let insert = sql("INSERT INTO \
+                    orders")
+                .replace("3000000000", &format!("{}000000000", node.id));
                 let insert = insert.replace("4000000000", &format!("{}000000000", node.id + 1));
                 let db = node.app();
                 for _ in 0..EACH {
-                    db.execute_batch("INSERT INTO customer (name) VALUES ('c'); INSERT INTO picture (image) VALUES (x'00')").unwrap();
+                    db.execute_batch(
+                        "INSERT INTO customer (name) VALUES ('c'); INSERT INTO \
+                        picture (image) VALUES (x'00')",
+                    )
+                    .unwrap();
                     db.execute_batch("INSERT INTO visit (page) VALUES ('/')").unwrap();
                     db.execute_batch(&insert).unwrap();
                     assert_eq!(db.last_insert_rowid() / 1_000_000_000, node.id as i64);
@@ -44,19 +56,28 @@ fn ids_as_recommended_keep_every_row() {
     cluster.converge();
     for node in &cluster.nodes {
         for table in ["customer", "picture", "visit"] {
-            assert_eq!(count(node, table), format!("Integer({})", 2 * EACH), "{table} at node {}", node.id);
+            assert_eq!(
+                count(node, table),
+                format!("Integer({})", 2 * EACH),
+                "{table} at node {}",
+                node.id
+            );
         }
         assert_eq!(count(node, "orders"), format!("Integer({})", 2 * EACH + 1));
         assert_eq!(node.status().unwrap()["conflicts"], 0);
         let plan = rows(&node.app(), &format!("EXPLAIN QUERY PLAN {}", sql("INSERT INTO orders")));
-        assert!(plan[0].last().unwrap().contains("SEARCH orders"), "the range is found by the index: {plan:?}");
+        assert!(
+            plan[0].last().unwrap().contains("SEARCH orders"),
+            "the range is found by the index: {plan:?}"
+        );
     }
 }
 
 /// The later of two people who got the same id stays; the other is in the journal.
 #[test]
 fn the_same_id_for_two_rows_loses_one_of_them_to_the_journal() {
-    let mut cluster = Cluster::new(2, "CREATE TABLE person (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT)");
+    let mut cluster =
+        Cluster::new(2, "CREATE TABLE person (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT)");
     cluster.run();
     cluster.nodes.iter().for_each(|node| node.signal("STOP"));
     for (node, name) in cluster.nodes.iter().zip(["anna", "bert"]) {
@@ -72,11 +93,16 @@ fn the_same_id_for_two_rows_loses_one_of_them_to_the_journal() {
 
 #[test]
 fn an_offset_in_sqlite_sequence_does_not_last() {
-    let mut cluster =
-        Cluster::new(2, "CREATE TABLE orders (id INTEGER PRIMARY KEY AUTOINCREMENT, item TEXT); INSERT INTO orders (item) VALUES ('x')");
+    let mut cluster = Cluster::new(
+        2,
+        "CREATE TABLE orders (id INTEGER PRIMARY KEY AUTOINCREMENT, item TEXT); INSERT INTO \
+        orders (item) VALUES ('x')",
+    );
     let update = sql("UPDATE sqlite_sequence");
     for node in &cluster.nodes {
-        node.app().execute_batch(&update.replace("3000000000", &format!("{}000000000", node.id))).unwrap();
+        node.app()
+            .execute_batch(&update.replace("3000000000", &format!("{}000000000", node.id)))
+            .unwrap();
     }
     cluster.run();
     let insert = |node: &Node| {
@@ -84,11 +110,17 @@ fn an_offset_in_sqlite_sequence_does_not_last() {
         db.execute_batch("INSERT INTO orders (item) VALUES ('x')").unwrap();
         db.last_insert_rowid()
     };
-    assert_eq!((insert(&cluster.nodes[0]), insert(&cluster.nodes[1])), (1_000_000_001, 2_000_000_001));
+    assert_eq!(
+        (insert(&cluster.nodes[0]), insert(&cluster.nodes[1])),
+        (1_000_000_001, 2_000_000_001)
+    );
     cluster.converge();
     // Both count on from the highest id in the table.
     cluster.nodes.iter().for_each(|node| node.signal("STOP"));
-    assert_eq!((insert(&cluster.nodes[0]), insert(&cluster.nodes[1])), (2_000_000_002, 2_000_000_002));
+    assert_eq!(
+        (insert(&cluster.nodes[0]), insert(&cluster.nodes[1])),
+        (2_000_000_002, 2_000_000_002)
+    );
     cluster.nodes.iter().for_each(|node| node.signal("CONT"));
     cluster.converge();
     assert_eq!(count(&cluster.nodes[0], "orders"), "Integer(4)");

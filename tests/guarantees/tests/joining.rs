@@ -1,9 +1,10 @@
 //! Databases that already hold rows join one after the other.
 //!
-//! Goal: equal rows are harmless, different ones come together, and of two different contents for one key one is on all
-//! nodes and the other in a conflict journal: nothing is lost. `on_join` = "refuse" refuses before anything is changed by
-//! others' rows, and "replace" takes what the cluster has.
-//! Method: three databases with equal, overlapping and different rows, started one by one.
+//! Goal: equal rows are harmless, different ones come together, and of two different contents for
+//! one key one is on all nodes and the other in a conflict journal: nothing is lost. `on_join` =
+//! "refuse" refuses before anything is changed by others' rows, and "replace" takes what the
+//! cluster has. Method: three databases with equal, overlapping and different rows, started one by
+//! one.
 
 #![allow(clippy::unwrap_used)]
 
@@ -14,7 +15,8 @@ const SCHEMA: &str = "CREATE TABLE note (id INTEGER PRIMARY KEY, text TEXT);
 
 fn fill(from: i64, to: i64, text: &str) -> String {
     format!(
-        "WITH RECURSIVE c(i) AS (SELECT {from} UNION ALL SELECT i + 1 FROM c WHERE i < {to}) INSERT INTO note SELECT i, '{text}' FROM c;
+        "WITH RECURSIVE c(i) AS (SELECT {from} UNION ALL SELECT i + 1 FROM c WHERE i < {to}) \
+        INSERT INTO note SELECT i, '{text}' FROM c;
          INSERT INTO pair SELECT text, id, id FROM note;"
     )
 }
@@ -28,8 +30,10 @@ fn databases_with_rows_come_together() {
         node.app().execute_batch(&fill(1, 10, "equal")).unwrap();
         node.app()
             .execute_batch(&format!(
-                "WITH RECURSIVE c(i) AS (SELECT 11 UNION ALL SELECT i + 1 FROM c WHERE i < 20) INSERT INTO note SELECT i, '{own}' FROM c;
-                 WITH RECURSIVE c(i) AS (SELECT {from} UNION ALL SELECT i + 1 FROM c WHERE i < {from} + 9) INSERT INTO note SELECT i, '{own}' FROM c;"
+                "WITH RECURSIVE c(i) AS (SELECT 11 UNION ALL SELECT i + 1 FROM c WHERE i < 20) \
+                INSERT INTO note SELECT i, '{own}' FROM c;
+                 WITH RECURSIVE c(i) AS (SELECT {from} UNION ALL SELECT i + 1 FROM c WHERE i < \
+                 {from} + 9) INSERT INTO note SELECT i, '{own}' FROM c;"
             ))
             .unwrap();
     }
@@ -51,14 +55,27 @@ fn databases_with_rows_come_together() {
         let journalled: i64 = cluster
             .nodes
             .iter()
-            .map(|n| number(&n.app(), &format!("SELECT count(DISTINCT key) FROM __harmonylite__conflict WHERE instr(loser, '{lost}')")))
+            .map(|n| {
+                number(
+                    &n.app(),
+                    &format!(
+                        "SELECT count(DISTINCT key) FROM \
+                __harmonylite__conflict WHERE instr(loser, '{lost}')"
+                    ),
+                )
+            })
             .max()
             .unwrap();
         assert_eq!(journalled, 10, "the content of {lost} is lost without a trace");
     }
     // From now on they are a cluster like any other.
-    cluster.nodes[2].app().execute_batch("UPDATE note SET text = 'after' WHERE id IN (1, 11, 105)").unwrap();
-    eventually("writes after joining arrive", || number(&db, "SELECT count(*) FROM note WHERE text = 'after'") == 3);
+    cluster.nodes[2]
+        .app()
+        .execute_batch("UPDATE note SET text = 'after' WHERE id IN (1, 11, 105)")
+        .unwrap();
+    eventually("writes after joining arrive", || {
+        number(&db, "SELECT count(*) FROM note WHERE text = 'after'") == 3
+    });
     cluster.converge();
     sound(&db);
 }
@@ -85,10 +102,15 @@ fn refuse_ends_with_a_message_and_replace_takes_what_is_there() {
     replaced.run();
     cluster.converge();
     let db = cluster.nodes[1].app();
-    assert_eq!(rows(&db, "SELECT count(*), min(text), max(text) FROM note"), [["Integer(10)", "\"cluster\"", "\"cluster\""]]);
+    assert_eq!(
+        rows(&db, "SELECT count(*), min(text), max(text) FROM note"),
+        [["Integer(10)", "\"cluster\"", "\"cluster\""]]
+    );
     cluster.nodes[1].app().execute_batch("INSERT INTO note VALUES (50, 'joined')").unwrap();
     let one = cluster.nodes[0].app();
-    eventually("it takes part now", || number(&one, "SELECT count(*) FROM note WHERE id = 50") == 1);
+    eventually("it takes part now", || {
+        number(&one, "SELECT count(*) FROM note WHERE id = 50") == 1
+    });
     assert_eq!(number(&one, "SELECT count(*) FROM note WHERE text = 'own'"), 0);
 
     // Nothing of its own to lose: "refuse" has nothing to refuse.
@@ -97,14 +119,15 @@ fn refuse_ends_with_a_message_and_replace_takes_what_is_there() {
     cluster.converge();
 }
 
-/// The log of a node that joins never holds more than the rows of a few steps, each of which keeps the write lock for one of them only; and
-/// a crash in the middle is gone on from.
+/// The log of a node that joins never holds more than the rows of a few steps, each of which keeps
+/// the write lock for one of them only; and a crash in the middle is gone on from.
 #[test]
 fn a_large_database_joins_in_bounded_steps() {
     const ROWS: i64 = 300_000;
     let mut cluster = Cluster::new(2, SCHEMA);
     let fill = format!(
-        "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < {ROWS}) INSERT INTO note SELECT i, 'was here' FROM c"
+        "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < {ROWS}) INSERT \
+        INTO note SELECT i, 'was here' FROM c"
     );
     cluster.nodes[0].app().execute_batch(&fill).unwrap();
     cluster.nodes[1].run();
@@ -122,7 +145,10 @@ fn a_large_database_joins_in_bounded_steps() {
     };
     eventually("a third has joined", || write_and_look() > ROWS / 3);
     let rows = cluster.nodes[0].status().map(|s| s["joining_rows"].clone());
-    assert!(rows.as_ref().is_some_and(|r| r.as_i64() > Some(0)), "the status does not say how far it is: {rows:?}");
+    assert!(
+        rows.as_ref().is_some_and(|r| r.as_i64() > Some(0)),
+        "the status does not say how far it is: {rows:?}"
+    );
     cluster.nodes[0].kill();
     assert!(write_and_look() < ROWS, "it was killed in the middle");
     cluster.nodes[0].start();

@@ -1,15 +1,17 @@
 //! A sidecar that is killed loses no committed write.
 //!
-//! Goal: SIGKILL at any moment under load, of each node in turn: every write that an application committed is on every node
-//! afterwards, once, and the databases are sound. Method: each application counts its own commits (inserts, and increments of
-//! counters that only it touches); the totals must be exactly those counts on all nodes.
+//! Goal: SIGKILL at any moment under load, of each node in turn: every write that an application
+//! committed is on every node afterwards, once, and the databases are sound. Method: each
+//! application counts its own commits (inserts, and increments of counters that only it touches);
+//! the totals must be exactly those counts on all nodes.
 
 #![allow(clippy::unwrap_used)]
 
 use harmonylite_guarantees::{Cluster, Node, eventually, number, sound};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
-const SCHEMA: &str = "CREATE TABLE entry (node INTEGER, n INTEGER, pad TEXT, PRIMARY KEY (node, n));
+const SCHEMA: &str =
+    "CREATE TABLE entry (node INTEGER, n INTEGER, pad TEXT, PRIMARY KEY (node, n));
      CREATE TABLE counter (node INTEGER PRIMARY KEY, n INTEGER NOT NULL);
      CREATE TABLE shared (id INTEGER PRIMARY KEY, text TEXT);";
 
@@ -20,8 +22,13 @@ fn write(db: &rusqlite::Connection, id: u64, commits: &AtomicI64, stop: &AtomicB
         let n = commits.load(Ordering::Relaxed) + 1;
         db.execute_batch("BEGIN IMMEDIATE").unwrap();
         db.execute("INSERT INTO entry VALUES (?1, ?2, hex(randomblob(20)))", [id, n]).unwrap();
-        db.execute("INSERT INTO counter VALUES (?1, 1) ON CONFLICT (node) DO UPDATE SET n = n + 1", [id]).unwrap();
-        db.execute("INSERT OR REPLACE INTO shared VALUES (?1, ?2)", (n % 10, format!("{id} {n}"))).unwrap();
+        db.execute(
+            "INSERT INTO counter VALUES (?1, 1) ON CONFLICT (node) DO UPDATE SET n = n + 1",
+            [id],
+        )
+        .unwrap();
+        db.execute("INSERT OR REPLACE INTO shared VALUES (?1, ?2)", (n % 10, format!("{id} {n}")))
+            .unwrap();
         db.execute_batch("COMMIT").unwrap();
         commits.store(n, Ordering::Relaxed);
     }
@@ -30,7 +37,9 @@ fn write(db: &rusqlite::Connection, id: u64, commits: &AtomicI64, stop: &AtomicB
 /// Waits until every application has committed so many more.
 fn go_on(commits: &[AtomicI64], more: i64) {
     let from: Vec<i64> = commits.iter().map(|c| c.load(Ordering::Relaxed)).collect();
-    eventually("the applications go on", || commits.iter().zip(&from).all(|(c, from)| c.load(Ordering::Relaxed) >= from + more));
+    eventually("the applications go on", || {
+        commits.iter().zip(&from).all(|(c, from)| c.load(Ordering::Relaxed) >= from + more)
+    });
 }
 
 #[test]
@@ -65,7 +74,10 @@ fn each_node_killed_under_load_loses_nothing() {
         let db = node.app();
         sound(&db);
         for (id, n) in (1..).zip(&committed) {
-            assert_eq!(number(&db, &format!("SELECT count(*) FROM entry WHERE node = {id} AND n <= {n}")), *n);
+            assert_eq!(
+                number(&db, &format!("SELECT count(*) FROM entry WHERE node = {id} AND n <= {n}")),
+                *n
+            );
             assert_eq!(
                 number(&db, &format!("SELECT n FROM counter WHERE node = {id}")),
                 *n,

@@ -1,7 +1,9 @@
 //! A node whose server is a leaf of a hub replicates with nodes of the hub.
 //!
-//! Goal: `-leaf-servers` works as users of HarmonyLite (Go) know it: streams live in the hub, the leaf passes requests on; a hub
-//! that is away is waited for. The hub needs `default_js_domain` (docs/topologies.md). Method: an external hub with JetStream, one node connected to it, one node behind a leaf.
+//! Goal: `-leaf-servers` works as users of HarmonyLite (Go) know it: streams live in the hub, the
+//! leaf passes requests on; a hub that is away is waited for. The hub needs `default_js_domain`
+//! (docs/topologies.md). Method: an external hub with JetStream, one node connected to it, one node
+//! behind a leaf.
 
 #![allow(clippy::unwrap_used)]
 
@@ -13,10 +15,19 @@ const SCHEMA: &str = "CREATE TABLE note (id INTEGER PRIMARY KEY, text TEXT)";
 fn a_node_behind_a_leaf_replicates_with_a_node_of_the_hub() {
     let dir = tempfile::tempdir().unwrap();
     let leaf_port = free_port();
-    let mut hub =
-        Server::new(dir.path(), &format!("leafnodes {{ listen: \"127.0.0.1:{leaf_port}\" }}\ndefault_js_domain: {{ \"$G\": \"\" }}"));
+    let mut hub = Server::new(
+        dir.path(),
+        &format!(
+            "leafnodes {{ listen: \"127.0.0.1:{leaf_port}\" }}\ndefault_js_domain: \
+            {{ \"$G\": \"\" }}"
+        ),
+    );
     hub.start();
-    let mut at_hub = Node::new(dir.path(), 1, &format!("[nats]\nurls = [{:?}]\nreconnect_wait_seconds = 1\n", hub.url()));
+    let mut at_hub = Node::new(
+        dir.path(),
+        1,
+        &format!("[nats]\nurls = [{:?}]\nreconnect_wait_seconds = 1\n", hub.url()),
+    );
     let behind = Node::new(dir.path(), 2, &embedded());
     let mut behind = behind.with(&["-leaf-servers", &format!("nats-leaf://127.0.0.1:{leaf_port}")]);
     for node in [&at_hub, &behind] {

@@ -1,13 +1,15 @@
 //! A node that never had a former schema gets everything all the same.
 //!
-//! Goal: batches that were written before a migration do not hold their origin at a node that joins after it, nor at one that dropped a
-//! table earlier than the others. Method: migrate, join, compare. The story: the new node waited for a schema that nobody has any
-//! more, silently correct and useless, until the batches expired.
+//! Goal: batches that were written before a migration do not hold their origin at a node that joins
+//! after it, nor at one that dropped a table earlier than the others. Method: migrate, join,
+//! compare. The story: the new node waited for a schema that nobody has any more, silently correct
+//! and useless, until the batches expired.
 
 #![allow(clippy::unwrap_used)]
 use harmonylite_guarantees::{Cluster, eventually, number};
 
-const BEFORE: &str = "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT); CREATE TABLE old (id INTEGER PRIMARY KEY);";
+const BEFORE: &str = "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT); CREATE TABLE old (id \
+    INTEGER PRIMARY KEY);";
 
 /// Two nodes write, migrate, and write again; then a third comes with the schema of after.
 fn joined_after(migrations: &[&str], insert: &str, after: &str) {
@@ -34,7 +36,8 @@ fn a_new_node_joins_after_two_migrations() {
     joined_after(
         &["ALTER TABLE item ADD COLUMN c0", "ALTER TABLE item ADD COLUMN c1"],
         "INSERT INTO item VALUES (2, 'b', 1, 1)",
-        "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT, c0, c1); CREATE TABLE old (id INTEGER PRIMARY KEY);",
+        "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT, c0, c1); CREATE TABLE old (id \
+        INTEGER PRIMARY KEY);",
     );
 }
 
@@ -43,13 +46,18 @@ fn a_new_node_joins_after_a_renamed_column_and_another_migration() {
     joined_after(
         &["ALTER TABLE item RENAME COLUMN name TO title", "ALTER TABLE item ADD COLUMN c1"],
         "INSERT INTO item VALUES (2, 'b', 1)",
-        "CREATE TABLE item (id INTEGER PRIMARY KEY, title TEXT, c1); CREATE TABLE old (id INTEGER PRIMARY KEY);",
+        "CREATE TABLE item (id INTEGER PRIMARY KEY, title TEXT, c1); CREATE TABLE old (id INTEGER \
+        PRIMARY KEY);",
     );
 }
 
 #[test]
 fn a_new_node_joins_after_a_drop() {
-    joined_after(&["DROP TABLE old"], "INSERT INTO item VALUES (2, 'b')", "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT)");
+    joined_after(
+        &["DROP TABLE old"],
+        "INSERT INTO item VALUES (2, 'b')",
+        "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT)",
+    );
 }
 
 #[test]

@@ -1,7 +1,8 @@
-//! What cannot work is refused: one clear error that names the thing, a documented exit status, and nothing changed.
+//! What cannot work is refused: one clear error that names the thing, a documented exit status, and
+//! nothing changed.
 //!
-//! Goal: every line of "Bad input". Method: each mistake is made as a person would make it, with the real binary; the bytes
-//! of the database and its directory are compared before and after.
+//! Goal: every line of "Bad input". Method: each mistake is made as a person would make it, with
+//! the real binary; the bytes of the database and its directory are compared before and after.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
@@ -10,7 +11,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-const SCHEMA: &str = "CREATE TABLE note (id INTEGER PRIMARY KEY, text TEXT); INSERT INTO note VALUES (1, 'here before')";
+const SCHEMA: &str = "CREATE TABLE note (id INTEGER PRIMARY KEY, text TEXT); INSERT INTO note \
+    VALUES (1, 'here before')";
 
 /// Every file of a directory with its bytes.
 fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
@@ -32,14 +34,18 @@ fn run(arguments: &[&str]) -> Output {
 /// It ended with this status, and its two lines name the thing and say what to do.
 #[track_caller]
 fn refused(out: &Output, status: i32, named: &[&str]) {
-    let text = String::from_utf8_lossy(&out.stderr).into_owned() + &String::from_utf8_lossy(&out.stdout);
+    let text =
+        String::from_utf8_lossy(&out.stderr).into_owned() + &String::from_utf8_lossy(&out.stdout);
     assert_eq!(out.status.code(), Some(status), "{text}");
     says(&text, named);
 }
 
 #[track_caller]
 fn says(text: &str, named: &[&str]) {
-    let said: Vec<&str> = text.lines().filter(|l| l.starts_with("harmonylite: ") || l.starts_with("hint: ")).collect();
+    let said: Vec<&str> = text
+        .lines()
+        .filter(|l| l.starts_with("harmonylite: ") || l.starts_with("hint: "))
+        .collect();
     assert_eq!(said.len(), 2, "one clear error and one hint: {text}");
     for name in named {
         assert!(said.concat().contains(name), "{name:?} is not named: {said:?}");
@@ -59,7 +65,11 @@ fn refused_unchanged(node: &mut Node, status: i32, named: &[&str]) {
     assert_eq!(node.ended(), status, "{}", node.output());
     says(&node.output()[said..], named);
     let after = content(files(&dir));
-    assert_eq!(after.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>(), "files came or went");
+    assert_eq!(
+        after.keys().collect::<Vec<_>>(),
+        before.keys().collect::<Vec<_>>(),
+        "files came or went"
+    );
     assert!(after == before, "the bytes of a file changed");
 }
 
@@ -76,7 +86,8 @@ fn files_that_are_no_usable_database() {
     };
     let mut damaged = bytes.clone();
     damaged[16..18].copy_from_slice(&[3, 3]);
-    let encrypted: Vec<u8> = (0..8_192_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let encrypted: Vec<u8> =
+        (0..8_192_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let cases = [
         (dir.join("missing.db").to_str().unwrap().to_owned(), "no such database"),
         (file("notes.txt", b"Dear diary, this is no database at all."), "not an SQLite database"),
@@ -99,7 +110,9 @@ fn files_without_permission() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().canonicalize().unwrap();
     use std::os::unix::fs::PermissionsExt;
-    let allow = |path: &Path, mode: u32| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    let allow = |path: &Path, mode: u32| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap()
+    };
     allow(&dir, 0o777);
     let db = database(&dir);
     // Root is refused nothing: run it as nobody, from a place that nobody may read.
@@ -115,12 +128,20 @@ fn files_without_permission() {
             .current_dir("/")
             .output()
     };
-    let is_root = String::from_utf8_lossy(&Command::new("id").arg("-u").output().unwrap().stdout).trim() == "0";
+    let is_root = String::from_utf8_lossy(&Command::new("id").arg("-u").output().unwrap().stdout)
+        .trim()
+        == "0";
     let run = |path: &Path| {
-        if is_root { as_nobody(path) } else { Command::new(&program).args(["run", "-node-id", "1", "--db"]).arg(path).output() }
+        if is_root {
+            as_nobody(path)
+        } else {
+            Command::new(&program).args(["run", "-node-id", "1", "--db"]).arg(path).output()
+        }
     };
     let mut parts = Vec::new();
-    for (file_mode, dir_mode, named) in [(0o444, 0o777, "cannot write"), (0o000, 0o777, "cannot read"), (0o666, 0o555, "directory")] {
+    for (file_mode, dir_mode, named) in
+        [(0o444, 0o777, "cannot write"), (0o000, 0o777, "cannot read"), (0o666, 0o555, "directory")]
+    {
         allow(&db, file_mode);
         allow(&dir, dir_mode);
         let before = files(&dir);
@@ -129,7 +150,9 @@ fn files_without_permission() {
                 refused(&out, 3, &[named, dir.to_str().unwrap()]);
                 parts.push(named);
             }
-            Err(error) => println!("skipped ({named}): this is root, and setpriv is not here: {error}"),
+            Err(error) => {
+                println!("skipped ({named}): this is root, and setpriv is not here: {error}")
+            }
         }
         assert!(files(&dir) == before, "a refused file was changed");
     }
@@ -143,7 +166,8 @@ fn a_lock_that_is_held_at_the_start_is_waited_for() {
     let app = cluster.nodes[0].app();
     app.execute_batch("BEGIN IMMEDIATE; INSERT INTO note VALUES (2, 'held')").unwrap();
     cluster.nodes[0].start();
-    // It waits: it holds the file's own lock by now, has not ended, and has put nothing into the database.
+    // It waits: it holds the file's own lock by now, has not ended, and has put nothing into the
+    // database.
     let lock = cluster.nodes[0].db.with_file_name("app.db-harmonylite");
     eventually("the node is at the database", || lock.exists());
     let begin = std::time::Instant::now();
@@ -151,7 +175,10 @@ fn a_lock_that_is_held_at_the_start_is_waited_for() {
         assert!(cluster.nodes[0].is_running(), "{}", cluster.nodes[0].output());
         begin.elapsed() > std::time::Duration::from_secs(3)
     });
-    assert_eq!(number(&app, "SELECT count(*) FROM sqlite_schema WHERE name GLOB '__harmonylite__*'"), 0);
+    assert_eq!(
+        number(&app, "SELECT count(*) FROM sqlite_schema WHERE name GLOB '__harmonylite__*'"),
+        0
+    );
     app.execute_batch("COMMIT").unwrap();
     cluster.nodes[0].ready();
     assert_eq!(number(&app, "SELECT count(*) FROM note"), 2);
@@ -189,7 +216,9 @@ fn the_same_node_id_elsewhere() {
             std::fs::write(clone.db.with_file_name(name), bytes).unwrap();
         }
     }
-    let config = std::fs::read_to_string(&node.config).unwrap().replace(node.db.to_str().unwrap(), clone.db.to_str().unwrap());
+    let config = std::fs::read_to_string(&node.config)
+        .unwrap()
+        .replace(node.db.to_str().unwrap(), clone.db.to_str().unwrap());
     std::fs::write(&clone.config, config).unwrap();
     clone.start();
     assert_eq!(clone.ended(), 5, "{}", clone.output());
@@ -198,7 +227,9 @@ fn the_same_node_id_elsewhere() {
     let mut stranger = Node::new(&cluster.dir.path().join("stranger"), node.id, "");
     std::fs::remove_file(&stranger.db).ok();
     database(stranger.db.parent().unwrap());
-    let config = std::fs::read_to_string(&node.config).unwrap().replace(node.db.to_str().unwrap(), stranger.db.to_str().unwrap());
+    let config = std::fs::read_to_string(&node.config)
+        .unwrap()
+        .replace(node.db.to_str().unwrap(), stranger.db.to_str().unwrap());
     std::fs::write(&stranger.config, config).unwrap();
     refused_unchanged(&mut stranger, 5, &["node id 1", node.db.to_str().unwrap(), "node_id"]);
     // The one that was there goes on, and so does everybody else.
@@ -206,7 +237,9 @@ fn the_same_node_id_elsewhere() {
     cluster.nodes[1].app().execute_batch("INSERT INTO note VALUES (8, 'its peer')").unwrap();
     for node in &cluster.nodes {
         let db = node.app();
-        eventually("both rows are there", || number(&db, "SELECT count(*) FROM note WHERE id IN (7, 8)") == 2);
+        eventually("both rows are there", || {
+            number(&db, "SELECT count(*) FROM note WHERE id IN (7, 8)") == 2
+        });
     }
     cluster.converge();
     assert!(cluster.nodes.iter_mut().all(Node::is_running));
@@ -219,7 +252,11 @@ fn a_port_that_is_in_use() {
     let address = taken.local_addr().unwrap().to_string();
     let config = std::fs::read_to_string(&cluster.nodes[0].config).unwrap();
     for section in ["health_check", "prometheus"] {
-        std::fs::write(&cluster.nodes[0].config, format!("{config}\n[{section}]\nenable = true\nbind = {address:?}\n")).unwrap();
+        std::fs::write(
+            &cluster.nodes[0].config,
+            format!("{config}\n[{section}]\nenable = true\nbind = {address:?}\n"),
+        )
+        .unwrap();
         cluster.nodes[0].start();
         assert_eq!(cluster.nodes[0].ended(), 7, "{}", cluster.nodes[0].output());
         assert!(cluster.nodes[0].output().contains(&address), "{}", cluster.nodes[0].output());
@@ -237,18 +274,37 @@ fn brokers_that_cannot_be_used() {
         drop(database(node.db.parent().unwrap()));
         node
     };
-    let locked = Broker::start_with(&dir.path().join("locked"), &["-js", "--user", "app", "--pass", "right"]);
-    let mut wrong = node("wrong", &format!("[nats]\nurls = [{:?}]\nuser_name = \"app\"\nuser_password = \"hunter2\"", locked.url()));
+    let locked = Broker::start_with(
+        &dir.path().join("locked"),
+        &["-js", "--user", "app", "--pass", "right"],
+    );
+    let mut wrong = node(
+        "wrong",
+        &format!(
+            "[nats]\nurls = [{:?}]\nuser_name = \"app\"\nuser_password = \"hunter2\"",
+            locked.url()
+        ),
+    );
     refused_unchanged(&mut wrong, 6, &[&locked.url().replace("nats://", ""), "user_password"]);
     assert!(!wrong.output().contains("hunter2"), "the password is shown");
     let mut without = node("without", &format!("[nats]\nurls = [{:?}]", locked.url()));
     refused_unchanged(&mut without, 6, &[&locked.url().replace("nats://", ""), "user_name"]);
-    let mut right = node("right", &format!("[nats]\nurls = [{:?}]\nuser_name = \"app\"\nuser_password = \"right\"", locked.url()));
+    let mut right = node(
+        "right",
+        &format!(
+            "[nats]\nurls = [{:?}]\nuser_name = \"app\"\nuser_password = \"right\"",
+            locked.url()
+        ),
+    );
     right.run();
     right.stop();
 
     let plain = Broker::start_with(&dir.path().join("plain"), &[]);
-    refused_unchanged(&mut node("plain", &format!("[nats]\nurls = [{:?}]", plain.url())), 6, &["JetStream", "-js"]);
+    refused_unchanged(
+        &mut node("plain", &format!("[nats]\nurls = [{:?}]", plain.url())),
+        6,
+        &["JetStream", "-js"],
+    );
 }
 
 #[test]
@@ -257,9 +313,10 @@ fn a_stream_with_another_configuration() {
     cluster.run();
     let other = cluster.add(SCHEMA, "replication_log.max_entries = 7000");
     refused_unchanged(other, 6, &["max_entries is 5000, configured is 7000", "update_existing"]);
-    let changing = std::fs::read_to_string(&other.config)
-        .unwrap()
-        .replace("max_entries = 7000", "max_entries = 7000\nreplication_log.update_existing = true");
+    let changing = std::fs::read_to_string(&other.config).unwrap().replace(
+        "max_entries = 7000",
+        "max_entries = 7000\nreplication_log.update_existing = true",
+    );
     std::fs::write(&other.config, changing).unwrap();
     other.run();
     cluster.converge();
@@ -267,7 +324,11 @@ fn a_stream_with_another_configuration() {
     cluster.nodes[0].stop();
     cluster.nodes[0].start();
     assert_eq!(cluster.nodes[0].ended(), 6);
-    assert!(cluster.nodes[0].output().contains("max_entries is 7000, configured is 5000"), "{}", cluster.nodes[0].output());
+    assert!(
+        cluster.nodes[0].output().contains("max_entries is 7000, configured is 5000"),
+        "{}",
+        cluster.nodes[0].output()
+    );
 }
 
 #[test]
@@ -275,7 +336,11 @@ fn configuration_mistakes() {
     let dir = tempfile::tempdir().unwrap();
     let mut unknown = Node::new(dir.path(), 1, "[replication_log]\nmax_entires = 5");
     drop(database(unknown.db.parent().unwrap()));
-    refused_unchanged(&mut unknown, 2, &["line 4", "replication_log.max_entires", "did you mean replication_log.max_entries?"]);
+    refused_unchanged(
+        &mut unknown,
+        2,
+        &["line 4", "replication_log.max_entires", "did you mean replication_log.max_entries?"],
+    );
     let mut value = Node::new(dir.path(), 1, "on_join = \"keep\"");
     refused_unchanged(&mut value, 2, &["on_join"]);
     refused(&run(&["-config", "/no/such/file.toml"]), 2, &["/no/such/file.toml"]);
@@ -289,11 +354,15 @@ fn a_broker_that_cannot_be_reached_is_waited_for() {
     cluster.nodes[0].start();
     let node = &cluster.nodes[0];
     eventually("it says what it waits for", || {
-        node.status().is_some_and(|s| s["broker"]["connected"] == false && s["degraded"].to_string().contains("NATS is away"))
+        node.status().is_some_and(|s| {
+            s["broker"]["connected"] == false && s["degraded"].to_string().contains("NATS is away")
+        })
     });
     node.app().execute_batch("INSERT INTO note VALUES (2, 'captured meanwhile')").unwrap();
     eventually("it captures", || node.status().is_some_and(|s| s["pending_rows"] == 1));
     cluster.broker.run();
     cluster.nodes[0].ready();
-    eventually("what was captured is sent", || cluster.nodes[0].status().is_some_and(|s| s["pending_rows"] == 0));
+    eventually("what was captured is sent", || {
+        cluster.nodes[0].status().is_some_and(|s| s["pending_rows"] == 0)
+    });
 }

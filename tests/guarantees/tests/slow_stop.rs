@@ -1,8 +1,10 @@
-//! A node that is told to stop sends what is pending first, and is not held up by a broker that does not answer.
+//! A node that is told to stop sends what is pending first, and is not held up by a broker that
+//! does not answer.
 //!
-//! Goal: SIGTERM right after a burst of commits: exit status 0, everything published. With a broker that has fallen silent:
-//! exit status 0 within seconds, and what was pending goes out at the next start. With `sleep_timeout` a node ends by itself, with
-//! status 0, once nothing has happened for so long, and not while something does.
+//! Goal: SIGTERM right after a burst of commits: exit status 0, everything published. With a broker
+//! that has fallen silent: exit status 0 within seconds, and what was pending goes out at the next
+//! start. With `sleep_timeout` a node ends by itself, with status 0, once nothing has happened for
+//! so long, and not while something does.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
@@ -10,7 +12,8 @@ use harmonylite_guarantees::{Cluster, eventually, number};
 use std::time::{Duration, Instant};
 
 const SCHEMA: &str = "CREATE TABLE entry (id INTEGER PRIMARY KEY, pad TEXT);";
-const PENDING: &str = "SELECT count(*) FROM __harmonylite__change_log WHERE id > coalesce((SELECT value FROM __harmonylite__meta WHERE key = 'published'), 0)";
+const PENDING: &str = "SELECT count(*) FROM __harmonylite__change_log WHERE id > coalesce((SELECT \
+    value FROM __harmonylite__meta WHERE key = 'published'), 0)";
 
 #[test]
 fn sigterm_sends_what_is_pending() {
@@ -19,7 +22,8 @@ fn sigterm_sends_what_is_pending() {
     let db = cluster.nodes[0].app();
     for _ in 0..20 {
         db.execute_batch(
-            "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < 200) INSERT INTO entry SELECT NULL, 'x' || i FROM c",
+            "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < 200) INSERT \
+            INTO entry SELECT NULL, 'x' || i FROM c",
         )
         .unwrap();
     }
@@ -48,7 +52,9 @@ fn a_silent_broker_does_not_hold_up_the_end() {
     cluster.broker.signal("CONT");
     cluster.nodes[0].run();
     let peer = cluster.nodes[1].app();
-    eventually("the row arrives after the next start", || number(&peer, "SELECT count(*) FROM entry") == 1);
+    eventually("the row arrives after the next start", || {
+        number(&peer, "SELECT count(*) FROM entry") == 1
+    });
     cluster.converge();
 }
 

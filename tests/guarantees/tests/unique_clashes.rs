@@ -1,15 +1,18 @@
-//! Rows that clash on a secondary UNIQUE index end the same way everywhere, and the loser can be brought back.
+//! Rows that clash on a secondary UNIQUE index end the same way everywhere, and the loser can be
+//! brought back.
 //!
-//! Goal: REPLACE takes the rows that it displaces with it on every node; two nodes that give the same unique value to
-//! different rows while they are cut off converge, and the row that lost is in the conflict journal; two rows that swap their values
-//! in one transaction are no conflict. Method: ordinary connections; the broker is killed to cut the nodes off.
-//! The story: HarmonyLite (Go) applied with INSERT OR REPLACE, which deleted clashing rows without a trace.
+//! Goal: REPLACE takes the rows that it displaces with it on every node; two nodes that give the
+//! same unique value to different rows while they are cut off converge, and the row that lost is in
+//! the conflict journal; two rows that swap their values in one transaction are no conflict.
+//! Method: ordinary connections; the broker is killed to cut the nodes off. The story: HarmonyLite
+//! (Go) applied with INSERT OR REPLACE, which deleted clashing rows without a trace.
 
 #![allow(clippy::unwrap_used)]
 
 use harmonylite_guarantees::{Cluster, eventually, later, number, rows};
 
-const SCHEMA: &str = "CREATE TABLE account (id INTEGER PRIMARY KEY, email TEXT COLLATE NOCASE UNIQUE, phone TEXT, name TEXT);
+const SCHEMA: &str = "CREATE TABLE account (id INTEGER PRIMARY KEY, email TEXT COLLATE NOCASE \
+    UNIQUE, phone TEXT, name TEXT);
      CREATE UNIQUE INDEX by_phone ON account (phone) WHERE phone IS NOT NULL;";
 
 #[track_caller]
@@ -25,14 +28,26 @@ fn replace_takes_the_rows_that_it_displaces_with_it() {
     let mut cluster = Cluster::new(2, SCHEMA);
     cluster.run();
     let (one, two) = (cluster.nodes[0].app(), cluster.nodes[1].app());
-    one.execute_batch("INSERT INTO account VALUES (1, 'a', '1', 'x'), (2, 'b', '2', 'x'), (3, 'c', '3', 'x'), (4, 'd', NULL, 'x')")
-        .unwrap();
+    one.execute_batch(
+        "INSERT INTO account VALUES (1, 'a', '1', 'x'), (2, 'b', '2', 'x'), (3, \
+        'c', '3', 'x'), (4, 'd', NULL, 'x')",
+    )
+    .unwrap();
     cluster.converge();
-    two.execute_batch("INSERT OR REPLACE INTO account VALUES (10, 'A', '3', 'displaces 1 by email and 3 by phone')").unwrap();
+    two.execute_batch(
+        "INSERT OR REPLACE INTO account VALUES (10, 'A', '3', 'displaces 1 by email \
+        and 3 by phone')",
+    )
+    .unwrap();
     two.execute_batch("UPDATE OR REPLACE account SET email = 'D' WHERE id = 2").unwrap();
-    eventually("the displaced rows are gone at the peer", || number(&one, "SELECT count(*) FROM account") == 2);
+    eventually("the displaced rows are gone at the peer", || {
+        number(&one, "SELECT count(*) FROM account") == 2
+    });
     cluster.converge();
-    assert_eq!(rows(&one, "SELECT id, email FROM account ORDER BY id"), [["Integer(2)", "\"D\""], ["Integer(10)", "\"A\""]]);
+    assert_eq!(
+        rows(&one, "SELECT id, email FROM account ORDER BY id"),
+        [["Integer(2)", "\"D\""], ["Integer(10)", "\"A\""]]
+    );
     no_conflicts(&cluster, "nothing was concurrent");
 }
 
@@ -41,20 +56,31 @@ fn two_rows_swap_their_values_in_one_transaction() {
     let mut cluster = Cluster::new(3, SCHEMA);
     cluster.run();
     let db = cluster.nodes[0].app();
-    db.execute_batch("INSERT INTO account VALUES (1, 'a', '1', 'x'), (2, 'b', '2', 'x'), (3, 'c', '3', 'x')").unwrap();
+    db.execute_batch(
+        "INSERT INTO account VALUES (1, 'a', '1', 'x'), (2, 'b', '2', 'x'), (3, 'c', '3', 'x')",
+    )
+    .unwrap();
     cluster.converge();
     // A ring of three, through a value that no committed state has.
     db.execute_batch(
-        "BEGIN; UPDATE account SET email = 'free', phone = NULL WHERE id = 1; UPDATE account SET email = 'a', phone = '1' WHERE id = 2;
-         UPDATE account SET email = 'b', phone = '2' WHERE id = 3; UPDATE account SET email = 'c', phone = '3' WHERE id = 1; COMMIT;",
+        "BEGIN; UPDATE account SET email = 'free', phone = NULL WHERE id = 1; UPDATE account SET \
+        email = 'a', phone = '1' WHERE id = 2;
+         UPDATE account SET email = 'b', phone = '2' WHERE id = 3; UPDATE account SET email = \
+         'c', phone = '3' WHERE id = 1; COMMIT;",
     )
     .unwrap();
     let peer = cluster.nodes[2].app();
-    eventually("the swap arrives", || number(&peer, "SELECT count(*) FROM account WHERE id = 1 AND email = 'c'") == 1);
+    eventually("the swap arrives", || {
+        number(&peer, "SELECT count(*) FROM account WHERE id = 1 AND email = 'c'") == 1
+    });
     cluster.converge();
     assert_eq!(
         rows(&peer, "SELECT id, email, phone FROM account ORDER BY id"),
-        [["Integer(1)", "\"c\"", "\"3\""], ["Integer(2)", "\"a\"", "\"1\""], ["Integer(3)", "\"b\"", "\"2\""]]
+        [
+            ["Integer(1)", "\"c\"", "\"3\""],
+            ["Integer(2)", "\"a\"", "\"1\""],
+            ["Integer(3)", "\"b\"", "\"2\""]
+        ]
     );
     no_conflicts(&cluster, "a swap is no conflict");
 }
@@ -70,7 +96,9 @@ fn the_loser_of_a_clash_is_in_the_journal_and_comes_back() {
     one.execute("INSERT INTO account VALUES (1, 'SAME', NULL, 'the later')", []).unwrap();
     cluster.broker.run();
     for db in [&one, &two] {
-        eventually("the later write stays alone", || rows(db, "SELECT id, name FROM account") == [["Integer(1)", "\"the later\""]]);
+        eventually("the later write stays alone", || {
+            rows(db, "SELECT id, name FROM account") == [["Integer(1)", "\"the later\""]]
+        });
     }
     cluster.converge();
 
@@ -82,7 +110,12 @@ fn the_loser_of_a_clash_is_in_the_journal_and_comes_back() {
     let (node, conflict) = cluster
         .nodes
         .iter()
-        .find_map(|n| listed(n).into_iter().find(|c| c["content"].as_str().is_some_and(|t| t.contains("the earlier"))).map(|c| (n, c)))
+        .find_map(|n| {
+            listed(n)
+                .into_iter()
+                .find(|c| c["content"].as_str().is_some_and(|t| t.contains("the earlier")))
+                .map(|c| (n, c))
+        })
         .expect("the loser is in the journal of some node");
     let id = conflict["id"].to_string();
     let text = String::from_utf8(node.cli(&["conflicts", "list"]).stdout).unwrap();
@@ -100,9 +133,16 @@ fn the_loser_of_a_clash_is_in_the_journal_and_comes_back() {
     assert!(restored.status.success(), "{restored:?}");
     for db in [&one, &two] {
         eventually("the restored row is everywhere", || {
-            number(db, "SELECT count(*) FROM account WHERE id = 2 AND email = 'same' AND name = 'the earlier'") == 1
+            number(
+                db,
+                "SELECT count(*) FROM account WHERE id = 2 AND email = 'same' AND name = 'the \
+                earlier'",
+            ) == 1
         });
     }
     cluster.converge();
-    assert!(listed(node).iter().all(|c| c["id"].as_i64() != id.parse().ok()), "a restored conflict leaves the journal");
+    assert!(
+        listed(node).iter().all(|c| c["id"].as_i64() != id.parse().ok()),
+        "a restored conflict leaves the journal"
+    );
 }

@@ -26,11 +26,39 @@ pub struct Table {
 
 /// The tables.
 pub const TABLES: &[Table] = &[
-    Table { name: "item", key: &["id"], columns: "id, v, n", nocase: false, unique: false, since: 0 },
-    Table { name: "link", key: &["a", "b"], columns: "a, b, v", nocase: false, unique: false, since: 0 },
-    Table { name: "pair", key: &["id"], columns: "id, token", nocase: false, unique: false, since: 0 },
+    Table {
+        name: "item",
+        key: &["id"],
+        columns: "id, v, n",
+        nocase: false,
+        unique: false,
+        since: 0,
+    },
+    Table {
+        name: "link",
+        key: &["a", "b"],
+        columns: "a, b, v",
+        nocase: false,
+        unique: false,
+        since: 0,
+    },
+    Table {
+        name: "pair",
+        key: &["id"],
+        columns: "id, token",
+        nocase: false,
+        unique: false,
+        since: 0,
+    },
     Table { name: "note", key: &["id"], columns: "id, v", nocase: false, unique: false, since: 2 },
-    Table { name: "person", key: &["name"], columns: "name, mail, v", nocase: true, unique: true, since: 0 },
+    Table {
+        name: "person",
+        key: &["name"],
+        columns: "name, mail, v",
+        nocase: true,
+        unique: true,
+        since: 0,
+    },
 ];
 
 /// Their schema.
@@ -44,7 +72,8 @@ pub const SCHEMA: &str = "
 /// What a node's schema goes through, one after the other; `user_version` tells how far it is.
 pub const MIGRATIONS: &[&str] = &[
     "ALTER TABLE item ADD COLUMN extra TEXT DEFAULT 'd'",
-    "CREATE TABLE note (id INTEGER PRIMARY KEY, v TEXT); INSERT INTO note VALUES (0, 'from the migration')",
+    "CREATE TABLE note (id INTEGER PRIMARY KEY, v TEXT); INSERT INTO note VALUES (0, 'from the \
+    migration')",
 ];
 
 /// How far the schema is.
@@ -61,23 +90,33 @@ pub fn level(db: &Connection) -> rusqlite::Result<i64> {
 /// What SQLite says.
 pub fn migrate(db: &Connection) -> rusqlite::Result<Option<i64>> {
     let level = level(db)?;
-    let Some(sql) = usize::try_from(level).ok().and_then(|l| MIGRATIONS.get(l)) else { return Ok(None) };
-    db.execute_batch(&format!("BEGIN IMMEDIATE; {sql}; PRAGMA user_version = {}; COMMIT", level + 1))?;
+    let Some(sql) = usize::try_from(level).ok().and_then(|l| MIGRATIONS.get(l)) else {
+        return Ok(None);
+    };
+    db.execute_batch(&format!(
+        "BEGIN IMMEDIATE; {sql}; PRAGMA user_version = {}; COMMIT",
+        level + 1
+    ))?;
     Ok(Some(level + 1))
 }
 
 /// Whether the sidecar has seen that there is a table `note`.
 fn is_note_captured(db: &Connection) -> rusqlite::Result<bool> {
-    db.prepare_cached("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = '__harmonylite__note_change_log_on_insert')")?
-        .query_row([], |r| r.get(0))
+    db.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = \
+        '__harmonylite__note_change_log_on_insert')",
+    )?
+    .query_row([], |r| r.get(0))
 }
 
-/// A row as one SQL expression, exact to the byte. A column that a migration adds counts as its default before.
+/// A row as one SQL expression, exact to the byte. A column that a migration adds counts as its
+/// default before.
 ///
 /// # Errors
 /// What SQLite says.
 pub fn row_expression(db: &Connection, table: &Table) -> rusqlite::Result<String> {
-    let mut quoted: Vec<String> = table.columns.split(", ").map(|c| format!("quote({c})")).collect();
+    let mut quoted: Vec<String> =
+        table.columns.split(", ").map(|c| format!("quote({c})")).collect();
     if table.name == "item" {
         quoted.push(if level(db)? >= 1 { "quote(extra)" } else { "quote('d')" }.to_owned());
     }
@@ -100,7 +139,9 @@ pub fn canonical(table: &Table, key: &[Value]) -> String {
     for value in key {
         match value {
             Value::Integer(i) => out.push_str(&format!("{i},")),
-            Value::Text(t) if table.nocase => out.push_str(&format!("'{}',", String::from_utf8_lossy(t).to_ascii_lowercase())),
+            Value::Text(t) if table.nocase => {
+                out.push_str(&format!("'{}',", String::from_utf8_lossy(t).to_ascii_lowercase()))
+            }
             Value::Text(t) => out.push_str(&format!("'{}',", String::from_utf8_lossy(t))),
             other => out.push_str(&format!("{other:?},")),
         }
@@ -108,12 +149,17 @@ pub fn canonical(table: &Table, key: &[Value]) -> String {
     out
 }
 
-/// Runs one transaction. Single statements may fail (a UNIQUE column), as an application that ignores errors has it; a few
-/// transactions are rolled back. Returns what was done, for the trace.
+/// Runs one transaction. Single statements may fail (a UNIQUE column), as an application that
+/// ignores errors has it; a few transactions are rolled back. Returns what was done, for the trace.
 ///
 /// # Errors
 /// What SQLite says beside constraints.
-pub fn transaction(db: &Connection, work: &Work, rng: &mut Rng, tag: &str) -> rusqlite::Result<String> {
+pub fn transaction(
+    db: &Connection,
+    work: &Work,
+    rng: &mut Rng,
+    tag: &str,
+) -> rusqlite::Result<String> {
     let mut said = String::new();
     let (level, notes) = (level(db)?, is_note_captured(db)?);
     db.execute_batch("BEGIN IMMEDIATE")?;
@@ -121,7 +167,9 @@ pub fn transaction(db: &Connection, work: &Work, rng: &mut Rng, tag: &str) -> ru
         let sql = statement(work, rng, &format!("{tag}.{i}"), level, notes);
         match db.execute_batch(&sql) {
             Ok(()) => said.push_str(&format!(" {sql};")),
-            Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) => {
+            Err(error)
+                if error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) =>
+            {
                 said.push_str(&format!(" ({sql}: refused);"));
             }
             Err(error) => return Err(error),
@@ -149,16 +197,28 @@ fn statement(work: &Work, rng: &mut Rng, tag: &str, level: i64, notes: bool) -> 
     }
     let key = rng.below(work.keys);
     let other = rng.below(work.keys);
-    let filler = if work.filler > 0 { "x".repeat(rng.index(usize::try_from(work.filler).unwrap_or(0))) } else { String::new() };
+    let filler = if work.filler > 0 {
+        "x".repeat(rng.index(usize::try_from(work.filler).unwrap_or(0)))
+    } else {
+        String::new()
+    };
     let value = format!("'{tag}{filler}'");
-    let name = |rng: &mut Rng, n: u64| if rng.chance(30) { format!("'P{n}'") } else { format!("'p{n}'") };
+    let name =
+        |rng: &mut Rng, n: u64| if rng.chance(30) { format!("'P{n}'") } else { format!("'p{n}'") };
     let mail = rng.below(work.values);
     match kind {
-        0 if notes && key % 2 == 1 => format!("INSERT OR REPLACE INTO note VALUES ({}, {value})", other),
-        0 => format!("INSERT INTO item (id, v, n) VALUES ({key}, {value}, 0) ON CONFLICT (id) DO UPDATE SET v = excluded.v, n = n + 1"),
+        0 if notes && key % 2 == 1 => {
+            format!("INSERT OR REPLACE INTO note VALUES ({}, {value})", other)
+        }
+        0 => format!(
+            "INSERT INTO item (id, v, n) VALUES ({key}, {value}, 0) ON CONFLICT (id) DO UPDATE \
+            SET v = excluded.v, n = n + 1"
+        ),
         1 => format!("DELETE FROM item WHERE id = {key}"),
         2 => format!("UPDATE OR IGNORE item SET id = {other}, v = {value} WHERE id = {key}"),
-        3 if level >= 1 => format!("UPDATE item SET v = {value}, extra = {value} WHERE id >= {key}"),
+        3 if level >= 1 => {
+            format!("UPDATE item SET v = {value}, extra = {value} WHERE id >= {key}")
+        }
         3 => format!("UPDATE item SET v = {value} WHERE id >= {key}"),
         4 => format!("INSERT OR REPLACE INTO link VALUES ({key}, 'b{}', {value})", rng.below(2)),
         5 => format!("DELETE FROM link WHERE a = {key}"),
@@ -173,7 +233,8 @@ fn statement(work: &Work, rng: &mut Rng, tag: &str, level: i64, notes: bool) -> 
         7 => {
             let name = name(rng, key);
             format!(
-                "INSERT INTO person VALUES ({name}, 'm{mail}', {value}) ON CONFLICT (name) DO UPDATE SET mail = excluded.mail, v = excluded.v"
+                "INSERT INTO person VALUES ({name}, 'm{mail}', {value}) ON CONFLICT (name) DO \
+                UPDATE SET mail = excluded.mail, v = excluded.v"
             )
         }
         8 => {
@@ -189,10 +250,12 @@ fn statement(work: &Work, rng: &mut Rng, tag: &str, level: i64, notes: bool) -> 
             let (a, b) = (name(rng, key), name(rng, other));
             format!(
                 "CREATE TEMP TABLE IF NOT EXISTS swap (x, y); DELETE FROM swap; \
-                 INSERT INTO swap SELECT (SELECT mail FROM person WHERE name = {a}), (SELECT mail FROM person WHERE name = {b}); \
+                 INSERT INTO swap SELECT (SELECT mail FROM person WHERE name = {a}), (SELECT mail \
+                 FROM person WHERE name = {b}); \
                  UPDATE person SET mail = NULL WHERE name IN ({a}, {b}); \
                  UPDATE person SET mail = (SELECT y FROM swap), v = {value} WHERE name = {a}; \
-                 UPDATE OR IGNORE person SET mail = (SELECT x FROM swap), v = {value} WHERE name = {b}"
+                 UPDATE OR IGNORE person SET mail = (SELECT x FROM swap), v = {value} WHERE name \
+                 = {b}"
             )
         }
     }

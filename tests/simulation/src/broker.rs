@@ -1,7 +1,9 @@
-//! What JetStream does, in memory: streams with positions and fences, a bucket with revisions and times to live.
+//! What JetStream does, in memory: streams with positions and fences, a bucket with revisions and
+//! times to live.
 //!
-//! It answers every request at once and truthfully; losing, delaying and lying is done around it (`network`, `faults`).
-//! The conformance suite runs on it and on a real server, so that the model cannot drift.
+//! It answers every request at once and truthfully; losing, delaying and lying is done around it
+//! (`network`, `faults`). The conformance suite runs on it and on a real server, so that the model
+//! cannot drift.
 
 use bytes::Bytes;
 use harmonylite::batch::PartHeaders;
@@ -71,7 +73,11 @@ impl SimBroker {
     /// The stream, created if it is missing.
     pub fn stream(&mut self, shard: u32) -> &mut Stream {
         let now = self.tick();
-        self.streams.entry(shard).or_insert_with(|| Stream { created_ns: now, first: 1, ..Stream::default() })
+        self.streams.entry(shard).or_insert_with(|| Stream {
+            created_ns: now,
+            first: 1,
+            ..Stream::default()
+        })
     }
 
     fn last_of(stream: &Stream, node: NodeId) -> Option<(u64, &Stored)> {
@@ -90,7 +96,8 @@ impl SimBroker {
         })
     }
 
-    /// Does what a node asks. `Consume` and `Signal` concern connections and are done by the network.
+    /// Does what a node asks. `Consume` and `Signal` concern connections and are done by the
+    /// network.
     ///
     /// # Errors
     /// As the real one.
@@ -104,7 +111,9 @@ impl SimBroker {
                 }
                 stream.last += 1;
                 stream.last_time_ns = now_ns;
-                stream.messages.insert(stream.last, Stored { time_ns: now_ns, node, headers, payload });
+                stream
+                    .messages
+                    .insert(stream.last, Stored { time_ns: now_ns, node, headers, payload });
                 Ok(Reply::Published(StreamSeq(stream.last)))
             }
             Request::LastOwn { shard } => {
@@ -127,9 +136,10 @@ impl SimBroker {
                     kept_since_ns: stream.kept_since_ns,
                 }))
             }
-            Request::KvGet { key } => {
-                Ok(Reply::Kv(self.live(&key, now_ns).map(|v| KvEntry { revision: v.revision, value: v.value.clone() })))
-            }
+            Request::KvGet { key } => Ok(Reply::Kv(
+                self.live(&key, now_ns)
+                    .map(|v| KvEntry { revision: v.revision, value: v.value.clone() }),
+            )),
             Request::KvPut { key, value, expected, ttl_ms } => {
                 let have = self.live(&key, now_ns).map_or(0, |v| v.revision);
                 if expected.is_some_and(|expected| expected != have) {
@@ -141,7 +151,9 @@ impl SimBroker {
                 Ok(Reply::KvPut(self.revision))
             }
             Request::Consume { .. } => Ok(Reply::Consuming),
-            Request::Signal { .. } => Err(BrokerError::Refused("a signal has no answer".to_owned())),
+            Request::Signal { .. } => {
+                Err(BrokerError::Refused("a signal has no answer".to_owned()))
+            }
         }
     }
 
@@ -155,8 +167,8 @@ impl SimBroker {
         self.stream(shard);
     }
 
-    /// The disk of the server goes back in time: the newest messages are gone, their positions are given again, and
-    /// `created` is the same.
+    /// The disk of the server goes back in time: the newest messages are gone, their positions are
+    /// given again, and `created` is the same.
     pub fn roll_back(&mut self, shard: u32, messages: u64) {
         let stream = self.stream(shard);
         let keep = stream.last.saturating_sub(messages).max(stream.first - 1);

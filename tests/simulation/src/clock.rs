@@ -1,4 +1,5 @@
-//! Time that is only a number. The world has one true time; every node reads it through its own bad clock.
+//! Time that is only a number. The world has one true time; every node reads it through its own bad
+//! clock.
 
 use harmonylite::config::Now;
 use std::sync::Arc;

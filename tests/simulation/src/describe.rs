@@ -5,7 +5,10 @@ use harmonylite::{inbound, outbound};
 
 fn message(m: &Message) -> String {
     match &m.headers {
-        Ok(h) => format!("{}/{} of node {}: batch {} part {}/{} of site {}", m.shard, m.seq, m.node, h.batch, h.part, h.parts, h.site),
+        Ok(h) => format!(
+            "{}/{} of node {}: batch {} part {}/{} of site {}",
+            m.shard, m.seq, m.node, h.batch, h.part, h.parts, h.site
+        ),
         Err(reason) => format!("{}/{} of node {}: {reason}", m.shard, m.seq, m.node),
     }
 }
@@ -13,12 +16,20 @@ fn message(m: &Message) -> String {
 /// What the broker says.
 pub(crate) fn event(event: &BrokerEvent) -> String {
     match event {
-        BrokerEvent::Delivered { generation, message: m, .. } => format!("message {} (consumer {generation})", message(m)),
-        BrokerEvent::Reply(ticket, Ok(Reply::Message(Some(m)))) => format!("answer {ticket}: message {}", message(m)),
-        BrokerEvent::Reply(ticket, Ok(Reply::Kv(entry))) => format!("answer {ticket}: key at {:?}", entry.as_ref().map(|e| e.revision)),
+        BrokerEvent::Delivered { generation, message: m, .. } => {
+            format!("message {} (consumer {generation})", message(m))
+        }
+        BrokerEvent::Reply(ticket, Ok(Reply::Message(Some(m)))) => {
+            format!("answer {ticket}: message {}", message(m))
+        }
+        BrokerEvent::Reply(ticket, Ok(Reply::Kv(entry))) => {
+            format!("answer {ticket}: key at {:?}", entry.as_ref().map(|e| e.revision))
+        }
         BrokerEvent::Reply(ticket, Ok(reply)) => format!("answer {ticket}: {reply:?}"),
         BrokerEvent::Reply(ticket, Err(error)) => format!("answer {ticket}: {error}"),
-        BrokerEvent::Signal(bytes) => format!("signal {:?}", harmonylite::repair::Signal::decode(bytes)),
+        BrokerEvent::Signal(bytes) => {
+            format!("signal {:?}", harmonylite::repair::Signal::decode(bytes))
+        }
         other => format!("{other:?}"),
     }
 }
@@ -48,7 +59,8 @@ pub(crate) fn work(inbound: &inbound::Inbound<crate::network::Handle>) -> String
         .streams()
         .iter()
         .map(|s| {
-            let mut held: Vec<_> = s.held.iter().map(|(node, seq)| format!("node {node} from {seq}")).collect();
+            let mut held: Vec<_> =
+                s.held.iter().map(|(node, seq)| format!("node {node} from {seq}")).collect();
             held.sort();
             format!("stream {} at {} held {held:?}", s.shard, s.cursor.seq())
         })

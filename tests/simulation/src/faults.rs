@@ -19,8 +19,9 @@ impl World<'_> {
                 self.crash(n, rng);
                 self.maybe_start(n, rng)?;
             }
-            // A batch that its origin forgets by a power cut, and the broker by a lost tail, before the two have talked, leaves
-            // nothing by which the origin could know: two failures at once, which the design does not survive.
+            // A batch that its origin forgets by a power cut, and the broker by a lost tail, before
+            // the two have talked, leaves nothing by which the origin could know: two failures at
+            // once, which the design does not survive.
             What::PowerCut if self.is_unseen(&self.unseen_loss, n) => self.crash(n, rng),
             What::PowerCut => self.power_cut(n, rng)?,
             What::Start => self.start(n)?,
@@ -42,7 +43,9 @@ impl World<'_> {
                     self.say(|| format!("node {n}: a message comes again"));
                 }
             }
-            What::RollBack | What::Hole | What::Recreate | What::Expire => self.broker_fault(what, rng),
+            What::RollBack | What::Hole | What::Recreate | What::Expire => {
+                self.broker_fault(what, rng)
+            }
             What::ClockJump => {
                 let by = rng.pick(&[-5_000, -1, 1, 400, 30_000, -600_000, 3_600_000]);
                 self.nodes[n].clock.skew_ms += by;
@@ -62,7 +65,8 @@ impl World<'_> {
         if rng.chance(60) { self.start(n) } else { Ok(()) }
     }
 
-    /// The end comes right behind a step, more often than chance would have it: at an arrow, not in a pause.
+    /// The end comes right behind a step, more often than chance would have it: at an arrow, not in
+    /// a pause.
     fn last_step(&mut self, n: usize, rng: &mut Rng) -> Result<(), String> {
         match rng.below(5) {
             0 | 1 => {
@@ -100,7 +104,8 @@ impl World<'_> {
         self.nodes[n].link.ghosts.clear();
         // A piece of a split batch is acknowledged before what it stands for is in the stream.
         let keeps = !self.plan.broker_loses() && !self.plan.splits;
-        let acknowledged = if keeps { meta(&self.nodes[n].app, "published").map_err(sql)? } else { 0 };
+        let acknowledged =
+            if keeps { meta(&self.nodes[n].app, "published").map_err(sql)? } else { 0 };
         self.nodes[n].power_cut().map_err(sql)?;
         let lost = self.oracle.power_cut(n, &self.nodes[n].app, acknowledged)?;
         self.forget_seen(n)?;
@@ -136,7 +141,9 @@ impl World<'_> {
             let sends = rng.chance(50);
             (self.nodes[n].link.sends, self.nodes[n].link.hears) = (sends, !sends);
             self.marks.hit("one-way partition");
-            self.say(|| format!("node {n}: only {} works", if sends { "sending" } else { "hearing" }));
+            self.say(|| {
+                format!("node {n}: only {} works", if sends { "sending" } else { "hearing" })
+            });
         }
     }
 
@@ -149,8 +156,9 @@ impl World<'_> {
     }
 
     fn broker_fault(&mut self, what: What, rng: &mut Rng) {
-        // Nor does a message expire within moments of a power cut that makes its origin forget it: they are kept for days. So a message
-        // that goes counts as a loss like the others, whichever of the two comes first.
+        // Nor does a message expire within moments of a power cut that makes its origin forget it:
+        // they are kept for days. So a message that goes counts as a loss like the others,
+        // whichever of the two comes first.
         if (0..self.nodes.len()).any(|n| self.is_unseen(&self.unseen_cut, n)) {
             return;
         }
@@ -163,12 +171,15 @@ impl World<'_> {
         };
         match what {
             What::RollBack if last >= first => {
-                // A server that restarts: all connections end, before and after are told apart by nobody.
+                // A server that restarts: all connections end, before and after are told apart by
+                // nobody.
                 self.restart_broker(rng);
                 let by = 1 + rng.below(4);
                 self.broker.roll_back(shard, by);
                 self.marks.hit("broker rolled back");
-                self.say(|| format!("the broker forgets {by} messages of stream {shard} from {last} back"));
+                self.say(|| {
+                    format!("the broker forgets {by} messages of stream {shard} from {last} back")
+                });
                 self.connect_all();
             }
             What::Hole if last >= first => {
@@ -242,7 +253,9 @@ impl World<'_> {
     }
 
     fn migrate(&mut self, n: usize) -> Result<bool, String> {
-        let Some(level) = application::migrate(&self.nodes[n].app).map_err(sql)? else { return Ok(false) };
+        let Some(level) = application::migrate(&self.nodes[n].app).map_err(sql)? else {
+            return Ok(false);
+        };
         self.level_max = self.level_max.max(level);
         self.marks.hit("schema migrated");
         self.say(|| format!("node {n}: the application migrates its schema to level {level}"));
@@ -256,8 +269,8 @@ impl World<'_> {
         Ok(true)
     }
 
-    /// In the end everybody has the schema that somebody once had: a power cut may have taken it from all, but not from the
-    /// batches in the stream.
+    /// In the end everybody has the schema that somebody once had: a power cut may have taken it
+    /// from all, but not from the batches in the stream.
     pub(crate) fn migrate_all(&mut self) -> Result<(), String> {
         let most = self.level_max;
         for n in 0..self.nodes.len() {

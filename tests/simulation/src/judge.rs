@@ -16,7 +16,12 @@ impl World<'_> {
                 match now.get(key) {
                     Some(version) if version >= before => {}
                     None if self.pruned => {}
-                    other => return Err(format!("node {n}: the version of {} {key} went from {before:?} to {other:?}", table.name)),
+                    other => {
+                        return Err(format!(
+                            "node {n}: the version of {} {key} went from {before:?} to {other:?}",
+                            table.name
+                        ));
+                    }
                 }
             }
             self.seen[n][t] = now;
@@ -65,11 +70,19 @@ impl World<'_> {
             for n in 1..self.nodes.len() {
                 let rows = oracle::rows(&self.nodes[n].app, table).map_err(sql)?;
                 if rows != first {
-                    return Err(format!("diverged in {}: node 0 {} node {n} {}", table.name, differ(&first, &rows), differ(&rows, &first)));
+                    return Err(format!(
+                        "diverged in {}: node 0 {} node {n} {}",
+                        table.name,
+                        differ(&first, &rows),
+                        differ(&rows, &first)
+                    ));
                 }
                 let versions = oracle::versions(&self.nodes[n].app, table).map_err(sql)?;
                 if !self.pruned && versions != first_versions {
-                    return Err(format!("versions diverged in {}: {first_versions:?} and {versions:?}", table.name));
+                    return Err(format!(
+                        "versions diverged in {}: {first_versions:?} and {versions:?}",
+                        table.name
+                    ));
                 }
             }
         }
@@ -91,9 +104,15 @@ impl World<'_> {
         for (n, node) in self.nodes.iter().enumerate() {
             for (table, most) in bounds {
                 let sql_text = format!("SELECT count(*) FROM __harmonylite__{table}");
-                let count: i64 = node.app.prepare_cached(&sql_text).and_then(|mut s| s.query_row([], |r| r.get(0))).map_err(sql)?;
+                let count: i64 = node
+                    .app
+                    .prepare_cached(&sql_text)
+                    .and_then(|mut s| s.query_row([], |r| r.get(0)))
+                    .map_err(sql)?;
                 if count > most {
-                    return Err(format!("node {n}: {count} entries in {table} at rest, {most} at most"));
+                    return Err(format!(
+                        "node {n}: {count} entries in {table} at rest, {most} at most"
+                    ));
                 }
             }
         }
@@ -102,6 +121,7 @@ impl World<'_> {
 }
 
 fn differ(a: &BTreeMap<String, String>, b: &BTreeMap<String, String>) -> String {
-    let only: Vec<String> = a.iter().filter(|(k, v)| b.get(*k) != Some(v)).map(|(k, v)| format!("{k} = {v}")).collect();
+    let only: Vec<String> =
+        a.iter().filter(|(k, v)| b.get(*k) != Some(v)).map(|(k, v)| format!("{k} = {v}")).collect();
     format!("[{}]", only.join("; "))
 }

@@ -1,5 +1,6 @@
-//! Whole clusters in one deterministic process: the real stages over real SQLite, a broker that lies, time that is only a
-//! number. One seed decides everything; the same seed twice gives the same trace, byte for byte.
+//! Whole clusters in one deterministic process: the real stages over real SQLite, a broker that
+//! lies, time that is only a number. One seed decides everything; the same seed twice gives the
+//! same trace, byte for byte.
 
 pub mod application;
 pub mod broker;

@@ -1,4 +1,5 @@
-//! What lies between a node and the broker: requests that wait, answers that may not come, consumers.
+//! What lies between a node and the broker: requests that wait, answers that may not come,
+//! consumers.
 
 use crate::broker::SimBroker;
 use crate::plan::Fates;
@@ -96,12 +97,25 @@ impl Connection {
     }
 
     /// Takes the next request to the broker, or not, and brings the answer back, or not.
-    pub fn serve(&mut self, broker: &mut SimBroker, fates: &Fates, rng: &mut Rng, marks: &mut crate::coverage::Marks) -> Served {
-        let Some((actor, ticket, request)) = self.requests.borrow_mut().pop_front() else { return Served::Nothing };
+    pub fn serve(
+        &mut self,
+        broker: &mut SimBroker,
+        fates: &Fates,
+        rng: &mut Rng,
+        marks: &mut crate::coverage::Marks,
+    ) -> Served {
+        let Some((actor, ticket, request)) = self.requests.borrow_mut().pop_front() else {
+            return Served::Nothing;
+        };
         if let Request::Signal { payload } = request {
             return if self.up && self.sends { Served::Signal(payload) } else { Served::Nothing };
         }
-        let silent = |why: &str| Served::Events(actor, vec![BrokerEvent::Reply(ticket, Err(BrokerError::Unreachable(why.to_owned())))]);
+        let silent = |why: &str| {
+            Served::Events(
+                actor,
+                vec![BrokerEvent::Reply(ticket, Err(BrokerError::Unreachable(why.to_owned())))],
+            )
+        };
         if !self.up {
             return silent("no connection");
         }
@@ -134,7 +148,11 @@ impl Connection {
         Served::Events(actor, events)
     }
 
-    fn carry_out(&mut self, broker: &mut SimBroker, request: Request) -> Result<Reply, BrokerError> {
+    fn carry_out(
+        &mut self,
+        broker: &mut SimBroker,
+        request: Request,
+    ) -> Result<Reply, BrokerError> {
         if let Request::Consume { shard, start, generation } = request {
             self.consumers.insert(shard, Consumer { generation, next: start.0 });
         }
@@ -162,10 +180,17 @@ impl Connection {
             let shard = shards[(from + i) % shards.len()];
             let consumer = self.consumers.get_mut(&shard)?;
             let stream = broker.stream(shard);
-            let Some(seq) = stream.messages.range(consumer.next..).next().map(|(seq, _)| *seq) else { continue };
+            let Some(seq) = stream.messages.range(consumer.next..).next().map(|(seq, _)| *seq)
+            else {
+                continue;
+            };
             consumer.next = seq + 1;
             let message = SimBroker::message(stream, shard, seq)?;
-            return Some(BrokerEvent::Delivered { generation: consumer.generation, message, permit: Permit::default() });
+            return Some(BrokerEvent::Delivered {
+                generation: consumer.generation,
+                message,
+                permit: Permit::default(),
+            });
         }
         None
     }
@@ -178,22 +203,32 @@ impl Connection {
         let (shard, consumer) = self.consumers.iter().nth(rng.index(self.consumers.len()))?;
         let seq = consumer.next.checked_sub(1 + rng.below(3))?;
         let message = SimBroker::message(broker.stream(*shard), *shard, seq)?;
-        Some(BrokerEvent::Delivered { generation: consumer.generation, message, permit: Permit::default() })
+        Some(BrokerEvent::Delivered {
+            generation: consumer.generation,
+            message,
+            permit: Permit::default(),
+        })
     }
 
     /// The consumers end, as a client notices by missed heartbeats or a gap.
     pub fn lose_consumers(&mut self) -> Vec<BrokerEvent> {
-        let lost = |(shard, c): (u32, Consumer)| BrokerEvent::ConsumerLost { shard, generation: c.generation, reason: "gone".to_owned() };
+        let lost = |(shard, c): (u32, Consumer)| BrokerEvent::ConsumerLost {
+            shard,
+            generation: c.generation,
+            reason: "gone".to_owned(),
+        };
         std::mem::take(&mut self.consumers).into_iter().map(lost).collect()
     }
 
-    /// The connection ends. What waited is lost, or arrives later, or was done; nobody knows. Returns who asked.
+    /// The connection ends. What waited is lost, or arrives later, or was done; nobody knows.
+    /// Returns who asked.
     pub fn cut(&mut self, broker: &mut SimBroker, rng: &mut Rng) -> Vec<(Actor, Ticket)> {
         self.up = false;
         self.consumers.clear();
         let waiting: Vec<_> = self.requests.borrow_mut().drain(..).collect();
         let mut asked = Vec::new();
-        // In their order: what one connection carries arrives up to some point, and nothing of it beyond.
+        // In their order: what one connection carries arrives up to some point, and nothing of it
+        // beyond.
         let mut arrives = true;
         for (actor, ticket, request) in waiting {
             if matches!(request, Request::Signal { .. }) {

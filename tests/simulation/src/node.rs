@@ -1,4 +1,5 @@
-//! One machine: a database that outlives its process, a process that can end at any moment, a connection.
+//! One machine: a database that outlives its process, a process that can end at any moment, a
+//! connection.
 
 use crate::application::{self, SCHEMA};
 use crate::clock::NodeClock;
@@ -70,12 +71,17 @@ fn fresh_name() -> String {
 }
 
 fn open(name: &str) -> rusqlite::Result<Connection> {
-    let flags =
-        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_URI
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(name, flags)?;
     db.busy_timeout(Duration::ZERO)?;
     db.set_prepared_statement_cache_capacity(512);
-    db.execute_batch("PRAGMA page_size = 1024; PRAGMA temp_store = MEMORY; PRAGMA synchronous = OFF; PRAGMA foreign_keys = OFF;")?;
+    db.execute_batch(
+        "PRAGMA page_size = 1024; PRAGMA temp_store = MEMORY; PRAGMA synchronous = \
+        OFF; PRAGMA foreign_keys = OFF;",
+    )?;
     Ok(db)
 }
 
@@ -84,8 +90,8 @@ fn copy(from: &Connection, to: &mut Connection) -> rusqlite::Result<()> {
     Backup::new(from, to)?.step(-1).map(|_| ())
 }
 
-/// Fills a database with the schema and the triggers that a first start would install: copying pages is much cheaper than
-/// making them, and most worlds are not about it.
+/// Fills a database with the schema and the triggers that a first start would install: copying
+/// pages is much cheaper than making them, and most worlds are not about it.
 fn copy_template(to: &mut Connection) -> rusqlite::Result<()> {
     thread_local!(static TEMPLATE: OnceCell<Connection> = const { OnceCell::new() });
     TEMPLATE.with(|cell| {
@@ -93,7 +99,8 @@ fn copy_template(to: &mut Connection) -> rusqlite::Result<()> {
             let db = Connection::open_in_memory()?;
             db.execute_batch("PRAGMA page_size = 1024")?;
             db.execute_batch(SCHEMA)?;
-            let installed = create_tables(&db, Path::new("template")).and_then(|()| install(&db, &TableFilter::default(), 0));
+            let installed = create_tables(&db, Path::new("template"))
+                .and_then(|()| install(&db, &TableFilter::default(), 0));
             installed.map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
             let _ = cell.set(db);
         }
@@ -175,18 +182,39 @@ impl Node {
             return Ok(false);
         }
         self.starts += 1;
-        let config = NodeConfig { instance: format!("{}-{}", self.index, self.starts), ..self.config.clone() };
-        let mut rng =
-            Rng::new(self.seed ^ (self.index as u64 + 1).wrapping_mul(0x5851_f42d_4c95_7f2d) ^ self.starts.wrapping_mul(0xdead_beef));
+        let config = NodeConfig {
+            instance: format!("{}-{}", self.index, self.starts),
+            ..self.config.clone()
+        };
+        let mut rng = Rng::new(
+            self.seed
+                ^ (self.index as u64 + 1).wrapping_mul(0x5851_f42d_4c95_7f2d)
+                ^ self.starts.wrapping_mul(0xdead_beef),
+        );
         let writer = self.connect().map_err(|e| e.to_string())?;
         prepare_writer(&writer).map_err(|e| e.to_string())?;
         let handle = |actor| self.link.handle(actor);
         let now = self.clock.now(true_ms);
-        let inbound = Inbound::open(config.clone(), writer, handle(Actor::Inbound), Box::new(move || rng.bits()), now)
-            .map_err(|e| format!("node {} cannot start: {e}", self.id))?;
-        let outbound =
-            Outbound::new(config, self.connect().map_err(|e| e.to_string())?, handle(Actor::Outbound)).map_err(|e| e.to_string())?;
-        self.process = Some(Process { inbound, outbound, inbound_in: VecDeque::new(), outbound_in: VecDeque::new() });
+        let inbound = Inbound::open(
+            config.clone(),
+            writer,
+            handle(Actor::Inbound),
+            Box::new(move || rng.bits()),
+            now,
+        )
+        .map_err(|e| format!("node {} cannot start: {e}", self.id))?;
+        let outbound = Outbound::new(
+            config,
+            self.connect().map_err(|e| e.to_string())?,
+            handle(Actor::Outbound),
+        )
+        .map_err(|e| e.to_string())?;
+        self.process = Some(Process {
+            inbound,
+            outbound,
+            inbound_in: VecDeque::new(),
+            outbound_in: VecDeque::new(),
+        });
         if self.reachable {
             self.connected();
         }

@@ -1,5 +1,5 @@
-//! Knows every committed write and its version, computed on its own from the rule of DESIGN.md section 2, and judges what
-//! the nodes hold against it.
+//! Knows every committed write and its version, computed on its own from the rule of DESIGN.md
+//! section 2, and judges what the nodes hold against it.
 
 use crate::application::{TABLES, Table, canonical, row_expression};
 use harmonylite::batch::Value;
@@ -51,37 +51,57 @@ struct Entry {
 /// # Errors
 /// What SQLite says.
 pub fn meta(db: &Connection, name: &str) -> rusqlite::Result<i64> {
-    Ok(db.prepare_cached("SELECT value FROM __harmonylite__meta WHERE key = ?1")?.query_row([name], |r| r.get(0)).optional()?.unwrap_or(0))
+    Ok(db
+        .prepare_cached("SELECT value FROM __harmonylite__meta WHERE key = ?1")?
+        .query_row([name], |r| r.get(0))
+        .optional()?
+        .unwrap_or(0))
 }
 
 fn last_log(db: &Connection) -> rusqlite::Result<i64> {
-    db.prepare_cached("SELECT coalesce(max(id), 0) FROM __harmonylite__change_log")?.query_row([], |r| r.get(0))
+    db.prepare_cached("SELECT coalesce(max(id), 0) FROM __harmonylite__change_log")?
+        .query_row([], |r| r.get(0))
 }
 
 /// Where a key is, as a condition with bound values.
 fn condition(names: &[String], first: usize) -> String {
-    let parts: Vec<String> = names.iter().enumerate().map(|(i, k)| format!("{k} = ?{}", i + first)).collect();
+    let parts: Vec<String> =
+        names.iter().enumerate().map(|(i, k)| format!("{k} = ?{}", i + first)).collect();
     parts.join(" AND ")
 }
 
 /// A row as text, exact to the byte; None if it is not there.
 fn row_text(db: &Connection, table: &Table, key: &[Value]) -> rusqlite::Result<Option<String>> {
     let names: Vec<String> = table.key.iter().map(|k| (*k).to_owned()).collect();
-    let sql = format!("SELECT {} FROM {} WHERE {}", row_expression(db, table)?, table.name, condition(&names, 1));
+    let sql = format!(
+        "SELECT {} FROM {} WHERE {}",
+        row_expression(db, table)?,
+        table.name,
+        condition(&names, 1)
+    );
     db.prepare_cached(&sql)?.query_row(rusqlite::params_from_iter(key), |r| r.get(0)).optional()
 }
 
 fn stored_version(db: &Connection, table: &Table, key: &[Value]) -> rusqlite::Result<Version> {
     let names: Vec<String> = (0..key.len()).map(|i| format!("key{i}")).collect();
-    let sql = format!("SELECT hlc, site FROM __harmonylite__{}_version WHERE {}", table.name, condition(&names, 1));
-    let found = db.prepare_cached(&sql)?.query_row(rusqlite::params_from_iter(key), |r| Ok((r.get(0)?, r.get(1)?))).optional()?;
+    let sql = format!(
+        "SELECT hlc, site FROM __harmonylite__{}_version WHERE {}",
+        table.name,
+        condition(&names, 1)
+    );
+    let found = db
+        .prepare_cached(&sql)?
+        .query_row(rusqlite::params_from_iter(key), |r| Ok((r.get(0)?, r.get(1)?)))
+        .optional()?;
     Ok(found.unwrap_or((0, 0)))
 }
 
 /// Whether a table that a migration makes is there.
 fn exists(db: &Connection, table: &Table, name: &str) -> rusqlite::Result<bool> {
     Ok(table.since == 0
-        || db.prepare_cached("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = ?1)")?.query_row([name], |r| r.get(0))?)
+        || db
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = ?1)")?
+            .query_row([name], |r| r.get(0))?)
 }
 
 /// The rows of a table by key.
@@ -89,10 +109,17 @@ pub fn rows(db: &Connection, table: &Table) -> rusqlite::Result<BTreeMap<String,
     if !exists(db, table, table.name)? {
         return Ok(BTreeMap::new());
     }
-    let sql = format!("SELECT {}, {} FROM {}", row_expression(db, table)?, table.key.join(", "), table.name);
+    let sql = format!(
+        "SELECT {}, {} FROM {}",
+        row_expression(db, table)?,
+        table.key.join(", "),
+        table.name
+    );
     let mut read = db.prepare_cached(&sql)?;
     let found = read.query_map([], |r| {
-        let key: Vec<Value> = (0..table.key.len()).map(|i| r.get_ref(i + 1).map(Value::from)).collect::<rusqlite::Result<_>>()?;
+        let key: Vec<Value> = (0..table.key.len())
+            .map(|i| r.get_ref(i + 1).map(Value::from))
+            .collect::<rusqlite::Result<_>>()?;
         Ok((canonical(table, &key), r.get(0)?))
     })?;
     found.collect()
@@ -104,9 +131,15 @@ pub fn versions(db: &Connection, table: &Table) -> rusqlite::Result<BTreeMap<Str
         return Ok(BTreeMap::new());
     }
     let keys: Vec<String> = (0..table.key.len()).map(|i| format!("key{i}")).collect();
-    let mut read = db.prepare_cached(&format!("SELECT hlc, site, {} FROM __harmonylite__{}_version", keys.join(", "), table.name))?;
+    let mut read = db.prepare_cached(&format!(
+        "SELECT hlc, site, {} FROM __harmonylite__{}_version",
+        keys.join(", "),
+        table.name
+    ))?;
     let found = read.query_map([], |r| {
-        let key: Vec<Value> = (0..table.key.len()).map(|i| r.get_ref(i + 2).map(Value::from)).collect::<rusqlite::Result<_>>()?;
+        let key: Vec<Value> = (0..table.key.len())
+            .map(|i| r.get_ref(i + 2).map(Value::from))
+            .collect::<rusqlite::Result<_>>()?;
         Ok((canonical(table, &key), (r.get(0)?, r.get(1)?)))
     })?;
     found.collect()
@@ -117,9 +150,12 @@ pub fn versions(db: &Connection, table: &Table) -> rusqlite::Result<BTreeMap<Str
 /// # Errors
 /// What SQLite says.
 pub fn broken_pair(db: &Connection) -> rusqlite::Result<Option<i64>> {
-    db.prepare_cached("SELECT id / 2 FROM pair GROUP BY id / 2 HAVING count(*) <> 2 OR min(token) <> max(token) LIMIT 1")?
-        .query_row([], |r| r.get(0))
-        .optional()
+    db.prepare_cached(
+        "SELECT id / 2 FROM pair GROUP BY id / 2 HAVING count(*) <> 2 OR min(token) \
+        <> max(token) LIMIT 1",
+    )?
+    .query_row([], |r| r.get(0))
+    .optional()
 }
 
 impl Oracle {
@@ -127,10 +163,18 @@ impl Oracle {
     ///
     /// # Errors
     /// What SQLite says.
-    pub fn populated(&mut self, node: usize, site: i64, db: &Connection, since: i64, firm: bool) -> Result<(), String> {
+    pub fn populated(
+        &mut self,
+        node: usize,
+        site: i64,
+        db: &Connection,
+        since: i64,
+        firm: bool,
+    ) -> Result<(), String> {
         for (t, table) in TABLES.iter().enumerate().filter(|(_, t)| t.since == since) {
             for (key, content) in rows(db, table).map_err(|e| e.to_string())? {
-                let write = Write { content: Some(content), former: Vec::new(), node, log_id: 0, firm };
+                let write =
+                    Write { content: Some(content), former: Vec::new(), node, log_id: 0, firm };
                 self.writes.entry((t, key)).or_default().insert((1, site), write);
             }
         }
@@ -159,14 +203,17 @@ impl Oracle {
         let (absorbed, site) = (meta(db, "absorbed")?, meta(db, "site")?);
         let mut by_key: BTreeMap<Key, Vec<Entry>> = BTreeMap::new();
         let mut read = db.prepare_cached(
-            "SELECT l.id, l.time, l.kind, t.name, l.key0, l.key1 FROM __harmonylite__change_log AS l JOIN __harmonylite__table AS t ON t.id = l.table_id
+            "SELECT l.id, l.time, l.kind, t.name, l.key0, l.key1 FROM __harmonylite__change_log \
+            AS l JOIN __harmonylite__table AS t ON t.id = l.table_id
              WHERE l.id > ?1 ORDER BY l.id",
         )?;
         let mut entries = read.query([absorbed.min(seen)])?;
         while let Some(r) = entries.next()? {
             let name: String = r.get(3)?;
             let Some(t) = TABLES.iter().position(|t| t.name == name) else { continue };
-            let key: Vec<Value> = (0..TABLES[t].key.len()).map(|i| r.get_ref(4 + i).map(Value::from)).collect::<rusqlite::Result<_>>()?;
+            let key: Vec<Value> = (0..TABLES[t].key.len())
+                .map(|i| r.get_ref(4 + i).map(Value::from))
+                .collect::<rusqlite::Result<_>>()?;
             let entry = Entry { id: r.get(0)?, time: r.get(1)?, kind: r.get(2)?, key };
             if entry.id > absorbed && entry.kind < 2 {
                 by_key.entry((t, canonical(&TABLES[t], &entry.key))).or_default().push(entry);
@@ -177,19 +224,38 @@ impl Oracle {
             let Some(last) = entries.last().filter(|e| e.id > seen) else { continue };
             let table = &TABLES[key.0];
             let content = row_text(db, table, &last.key)?;
-            let Some(version) = version_after(stored_version(db, table, &last.key)?, site, &entries, content.is_none()) else { continue };
+            let Some(version) = version_after(
+                stored_version(db, table, &last.key)?,
+                site,
+                &entries,
+                content.is_none(),
+            ) else {
+                continue;
+            };
             changed = true;
-            let mut write = Write { content, former: Vec::new(), node, log_id: last.id, firm: true };
-            if let Some(known) = self.writes.entry(key.clone()).or_default().get(&version).filter(|k| k.content != write.content) {
+            let mut write =
+                Write { content, former: Vec::new(), node, log_id: last.id, firm: true };
+            if let Some(known) = self
+                .writes
+                .entry(key.clone())
+                .or_default()
+                .get(&version)
+                .filter(|k| k.content != write.content)
+            {
                 if known.firm && known.log_id < 0 {
-                    // A power cut took it from here, but the stream has it: this database is about to begin a new life, and what
-                    // it writes now gets its version from that one.
-                    self.writes.entry(key).or_default().insert((version.0, pending_site(node)), write);
+                    // A power cut took it from here, but the stream has it: this database is about
+                    // to begin a new life, and what it writes now gets its version from that one.
+                    self.writes
+                        .entry(key)
+                        .or_default()
+                        .insert((version.0, pending_site(node)), write);
                     continue;
                 }
                 if known.firm {
                     let contents = (&known.content, &write.content);
-                    return Ok(Err(format!("version {version:?} of {key:?} stands for two contents: {contents:?}")));
+                    return Ok(Err(format!(
+                        "version {version:?} of {key:?} stands for two contents: {contents:?}"
+                    )));
                 }
                 write.former = known.former.clone();
                 write.former.push(known.content.clone());
@@ -201,16 +267,25 @@ impl Oracle {
         Ok(Ok(()))
     }
 
-    /// The power of a node was cut; its database is again as at its last sync. What was written since may be lost, but for
-    /// what the broker has acknowledged and keeps (log entries up to `acknowledged`).
+    /// The power of a node was cut; its database is again as at its last sync. What was written
+    /// since may be lost, but for what the broker has acknowledged and keeps (log entries up to
+    /// `acknowledged`).
     ///
     /// # Errors
     /// What SQLite says.
-    pub fn power_cut(&mut self, node: usize, db: &Connection, acknowledged: i64) -> Result<u64, String> {
+    pub fn power_cut(
+        &mut self,
+        node: usize,
+        db: &Connection,
+        acknowledged: i64,
+    ) -> Result<u64, String> {
         let read = |name| meta(db, name).map_err(|e| e.to_string());
-        let (end, absorbed, site) = (last_log(db).map_err(|e| e.to_string())?, read("absorbed")?, read("site")?);
+        let (end, absorbed, site) =
+            (last_log(db).map_err(|e| e.to_string())?, read("absorbed")?, read("site")?);
         let mut lost = 0;
-        for (version, write) in self.writes.values_mut().flat_map(BTreeMap::iter_mut).filter(|(_, w)| w.node == node) {
+        for (version, write) in
+            self.writes.values_mut().flat_map(BTreeMap::iter_mut).filter(|(_, w)| w.node == node)
+        {
             let known = write.log_id <= acknowledged;
             if write.log_id > end {
                 lost += u64::from(write.firm && !known);
@@ -218,7 +293,8 @@ impl Oracle {
                 // Log ids begin anew there.
                 write.log_id = -1;
             } else if write.log_id > absorbed {
-                // It is still in the log, and gets its version (again) from the life that the database goes on with.
+                // It is still in the log, and gets its version (again) from the life that the
+                // database goes on with.
                 write.firm = version.1 == site || write.firm && known;
             }
         }
@@ -226,13 +302,17 @@ impl Oracle {
         Ok(lost)
     }
 
-    /// A node begins a new life: what it had not absorbed yet gets its version from the new one. It may have been published
-    /// under the old one.
+    /// A node begins a new life: what it had not absorbed yet gets its version from the new one. It
+    /// may have been published under the old one.
     pub fn new_site(&mut self, node: usize, absorbed: i64, from: i64, to: i64) {
         for writes in self.writes.values_mut() {
             let moved: Vec<Version> = writes
                 .iter()
-                .filter(|(v, w)| (v.1 == from || v.1 == pending_site(node)) && w.node == node && w.log_id > absorbed)
+                .filter(|(v, w)| {
+                    (v.1 == from || v.1 == pending_site(node))
+                        && w.node == node
+                        && w.log_id > absorbed
+                })
                 .map(|(v, _)| *v)
                 .collect();
             for version in moved {
@@ -251,13 +331,18 @@ impl Oracle {
     /// The first write that is lost, or row that nobody wrote.
     pub fn judge(&self, db: &Connection, pruned: bool) -> Result<(), String> {
         for (t, table) in TABLES.iter().enumerate() {
-            let (rows, versions) = (rows(db, table).map_err(|e| e.to_string())?, versions(db, table).map_err(|e| e.to_string())?);
+            let (rows, versions) = (
+                rows(db, table).map_err(|e| e.to_string())?,
+                versions(db, table).map_err(|e| e.to_string())?,
+            );
             let mut keys: BTreeSet<String> = rows.keys().chain(versions.keys()).cloned().collect();
             keys.extend(self.writes.keys().filter(|(of, _)| *of == t).map(|(_, key)| key.clone()));
             for key in keys {
                 let writes = self.writes.get(&(t, key.clone()));
-                let verdict = judge_row(table, writes, rows.get(&key), versions.get(&key).copied(), pruned);
-                verdict.map_err(|why| format!("{} {key}: {why}; written: {writes:?}", table.name))?;
+                let verdict =
+                    judge_row(table, writes, rows.get(&key), versions.get(&key).copied(), pruned);
+                verdict
+                    .map_err(|why| format!("{} {key}: {why}; written: {writes:?}", table.name))?;
             }
         }
         Ok(())
@@ -269,7 +354,8 @@ fn pending_site(node: usize) -> i64 {
     -1 - i64::try_from(node).unwrap_or(0)
 }
 
-/// max(time, previous + 1), entry by entry; a displaced row counts only if it is gone. None: nothing happened to it.
+/// max(time, previous + 1), entry by entry; a displaced row counts only if it is gone. None:
+/// nothing happened to it.
 fn version_after(stored: Version, site: i64, entries: &[Entry], gone: bool) -> Option<Version> {
     let (mut real, mut floor, mut changed) = (stored, 0, false);
     for entry in entries {
@@ -296,7 +382,8 @@ fn judge_row(
     let none = BTreeMap::new();
     let writes = writes.unwrap_or(&none);
     let firm = writes.iter().rev().find(|(_, w)| w.firm).map(|(v, _)| *v);
-    // What may be there where versions cannot tell: the last firm write, or one after it that was allowed to be lost.
+    // What may be there where versions cannot tell: the last firm write, or one after it that was
+    // allowed to be lost.
     let since = firm.map_or((0, 0), |firm| if firm.0 == 1 { (1, 0) } else { firm });
     let possible = writes.range(since..).any(|(_, w)| w.content.as_ref() == row);
     let Some(version) = version else {
@@ -309,7 +396,9 @@ fn judge_row(
         return Ok(());
     }
     if firm.is_some_and(|firm| firm > version) {
-        return Err(format!("a committed write is lost: {firm:?} was written, {version:?} {row:?} is there"));
+        return Err(format!(
+            "a committed write is lost: {firm:?} was written, {version:?} {row:?} is there"
+        ));
     }
     // The version of a write that was lost, and that nobody heard of, may be given again.
     if let Some(write) = writes.get(&version).filter(|w| w.firm || w.might_be(row)) {
@@ -320,7 +409,9 @@ fn judge_row(
         };
     }
     let last = writes.range(..version).next_back().map(|(v, _)| *v);
-    let compensation = table.unique && row.is_none() && last.is_some_and(|last| version.0 - last.0 <= COMPENSATIONS_MAX);
+    let compensation = table.unique
+        && row.is_none()
+        && last.is_some_and(|last| version.0 - last.0 <= COMPENSATIONS_MAX);
     if compensation {
         return Ok(());
     }

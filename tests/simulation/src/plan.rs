@@ -1,7 +1,9 @@
-//! What a seed decides before the world begins: its shape, its limits, which faults it has, and every action in order.
+//! What a seed decides before the world begins: its shape, its limits, which faults it has, and
+//! every action in order.
 //!
-//! Actions carry their own seed and do not depend on the state of the world, so any of them can be left out: that is how a
-//! failing trace shrinks. What an action cannot do in the state that it meets, it does not do.
+//! Actions carry their own seed and do not depend on the state of the world, so any of them can be
+//! left out: that is how a failing trace shrinks. What an action cannot do in the state that it
+//! meets, it does not do.
 
 use crate::rng::Rng;
 use harmonylite::limits::Limits;
@@ -213,7 +215,16 @@ impl Plan {
         let (limits, splits) = limits(&mut rng);
         let skewed = rng.chance(50);
         let clocks = (0..nodes)
-            .map(|_| if skewed { (rng.pick(&[0, 0, -50, 30, 500, -3_000, 90_000]), rng.pick(&[0, 0, 0, 200, -200])) } else { (0, 0) })
+            .map(|_| {
+                if skewed {
+                    (
+                        rng.pick(&[0, 0, -50, 30, 500, -3_000, 90_000]),
+                        rng.pick(&[0, 0, 0, 200, -200]),
+                    )
+                } else {
+                    (0, 0)
+                }
+            })
             .collect();
         let mut plan = Self {
             seed,
@@ -230,8 +241,9 @@ impl Plan {
             actions: Vec::new(),
         };
         plan.actions = actions(&mut rng, nodes);
-        // What was lost and whose position has expired since, before its publisher looked, leaves no trace that anybody could
-        // find: that takes a node that was away for longer than the stream keeps its messages.
+        // What was lost and whose position has expired since, before its publisher looked, leaves
+        // no trace that anybody could find: that takes a node that was away for longer than the
+        // stream keeps its messages.
         if plan.has(What::RollBack) || plan.has(What::Hole) {
             plan.actions.retain(|a| a.what != What::Expire);
         }
@@ -239,12 +251,14 @@ impl Plan {
         plan
     }
 
-    /// Some worlds change their schema. From a stream of its own, so that the other worlds stay what they were.
+    /// Some worlds change their schema. From a stream of its own, so that the other worlds stay
+    /// what they were.
     fn migrate(&mut self) {
         let mut rng = Rng::new(self.seed ^ 0x5c4e_3a00_0000_0001);
         if rng.chance(20) {
             for _ in 0..rng.range(1, 7) {
-                let action = Action { what: What::Migrate, node: rng.index(self.nodes), seed: rng.bits() };
+                let action =
+                    Action { what: What::Migrate, node: rng.index(self.nodes), seed: rng.bits() };
                 self.actions.insert(rng.index(self.actions.len()), action);
             }
         }
@@ -274,7 +288,8 @@ fn actions(rng: &mut Rng, nodes: usize) -> Vec<Action> {
     }
     // What goes down must come up again.
     let needs = |what: &[What]| weights.iter().any(|(w, _)| what.contains(w));
-    let (dies, cut) = (needs(&[What::Crash, What::PowerCut]), needs(&[What::Cut, What::OneWay, What::RollBack]));
+    let (dies, cut) =
+        (needs(&[What::Crash, What::PowerCut]), needs(&[What::Cut, What::OneWay, What::RollBack]));
     for (what, needed) in [(What::Start, dies), (What::Heal, cut), (What::Sync, dies)] {
         if needed && !weights.iter().any(|(w, _)| *w == what) {
             weights.push((what, rng.range(5, 25).cast_unsigned()));

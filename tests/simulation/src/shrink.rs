@@ -1,4 +1,5 @@
-//! Makes a failing plan small enough to read: fewer faults, fewer actions, quieter settings, as long as it fails alike.
+//! Makes a failing plan small enough to read: fewer faults, fewer actions, quieter settings, as
+//! long as it fails alike.
 
 use crate::plan::{Fates, Plan, What};
 use crate::world::run;
@@ -19,7 +20,8 @@ struct Shrinker {
 impl Shrinker {
     fn fails(&mut self, plan: &Plan) -> bool {
         self.worlds += 1;
-        self.worlds <= WORLDS_MAX && run(plan, false).failure.is_some_and(|f| self.wanted == kind(&f))
+        self.worlds <= WORLDS_MAX
+            && run(plan, false).failure.is_some_and(|f| self.wanted == kind(&f))
     }
 
     fn without(&mut self, plan: &Plan, change: impl FnOnce(&mut Plan)) -> Option<Plan> {
@@ -60,7 +62,9 @@ pub fn shrink(plan: &Plan) -> Plan {
         }
     }
     for node in 0..best.nodes {
-        if let Some(smaller) = shrinker.without(&best, |p| p.actions.retain(|a| a.node != node || a.what == What::Tick)) {
+        if let Some(smaller) = shrinker
+            .without(&best, |p| p.actions.retain(|a| a.node != node || a.what == What::Tick))
+        {
             best = smaller;
         }
     }

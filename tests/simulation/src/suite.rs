@@ -52,7 +52,9 @@ pub fn run_suite(suite: &Suite) -> Result {
             scope.spawn(|| {
                 plant(suite.bug);
                 let mut own = Result::default();
-                while !stop.load(Ordering::Relaxed) && suite.seconds.is_none_or(|s| began.elapsed().as_secs() < s) {
+                while !stop.load(Ordering::Relaxed)
+                    && suite.seconds.is_none_or(|s| began.elapsed().as_secs() < s)
+                {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= end {
                         break;

@@ -1,4 +1,5 @@
-//! One world: nodes, a broker, true time; lives through the actions of its plan, heals, drains, and is judged.
+//! One world: nodes, a broker, true time; lives through the actions of its plan, heals, drains, and
+//! is judged.
 
 use crate::application::{self, TABLES};
 use crate::broker::SimBroker;
@@ -38,7 +39,8 @@ pub struct World<'p> {
     pub(crate) true_ms: i64,
     /// Versions may be missing from now on.
     pub(crate) pruned: bool,
-    /// For each node: how many checks its process had passed when the broker last lost something, and when its power was last cut.
+    /// For each node: how many checks its process had passed when the broker last lost something,
+    /// and when its power was last cut.
     pub(crate) unseen_loss: Vec<Option<u64>>,
     pub(crate) unseen_cut: Vec<Option<u64>>,
     /// The highest level of the schema that any node has had.
@@ -71,7 +73,12 @@ pub fn run(plan: &Plan, traced: bool) -> Outcome {
         let line = format!("FAILED: {failure}");
         world.say(|| line);
     }
-    Outcome { failure, trace: world.trace, marks: world.marks, transactions: world.oracle.transactions }
+    Outcome {
+        failure,
+        trace: world.trace,
+        marks: world.marks,
+        transactions: world.oracle.transactions,
+    }
 }
 
 pub(crate) fn sql(error: rusqlite::Error) -> String {
@@ -80,7 +87,10 @@ pub(crate) fn sql(error: rusqlite::Error) -> String {
 
 impl<'p> World<'p> {
     fn new(plan: &'p Plan, traced: bool) -> Result<Self, String> {
-        let nodes = (0..plan.nodes).map(|i| Node::new(plan, i)).collect::<rusqlite::Result<Vec<_>>>().map_err(sql)?;
+        let nodes = (0..plan.nodes)
+            .map(|i| Node::new(plan, i))
+            .collect::<rusqlite::Result<Vec<_>>>()
+            .map_err(sql)?;
         Ok(Self {
             plan,
             seen: vec![vec![BTreeMap::new(); TABLES.len()]; nodes.len()],
@@ -121,7 +131,10 @@ impl<'p> World<'p> {
     fn begin(&mut self) -> Result<(), String> {
         for n in 0..self.nodes.len() {
             if self.plan.populated {
-                let rows = format!("INSERT INTO item VALUES (1, 'before', 0), ({}, 'before {n}', 0)", n + 2);
+                let rows = format!(
+                    "INSERT INTO item VALUES (1, 'before', 0), ({}, 'before {n}', 0)",
+                    n + 2
+                );
                 self.nodes[n].app.execute_batch(&rows).map_err(sql)?;
             }
             self.start(n)?;
@@ -133,7 +146,8 @@ impl<'p> World<'p> {
         Ok(())
     }
 
-    /// Heals everything, lets the nodes come to rest, and compares them with each other and with the oracle.
+    /// Heals everything, lets the nodes come to rest, and compares them with each other and with
+    /// the oracle.
     pub(crate) fn heal_and_judge(&mut self) -> Result<(), String> {
         self.heal()?;
         self.drain()?;
@@ -161,7 +175,8 @@ impl<'p> World<'p> {
         let tag = format!("n{n}t{}", self.transactions_tried);
         // The clock of the application is the node's.
         self.nodes[n].clock.now(self.true_ms);
-        let said = application::transaction(&self.nodes[n].app, &self.plan.work, rng, &tag).map_err(sql)?;
+        let said = application::transaction(&self.nodes[n].app, &self.plan.work, rng, &tag)
+            .map_err(sql)?;
         self.say(|| format!("node {n}: application:{said}"));
         self.oracle.committed(n, &self.nodes[n].app)?;
         self.check_pairs(n)?;
@@ -199,11 +214,19 @@ impl<'p> World<'p> {
         Ok(true)
     }
 
-    /// A late request of the process before can take the lease from this one, which then ends; it is started again.
+    /// A late request of the process before can take the lease from this one, which then ends; it
+    /// is started again.
     fn survive(&mut self, n: usize, result: Result<(), Fatal>) -> Result<(), String> {
         match result {
-            Err(Fatal::SecondNode { place, .. }) if self.nodes[n].starts > 1 && place == self.nodes[n].place() => {
-                self.say(|| format!("node {n}: the lease is held by its own former process; it ends and starts again"));
+            Err(Fatal::SecondNode { place, .. })
+                if self.nodes[n].starts > 1 && place == self.nodes[n].place() =>
+            {
+                self.say(|| {
+                    format!(
+                        "node {n}: the lease is held by its own former process; it \
+                    ends and starts again"
+                    )
+                });
                 self.marks.hit("lease taken by a late request");
                 self.cut(n, &mut Rng::new(3));
                 self.nodes[n].end_process(&mut self.marks);
@@ -263,7 +286,9 @@ impl<'p> World<'p> {
             Served::Nothing => return Ok(false),
             Served::Events(actor, events) => {
                 for event in events {
-                    self.say(|| format!("broker to node {n} {actor:?}: {}", describe::event(&event)));
+                    self.say(|| {
+                        format!("broker to node {n} {actor:?}: {}", describe::event(&event))
+                    });
                     self.nodes[n].tell(actor, event);
                 }
             }
@@ -296,7 +321,8 @@ impl<'p> World<'p> {
     }
 
     pub(crate) fn start(&mut self, n: usize) -> Result<(), String> {
-        let (loss, cut) = (self.is_unseen(&self.unseen_loss, n), self.is_unseen(&self.unseen_cut, n));
+        let (loss, cut) =
+            (self.is_unseen(&self.unseen_loss, n), self.is_unseen(&self.unseen_cut, n));
         if self.nodes[n].start(self.true_ms)? {
             (self.unseen_loss[n], self.unseen_cut[n]) = (loss.then_some(0), cut.then_some(0));
             self.say(|| format!("node {n}: process starts"));
@@ -362,7 +388,8 @@ impl<'p> World<'p> {
             if rested >= 3 {
                 return Ok(());
             }
-            // What waits for long (an incomplete batch is given up after ten minutes) gets its time.
+            // What waits for long (an incomplete batch is given up after ten minutes) gets its
+            // time.
             self.true_ms += if round < 40 { 1_100 } else { 61_000 };
             for node in &mut self.nodes {
                 node.wake();

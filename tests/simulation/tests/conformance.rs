@@ -32,11 +32,19 @@ impl Subject for Simulated {
 
     fn request(&mut self, client: usize, ticket: Ticket, request: Request) {
         self.clients[client].1.request(ticket, request);
-        let served = self.clients[client].0.serve(&mut self.broker, &Fates::default(), &mut Rng::new(1), &mut Marks::default());
+        let served = self.clients[client].0.serve(
+            &mut self.broker,
+            &Fates::default(),
+            &mut Rng::new(1),
+            &mut Marks::default(),
+        );
         match served {
             Served::Nothing => {}
             Served::Events(_, events) => self.clients[client].2.extend(events),
-            Served::Signal(bytes) => self.clients.iter_mut().for_each(|c| c.2.push_back(BrokerEvent::Signal(bytes.clone()))),
+            Served::Signal(bytes) => self
+                .clients
+                .iter_mut()
+                .for_each(|c| c.2.push_back(BrokerEvent::Signal(bytes.clone()))),
         }
     }
 
@@ -71,7 +79,9 @@ impl Subject for Simulated {
 fn the_simulated_broker_conforms() {
     let failed: Vec<String> = BEHAVIOURS
         .iter()
-        .filter_map(|(name, behaviour)| behaviour(&mut Simulated::default()).err().map(|why| format!("{name}: {why}")))
+        .filter_map(|(name, behaviour)| {
+            behaviour(&mut Simulated::default()).err().map(|why| format!("{name}: {why}"))
+        })
         .collect();
     assert!(failed.is_empty(), "{failed:#?}");
 }

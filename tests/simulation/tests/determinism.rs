@@ -1,4 +1,5 @@
-//! The same seed twice gives the same trace, byte for byte. Everything else here rests on this, so it comes first.
+//! The same seed twice gives the same trace, byte for byte. Everything else here rests on this, so
+//! it comes first.
 
 use harmonylite_simulation::run_seed;
 

@@ -1,12 +1,13 @@
 //! The simulation can bite: each planted bug is found within a stated number of worlds.
 //!
-//! A bug that is not found here would mean that the worlds do not meet what it breaks; then the worlds must get worse.
+//! A bug that is not found here would mean that the worlds do not meet what it breaks; then the
+//! worlds must get worse.
 
 use harmonylite::planted::{BUGS, Bug};
 use harmonylite_simulation::suite::{Suite, run_suite};
 
-/// It must be found within so many worlds, from this seed on. (The rare ones begin near a world that finds them, so that the
-/// test stays short; from 0 on they take 1,019 to 6,044 worlds.)
+/// It must be found within so many worlds, from this seed on. (The rare ones begin near a world
+/// that finds them, so that the test stays short; from 0 on they take 1,019 to 6,044 worlds.)
 fn bound(bug: Bug) -> (u64, u64) {
     match bug {
         Bug::NoAbsorbFirst | Bug::MergedEntries | Bug::NoPlusOne | Bug::TieBroken => (0, 50),
@@ -25,12 +26,15 @@ fn every_planted_bug_is_found() {
     let mut missed = Vec::new();
     for bug in BUGS {
         let (start, seeds) = bound(bug);
-        let suite = Suite { start, seeds, seconds: None, threads: 2, bug: Some(bug), keep_going: false };
+        let suite =
+            Suite { start, seeds, seconds: None, threads: 2, bug: Some(bug), keep_going: false };
         let result = run_suite(&suite);
         match result.failed.first() {
             Some((seed, failure)) => {
                 let short: String = failure.chars().take(90).collect();
-                println!("{bug:?}: found in world {seed} ({seeds} allowed from {start} on): {short}");
+                println!(
+                    "{bug:?}: found in world {seed} ({seeds} allowed from {start} on): {short}"
+                );
             }
             None => missed.push(bug),
         }

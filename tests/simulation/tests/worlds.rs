@@ -1,15 +1,26 @@
-//! Five thousand worlds, the same ones each time, and every fault and repair in them must have happened.
+//! Five thousand worlds, the same ones each time, and every fault and repair in them must have
+//! happened.
 
 use harmonylite_simulation::coverage::EXPECTED;
 use harmonylite_simulation::suite::{Suite, again, run_suite};
 
 #[test]
 fn no_world_loses_a_write_or_diverges() {
-    let result = run_suite(&Suite { start: 0, seeds: 5_000, seconds: None, threads: 2, bug: None, keep_going: false });
+    let result = run_suite(&Suite {
+        start: 0,
+        seeds: 5_000,
+        seconds: None,
+        threads: 2,
+        bug: None,
+        keep_going: false,
+    });
     if let Some((seed, failure)) = result.failed.first() {
         panic!("seed {seed}: {failure}\nagain: {}", again(*seed, None));
     }
-    println!("{} worlds, {} transactions, {:.1} s", result.worlds, result.transactions, result.seconds);
+    println!(
+        "{} worlds, {} transactions, {:.1} s",
+        result.worlds, result.transactions, result.seconds
+    );
     let missing: Vec<_> = EXPECTED.iter().filter(|m| result.marks.count(m) == 0).collect();
     assert!(missing.is_empty(), "never happened: {missing:?}");
 }

@@ -1,5 +1,5 @@
-//! SQLite's own structures, as `sqlite3.h` declares them. `vfs/static/tests/abi.rs` compares sizes and offsets with the real
-//! header. Only what is needed, only what SQLite 3.24 has.
+//! SQLite's own structures, as `sqlite3.h` declares them. `vfs/static/tests/abi.rs` compares sizes
+//! and offsets with the real header. Only what is needed, only what SQLite 3.24 has.
 
 #![allow(missing_docs)] // the names are sqlite3.h's
 
@@ -48,7 +48,8 @@ pub struct IoMethods {
     pub sector_size: Option<unsafe extern "C" fn(*mut File) -> c_int>,
     pub device_characteristics: Option<unsafe extern "C" fn(*mut File) -> c_int>,
     // Version 2.
-    pub shm_map: Option<unsafe extern "C" fn(*mut File, c_int, c_int, c_int, *mut *mut c_void) -> c_int>,
+    pub shm_map:
+        Option<unsafe extern "C" fn(*mut File, c_int, c_int, c_int, *mut *mut c_void) -> c_int>,
     pub shm_lock: Option<unsafe extern "C" fn(*mut File, c_int, c_int, c_int) -> c_int>,
     pub shm_barrier: Option<unsafe extern "C" fn(*mut File)>,
     pub shm_unmap: Option<unsafe extern "C" fn(*mut File, c_int) -> c_int>,
@@ -70,10 +71,13 @@ pub struct Vfs {
     pub next: *mut Vfs,
     pub name: *const c_char,
     pub app_data: *mut c_void,
-    pub open: Option<unsafe extern "C" fn(*mut Vfs, *const c_char, *mut File, c_int, *mut c_int) -> c_int>,
+    pub open: Option<
+        unsafe extern "C" fn(*mut Vfs, *const c_char, *mut File, c_int, *mut c_int) -> c_int,
+    >,
     pub delete: Option<unsafe extern "C" fn(*mut Vfs, *const c_char, c_int) -> c_int>,
     pub access: Option<unsafe extern "C" fn(*mut Vfs, *const c_char, c_int, *mut c_int) -> c_int>,
-    pub full_pathname: Option<unsafe extern "C" fn(*mut Vfs, *const c_char, c_int, *mut c_char) -> c_int>,
+    pub full_pathname:
+        Option<unsafe extern "C" fn(*mut Vfs, *const c_char, c_int, *mut c_char) -> c_int>,
     pub dl_open: Option<unsafe extern "C" fn(*mut Vfs, *const c_char) -> *mut c_void>,
     pub dl_error: Option<unsafe extern "C" fn(*mut Vfs, c_int, *mut c_char)>,
     pub dl_sym: Option<unsafe extern "C" fn(*mut Vfs, *mut c_void, *const c_char) -> AnyFn>,

@@ -1,8 +1,10 @@
-//! The sidecar's end of the bell: it makes the file, sleeps on it, reads the ring, and says how far publishing has come.
+//! The sidecar's end of the bell: it makes the file, sleeps on it, reads the ring, and says how far
+//! publishing has come.
 //!
-//! Arrives: rings of applications. Leaves: wakes; the progress that `harmonylite_lag()` and `harmonylite_wait()` read. Owns:
-//! the file exists only because a sidecar made it, and is replaced by rename only. The bell is a hint: what was committed is
-//! in the wal-index. A sidecar that is killed leaves a waiting flag, which costs one ring one system call.
+//! Arrives: rings of applications. Leaves: wakes; the progress that `harmonylite_lag()` and
+//! `harmonylite_wait()` read. Owns: the file exists only because a sidecar made it, and is replaced
+//! by rename only. The bell is a hint: what was committed is in the wal-index. A sidecar that is
+//! killed leaves a waiting flag, which costs one ring one system call.
 
 use crate::futex;
 use crate::layout::{self, RING, SUFFIX};
@@ -17,7 +19,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::time::Duration;
 
-/// A heartbeat older than this is a sidecar that is gone: what it published is then read from the database.
+/// A heartbeat older than this is a sidecar that is gone: what it published is then read from the
+/// database.
 pub const HEARTBEAT_FRESH: Duration = Duration::from_secs(10);
 
 /// Why [`Bell::wait`] returned.
@@ -53,7 +56,8 @@ pub struct Progress {
     pub published: i64,
 }
 
-/// The bell of one database. Threads may share it: one waits, any may interrupt or report progress (one at a time).
+/// The bell of one database. Threads may share it: one waits, any may interrupt or report progress
+/// (one at a time).
 pub struct Bell {
     path: PathBuf,
     name: CString,
@@ -64,7 +68,10 @@ pub struct Bell {
 
 impl std::fmt::Debug for Bell {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Bell").field("path", &self.path).field("rings", &self.rings()).finish_non_exhaustive()
+        f.debug_struct("Bell")
+            .field("path", &self.path)
+            .field("rings", &self.rings())
+            .finish_non_exhaustive()
     }
 }
 
@@ -75,7 +82,8 @@ impl std::fmt::Debug for Bell {
 pub fn path_of(database: &Path) -> io::Result<PathBuf> {
     let full = match database.canonicalize() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let directory = database.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let directory =
+                database.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
             directory.canonicalize()?.join(database.file_name().ok_or(error)?)
         }
         other => other?,
@@ -90,10 +98,12 @@ fn c_string(path: &Path) -> io::Result<CString> {
 }
 
 impl Bell {
-    /// The bell of a database, made if there is none, or none that this program can use. Only for the sidecar.
+    /// The bell of a database, made if there is none, or none that this program can use. Only for
+    /// the sidecar.
     ///
     /// # Errors
-    /// The file cannot be made or opened (another user's, a read-only directory, a full disk): go on without a bell.
+    /// The file cannot be made or opened (another user's, a read-only directory, a full disk): go
+    /// on without a bell.
     pub fn open_or_create(database: &Path) -> io::Result<Self> {
         let path = path_of(database)?;
         let name = c_string(&path)?;
@@ -101,7 +111,9 @@ impl Bell {
             Some(map) => map,
             None => {
                 create(&path, database)?;
-                Map::open(&name).ok_or_else(|| io::Error::other("the bell that was just made cannot be mapped"))?
+                Map::open(&name).ok_or_else(|| {
+                    io::Error::other("the bell that was just made cannot be mapped")
+                })?
             }
         };
         let sleeper = Sleeper::new(&path)?;
@@ -125,10 +137,11 @@ impl Bell {
         self.map.commits().load(SeqCst)
     }
 
-    /// Sleeps until there are more rings than `seen`, at most `timeout`. Take `seen` from [`Bell::rings`] *before* looking at
-    /// the database, so that no commit falls between.
+    /// Sleeps until there are more rings than `seen`, at most `timeout`. Take `seen` from
+    /// [`Bell::rings`] *before* looking at the database, so that no commit falls between.
     pub fn wait(&self, seen: u64, timeout: Duration) -> Woken {
-        let end = futex::monotonic_ns().saturating_add(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
+        let end = futex::monotonic_ns()
+            .saturating_add(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
         loop {
             let word = self.map.word().load(SeqCst);
             self.map.waiting().store(1, SeqCst);
@@ -155,14 +168,15 @@ impl Bell {
         wake::wake(self.map.word(), &self.name);
     }
 
-    /// Whether the file that applications find under the name is still this one. If not (somebody deleted or replaced it):
-    /// drop this and [`Bell::open_or_create`] again.
+    /// Whether the file that applications find under the name is still this one. If not (somebody
+    /// deleted or replaced it): drop this and [`Bell::open_or_create`] again.
     #[must_use]
     pub fn is_in_place(&self) -> bool {
         crate::map::Identity::named(&self.name) == Some(self.map.identity())
     }
 
-    /// The commits after number `seen`, oldest first, as far as the ring still holds them (64), into `into`.
+    /// The commits after number `seen`, oldest first, as far as the ring still holds them (64),
+    /// into `into`.
     pub fn recent(&self, seen: u64, into: &mut Vec<Commit>) {
         into.clear();
         let last = self.rings();
@@ -185,13 +199,14 @@ impl Bell {
         }
     }
 
-    /// Says that the sidecar lives. At least every few seconds, see [`HEARTBEAT_FRESH`]; and only after the first
-    /// [`Bell::publish_progress`].
+    /// Says that the sidecar lives. At least every few seconds, see [`HEARTBEAT_FRESH`]; and only
+    /// after the first [`Bell::publish_progress`].
     pub fn heartbeat(&self) {
         self.map.heartbeat().store(futex::now_ns(), SeqCst);
     }
 
-    /// Says how far publishing has come, and wakes the applications that wait for it. Is a heartbeat too.
+    /// Says how far publishing has come, and wakes the applications that wait for it. Is a
+    /// heartbeat too.
     pub fn publish_progress(&self, progress: Progress) {
         let word = self.map.progress();
         word.fetch_add(1, SeqCst);
@@ -212,14 +227,19 @@ impl Drop for Bell {
     }
 }
 
-/// Writes a whole bell under another name (every byte: a page that has no place on the disk yet would be a bus error later),
-/// then renames it.
+/// Writes a whole bell under another name (every byte: a page that has no place on the disk yet
+/// would be a bus error later), then renames it.
 fn create(path: &Path, database: &Path) -> io::Result<()> {
     let mut temporary: OsString = path.into();
     temporary.push(format!(".{}", std::process::id()));
     let temporary = PathBuf::from(temporary);
     let written = (|| {
-        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
         file.write_all(&layout::fresh())?;
         // Whoever may write the database may ring, as with -wal and -shm.
         if let Ok(of) = std::fs::metadata(database) {
@@ -247,10 +267,14 @@ impl Asked {
         Map::open(&CString::new(path).ok()?).map(Self)
     }
 
-    /// What a living sidecar says, and the word to sleep on. None: it is gone, or in the middle of saying.
+    /// What a living sidecar says, and the word to sleep on. None: it is gone, or in the middle of
+    /// saying.
     pub(crate) fn progress(&self) -> (u32, Option<Progress>) {
         let word = self.0.progress().load(SeqCst);
-        let progress = Progress { site: self.0.site().load(SeqCst), published: self.0.published().load(SeqCst) };
+        let progress = Progress {
+            site: self.0.site().load(SeqCst),
+            published: self.0.published().load(SeqCst),
+        };
         let beat = self.0.heartbeat().load(SeqCst);
         let fresh = beat != 0 && futex::now_ns().abs_diff(beat) < HEARTBEAT_FRESH.as_nanos() as u64;
         let whole = word.is_multiple_of(2) && self.0.progress().load(SeqCst) == word;
@@ -268,7 +292,9 @@ impl Asked {
 #[doc(hidden)]
 #[must_use]
 pub fn time_rings(database: &Path, rings: u64) -> f64 {
-    let Some(name) = database.canonicalize().ok().and_then(|p| c_string(&p).ok()) else { return f64::NAN };
+    let Some(name) = database.canonicalize().ok().and_then(|p| c_string(&p).ok()) else {
+        return f64::NAN;
+    };
     let mut ringer = crate::ringer::Ringer::new(&name);
     let start = futex::monotonic_ns();
     for i in 0..rings {

@@ -1,7 +1,8 @@
 //! Sleeping on a word of shared memory, and waking whoever does.
 //!
-//! Linux: a futex, not the private kind: the sleeper is another process. Elsewhere there is no such call for two processes on
-//! every system: an application in `harmonylite_wait` looks again every few milliseconds. (For the sidecar see wake.rs.)
+//! Linux: a futex, not the private kind: the sleeper is another process. Elsewhere there is no such
+//! call for two processes on every system: an application in `harmonylite_wait` looks again every
+//! few milliseconds. (For the sidecar see wake.rs.)
 
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
@@ -13,8 +14,11 @@ pub(crate) fn wait(word: &AtomicU32, expected: u32, timeout: Duration) {
         tv_sec: libc::time_t::try_from(timeout.as_secs().min(1 << 30)).unwrap_or(libc::time_t::MAX),
         tv_nsec: timeout.subsec_nanos() as _,
     };
-    // SAFETY: the word is mapped, aligned and outlives the call; `limit` too. EFAULT, EAGAIN, EINTR, ETIMEDOUT: return.
-    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, expected, &raw const limit) };
+    // SAFETY: the word is mapped, aligned and outlives the call; `limit` too. EFAULT, EAGAIN,
+    // EINTR, ETIMEDOUT: return.
+    unsafe {
+        libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, expected, &raw const limit)
+    };
 }
 
 /// Wakes everyone who sleeps on `word`.
@@ -38,7 +42,10 @@ pub(crate) fn wake(_: &AtomicU32) {}
 
 /// Sleeps, where there is no word to sleep on.
 pub(crate) fn pause(time: Duration) {
-    let mut limit = libc::timespec { tv_sec: time.as_secs().min(1 << 30) as _, tv_nsec: time.subsec_nanos() as _ };
+    let mut limit = libc::timespec {
+        tv_sec: time.as_secs().min(1 << 30) as _,
+        tv_nsec: time.subsec_nanos() as _,
+    };
     // SAFETY: a valid timespec; an interruption only makes it shorter.
     unsafe { libc::nanosleep(&raw mut limit, std::ptr::null_mut()) };
 }

@@ -1,12 +1,12 @@
 //! The HarmonyLite VFS: commits noticed in microseconds, from any program that uses SQLite.
 //!
-//! Needs libc and no SQLite: what it calls of SQLite comes in through a [`Host`] table, which the loadable extension fills
-//! from `sqlite3_api_routines` and the Rust side from libsqlite3-sys. So one process can hold several SQLite libraries, each
-//! with its own VFS.
+//! Needs libc and no SQLite: what it calls of SQLite comes in through a [`Host`] table, which the
+//! loadable extension fills from `sqlite3_api_routines` and the Rust side from libsqlite3-sys. So
+//! one process can hold several SQLite libraries, each with its own VFS.
 //!
-//! In the order of the data flow: [`shim`] sees a commit become visible and rings; [`bell`] is the shared file between the
-//! applications and the sidecar; [`walindex`] says what was committed; [`functions`] let an application ask how far its
-//! own changes have come.
+//! In the order of the data flow: [`shim`] sees a commit become visible and rings; [`bell`] is the
+//! shared file between the applications and the sidecar; [`walindex`] says what was committed;
+//! [`functions`] let an application ask how far its own changes have come.
 
 pub mod abi;
 pub mod bell;

@@ -1,11 +1,12 @@
 //! The bell file in memory, as both sides see it.
 //!
-//! Owns: nobody maps a file that is not a whole bell of this layout. Like SQLite's own -shm, a mapped bell that somebody cuts
-//! short is a bus error at the next touch; nothing of ours ever does: a new bell replaces the old one by rename.
+//! Owns: nobody maps a file that is not a whole bell of this layout. Like SQLite's own -shm, a
+//! mapped bell that somebody cuts short is a bus error at the next touch; nothing of ours ever
+//! does: a new bell replaces the old one by rename.
 
 use crate::layout::{
-    AT_ASKING, AT_COMMITS, AT_ENTRIES, AT_HEARTBEAT, AT_PROGRESS, AT_PUBLISHED, AT_RING, AT_SITE, AT_SIZE, AT_VERSION, AT_WAITING, AT_WORD,
-    ENTRY_SIZE, MAGIC, RING, SIZE, VERSION,
+    AT_ASKING, AT_COMMITS, AT_ENTRIES, AT_HEARTBEAT, AT_PROGRESS, AT_PUBLISHED, AT_RING, AT_SITE,
+    AT_SIZE, AT_VERSION, AT_WAITING, AT_WORD, ENTRY_SIZE, MAGIC, RING, SIZE, VERSION,
 };
 use std::ffi::CStr;
 use std::ptr::NonNull;
@@ -55,10 +56,16 @@ unsafe impl Send for Map {}
 unsafe impl Sync for Map {}
 
 impl Map {
-    /// Maps the bell of that name. None: there is none, or it is not one of ours, or we may not write it.
+    /// Maps the bell of that name. None: there is none, or it is not one of ours, or we may not
+    /// write it.
     pub(crate) fn open(path: &CStr) -> Option<Self> {
         // SAFETY: a terminated string.
-        let file = unsafe { libc::open(path.as_ptr(), libc::O_RDWR | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY) };
+        let file = unsafe {
+            libc::open(
+                path.as_ptr(),
+                libc::O_RDWR | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY,
+            )
+        };
         if file < 0 {
             return None;
         }
@@ -72,7 +79,9 @@ impl Map {
         // SAFETY: a zeroed stat is a valid one, and fstat fills it.
         let mut stat: libc::stat = unsafe { std::mem::zeroed() };
         // SAFETY: an open descriptor and a valid place.
-        if unsafe { libc::fstat(file, &raw mut stat) } != 0 || stat.st_mode & libc::S_IFMT != libc::S_IFREG {
+        if unsafe { libc::fstat(file, &raw mut stat) } != 0
+            || stat.st_mode & libc::S_IFMT != libc::S_IFREG
+        {
             return None;
         }
         let identity = Identity::of(&stat);
@@ -82,10 +91,14 @@ impl Map {
         let mut head = [0_u8; AT_RING + 4];
         // Read, not mapped yet: a read that fails is only an error.
         // SAFETY: the buffer is as long as said.
-        if unsafe { libc::pread(file, head.as_mut_ptr().cast(), head.len(), 0) } != head.len() as isize {
+        if unsafe { libc::pread(file, head.as_mut_ptr().cast(), head.len(), 0) }
+            != head.len() as isize
+        {
             return None;
         }
-        let number = |at: usize| head.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes);
+        let number = |at: usize| {
+            head.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes)
+        };
         if head.get(..MAGIC.len()) != Some(&MAGIC)
             || number(AT_VERSION) != Some(VERSION)
             || number(AT_SIZE) != Some(SIZE as u32)
@@ -94,7 +107,16 @@ impl Map {
             return None;
         }
         // SAFETY: a new mapping, nowhere in particular.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), SIZE, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, file, 0) };
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                SIZE,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                file,
+                0,
+            )
+        };
         if start == libc::MAP_FAILED {
             return None;
         }
@@ -108,7 +130,8 @@ impl Map {
 
     fn u32_at(&self, at: usize) -> &AtomicU32 {
         debug_assert!(at + 4 <= SIZE && at.is_multiple_of(4));
-        // SAFETY: inside the mapping (callers pass constants of the layout), aligned, and lives as long as self.
+        // SAFETY: inside the mapping (callers pass constants of the layout), aligned, and lives as
+        // long as self.
         unsafe { AtomicU32::from_ptr(self.start.as_ptr().add(at).cast()) }
     }
 
@@ -159,7 +182,12 @@ impl Map {
     /// The entry that commit `number` is written to.
     pub(crate) fn entry(&self, number: u64) -> Entry<'_> {
         let at = AT_ENTRIES + (number % RING) as usize * ENTRY_SIZE;
-        Entry { number: self.u64_at(at), time: self.u64_at(at + 8), max_frame: self.u32_at(at + 16), pages: self.u32_at(at + 20) }
+        Entry {
+            number: self.u64_at(at),
+            time: self.u64_at(at + 8),
+            max_frame: self.u32_at(at + 16),
+            pages: self.u32_at(at + 20),
+        }
     }
 }
 

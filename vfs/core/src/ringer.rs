@@ -1,7 +1,8 @@
 //! The application's end of the bell.
 //!
-//! Arrives: a commit that became visible. Leaves: an entry in the ring, a changed word, and a wake if the sidecar sleeps.
-//! Owns: ringing never fails and never waits. A process that dies in the middle leaves at worst an entry with number 0.
+//! Arrives: a commit that became visible. Leaves: an entry in the ring, a changed word, and a wake
+//! if the sidecar sleeps. Owns: ringing never fails and never waits. A process that dies in the
+//! middle leaves at worst an entry with number 0.
 
 use crate::layout::SUFFIX;
 use crate::map::{Identity, Map};
@@ -9,7 +10,8 @@ use crate::{futex, wake};
 use std::ffi::{CStr, CString};
 use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 
-/// So often at most a name is looked up again: a bell made (or replaced) after the database was opened is found.
+/// So often at most a name is looked up again: a bell made (or replaced) after the database was
+/// opened is found.
 const LOOK_AGAIN_NS: u64 = 1_000_000_000;
 
 /// One open database's bell, if it has one.
@@ -62,8 +64,9 @@ fn ring(map: &Map, path: &CStr, now_ns: u64, max_frame: u32, pages: u32) {
     entry.max_frame.store(max_frame, Relaxed);
     entry.pages.store(pages, Relaxed);
     entry.number.store(number, Release);
-    // The sleeper says that it will, then sleeps only if the word is still what it saw. We change the word, then ask
-    // whether it said so. In the one total order of these four steps one of the two always notices the other.
+    // The sleeper says that it will, then sleeps only if the word is still what it saw. We change
+    // the word, then ask whether it said so. In the one total order of these four steps one of the
+    // two always notices the other.
     map.word().fetch_add(1, SeqCst);
     if map.waiting().load(SeqCst) != 0 && map.waiting().swap(0, SeqCst) != 0 {
         wake::wake(map.word(), path);

@@ -1,20 +1,22 @@
 //! The VFS: everything is the parent's, but a commit that becomes visible rings the bell.
 //!
-//! Arrives: SQLite's calls. Leaves: the same calls to the parent VFS, with the same answers. Owns: the shim never changes
-//! what SQLite reads, writes, locks or is told.
+//! Arrives: SQLite's calls. Leaves: the same calls to the parent VFS, with the same answers. Owns:
+//! the shim never changes what SQLite reads, writes, locks or is told.
 //!
-//! How a file is shimmed: the parent opens it in the memory that SQLite provides, as always. For a main database we then put
-//! a table of methods in place of the parent's: a copy of it (with its version and its missing methods) in which six entries
-//! are ours. Those call the parent's with the very same file object. So reads, writes, syncs, locks, the wal-index and
-//! memory-mapped pages go straight to the parent, at no cost; every other file is the parent's altogether.
-//! (Rejected: a second file object with the parent's inside, and twenty forwarding functions between.)
+//! How a file is shimmed: the parent opens it in the memory that SQLite provides, as always. For a
+//! main database we then put a table of methods in place of the parent's: a copy of it (with its
+//! version and its missing methods) in which six entries are ours. Those call the parent's with the
+//! very same file object. So reads, writes, syncs, locks, the wal-index and memory-mapped pages go
+//! straight to the parent, at no cost; every other file is the parent's altogether. (Rejected: a
+//! second file object with the parent's inside, and twenty forwarding functions between.)
 //!
-//! A commit is visible when the writer gives up the exclusive WAL write lock: DESIGN.md section 7. In rollback-journal mode, and in
-//! exclusive locking mode, COMMIT_PHASETWO says that there was one, and the next unlock of the file that it is visible.
+//! A commit is visible when the writer gives up the exclusive WAL write lock: DESIGN.md section 7.
+//! In rollback-journal mode, and in exclusive locking mode, COMMIT_PHASETWO says that there was
+//! one, and the next unlock of the file that it is visible.
 
 use crate::abi::{
-    ERROR, FCNTL_COMMIT_PHASETWO, FCNTL_VFSNAME, File, IOERR, IoMethods, LOCK_SHARED, NOMEM, OK, OPEN_MAIN_DB, SHM_EXCLUSIVE, SHM_LOCK,
-    SHM_UNLOCK, Vfs,
+    ERROR, FCNTL_COMMIT_PHASETWO, FCNTL_VFSNAME, File, IOERR, IoMethods, LOCK_SHARED, NOMEM, OK,
+    OPEN_MAIN_DB, SHM_EXCLUSIVE, SHM_LOCK, SHM_UNLOCK, Vfs,
 };
 use crate::guard;
 use crate::ringer::Ringer;
@@ -83,7 +85,8 @@ pub unsafe fn register(host: Host, as_default: bool) -> Result<(), c_int> {
     let vfs = if present.is_null() { make(host)? } else { present };
     // SAFETY: the default VFS, and whatever it points to, lives as long as it is registered.
     let is_default = unsafe { (host.vfs_find)(ptr::null()) } == vfs;
-    // SAFETY: a complete VFS that is never freed. (SQLite takes it out of its list first if it is there already.)
+    // SAFETY: a complete VFS that is never freed. (SQLite takes it out of its list first if it is
+    // there already.)
     match unsafe { (host.vfs_register)(vfs, c_int::from(as_default || is_default)) } {
         OK => Ok(()),
         code => Err(code),
@@ -128,10 +131,18 @@ fn make(host: Host) -> Result<*mut Vfs, c_int> {
         sleep: theirs.sleep.and(Some(sleep)),
         current_time: theirs.current_time.and(Some(current_time)),
         get_last_error: theirs.get_last_error.and(Some(get_last_error)),
-        current_time_int64: if v2 { theirs.current_time_int64.and(Some(current_time_int64)) } else { None },
+        current_time_int64: if v2 {
+            theirs.current_time_int64.and(Some(current_time_int64))
+        } else {
+            None
+        },
         set_system_call: if v3 { theirs.set_system_call.and(Some(set_system_call)) } else { None },
         get_system_call: if v3 { theirs.get_system_call.and(Some(get_system_call)) } else { None },
-        next_system_call: if v3 { theirs.next_system_call.and(Some(next_system_call)) } else { None },
+        next_system_call: if v3 {
+            theirs.next_system_call.and(Some(next_system_call))
+        } else {
+            None
+        },
     };
     Ok(Box::into_raw(Box::new(Instance { vfs, parent, offset, host })).cast())
 }
@@ -139,14 +150,22 @@ fn make(host: Host) -> Result<*mut Vfs, c_int> {
 /// # Safety
 /// `vfs` is one that [`make`] made.
 unsafe fn instance<'a>(vfs: *mut Vfs) -> &'a Instance {
-    // SAFETY: it is an Instance, never freed and, but for SQLite's own `next` pointer, never written.
+    // SAFETY: it is an Instance, never freed and, but for SQLite's own `next` pointer, never
+    // written.
     unsafe { &*vfs.cast::<Instance>() }
 }
 
-unsafe extern "C" fn open(vfs: *mut Vfs, name: *const c_char, file: *mut File, flags: c_int, out: *mut c_int) -> c_int {
+unsafe extern "C" fn open(
+    vfs: *mut Vfs,
+    name: *const c_char,
+    file: *mut File,
+    flags: c_int,
+    out: *mut c_int,
+) -> c_int {
     // SAFETY: SQLite calls the method of a VFS with that VFS.
     let instance = unsafe { instance(vfs) };
-    // SAFETY: the parent lives as long as SQLite; the file memory is at least as large as the parent wants.
+    // SAFETY: the parent lives as long as SQLite; the file memory is at least as large as the
+    // parent wants.
     let code = match unsafe { (*instance.parent).open } {
         // SAFETY: SQLite's own arguments.
         Some(open) => unsafe { open(instance.parent, name, file, flags, out) },
@@ -154,7 +173,8 @@ unsafe extern "C" fn open(vfs: *mut Vfs, name: *const c_char, file: *mut File, f
     };
     if code == OK && flags & OPEN_MAIN_DB != 0 && !name.is_null() {
         // If it panics, the file is simply the parent's.
-        // SAFETY: the parent has opened the file; the memory behind its part is ours; name is terminated.
+        // SAFETY: the parent has opened the file; the memory behind its part is ours; name is
+        // terminated.
         guard((), || unsafe { shim(instance, CStr::from_ptr(name), file) });
     }
     code
@@ -195,7 +215,8 @@ unsafe fn shim(instance: &Instance, name: &CStr, file: *mut File) {
         pending: false,
         ringer: Ringer::new(name),
     };
-    // SAFETY: our part of the file object, aligned to 8 since SQLite aligns file objects to 8; nobody else uses it.
+    // SAFETY: our part of the file object, aligned to 8 since SQLite aligns file objects to 8;
+    // nobody else uses it.
     unsafe {
         let place = file.cast::<u8>().add(instance.offset).cast::<State>();
         if !place.is_aligned() {
@@ -226,12 +247,14 @@ unsafe fn copy_methods(from: *const IoMethods, version: c_int) -> IoMethods {
 /// # Safety
 /// `file` is one whose methods are ours.
 unsafe fn state<'a>(file: *mut File) -> &'a mut State {
-    // SAFETY: its methods are the first field of our State. SQLite uses a file from one thread at a time.
+    // SAFETY: its methods are the first field of our State. SQLite uses a file from one thread at a
+    // time.
     unsafe { &mut *(*file).methods.cast_mut().cast::<State>() }
 }
 
 unsafe extern "C" fn close(file: *mut File) -> c_int {
-    // SAFETY: ours; and never used again as such: the state is moved out, the methods are the parent's.
+    // SAFETY: ours; and never used again as such: the state is moved out, the methods are the
+    // parent's.
     let mut state = unsafe {
         let state = ptr::read((*file).methods.cast::<State>());
         (*file).methods = state.parent;
@@ -259,11 +282,19 @@ unsafe extern "C" fn unlock(file: *mut File, level: c_int) -> c_int {
     code
 }
 
-unsafe extern "C" fn shm_map(file: *mut File, region: c_int, size: c_int, extend: c_int, out: *mut *mut c_void) -> c_int {
+unsafe extern "C" fn shm_map(
+    file: *mut File,
+    region: c_int,
+    size: c_int,
+    extend: c_int,
+    out: *mut *mut c_void,
+) -> c_int {
     // SAFETY: ours.
     let state = unsafe { state(file) };
     // SAFETY: the parent's own table and file, SQLite's arguments.
-    let code = unsafe { (*state.parent).shm_map.map_or(IOERR, |map| map(file, region, size, extend, out)) };
+    let code = unsafe {
+        (*state.parent).shm_map.map_or(IOERR, |map| map(file, region, size, extend, out))
+    };
     if code == OK && region == 0 && !out.is_null() {
         // SAFETY: filled by the parent: null, or the region, which stays until shm_unmap.
         state.index = unsafe { *out }.cast_const().cast();
@@ -284,7 +315,9 @@ unsafe extern "C" fn shm_lock(file: *mut File, slot: c_int, count: c_int, flags:
     // SAFETY: ours.
     let state = unsafe { state(file) };
     // SAFETY: the parent's own table and file.
-    let pass = |parent: *const IoMethods| unsafe { (*parent).shm_lock.map_or(IOERR, |lock| lock(file, slot, count, flags)) };
+    let pass = |parent: *const IoMethods| unsafe {
+        (*parent).shm_lock.map_or(IOERR, |lock| lock(file, slot, count, flags))
+    };
     if slot != WRITE_LOCK || flags & SHM_EXCLUSIVE == 0 {
         return pass(state.parent);
     }
@@ -312,7 +345,8 @@ unsafe extern "C" fn shm_lock(file: *mut File, slot: c_int, count: c_int, flags:
 impl State {
     /// What the wal-index says. Under the write lock only.
     fn header(&self) -> Option<Header> {
-        // SAFETY: the region is mapped until shm_unmap, which forgets it; the caller holds the write lock.
+        // SAFETY: the region is mapped until shm_unmap, which forgets it; the caller holds the
+        // write lock.
         (!self.index.is_null()).then(|| unsafe { walindex::read_locked(self.index) })
     }
 }
@@ -326,8 +360,10 @@ unsafe extern "C" fn file_control(file: *mut File, op: c_int, arg: *mut c_void) 
         state.rung = false;
     }
     let host = state.host;
-    // SAFETY: the parent's own table and file, SQLite's arguments. It may put its own methods in place of ours.
-    let code = unsafe { (*state.parent).file_control.map_or(IOERR, |control| control(file, op, arg)) };
+    // SAFETY: the parent's own table and file, SQLite's arguments. It may put its own methods in
+    // place of ours.
+    let code =
+        unsafe { (*state.parent).file_control.map_or(IOERR, |control| control(file, op, arg)) };
     if op == FCNTL_VFSNAME && code == OK && !arg.is_null() {
         // SAFETY: the argument of this control is a pointer to a string of sqlite3_malloc's.
         guard(code, || unsafe { name_the_stack(&host, arg.cast()) })
@@ -351,7 +387,8 @@ unsafe fn name_the_stack(host: &Host, name: *mut *mut c_char) -> c_int {
     }
     text.push(0);
     let Ok(size) = c_int::try_from(text.len()) else { return OK };
-    // SAFETY: sqlite3_malloc; the copy is as long as what was asked for; theirs is freed once, and replaced.
+    // SAFETY: sqlite3_malloc; the copy is as long as what was asked for; theirs is freed once, and
+    // replaced.
     unsafe {
         let ours = (host.malloc)(size).cast::<u8>();
         if ours.is_null() {
@@ -368,7 +405,8 @@ unsafe fn name_the_stack(host: &Host, name: *mut *mut c_char) -> c_int {
 macro_rules! forward {
     ($($name:ident($($arg:ident: $type:ty),*) -> $answer:ty = $otherwise:expr;)*) => {$(
         unsafe extern "C" fn $name(vfs: *mut Vfs $(, $arg: $type)*) -> $answer {
-            // SAFETY: SQLite calls the method of a VFS with that VFS; the parent lives as long; SQLite's own arguments.
+            // SAFETY: SQLite calls the method of a VFS with that VFS; the parent lives as long;
+            // SQLite's own arguments.
             unsafe {
                 let parent = instance(vfs).parent;
                 (*parent).$name.map_or($otherwise, |method| method(parent $(, $arg)*))

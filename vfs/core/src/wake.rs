@@ -1,7 +1,9 @@
-//! Waking the sidecar from another process: by the futex on Linux, elsewhere by a byte in a named pipe beside the bell.
+//! Waking the sidecar from another process: by the futex on Linux, elsewhere by a byte in a named
+//! pipe beside the bell.
 //!
-//! Owns: a wake is never lost between a sleeper's last look and its sleep. The futex compares the word itself; the pipe keeps the byte.
-//! (Rejected for the others: a datagram socket, whose name may have only 104 bytes.)
+//! Owns: a wake is never lost between a sleeper's last look and its sleep. The futex compares the
+//! word itself; the pipe keeps the byte. (Rejected for the others: a datagram socket, whose name
+//! may have only 104 bytes.)
 
 use std::ffi::CStr;
 use std::io;
@@ -51,7 +53,11 @@ mod way {
 
     /// Both ends in one: neither an end without the other, nor SIGPIPE, can come up.
     fn open(bell: &[u8]) -> io::Result<File> {
-        std::fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(name(bell))
+        std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(name(bell))
     }
 
     /// What the sidecar sleeps with.
@@ -62,7 +68,8 @@ mod way {
             let bytes = bell.as_os_str().as_bytes();
             let pipe = name(bytes);
             let _ = std::fs::remove_file(&pipe); // only a sidecar makes it, and there is one
-            let terminated = CString::new(pipe.as_bytes()).map_err(|_| io::ErrorKind::InvalidFilename)?;
+            let terminated =
+                CString::new(pipe.as_bytes()).map_err(|_| io::ErrorKind::InvalidFilename)?;
             let of = std::fs::metadata(bell)?;
             // SAFETY: a terminated string.
             if unsafe { libc::mkfifo(terminated.as_ptr(), 0o600) } != 0 {
@@ -76,7 +83,8 @@ mod way {
 
         /// Sleeps until somebody wakes, at most `timeout`. May return early.
         pub(crate) fn sleep(&self, _: &AtomicU32, _: u32, timeout: Duration) {
-            let mut ready = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+            let mut ready =
+                libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
             let limit = i32::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX);
             // SAFETY: one open descriptor, described by one structure.
             unsafe { libc::poll(&raw mut ready, 1, limit) };

@@ -1,7 +1,7 @@
 //! The header of the wal-index: what was committed last, by whomever.
 //!
-//! The first 48 bytes of the shared memory, written twice; a reader takes them when both copies agree
-//! (<https://sqlite.org/walformat.html#the_wal_index_header>).
+//! The first 48 bytes of the shared memory, written twice; a reader takes them when both copies
+//! agree (<https://sqlite.org/walformat.html#the_wal_index_header>).
 
 /// One copy of the header is 12 words.
 const WORDS: usize = 12;
@@ -27,16 +27,23 @@ impl Header {
         Self { change, max_frame, pages, salt: [salt0, salt1] }
     }
 
-    /// Whether something was committed between the two (a WAL that only starts again holds nothing new).
+    /// Whether something was committed between the two (a WAL that only starts again holds nothing
+    /// new).
     #[must_use]
     pub fn committed_since(&self, before: &Self) -> bool {
-        self.change != before.change || (self.max_frame != 0 && (self.max_frame, self.salt) != (before.max_frame, before.salt))
+        self.change != before.change
+            || (self.max_frame != 0
+                && (self.max_frame, self.salt) != (before.max_frame, before.salt))
     }
 
     /// Frames between the two.
     #[must_use]
     pub fn frames_since(&self, before: &Self) -> u32 {
-        if self.salt == before.salt { self.max_frame.saturating_sub(before.max_frame) } else { self.max_frame }
+        if self.salt == before.salt {
+            self.max_frame.saturating_sub(before.max_frame)
+        } else {
+            self.max_frame
+        }
     }
 }
 
@@ -94,7 +101,10 @@ mod tests {
     fn a_wal_that_starts_again_is_no_commit() {
         assert!(!header(7, 0, 2).committed_since(&header(7, 9, 1)));
         assert!(header(8, 2, 2).committed_since(&header(7, 9, 1)));
-        assert!(header(0, 3, 1).committed_since(&header(0, 2, 1)), "after a recovery iChange starts anew");
+        assert!(
+            header(0, 3, 1).committed_since(&header(0, 2, 1)),
+            "after a recovery iChange starts anew"
+        );
         assert_eq!(header(8, 2, 2).frames_since(&header(7, 9, 1)), 2);
         assert_eq!(header(8, 12, 1).frames_since(&header(7, 9, 1)), 3);
     }

@@ -1,9 +1,10 @@
 //! The loadable extension `libharmonylite_vfs.so`.
 //!
 //! `.load libharmonylite_vfs` (in any language) registers the VFS `harmonylite`; the entry point
-//! `sqlite3_harmonylite_vfs_default_init`, or `HARMONYLITE_VFS_DEFAULT=1` in the environment, makes it the default one. What it
-//! calls of SQLite comes from the table that SQLite hands to an extension: nothing is linked, so it works with every SQLite
-//! since 3.24, however many there are in the process.
+//! `sqlite3_harmonylite_vfs_default_init`, or `HARMONYLITE_VFS_DEFAULT=1` in the environment, makes
+//! it the default one. What it calls of SQLite comes from the table that SQLite hands to an
+//! extension: nothing is linked, so it works with every SQLite since 3.24, however many there are
+//! in the process.
 
 #![allow(clippy::missing_transmute_annotations)] // the field that it fills is the annotation
 
@@ -13,7 +14,8 @@ use harmonylite_vfs_core::functions::{self, FunctionHost, Opaque};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::mem::transmute;
 
-/// `sqlite3_api_routines`: a table of functions that only ever grows at its end. Slots by their position in sqlite3ext.h.
+/// `sqlite3_api_routines`: a table of functions that only ever grows at its end. Slots by their
+/// position in sqlite3ext.h.
 type Api = *const *const c_void;
 
 mod slot {
@@ -98,29 +100,37 @@ unsafe fn function_host(api: Api) -> Option<FunctionHost> {
 /// # Safety
 /// SQLite's own arguments to an entry point.
 unsafe fn load(db: Opaque, api: Api, as_default: bool) -> Result<(), (c_int, &'static CStr)> {
-    const BAD_TABLE: (c_int, &CStr) = (ERROR, c"harmonylite: SQLite's table of functions is not as expected");
+    const BAD_TABLE: (c_int, &CStr) =
+        (ERROR, c"harmonylite: SQLite's table of functions is not as expected");
     if api.is_null() {
         return Err(BAD_TABLE);
     }
     // SAFETY: the slot exists in every SQLite that loads extensions.
-    let version: Option<unsafe extern "C" fn() -> c_int> = unsafe { transmute(*api.add(slot::LIBVERSION_NUMBER)) };
+    let version: Option<unsafe extern "C" fn() -> c_int> =
+        unsafe { transmute(*api.add(slot::LIBVERSION_NUMBER)) };
     // SAFETY: sqlite3_libversion_number.
     if version.is_none_or(|version| unsafe { version() } < SQLITE_MIN) {
         return Err((ERROR, c"harmonylite: needs SQLite 3.24 or later"));
     }
     // SAFETY: a table of 3.24 or later.
-    let (Some(host), Some(functions)) = (unsafe { (host(api), function_host(api)) }) else { return Err(BAD_TABLE) };
+    let (Some(host), Some(functions)) = (unsafe { (host(api), function_host(api)) }) else {
+        return Err(BAD_TABLE);
+    };
     // SAFETY: SQLite's functions; we are loaded permanently.
-    unsafe { harmonylite_vfs_core::register(host, as_default) }.map_err(|code| (code, c"harmonylite: cannot register the VFS"))?;
+    unsafe { harmonylite_vfs_core::register(host, as_default) }
+        .map_err(|code| (code, c"harmonylite: cannot register the VFS"))?;
     // SAFETY: the slot exists since 3.8.7.
-    let auto_extension: Option<unsafe extern "C" fn(Option<EntryPoint>) -> c_int> = unsafe { transmute(*api.add(slot::AUTO_EXTENSION)) };
+    let auto_extension: Option<unsafe extern "C" fn(Option<EntryPoint>) -> c_int> =
+        unsafe { transmute(*api.add(slot::AUTO_EXTENSION)) };
     if let Some(auto_extension) = auto_extension {
-        // Twice is once. Where SQLite was built without it, later connections lack the functions, and that is all.
+        // Twice is once. Where SQLite was built without it, later connections lack the functions,
+        // and that is all.
         // SAFETY: an entry point that stays loaded.
         unsafe { auto_extension(Some(on_connection)) };
     }
     // No error from here on: SQLite would unload us, and keep the pointers.
-    // SAFETY: the connection that loads us, of this library. One without the functions is better than none.
+    // SAFETY: the connection that loads us, of this library. One without the functions is better
+    // than none.
     let _ = unsafe { functions::install(&functions, db) };
     Ok(())
 }
@@ -132,7 +142,8 @@ unsafe extern "C" fn on_connection(db: Opaque, _: *mut *mut c_char, api: Api) ->
     guard(|| {
         // SAFETY: the table was accepted when we were loaded.
         if let Some(functions) = unsafe { function_host(api) } {
-            // SAFETY: a new connection of that library. One without the functions is better than none.
+            // SAFETY: a new connection of that library. One without the functions is better than
+            // none.
             let _ = unsafe { functions::install(&functions, db) };
         }
         OK
@@ -145,7 +156,8 @@ unsafe fn entry(db: Opaque, message: *mut *mut c_char, api: Api, as_default: boo
         match unsafe { load(db, api, as_default) } {
             Ok(()) => OK_LOAD_PERMANENTLY,
             Err((code, text)) => {
-                // SAFETY: SQLite frees the message with sqlite3_free; the copy is as long as what was asked for.
+                // SAFETY: SQLite frees the message with sqlite3_free; the copy is as long as what
+                // was asked for.
                 unsafe { explain(message, api, text) };
                 code
             }
@@ -160,7 +172,8 @@ unsafe fn explain(message: *mut *mut c_char, api: Api, text: &CStr) {
         return;
     }
     // SAFETY: the slot exists in every SQLite that loads extensions.
-    let malloc: Option<unsafe extern "C" fn(c_int) -> *mut c_void> = unsafe { transmute(*api.add(slot::MALLOC)) };
+    let malloc: Option<unsafe extern "C" fn(c_int) -> *mut c_void> =
+        unsafe { transmute(*api.add(slot::MALLOC)) };
     let bytes = text.to_bytes_with_nul();
     let (Some(malloc), Ok(size)) = (malloc, c_int::try_from(bytes.len())) else { return };
     // SAFETY: sqlite3_malloc; written only where it gave memory, and as much.
@@ -183,18 +196,28 @@ fn guard(body: impl FnOnce() -> c_int) -> c_int {
 /// # Safety
 /// For SQLite only.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sqlite3_harmonylitevfs_init(db: Opaque, message: *mut *mut c_char, api: Api) -> c_int {
-    let as_default = std::env::var_os("HARMONYLITE_VFS_DEFAULT").is_some_and(|v| !v.is_empty() && v != "0");
+pub unsafe extern "C" fn sqlite3_harmonylitevfs_init(
+    db: Opaque,
+    message: *mut *mut c_char,
+    api: Api,
+) -> c_int {
+    let as_default =
+        std::env::var_os("HARMONYLITE_VFS_DEFAULT").is_some_and(|v| !v.is_empty() && v != "0");
     // SAFETY: SQLite's own arguments.
     unsafe { entry(db, message, api, as_default) }
 }
 
-/// The same, and the VFS becomes the default one of the process: for drivers that cannot name a VFS.
+/// The same, and the VFS becomes the default one of the process: for drivers that cannot name a
+/// VFS.
 ///
 /// # Safety
 /// For SQLite only.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sqlite3_harmonylite_vfs_default_init(db: Opaque, message: *mut *mut c_char, api: Api) -> c_int {
+pub unsafe extern "C" fn sqlite3_harmonylite_vfs_default_init(
+    db: Opaque,
+    message: *mut *mut c_char,
+    api: Api,
+) -> c_int {
     // SAFETY: SQLite's own arguments.
     unsafe { entry(db, message, api, true) }
 }

@@ -1,5 +1,6 @@
-//! Goal: the loadable extension works in programs that know nothing of it, beside the Rust side and beside other SQLite libraries.
-//! Method: the sqlite3 shell and Debian's python3 load it and commit; this test holds the bell.
+//! Goal: the loadable extension works in programs that know nothing of it, beside the Rust side and
+//! beside other SQLite libraries. Method: the sqlite3 shell and Debian's python3 load it and
+//! commit; this test holds the bell.
 
 #![allow(clippy::unwrap_used, clippy::missing_transmute_annotations, missing_docs)] // a test may
 
@@ -14,10 +15,17 @@ use std::sync::OnceLock;
 fn extension() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let build = || {
-        let profile = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().to_owned();
-        let name = if profile.ends_with("debug") { "dev" } else { profile.file_name().unwrap().to_str().unwrap() };
-        let built =
-            Command::new(env!("CARGO")).args(["build", "--quiet", "-p", "harmonylite-vfs-ext", "--profile", name]).status().unwrap();
+        let profile =
+            std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().to_owned();
+        let name = if profile.ends_with("debug") {
+            "dev"
+        } else {
+            profile.file_name().unwrap().to_str().unwrap()
+        };
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "-p", "harmonylite-vfs-ext", "--profile", name])
+            .status()
+            .unwrap();
         assert!(built.success());
         profile.join("libharmonylite_vfs.so")
     };
@@ -27,27 +35,40 @@ fn extension() -> PathBuf {
 fn fixture() -> (tempfile::TempDir, PathBuf, Bell) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("app.db");
-    Connection::open(&path).unwrap().execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (a)").unwrap();
+    Connection::open(&path)
+        .unwrap()
+        .execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (a)")
+        .unwrap();
     let bell = Bell::open_or_create(&path).unwrap();
     (directory, path, bell)
 }
 
 fn shell(environment: &[(&str, &str)], arguments: &[&str]) -> String {
-    let out = Command::new("sqlite3").arg("-batch").args(arguments).envs(environment.iter().copied()).output().unwrap();
-    let said = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    let out = Command::new("sqlite3")
+        .arg("-batch")
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .output()
+        .unwrap();
+    let said =
+        String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success(), "{said}");
     said
 }
 
 #[test]
 fn it_links_no_sqlite() {
-    let out = Command::new("nm").args(["-D", "--undefined-only"]).arg(extension()).output().unwrap();
+    let out =
+        Command::new("nm").args(["-D", "--undefined-only"]).arg(extension()).output().unwrap();
     let undefined = String::from_utf8(out.stdout).unwrap();
     assert!(undefined.contains("mmap"), "{undefined}");
     assert!(!undefined.contains("sqlite3"), "{undefined}");
     let out = Command::new("nm").args(["-D", "--defined-only"]).arg(extension()).output().unwrap();
-    let mut defined: Vec<String> =
-        String::from_utf8(out.stdout).unwrap().lines().map(|l| l.rsplit(' ').next().unwrap().to_owned()).collect();
+    let mut defined: Vec<String> = String::from_utf8(out.stdout)
+        .unwrap()
+        .lines()
+        .map(|l| l.rsplit(' ').next().unwrap().to_owned())
+        .collect();
     defined.sort();
     assert_eq!(defined, ["sqlite3_harmonylite_vfs_default_init", "sqlite3_harmonylitevfs_init"]);
 }
@@ -59,7 +80,13 @@ fn the_shell_names_the_vfs() {
     let open = format!(".open file:{}?vfs=harmonylite", path.display());
     let said = shell(
         &[],
-        &[":memory:", &load, &open, ".vfsname", "INSERT INTO t VALUES (1); SELECT harmonylite_vfs_version(), harmonylite_lag()"],
+        &[
+            ":memory:",
+            &load,
+            &open,
+            ".vfsname",
+            "INSERT INTO t VALUES (1); SELECT harmonylite_vfs_version(), harmonylite_lag()",
+        ],
     );
     assert_eq!(said, format!("harmonylite/unix\n{}|\n", harmonylite_vfs::VERSION));
     let mut commits = Vec::new();
@@ -73,11 +100,20 @@ fn the_shell_takes_it_as_the_default() {
     let file = extension().display().to_string();
     let open = format!(".open {}", path.display());
     let write = "INSERT INTO t VALUES (1)";
-    shell(&[("HARMONYLITE_VFS_DEFAULT", "1")], &[":memory:", &format!(".load {file}"), &open, write]);
+    shell(
+        &[("HARMONYLITE_VFS_DEFAULT", "1")],
+        &[":memory:", &format!(".load {file}"), &open, write],
+    );
     assert_eq!(bell.rings(), 1);
-    shell(&[], &[":memory:", &format!(".load {file} sqlite3_harmonylite_vfs_default_init"), &open, write]);
+    shell(
+        &[],
+        &[":memory:", &format!(".load {file} sqlite3_harmonylite_vfs_default_init"), &open, write],
+    );
     assert_eq!(bell.rings(), 2);
-    shell(&[("HARMONYLITE_VFS_DEFAULT", "0")], &[":memory:", &format!(".load {file}"), &open, write]);
+    shell(
+        &[("HARMONYLITE_VFS_DEFAULT", "0")],
+        &[":memory:", &format!(".load {file}"), &open, write],
+    );
     assert_eq!(bell.rings(), 2);
 }
 
@@ -109,7 +145,12 @@ db.execute("INSERT INTO t VALUES (3)")
 db.commit()
 print(db.execute("SELECT count(*) FROM t").fetchone()[0])
 "#;
-    let out = Command::new("/usr/bin/python3").args(["-c", program]).arg(extension()).arg(&path).output().unwrap();
+    let out = Command::new("/usr/bin/python3")
+        .args(["-c", program])
+        .arg(extension())
+        .arg(&path)
+        .output()
+        .unwrap();
     assert_eq!(String::from_utf8_lossy(&out.stderr), "");
     assert_eq!(String::from_utf8_lossy(&out.stdout), format!("{}\n3\n", harmonylite_vfs::VERSION));
     assert_eq!(bell.rings(), 3);
@@ -118,9 +159,16 @@ print(db.execute("SELECT count(*) FROM t").fetchone()[0])
 /// A SQLite library by its five functions that this test needs.
 struct Library {
     open: unsafe extern "C" fn(*const c_char, *mut *mut c_void) -> c_int,
-    exec: unsafe extern "C" fn(*mut c_void, *const c_char, *const c_void, *mut c_void, *mut *mut c_char) -> c_int,
+    exec: unsafe extern "C" fn(
+        *mut c_void,
+        *const c_char,
+        *const c_void,
+        *mut c_void,
+        *mut *mut c_char,
+    ) -> c_int,
     enable: unsafe extern "C" fn(*mut c_void, c_int) -> c_int,
-    load: unsafe extern "C" fn(*mut c_void, *const c_char, *const c_char, *mut *mut c_char) -> c_int,
+    load:
+        unsafe extern "C" fn(*mut c_void, *const c_char, *const c_char, *mut *mut c_char) -> c_int,
     close: unsafe extern "C" fn(*mut c_void) -> c_int,
 }
 
@@ -131,7 +179,9 @@ impl Library {
             Self {
                 open: std::mem::transmute::<*const (), _>(ffi::sqlite3_open as *const ()),
                 exec: std::mem::transmute::<*const (), _>(ffi::sqlite3_exec as *const ()),
-                enable: std::mem::transmute::<*const (), _>(ffi::sqlite3_enable_load_extension as *const ()),
+                enable: std::mem::transmute::<*const (), _>(
+                    ffi::sqlite3_enable_load_extension as *const (),
+                ),
                 load: std::mem::transmute::<*const (), _>(ffi::sqlite3_load_extension as *const ()),
                 close: std::mem::transmute::<*const (), _>(ffi::sqlite3_close as *const ()),
             }
@@ -142,8 +192,14 @@ impl Library {
     fn of_the_system() -> Self {
         // SAFETY: a library and the functions that it has by these names, with these types.
         unsafe {
-            let name = CString::new(std::env::var("HARMONYLITE_TEST_SQLITE").unwrap_or("libsqlite3.so.0".into())).unwrap();
-            let library = libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL | libc::RTLD_DEEPBIND);
+            let name = CString::new(
+                std::env::var("HARMONYLITE_TEST_SQLITE").unwrap_or("libsqlite3.so.0".into()),
+            )
+            .unwrap();
+            let library = libc::dlopen(
+                name.as_ptr(),
+                libc::RTLD_NOW | libc::RTLD_LOCAL | libc::RTLD_DEEPBIND,
+            );
             assert!(!library.is_null());
             let function = |name: &CStr| {
                 let function = libc::dlsym(library, name.as_ptr());
@@ -153,7 +209,9 @@ impl Library {
             Self {
                 open: std::mem::transmute::<*mut c_void, _>(function(c"sqlite3_open")),
                 exec: std::mem::transmute::<*mut c_void, _>(function(c"sqlite3_exec")),
-                enable: std::mem::transmute::<*mut c_void, _>(function(c"sqlite3_enable_load_extension")),
+                enable: std::mem::transmute::<*mut c_void, _>(function(
+                    c"sqlite3_enable_load_extension",
+                )),
                 load: std::mem::transmute::<*mut c_void, _>(function(c"sqlite3_load_extension")),
                 close: std::mem::transmute::<*mut c_void, _>(function(c"sqlite3_close")),
             }
@@ -170,10 +228,19 @@ impl Library {
 
     fn execute(&self, db: *mut c_void, sql: &CStr) -> c_int {
         // SAFETY: an open connection.
-        unsafe { (self.exec)(db, sql.as_ptr(), std::ptr::null(), std::ptr::null_mut(), std::ptr::null_mut()) }
+        unsafe {
+            (self.exec)(
+                db,
+                sql.as_ptr(),
+                std::ptr::null(),
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+            )
+        }
     }
 
-    /// Loads the extension as the default VFS, then inserts a row through a connection opened thereafter.
+    /// Loads the extension as the default VFS, then inserts a row through a connection opened
+    /// thereafter.
     fn load_and_insert(&self, path: &Path) {
         let loader = self.open(Path::new(":memory:"));
         let extension = CString::new(extension().to_str().unwrap()).unwrap();
@@ -182,12 +249,21 @@ impl Library {
             assert_eq!((self.enable)(loader, 1), 0);
             for _ in 0..2 {
                 let entry = c"sqlite3_harmonylite_vfs_default_init";
-                assert_eq!((self.load)(loader, extension.as_ptr(), entry.as_ptr(), std::ptr::null_mut()), 0);
+                assert_eq!(
+                    (self.load)(loader, extension.as_ptr(), entry.as_ptr(), std::ptr::null_mut()),
+                    0
+                );
             }
             assert_eq!((self.close)(loader), 0);
         }
         let db = self.open(path);
-        assert_eq!(self.execute(db, c"INSERT INTO t VALUES (1); SELECT harmonylite_lag(), harmonylite_vfs_version()"), 0);
+        assert_eq!(
+            self.execute(
+                db,
+                c"INSERT INTO t VALUES (1); SELECT harmonylite_lag(), harmonylite_vfs_version()"
+            ),
+            0
+        );
         // SAFETY: closed once.
         assert_eq!(unsafe { (self.close)(db) }, 0);
     }
@@ -195,7 +271,8 @@ impl Library {
 
 #[test]
 fn two_sqlite_libraries_and_the_rust_side_in_one_process() {
-    // Different databases: two libraries on one file would undo each other's POSIX locks, with or without us.
+    // Different databases: two libraries on one file would undo each other's POSIX locks, with or
+    // without us.
     let (_a, path_a, bell_a) = fixture();
     let (_b, path_b, bell_b) = fixture();
     harmonylite_vfs::register().unwrap();

@@ -1,4 +1,5 @@
-//! What the VFS costs, in one run: every workload with and without it in turn, so that the machine's moods hit both.
+//! What the VFS costs, in one run: every workload with and without it in turn, so that the
+//! machine's moods hit both.
 //!
 //! `cargo run --release -p harmonylite-vfs --example bench`
 
@@ -13,8 +14,11 @@ const ROUNDS: usize = 400;
 
 fn open(path: &Path, vfs: &str) -> Connection {
     let db = Connection::open_with_flags_and_vfs(path, OpenFlags::default(), vfs).unwrap();
-    db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0; PRAGMA cache_size = 100")
-        .unwrap();
+    db.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA \
+        wal_autocheckpoint = 0; PRAGMA cache_size = 100",
+    )
+    .unwrap();
     db
 }
 
@@ -31,7 +35,12 @@ fn low(values: &mut [f64]) -> f64 {
 }
 
 /// Both connections are on the same file: only the way to it differs.
-fn compare(what: &str, per_round: u32, [with, without, other]: &[Connection; 3], body: impl Fn(&Connection)) {
+fn compare(
+    what: &str,
+    per_round: u32,
+    [with, without, other]: &[Connection; 3],
+    body: impl Fn(&Connection),
+) {
     let (mut a, mut b) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         // Each goes first every other time.
@@ -59,7 +68,8 @@ fn main() {
     connections[1]
         .execute_batch(
             "CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT);
-             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50000) INSERT INTO t SELECT i, hex(randomblob(50)) FROM n;
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50000) \
+             INSERT INTO t SELECT i, hex(randomblob(50)) FROM n;
              PRAGMA wal_checkpoint(TRUNCATE)",
         )
         .unwrap();
@@ -87,7 +97,8 @@ fn main() {
         }
     });
     compare("full scan", 1, &connections, |db| {
-        db.query_row("SELECT sum(length(a)) FROM t WHERE id <= 5000", [], |r| r.get::<_, i64>(0)).unwrap();
+        db.query_row("SELECT sum(length(a)) FROM t WHERE id <= 5000", [], |r| r.get::<_, i64>(0))
+            .unwrap();
     });
 
     let (before, mut each) = (bell.rings(), Vec::new());
@@ -111,12 +122,20 @@ fn main() {
         let mut seen = bell.rings();
         let mut commits = Vec::new();
         while bell.wait(seen, Duration::from_secs(1)) == Woken::Rung {
-            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
+            let now = std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .unwrap()
+                .as_nanos() as u64;
             bell.recent(seen, &mut commits);
             seen = bell.rings();
             wakes.extend(commits.first().map(|c| now.saturating_sub(c.time_ns) as f64 / 1000.0));
         }
     });
     wakes.sort_by(f64::total_cmp);
-    println!("ring to wake: p50 {:.1} us, p99 {:.1} us ({} wakes)", wakes[wakes.len() / 2], wakes[wakes.len() * 99 / 100], wakes.len());
+    println!(
+        "ring to wake: p50 {:.1} us, p99 {:.1} us ({} wakes)",
+        wakes[wakes.len() / 2],
+        wakes[wakes.len() * 99 / 100],
+        wakes.len()
+    );
 }

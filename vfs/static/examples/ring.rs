@@ -1,5 +1,5 @@
-//! Holds the bell of a database in the place of a sidecar and says each commit that rings: `ring app.db`. For trying the VFS
-//! without a broker, and for the tests of docs/.
+//! Holds the bell of a database in the place of a sidecar and says each commit that rings: `ring
+//! app.db`. For trying the VFS without a broker, and for the tests of docs/.
 
 #![allow(clippy::expect_used)] // an example may
 

@@ -6,8 +6,8 @@
 //! # Ok::<(), rusqlite::Error>(())
 //! ```
 //!
-//! Nothing else changes: it is SQLite's own VFS with a bell at commit. Any other program may use the same file, with or
-//! without it.
+//! Nothing else changes: it is SQLite's own VFS with a bell at commit. Any other program may use
+//! the same file, with or without it.
 
 #![allow(clippy::missing_transmute_annotations)] // the field that it fills is the annotation
 
@@ -26,7 +26,8 @@ pub use harmonylite_vfs_core::{VERSION, bell};
 pub const VFS_NAME: &str = "harmonylite";
 
 fn host() -> Host {
-    // SAFETY: the same functions; only the names of the structures differ (vfs/static/tests/abi.rs compares their layouts).
+    // SAFETY: the same functions; only the names of the structures differ (vfs/static/tests/abi.rs
+    // compares their layouts).
     unsafe {
         Host {
             vfs_find: transmute::<*const (), _>(ffi::sqlite3_vfs_find as *const ()),
@@ -41,8 +42,12 @@ fn function_host() -> FunctionHost {
     // SAFETY: the same functions; only the names of the opaque structures differ.
     unsafe {
         FunctionHost {
-            create_function_v2: transmute::<*const (), _>(ffi::sqlite3_create_function_v2 as *const ()),
-            context_db_handle: transmute::<*const (), _>(ffi::sqlite3_context_db_handle as *const ()),
+            create_function_v2: transmute::<*const (), _>(
+                ffi::sqlite3_create_function_v2 as *const (),
+            ),
+            context_db_handle: transmute::<*const (), _>(
+                ffi::sqlite3_context_db_handle as *const (),
+            ),
             prepare_v2: transmute::<*const (), _>(ffi::sqlite3_prepare_v2 as *const ()),
             step: transmute::<*const (), _>(ffi::sqlite3_step as *const ()),
             column_int64: transmute::<*const (), _>(ffi::sqlite3_column_int64 as *const ()),
@@ -52,7 +57,9 @@ fn function_host() -> FunctionHost {
             result_null: transmute::<*const (), _>(ffi::sqlite3_result_null as *const ()),
             result_text: transmute::<*const (), _>(ffi::sqlite3_result_text as *const ()),
             result_error: transmute::<*const (), _>(ffi::sqlite3_result_error as *const ()),
-            result_error_code: transmute::<*const (), _>(ffi::sqlite3_result_error_code as *const ()),
+            result_error_code: transmute::<*const (), _>(
+                ffi::sqlite3_result_error_code as *const (),
+            ),
             db_filename: transmute::<*const (), _>(ffi::sqlite3_db_filename as *const ()),
             get_autocommit: transmute::<*const (), _>(ffi::sqlite3_get_autocommit as *const ()),
             value_int64: transmute::<*const (), _>(ffi::sqlite3_value_int64 as *const ()),
@@ -61,7 +68,10 @@ fn function_host() -> FunctionHost {
 }
 
 fn error(code: c_int) -> rusqlite::Error {
-    rusqlite::Error::SqliteFailure(ffi::Error::new(code), Some("cannot register the harmonylite VFS".to_owned()))
+    rusqlite::Error::SqliteFailure(
+        ffi::Error::new(code),
+        Some("cannot register the harmonylite VFS".to_owned()),
+    )
 }
 
 /// Registers the VFS `harmonylite` in this process. Again is nothing.
@@ -70,11 +80,13 @@ fn error(code: c_int) -> rusqlite::Error {
 /// SQLite has no VFS to build on.
 pub fn register() -> rusqlite::Result<()> {
     start()?;
-    // SAFETY: functions of the linked SQLite, which stays as long as the process does, as does this code.
+    // SAFETY: functions of the linked SQLite, which stays as long as the process does, as does this
+    // code.
     unsafe { harmonylite_vfs_core::register(host(), false) }.map_err(error)
 }
 
-/// As [`register`], and every connection that names no VFS uses it: for libraries that open the database themselves.
+/// As [`register`], and every connection that names no VFS uses it: for libraries that open the
+/// database themselves.
 ///
 /// # Errors
 /// SQLite has no VFS to build on.
@@ -92,7 +104,8 @@ fn start() -> rusqlite::Result<()> {
     }
 }
 
-/// Opens a database through the VFS, with the SQL functions `harmonylite_lag()` and `harmonylite_wait(timeout_ms)`.
+/// Opens a database through the VFS, with the SQL functions `harmonylite_lag()` and
+/// `harmonylite_wait(timeout_ms)`.
 ///
 /// # Errors
 /// As [`Connection::open`].

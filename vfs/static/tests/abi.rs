@@ -1,5 +1,6 @@
-//! Goal: our declarations of SQLite's structures, and the slots of its function table, are those of the real header.
-//! Method: the C compiler prints sizes and offsets from the bundled sqlite3.h and sqlite3ext.h; we compare.
+//! Goal: our declarations of SQLite's structures, and the slots of its function table, are those of
+//! the real header. Method: the C compiler prints sizes and offsets from the bundled sqlite3.h and
+//! sqlite3ext.h; we compare.
 
 #![allow(clippy::unwrap_used, missing_docs)] // a test may
 
@@ -11,7 +12,9 @@ use std::process::Command;
 
 fn from_c(expressions: &[String]) -> BTreeMap<String, usize> {
     let directory = tempfile::tempdir().unwrap();
-    let mut program = "#include <stdio.h>\n#include <stddef.h>\n#include \"sqlite3ext.h\"\nint main(void) {\n".to_owned();
+    let mut program =
+        "#include <stdio.h>\n#include <stddef.h>\n#include \"sqlite3ext.h\"\nint main(void) {\n"
+            .to_owned();
     for expression in expressions {
         writeln!(program, "  printf(\"%zu\\n\", (size_t)({expression}));").unwrap();
     }
@@ -19,7 +22,13 @@ fn from_c(expressions: &[String]) -> BTreeMap<String, usize> {
     let source = directory.path().join("abi.c");
     let binary = directory.path().join("abi");
     std::fs::write(&source, program).unwrap();
-    let built = Command::new("cc").args(["-I", env!("SQLITE_INCLUDE")]).arg(&source).arg("-o").arg(&binary).output().unwrap();
+    let built = Command::new("cc")
+        .args(["-I", env!("SQLITE_INCLUDE")])
+        .arg(&source)
+        .arg("-o")
+        .arg(&binary)
+        .output()
+        .unwrap();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     let said = String::from_utf8(Command::new(binary).output().unwrap().stdout).unwrap();
     expressions.iter().cloned().zip(said.lines().map(|line| line.parse().unwrap())).collect()
@@ -27,7 +36,8 @@ fn from_c(expressions: &[String]) -> BTreeMap<String, usize> {
 
 macro_rules! offsets {
     ($c:literal, $rust:ty, $($field:ident $name:literal),* $(,)?) => {
-        vec![(format!("sizeof({})", $c), size_of::<$rust>()), $((format!("offsetof({}, {})", $c, $name), offset_of!($rust, $field))),*]
+        vec![(format!("sizeof({})", $c), size_of::<$rust>()), $((format!("offsetof({}, \
+            {})", $c, $name), offset_of!($rust, $field))),*]
     };
 }
 
@@ -55,16 +65,28 @@ fn structures_are_as_in_the_header() {
 
 #[test]
 fn slots_are_as_in_the_header() {
-    let source = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../ext/src/lib.rs")).unwrap();
+    let source =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../ext/src/lib.rs")).unwrap();
     let slots: Vec<(String, usize)> = source
         .lines()
         .filter_map(|line| {
-            let (name, slot) = line.trim().strip_prefix("pub(crate) const ")?.strip_suffix(';')?.split_once(": usize = ")?;
-            Some((format!("offsetof(struct sqlite3_api_routines, {})/sizeof(void*)", name.to_lowercase()), slot.parse().ok()?))
+            let (name, slot) = line
+                .trim()
+                .strip_prefix("pub(crate) const ")?
+                .strip_suffix(';')?
+                .split_once(": usize = ")?;
+            Some((
+                format!(
+                    "offsetof(struct sqlite3_api_routines, {})/sizeof(void*)",
+                    name.to_lowercase()
+                ),
+                slot.parse().ok()?,
+            ))
         })
         .collect();
     assert!(slots.len() > 20);
-    let theirs = from_c(&slots.iter().map(|(expression, _)| expression.clone()).collect::<Vec<_>>());
+    let theirs =
+        from_c(&slots.iter().map(|(expression, _)| expression.clone()).collect::<Vec<_>>());
     for (expression, slot) in slots {
         assert_eq!(theirs[&expression], slot, "{expression}");
     }

@@ -1,6 +1,6 @@
-//! Goal: a commit through the VFS rings when it is visible, in every journal mode; what does not commit does not ring; and
-//! whatever happens to the bell file, the database works.
-//! Method: one process, the application's connection through the VFS, the sidecar's end of the bell beside it.
+//! Goal: a commit through the VFS rings when it is visible, in every journal mode; what does not
+//! commit does not ring; and whatever happens to the bell file, the database works. Method: one
+//! process, the application's connection through the VFS, the sidecar's end of the bell beside it.
 
 #![allow(clippy::unwrap_used, missing_docs)] // a test may
 
@@ -41,7 +41,10 @@ fn a_commit_rings_with_its_frame_and_pages() {
     db.execute_batch("INSERT INTO t VALUES (1)").unwrap();
     assert_eq!(bell.wait(seen, SOON), Woken::Rung);
     assert_eq!(bell.rings(), seen + 1);
-    db.execute_batch("BEGIN; INSERT INTO t VALUES (2); INSERT INTO t VALUES (randomblob(20000)); COMMIT").unwrap();
+    db.execute_batch(
+        "BEGIN; INSERT INTO t VALUES (2); INSERT INTO t VALUES (randomblob(20000)); COMMIT",
+    )
+    .unwrap();
     let mut commits = Vec::new();
     bell.recent(seen, &mut commits);
     let header = WalIndex::of(&plain).unwrap().unwrap().header(&plain).unwrap();
@@ -57,7 +60,11 @@ fn what_does_not_commit_does_not_ring() {
     let (_directory, path, bell, plain) = fixture();
     let db = application(&path);
     let seen = bell.rings();
-    db.execute_batch("BEGIN IMMEDIATE; INSERT INTO t VALUES (1); ROLLBACK; SELECT * FROM t; BEGIN; SELECT * FROM t; COMMIT").unwrap();
+    db.execute_batch(
+        "BEGIN IMMEDIATE; INSERT INTO t VALUES (1); ROLLBACK; SELECT * FROM t; \
+        BEGIN; SELECT * FROM t; COMMIT",
+    )
+    .unwrap();
     plain.execute_batch("INSERT INTO t VALUES (7)").unwrap();
     for mode in ["PASSIVE", "FULL", "RESTART", "TRUNCATE"] {
         db.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(())).unwrap();
@@ -70,7 +77,8 @@ fn what_does_not_commit_does_not_ring() {
 /// Zero of so many: the first look after the wake sees the commit.
 #[test]
 fn no_stale_read_after_a_bell() {
-    let commits: i64 = std::env::var("HARMONYLITE_STALE_READS").map_or(3000, |n| n.parse().unwrap());
+    let commits: i64 =
+        std::env::var("HARMONYLITE_STALE_READS").map_or(3000, |n| n.parse().unwrap());
     let (_directory, path, bell, plain) = fixture();
     plain.execute_batch("PRAGMA synchronous = OFF").unwrap();
     let writer = std::thread::spawn(move || {
@@ -109,7 +117,8 @@ fn other_journal_modes_ring_when_the_commit_is_visible() {
     drop(plain);
     let db = application(&path);
     for mode in ["DELETE", "TRUNCATE", "PERSIST", "MEMORY", "OFF"] {
-        let got: String = db.query_row(&format!("PRAGMA journal_mode = {mode}"), [], |r| r.get(0)).unwrap();
+        let got: String =
+            db.query_row(&format!("PRAGMA journal_mode = {mode}"), [], |r| r.get(0)).unwrap();
         assert_eq!(got, mode.to_lowercase());
         let seen = bell.rings();
         db.execute_batch("INSERT INTO t VALUES (1)").unwrap();
@@ -192,7 +201,8 @@ fn whatever_the_bell_file_is_the_database_works() {
         let db = application(&path);
         db.execute_batch("INSERT INTO t VALUES (1)").unwrap();
         assert_eq!(count(&db), 1, "{what}");
-        // The sidecar puts a good one in its place (noise behind a good head is good enough: it is a hint).
+        // The sidecar puts a good one in its place (noise behind a good head is good enough: it is
+        // a hint).
         let bell = Bell::open_or_create(&path).unwrap();
         let mut commits = Vec::new();
         bell.recent(0, &mut commits);
@@ -246,15 +256,18 @@ fn other_ways_to_open() {
     let (directory, path, bell, plain) = fixture();
     plain.execute_batch("INSERT INTO t VALUES (1)").unwrap();
     let seen = bell.rings();
-    let read_only = harmonylite_vfs::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    let read_only =
+        harmonylite_vfs::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
     assert_eq!(count(&read_only), 1);
     let name = path.to_str().unwrap();
     // In the middle of a WAL, immutable sees the file alone, as without the VFS.
     for options in ["mode=ro", "immutable=1", "mode=rw"] {
         let with = Connection::open(format!("file:{name}?vfs=harmonylite&{options}")).unwrap();
         let without = Connection::open(format!("file:{name}?{options}")).unwrap();
-        let rows =
-            |db: &Connection| db.query_row("SELECT count(*) FROM sqlite_master", [], |r| r.get::<_, i64>(0)).map_err(|e| e.to_string());
+        let rows = |db: &Connection| {
+            db.query_row("SELECT count(*) FROM sqlite_master", [], |r| r.get::<_, i64>(0))
+                .map_err(|e| e.to_string())
+        };
         assert_eq!(rows(&with), rows(&without), "{options}");
     }
     assert_eq!(bell.rings(), seen);
@@ -272,7 +285,11 @@ fn other_ways_to_open() {
     mapped.execute("ATTACH ?1 AS other", [other.to_str().unwrap()]).unwrap();
     mapped.execute_batch("INSERT INTO other.t VALUES (1)").unwrap();
     assert_eq!((bell.rings(), bell_of_other.rings()), (seen + 1, 1));
-    mapped.execute_batch("BEGIN; INSERT INTO main.t VALUES (1); INSERT INTO other.t VALUES (1); COMMIT").unwrap();
+    mapped
+        .execute_batch(
+            "BEGIN; INSERT INTO main.t VALUES (1); INSERT INTO other.t VALUES (1); COMMIT",
+        )
+        .unwrap();
     assert_eq!((bell.rings(), bell_of_other.rings()), (seen + 2, 2));
     // No database file at all.
     for name in ["", ":memory:", "file::memory:?cache=shared&vfs=harmonylite"] {
@@ -282,14 +299,22 @@ fn other_ways_to_open() {
     }
     // No locks, no shared memory: as without the VFS.
     let nolock = directory.path().join("nolock.db");
-    let db = Connection::open(format!("file:{}?vfs=harmonylite&nolock=1", nolock.to_str().unwrap())).unwrap();
+    let db =
+        Connection::open(format!("file:{}?vfs=harmonylite&nolock=1", nolock.to_str().unwrap()))
+            .unwrap();
     let mode: String = db.query_row("PRAGMA journal_mode = WAL", [], |r| r.get(0)).unwrap();
     assert_eq!(mode, "delete");
     let bell = Bell::open_or_create(&nolock).unwrap();
     drop(db);
-    let db = Connection::open(format!("file:{}?vfs=harmonylite&nolock=1", nolock.to_str().unwrap())).unwrap();
+    let db =
+        Connection::open(format!("file:{}?vfs=harmonylite&nolock=1", nolock.to_str().unwrap()))
+            .unwrap();
     db.execute_batch("CREATE TABLE t (a); INSERT INTO t VALUES (1); VACUUM").unwrap();
-    assert_eq!(bell.rings(), 0, "SQLite unlocks nothing here, so nothing says when the commit is visible");
+    assert_eq!(
+        bell.rings(),
+        0,
+        "SQLite unlocks nothing here, so nothing says when the commit is visible"
+    );
     drop(db);
     assert_eq!(bell.rings(), 1);
 }
@@ -326,7 +351,10 @@ fn many_connections_of_many_threads() {
     let connections: Vec<Connection> = (0..200).map(|_| application(&path)).collect();
     let seen = bell.rings();
     std::thread::scope(|scope| {
-        for some in connections.chunks(25).map(|some| some.iter().map(|db| db.path().unwrap().to_owned()).collect::<Vec<_>>()) {
+        for some in connections
+            .chunks(25)
+            .map(|some| some.iter().map(|db| db.path().unwrap().to_owned()).collect::<Vec<_>>())
+        {
             scope.spawn(move || {
                 for path in some {
                     let db = harmonylite_vfs::open(path).unwrap();

@@ -1,6 +1,7 @@
-//! Goal: through the VFS, SQLite answers and writes exactly what it does without.
-//! Method: the same random workload on two databases, one of them through the VFS; every answer (errors included) and, in the
-//! end, every byte of the file is compared. A failing seed is printed: `HARMONYLITE_SEED=n cargo test -p harmonylite-vfs --test equal`.
+//! Goal: through the VFS, SQLite answers and writes exactly what it does without. Method: the same
+//! random workload on two databases, one of them through the VFS; every answer (errors included)
+//! and, in the end, every byte of the file is compared. A failing seed is printed:
+//! `HARMONYLITE_SEED=n cargo test -p harmonylite-vfs --test equal`.
 
 #![allow(clippy::unwrap_used, missing_docs)] // a test may
 
@@ -12,7 +13,8 @@ struct Random(u64);
 
 impl Random {
     fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % n
     }
 
@@ -32,26 +34,59 @@ fn statement(random: &mut Random) -> String {
         0..=5 => format!("INSERT OR REPLACE INTO {table} VALUES ({key}, {text}, {byte})"),
         6..=7 => format!("UPDATE {table} SET b = {text} WHERE a BETWEEN {key} AND {key} + 5"),
         8..=9 => format!("DELETE FROM {table} WHERE a BETWEEN {key} AND {key} + 20"),
-        10..=12 => format!("SELECT a, c, length(b) FROM {table} WHERE a >= {key} ORDER BY c, a LIMIT 20"),
+        10..=12 => {
+            format!("SELECT a, c, length(b) FROM {table} WHERE a >= {key} ORDER BY c, a LIMIT 20")
+        }
         13 => format!("SELECT count(*), sum(c), sum(length(b)) FROM {table}"),
         14 => "BEGIN".to_owned(),
         15 => "BEGIN IMMEDIATE".to_owned(),
         16..=17 => "COMMIT".to_owned(),
         18 => "ROLLBACK".to_owned(),
         19 => random.one_of(&["SAVEPOINT s", "RELEASE s", "ROLLBACK TO s"]).to_owned(),
-        20 => format!("PRAGMA journal_mode = {}", random.one_of(&["WAL", "DELETE", "TRUNCATE", "PERSIST", "MEMORY", "WAL", "WAL"])),
-        21 => format!("PRAGMA wal_checkpoint({})", random.one_of(&["PASSIVE", "FULL", "RESTART", "TRUNCATE"])),
-        22 => random.one_of(&["VACUUM", "REINDEX", "ANALYZE", "PRAGMA incremental_vacuum", "PRAGMA optimize"]).to_owned(),
-        23 => format!("PRAGMA locking_mode = {}", random.one_of(&["EXCLUSIVE", "NORMAL", "NORMAL"])),
+        20 => format!(
+            "PRAGMA journal_mode = {}",
+            random.one_of(&["WAL", "DELETE", "TRUNCATE", "PERSIST", "MEMORY", "WAL", "WAL"])
+        ),
+        21 => format!(
+            "PRAGMA wal_checkpoint({})",
+            random.one_of(&["PASSIVE", "FULL", "RESTART", "TRUNCATE"])
+        ),
+        22 => random
+            .one_of(&[
+                "VACUUM",
+                "REINDEX",
+                "ANALYZE",
+                "PRAGMA incremental_vacuum",
+                "PRAGMA optimize",
+            ])
+            .to_owned(),
+        23 => {
+            format!("PRAGMA locking_mode = {}", random.one_of(&["EXCLUSIVE", "NORMAL", "NORMAL"]))
+        }
         24 => format!("PRAGMA mmap_size = {}", random.one_of(&["0", "100000", "100000000"])),
         25 => format!("PRAGMA cache_size = {}", random.one_of(&["5", "100", "2000"])),
-        26 => format!("PRAGMA synchronous = {}", random.one_of(&["OFF", "NORMAL", "FULL", "EXTRA"])),
+        26 => {
+            format!("PRAGMA synchronous = {}", random.one_of(&["OFF", "NORMAL", "FULL", "EXTRA"]))
+        }
         27 => random
-            .one_of(&["CREATE INDEX IF NOT EXISTS by_b ON plain (b)", "DROP INDEX IF EXISTS by_b", "ALTER TABLE plain ADD COLUMN d"])
+            .one_of(&[
+                "CREATE INDEX IF NOT EXISTS by_b ON plain (b)",
+                "DROP INDEX IF EXISTS by_b",
+                "ALTER TABLE plain ADD COLUMN d",
+            ])
             .to_owned(),
-        28 => random.one_of(&["PRAGMA integrity_check", "PRAGMA page_count", "PRAGMA freelist_count", "PRAGMA schema_version"]).to_owned(),
+        28 => random
+            .one_of(&[
+                "PRAGMA integrity_check",
+                "PRAGMA page_count",
+                "PRAGMA freelist_count",
+                "PRAGMA schema_version",
+            ])
+            .to_owned(),
         _ => format!(
-            "INSERT OR IGNORE INTO {table} SELECT value, hex(value), value % 7 FROM (WITH RECURSIVE n(value) AS (SELECT {key} UNION ALL SELECT value + 1 FROM n WHERE value < {key} + 200) SELECT value FROM n)"
+            "INSERT OR IGNORE INTO {table} SELECT value, hex(value), value % 7 FROM (WITH \
+            RECURSIVE n(value) AS (SELECT {key} UNION ALL SELECT value + 1 FROM n WHERE value < \
+            {key} + 200) SELECT value FROM n)"
         ),
     }
 }
@@ -109,7 +144,10 @@ fn compare(seed: u64) {
             let path = path.with_extension(suffix);
             let db = Connection::open(&path).unwrap();
             let _ = db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
-            assert_eq!(answer(&db, "PRAGMA integrity_check").unwrap(), [[Value::Text("ok".into())]]);
+            assert_eq!(
+                answer(&db, "PRAGMA integrity_check").unwrap(),
+                [[Value::Text("ok".into())]]
+            );
             drop(db);
             std::fs::read(&path).unwrap()
         });

@@ -1,5 +1,6 @@
-//! Goal: `harmonylite_lag()` and `harmonylite_wait()` never say that a change has left the machine when it has not.
-//! Method: the two tables that they read, made by hand, and a bell in the place of the sidecar.
+//! Goal: `harmonylite_lag()` and `harmonylite_wait()` never say that a change has left the machine
+//! when it has not. Method: the two tables that they read, made by hand, and a bell in the place of
+//! the sidecar.
 
 #![allow(clippy::unwrap_used, missing_docs)] // a test may
 
@@ -14,7 +15,8 @@ fn fixture() -> (tempfile::TempDir, PathBuf, Connection) {
     db.execute_batch(
         "PRAGMA journal_mode = WAL;
          CREATE TABLE __harmonylite__meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
-         CREATE TABLE __harmonylite__change_log (id INTEGER PRIMARY KEY, time INTEGER NOT NULL, table_id INTEGER, kind INTEGER, key0);
+         CREATE TABLE __harmonylite__change_log (id INTEGER PRIMARY KEY, time INTEGER NOT NULL, \
+         table_id INTEGER, kind INTEGER, key0);
          INSERT INTO __harmonylite__meta VALUES ('site', 42), ('published', 0);",
     )
     .unwrap();
@@ -23,7 +25,11 @@ fn fixture() -> (tempfile::TempDir, PathBuf, Connection) {
 
 fn change(db: &Connection, age_ms: i64) {
     let time = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)";
-    db.execute(&format!("INSERT INTO __harmonylite__change_log (time) VALUES ({time} - ?1)"), [age_ms]).unwrap();
+    db.execute(
+        &format!("INSERT INTO __harmonylite__change_log (time) VALUES ({time} - ?1)"),
+        [age_ms],
+    )
+    .unwrap();
 }
 
 fn lag(db: &Connection) -> Option<i64> {
@@ -38,9 +44,13 @@ fn wait(db: &Connection, timeout_ms: i64) -> i64 {
 fn a_database_without_harmonylite_has_no_lag() {
     let db = harmonylite_vfs::open(":memory:").unwrap();
     assert_eq!((lag(&db), wait(&db, 10)), (None, 0));
-    let version: String = db.query_row("SELECT harmonylite_vfs_version()", [], |r| r.get(0)).unwrap();
+    let version: String =
+        db.query_row("SELECT harmonylite_vfs_version()", [], |r| r.get(0)).unwrap();
     assert_eq!(version, harmonylite_vfs::VERSION);
-    assert!(db.query_row("SELECT harmonylite_version()", [], |_| Ok(())).is_err(), "silences triggers of HarmonyLite (Go)");
+    assert!(
+        db.query_row("SELECT harmonylite_version()", [], |_| Ok(())).is_err(),
+        "silences triggers of HarmonyLite (Go)"
+    );
 }
 
 #[test]

@@ -1,8 +1,9 @@
-//! Goal: processes with the VFS and without it share one database, under constant checkpoints of all kinds and SIGKILL, and
-//! not one acknowledged row is lost, not one is there twice, and the file is sound.
-//! Method: writers with the VFS (this test, started again) of which some are killed; a plain writer in Python, one through the
-//! sqlite3 shell; a checkpointer; a sidecar that waits on the bell and reads. A writer says each row's number after its
-//! commit. `HARMONYLITE_TORTURE_ROUNDS` and `_ROWS` make it longer (`make torture`).
+//! Goal: processes with the VFS and without it share one database, under constant checkpoints of
+//! all kinds and SIGKILL, and not one acknowledged row is lost, not one is there twice, and the
+//! file is sound. Method: writers with the VFS (this test, started again) of which some are killed;
+//! a plain writer in Python, one through the sqlite3 shell; a checkpointer; a sidecar that waits on
+//! the bell and reads. A writer says each row's number after its commit.
+//! `HARMONYLITE_TORTURE_ROUNDS` and `_ROWS` make it longer (`make torture`).
 
 #![allow(clippy::unwrap_used, missing_docs)] // a test may
 
@@ -28,10 +29,12 @@ fn writer_with_the_vfs() {
     db.execute_batch("PRAGMA synchronous = NORMAL").unwrap();
     let mut out = std::io::stdout().lock();
     for i in 0..rows {
-        db.execute("INSERT INTO t VALUES (?1, ?2, randomblob(?3))", [writer, i, i % 7 * 300]).unwrap();
+        db.execute("INSERT INTO t VALUES (?1, ?2, randomblob(?3))", [writer, i, i % 7 * 300])
+            .unwrap();
         writeln!(out, "row {i}").unwrap();
         if i % 50 == 0 {
-            let mode = ["PASSIVE", "FULL", "RESTART", "TRUNCATE"][usize::try_from(i / 50 % 4).unwrap()];
+            let mode =
+                ["PASSIVE", "FULL", "RESTART", "TRUNCATE"][usize::try_from(i / 50 % 4).unwrap()];
             db.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(())).unwrap();
         }
     }
@@ -92,13 +95,22 @@ fn listen(mut child: Child, kill_after: Option<i64>) -> (i64, bool) {
     (acknowledged, killed)
 }
 
-/// What is there of one writer's rows: as many as acknowledged, one more if it was killed before it could say so.
+/// What is there of one writer's rows: as many as acknowledged, one more if it was killed before it
+/// could say so.
 fn check(db: &Connection, writer: i64, acknowledged: i64, killed: bool) {
-    let sql = "SELECT count(*), count(DISTINCT i), coalesce(max(i) + 1, 0) FROM t WHERE writer = ?1";
-    let (rows, distinct, next): (i64, i64, i64) = db.query_row(sql, [writer], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?))).unwrap();
-    assert!((rows, rows) == (distinct, next), "writer {writer}: {rows} rows, {distinct} distinct, up to {next}");
+    let sql =
+        "SELECT count(*), count(DISTINCT i), coalesce(max(i) + 1, 0) FROM t WHERE writer = ?1";
+    let (rows, distinct, next): (i64, i64, i64) =
+        db.query_row(sql, [writer], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?))).unwrap();
+    assert!(
+        (rows, rows) == (distinct, next),
+        "writer {writer}: {rows} rows, {distinct} distinct, up to {next}"
+    );
     let exact = rows == acknowledged;
-    assert!(exact || killed && rows == acknowledged + 1, "writer {writer}: {rows} rows, {acknowledged} acknowledged, killed: {killed}");
+    assert!(
+        exact || killed && rows == acknowledged + 1,
+        "writer {writer}: {rows} rows, {acknowledged} acknowledged, killed: {killed}"
+    );
 }
 
 fn round(round: i64, rows: i64) {
@@ -106,12 +118,14 @@ fn round(round: i64, rows: i64) {
     let path = directory.path().join("app.db");
     let db = Connection::open(&path).unwrap();
     db.execute_batch(
-        "PRAGMA journal_mode = WAL; CREATE TABLE t (writer INTEGER, i INTEGER, data BLOB); CREATE INDEX by_i ON t (i, writer)",
+        "PRAGMA journal_mode = WAL; CREATE TABLE t (writer INTEGER, i INTEGER, data BLOB); CREATE \
+        INDEX by_i ON t (i, writer)",
     )
     .unwrap();
     let bell = Bell::open_or_create(&path).unwrap();
     let done = AtomicBool::new(false);
-    let mut checkpointer = Command::new("python3").args(["-c", CHECKPOINTER]).arg(&path).spawn().unwrap();
+    let mut checkpointer =
+        Command::new("python3").args(["-c", CHECKPOINTER]).arg(&path).spawn().unwrap();
     let (rings, results) = std::thread::scope(|scope| {
         let sidecar = scope.spawn(|| {
             let (mut seen, mut wakes) = (0, 0);
@@ -123,7 +137,8 @@ fn round(round: i64, rows: i64) {
                 }
                 // Read before: rows of killed writers count too, each ring is at least one row.
                 let rings = bell.rings();
-                let last: i64 = read.query_row([], |r| r.get::<_, Option<i64>>(0)).unwrap().unwrap_or(0);
+                let last: i64 =
+                    read.query_row([], |r| r.get::<_, Option<i64>>(0)).unwrap().unwrap_or(0);
                 assert!(last.cast_unsigned() >= rings, "{rings} rings, {last} rows to be seen");
                 seen = rings;
             }
@@ -136,13 +151,23 @@ fn round(round: i64, rows: i64) {
             let child = start_writer(&path, writer, rows);
             writers.push(scope.spawn(move || (writer, listen(child, kill_after))));
         }
-        let python = Command::new("python3").args(["-c", PYTHON]).arg(&path).args(["10", &rows.to_string()]).stdout(Stdio::piped()).spawn();
+        let python = Command::new("python3")
+            .args(["-c", PYTHON])
+            .arg(&path)
+            .args(["10", &rows.to_string()])
+            .stdout(Stdio::piped())
+            .spawn();
         writers.push(scope.spawn(move || (10, listen(python.unwrap(), None))));
         let shell = scope.spawn(|| {
             // A whole process a row, as a script would.
             for i in 0..rows / 10 {
                 let sql = format!("INSERT INTO t VALUES (11, {i}, randomblob(100))");
-                let done = Command::new("sqlite3").args(["-cmd", ".timeout 60000"]).arg(&path).arg(sql).status().unwrap();
+                let done = Command::new("sqlite3")
+                    .args(["-cmd", ".timeout 60000"])
+                    .arg(&path)
+                    .arg(sql)
+                    .status()
+                    .unwrap();
                 assert!(done.success());
             }
             (11, (rows / 10, false))
@@ -163,8 +188,15 @@ fn round(round: i64, rows: i64) {
         acknowledged_with_vfs += if writer < 10 { acknowledged } else { 0 };
     }
     // A writer may be killed between commit and ring: at most one ring each is lost.
-    assert!(bell.rings() + 2 >= acknowledged_with_vfs.cast_unsigned(), "{} rings of {acknowledged_with_vfs}", bell.rings());
-    println!("round {round}: {acknowledged_with_vfs} rows with the VFS, {} rings, {rings} wakes, sound", bell.rings());
+    assert!(
+        bell.rings() + 2 >= acknowledged_with_vfs.cast_unsigned(),
+        "{} rings of {acknowledged_with_vfs}",
+        bell.rings()
+    );
+    println!(
+        "round {round}: {acknowledged_with_vfs} rows with the VFS, {} rings, {rings} wakes, sound",
+        bell.rings()
+    );
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Carries out one request of an actor on a prepared connection.
 //!
-//! Arrives: a request. Leaves: its reply. Reads go to the stream's leader, not to whichever replica is near (direct get): a
-//! replica that lags would show a loss that is none. No state; a crash here is an answer that never came.
+//! Arrives: a request. Leaves: its reply. Reads go to the stream's leader, not to whichever replica
+//! is near (direct get): a replica that lags would show a loss that is none. No state; a crash here
+//! is an answer that never came.
 
 use super::prepare::{REGISTRY, Session};
 use super::wire;
@@ -13,7 +14,9 @@ use async_nats::header::{HeaderMap, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_ME
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::{Config, LastRawMessageErrorKind, RawMessageError, State, Stream};
+use async_nats::jetstream::stream::{
+    Config, LastRawMessageErrorKind, RawMessageError, State, Stream,
+};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 
@@ -29,12 +32,33 @@ pub(super) fn nanoseconds(time: async_nats::datetime::DateTime) -> i64 {
 }
 
 /// One message of a stream as the stages see it.
-pub(super) fn to_message(shard: u32, seq: u64, time_ns: i64, subject: &str, headers: Option<&HeaderMap>, payload: Bytes) -> Message {
-    Message { shard, seq: StreamSeq(seq), time_ns, node: wire::node_of(subject), headers: wire::from_headers(headers), payload }
+pub(super) fn to_message(
+    shard: u32,
+    seq: u64,
+    time_ns: i64,
+    subject: &str,
+    headers: Option<&HeaderMap>,
+    payload: Bytes,
+) -> Message {
+    Message {
+        shard,
+        seq: StreamSeq(seq),
+        time_ns,
+        node: wire::node_of(subject),
+        headers: wire::from_headers(headers),
+        payload,
+    }
 }
 
 fn stored(shard: u32, found: StreamMessage) -> Message {
-    to_message(shard, found.sequence, nanoseconds(found.time), &found.subject, Some(&found.headers), found.payload)
+    to_message(
+        shard,
+        found.sequence,
+        nanoseconds(found.time),
+        &found.subject,
+        Some(&found.headers),
+        found.payload,
+    )
 }
 
 async fn stream(session: &Session, name: &str) -> Result<Stream<()>> {
@@ -46,7 +70,11 @@ fn optional<T>(found: std::result::Result<T, RawMessageError>) -> Result<Option<
         Ok(found) => Ok(Some(found)),
         Err(error) => match error.kind() {
             LastRawMessageErrorKind::NoMessageFound => Ok(None),
-            LastRawMessageErrorKind::JetStream(e) if e.error_code() == ErrorCode::NO_MESSAGE_FOUND => Ok(None),
+            LastRawMessageErrorKind::JetStream(e)
+                if e.error_code() == ErrorCode::NO_MESSAGE_FOUND =>
+            {
+                Ok(None)
+            }
             _ => Err(unreachable(error)),
         },
     }
@@ -65,13 +93,16 @@ pub(super) async fn publish(
     let mut headers = wire::to_headers(part);
     headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected_last.to_string().as_str());
     let subject = wire::subject(&nats.subject_prefix, shard, node);
-    let sent = session.jetstream.publish_with_headers(subject, headers, payload).await.map_err(refused)?;
+    let sent =
+        session.jetstream.publish_with_headers(subject, headers, payload).await.map_err(refused)?;
     let ack = sent.await.map_err(refused)?;
     Ok(Reply::Published(StreamSeq(ack.sequence)))
 }
 
-/// nats-server 2.15.1 goes on refusing when it has counted its disk as full once (seen; it counts at its start only).
-const NO_ROOM_HINT: &str = "its disk, or what its JetStream may store, is full: make room; if it goes on, start that nats-server again";
+/// nats-server 2.15.1 goes on refusing when it has counted its disk as full once (seen; it counts
+/// at its start only).
+const NO_ROOM_HINT: &str = "its disk, or what its JetStream may store, is full: make room; if it \
+    goes on, start that nats-server again";
 
 fn refused(error: PublishError) -> BrokerError {
     match error.kind() {
@@ -97,20 +128,36 @@ fn error_text(error: &PublishError) -> String {
 }
 
 /// The newest message of this node's own subject.
-pub(super) async fn last_own(session: &Session, nats: &NatsSettings, node: NodeId, shard: u32) -> Result<Reply> {
+pub(super) async fn last_own(
+    session: &Session,
+    nats: &NatsSettings,
+    node: NodeId,
+    shard: u32,
+) -> Result<Reply> {
     let stream = stream(session, &wire::stream_name(&nats.stream_prefix, shard)).await?;
-    let found = stream.get_last_raw_message_by_subject(&wire::subject(&nats.subject_prefix, shard, node)).await;
+    let found = stream
+        .get_last_raw_message_by_subject(&wire::subject(&nats.subject_prefix, shard, node))
+        .await;
     Ok(Reply::Message(optional(found)?.map(|m| stored(shard, m))))
 }
 
 /// The message at a position.
-pub(super) async fn message_at(session: &Session, nats: &NatsSettings, shard: u32, seq: StreamSeq) -> Result<Reply> {
+pub(super) async fn message_at(
+    session: &Session,
+    nats: &NatsSettings,
+    shard: u32,
+    seq: StreamSeq,
+) -> Result<Reply> {
     let stream = stream(session, &wire::stream_name(&nats.stream_prefix, shard)).await?;
     Ok(Reply::Message(optional(stream.get_raw_message(seq.0).await)?.map(|m| stored(shard, m))))
 }
 
 /// The state of a stream.
-pub(super) async fn stream_state(session: &Session, nats: &NatsSettings, shard: u32) -> Result<Reply> {
+pub(super) async fn stream_state(
+    session: &Session,
+    nats: &NatsSettings,
+    shard: u32,
+) -> Result<Reply> {
     let stream = stream(session, &wire::stream_name(&nats.stream_prefix, shard)).await?;
     let info = stream.get_info().await.map_err(unreachable)?;
     let state = &info.state;
@@ -124,11 +171,15 @@ pub(super) async fn stream_state(session: &Session, nats: &NatsSettings, shard: 
     }))
 }
 
-/// From when on the limits of a stream have removed nothing. A stream that is more than half full may be removing its oldest; and the
-/// last eighth of the age that messages may reach is left to clocks that differ.
+/// From when on the limits of a stream have removed nothing. A stream that is more than half full
+/// may be removing its oldest; and the last eighth of the age that messages may reach is left to
+/// clocks that differ.
 fn kept_since_ns(config: &Config, state: &State, now_ns: i64) -> i64 {
     let half_full = |most: i64, has: u64| most > 0 && has.saturating_mul(2) >= most.unsigned_abs();
-    if config.max_messages_per_subject > 0 || half_full(config.max_messages, state.messages) || half_full(config.max_bytes, state.bytes) {
+    if config.max_messages_per_subject > 0
+        || half_full(config.max_messages, state.messages)
+        || half_full(config.max_bytes, state.bytes)
+    {
         return i64::MAX;
     }
     match i64::try_from(config.max_age.as_nanos()) {
@@ -145,7 +196,8 @@ async fn kv_last(session: &Session, key: &str) -> Result<Option<StreamMessage>> 
 }
 
 fn is_marker(message: &StreamMessage) -> bool {
-    message.headers.get("KV-Operation").is_some_and(|op| op.as_str() != "PUT") || message.headers.get("Nats-Marker-Reason").is_some()
+    message.headers.get("KV-Operation").is_some_and(|op| op.as_str() != "PUT")
+        || message.headers.get("Nats-Marker-Reason").is_some()
 }
 
 /// Reads a key; one that was deleted or has expired is none.
@@ -158,7 +210,8 @@ pub(super) async fn kv_get(session: &Session, key: &str) -> Result<Reply> {
 pub(super) async fn registered(session: &Session) -> Result<Vec<u64>> {
     let prefix = format!("$KV.{REGISTRY}.node-");
     let stream = stream(session, &format!("KV_{REGISTRY}")).await?;
-    let mut subjects = stream.info_with_subjects(format!("$KV.{REGISTRY}.>")).await.map_err(unreachable)?;
+    let mut subjects =
+        stream.info_with_subjects(format!("$KV.{REGISTRY}.>")).await.map_err(unreachable)?;
     let mut ids = Vec::new();
     while let Some(found) = subjects.next().await {
         let (subject, _) = found.map_err(unreachable)?;
@@ -169,7 +222,13 @@ pub(super) async fn registered(session: &Session) -> Result<Vec<u64>> {
 }
 
 /// Writes a key by publishing to its subject: the crate's own `update` loses the time to live.
-pub(super) async fn kv_put(session: &Session, key: &str, value: Bytes, expected: Option<u64>, ttl_ms: Option<u64>) -> Result<Reply> {
+pub(super) async fn kv_put(
+    session: &Session,
+    key: &str,
+    value: Bytes,
+    expected: Option<u64>,
+    ttl_ms: Option<u64>,
+) -> Result<Reply> {
     let mut headers = HeaderMap::new();
     if let Some(expected) = expected {
         let mut revision = expected;
@@ -186,7 +245,11 @@ pub(super) async fn kv_put(session: &Session, key: &str, value: Bytes, expected:
     if let Some(ttl_ms) = ttl_ms.filter(|_| session.ttl) {
         headers.insert(NATS_MESSAGE_TTL, format!("{}s", ttl_ms.div_ceil(1_000).max(1)).as_str());
     }
-    let sent = session.jetstream.publish_with_headers(format!("$KV.{REGISTRY}.{key}"), headers, value).await.map_err(refused)?;
+    let sent = session
+        .jetstream
+        .publish_with_headers(format!("$KV.{REGISTRY}.{key}"), headers, value)
+        .await
+        .map_err(refused)?;
     Ok(Reply::KvPut(sent.await.map_err(refused)?.sequence))
 }
 
@@ -203,12 +266,22 @@ mod tests {
             (state.messages, state.bytes) = (messages, bytes);
             state
         };
-        let config = Config { max_age: Duration::from_secs(8 * 86_400), max_messages: 1_000, max_bytes: 1_000_000, ..Config::default() };
-        let since = |config: &Config, messages, bytes| kept_since_ns(config, &state(messages, bytes), 100 * DAY_NS);
+        let config = Config {
+            max_age: Duration::from_secs(8 * 86_400),
+            max_messages: 1_000,
+            max_bytes: 1_000_000,
+            ..Config::default()
+        };
+        let since = |config: &Config, messages, bytes| {
+            kept_since_ns(config, &state(messages, bytes), 100 * DAY_NS)
+        };
         assert_eq!(since(&config, 10, 1_000), 93 * DAY_NS);
         assert_eq!(since(&config, 500, 1_000), i64::MAX);
         assert_eq!(since(&config, 10, 500_000), i64::MAX);
-        assert_eq!(since(&Config { max_messages_per_subject: 1, ..config.clone() }, 10, 1_000), i64::MAX);
+        assert_eq!(
+            since(&Config { max_messages_per_subject: 1, ..config.clone() }, 10, 1_000),
+            i64::MAX
+        );
         let endless = Config { max_age: Duration::ZERO, max_messages: -1, max_bytes: -1, ..config };
         assert_eq!(since(&endless, u64::MAX, u64::MAX), 0);
     }

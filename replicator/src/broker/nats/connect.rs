@@ -1,7 +1,8 @@
 //! Opens one connection to the broker as the settings say.
 //!
-//! Arrives: settings, or the access to an embedded server. Leaves: a client that reconnects by itself, and its events. Owns:
-//! which failures will never get better ([`LinkError::Lasting`]). No state: a crash here loses nothing.
+//! Arrives: settings, or the access to an embedded server. Leaves: a client that reconnects by
+//! itself, and its events. Owns: which failures will never get better ([`LinkError::Lasting`]). No
+//! state: a crash here loses nothing.
 
 use crate::embedded::Access;
 use crate::settings::Settings;
@@ -32,7 +33,8 @@ pub struct Target {
 impl Target {
     /// For people: without credentials.
     pub fn describe(&self) -> String {
-        let plain: Vec<&str> = self.urls.iter().map(|url| url.rsplit('@').next().unwrap_or(url)).collect();
+        let plain: Vec<&str> =
+            self.urls.iter().map(|url| url.rsplit('@').next().unwrap_or(url)).collect();
         plain.join(", ")
     }
 }
@@ -41,7 +43,11 @@ impl Target {
 ///
 /// # Errors
 /// Whether it is worth trying again.
-pub(super) async fn connect(settings: &Settings, target: &Target, events: UnboundedSender<Event>) -> Result<Client, LinkError> {
+pub(super) async fn connect(
+    settings: &Settings,
+    target: &Target,
+    events: UnboundedSender<Event>,
+) -> Result<Client, LinkError> {
     let nats = &settings.nats;
     let wait = Duration::from_secs(nats.reconnect_wait_seconds.max(1));
     let mut options = ConnectOptions::new()
@@ -49,8 +55,11 @@ pub(super) async fn connect(settings: &Settings, target: &Target, events: Unboun
         .connection_timeout(Duration::from_secs(5))
         .request_timeout(Some(Duration::from_secs(5)))
         .ping_interval(Duration::from_secs(10))
-        // A server that just restarted is back soon: try at once, then ever more rarely up to the configured wait.
-        .reconnect_delay_callback(move |attempts| Duration::from_millis(50 << attempts.min(8)).min(wait))
+        // A server that just restarted is back soon: try at once, then ever more rarely up to the
+        // configured wait.
+        .reconnect_delay_callback(move |attempts| {
+            Duration::from_millis(50 << attempts.min(8)).min(wait)
+        })
         .event_callback(move |event| {
             let events = events.clone();
             async move {
@@ -59,8 +68,8 @@ pub(super) async fn connect(settings: &Settings, target: &Target, events: Unboun
             }
         });
     if target.access.is_some() {
-        // A clustered embedded server names the others' addresses, but those let in their own nodes only: trying them while
-        // ours restarts would take its time and fail.
+        // A clustered embedded server names the others' addresses, but those let in their own nodes
+        // only: trying them while ours restarts would take its time and fail.
         options = options.ignore_discovered_servers();
     }
     options = authenticate(options, settings, target).await?;
@@ -68,43 +77,63 @@ pub(super) async fn connect(settings: &Settings, target: &Target, events: Unboun
         let text = format!("cannot connect to {}: {error}", target.describe());
         match error.kind() {
             ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
-                LinkError::Lasting(format!("{text}: check nats.user_name, nats.user_password, nats.seed_file, nats.creds_file"))
+                LinkError::Lasting(format!(
+                    "{text}: check nats.user_name, nats.user_password, \
+                    nats.seed_file, nats.creds_file"
+                ))
             }
             ConnectErrorKind::ServerParse => LinkError::Lasting(format!("{text}: check nats.urls")),
             // rustls tells of certificates as of I/O.
-            kind if kind == ConnectErrorKind::Tls || text.contains("peer certificate") || text.contains("received fatal alert") => {
-                LinkError::Lasting(format!("{text}: check nats.ca_file, nats.cert_file, nats.key_file"))
+            kind if kind == ConnectErrorKind::Tls
+                || text.contains(
+                    "peer \
+                certificate",
+                )
+                || text.contains("received fatal alert") =>
+            {
+                LinkError::Lasting(format!(
+                    "{text}: check nats.ca_file, nats.cert_file, \
+                    nats.key_file"
+                ))
             }
             _ => LinkError::Passing(text),
         }
     })
 }
 
-async fn authenticate(mut options: ConnectOptions, settings: &Settings, target: &Target) -> Result<ConnectOptions, LinkError> {
+async fn authenticate(
+    mut options: ConnectOptions,
+    settings: &Settings,
+    target: &Target,
+) -> Result<ConnectOptions, LinkError> {
     let nats = &settings.nats;
-    let own = target.access.as_ref().and_then(|access| access.user.clone().zip(access.password.clone()));
+    let own =
+        target.access.as_ref().and_then(|access| access.user.clone().zip(access.password.clone()));
     if let Some((user, password)) = own {
         return Ok(options.user_and_password(user, password.reveal().to_owned()));
     }
     if !nats.user_name.is_empty() {
-        options = options.user_and_password(nats.user_name.clone(), nats.user_password.reveal().to_owned());
+        options = options
+            .user_and_password(nats.user_name.clone(), nats.user_password.reveal().to_owned());
     }
     if !nats.seed_file.is_empty() {
-        let seed = std::fs::read_to_string(&nats.seed_file)
-            .map_err(|error| LinkError::Lasting(format!("cannot read nats.seed_file {}: {error}", nats.seed_file)))?;
+        let seed = std::fs::read_to_string(&nats.seed_file).map_err(|error| {
+            LinkError::Lasting(format!("cannot read nats.seed_file {}: {error}", nats.seed_file))
+        })?;
         options = options.nkey(seed.trim().to_owned());
     }
     if !nats.creds_file.is_empty() {
-        options = options
-            .credentials_file(&nats.creds_file)
-            .await
-            .map_err(|error| LinkError::Lasting(format!("cannot read nats.creds_file {}: {error}", nats.creds_file)))?;
+        options = options.credentials_file(&nats.creds_file).await.map_err(|error| {
+            LinkError::Lasting(format!("cannot read nats.creds_file {}: {error}", nats.creds_file))
+        })?;
     }
     if !nats.ca_file.is_empty() {
         options = options.add_root_certificates(nats.ca_file.clone().into()).require_tls(true);
     }
     if !nats.cert_file.is_empty() {
-        options = options.add_client_certificate(nats.cert_file.clone().into(), nats.key_file.clone().into()).require_tls(true);
+        options = options
+            .add_client_certificate(nats.cert_file.clone().into(), nats.key_file.clone().into())
+            .require_tls(true);
     }
     Ok(options)
 }

@@ -1,10 +1,12 @@
 //! Our own push consumer: ack none, flow control, idle heartbeat, from a position on.
 //!
-//! Arrives: the position. Leaves: deliveries in the order of the stream, and one [`BrokerEvent::ConsumerLost`] at the end.
-//! Owns: a delivery that is missing (a gap in the consumer's own count, a heartbeat that does not come or knows of more) ends
-//! the consumer, and whoever asked starts another behind its cursor. The crate's ordered consumers are not used: recreated
-//! before their first delivery they replay from 1. A flow control request is answered only when everything before it is
-//! handed over, and handing over waits for the byte budget: that is the back-pressure.
+//! Arrives: the position. Leaves: deliveries in the order of the stream, and one
+//! [`BrokerEvent::ConsumerLost`] at the end. Owns: a delivery that is missing (a gap in the
+//! consumer's own count, a heartbeat that does not come or knows of more) ends the consumer, and
+//! whoever asked starts another behind its cursor. The crate's ordered consumers are not used:
+//! recreated before their first delivery they replay from 1. A flow control request is answered
+//! only when everything before it is handed over, and handing over waits for the byte budget: that
+//! is the back-pressure.
 
 use super::ask::to_message;
 use super::prepare::Session;
@@ -53,7 +55,8 @@ impl Consumer {
     ) -> Result<Self, String> {
         let name = wire::stream_name(stream_prefix, shard);
         let inbox = session.client.new_inbox();
-        let subscriber = session.client.subscribe(inbox.clone()).await.map_err(|e| e.to_string())?;
+        let subscriber =
+            session.client.subscribe(inbox.clone()).await.map_err(|e| e.to_string())?;
         let config = push::Config {
             deliver_subject: inbox,
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: start.0.max(1) },
@@ -66,7 +69,11 @@ impl Consumer {
             description: Some("HarmonyLite node".to_owned()),
             ..push::Config::default()
         };
-        session.jetstream.create_consumer_on_stream(config, name).await.map_err(|e| e.to_string())?;
+        session
+            .jetstream
+            .create_consumer_on_stream(config, name)
+            .await
+            .map_err(|e| e.to_string())?;
         Ok(Self { session: session.clone(), subscriber, shard, generation, delivered: 0 })
     }
 
@@ -83,7 +90,11 @@ impl Consumer {
                 }
             }
         };
-        (outlet.events)(BrokerEvent::ConsumerLost { shard: self.shard, generation: self.generation, reason });
+        (outlet.events)(BrokerEvent::ConsumerLost {
+            shard: self.shard,
+            generation: self.generation,
+            reason,
+        });
     }
 
     async fn take(&mut self, message: async_nats::Message, outlet: &Outlet) -> Result<(), String> {
@@ -92,35 +103,73 @@ impl Consumer {
         }
         let client = self.session.jetstream.clone();
         let message = async_nats::jetstream::Message { message, context: client };
-        let info = message.info().map_err(|error| format!("a delivery without its position: {error}"))?;
+        let info =
+            message.info().map_err(|error| format!("a delivery without its position: {error}"))?;
         if info.consumer_sequence != self.delivered + 1 {
-            return Err(format!("delivery {} came after {}", info.consumer_sequence, self.delivered));
+            return Err(format!(
+                "delivery {} came after {}",
+                info.consumer_sequence, self.delivered
+            ));
         }
         self.delivered = info.consumer_sequence;
         let (seq, time_ns) = (info.stream_sequence, super::ask::nanoseconds(info.published));
         let message = message.message;
         let cost = (message.payload.len() + MESSAGE_OVERHEAD_BYTES).min(outlet.budget_bytes);
-        let permit = Arc::clone(&outlet.budget).acquire_many_owned(u32::try_from(cost).unwrap_or(u32::MAX)).await;
+        let permit = Arc::clone(&outlet.budget)
+            .acquire_many_owned(u32::try_from(cost).unwrap_or(u32::MAX))
+            .await;
         let permit = permit.map(Permit::new).map_err(|error| error.to_string())?;
-        let message = to_message(self.shard, seq, time_ns, &message.subject, message.headers.as_ref(), message.payload);
+        let message = to_message(
+            self.shard,
+            seq,
+            time_ns,
+            &message.subject,
+            message.headers.as_ref(),
+            message.payload,
+        );
         (outlet.events)(BrokerEvent::Delivered { generation: self.generation, message, permit });
         Ok(())
     }
 
-    async fn control(&self, status: StatusCode, message: &async_nats::Message) -> Result<(), String> {
+    async fn control(
+        &self,
+        status: StatusCode,
+        message: &async_nats::Message,
+    ) -> Result<(), String> {
         if status != StatusCode::IDLE_HEARTBEAT {
-            return Err(message.description.as_ref().map_or_else(|| format!("status {status}"), ToString::to_string));
+            return Err(message
+                .description
+                .as_ref()
+                .map_or_else(|| format!("status {status}"), ToString::to_string));
         }
-        let header = |name: &str| message.headers.as_ref().and_then(|h: &HeaderMap| h.get(name)).map(|v| v.as_str().to_owned());
+        let header = |name: &str| {
+            message
+                .headers
+                .as_ref()
+                .and_then(|h: &HeaderMap| h.get(name))
+                .map(|v| v.as_str().to_owned())
+        };
         if let Some(last) = header("Nats-Last-Consumer").and_then(|v| v.parse::<u64>().ok())
             && last > self.delivered
         {
-            return Err(format!("delivery {last} was sent, {} is the last that came", self.delivered));
+            return Err(format!(
+                "delivery {last} was sent, {} is the last that came",
+                self.delivered
+            ));
         }
-        // A flow control request, or a heartbeat of a consumer that waits for an answer that got lost.
-        let reply = message.reply.as_ref().map(ToString::to_string).or_else(|| header("Nats-Consumer-Stalled"));
+        // A flow control request, or a heartbeat of a consumer that waits for an answer that got
+        // lost.
+        let reply = message
+            .reply
+            .as_ref()
+            .map(ToString::to_string)
+            .or_else(|| header("Nats-Consumer-Stalled"));
         if let Some(reply) = reply {
-            self.session.client.publish(reply, bytes::Bytes::new()).await.map_err(|e| e.to_string())?;
+            self.session
+                .client
+                .publish(reply, bytes::Bytes::new())
+                .await
+                .map_err(|e| e.to_string())?;
         }
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! Keeps one prepared connection up, for ever.
 //!
-//! Arrives: where to connect. Leaves: sessions, and what happens to them. Owns the backoff: an unreachable or leaderless broker
-//! never ends anything; it is tried again, and what is waited for is said once each time it changes.
+//! Arrives: where to connect. Leaves: sessions, and what happens to them. Owns the backoff: an
+//! unreachable or leaderless broker never ends anything; it is tried again, and what is waited for
+//! is said once each time it changes.
 
 use super::connect::{LinkError, Target, connect};
 use super::prepare::{Session, prepare};
@@ -16,7 +17,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-/// A connection that cannot be prepared (no leader yet, a cluster that is not complete) is looked at again after so long.
+/// A connection that cannot be prepared (no leader yet, a cluster that is not complete) is looked
+/// at again after so long.
 const PREPARE_AGAIN: Duration = Duration::from_millis(500);
 
 struct Keeper {
@@ -27,7 +29,12 @@ struct Keeper {
 }
 
 /// Runs until it is aborted.
-pub(super) async fn keep(shared: Arc<Shared>, mut target: watch::Receiver<Target>, inbound: Sink, outbound: Sink) {
+pub(super) async fn keep(
+    shared: Arc<Shared>,
+    mut target: watch::Receiver<Target>,
+    inbound: Sink,
+    outbound: Sink,
+) {
     let mut keeper = Keeper { shared, inbound, outbound, signals: None };
     loop {
         let to = target.borrow_and_update().clone();
@@ -39,7 +46,8 @@ pub(super) async fn keep(shared: Arc<Shared>, mut target: watch::Receiver<Target
             }
             Err(error) => {
                 keeper.failed(&to, &error);
-                let wait = Duration::from_secs(keeper.shared.settings.nats.reconnect_wait_seconds.max(1));
+                let wait =
+                    Duration::from_secs(keeper.shared.settings.nats.reconnect_wait_seconds.max(1));
                 // An embedded server that comes up at another port needs no waiting.
                 let _ = tokio::time::timeout(wait, target.changed()).await;
             }
@@ -49,7 +57,13 @@ pub(super) async fn keep(shared: Arc<Shared>, mut target: watch::Receiver<Target
 
 impl Keeper {
     /// Uses one client until the target changes.
-    async fn hold(&mut self, client: &Client, to: &Target, happened: &mut UnboundedReceiver<Event>, target: &mut watch::Receiver<Target>) {
+    async fn hold(
+        &mut self,
+        client: &Client,
+        to: &Target,
+        happened: &mut UnboundedReceiver<Event>,
+        target: &mut watch::Receiver<Target>,
+    ) {
         let mut up = true;
         let mut attempts = 0;
         loop {
@@ -86,8 +100,10 @@ impl Keeper {
                             self.down("the connection was lost for a moment");
                         }
                     }
-                    Some(Event::ServerError(error)) => tracing::warn!(%error, "the NATS server complains"),
-                    Some(Event::SlowConsumer(_)) => tracing::warn!("the NATS client dropped deliveries; they are asked for again"),
+                    Some(Event::ServerError(error)) => tracing::warn!(%error, "the NATS server \
+                        complains"),
+                    Some(Event::SlowConsumer(_)) => tracing::warn!("the NATS client dropped \
+                        deliveries; they are asked for again"),
                     Some(Event::Closed) | None => return,
                     Some(_) => {}
                 },
@@ -98,7 +114,11 @@ impl Keeper {
 
     async fn up(&mut self, session: Session, to: &Target) {
         let info = session.client.server_info();
-        let signals = match session.client.subscribe(wire::signal_subject(&self.shared.settings.nats.subject_prefix)).await {
+        let signals = match session
+            .client
+            .subscribe(wire::signal_subject(&self.shared.settings.nats.subject_prefix))
+            .await
+        {
             Ok(signals) => signals,
             Err(error) => return self.failed(to, &LinkError::Passing(error.to_string())),
         };
@@ -110,7 +130,12 @@ impl Keeper {
         self.signals = Some(task.abort_handle());
         self.shared.max_payload_bytes.store(info.max_payload, Ordering::Relaxed);
         *self.shared.session.lock() = Some(session);
-        tracing::info!(server = info.server_name, version = info.version, url = to.describe(), "connected to NATS");
+        tracing::info!(
+            server = info.server_name,
+            version = info.version,
+            url = to.describe(),
+            "connected to NATS"
+        );
         self.shared.link.send_replace(LinkState {
             connected: true,
             server_version: info.version,

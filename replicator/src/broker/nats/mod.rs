@@ -1,8 +1,10 @@
-//! The NATS side of the broker: keeps a connection up, answers requests on it, tells both actors what happens.
+//! The NATS side of the broker: keeps a connection up, answers requests on it, tells both actors
+//! what happens.
 //!
-//! Arrives: [`Request`]s of the two actors. Leaves: [`BrokerEvent`]s to them. Owns: after a connection is prepared and before
-//! it is lost both actors hear [`BrokerEvent::Connected`] once, and [`BrokerEvent::Disconnected`] once at its end. Nothing is
-//! stored here: a crash loses requests, which their askers repeat.
+//! Arrives: [`Request`]s of the two actors. Leaves: [`BrokerEvent`]s to them. Owns: after a
+//! connection is prepared and before it is lost both actors hear [`BrokerEvent::Connected`] once,
+//! and [`BrokerEvent::Disconnected`] once at its end. Nothing is stored here: a crash loses
+//! requests, which their askers repeat.
 
 mod ask;
 mod connect;
@@ -67,7 +69,8 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// Begins to connect, and goes on for ever. `inbound` and `outbound` get the events of their actors.
+    /// Begins to connect, and goes on for ever. `inbound` and `outbound` get the events of their
+    /// actors.
     pub fn start(
         settings: Settings,
         node: NodeId,
@@ -86,13 +89,22 @@ impl Hub {
             budget: Arc::new(Semaphore::new(inbox_bytes_max)),
             inbox_bytes_max,
         });
-        let keeper = tokio::spawn(keep::keep(Arc::clone(&shared), target, Arc::clone(inbound), Arc::clone(outbound)));
+        let keeper = tokio::spawn(keep::keep(
+            Arc::clone(&shared),
+            target,
+            Arc::clone(inbound),
+            Arc::clone(outbound),
+        ));
         Self { shared, keeper }
     }
 
     /// The broker as one actor sees it.
     pub fn handle(&self, sink: &Sink) -> NatsBroker {
-        NatsBroker { shared: Arc::clone(&self.shared), sink: Arc::clone(sink), runtime: Runtime::current() }
+        NatsBroker {
+            shared: Arc::clone(&self.shared),
+            sink: Arc::clone(sink),
+            runtime: Runtime::current(),
+        }
     }
 
     /// For questions of others than the actors.
@@ -129,7 +141,11 @@ impl Asker {
     }
 
     fn session(&self) -> Result<Session, BrokerError> {
-        self.0.session.lock().clone().ok_or_else(|| BrokerError::Unreachable("not connected".to_owned()))
+        self.0
+            .session
+            .lock()
+            .clone()
+            .ok_or_else(|| BrokerError::Unreachable("not connected".to_owned()))
     }
 }
 
@@ -167,35 +183,53 @@ impl Broker for NatsBroker {
     }
 }
 
-async fn answer(shared: &Arc<Shared>, session: &Session, sink: &Sink, request: Request) -> Result<Reply, BrokerError> {
+async fn answer(
+    shared: &Arc<Shared>,
+    session: &Session,
+    sink: &Sink,
+    request: Request,
+) -> Result<Reply, BrokerError> {
     let nats = &shared.settings.nats;
     match request {
         Request::Publish { shard, headers, payload, expected_last } => {
             ask::publish(session, nats, shared.node, shard, &headers, payload, expected_last).await
         }
-        Request::LastOwn { shard } => again(|| ask::last_own(session, nats, shared.node, shard)).await,
-        Request::MessageAt { shard, seq } => again(|| ask::message_at(session, nats, shard, seq)).await,
+        Request::LastOwn { shard } => {
+            again(|| ask::last_own(session, nats, shared.node, shard)).await
+        }
+        Request::MessageAt { shard, seq } => {
+            again(|| ask::message_at(session, nats, shard, seq)).await
+        }
         Request::StreamState { shard } => again(|| ask::stream_state(session, nats, shard)).await,
         Request::KvGet { key } => again(|| ask::kv_get(session, &key)).await,
-        Request::KvPut { key, value, expected, ttl_ms } => ask::kv_put(session, &key, value, expected, ttl_ms).await,
+        Request::KvPut { key, value, expected, ttl_ms } => {
+            ask::kv_put(session, &key, value, expected, ttl_ms).await
+        }
         Request::Consume { shard, start, generation } => {
-            let consumer =
-                Consumer::start(session, &nats.stream_prefix, shard, start, generation).await.map_err(BrokerError::Unreachable)?;
+            let consumer = Consumer::start(session, &nats.stream_prefix, shard, start, generation)
+                .await
+                .map_err(BrokerError::Unreachable)?;
             shared.replace_consumer(shard, generation, consumer, sink);
             Ok(Reply::Consuming)
         }
         Request::Signal { payload } => {
-            let sent = session.client.publish(wire::signal_subject(&nats.subject_prefix), payload).await;
-            sent.map(|()| Reply::Consuming).map_err(|error| BrokerError::Unreachable(error.to_string()))
+            let sent =
+                session.client.publish(wire::signal_subject(&nats.subject_prefix), payload).await;
+            sent.map(|()| Reply::Consuming)
+                .map_err(|error| BrokerError::Unreachable(error.to_string()))
         }
     }
 }
 
-/// A question that no leader heard is never answered: while one is elected (4 to 9 s) it is asked again and again, instead of
-/// waiting long for an answer to the first. The last attempt is for brokers that are only slow.
-const ASK_AGAIN_MS: [u64; 11] = [300, 500, 1_000, 1_000, 1_000, 1_000, 1_000, 1_000, 1_000, 1_000, 5_000];
+/// A question that no leader heard is never answered: while one is elected (4 to 9 s) it is asked
+/// again and again, instead of waiting long for an answer to the first. The last attempt is for
+/// brokers that are only slow.
+const ASK_AGAIN_MS: [u64; 11] =
+    [300, 500, 1_000, 1_000, 1_000, 1_000, 1_000, 1_000, 1_000, 1_000, 5_000];
 
-async fn again<F: Future<Output = Result<Reply, BrokerError>>>(ask: impl Fn() -> F) -> Result<Reply, BrokerError> {
+async fn again<F: Future<Output = Result<Reply, BrokerError>>>(
+    ask: impl Fn() -> F,
+) -> Result<Reply, BrokerError> {
     for wait_ms in ASK_AGAIN_MS {
         if let Ok(answer) = tokio::time::timeout(Duration::from_millis(wait_ms), ask()).await {
             return answer;
@@ -205,13 +239,18 @@ async fn again<F: Future<Output = Result<Reply, BrokerError>>>(ask: impl Fn() ->
 }
 
 impl Shared {
-    /// Of two consumers of one stream the one that was asked for later stays, whichever was set up first.
+    /// Of two consumers of one stream the one that was asked for later stays, whichever was set up
+    /// first.
     fn replace_consumer(&self, shard: u32, generation: u64, consumer: Consumer, sink: &Sink) {
         let mut consumers = self.consumers.lock();
         if consumers.get(&shard).is_some_and(|(newer, _)| *newer > generation) {
             return;
         }
-        let outlet = Outlet { events: Arc::clone(sink), budget: Arc::clone(&self.budget), budget_bytes: self.inbox_bytes_max };
+        let outlet = Outlet {
+            events: Arc::clone(sink),
+            budget: Arc::clone(&self.budget),
+            budget_bytes: self.inbox_bytes_max,
+        };
         let task = tokio::spawn(consumer.run(outlet));
         if let Some((_, former)) = consumers.insert(shard, (generation, task.abort_handle())) {
             former.abort();

@@ -1,7 +1,8 @@
 //! Makes sure that a fresh connection can be used: server, streams, registry bucket.
 //!
-//! Arrives: a connected client. Leaves: a [`Session`], or what is wrong. Owns: a stream or bucket that exists is never
-//! changed unless `update_existing` says so. Repeated on every connection; a crash here leaves streams that the next finds.
+//! Arrives: a connected client. Leaves: a [`Session`], or what is wrong. Owns: a stream or bucket
+//! that exists is never changed unless `update_existing` says so. Repeated on every connection; a
+//! crash here leaves streams that the next finds.
 
 use super::connect::LinkError;
 use super::wire;
@@ -35,11 +36,16 @@ pub(super) struct Session {
     pub connects: u64,
 }
 
-/// Checks the server, then finds or makes the streams and the bucket. `attempts` failed before on this connection.
+/// Checks the server, then finds or makes the streams and the bucket. `attempts` failed before on
+/// this connection.
 ///
 /// # Errors
 /// What is wrong, and whether it may pass.
-pub(super) async fn prepare(client: &Client, settings: &Settings, attempts: u32) -> Result<Session, LinkError> {
+pub(super) async fn prepare(
+    client: &Client,
+    settings: &Settings,
+    attempts: u32,
+) -> Result<Session, LinkError> {
     let connects = client.statistics().connects.load(std::sync::atomic::Ordering::Relaxed);
     let info = client.server_info();
     if !is_new_enough(&info.version) {
@@ -67,7 +73,10 @@ async fn check_jetstream(jetstream: &Context, here: bool, server: &str) -> Resul
     let Err(error) = jetstream.query_account().await else { return Ok(()) };
     let lasting = match error.kind() {
         AccountErrorKind::JetStream(e) => {
-            matches!(e.error_code(), ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT)
+            matches!(
+                e.error_code(),
+                ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT
+            )
         }
         // Nobody answers: no server with JetStream, unless this one has it and is only starting.
         AccountErrorKind::JetStreamUnavailable => !here,
@@ -75,7 +84,9 @@ async fn check_jetstream(jetstream: &Context, here: bool, server: &str) -> Resul
     };
     let text = format!("JetStream of the NATS server {server} does not answer: {error}");
     Err(if lasting {
-        LinkError::Lasting(format!("{text}: start it with -js, or enable JetStream for this account"))
+        LinkError::Lasting(format!(
+            "{text}: start it with -js, or enable JetStream for this account"
+        ))
     } else {
         LinkError::Passing(text)
     })
@@ -100,7 +111,11 @@ fn stream_config(settings: &Settings, shard: u32) -> Config {
     }
 }
 
-async fn ensure_stream(jetstream: &Context, settings: &Settings, shard: u32) -> Result<(), LinkError> {
+async fn ensure_stream(
+    jetstream: &Context,
+    settings: &Settings,
+    shard: u32,
+) -> Result<(), LinkError> {
     let wanted = stream_config(settings, shard);
     match jetstream.get_stream(&wanted.name).await {
         Ok(stream) => {
@@ -113,20 +128,33 @@ async fn ensure_stream(jetstream: &Context, settings: &Settings, shard: u32) -> 
                 let mut changed = stream.cached_info().config.clone();
                 take_over(&mut changed, &wanted);
                 jetstream.update_stream(&changed).await.map_err(|error| {
-                    LinkError::Lasting(format!("stream {} cannot be changed ({}): {error}", wanted.name, differences.join(", ")))
+                    LinkError::Lasting(format!(
+                        "stream {} cannot be changed ({}): {error}",
+                        wanted.name,
+                        differences.join(", ")
+                    ))
                 })?;
-                tracing::info!(stream = wanted.name, changed = differences.join(", "), "changed the stream (update_existing)");
+                tracing::info!(
+                    stream = wanted.name,
+                    changed = differences.join(", "),
+                    "changed the stream (update_existing)"
+                );
                 return Ok(());
             }
             Err(LinkError::Lasting(format!(
-                "stream {} exists with another configuration ({}): give [replication_log] the same values on all nodes, or set update_existing = true on one",
+                "stream {} exists with another configuration ({}): give [replication_log] the \
+                same values on all nodes, or set update_existing = true on one",
                 wanted.name,
                 differences.join(", ")
             )))
         }
         Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => create_stream(jetstream, wanted).await,
-            _ => Err(LinkError::Passing(format!("stream {} does not answer: {error}", wanted.name))),
+            GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                create_stream(jetstream, wanted).await
+            }
+            _ => {
+                Err(LinkError::Passing(format!("stream {} does not answer: {error}", wanted.name)))
+            }
         },
     }
 }
@@ -139,7 +167,8 @@ async fn create_stream(jetstream: &Context, wanted: Config) -> Result<(), LinkEr
     };
     let text = format!("stream {name} cannot be created: {error}");
     let lasting = match error.kind() {
-        // Another node may have made it a moment ago, or the cluster is not complete yet: look again.
+        // Another node may have made it a moment ago, or the cluster is not complete yet: look
+        // again.
         CreateStreamErrorKind::JetStream(e) => matches!(
             e.error_code(),
             ErrorCode::STORAGE_RESOURCES_EXCEEDED
@@ -153,7 +182,8 @@ async fn create_stream(jetstream: &Context, wanted: Config) -> Result<(), LinkEr
     };
     Err(if lasting {
         LinkError::Lasting(format!(
-            "{text}: check [replication_log] (max_bytes against the server's storage, the prefixes against other streams)"
+            "{text}: check [replication_log] (max_bytes against the server's storage, the \
+            prefixes against other streams)"
         ))
     } else {
         LinkError::Passing(text)
@@ -162,9 +192,14 @@ async fn create_stream(jetstream: &Context, wanted: Config) -> Result<(), LinkEr
 
 fn take_over(stream: &mut Config, wanted: &Config) {
     stream.subjects.clone_from(&wanted.subjects);
-    (stream.max_messages, stream.max_bytes, stream.max_age) = (wanted.max_messages, wanted.max_bytes, wanted.max_age);
+    (stream.max_messages, stream.max_bytes, stream.max_age) =
+        (wanted.max_messages, wanted.max_bytes, wanted.max_age);
     (stream.num_replicas, stream.allow_direct) = (wanted.num_replicas, wanted.allow_direct);
-    stream.duplicate_window = stream.duplicate_window.min(if wanted.max_age.is_zero() { stream.duplicate_window } else { wanted.max_age });
+    stream.duplicate_window = stream.duplicate_window.min(if wanted.max_age.is_zero() {
+        stream.duplicate_window
+    } else {
+        wanted.max_age
+    });
 }
 
 /// What is ours to decide, and other than wanted.
@@ -178,7 +213,11 @@ fn differences(found: &Config, wanted: &Config) -> Vec<String> {
     compare("subjects", found.subjects.join(","), wanted.subjects.join(","));
     compare("max_entries", found.max_messages.to_string(), wanted.max_messages.to_string());
     compare("max_bytes", found.max_bytes.to_string(), wanted.max_bytes.to_string());
-    compare("max_age", format!("{}s", found.max_age.as_secs()), format!("{}s", wanted.max_age.as_secs()));
+    compare(
+        "max_age",
+        format!("{}s", found.max_age.as_secs()),
+        format!("{}s", wanted.max_age.as_secs()),
+    );
     compare("replicas", found.num_replicas.to_string(), wanted.num_replicas.to_string());
     compare("retention", format!("{:?}", found.retention), format!("{:?}", wanted.retention));
     compare("discard", format!("{:?}", found.discard), format!("{:?}", wanted.discard));
@@ -186,8 +225,13 @@ fn differences(found: &Config, wanted: &Config) -> Vec<String> {
 }
 
 /// Finds or makes the bucket; returns whether its keys can expire.
-async fn ensure_registry(jetstream: &Context, settings: &Settings, version: &str) -> Result<bool, LinkError> {
-    let passing = |error: String| LinkError::Passing(format!("bucket {REGISTRY} does not answer: {error}"));
+async fn ensure_registry(
+    jetstream: &Context,
+    settings: &Settings,
+    version: &str,
+) -> Result<bool, LinkError> {
+    let passing =
+        |error: String| LinkError::Passing(format!("bucket {REGISTRY} does not answer: {error}"));
     let name = format!("KV_{REGISTRY}");
     match jetstream.get_stream(&name).await {
         Ok(stream) => return Ok(stream.cached_info().config.allow_message_ttl),
@@ -216,7 +260,12 @@ mod tests {
     #[test]
     fn versions_are_compared_by_number() {
         assert!(is_new_enough("2.10.23") && is_new_enough("2.12.1-RC.3") && is_new_enough("3.0.0"));
-        assert!(!is_new_enough("2.10.22") && !is_new_enough("2.9.30") && !is_new_enough("") && !is_new_enough("x.y.z"));
+        assert!(
+            !is_new_enough("2.10.22")
+                && !is_new_enough("2.9.30")
+                && !is_new_enough("")
+                && !is_new_enough("x.y.z")
+        );
     }
 
     #[test]

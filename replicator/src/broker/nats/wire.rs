@@ -1,6 +1,7 @@
 //! Batches as NATS messages: subjects, stream names and headers (FORMAT.md, "the message").
 //!
-//! Pure. What comes in is hostile until proven otherwise: a header that is missing or wrong is a reason, never a panic.
+//! Pure. What comes in is hostile until proven otherwise: a header that is missing or wrong is a
+//! reason, never a panic.
 
 use crate::batch::PartHeaders;
 use crate::names::{BatchNo, NodeId, Site};
@@ -33,7 +34,8 @@ pub fn signal_subject(prefix: &str) -> String {
     format!("{prefix}-signal")
 }
 
-/// The origin, from the last token of a subject. 0 if it is no number: then the message is not one of ours.
+/// The origin, from the last token of a subject. 0 if it is no number: then the message is not one
+/// of ours.
 pub fn node_of(subject: &str) -> NodeId {
     NodeId(subject.rsplit('.').next().and_then(|token| token.parse().ok()).unwrap_or(0))
 }
@@ -78,7 +80,10 @@ impl Site {
 }
 
 fn text<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<&'h str, String> {
-    headers.get(HeaderName::from_static(name)).map(|value| value.as_str()).ok_or_else(|| format!("header {name} is missing"))
+    headers
+        .get(HeaderName::from_static(name))
+        .map(|value| value.as_str())
+        .ok_or_else(|| format!("header {name} is missing"))
 }
 
 fn number<T: std::str::FromStr>(headers: &HeaderMap, name: &'static str) -> Result<T, String> {
@@ -102,7 +107,14 @@ mod tests {
     use super::*;
 
     fn part() -> PartHeaders {
-        PartHeaders { site: Site(i64::MAX), batch: BatchNo(7), part: 2, parts: 3, total_bytes: 1 << 40, digest: [0xa5; 32] }
+        PartHeaders {
+            site: Site(i64::MAX),
+            batch: BatchNo(7),
+            part: 2,
+            parts: 3,
+            total_bytes: 1 << 40,
+            digest: [0xa5; 32],
+        }
     }
 
     #[test]
@@ -113,9 +125,15 @@ mod tests {
     #[test]
     fn damaged_headers_are_a_reason() {
         assert!(from_headers(None).unwrap_err().contains("no headers"));
-        for (name, bad) in
-            [(SITE, "0"), (SITE, "-1"), (SITE, "x"), (BATCH, "-1"), (PART, "4294967296"), (DIGEST, "zz"), (DIGEST, &"é".repeat(32))]
-        {
+        for (name, bad) in [
+            (SITE, "0"),
+            (SITE, "-1"),
+            (SITE, "x"),
+            (BATCH, "-1"),
+            (PART, "4294967296"),
+            (DIGEST, "zz"),
+            (DIGEST, &"é".repeat(32)),
+        ] {
             let mut headers = to_headers(&part());
             headers.insert(HeaderName::from_static(name), bad);
             assert!(from_headers(Some(&headers)).unwrap_err().contains(name), "{name} {bad}");

@@ -14,38 +14,55 @@ pub(super) fn check(settings: &Settings, cluster: &ClusterSettings, report: &mut
     if !settings.nats.urls.is_empty() {
         if clustered || !cluster.leaf_servers.is_empty() {
             warn(
-                "-cluster-addr, -cluster-peers and -leaf-servers are for the embedded server; nats.urls turns that off".to_owned(),
+                "-cluster-addr, -cluster-peers and -leaf-servers are for the embedded server; \
+                nats.urls turns that off"
+                    .to_owned(),
                 "remove one of the two",
             );
         }
         if settings.nats.urls.len() >= SERVERS_MIN && replicas < SERVERS_MIN {
             warn(
-                format!("replication_log.replicas = {replicas} with several servers: each stream lives and dies with one server"),
+                format!(
+                    "replication_log.replicas = {replicas} with several servers: each stream \
+                    lives and dies with one server"
+                ),
                 "set replication_log.replicas = 3",
             );
         }
         return;
     }
     // Peers are often given as the whole list, this server included.
-    let servers = if clustered { (cluster.peers.len() + usize::from(!lists_itself(cluster))).max(1) } else { 1 };
+    let servers = if clustered {
+        (cluster.peers.len() + usize::from(!lists_itself(cluster))).max(1)
+    } else {
+        1
+    };
     if clustered && servers < SERVERS_MIN {
         warn(
             format!(
-                "the embedded cluster has {servers} servers as far as this node is told: with two, both must be up for anything to be published"
+                "the embedded cluster has {servers} servers as far as this node is told: with \
+                two, both must be up for anything to be published"
             ),
-            "run three nodes or more, or use one external nats-server; meanwhile changes wait on their node, nothing is lost",
+            "run three nodes or more, or use one external nats-server; meanwhile changes wait on \
+            their node, nothing is lost",
         );
     }
     if clustered && replicas < SERVERS_MIN {
         warn(
-            format!("replication_log.replicas = {replicas} in a cluster: each stream lives and dies with one server"),
+            format!(
+                "replication_log.replicas = {replicas} in a cluster: each stream lives and dies \
+                with one server"
+            ),
             "set replication_log.replicas = 3 on every node",
         );
     }
     if !clustered && cluster.leaf_servers.is_empty() {
         if replicas > 1 {
             warn(
-                format!("replication_log.replicas = {replicas}, but the embedded server stands alone and can keep one copy"),
+                format!(
+                    "replication_log.replicas = {replicas}, but the embedded server stands alone \
+                    and can keep one copy"
+                ),
                 "use -cluster-addr and -cluster-peers, or replicas = 1",
             );
         }
@@ -54,14 +71,18 @@ pub(super) fn check(settings: &Settings, cluster: &ClusterSettings, report: &mut
             Level::Note,
             "broker",
             text,
-            "other nodes join by nats.urls to it (with nats.bind_address set here), or by -cluster-addr and -cluster-peers",
+            "other nodes join by nats.urls to it (with nats.bind_address set here), or by \
+            -cluster-addr and -cluster-peers",
         );
     }
 }
 
 fn lists_itself(cluster: &ClusterSettings) -> bool {
     let Some(own) = &cluster.addr else { return false };
-    cluster.peers.iter().any(|peer| peer.rsplit("//").next().map(|p| p.trim_end_matches('/')) == Some(own))
+    cluster
+        .peers
+        .iter()
+        .any(|peer| peer.rsplit("//").next().map(|p| p.trim_end_matches('/')) == Some(own))
 }
 
 #[cfg(test)]
@@ -73,20 +94,31 @@ mod tests {
         change(&mut settings);
         let peers = peers.iter().map(|p| (*p).to_owned()).collect();
         let mut report = Report::default();
-        check(&settings, &ClusterSettings { addr: addr.map(str::to_owned), peers, leaf_servers: vec![] }, &mut report);
+        check(
+            &settings,
+            &ClusterSettings { addr: addr.map(str::to_owned), peers, leaf_servers: vec![] },
+            &mut report,
+        );
         report.text()
     }
 
     #[test]
     fn two_servers_and_few_replicas_are_warned_of() {
-        let three = text(|s| s.replication_log.replicas = 3, Some("a:1"), &["nats://b:1", "nats://c:1"]);
+        let three =
+            text(|s| s.replication_log.replicas = 3, Some("a:1"), &["nats://b:1", "nats://c:1"]);
         assert!(!three.contains("WARNING"), "{three}");
-        let whole_list = text(|s| s.replication_log.replicas = 3, Some("a:1"), &["nats://a:1/", "nats://b:1"]);
+        let whole_list =
+            text(|s| s.replication_log.replicas = 3, Some("a:1"), &["nats://a:1/", "nats://b:1"]);
         assert!(whole_list.contains("has 2 servers"), "{whole_list}");
         assert!(text(|_| {}, Some("a:1"), &["b", "c"]).contains("lives and dies"));
         assert!(text(|s| s.replication_log.replicas = 3, None, &[]).contains("one copy"));
         assert!(text(|_| {}, None, &[]).contains("stands alone"));
-        assert!(text(|s| s.nats.urls = vec!["a".into()], Some("x:1"), &[]).contains("turns that off"));
-        assert!(text(|s| s.nats.urls = vec!["a".into(), "b".into(), "c".into()], None, &[]).contains("lives and dies"));
+        assert!(
+            text(|s| s.nats.urls = vec!["a".into()], Some("x:1"), &[]).contains("turns that off")
+        );
+        assert!(
+            text(|s| s.nats.urls = vec!["a".into(), "b".into(), "c".into()], None, &[])
+                .contains("lives and dies")
+        );
     }
 }

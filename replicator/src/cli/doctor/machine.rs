@@ -7,7 +7,8 @@ use harmonylite::lockfile::{LockError, Sidecar, sidecar};
 use harmonylite::preflight::FileFacts;
 use std::path::Path;
 
-/// File systems whose locks or shared memory do not reach other machines, by the kernel's magic numbers.
+/// File systems whose locks or shared memory do not reach other machines, by the kernel's magic
+/// numbers.
 const NETWORK: [(u32, &str); 11] = [
     (0x6969, "NFS"),
     (0x517b, "SMB"),
@@ -22,7 +23,8 @@ const NETWORK: [(u32, &str); 11] = [
     (0x0116_1970, "GFS2"),
 ];
 
-/// Below this, or below the size of the database itself, there is little room for a -wal and for spilled batches.
+/// Below this, or below the size of the database itself, there is little room for a -wal and for
+/// spilled batches.
 const FREE_BYTES_MIN: u64 = 256 << 20;
 
 /// Checks it.
@@ -40,18 +42,38 @@ pub(super) fn check(path: &Path, facts: FileFacts, report: &mut Report) {
         let kind = found.f_type as u32;
         if let Some(name) = network(kind) {
             let text = format!(
-                "the database is on {name}: SQLite's WAL needs shared memory, which works on one machine only, and locks that such file systems often lack"
+                "the database is on {name}: SQLite's WAL needs shared memory, which works on one \
+                machine only, and locks that such file systems often lack"
             );
-            report.add(Level::Warning, "disk", text, "put the database on a local disk; replication brings it to the other machines");
+            report.add(
+                Level::Warning,
+                "disk",
+                text,
+                "put the database on a local disk; replication brings it to the other machines",
+            );
         }
         let free = found.f_bavail.saturating_mul(u64::try_from(found.f_bsize).unwrap_or(0));
         if free < FREE_BYTES_MIN.max(facts.bytes / 2) {
-            let text = format!("only {} free beside a database of {}", show::bytes(free), show::bytes(facts.bytes));
-            report.add(Level::Warning, "disk", text, "the -wal and large batches need room: free some space");
+            let text = format!(
+                "only {} free beside a database of {}",
+                show::bytes(free),
+                show::bytes(facts.bytes)
+            );
+            report.add(
+                Level::Warning,
+                "disk",
+                text,
+                "the -wal and large batches need room: free some space",
+            );
         }
     }
     if facts.empty {
-        report.add(Level::Note, "database", "the file is empty: tables are picked up when the application creates them", "");
+        report.add(
+            Level::Note,
+            "database",
+            "the file is empty: tables are picked up when the application creates them",
+            "",
+        );
     } else if !facts.wal {
         report.add(
             Level::Note,
@@ -61,7 +83,12 @@ pub(super) fn check(path: &Path, facts: FileFacts, report: &mut Report) {
         );
     }
     if facts.utf16 {
-        report.add(Level::Note, "database", "text is stored as UTF-16 here; it travels as UTF-8", "");
+        report.add(
+            Level::Note,
+            "database",
+            "text is stored as UTF-16 here; it travels as UTF-8",
+            "",
+        );
     }
 }
 

@@ -1,7 +1,7 @@
 //! `harmonylite doctor`: checks a database and a configuration before anything is touched.
 //!
-//! Arrives: what `run` would get. Leaves: a report, and the exit status that `run` would end with. Owns: nothing is
-//! changed, not even a -shm is created (a test compares digests).
+//! Arrives: what `run` would get. Leaves: a report, and the exit status that `run` would end with.
+//! Owns: nothing is changed, not even a -shm is created (a test compares digests).
 
 mod broker;
 mod machine;
@@ -91,20 +91,29 @@ mod tests {
         let mut all: Vec<(String, Vec<u8>)> = std::fs::read_dir(dir)
             .unwrap()
             .map(|e| e.unwrap())
-            .map(|e| (e.file_name().to_string_lossy().into_owned(), Sha256::digest(std::fs::read(e.path()).unwrap()).to_vec()))
+            .map(|e| {
+                (
+                    e.file_name().to_string_lossy().into_owned(),
+                    Sha256::digest(std::fs::read(e.path()).unwrap()).to_vec(),
+                )
+            })
             .collect();
         all.sort();
         all
     }
 
-    const SCHEMA: &str = "CREATE TABLE good (id TEXT PRIMARY KEY NOT NULL, a); CREATE TABLE nokey (a);
-        CREATE TABLE counted (id INTEGER PRIMARY KEY AUTOINCREMENT, a REFERENCES good(id) ON DELETE CASCADE);
+    const SCHEMA: &str = "CREATE TABLE good (id TEXT PRIMARY KEY NOT NULL, a); CREATE TABLE nokey \
+        (a);
+        CREATE TABLE counted (id INTEGER PRIMARY KEY AUTOINCREMENT, a REFERENCES good(id) ON \
+        DELETE CASCADE);
         CREATE TABLE nullkey (k TEXT PRIMARY KEY, u UNIQUE); INSERT INTO nullkey VALUES (NULL, 1);
-        CREATE TABLE gen (a, k AS (a || 'x') STORED, PRIMARY KEY (a)); CREATE VIRTUAL TABLE search USING fts5(a);
+        CREATE TABLE gen (a, k AS (a || 'x') STORED, PRIMARY KEY (a)); CREATE VIRTUAL TABLE \
+        search USING fts5(a);
         CREATE TRIGGER counts AFTER INSERT ON good BEGIN UPDATE counted SET a = a; END;
         CREATE TRIGGER indexes AFTER INSERT ON good BEGIN INSERT INTO search VALUES (NEW.a); END;
         CREATE TRIGGER custom AFTER INSERT ON nokey BEGIN SELECT app_function(NEW.a); END;
-        CREATE TABLE __harmonylite__good_change_log (id INTEGER PRIMARY KEY, val_a, type, created_at, state);";
+        CREATE TABLE __harmonylite__good_change_log (id INTEGER PRIMARY KEY, val_a, type, \
+        created_at, state);";
 
     /// Whatever state the database is in, looking at it changes no byte and leaves no file.
     #[test]
@@ -118,7 +127,9 @@ mod tests {
             let open = look(&path);
             assert_eq!(digests(dir.path()).len(), before.len(), "{journal}");
             // While the application is connected the -shm is its locks and may change.
-            let stable = |all: Vec<(String, Vec<u8>)>| all.into_iter().filter(|(n, _)| !n.ends_with("-shm")).collect::<Vec<_>>();
+            let stable = |all: Vec<(String, Vec<u8>)>| {
+                all.into_iter().filter(|(n, _)| !n.ends_with("-shm")).collect::<Vec<_>>()
+            };
             assert_eq!(stable(digests(dir.path())), stable(before), "{journal}");
             let copy = tempfile::tempdir().unwrap();
             for (name, _) in digests(dir.path()).iter().filter(|(n, _)| !n.ends_with("-shm")) {

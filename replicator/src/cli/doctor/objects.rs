@@ -12,18 +12,24 @@ use rusqlite::Connection;
 /// Checks it.
 pub(super) fn check(db: &Connection, settings: &Settings, report: &mut Report) -> Result<()> {
     let foreign: i64 = db.query_row(
-        "SELECT count(*) FROM main.sqlite_schema WHERE type = 'table' AND substr(name, 1, 15) = '__harmonylite__'
-         AND (name LIKE '%\\_change\\_log' ESCAPE '\\' OR name LIKE '%\\_change\\_log\\_global' ESCAPE '\\') AND name <> '__harmonylite__change_log'",
+        "SELECT count(*) FROM main.sqlite_schema WHERE type = 'table' AND substr(name, 1, 15) = \
+        '__harmonylite__'
+         AND (name LIKE '%\\_change\\_log' ESCAPE '\\' OR name LIKE '%\\_change\\_log\\_global' \
+         ESCAPE '\\') AND name <> '__harmonylite__change_log'",
         [],
         |r| r.get(0),
     )?;
     if foreign > 0 {
-        let text = format!("HarmonyLite (Go) has left {foreign} change logs with their triggers here; `run` removes them at its start");
+        let text = format!(
+            "HarmonyLite (Go) has left {foreign} change logs with their triggers here; `run` \
+            removes them at its start"
+        );
         report.add(
             Level::Warning,
             "upgrade",
             text,
-            "stop its process on every node first, and let it publish what is pending: the two do not understand each other",
+            "stop its process on every node first, and let it publish what is pending: the two do \
+            not understand each other",
         );
     }
     let mut stored = None;
@@ -45,22 +51,34 @@ fn identity(settings: &Settings, stored: Option<NodeId>, report: &mut Report) {
     match identity.source {
         IdentitySource::Configured => {
             if let Some(stored) = stored.filter(|s| *s != node) {
-                let text = format!("the database belonged to node {stored}; with this configuration it becomes node {node}");
-                report.add(Level::Warning, "node id", text, "each node keeps its own number; set node_id back unless this is meant");
+                let text = format!(
+                    "the database belonged to node {stored}; with this configuration it becomes \
+                    node {node}"
+                );
+                report.add(
+                    Level::Warning,
+                    "node id",
+                    text,
+                    "each node keeps its own number; set node_id back unless this is meant",
+                );
             }
         }
-        IdentitySource::Stored => report.add(Level::Note, "node id", format!("{node}, which the database has stored"), ""),
+        IdentitySource::Stored => {
+            report.add(Level::Note, "node id", format!("{node}, which the database has stored"), "")
+        }
         IdentitySource::Machine => {
             let text = format!("{node}, derived from this machine's id");
             report.add(
                 Level::Note,
                 "node id",
                 text,
-                "a second node on this machine, or on a clone of it, needs its own: -node-id, or node_id",
+                "a second node on this machine, or on a clone of it, needs its own: -node-id, or \
+                node_id",
             );
         }
         IdentitySource::Random => {
-            let text = "this machine has no id, so the node gets a random number, which its database keeps";
+            let text = "this machine has no id, so the node gets a random number, which its \
+                database keeps";
             report.add(Level::Warning, "node id", text, "set node_id to choose it yourself");
         }
     }

@@ -8,19 +8,29 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-/// A read-only connection. A read-only connection to a WAL database still creates a -shm where there is none; the file is
-/// opened as immutable then, which is right as long as nobody has it open, and nobody has without a -shm.
+/// A read-only connection. A read-only connection to a WAL database still creates a -shm where
+/// there is none; the file is opened as immutable then, which is right as long as nobody has it
+/// open, and nobody has without a -shm.
 pub(super) fn read_only(path: &Path, facts: FileFacts, report: &mut Report) -> Result<Connection> {
     let real = path.canonicalize()?;
     let shared = beside(&real, "-shm").exists();
     let immutable = facts.wal && !shared;
     let wal_bytes = std::fs::metadata(beside(&real, "-wal")).map_or(0, |m| m.len());
     if immutable && wal_bytes > 0 {
-        let text = format!("a crash left {wal_bytes} bytes in the -wal; doctor looked at the state before them");
-        report.add(Level::Note, "database", text, "the next program that opens the database brings them back");
+        let text = format!(
+            "a crash left {wal_bytes} bytes in the -wal; doctor looked at the state before them"
+        );
+        report.add(
+            Level::Note,
+            "database",
+            text,
+            "the next program that opens the database brings them back",
+        );
     }
     let how = if immutable { "immutable=1" } else { "mode=ro" };
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_URI
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(format!("file:{}?{how}", encode(&real)), flags)?;
     db.busy_timeout(Duration::from_secs(5))?;
     db.execute_batch("PRAGMA query_only = ON; PRAGMA temp_store = MEMORY;")?;
@@ -32,7 +42,9 @@ fn encode(path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
     path.as_os_str().as_bytes().iter().fold(String::new(), |mut out, byte| {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => out.push(char::from(*byte)),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => {
+                out.push(char::from(*byte))
+            }
             _ => {
                 let _ = write!(out, "%{byte:02X}");
             }

@@ -1,4 +1,5 @@
-//! Whether the ports that the node would listen on are free: each is taken for a moment and given back.
+//! Whether the ports that the node would listen on are free: each is taken for a moment and given
+//! back.
 
 use super::super::exit::{Exit, Failure};
 use super::report::Report;
@@ -17,7 +18,9 @@ pub(super) fn check(settings: &Settings, cluster: &ClusterSettings, report: &mut
         wanted.extend(bind_address(&settings.prometheus.bind).ok().map(|a| ("prometheus.bind", a)));
     }
     if settings.health_check.enable {
-        wanted.extend(bind_address(&settings.health_check.bind).ok().map(|a| ("health_check.bind", a)));
+        wanted.extend(
+            bind_address(&settings.health_check.bind).ok().map(|a| ("health_check.bind", a)),
+        );
     }
     if settings.nats.urls.is_empty() {
         wanted.extend(fixed(&settings.nats.bind_address).map(|a| ("nats.bind_address", a)));
@@ -27,11 +30,23 @@ pub(super) fn check(settings: &Settings, cluster: &ClusterSettings, report: &mut
         let taken = TcpListener::bind(address).map(drop);
         if let Err(error) = taken {
             let hint = match error.kind() {
-                ErrorKind::AddrInUse => format!("choose another in {key}, or stop what uses it: ss -ltnp 'sport = :{}'", address.port()),
-                ErrorKind::PermissionDenied => format!("ports below 1024 need privileges: choose another in {key}"),
+                ErrorKind::AddrInUse => format!(
+                    "choose another in {key}, or stop what uses it: ss -ltnp 'sport = :{}'",
+                    address.port()
+                ),
+                ErrorKind::PermissionDenied => {
+                    format!("ports below 1024 need privileges: choose another in {key}")
+                }
                 _ => format!("choose an address of this machine in {key}"),
             };
-            report.problem("port", &Failure::new(Exit::Port, format!("{key}: cannot listen on {address}: {error}"), hint));
+            report.problem(
+                "port",
+                &Failure::new(
+                    Exit::Port,
+                    format!("{key}: cannot listen on {address}: {error}"),
+                    hint,
+                ),
+            );
         }
     }
 }
@@ -54,14 +69,22 @@ mod tests {
         settings.health_check.bind = address.clone();
         let exit = |settings: &Settings, cluster: Option<&str>| {
             let mut report = Report::default();
-            check(settings, &ClusterSettings { addr: cluster.map(str::to_owned), ..Default::default() }, &mut report);
+            check(
+                settings,
+                &ClusterSettings { addr: cluster.map(str::to_owned), ..Default::default() },
+                &mut report,
+            );
             report.exit()
         };
         assert_eq!(exit(&settings, None), None, "health is off");
         settings.health_check.enable = true;
         assert_eq!(exit(&settings, None), Some(Exit::Port));
         assert_eq!(exit(&Settings::default(), Some(&address)), Some(Exit::Port));
-        assert_eq!(exit(&Settings::default(), Some("192.0.2.1:4221")), Some(Exit::Port), "not an address of this machine");
+        assert_eq!(
+            exit(&Settings::default(), Some("192.0.2.1:4221")),
+            Some(Exit::Port),
+            "not an address of this machine"
+        );
         drop(listener);
         assert_eq!(exit(&settings, None), None);
     }

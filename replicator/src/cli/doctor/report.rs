@@ -43,7 +43,13 @@ pub(super) struct Report {
 
 impl Report {
     /// Adds a finding; the hint may be empty.
-    pub(super) fn add(&mut self, level: Level, topic: &'static str, text: impl Into<String>, hint: impl Into<String>) {
+    pub(super) fn add(
+        &mut self,
+        level: Level,
+        topic: &'static str,
+        text: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
         self.findings.push(Finding { level, topic, text: text.into(), hint: hint.into() });
     }
 
@@ -64,7 +70,8 @@ impl Report {
 
     /// A table that will not.
     pub(super) fn not_replicated(&mut self, table: &str, reason: &str) {
-        self.not_replicated.push(NotReplicated { table: table.to_owned(), reason: reason.to_owned() });
+        self.not_replicated
+            .push(NotReplicated { table: table.to_owned(), reason: reason.to_owned() });
     }
 
     /// The status that `run` would end with; None if nothing stops it.
@@ -81,7 +88,11 @@ impl Report {
         let _ = writeln!(
             out,
             "will be replicated: {}",
-            if self.replicated.is_empty() { "nothing".to_owned() } else { self.replicated.join(", ") }
+            if self.replicated.is_empty() {
+                "nothing".to_owned()
+            } else {
+                self.replicated.join(", ")
+            }
         );
         let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for table in &self.not_replicated {
@@ -90,7 +101,9 @@ impl Report {
         for (reason, tables) in by_reason {
             let _ = writeln!(out, "not replicated: {}: {reason}", tables.join(", "));
         }
-        for (level, title) in [(Level::Problem, "PROBLEM"), (Level::Warning, "WARNING"), (Level::Note, "note")] {
+        for (level, title) in
+            [(Level::Problem, "PROBLEM"), (Level::Warning, "WARNING"), (Level::Note, "note")]
+        {
             for finding in self.findings.iter().filter(|f| f.level == level) {
                 let _ = writeln!(out, "{title} ({}): {}", finding.topic, finding.text);
                 if !finding.hint.is_empty() {

@@ -11,7 +11,12 @@ pub(super) fn check(db: &Connection, schema: &Schema, report: &mut Report) -> Re
     for skipped in &schema.skipped {
         report.not_replicated(&skipped.name, &skipped.reason);
         if skipped.warn {
-            report.add(Level::Warning, "table", format!("{} cannot be replicated: {}", skipped.name, skipped.reason), "");
+            report.add(
+                Level::Warning,
+                "table",
+                format!("{} cannot be replicated: {}", skipped.name, skipped.reason),
+                "",
+            );
         }
     }
     for table in &schema.tables {
@@ -27,7 +32,9 @@ pub(super) fn check(db: &Connection, schema: &Schema, report: &mut Report) -> Re
 fn no_primary_key(table: &TableSchema, report: &mut Report) {
     if table.key_kind == KeyKind::Rowid {
         let text = format!(
-            "{}: no PRIMARY KEY: rows are told apart by their rowid, so two nodes that insert at once use the same number for two rows (the later write stays), and VACUUM may renumber them",
+            "{}: no PRIMARY KEY: rows are told apart by their rowid, so two nodes that insert at \
+            once use the same number for two rows (the later write stays), and VACUUM may \
+            renumber them",
             table.name
         );
         report.add(Level::Warning, "table", text, "give the table a PRIMARY KEY");
@@ -38,17 +45,22 @@ fn null_keys(db: &Connection, table: &TableSchema, report: &mut Report) -> Resul
     let nullable: Vec<String> = table
         .key
         .iter()
-        .filter(|k| table.key_kind == KeyKind::Columns && !table.columns.iter().any(|c| c.name == k.name && c.not_null))
+        .filter(|k| {
+            table.key_kind == KeyKind::Columns
+                && !table.columns.iter().any(|c| c.name == k.name && c.not_null)
+        })
         .map(|k| format!("{} IS NULL", quote(&k.name)))
         .collect();
     if nullable.is_empty() {
         return Ok(());
     }
-    let sql = format!("SELECT count(*) FROM main.{} WHERE {}", quote(&table.name), nullable.join(" OR "));
+    let sql =
+        format!("SELECT count(*) FROM main.{} WHERE {}", quote(&table.name), nullable.join(" OR "));
     let rows: i64 = db.query_row(&sql, [], |r| r.get(0))?;
     if rows > 0 {
         let text = format!(
-            "{}: {rows} {} NULL in the PRIMARY KEY; such rows have no identity and are not replicated",
+            "{}: {rows} {} NULL in the PRIMARY KEY; such rows have no identity and are not \
+            replicated",
             table.name,
             if rows == 1 { "row has" } else { "rows have" }
         );
@@ -59,34 +71,46 @@ fn null_keys(db: &Connection, table: &TableSchema, report: &mut Report) -> Resul
 
 /// Two nodes that count up on their own give the same number to two rows.
 fn counters(db: &Connection, schema: &Schema, report: &mut Report) -> Result<()> {
-    let counted: Vec<&TableSchema> = schema.tables.iter().filter(|t| t.key_kind == KeyKind::Integer).collect();
+    let counted: Vec<&TableSchema> =
+        schema.tables.iter().filter(|t| t.key_kind == KeyKind::Integer).collect();
     if counted.is_empty() {
         return Ok(());
     }
     let mut names = Vec::new();
     for table in counted {
         let automatic: bool = db.query_row(
-            "SELECT coalesce(sql, '') LIKE '%AUTOINCREMENT%' FROM main.sqlite_schema WHERE type = 'table' AND name = ?1",
+            "SELECT coalesce(sql, '') LIKE '%AUTOINCREMENT%' FROM main.sqlite_schema WHERE type = \
+            'table' AND name = ?1",
             [&table.name],
             |r| r.get(0),
         )?;
-        names.push(if automatic { format!("{} (AUTOINCREMENT)", table.name) } else { table.name.clone() });
+        names.push(if automatic {
+            format!("{} (AUTOINCREMENT)", table.name)
+        } else {
+            table.name.clone()
+        });
     }
     let text = format!(
-        "INTEGER PRIMARY KEY in {}: where the application lets SQLite choose the number, two nodes that insert at once choose the same one, and the later row replaces the earlier (which goes to the conflict journal)",
+        "INTEGER PRIMARY KEY in {}: where the application lets SQLite choose the number, two \
+        nodes that insert at once choose the same one, and the later row replaces the earlier \
+        (which goes to the conflict journal)",
         names.join(", ")
     );
-    // Ranges by a first high number do not work: SQLite goes on from the greatest number in the table, remote rows included.
-    let hint = "let the application choose the numbers (a range for each node, or random 63-bit numbers), or use random text keys (UUID)";
+    // Ranges by a first high number do not work: SQLite goes on from the greatest number in the
+    // table, remote rows included.
+    let hint = "let the application choose the numbers (a range for each node, or random 63-bit \
+        numbers), or use random text keys (UUID)";
     report.add(Level::Warning, "table", text, hint);
     Ok(())
 }
 
 fn unique(schema: &Schema, report: &mut Report) {
-    let names: Vec<&str> = schema.tables.iter().filter(|t| !t.unique.is_empty()).map(|t| t.name.as_str()).collect();
+    let names: Vec<&str> =
+        schema.tables.iter().filter(|t| !t.unique.is_empty()).map(|t| t.name.as_str()).collect();
     if !names.is_empty() {
         let text = format!(
-            "UNIQUE besides the key in {}: if two nodes use the same value at once, the later row stays on all nodes and the other one is removed; it goes to the conflict journal",
+            "UNIQUE besides the key in {}: if two nodes use the same value at once, the later row \
+            stays on all nodes and the other one is removed; it goes to the conflict journal",
             names.join(", ")
         );
         report.add(Level::Note, "table", text, "`harmonylite conflicts` lists what was removed");
@@ -95,18 +119,27 @@ fn unique(schema: &Schema, report: &mut Report) {
 
 fn foreign_keys(db: &Connection, schema: &Schema, report: &mut Report) -> Result<()> {
     let replicated = |name: &str| schema.tables.iter().any(|t| t.name.eq_ignore_ascii_case(name));
-    let mut read = db.prepare("SELECT DISTINCT \"table\", on_delete, on_update FROM pragma_foreign_key_list(?1, 'main')")?;
+    let mut read = db.prepare(
+        "SELECT DISTINCT \"table\", on_delete, on_update FROM pragma_foreign_key_list(?1, 'main')",
+    )?;
     let (mut plain, mut acting) = (Vec::new(), Vec::new());
     for table in &schema.tables {
         let mut rows = read.query([&table.name])?;
         while let Some(row) = rows.next()? {
-            let (parent, actions): (String, [String; 2]) = (row.get(0)?, [row.get(1)?, row.get(2)?]);
+            let (parent, actions): (String, [String; 2]) =
+                (row.get(0)?, [row.get(1)?, row.get(2)?]);
             if !replicated(&parent) {
                 let text = format!(
-                    "{} refers to {parent}, which is not replicated: on other nodes the rows that it names may be missing",
+                    "{} refers to {parent}, which is not replicated: on other nodes the rows that \
+                    it names may be missing",
                     table.name
                 );
-                report.add(Level::Warning, "foreign key", text, "replicate both tables, or neither");
+                report.add(
+                    Level::Warning,
+                    "foreign key",
+                    text,
+                    "replicate both tables, or neither",
+                );
             }
             let action = actions.iter().find(|a| !matches!(a.as_str(), "NO ACTION" | "RESTRICT"));
             match action {
@@ -117,17 +150,30 @@ fn foreign_keys(db: &Connection, schema: &Schema, report: &mut Report) -> Result
     }
     if !acting.is_empty() {
         let text = format!(
-            "foreign keys that act: {}: they act on the node that writes, and their effects travel as rows; a row that another node adds to a deleted parent at the same time stays",
+            "foreign keys that act: {}: they act on the node that writes, and their effects \
+            travel as rows; a row that another node adds to a deleted parent at the same time \
+            stays",
             acting.join(", ")
         );
-        report.add(Level::Note, "foreign key", text, "PRAGMA foreign_key_check finds rows without a parent");
+        report.add(
+            Level::Note,
+            "foreign key",
+            text,
+            "PRAGMA foreign_key_check finds rows without a parent",
+        );
     }
     if !plain.is_empty() {
         let text = format!(
-            "foreign keys: {}: they are checked where the application writes, and not again when rows arrive from other nodes",
+            "foreign keys: {}: they are checked where the application writes, and not again when \
+            rows arrive from other nodes",
             plain.join(", ")
         );
-        report.add(Level::Note, "foreign key", text, "PRAGMA foreign_key_check finds rows without a parent");
+        report.add(
+            Level::Note,
+            "foreign key",
+            text,
+            "PRAGMA foreign_key_check finds rows without a parent",
+        );
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! What the application's own triggers mean on other nodes.
 //!
-//! SQLite's compiler tells: an insert, update and delete of each table is prepared (never run) while an authorizer listens.
+//! SQLite's compiler tells: an insert, update and delete of each table is prepared (never run)
+//! while an authorizer listens.
 
 use super::report::{Level, Report};
 use anyhow::Result;
@@ -21,34 +22,42 @@ pub(super) fn check(db: &mut Connection, schema: &Schema, report: &mut Report) -
     let (writes, broken) = compile(db, &replicated)?;
     for (table, error) in broken {
         let text = format!("{table}: this program cannot compile a write to it: {error}");
-        let hint = "the application registers that function, collation or module: triggers here that keep an index up to date will not follow remote rows";
+        let hint = "the application registers that function, collation or module: triggers here \
+            that keep an index up to date will not follow remote rows";
         report.add(Level::Warning, "trigger", text, hint);
     }
     let is_replicated = |name: &str| replicated.iter().any(|r| r.eq_ignore_ascii_case(name));
     for (trigger, targets) in writes {
-        let (theirs, local): (Vec<String>, Vec<String>) = targets.into_iter().partition(|t| is_replicated(t));
+        let (theirs, local): (Vec<String>, Vec<String>) =
+            targets.into_iter().partition(|t| is_replicated(t));
         match (theirs.is_empty(), local.is_empty()) {
             (true, true) => {}
             (true, false) => {
-                let text =
-                    format!("trigger {trigger} writes to {}, not replicated: it also fires for rows from other nodes", local.join(", "));
+                let text = format!(
+                    "trigger {trigger} writes to {}, not replicated: it also fires for rows from \
+                    other nodes",
+                    local.join(", ")
+                );
                 report.add(Level::Note, "trigger", text, "");
             }
             (false, true) => {
                 let text = format!(
-                    "trigger {trigger} writes to {}, replicated: it fires on the node that writes, and its effects travel as rows",
+                    "trigger {trigger} writes to {}, replicated: it fires on the node that \
+                    writes, and its effects travel as rows",
                     theirs.join(", ")
                 );
                 report.add(
                     Level::Note,
                     "trigger",
                     text,
-                    "sums kept by triggers (x = x + 1) are one row: of two concurrent ones the later stays",
+                    "sums kept by triggers (x = x + 1) are one row: of two concurrent ones the \
+                    later stays",
                 );
             }
             (false, false) => {
                 let text = format!(
-                    "trigger {trigger} writes to replicated tables ({}) and to others ({}): the others do not follow remote rows",
+                    "trigger {trigger} writes to replicated tables ({}) and to others ({}): the \
+                    others do not follow remote rows",
                     theirs.join(", "),
                     local.join(", ")
                 );
@@ -64,12 +73,14 @@ fn compile(db: &mut Connection, tables: &[&str]) -> Result<(Writes, Vec<(String,
     let listener = Arc::clone(&sink);
     db.authorizer(Some(move |context: AuthContext<'_>| {
         let written = match context.action {
-            AuthAction::Insert { table_name } | AuthAction::Delete { table_name } | AuthAction::Update { table_name, .. } => {
-                Some(table_name)
-            }
+            AuthAction::Insert { table_name }
+            | AuthAction::Delete { table_name }
+            | AuthAction::Update { table_name, .. } => Some(table_name),
             _ => None,
         };
-        if let (Some(trigger), Some(table)) = (context.accessor.filter(|t| !t.starts_with(OWN_PREFIX)), written) {
+        if let (Some(trigger), Some(table)) =
+            (context.accessor.filter(|t| !t.starts_with(OWN_PREFIX)), written)
+        {
             let all = listener.lock().unwrap_or_else(PoisonError::into_inner);
             all.borrow_mut().entry(trigger.to_owned()).or_default().insert(table.to_owned());
         }
@@ -87,9 +98,12 @@ fn compile(db: &mut Connection, tables: &[&str]) -> Result<(Writes, Vec<(String,
 }
 
 fn prepare_writes(db: &Connection, table: &str) -> rusqlite::Result<()> {
-    let mut read = db.prepare("SELECT name FROM pragma_table_xinfo(?1, 'main') WHERE hidden = 0")?;
-    let columns: Vec<String> = read.query_map([table], |r| r.get(0))?.collect::<rusqlite::Result<_>>()?;
-    let all: Vec<String> = columns.iter().map(|c| format!("{name} = {name}", name = quote(c))).collect();
+    let mut read =
+        db.prepare("SELECT name FROM pragma_table_xinfo(?1, 'main') WHERE hidden = 0")?;
+    let columns: Vec<String> =
+        read.query_map([table], |r| r.get(0))?.collect::<rusqlite::Result<_>>()?;
+    let all: Vec<String> =
+        columns.iter().map(|c| format!("{name} = {name}", name = quote(c))).collect();
     let name = quote(table);
     db.prepare(&format!("DELETE FROM main.{name}"))?;
     db.prepare(&format!("UPDATE main.{name} SET {}", all.join(", ")))?;

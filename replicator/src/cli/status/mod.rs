@@ -1,4 +1,5 @@
-//! `harmonylite status`: what the node of a database is doing, or, if none runs, what the database tells.
+//! `harmonylite status`: what the node of a database is doing, or, if none runs, what the database
+//! tells.
 
 mod offline;
 mod text;
@@ -53,11 +54,15 @@ fn look(db: &Path) -> Result<(bool, Status)> {
 fn ask(owner: Option<&Owner>) -> Result<Status> {
     let answer = control::ask(owner, "GET", "/status")?;
     if answer.status != 200 {
-        return Err(
-            Failure::new(Exit::General, format!("the node answers {}: {}", answer.status, answer.body), "its log tells more").into()
-        );
+        return Err(Failure::new(
+            Exit::General,
+            format!("the node answers {}: {}", answer.status, answer.body),
+            "its log tells more",
+        )
+        .into());
     }
-    serde_json::from_str(&answer.body).context("the node's answer cannot be read: is it another version of harmonylite?")
+    serde_json::from_str(&answer.body)
+        .context("the node's answer cannot be read: is it another version of harmonylite?")
 }
 
 #[cfg(test)]
@@ -77,7 +82,8 @@ mod tests {
         harmonylite::capture::install(&db, &Default::default(), 1).unwrap();
         db.execute_batch(
             "INSERT INTO t VALUES (1, 1), (2, 2);
-             INSERT INTO __harmonylite__cursor (shard, seq, created, time, node, site, batch, lowest) VALUES (1, 17, 0, 0, 1, 1, 1, 0);
+             INSERT INTO __harmonylite__cursor (shard, seq, created, time, node, site, batch, \
+             lowest) VALUES (1, 17, 0, 0, 1, 1, 1, 0);
              INSERT INTO __harmonylite__held VALUES (9, 1, 5, 1000, 'column x is missing');",
         )
         .unwrap();
@@ -92,7 +98,15 @@ mod tests {
         assert!(!running);
         assert_eq!((status.node_id, status.pending_rows, status.streams[0].cursor), (4, 2, 17));
         let text = text(running, &status);
-        for part in ["NOT RUNNING", "1 tables", "applied up to 17", "2 changes", "node 9", "column x is missing", "conflicts    none"] {
+        for part in [
+            "NOT RUNNING",
+            "1 tables",
+            "applied up to 17",
+            "2 changes",
+            "node 9",
+            "column x is missing",
+            "conflicts    none",
+        ] {
             assert!(text.contains(part), "{part} in {text}");
         }
         let settings = Settings { db_path: path, ..Settings::default() };
@@ -112,7 +126,12 @@ mod tests {
             publish: true,
             started_ms: 1,
             now_ms: 65_001,
-            broker: BrokerStatus { connected: true, linked: true, url: "nats://a".into(), ..Default::default() },
+            broker: BrokerStatus {
+                connected: true,
+                linked: true,
+                url: "nats://a".into(),
+                ..Default::default()
+            },
             degraded: vec!["the disk is nearly full".into()],
             ..Status::default()
         };
@@ -121,7 +140,9 @@ mod tests {
         assert!(running && got == status);
         assert_eq!(node.join().unwrap(), "GET /status HTTP/1.1");
         let text = text(running, &got);
-        for part in ["running for 1 min 5 s", "nats://a: connected", "one-way", "DEGRADED     the disk"] {
+        for part in
+            ["running for 1 min 5 s", "nats://a: connected", "one-way", "DEGRADED     the disk"]
+        {
             assert!(text.contains(part), "{part} in {text}");
         }
     }
@@ -132,6 +153,9 @@ mod tests {
         let path = dir.path().join("plain.db");
         Connection::open(&path).unwrap().execute_batch("CREATE TABLE t (a)").unwrap();
         let failure = Failure::of(&look(&path).unwrap_err());
-        assert!(failure.exit == Exit::General && failure.what.contains("never been replicated"), "{failure:?}");
+        assert!(
+            failure.exit == Exit::General && failure.what.contains("never been replicated"),
+            "{failure:?}"
+        );
     }
 }

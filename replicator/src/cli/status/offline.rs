@@ -17,18 +17,23 @@ pub(super) fn offline(path: &Path) -> Result<Status> {
 
 fn read(db: &Connection, path: &Path) -> Result<Status> {
     let meta = Meta::read(db)?;
-    let count = |sql: &str| db.query_row(sql, [], |r| r.get::<_, i64>(0)).map(|n| n.max(0).cast_unsigned());
-    let (pending_rows, oldest_pending_ms) =
-        db.query_row("SELECT count(*), coalesce(min(time), 0) FROM main.__harmonylite__change_log WHERE id > ?1", [meta.published], |r| {
-            Ok((r.get::<_, i64>(0)?.cast_unsigned(), r.get(1)?))
-        })?;
+    let count =
+        |sql: &str| db.query_row(sql, [], |r| r.get::<_, i64>(0)).map(|n| n.max(0).cast_unsigned());
+    let (pending_rows, oldest_pending_ms) = db.query_row(
+        "SELECT count(*), coalesce(min(time), 0) FROM main.__harmonylite__change_log WHERE id > ?1",
+        [meta.published],
+        |r| Ok((r.get::<_, i64>(0)?.cast_unsigned(), r.get(1)?)),
+    )?;
     Ok(Status {
         node_id: meta.node.0,
         db_path: path.display().to_string(),
         now_ms: clock::unix_ms(),
         site: meta.site.0,
         joined: meta.joined,
-        tables: texts(db, "SELECT name FROM main.__harmonylite__table WHERE hash IS NOT NULL ORDER BY name")?,
+        tables: texts(
+            db,
+            "SELECT name FROM main.__harmonylite__table WHERE hash IS NOT NULL ORDER BY name",
+        )?,
         streams: streams(db)?,
         pending_rows,
         oldest_pending_ms,
@@ -49,14 +54,27 @@ fn streams(db: &Connection) -> Result<Vec<StreamStatus>> {
         .prepare("SELECT DISTINCT shard FROM main.__harmonylite__cursor ORDER BY shard")?
         .query_map([], |r| r.get(0))?
         .collect::<rusqlite::Result<_>>()?;
-    let one = |shard| Ok(StreamStatus { shard, cursor: Cursor::read(db, shard)?.seq().0, ..StreamStatus::default() });
+    let one = |shard| {
+        Ok(StreamStatus {
+            shard,
+            cursor: Cursor::read(db, shard)?.seq().0,
+            ..StreamStatus::default()
+        })
+    };
     shards.into_iter().map(one).collect()
 }
 
 fn held(db: &Connection) -> rusqlite::Result<Vec<HeldStatus>> {
-    let mut read = db.prepare("SELECT node, shard, since, reason FROM main.__harmonylite__held ORDER BY node, shard")?;
+    let mut read = db.prepare(
+        "SELECT node, shard, since, reason FROM main.__harmonylite__held ORDER BY node, shard",
+    )?;
     let rows = read.query_map([], |r| {
-        Ok(HeldStatus { node_id: r.get::<_, i64>(0)?.cast_unsigned(), shard: r.get(1)?, since_ms: r.get(2)?, reason: r.get(3)? })
+        Ok(HeldStatus {
+            node_id: r.get::<_, i64>(0)?.cast_unsigned(),
+            shard: r.get(1)?,
+            since_ms: r.get(2)?,
+            reason: r.get(3)?,
+        })
     })?;
     rows.collect()
 }

@@ -9,36 +9,75 @@ pub(super) fn text(running: bool, s: &Status) -> String {
     let mut out = String::new();
     let node = match running {
         true => {
-            format!("{}: running for {} (process {}, harmonylite {})", s.node_id, show::span(s.now_ms - s.started_ms), s.pid, s.version)
+            format!(
+                "{}: running for {} (process {}, harmonylite {})",
+                s.node_id,
+                show::span(s.now_ms - s.started_ms),
+                s.pid,
+                s.version
+            )
         }
         false => format!("{}: NOT RUNNING; what follows is what the database holds", s.node_id),
     };
     show::line(&mut out, "node", &node);
-    let skipped = if s.skipped.is_empty() { String::new() } else { format!(", {} not (harmonylite doctor)", s.skipped.len()) };
+    let skipped = if s.skipped.is_empty() {
+        String::new()
+    } else {
+        format!(", {} not (harmonylite doctor)", s.skipped.len())
+    };
     show::line(
         &mut out,
         "database",
-        &format!("{}: {} tables replicated{skipped}{}", s.db_path, s.tables.len(), if s.joined { "" } else { "; has not joined yet" }),
+        &format!(
+            "{}: {} tables replicated{skipped}{}",
+            s.db_path,
+            s.tables.len(),
+            if s.joined { "" } else { "; has not joined yet" }
+        ),
     );
     if running {
         show::line(&mut out, "broker", &broker(s));
-        for (off, what) in
-            [(s.publish, "publish = false: local changes are not sent"), (s.replicate, "replicate = false: remote changes are not applied")]
-        {
+        for (off, what) in [
+            (s.publish, "publish = false: local changes are not sent"),
+            (s.replicate, "replicate = false: remote changes are not applied"),
+        ] {
             if !off {
                 show::line(&mut out, "one-way", what);
             }
         }
     }
     for stream in &s.streams {
-        let of = if running { format!(" of {}, lag {}", stream.last, show::span(stream.lag_ms)) } else { String::new() };
-        show::line(&mut out, &format!("stream {}", stream.shard), &format!("applied up to {}{of}", stream.cursor));
+        let of = if running {
+            format!(" of {}, lag {}", stream.last, show::span(stream.lag_ms))
+        } else {
+            String::new()
+        };
+        show::line(
+            &mut out,
+            &format!("stream {}", stream.shard),
+            &format!("applied up to {}{of}", stream.cursor),
+        );
     }
-    let oldest = if s.oldest_pending_ms > 0 { format!(", the oldest {}", show::ago(s.oldest_pending_ms, s.now_ms)) } else { String::new() };
-    show::line(&mut out, "pending", &format!("{} changes not yet published{oldest}", s.pending_rows));
+    let oldest = if s.oldest_pending_ms > 0 {
+        format!(", the oldest {}", show::ago(s.oldest_pending_ms, s.now_ms))
+    } else {
+        String::new()
+    };
+    show::line(
+        &mut out,
+        "pending",
+        &format!("{} changes not yet published{oldest}", s.pending_rows),
+    );
     for held in &s.held {
         let since = show::ago(held.since_ms, s.now_ms);
-        show::line(&mut out, "paused", &format!("node {} (stream {}), since {since}: {}", held.node_id, held.shard, held.reason));
+        show::line(
+            &mut out,
+            "paused",
+            &format!(
+                "node {} (stream {}), since {since}: {}",
+                held.node_id, held.shard, held.reason
+            ),
+        );
     }
     show::line(&mut out, "conflicts", &counted(s.conflicts, "harmonylite conflicts list"));
     show::line(&mut out, "quarantine", &counted(s.quarantine, "harmonylite quarantine list"));
@@ -64,9 +103,15 @@ fn broker(s: &Status) -> String {
     let kind = if b.embedded { "embedded " } else { "" };
     match (b.connected, b.linked) {
         (true, true) => format!("{kind}{}: connected (nats-server {})", b.url, b.server_version),
-        (true, false) => format!("{kind}{}: connected (nats-server {}), being compared with the cursor", b.url, b.server_version),
+        (true, false) => format!(
+            "{kind}{}: connected (nats-server {}), being compared with the cursor",
+            b.url, b.server_version
+        ),
         (false, _) if b.last_error.is_empty() => format!("{kind}{}: not connected", b.url),
-        (false, _) => format!("{kind}{}: not connected after {} attempts: {}", b.url, b.failed_attempts, b.last_error),
+        (false, _) => format!(
+            "{kind}{}: not connected after {} attempts: {}",
+            b.url, b.failed_attempts, b.last_error
+        ),
     }
 }
 
@@ -76,7 +121,8 @@ fn counted(n: u64, command: &str) -> String {
 
 fn activity(out: &mut String, s: &Status) {
     let (c, w) = (&s.counters, &s.wake);
-    let last = |ms| if ms == 0 { String::new() } else { format!("; last {}", show::ago(ms, s.now_ms)) };
+    let last =
+        |ms| if ms == 0 { String::new() } else { format!("; last {}", show::ago(ms, s.now_ms)) };
     show::line(
         out,
         "published",
@@ -100,8 +146,13 @@ fn activity(out: &mut String, s: &Status) {
             last(s.last_applied_ms)
         ),
     );
-    let mut wakes =
-        format!("{} (bell {}, watcher {}, poll {})", if w.last.is_empty() { "nothing yet" } else { &w.last }, w.bell, w.watcher, w.poll);
+    let mut wakes = format!(
+        "{} (bell {}, watcher {}, poll {})",
+        if w.last.is_empty() { "nothing yet" } else { &w.last },
+        w.bell,
+        w.watcher,
+        w.poll
+    );
     for (what, (median, most)) in [
         ("commit to wake", w.commit_to_wake_us),
         ("wake to published", w.wake_to_published_us),

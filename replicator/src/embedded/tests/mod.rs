@@ -20,7 +20,10 @@ fn program() -> String {
     match std::env::var("HARMONYLITE_NATS_SERVER") {
         Ok(named) if !named.is_empty() => named,
         _ if fetched.is_file() => fetched.to_str().unwrap().to_owned(),
-        _ => panic!("these tests need a nats-server: run `make test`, which fetches one, or set HARMONYLITE_NATS_SERVER"),
+        _ => panic!(
+            "these tests need a nats-server: run `make test`, which fetches one, or set \
+            HARMONYLITE_NATS_SERVER"
+        ),
     }
 }
 
@@ -49,7 +52,9 @@ fn store(dir: &Path, node: u64) -> PathBuf {
 
 /// The server's process id, which is in the name of its ports file.
 fn server_pid(dir: &Path, node: u64) -> rustix::process::Pid {
-    let names = std::fs::read_dir(store(dir, node)).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let names = std::fs::read_dir(store(dir, node))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let name = names.into_iter().find(|name| name.ends_with(".ports")).expect("a ports file");
     let pid = name.trim_end_matches(".ports").rsplit_once('_').unwrap().1.parse().unwrap();
     rustix::process::Pid::from_raw(pid).unwrap()
@@ -63,7 +68,8 @@ fn signal(pid: rustix::process::Pid, signal: rustix::process::Signal) {
     rustix::process::kill_process(pid, signal).unwrap();
 }
 
-/// A port that is free now, and that nobody else is given: below those that the kernel hands out, and by process.
+/// A port that is free now, and that nobody else is given: below those that the kernel hands out,
+/// and by process.
 fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let own = 20_000 + (std::process::id() % 120) as u16 * 100;
@@ -89,18 +95,26 @@ async fn jetstream_of(embedded: &Embedded) -> jetstream::Context {
 }
 
 /// Repeats what may fail for a while, until it does not.
-async fn eventually<T, E: std::fmt::Debug>(what: &str, mut attempt: impl AsyncFnMut() -> Result<T, E>) -> T {
+async fn eventually<T, E: std::fmt::Debug>(
+    what: &str,
+    mut attempt: impl AsyncFnMut() -> Result<T, E>,
+) -> T {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
     loop {
         match attempt().await {
             Ok(value) => return value,
-            Err(error) if tokio::time::Instant::now() > deadline => panic!("{what}: still {error:?} after 60 s"),
+            Err(error) if tokio::time::Instant::now() > deadline => {
+                panic!("{what}: still {error:?} after 60 s")
+            }
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
 }
 
 async fn publish(context: &jetstream::Context, subject: &str, text: &str) -> Result<u64, String> {
-    let sent = context.publish(subject.to_owned(), text.to_owned().into()).await.map_err(|e| e.to_string())?;
+    let sent = context
+        .publish(subject.to_owned(), text.to_owned().into())
+        .await
+        .map_err(|e| e.to_string())?;
     sent.await.map(|ack| ack.sequence).map_err(|e| e.to_string())
 }

@@ -1,4 +1,5 @@
-//! The server dies with its owner, whatever kills that. The owner here is this test program, run again as a process of its own.
+//! The server dies with its owner, whatever kills that. The owner here is this test program, run
+//! again as a process of its own.
 
 use super::*;
 use std::process::Stdio;

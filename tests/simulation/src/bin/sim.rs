@@ -8,7 +8,8 @@ use harmonylite_simulation::suite::{Suite, again, run_suite};
 use harmonylite_simulation::world::run;
 use std::process::ExitCode;
 
-const HELP: &str = "sim [--seeds N] [--start S] [--seconds T] [--threads N] [--bug NAME] [--keep-going] [--quiet]
+const HELP: &str =
+    "sim [--seeds N] [--start S] [--seconds T] [--threads N] [--bug NAME] [--keep-going] [--quiet]
 sim --seed X [--bug NAME] [--shrink]      one world, with its trace";
 
 /// From so many worlds on every fault and repair must have happened.
@@ -31,7 +32,12 @@ fn options() -> Result<Options, String> {
     let mut options = Options::default();
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
-        let mut number = || words.next().and_then(|w| w.replace('_', "").parse::<u64>().ok()).ok_or(format!("{word} needs a number"));
+        let mut number = || {
+            words
+                .next()
+                .and_then(|w| w.replace('_', "").parse::<u64>().ok())
+                .ok_or(format!("{word} needs a number"))
+        };
         match word.as_str() {
             "--seeds" => options.seeds = Some(number()?),
             "--start" => options.start = number()?,
@@ -40,7 +46,12 @@ fn options() -> Result<Options, String> {
             "--seed" => options.seed = Some(number()?),
             "--bug" => {
                 let name = words.next().unwrap_or_default();
-                options.bug = Some(*BUGS.iter().find(|b| format!("{b:?}").eq_ignore_ascii_case(&name)).ok_or(format!("bugs: {BUGS:?}"))?);
+                options.bug = Some(
+                    *BUGS
+                        .iter()
+                        .find(|b| format!("{b:?}").eq_ignore_ascii_case(&name))
+                        .ok_or(format!("bugs: {BUGS:?}"))?,
+                );
             }
             "--shrink" => options.shrink = true,
             "--keep-going" => options.keep_going = true,
@@ -71,7 +82,12 @@ fn one(seed: u64, options: &Options) -> bool {
     let mut plan = Plan::from_seed(seed);
     if options.shrink {
         plan = shrink(&plan);
-        println!("shrunken to {} actions, nodes {}, fates {:?}", plan.actions.len(), plan.nodes, plan.fates);
+        println!(
+            "shrunken to {} actions, nodes {}, fates {:?}",
+            plan.actions.len(),
+            plan.nodes,
+            plan.fates
+        );
     }
     let outcome = run(&plan, true);
     for line in &outcome.trace {
@@ -100,9 +116,16 @@ fn many(options: &Options) -> bool {
             println!("{count:>12}  {mark}");
         }
     }
-    println!("{} worlds, {} transactions, {} failed, {:.1} s", result.worlds, result.transactions, result.failed.len(), result.seconds);
+    println!(
+        "{} worlds, {} transactions, {} failed, {:.1} s",
+        result.worlds,
+        result.transactions,
+        result.failed.len(),
+        result.seconds
+    );
     let complete = result.worlds < COVERAGE_WORLDS_MIN || options.bug.is_some();
-    let missing: Vec<&str> = EXPECTED.iter().copied().filter(|m| !complete && result.marks.count(m) == 0).collect();
+    let missing: Vec<&str> =
+        EXPECTED.iter().copied().filter(|m| !complete && result.marks.count(m) == 0).collect();
     if !missing.is_empty() {
         println!("never happened: {missing:?}");
     }
