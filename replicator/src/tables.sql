@@ -3,8 +3,7 @@ CREATE TABLE IF NOT EXISTS main.__harmonylite__table (
   id INTEGER PRIMARY KEY,
   name TEXT NOT NULL UNIQUE COLLATE NOCASE,
   hash BLOB,
-  previous_hash BLOB,
-  trigger_hash BLOB
+  previous_hash BLOB
 );
 CREATE TABLE IF NOT EXISTS main.__harmonylite__change_log (
   id INTEGER PRIMARY KEY,

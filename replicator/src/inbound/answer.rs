@@ -150,11 +150,11 @@ impl<B: Broker> Inbound<B> {
     /// Ends own gaps that are answered, and publishes again what others miss: once for all who
     /// wait.
     pub(super) fn answer(&mut self, now: Now, done: &mut Done) -> Result<(), Fatal> {
-        let ended = std::mem::take(&mut self.gaps.ended);
-        for key in &ended {
+        for key in &self.gaps.ended {
             close_gap(&self.db, *key)?;
         }
-        done.gaps_changed |= !ended.is_empty();
+        done.ended_gaps = self.gaps.ended.len();
+        done.gaps_changed |= !self.gaps.ended.is_empty();
         if !self.answer_is_due(now) {
             return Ok(());
         }

@@ -37,10 +37,10 @@ enum Outcome {
     Quarantine(String),
 }
 
-/// Why a batch ended early inside its savepoint.
 /// Whose batch it is, which life of its database, and which number.
 type Sender = (NodeId, Site, BatchNo);
 
+/// Why a batch ended early inside its savepoint.
 enum Ended {
     Fatal(Fatal),
     Outcome(Box<Outcome>),
@@ -59,8 +59,8 @@ impl From<Outcome> for Ended {
 }
 
 impl<B: Broker> Inbound<B> {
-    /// Applies what waits, up to the bound on rows; the stream that was served last is not always
-    /// the same.
+    /// Applies what waits, up to the bound on rows. Streams are served in turn: a transaction begins
+    /// with the stream behind the one at which the last was full.
     pub(super) fn apply_waiting(
         &mut self,
         queues: &[VecDeque<Item>],
@@ -73,9 +73,11 @@ impl<B: Broker> Inbound<B> {
         if done.link_up {
             return Ok(());
         }
-        for (i, queue) in queues.iter().enumerate() {
-            for item in queue {
+        let first = self.first_served;
+        for i in (0..queues.len()).map(|i| (first + i) % queues.len()) {
+            for item in &queues[i] {
                 if rows >= self.config.limits.apply_rows_max {
+                    done.served_to = Some(i);
                     return Ok(());
                 }
                 rows += self.deal_with(i, item, now, done)?;
@@ -431,7 +433,8 @@ impl<B: Broker> Inbound<B> {
 
     /// Tries again what people asked for.
     pub(super) fn retry_quarantine(&mut self, now: Now, done: &mut Done) -> Result<(), Fatal> {
-        for id in std::mem::take(&mut self.retries) {
+        done.retries = self.retries.len();
+        for id in self.retries.clone() {
             let Some(entry) = quarantine::load(&self.db, id)? else { continue };
             let body = Spill::from_bytes(entry.body);
             match self.apply_body(&body, None, now)? {

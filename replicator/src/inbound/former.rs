@@ -106,16 +106,25 @@ impl<B: Broker> Inbound<B> {
         done: &mut Done,
     ) -> Result<(), Fatal> {
         self.note_origin(shard, node, header, now, done)?;
-        if let Some(former) = self.former.get_mut(&node)
-            && !std::mem::replace(&mut former.asked, true)
+        if let Some(former) = self.former.get(&node)
+            && !former.asked
+            && !done.passed_over.contains(&node)
         {
             let reason = format!(
                 "node {node}: batches up to {} are in a schema that this node never had",
                 former.batch
             );
+            done.passed_over.push(node);
             self.open_gap(shard, node, &reason, now, done)?;
         }
         Ok(())
+    }
+
+    /// After the commit that asked the others.
+    pub(super) fn former_asked(&mut self, node: NodeId) {
+        if let Some(former) = self.former.get_mut(&node) {
+            former.asked = true;
+        }
     }
 }
 

@@ -239,6 +239,8 @@ pub struct Inbound<B: Broker> {
     next_ticket: Ticket,
     asked: HashMap<Ticket, link::Question>,
     retries: Vec<i64>,
+    /// The stream that the next transaction begins with.
+    first_served: usize,
     unpacker: Unpacker,
     released: Vec<(u32, NodeId)>,
     own_lowest_changed: bool,
@@ -332,6 +334,7 @@ impl<B: Broker> Inbound<B> {
             next_ticket: 1,
             asked: HashMap::new(),
             retries: Vec::new(),
+            first_served: 0,
             unpacker: Unpacker::default(),
             released: Vec::new(),
             own_lowest_changed: false,
@@ -527,8 +530,7 @@ impl<B: Broker> Inbound<B> {
         ))
     }
 
-    /// Puts another connection in the place of the database's, as after a process restart in the
-    /// simulation.
+    /// Gives the connection back.
     pub fn into_database(self) -> Connection {
         self.db
     }

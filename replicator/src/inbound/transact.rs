@@ -74,7 +74,6 @@ impl<B: Broker> Inbound<B> {
             }
             Err(error) => {
                 self.absorb = saved_absorb;
-                self.former.values_mut().for_each(|f| f.asked = false);
                 (self.batch, self.own_anchor, self.own_lowest_ms, self.joined, self.stats) = saved;
                 self.released.clear();
                 for ((stream, cursor), (held, resuming)) in
@@ -365,6 +364,14 @@ impl<B: Broker> Inbound<B> {
 
     fn after_commit(&mut self, done: Done, now: Now) {
         self.acks.drain(..done.acks);
+        self.retries.drain(..done.retries);
+        self.gaps.ended.drain(..done.ended_gaps);
+        if let Some(full_at) = done.served_to {
+            self.first_served = (full_at + 1) % self.streams.len();
+        }
+        for node in done.passed_over {
+            self.former_asked(node);
+        }
         self.answers_committed(done.begun_answers, done.logged_answers);
         self.relog_committed(done.again, done.relogged);
         self.send_answers();
@@ -391,6 +398,13 @@ pub(super) struct Done {
     pub(super) acks: usize,
     /// How many items of each stream's queue are dealt with.
     pub(super) taken: Vec<usize>,
+    /// The stream at which the bound on rows was reached.
+    pub(super) served_to: Option<usize>,
+    /// How many batches of quarantine were tried again, and how many ends of gaps are written down.
+    pub(super) retries: usize,
+    pub(super) ended_gaps: usize,
+    /// Origins whose superseded batches the others were asked about.
+    pub(super) passed_over: Vec<NodeId>,
     pub(super) look: bool,
     pub(super) link_up: bool,
     /// A new life has begun.
@@ -444,6 +458,7 @@ pub(super) fn check_content(db: &Connection, writes: i64) -> Result<(), Fatal> {
     }
 }
 
+/// Tells the log what an installation did.
 pub(super) fn report_installed(installed: &Installed) {
     for table in &installed.added {
         tracing::info!(table, "replicating");

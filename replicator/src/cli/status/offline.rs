@@ -20,7 +20,8 @@ fn read(db: &Connection, path: &Path) -> Result<Status> {
     let count =
         |sql: &str| db.query_row(sql, [], |r| r.get::<_, i64>(0)).map(|n| n.max(0).cast_unsigned());
     let (pending_rows, oldest_pending_ms) = db.query_row(
-        "SELECT count(*), coalesce(min(time), 0) FROM main.__harmonylite__change_log WHERE id > ?1",
+        "SELECT count(*), coalesce(min(CASE WHEN time > 0 THEN time END), 0) \
+        FROM main.__harmonylite__change_log WHERE id > ?1",
         [meta.published],
         |r| Ok((r.get::<_, i64>(0)?.cast_unsigned(), r.get(1)?)),
     )?;
