@@ -4,7 +4,7 @@
 use anyhow::{Context, Result};
 use harmonylite::clock;
 use harmonylite::embedded::{Embedded, LIFELINE_SHELL, server_program};
-use harmonylite::names::NodeId;
+use harmonylite::model::ids::NodeId;
 use harmonylite::settings::{ClusterSettings, Settings};
 use std::fs::File;
 use std::os::unix::process::CommandExt;

@@ -7,7 +7,9 @@
 use crate::pair::open;
 use crate::report::{Floor, Report};
 use anyhow::Result;
-use harmonylite::{capture, clock, database};
+use harmonylite::capture;
+use harmonylite::clock;
+use harmonylite::database;
 use rusqlite::Connection;
 use std::path::Path;
 

@@ -7,7 +7,7 @@
 use crate::database::{self, DatabaseError};
 use crate::fold::{FoldFrom, Folded, fold, log_end, row_exists};
 use crate::layout::Layout;
-use crate::names::Site;
+use crate::model::ids::Site;
 use crate::versions::Versions;
 use rusqlite::Connection;
 use std::collections::HashSet;

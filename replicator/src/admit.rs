@@ -5,8 +5,8 @@
 //! means something else. Pure.
 
 use crate::apply::TableMap;
-use crate::batch::TableHeader;
 use crate::layout::Layout;
+use crate::model::batch::TableHeader;
 use std::sync::Arc;
 
 /// Maps the tables of a batch; None stands for a table that the configuration excludes here.

@@ -6,15 +6,15 @@
 //! version had always been there. Owns: unique clashes end the same way on every node (DESIGN.md
 //! section 2).
 
-use crate::batch::{Op, Row, TableHeader, Value};
 use crate::capture::KIND_PUBLISH;
 use crate::clash;
 use crate::database::DatabaseError;
-use crate::error::Action;
 use crate::journal::{self, Loss};
 use crate::layout::TableLayout;
-use crate::names::{Hlc, Site, Version};
-use crate::planted::{Bug, planted};
+use crate::model::action::Action;
+use crate::model::batch::{Op, Row, TableHeader, Value};
+use crate::model::ids::{Hlc, Site, Version};
+use crate::model::planted_bugs::{Bug, planted};
 use crate::resolve::{Verdict, resolve};
 use crate::versions::Versions;
 use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension, params_from_iter};

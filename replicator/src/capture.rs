@@ -5,9 +5,9 @@
 //! transaction on, no change of a replicated row goes unlogged. A crash before it leaves the former
 //! triggers; the next start compares again.
 
-use crate::batch::Digest;
 use crate::database::{self, DatabaseError};
 use crate::layout::{Layout, TableLayout, version_table};
+use crate::model::batch::Digest;
 use crate::schema::{KeyKind, OWN_PREFIX, Schema, TableFilter, TableSchema, inspect};
 use crate::sql::quote;
 use rusqlite::{Connection, OptionalExtension, params};

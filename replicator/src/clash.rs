@@ -4,9 +4,9 @@
 //! kind of unique index it is (partial, over expressions, with collations): SQLite is asked by a
 //! REPLACE that is undone. Changes nothing.
 
-use crate::batch::Value;
 use crate::database::DatabaseError;
 use crate::layout::{Layout, TableLayout};
+use crate::model::batch::Value;
 use crate::schema::OWN_PREFIX;
 use crate::sql::quote;
 use rusqlite::Connection;

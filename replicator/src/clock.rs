@@ -1,7 +1,7 @@
 //! Reads the clocks of this machine: the only place that does. Everything else gets the time passed
 //! in.
 
-use crate::config::Now;
+use crate::model::config::Now;
 use std::sync::OnceLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 

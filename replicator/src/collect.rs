@@ -4,14 +4,14 @@
 //! nothing. Owns: one read transaction sees log, versions and rows together, so a batch never holds
 //! half of an application's transaction. Reads only: a crash here loses nothing.
 
-use crate::batch::{BatchHeader, Op, TableHeader, Value};
 use crate::capture::KIND_PUBLISH;
 use crate::cursor::NO_ROW_MS;
 use crate::database::DatabaseError;
 use crate::encode::{EncodeError, Encoded, Encoder};
 use crate::fold::{FoldFrom, Folded, FoldedRow, fold, row_exists};
 use crate::layout::{Layout, TableLayout};
-use crate::names::{BatchNo, NodeId, Site, Version};
+use crate::model::batch::{BatchHeader, Op, TableHeader, Value};
+use crate::model::ids::{BatchNo, NodeId, Site, Version};
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

@@ -8,7 +8,7 @@
 
 use crate::broker::Message;
 use crate::database::DatabaseError;
-use crate::names::{BatchNo, NodeId, Site, StreamSeq};
+use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 use rusqlite::{Connection, params};
 
 /// A message as it can be recognised later (an anchor).

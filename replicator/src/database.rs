@@ -4,8 +4,8 @@
 //! Owns: our tables exist and have the format that this program writes. Every change here is part
 //! of somebody's transaction; a crash leaves all or none.
 
-use crate::error::Action;
-use crate::names::{BatchNo, Hlc, NodeId, Site, Version};
+use crate::model::action::Action;
+use crate::model::ids::{BatchNo, Hlc, NodeId, Site, Version};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, ToSql, params};
 use std::path::{Path, PathBuf};

@@ -4,8 +4,8 @@
 //! batch (FORMAT.md), in memory or spilled. Owns: what was announced is what came (asserted). No
 //! system time, no randomness; a crash loses only memory.
 
-use crate::batch::{BatchHeader, Digest, Op, TableHeader};
-use crate::limits::Limits;
+use crate::model::batch::{BatchHeader, Digest, Op, TableHeader};
+use crate::model::limits::Limits;
 use crate::spill::{Spill, SpillWriter};
 use ciborium_ll::{Encoder as Cbor, Header};
 use rusqlite::types::ValueRef;

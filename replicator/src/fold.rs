@@ -6,12 +6,12 @@
 //! entry. Collect and absorb both use this fold, so they compute the same number whenever they run.
 //! It only reads; a crash here loses nothing.
 
-use crate::batch::Value;
 use crate::capture::{KIND_CHANGED, KIND_DISPLACED, KIND_FOUND, KIND_PUBLISH};
 use crate::database::DatabaseError;
 use crate::layout::{Layout, TableLayout};
-use crate::names::{Hlc, Site, Version};
-use crate::planted::{Bug, planted};
+use crate::model::batch::Value;
+use crate::model::ids::{Hlc, Site, Version};
+use crate::model::planted_bugs::{Bug, planted};
 use crate::versions::Versions;
 use rusqlite::{Connection, params_from_iter};
 use std::collections::{HashMap, HashSet};

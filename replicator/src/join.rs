@@ -4,11 +4,11 @@
 //! 1) for rows that no version came for, and log entries that publish them. Runs inside one write
 //! transaction: a crash repeats it.
 
-use crate::batch::Value;
 use crate::capture::KIND_PUBLISH;
 use crate::database::{self, DatabaseError};
 use crate::layout::{Layout, TableLayout};
-use crate::names::{Hlc, Site};
+use crate::model::batch::Value;
+use crate::model::ids::{Hlc, Site};
 use crate::sql::quote;
 use rusqlite::{Connection, params_from_iter};
 

@@ -4,10 +4,10 @@
 //! in `__harmonylite__conflict`, at most one for each losing version, the oldest dropped beyond the
 //! bound. Written in the transaction that lets the winner win: a crash leaves both or none.
 
-use crate::batch::Value;
 use crate::database::{DatabaseError, version_from};
 use crate::layout::TableLayout;
-use crate::names::Version;
+use crate::model::batch::Value;
+use crate::model::ids::Version;
 use crate::sql::literal;
 use rusqlite::{Connection, params};
 

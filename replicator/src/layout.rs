@@ -4,7 +4,7 @@
 //! Arrives: a [`TableSchema`]. Leaves: a [`TableLayout`]. Pure; the statements are cached by the
 //! connections that run them.
 
-use crate::batch::{Digest, Value};
+use crate::model::batch::{Digest, Value};
 use crate::schema::{KeyKind, OWN_PREFIX, Skipped, TableSchema};
 use crate::sql::{canonical_key, quote};
 use std::collections::HashMap;

@@ -7,7 +7,7 @@
 //! asks the broker and passes the time in.
 
 use crate::broker::KvEntry;
-use crate::names::{NodeId, Site};
+use crate::model::ids::{NodeId, Site};
 use serde::{Deserialize, Serialize};
 
 /// What a lease says of its holder.

@@ -5,20 +5,20 @@
 //! it is fenced. A crash between the broker's acknowledgement and inbound's mark sends it twice;
 //! peers discard the second by its versions.
 
-use crate::batch::BatchHeader;
 use crate::broker::{Broker, BrokerError, BrokerEvent, Message, Reply, Request, Ticket};
 use crate::capture;
 use crate::collect::{CollectError, CollectFrom, collect};
-use crate::config::{NodeConfig, Now};
 use crate::database::{self, Meta};
 use crate::encode::{Encoded, Encoder};
-use crate::error::Action;
 use crate::fold::FoldFrom;
 use crate::inbound::{Ack, Effect, Fatal, Step};
 use crate::layout::Layout;
-use crate::names::{BatchNo, Site, StreamSeq};
+use crate::model::action::Action;
+use crate::model::batch::BatchHeader;
+use crate::model::config::{NodeConfig, Now};
+use crate::model::ids::{BatchNo, Site, StreamSeq};
+use crate::model::planted_bugs::{Bug, planted};
 use crate::parts::{part_count, part_headers, part_payload};
-use crate::planted::{Bug, planted};
 use rusqlite::Connection;
 use std::collections::HashSet;
 

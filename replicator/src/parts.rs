@@ -4,10 +4,10 @@
 //! and pieces, or whole batches. Owns: only a batch whose digest is right leaves here. Memory only:
 //! after a crash the parts are read again.
 
-use crate::batch::{BatchHeader, PartHeaders};
 use crate::encode::Encoded;
-use crate::limits::Limits;
-use crate::names::StreamSeq;
+use crate::model::batch::{BatchHeader, PartHeaders};
+use crate::model::ids::StreamSeq;
+use crate::model::limits::Limits;
 use crate::spill::{Spill, SpillWriter};
 use sha2::{Digest as _, Sha256};
 use std::path::Path;

@@ -5,11 +5,11 @@
 //! younger goes, and nothing while the log still needs a version. A crash loses the place in the
 //! pass; the next pass begins anew.
 
-use crate::batch::Value;
 use crate::database::DatabaseError;
 use crate::layout::Layout;
-use crate::names::Hlc;
-use crate::planted::{Bug, planted};
+use crate::model::batch::Value;
+use crate::model::ids::Hlc;
+use crate::model::planted_bugs::{Bug, planted};
 use crate::sql::quote;
 use crate::walk::stretch;
 use rusqlite::{Connection, params_from_iter};
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
     use crate::capture::install;
     use crate::database::{begin_site, create_tables};
-    use crate::names::Site;
+    use crate::model::ids::Site;
     use crate::schema::TableFilter;
 
     /// However small the pieces are, exactly the versions before the bound go, in tables of every

@@ -5,7 +5,7 @@
 //! that moves the cursor past the batch.
 
 use crate::database::DatabaseError;
-use crate::names::{BatchNo, NodeId, Site, StreamSeq};
+use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 /// One batch, or one message that is no part of any.

@@ -5,12 +5,12 @@
 //! The place is memory only: after a crash the rows are logged again, which is harmless however
 //! often it happens.
 
-use crate::batch::Value;
 use crate::capture::KIND_PUBLISH;
 use crate::database::DatabaseError;
 use crate::join::baseline_rows;
 use crate::layout::{Layout, TableLayout};
-use crate::planted::{Bug, planted};
+use crate::model::batch::Value;
+use crate::model::planted_bugs::{Bug, planted};
 use crate::sql::quote;
 use crate::walk::stretch;
 use rusqlite::{Connection, params_from_iter};
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
     use crate::capture::install;
     use crate::database::{begin_site, create_tables};
-    use crate::names::{Hlc, Site};
+    use crate::model::ids::{Hlc, Site};
     use crate::schema::TableFilter;
 
     fn database() -> (Connection, Layout) {

@@ -8,7 +8,7 @@
 use crate::broker::{Message, StreamState};
 use crate::cursor::Anchor;
 use crate::database::{self, DatabaseError};
-use crate::names::{NodeId, StreamSeq};
+use crate::model::ids::{NodeId, StreamSeq};
 use rusqlite::{Connection, params};
 
 /// What the broker says of one position that we know.

@@ -4,8 +4,8 @@
 //! [`Verdict`]. Owns: the greater version wins, and an equal one is a repetition. A crash here
 //! loses nothing: it is pure.
 
-use crate::names::Version;
-use crate::planted::{Bug, planted};
+use crate::model::ids::Version;
+use crate::model::planted_bugs::{Bug, planted};
 
 /// What apply has to do with a remote row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub fn resolve(local: Version, remote: Version, previous: Version, local_is_own:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::names::{Hlc, Site};
+    use crate::model::ids::{Hlc, Site};
 
     fn v(hlc: i64, site: i64) -> Version {
         Version { hlc: Hlc(hlc), site: Site(site) }

@@ -4,7 +4,7 @@
 //! be replicated and one [`Skipped`] for each that cannot, with the reason. Reads only; a crash
 //! here loses nothing.
 
-use crate::batch::Digest;
+use crate::model::batch::Digest;
 use crate::sql::{Collation, quote};
 use globset::GlobSet;
 use rusqlite::config::DbConfig;

@@ -1,6 +1,6 @@
 //! Identifiers, literals and values between SQLite and this program. Pure.
 
-use crate::batch::Value;
+use crate::model::batch::Value;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 use std::fmt::Write as _;
 

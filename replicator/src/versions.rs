@@ -5,10 +5,10 @@
 //! moves in its list each time, a tenth of what applying a row takes. A crash leaves what the
 //! caller's transaction leaves.
 
-use crate::batch::Value;
 use crate::database::{DatabaseError, version_from};
 use crate::layout::TableLayout;
-use crate::names::Version;
+use crate::model::batch::Value;
+use crate::model::ids::Version;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params_from_iter};
 
 /// Tables whose statements are kept: more than a transaction usually writes to.

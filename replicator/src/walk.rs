@@ -4,8 +4,8 @@
 //! statement looks at more rows than the bound, however few of them it wants: what is done under
 //! the write lock keeps the application waiting. Reads only.
 
-use crate::batch::Value;
 use crate::database::DatabaseError;
+use crate::model::batch::Value;
 use rusqlite::{Connection, params_from_iter};
 
 /// Some rows that follow each other in key order.

@@ -7,11 +7,13 @@
 #![allow(clippy::unwrap_used)]
 
 use harmonylite::apply::{Applier, TableMap};
-use harmonylite::batch::{Op, Row, TableHeader, Value};
+use harmonylite::capture;
+use harmonylite::clash;
+use harmonylite::database;
 use harmonylite::layout::Layout;
-use harmonylite::names::{Hlc, Site, Version};
+use harmonylite::model::batch::{Op, Row, TableHeader, Value};
+use harmonylite::model::ids::{Hlc, Site, Version};
 use harmonylite::schema::TableFilter;
-use harmonylite::{capture, clash, database};
 use proptest::prelude::*;
 use rusqlite::Connection;
 use std::collections::HashSet;

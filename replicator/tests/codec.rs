@@ -6,13 +6,13 @@
 
 #![allow(clippy::unwrap_used)]
 
-use harmonylite::batch::{BatchHeader, Op, Row, TableHeader, Value};
 use harmonylite::decode::{
     BatchReader, DecodeError, Outline, Unpacker, outline as outline_plain, unpacking,
 };
 use harmonylite::encode::Encoder;
-use harmonylite::limits::Limits;
-use harmonylite::names::{BatchNo, Hlc, NodeId, Site, Version};
+use harmonylite::model::batch::{BatchHeader, Op, Row, TableHeader, Value};
+use harmonylite::model::ids::{BatchNo, Hlc, NodeId, Site, Version};
+use harmonylite::model::limits::Limits;
 use proptest::prelude::*;
 
 type Table = (TableHeader, Vec<Row>);
@@ -222,5 +222,5 @@ fn a_window_of_two_gigabytes_is_refused() {
 fn a_later_format_waits_for_an_upgrade() {
     let error =
         outline(&zstd::encode_all(&[0x81, 2][..], 1).unwrap()[..], &Limits::default()).unwrap_err();
-    assert_eq!(error.action(), harmonylite::error::Action::HoldOrigin, "{error}");
+    assert_eq!(error.action(), harmonylite::model::action::Action::HoldOrigin, "{error}");
 }

@@ -6,8 +6,8 @@
 
 pub mod nats;
 
-use crate::batch::PartHeaders;
-use crate::names::{NodeId, StreamSeq};
+use crate::model::batch::PartHeaders;
+use crate::model::ids::{NodeId, StreamSeq};
 use bytes::Bytes;
 
 /// Pairs an answer with its request. The asker chooses it.

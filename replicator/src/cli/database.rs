@@ -2,7 +2,8 @@
 
 use super::exit::{Exit, Failure};
 use anyhow::{Context, Result};
-use harmonylite::{database, preflight};
+use harmonylite::database;
+use harmonylite::preflight;
 use rusqlite::{Connection, OpenFlags};
 use std::path::Path;
 use std::time::Duration;

@@ -99,7 +99,7 @@ fn drop_entry(db: &Connection, id: i64) -> Result<String> {
 mod tests {
     use super::*;
     use harmonylite::lockfile::{Lock, Owner};
-    use harmonylite::names::{BatchNo, NodeId, Site, StreamSeq};
+    use harmonylite::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 
     #[test]
     fn entries_are_listed_retried_and_dropped() {

@@ -6,9 +6,9 @@
 
 use super::exit::{Exit, Failure};
 use anyhow::Result;
-use harmonylite::batch::Value;
 use harmonylite::journal::Conflict;
 use harmonylite::layout::TableLayout;
+use harmonylite::model::batch::Value;
 use harmonylite::schema::{TableFilter, inspect};
 use harmonylite::sql::literal;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params_from_iter};
@@ -178,8 +178,9 @@ fn parse_hex(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use harmonylite::capture;
+    use harmonylite::database;
     use harmonylite::journal;
-    use harmonylite::{capture, database};
 
     #[test]
     fn literals_are_read_back_exactly() {

@@ -5,7 +5,7 @@ use super::schema;
 use crate::cli::control;
 use anyhow::Result;
 use harmonylite::lockfile::{Sidecar, sidecar};
-use harmonylite::status::Status;
+use harmonylite::model::status::Status;
 use parking_lot::Mutex;
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};

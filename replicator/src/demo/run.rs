@@ -11,7 +11,7 @@ use super::traffic::Traffic;
 use anyhow::{Context, Result};
 use harmonylite::clock;
 use harmonylite::embedded::Embedded;
-use harmonylite::names::NodeId;
+use harmonylite::model::ids::NodeId;
 use harmonylite::settings::{ClusterSettings, Settings};
 use std::path::Path;
 use std::time::Duration;

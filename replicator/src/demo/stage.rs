@@ -7,7 +7,7 @@ use super::table::{Frame, Line, Screen};
 use super::traffic::Traffic;
 use anyhow::{Result, bail};
 use harmonylite::clock;
-use harmonylite::status::Status;
+use harmonylite::model::status::Status;
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;

@@ -7,7 +7,7 @@
 
 use super::EmbeddedError;
 use super::user_config::Keys;
-use crate::names::NodeId;
+use crate::model::ids::NodeId;
 use crate::settings::{ClusterSettings, NatsSettings, ReplicationLogSettings, Secret, Settings};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};

@@ -6,7 +6,7 @@ use super::config::Plan;
 use super::process::Running;
 use super::user_config::Keys;
 use super::{EmbeddedError, lock};
-use crate::names::NodeId;
+use crate::model::ids::NodeId;
 use crate::settings::{ClusterSettings, Secret, Settings};
 use std::fs::File;
 use std::path::Path;

@@ -10,9 +10,9 @@ use super::link::Link;
 use super::transact::Done;
 use super::{Fatal, Inbound};
 use crate::broker::{Broker, Request};
-use crate::config::Now;
 use crate::fold::log_end;
-use crate::names::StreamSeq;
+use crate::model::config::Now;
+use crate::model::ids::StreamSeq;
 use crate::repair::{Signal, close_gap};
 use std::collections::VecDeque;
 

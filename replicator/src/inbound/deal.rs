@@ -9,14 +9,14 @@ use super::transact::Done;
 use super::{Fatal, Inbound};
 use crate::admit::admit;
 use crate::apply::{Applied, Applier, ApplyError};
-use crate::batch::{BatchHeader, PartHeaders, Row};
 use crate::broker::Broker;
-use crate::config::Now;
 use crate::cursor::NO_ROW_MS;
 use crate::database::{self, DatabaseError};
 use crate::decode::{BatchReader, DecodeError, outline, unpacking};
-use crate::error::Action;
-use crate::names::{BatchNo, NodeId, Site, StreamSeq};
+use crate::model::action::Action;
+use crate::model::batch::{BatchHeader, PartHeaders, Row};
+use crate::model::config::Now;
+use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 use crate::quarantine::{self, Entry};
 use crate::spill::Spill;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -59,8 +59,8 @@ impl From<Outcome> for Ended {
 }
 
 impl<B: Broker> Inbound<B> {
-    /// Applies what waits, up to the bound on rows. Streams are served in turn: a transaction begins
-    /// with the stream behind the one at which the last was full.
+    /// Applies what waits, up to the bound on rows. Streams are served in turn: a transaction
+    /// begins with the stream behind the one at which the last was full.
     pub(super) fn apply_waiting(
         &mut self,
         queues: &[VecDeque<Item>],
@@ -258,9 +258,9 @@ impl<B: Broker> Inbound<B> {
             limits.conflicts_max,
         );
         let mut row = Row {
-            version: crate::names::Version::NONE,
-            previous: crate::names::Version::NONE,
-            op: crate::batch::Op::Delete,
+            version: crate::model::ids::Version::NONE,
+            previous: crate::model::ids::Version::NONE,
+            op: crate::model::batch::Op::Delete,
             values: Vec::new(),
         };
         let mut lowest_ms = NO_ROW_MS;

@@ -9,8 +9,8 @@ use super::stream::ShardStream;
 use super::{ACKS_MAX, ACKS_WAIT_MS, Fatal, Inbound};
 use crate::broker::Broker;
 use crate::capture;
-use crate::config::Now;
 use crate::fold::log_end;
+use crate::model::config::Now;
 
 /// Joining ends after so long without any message. More than an incomplete batch is waited for.
 const JOIN_IDLE_MS: u64 = 900_000;

@@ -12,10 +12,10 @@
 use super::link::{Link, Question};
 use super::transact::Done;
 use super::{Fatal, Inbound};
-use crate::batch::{BatchHeader, Digest};
 use crate::broker::{Broker, KvEntry, Request};
-use crate::config::Now;
-use crate::names::{BatchNo, NodeId, Site};
+use crate::model::batch::{BatchHeader, Digest};
+use crate::model::config::Now;
+use crate::model::ids::{BatchNo, NodeId, Site};
 
 /// How often the registry is asked about held origins.
 const ASK_MS: u64 = 2_000;

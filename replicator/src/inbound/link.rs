@@ -7,11 +7,11 @@
 
 use super::{Effect, Fatal, Inbound};
 use crate::broker::{Broker, BrokerError, KvEntry, Message, Reply, Request, StreamState};
-use crate::config::Now;
 use crate::cursor::{Anchor, NO_ROW_MS};
 use crate::lease::{Lease, Next};
-use crate::names::{NodeId, StreamSeq};
-use crate::planted::{Bug, planted};
+use crate::model::config::Now;
+use crate::model::ids::{NodeId, StreamSeq};
+use crate::model::planted_bugs::{Bug, planted};
 use crate::repair::{Evidence, judge};
 use std::collections::HashMap;
 
@@ -465,7 +465,7 @@ impl<B: Broker> Inbound<B> {
             return false;
         }
         let unknown = |site: i64, batch: u64| {
-            let site = crate::names::Site(site);
+            let site = crate::model::ids::Site(site);
             if site == self.absorb.site {
                 batch > self.batch.0
             } else {
@@ -488,7 +488,7 @@ impl<B: Broker> Inbound<B> {
 
     fn refuse_join(&self, check: &Check) -> Result<(), Fatal> {
         if self.joined
-            || self.config.on_join != crate::config::OnJoin::Refuse
+            || self.config.on_join != crate::model::config::OnJoin::Refuse
             || !check.states.values().any(|s| s.last.0 > 0)
         {
             return Ok(());

@@ -7,9 +7,9 @@
 use super::link::Link;
 use super::{Fatal, Inbound};
 use crate::broker::Broker;
-use crate::config::Now;
 use crate::fold::log_end;
-use crate::planted::{Bug, planted};
+use crate::model::config::Now;
+use crate::model::planted_bugs::{Bug, planted};
 use crate::prune::{PRUNE_ROWS_MAX, prune};
 use rusqlite::TransactionBehavior;
 

@@ -9,10 +9,10 @@
 use super::transact::Done;
 use super::{Fatal, Inbound};
 use crate::broker::Broker;
-use crate::config::OnJoin;
 use crate::database;
 use crate::fold::log_end;
 use crate::join;
+use crate::model::config::OnJoin;
 use crate::relog::Relog;
 use crate::repair::{note_republish, noted_republish, republish_done};
 use rusqlite::Connection;

@@ -5,11 +5,11 @@
 //! that is not complete yet. Only memory: after a crash the consumer starts again behind the stored
 //! cursor.
 
-use crate::batch::PartHeaders;
 use crate::broker::{Message, Permit};
 use crate::cursor::{Anchor, Cursor};
-use crate::limits::Limits;
-use crate::names::{NodeId, Site, StreamSeq};
+use crate::model::batch::PartHeaders;
+use crate::model::ids::{NodeId, Site, StreamSeq};
+use crate::model::limits::Limits;
 use crate::parts::{Assembler, Fed, PartError};
 use crate::spill::Spill;
 use std::collections::{HashMap, VecDeque};

@@ -3,7 +3,7 @@
 //! Made anew at each scrape from the same [`Status`] that people see, so that the two cannot
 //! differ. Pure.
 
-use crate::status::Status;
+use crate::model::status::Status;
 use prometheus::{Encoder, IntCounter, IntGauge, Opts, Registry, TextEncoder};
 
 struct Page<'a> {

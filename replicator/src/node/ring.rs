@@ -7,7 +7,7 @@
 
 use super::reader::{Waker, Way};
 use super::watch::Known;
-use crate::names::Site;
+use crate::model::ids::Site;
 use harmonylite_vfs_core::bell::{Bell, Commit, Progress, Woken};
 use parking_lot::RwLock;
 use std::path::{Path, PathBuf};

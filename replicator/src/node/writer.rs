@@ -13,7 +13,7 @@ use crate::broker::nats::NatsBroker;
 use crate::clock;
 use crate::inbound::{Fatal, Inbound, Input, Stats, Step};
 use crate::layout::Layout;
-use crate::names::Site;
+use crate::model::ids::Site;
 use crate::outbound;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};

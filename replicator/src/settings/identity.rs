@@ -3,7 +3,7 @@
 //! HarmonyLite (Go) derives it from the machine: the same number comes out here, so that its users
 //! keep theirs.
 
-use crate::names::NodeId;
+use crate::model::ids::NodeId;
 use std::path::Path;
 
 /// Where a number came from.

@@ -19,7 +19,7 @@ pub use duration::Span;
 pub use load::{Loaded, SettingsError};
 pub use node_config::NodeConfigError;
 
-use crate::config::OnJoin;
+use crate::model::config::OnJoin;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;

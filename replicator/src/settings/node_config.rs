@@ -3,9 +3,9 @@
 use super::check::globs;
 use super::identity::{machine_id, random};
 use super::{Settings, SettingsError};
-use crate::config::NodeConfig;
-use crate::limits::Limits;
-use crate::names::NodeId;
+use crate::model::config::NodeConfig;
+use crate::model::ids::NodeId;
+use crate::model::limits::Limits;
 use crate::schema::TableFilter;
 use std::path::{Path, PathBuf};
 

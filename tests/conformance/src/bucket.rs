@@ -3,7 +3,7 @@
 use crate::client::{Client, same};
 use crate::{Subject, Verdict};
 use harmonylite::broker::{BrokerError, BrokerEvent, Request};
-use harmonylite::names::NodeId;
+use harmonylite::model::ids::NodeId;
 
 /// Short enough for a test, long enough for a server that counts in seconds.
 const TTL_MS: u64 = 2_000;

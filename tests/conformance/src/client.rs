@@ -2,11 +2,11 @@
 
 use crate::Subject;
 use bytes::Bytes;
-use harmonylite::batch::PartHeaders;
 use harmonylite::broker::{
     BrokerError, BrokerEvent, KvEntry, Message, Reply, Request, StreamState,
 };
-use harmonylite::names::{BatchNo, NodeId, Site, StreamSeq};
+use harmonylite::model::batch::PartHeaders;
+use harmonylite::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 use std::collections::VecDeque;
 
 /// The stream that the behaviours use.

@@ -2,7 +2,7 @@
 
 use crate::client::{Client, SHARD, same};
 use crate::{Subject, Verdict};
-use harmonylite::names::{NodeId, StreamSeq};
+use harmonylite::model::ids::{NodeId, StreamSeq};
 
 fn expect(client: &mut Client<'_>, generation: u64, positions: &[u64]) -> Verdict {
     for seq in positions {

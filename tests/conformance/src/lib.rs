@@ -12,7 +12,7 @@ mod stream;
 
 pub use client::Client;
 use harmonylite::broker::{BrokerEvent, Request, Ticket};
-use harmonylite::names::{NodeId, StreamSeq};
+use harmonylite::model::ids::{NodeId, StreamSeq};
 
 /// A broker under test, and the means to break it.
 pub trait Subject {

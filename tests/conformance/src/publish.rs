@@ -3,9 +3,9 @@
 use crate::client::{Client, SHARD, same};
 use crate::{Subject, Verdict};
 use bytes::Bytes;
-use harmonylite::batch::PartHeaders;
 use harmonylite::broker::{BrokerError, Reply, Request};
-use harmonylite::names::{BatchNo, NodeId, Site, StreamSeq};
+use harmonylite::model::batch::PartHeaders;
+use harmonylite::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 
 pub(crate) fn positions(subject: &mut dyn Subject) -> Verdict {
     let mut client = Client::connect(subject, 5);

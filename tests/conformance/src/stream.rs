@@ -2,7 +2,7 @@
 
 use crate::client::{Client, SHARD, same};
 use crate::{Subject, Verdict};
-use harmonylite::names::{NodeId, StreamSeq};
+use harmonylite::model::ids::{NodeId, StreamSeq};
 
 pub(crate) fn message_at(subject: &mut dyn Subject) -> Verdict {
     let mut client = Client::connect(subject, 5);

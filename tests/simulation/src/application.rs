@@ -2,7 +2,7 @@
 
 use crate::plan::Work;
 use crate::rng::Rng;
-use harmonylite::batch::Value;
+use harmonylite::model::batch::Value;
 use rusqlite::Connection;
 use rusqlite::functions::FunctionFlags;
 use std::sync::Arc;

@@ -6,9 +6,9 @@
 //! cannot drift.
 
 use bytes::Bytes;
-use harmonylite::batch::PartHeaders;
 use harmonylite::broker::{BrokerError, KvEntry, Message, Reply, Request, StreamState};
-use harmonylite::names::{NodeId, StreamSeq};
+use harmonylite::model::batch::PartHeaders;
+use harmonylite::model::ids::{NodeId, StreamSeq};
 use std::collections::BTreeMap;
 
 /// A stored message.

@@ -1,7 +1,7 @@
 //! Time that is only a number. The world has one true time; every node reads it through its own bad
 //! clock.
 
-use harmonylite::config::Now;
+use harmonylite::model::config::Now;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 

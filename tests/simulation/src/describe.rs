@@ -1,7 +1,8 @@
 //! Events in one readable line, for traces.
 
 use harmonylite::broker::{BrokerEvent, Message, Reply};
-use harmonylite::{inbound, outbound};
+use harmonylite::inbound;
+use harmonylite::outbound;
 
 fn message(m: &Message) -> String {
     match &m.headers {

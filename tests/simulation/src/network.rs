@@ -6,7 +6,7 @@ use crate::plan::Fates;
 use crate::rng::Rng;
 use bytes::Bytes;
 use harmonylite::broker::{Broker, BrokerError, BrokerEvent, Permit, Reply, Request, Ticket};
-use harmonylite::names::NodeId;
+use harmonylite::model::ids::NodeId;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;

@@ -2,7 +2,7 @@
 //! section 2, and judges what the nodes hold against it.
 
 use crate::application::{TABLES, Table, canonical, row_expression};
-use harmonylite::batch::Value;
+use harmonylite::model::batch::Value;
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::{BTreeMap, BTreeSet};
 

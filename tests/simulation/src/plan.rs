@@ -6,7 +6,7 @@
 //! meets, it does not do.
 
 use crate::rng::Rng;
-use harmonylite::limits::Limits;
+use harmonylite::model::limits::Limits;
 
 /// What happens at one point of a world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -74,7 +74,7 @@ pub fn shrink(plan: &Plan) -> Plan {
         |p| p.shards = 1,
         |p| p.populated = false,
         |p| p.work.filler = 0,
-        |p| p.limits = harmonylite::limits::Limits::default(),
+        |p| p.limits = harmonylite::model::limits::Limits::default(),
     ];
     for change in quieter {
         if let Some(smaller) = shrinker.without(&best, change) {

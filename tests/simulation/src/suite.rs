@@ -3,7 +3,7 @@
 use crate::coverage::Marks;
 use crate::plan::Plan;
 use crate::world::run;
-use harmonylite::planted::{Bug, plant};
+use harmonylite::model::planted_bugs::{Bug, plant};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 

@@ -101,7 +101,9 @@ impl<'p> World<'p> {
             marks: Marks::default(),
             fates: plan.fates,
             true_ms: BEGIN_MS,
-            pruned: harmonylite::planted::planted(harmonylite::planted::Bug::TombstoneEarly),
+            pruned: harmonylite::model::planted_bugs::planted(
+                harmonylite::model::planted_bugs::Bug::TombstoneEarly,
+            ),
             unseen_loss: vec![None; nodes.len()],
             unseen_cut: vec![None; nodes.len()],
             level_max: 0,

@@ -1,7 +1,7 @@
 //! The simulated broker does what a real one does: the same list of behaviours runs on both.
 
 use harmonylite::broker::{Broker, BrokerEvent, Request, Ticket};
-use harmonylite::names::{NodeId, StreamSeq};
+use harmonylite::model::ids::{NodeId, StreamSeq};
 use harmonylite_conformance::{BEHAVIOURS, Subject};
 use harmonylite_simulation::broker::SimBroker;
 use harmonylite_simulation::clock::BEGIN_MS;

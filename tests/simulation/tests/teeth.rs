@@ -3,7 +3,7 @@
 //! A bug that is not found here would mean that the worlds do not meet what it breaks; then the
 //! worlds must get worse.
 
-use harmonylite::planted::{BUGS, Bug};
+use harmonylite::model::planted_bugs::{BUGS, Bug};
 use harmonylite_simulation::suite::{Suite, run_suite};
 
 /// It must be found within so many worlds, from this seed on. (The rare ones begin near a world

@@ -10,7 +10,8 @@
 
 use crate::abi::{DIRECTONLY, ERROR, INTEGER, OK, ROW, UTF8};
 use crate::bell::Asked;
-use crate::{futex, guard};
+use crate::futex;
+use crate::guard;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
 use std::sync::OnceLock;

@@ -4,9 +4,10 @@
 //! if the sidecar sleeps. Owns: ringing never fails and never waits. A process that dies in the
 //! middle leaves at worst an entry with number 0.
 
+use crate::futex;
 use crate::layout::SUFFIX;
 use crate::map::{Identity, Map};
-use crate::{futex, wake};
+use crate::wake;
 use std::ffi::{CStr, CString};
 use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
 

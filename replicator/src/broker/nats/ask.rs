@@ -6,9 +6,9 @@
 
 use super::prepare::{REGISTRY, Session};
 use super::wire;
-use crate::batch::PartHeaders;
 use crate::broker::{BrokerError, KvEntry, Message, Reply, StreamState};
-use crate::names::{NodeId, StreamSeq};
+use crate::model::batch::PartHeaders;
+use crate::model::ids::{NodeId, StreamSeq};
 use crate::settings::NatsSettings;
 use async_nats::header::{HeaderMap, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_TTL};
 use async_nats::jetstream::ErrorCode;

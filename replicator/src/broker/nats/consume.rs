@@ -12,7 +12,7 @@ use super::ask::to_message;
 use super::prepare::Session;
 use super::wire;
 use crate::broker::{BrokerEvent, Permit};
-use crate::names::StreamSeq;
+use crate::model::ids::StreamSeq;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, push};
 use async_nats::{HeaderMap, StatusCode, Subscriber};
 use futures_util::StreamExt;

@@ -16,7 +16,7 @@ pub mod wire;
 pub use connect::{LinkError, Target};
 
 use crate::broker::{Broker, BrokerError, BrokerEvent, Reply, Request, Ticket};
-use crate::names::NodeId;
+use crate::model::ids::NodeId;
 use crate::settings::Settings;
 use consume::{Consumer, Outlet};
 use parking_lot::Mutex;

@@ -3,8 +3,8 @@
 //! Pure. What comes in is hostile until proven otherwise: a header that is missing or wrong is a
 //! reason, never a panic.
 
-use crate::batch::PartHeaders;
-use crate::names::{BatchNo, NodeId, Site};
+use crate::model::batch::PartHeaders;
+use crate::model::ids::{BatchNo, NodeId, Site};
 use async_nats::header::{HeaderMap, HeaderName};
 
 const SITE: &str = "Harmonylite-Site";

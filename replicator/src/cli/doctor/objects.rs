@@ -4,7 +4,7 @@ use super::super::exit::Failure;
 use super::report::{Level, Report};
 use anyhow::Result;
 use harmonylite::database::{self, DatabaseError, FORMAT, Meta};
-use harmonylite::names::NodeId;
+use harmonylite::model::ids::NodeId;
 use harmonylite::settings::Settings;
 use harmonylite::settings::identity::{IdentitySource, decide, machine_id};
 use rusqlite::Connection;

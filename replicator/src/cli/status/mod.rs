@@ -8,8 +8,8 @@ use super::exit::{Exit, Failure};
 use super::{control, show};
 use anyhow::{Context, Result};
 use harmonylite::lockfile::{Owner, Sidecar, sidecar};
+use harmonylite::model::status::Status;
 use harmonylite::settings::Settings;
-use harmonylite::status::Status;
 use offline::offline;
 use std::path::Path;
 use std::process::ExitCode;
@@ -70,7 +70,7 @@ mod tests {
     use super::super::control::fake_node;
     use super::*;
     use harmonylite::lockfile::Lock;
-    use harmonylite::status::BrokerStatus;
+    use harmonylite::model::status::BrokerStatus;
     use rusqlite::Connection;
 
     fn database(dir: &Path) -> std::path::PathBuf {

@@ -2,10 +2,12 @@
 
 use super::super::database;
 use anyhow::{Context, Result};
+use harmonylite::clock;
 use harmonylite::cursor::Cursor;
 use harmonylite::database::Meta;
-use harmonylite::status::{HeldStatus, Status, StreamStatus};
-use harmonylite::{clock, journal, quarantine};
+use harmonylite::journal;
+use harmonylite::model::status::{HeldStatus, Status, StreamStatus};
+use harmonylite::quarantine;
 use rusqlite::Connection;
 use std::path::Path;
 

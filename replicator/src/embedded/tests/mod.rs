@@ -6,7 +6,7 @@ mod leaf;
 mod orphan;
 
 use super::{Access, Embedded, EmbeddedError};
-use crate::names::NodeId;
+use crate::model::ids::NodeId;
 use crate::settings::{ClusterSettings, Settings};
 use async_nats::jetstream;
 use std::net::TcpListener;

@@ -1,6 +1,6 @@
 //! Lives through worlds: `sim --seeds N`, or `sim --seed X --shrink` for one that failed.
 
-use harmonylite::planted::{BUGS, Bug, plant};
+use harmonylite::model::planted_bugs::{BUGS, Bug, plant};
 use harmonylite_simulation::coverage::EXPECTED;
 use harmonylite_simulation::plan::Plan;
 use harmonylite_simulation::shrink::shrink;

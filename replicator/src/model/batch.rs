@@ -1,6 +1,6 @@
 //! What a batch is made of, between the stages (DESIGN.md section 3). Plain values, no behaviour.
 
-use crate::names::{BatchNo, NodeId, Site, Version};
+use crate::model::ids::{BatchNo, NodeId, Site, Version};
 
 /// One SQLite value with its storage class. Text is bytes, because SQLite does not insist on UTF-8.
 #[derive(Clone, Debug, PartialEq)]

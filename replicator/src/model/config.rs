@@ -1,7 +1,7 @@
 //! What the stages need to know of the settings: plain values, checked before.
 
-use crate::limits::Limits;
-use crate::names::NodeId;
+use crate::model::ids::NodeId;
+use crate::model::limits::Limits;
 use crate::schema::TableFilter;
 use std::path::PathBuf;
 

@@ -1,0 +1,10 @@
+//! Plain values: ids, batches, limits, configuration. Nothing here waits, reads or draws random
+//! numbers.
+
+pub mod action;
+pub mod batch;
+pub mod config;
+pub mod ids;
+pub mod limits;
+pub mod planted_bugs;
+pub mod status;
