@@ -9,7 +9,7 @@ use crate::report::{Floor, Report};
 use anyhow::Result;
 use harmonylite::capture;
 use harmonylite::clock;
-use harmonylite::database;
+use harmonylite::db::connection;
 use rusqlite::Connection;
 use std::path::Path;
 
@@ -69,8 +69,8 @@ fn median(mut values: Vec<f64>) -> f64 {
 fn captured(path: &Path) -> Result<()> {
     let db = open(path)?;
     db.execute_batch(SCHEMA)?;
-    database::create_tables(&db, path)?;
-    database::set(&db, "node", 1)?;
+    connection::create_tables(&db, path)?;
+    connection::set(&db, "node", 1)?;
     capture::install(&db, &Default::default(), clock::unix_ms())?;
     let triggers =
         db.query_row("SELECT count(*) FROM sqlite_schema WHERE type = 'trigger'", [], |r| {

@@ -3,8 +3,8 @@
 use crate::broker::{Broker, Kind};
 use anyhow::{Context, Result, bail};
 use harmonylite::clock;
+use harmonylite::db::lockfile::{Sidecar, sidecar};
 use harmonylite::embedded::LIFELINE_SHELL;
-use harmonylite::lockfile::{Sidecar, sidecar};
 use rusqlite::Connection;
 use std::fs::File;
 use std::os::unix::process::CommandExt;

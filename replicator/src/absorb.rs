@@ -4,9 +4,9 @@
 //! "absorb first": a remote change can never slip between a local change and its version. Part of
 //! the caller's transaction: a crash undoes it whole.
 
-use crate::database::{self, DatabaseError};
+use crate::db::connection::{self, DatabaseError};
+use crate::db::layout::Layout;
 use crate::fold::{FoldFrom, Folded, fold, log_end, row_exists};
-use crate::layout::Layout;
 use crate::model::ids::Site;
 use crate::versions::Versions;
 use rusqlite::Connection;
@@ -66,7 +66,7 @@ pub fn absorb(
     for (id, previous) in folded.previous_of.iter().filter(|(id, _)| *id > state.published) {
         keep.execute((id, previous.hlc.0, previous.site.0))?;
     }
-    database::set(db, "absorbed", upto)?;
+    connection::set(db, "absorbed", upto)?;
     state.absorbed = upto;
     Ok((folded, upto == end))
 }
@@ -83,7 +83,7 @@ pub fn published(db: &Connection, state: &mut AbsorbState, upto: i64) -> Result<
         main.__harmonylite__change_log)",
     )?
     .execute([upto])?;
-    database::set(db, "published", upto)?;
+    connection::set(db, "published", upto)?;
     state.published = upto;
     Ok(())
 }

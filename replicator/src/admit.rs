@@ -5,7 +5,7 @@
 //! means something else. Pure.
 
 use crate::apply::TableMap;
-use crate::layout::Layout;
+use crate::db::layout::Layout;
 use crate::model::batch::TableHeader;
 use std::sync::Arc;
 

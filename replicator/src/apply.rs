@@ -8,9 +8,9 @@
 
 use crate::capture::KIND_PUBLISH;
 use crate::clash;
-use crate::database::DatabaseError;
+use crate::db::connection::DatabaseError;
+use crate::db::layout::TableLayout;
 use crate::journal::{self, Loss};
-use crate::layout::TableLayout;
 use crate::model::action::Action;
 use crate::model::batch::{Op, Row, TableHeader, Value};
 use crate::model::ids::{Hlc, Site, Version};

@@ -5,11 +5,11 @@
 //! transaction on, no change of a replicated row goes unlogged. A crash before it leaves the former
 //! triggers; the next start compares again.
 
-use crate::database::{self, DatabaseError};
-use crate::layout::{Layout, TableLayout, version_table};
+use crate::db::connection::{self, DatabaseError};
+use crate::db::layout::{Layout, TableLayout, version_table};
+use crate::db::schema::{KeyKind, OWN_PREFIX, Schema, TableFilter, TableSchema, inspect};
+use crate::db::sql::quote;
 use crate::model::batch::Digest;
-use crate::schema::{KeyKind, OWN_PREFIX, Schema, TableFilter, TableSchema, inspect};
-use crate::sql::quote;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::{BTreeMap, HashSet};
 
@@ -51,7 +51,7 @@ pub struct Installed {
 /// What SQLite says.
 pub fn load(db: &Connection, filter: &TableFilter) -> Result<Option<Layout>, DatabaseError> {
     let version = schema_version(db)?;
-    if database::get::<i64>(db, "schema_version")? != Some(version) {
+    if connection::get::<i64>(db, "schema_version")? != Some(version) {
         return Ok(None);
     }
     let schema = inspect(db, filter)?;
@@ -78,12 +78,12 @@ fn layout_of(db: &Connection, version: i64, schema: Schema) -> Result<Layout, Da
             tables.push(TableLayout::new(id, table, previous));
         }
     }
-    let previous = database::get::<Digest>(db, "previous_schema_hash")?;
+    let previous = connection::get::<Digest>(db, "previous_schema_hash")?;
     Ok(Layout::new(version, tables, hash, previous, schema.skipped))
 }
 
 /// Brings triggers, version tables and hashes in line with the schema. Inside the caller's write
-/// transaction, on a connection where [`database::create_tables`] has run.
+/// transaction, on a connection where [`connection::create_tables`] has run.
 ///
 /// # Errors
 /// What SQLite says; then the caller rolls back and nothing has changed.
@@ -97,7 +97,7 @@ pub fn install(
         schema.skipped.iter().filter(|s| s.warn).map(|s| (s.name.clone(), s.reason.clone()));
     let mut done = Installed { unable: unable.collect(), ..Installed::default() };
     widen_log(db, schema.tables.iter().map(|t| t.key.len()).max().unwrap_or(1))?;
-    let joined = database::get::<i64>(db, "joined")?.unwrap_or(0) != 0;
+    let joined = connection::get::<i64>(db, "joined")?.unwrap_or(0) != 0;
     let mut wanted: BTreeMap<String, String> = BTreeMap::new();
     let mut fresh = Vec::new();
     for table in &schema.tables {
@@ -124,7 +124,7 @@ pub fn install(
     }
     store_hash(db, schema.hash())?;
     let version = schema_version(db)?;
-    database::set(db, "schema_version", version)?;
+    connection::set(db, "schema_version", version)?;
     Ok((layout_of(db, version, schema)?, done))
 }
 
@@ -170,12 +170,12 @@ fn register(db: &Connection, table: &TableSchema) -> Result<(i64, bool, bool), D
 }
 
 fn store_hash(db: &Connection, hash: Digest) -> Result<(), DatabaseError> {
-    let known = database::get::<Digest>(db, "schema_hash")?;
+    let known = connection::get::<Digest>(db, "schema_hash")?;
     if known != Some(hash) {
         if let Some(known) = known {
-            database::set(db, "previous_schema_hash", known)?;
+            connection::set(db, "previous_schema_hash", known)?;
         }
-        database::set(db, "schema_hash", hash)?;
+        connection::set(db, "schema_hash", hash)?;
     }
     Ok(())
 }
@@ -404,7 +404,7 @@ fn triggers(table: &TableSchema, id: i64) -> Vec<(String, String)> {
 fn displaced(
     table: &TableSchema,
     id: i64,
-    index: &crate::schema::UniqueIndex,
+    index: &crate::db::schema::UniqueIndex,
     own: &str,
 ) -> Option<String> {
     let columns: Vec<&(String, String)> =

@@ -4,11 +4,11 @@
 //! kind of unique index it is (partial, over expressions, with collations): SQLite is asked by a
 //! REPLACE that is undone. Changes nothing.
 
-use crate::database::DatabaseError;
-use crate::layout::{Layout, TableLayout};
+use crate::db::connection::DatabaseError;
+use crate::db::layout::{Layout, TableLayout};
+use crate::db::schema::OWN_PREFIX;
+use crate::db::sql::quote;
 use crate::model::batch::Value;
-use crate::schema::OWN_PREFIX;
-use crate::sql::quote;
 use rusqlite::Connection;
 
 /// Makes the TEMP triggers that report displaced rows. Outside any transaction of others; once a

@@ -6,10 +6,10 @@
 
 use crate::capture::KIND_PUBLISH;
 use crate::cursor::NO_ROW_MS;
-use crate::database::DatabaseError;
+use crate::db::connection::DatabaseError;
+use crate::db::layout::{Layout, TableLayout};
 use crate::encode::{EncodeError, Encoded, Encoder};
 use crate::fold::{FoldFrom, Folded, FoldedRow, fold, row_exists};
-use crate::layout::{Layout, TableLayout};
 use crate::model::batch::{BatchHeader, Op, TableHeader, Value};
 use crate::model::ids::{BatchNo, NodeId, Site, Version};
 use rusqlite::{Connection, OptionalExtension, params_from_iter};

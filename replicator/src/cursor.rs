@@ -7,7 +7,7 @@
 //! applies the rows: a crash leaves rows and cursor as they belong together.
 
 use crate::broker::Message;
-use crate::database::DatabaseError;
+use crate::db::connection::DatabaseError;
 use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 use rusqlite::{Connection, params};
 
@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         let db = Connection::open_in_memory().unwrap();
-        db.execute_batch(include_str!("tables.sql")).unwrap();
+        db.execute_batch(include_str!("../store/tables.sql")).unwrap();
         let mut cursor = Cursor::default();
         for seq in 1..300 {
             cursor.advance(at(seq), seq.cast_signed(), 3, 8);

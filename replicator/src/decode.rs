@@ -465,7 +465,7 @@ fn check_names(table: &str, columns: &[String]) -> Result<()> {
         return Err(DecodeError::Unexpected { what: "a name" });
     }
     let lower = table.to_ascii_lowercase();
-    if lower.starts_with(crate::schema::OWN_PREFIX) || lower.starts_with("sqlite_") {
+    if lower.starts_with(crate::db::schema::OWN_PREFIX) || lower.starts_with("sqlite_") {
         return Err(DecodeError::Unexpected { what: "the name of an internal table" });
     }
     let mut seen = std::collections::HashSet::new();

@@ -7,8 +7,8 @@
 //! It only reads; a crash here loses nothing.
 
 use crate::capture::{KIND_CHANGED, KIND_DISPLACED, KIND_FOUND, KIND_PUBLISH};
-use crate::database::DatabaseError;
-use crate::layout::{Layout, TableLayout};
+use crate::db::connection::DatabaseError;
+use crate::db::layout::{Layout, TableLayout};
 use crate::model::batch::Value;
 use crate::model::ids::{Hlc, Site, Version};
 use crate::model::planted_bugs::{Bug, planted};

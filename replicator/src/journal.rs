@@ -4,11 +4,11 @@
 //! in `__harmonylite__conflict`, at most one for each losing version, the oldest dropped beyond the
 //! bound. Written in the transaction that lets the winner win: a crash leaves both or none.
 
-use crate::database::{DatabaseError, version_from};
-use crate::layout::TableLayout;
+use crate::db::connection::{DatabaseError, version_from};
+use crate::db::layout::TableLayout;
+use crate::db::sql::literal;
 use crate::model::batch::Value;
 use crate::model::ids::Version;
-use crate::sql::literal;
 use rusqlite::{Connection, params};
 
 /// A conflict to be written down.

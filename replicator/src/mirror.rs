@@ -6,9 +6,9 @@
 //! follows remote rows too, and nothing that a trigger writes to a replicated table is done twice
 //! (its effects arrive as rows).
 
-use crate::database::DatabaseError;
-use crate::schema::OWN_PREFIX;
-use crate::sql::quote;
+use crate::db::connection::DatabaseError;
+use crate::db::schema::OWN_PREFIX;
+use crate::db::sql::quote;
 use parking_lot::Mutex;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;

@@ -8,11 +8,11 @@
 use crate::broker::{Broker, BrokerError, BrokerEvent, Message, Reply, Request, Ticket};
 use crate::capture;
 use crate::collect::{CollectError, CollectFrom, collect};
-use crate::database::{self, Meta};
+use crate::db::connection::{self, Meta};
+use crate::db::layout::Layout;
 use crate::encode::{Encoded, Encoder};
 use crate::fold::FoldFrom;
 use crate::inbound::{Ack, Effect, Fatal, Step};
-use crate::layout::Layout;
 use crate::model::action::Action;
 use crate::model::batch::BatchHeader;
 use crate::model::config::{NodeConfig, Now};
@@ -403,9 +403,9 @@ impl<B: Broker> Outbound<B> {
     fn collect(&mut self, now: Now) -> Result<Step, Fatal> {
         self.look = false;
         self.stats.scans += 1;
-        database::run(&self.db, "BEGIN")?;
+        connection::run(&self.db, "BEGIN")?;
         let result = self.collect_inside(now);
-        database::run(&self.db, "COMMIT")?;
+        connection::run(&self.db, "COMMIT")?;
         match result {
             Ok(found) => {
                 if found && self.in_flight.is_some() {
@@ -456,7 +456,7 @@ impl<B: Broker> Outbound<B> {
             self.sent = meta.published.min(end);
         }
         if self.own_sites.is_empty() {
-            self.own_sites = database::own_sites(&self.db)?;
+            self.own_sites = connection::own_sites(&self.db)?;
         }
         let from = CollectFrom {
             node: self.config.node,

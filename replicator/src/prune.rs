@@ -5,13 +5,13 @@
 //! younger goes, and nothing while the log still needs a version. A crash loses the place in the
 //! pass; the next pass begins anew.
 
-use crate::database::DatabaseError;
-use crate::layout::Layout;
+use crate::db::connection::DatabaseError;
+use crate::db::key_pages::stretch;
+use crate::db::layout::Layout;
+use crate::db::sql::quote;
 use crate::model::batch::Value;
 use crate::model::ids::Hlc;
 use crate::model::planted_bugs::{Bug, planted};
-use crate::sql::quote;
-use crate::walk::stretch;
 use rusqlite::{Connection, params_from_iter};
 
 /// Where a pass over all version tables is.
@@ -61,7 +61,7 @@ pub fn prune(
 
 fn tombstones_early(
     db: &Connection,
-    table: &crate::layout::TableLayout,
+    table: &crate::db::layout::TableLayout,
     at: usize,
 ) -> Result<(u64, Option<Pass>), DatabaseError> {
     let same: Vec<String> = table
@@ -84,9 +84,9 @@ fn tombstones_early(
 mod tests {
     use super::*;
     use crate::capture::install;
-    use crate::database::{begin_site, create_tables};
+    use crate::db::connection::{begin_site, create_tables};
+    use crate::db::schema::TableFilter;
     use crate::model::ids::Site;
-    use crate::schema::TableFilter;
 
     /// However small the pieces are, exactly the versions before the bound go, in tables of every
     /// kind of key.

@@ -4,7 +4,7 @@
 //! nothing that a node sent is ever thrown away without being asked. Written in the transaction
 //! that moves the cursor past the batch.
 
-use crate::database::DatabaseError;
+use crate::db::connection::DatabaseError;
 use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 

@@ -6,13 +6,13 @@
 //! often it happens.
 
 use crate::capture::KIND_PUBLISH;
-use crate::database::DatabaseError;
+use crate::db::connection::DatabaseError;
+use crate::db::key_pages::stretch;
+use crate::db::layout::{Layout, TableLayout};
+use crate::db::sql::quote;
 use crate::join::baseline_rows;
-use crate::layout::{Layout, TableLayout};
 use crate::model::batch::Value;
 use crate::model::planted_bugs::{Bug, planted};
-use crate::sql::quote;
-use crate::walk::stretch;
 use rusqlite::{Connection, params_from_iter};
 
 /// A walk over all tables.
@@ -139,9 +139,9 @@ impl Relog {
 mod tests {
     use super::*;
     use crate::capture::install;
-    use crate::database::{begin_site, create_tables};
+    use crate::db::connection::{begin_site, create_tables};
+    use crate::db::schema::TableFilter;
     use crate::model::ids::{Hlc, Site};
-    use crate::schema::TableFilter;
 
     fn database() -> (Connection, Layout) {
         let db = Connection::open_in_memory().unwrap();

@@ -7,7 +7,7 @@
 
 use crate::broker::{Message, StreamState};
 use crate::cursor::Anchor;
-use crate::database::{self, DatabaseError};
+use crate::db::connection::{self, DatabaseError};
 use crate::model::ids::{NodeId, StreamSeq};
 use rusqlite::{Connection, params};
 
@@ -48,7 +48,7 @@ pub fn judge(
 /// What SQLite says.
 pub fn note_republish(db: &Connection, since_ms: i64) -> Result<i64, DatabaseError> {
     let since_ms = noted_republish(db)?.unwrap_or(i64::MAX).min(since_ms.max(0));
-    database::set(db, "republish", since_ms)?;
+    connection::set(db, "republish", since_ms)?;
     Ok(since_ms)
 }
 
@@ -57,7 +57,7 @@ pub fn note_republish(db: &Connection, since_ms: i64) -> Result<i64, DatabaseErr
 /// # Errors
 /// What SQLite says.
 pub fn noted_republish(db: &Connection) -> Result<Option<i64>, DatabaseError> {
-    database::get(db, "republish")
+    connection::get(db, "republish")
 }
 
 /// All of it is logged.

@@ -5,8 +5,8 @@
 //! moves in its list each time, a tenth of what applying a row takes. A crash leaves what the
 //! caller's transaction leaves.
 
-use crate::database::{DatabaseError, version_from};
-use crate::layout::TableLayout;
+use crate::db::connection::{DatabaseError, version_from};
+use crate::db::layout::TableLayout;
 use crate::model::batch::Value;
 use crate::model::ids::Version;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params_from_iter};

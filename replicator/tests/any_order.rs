@@ -9,11 +9,11 @@
 use harmonylite::apply::{Applier, TableMap};
 use harmonylite::capture;
 use harmonylite::clash;
-use harmonylite::database;
-use harmonylite::layout::Layout;
+use harmonylite::db::connection;
+use harmonylite::db::layout::Layout;
+use harmonylite::db::schema::TableFilter;
 use harmonylite::model::batch::{Op, Row, TableHeader, Value};
 use harmonylite::model::ids::{Hlc, Site, Version};
-use harmonylite::schema::TableFilter;
 use proptest::prelude::*;
 use rusqlite::Connection;
 use std::collections::HashSet;
@@ -42,10 +42,10 @@ fn rows() -> impl Strategy<Value = Batch> {
 fn fresh() -> (Connection, Layout) {
     let mut db = Connection::open_in_memory().unwrap();
     db.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, v)").unwrap();
-    database::prepare_writer(&db).unwrap();
+    connection::prepare_writer(&db).unwrap();
     let transaction = db.transaction().unwrap();
-    database::create_tables(&transaction, "x".as_ref()).unwrap();
-    database::begin_site(&transaction, Site(99), 0).unwrap();
+    connection::create_tables(&transaction, "x".as_ref()).unwrap();
+    connection::begin_site(&transaction, Site(99), 0).unwrap();
     let (layout, _) = capture::install(&transaction, &TableFilter::default(), 0).unwrap();
     transaction.commit().unwrap();
     clash::prepare(&db, &layout).unwrap();

@@ -101,7 +101,7 @@ fn installed(dir: &Path) -> rusqlite::Connection {
         a); INSERT INTO t VALUES ('k', 'kept');",
     )
     .unwrap();
-    harmonylite::database::create_tables(&db, &dir.join("app.db")).unwrap();
+    harmonylite::db::connection::create_tables(&db, &dir.join("app.db")).unwrap();
     harmonylite::capture::install(&db, &Default::default(), 1).unwrap();
     db.execute_batch(
         r#"INSERT INTO __harmonylite__conflict (time, table_name, key, reason, winner_hlc, winner_site, loser_hlc, loser_site, loser)
@@ -154,7 +154,7 @@ fn a_stopped_nodes_database_can_be_looked_at_and_repaired() {
 fn a_running_sidecar_keeps_others_out() {
     let dir = tempfile::tempdir().unwrap();
     let _db = installed(dir.path());
-    let _lock = harmonylite::lockfile::Lock::acquire(&dir.path().join("app.db")).unwrap();
+    let _lock = harmonylite::db::lockfile::Lock::acquire(&dir.path().join("app.db")).unwrap();
     let Outcome { code, err, .. } = harmonylite(dir.path(), "cleanup --db app.db");
     assert!(code == 4 && err.contains("already runs on app.db"), "{err}");
     assert_eq!(harmonylite(dir.path(), "doctor --db app.db").code, 4);

@@ -112,7 +112,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let settings = settings(dir.path());
         let db = Connection::open(&settings.db_path).unwrap();
-        harmonylite::database::create_tables(&db, &settings.db_path).unwrap();
+        harmonylite::db::connection::create_tables(&db, &settings.db_path).unwrap();
         assert_eq!(list(&[], false).unwrap(), "no conflicts\n");
         db.execute_batch(
             r#"INSERT INTO __harmonylite__conflict (time, table_name, key, reason, winner_hlc, winner_site, loser_hlc, loser_site, loser)

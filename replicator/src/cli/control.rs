@@ -3,7 +3,7 @@
 use super::exit::{Exit, Failure};
 use anyhow::{Context, Result};
 use axum::body::{Body, to_bytes};
-use harmonylite::lockfile::Owner;
+use harmonylite::db::lockfile::Owner;
 use hyper_util::rt::TokioIo;
 use std::path::Path;
 use std::time::Duration;

@@ -2,8 +2,8 @@
 
 use super::exit::{Exit, Failure};
 use anyhow::{Context, Result};
-use harmonylite::database;
-use harmonylite::preflight;
+use harmonylite::db::connection;
+use harmonylite::db::preflight;
 use rusqlite::{Connection, OpenFlags};
 use std::path::Path;
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub(crate) fn open(path: &Path) -> Result<Connection> {
 /// Opens a connection for a command that needs our tables.
 pub(crate) fn open_installed(path: &Path) -> Result<Connection> {
     let db = open(path)?;
-    if database::is_installed(&db).with_context(|| path.display().to_string())? {
+    if connection::is_installed(&db).with_context(|| path.display().to_string())? {
         return Ok(db);
     }
     let what = format!("{} has never been replicated by harmonylite", path.display());

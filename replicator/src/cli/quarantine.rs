@@ -4,7 +4,7 @@ use super::args::QuarantineAction;
 use super::exit::{Exit, Failure};
 use super::{control, database, show};
 use anyhow::Result;
-use harmonylite::lockfile::{Sidecar, sidecar};
+use harmonylite::db::lockfile::{Sidecar, sidecar};
 use harmonylite::quarantine::{self, Entry};
 use harmonylite::settings::Settings;
 use rusqlite::Connection;
@@ -98,7 +98,7 @@ fn drop_entry(db: &Connection, id: i64) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use harmonylite::lockfile::{Lock, Owner};
+    use harmonylite::db::lockfile::{Lock, Owner};
     use harmonylite::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 
     #[test]
@@ -106,7 +106,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("app.db");
         let db = Connection::open(&path).unwrap();
-        harmonylite::database::create_tables(&db, &path).unwrap();
+        harmonylite::db::connection::create_tables(&db, &path).unwrap();
         assert_eq!(list(&[], false), "nothing in quarantine\n");
         let entry = Entry {
             id: 0,

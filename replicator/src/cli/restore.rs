@@ -6,11 +6,11 @@
 
 use super::exit::{Exit, Failure};
 use anyhow::Result;
+use harmonylite::db::layout::TableLayout;
+use harmonylite::db::schema::{TableFilter, inspect};
+use harmonylite::db::sql::literal;
 use harmonylite::journal::Conflict;
-use harmonylite::layout::TableLayout;
 use harmonylite::model::batch::Value;
-use harmonylite::schema::{TableFilter, inspect};
-use harmonylite::sql::literal;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params_from_iter};
 use std::fmt::Write as _;
 
@@ -179,7 +179,7 @@ fn parse_hex(text: &str) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
     use harmonylite::capture;
-    use harmonylite::database;
+    use harmonylite::db::connection;
     use harmonylite::journal;
 
     #[test]
@@ -232,7 +232,7 @@ mod tests {
              INSERT INTO \"odd \"\"name\" VALUES ('a', 'now');",
         )
         .unwrap();
-        database::create_tables(&db, std::path::Path::new("x")).unwrap();
+        connection::create_tables(&db, std::path::Path::new("x")).unwrap();
         db
     }
 

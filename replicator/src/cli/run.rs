@@ -16,7 +16,7 @@ pub(crate) fn run(_options: &Global, loaded: Loaded, cluster: ClusterSettings) -
     }
     // Here, not in the node: a program that runs a node inside may have the database open, and
     // closing the file a second time would drop its locks.
-    harmonylite::preflight::check(&loaded.settings.db_path)?;
+    harmonylite::db::preflight::check(&loaded.settings.db_path)?;
     // Two threads do the work; these only carry bytes.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

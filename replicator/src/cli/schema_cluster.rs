@@ -5,7 +5,7 @@ use super::exit::{Exit, Failure};
 use super::{control, show};
 use anyhow::{Context, Result};
 use harmonylite::clock;
-use harmonylite::lockfile::{Sidecar, sidecar};
+use harmonylite::db::lockfile::{Sidecar, sidecar};
 use harmonylite::settings::Settings;
 use serde_json::Value;
 use std::process::ExitCode;

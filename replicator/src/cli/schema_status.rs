@@ -2,7 +2,7 @@
 
 use super::{database, show};
 use anyhow::{Context, Result};
-use harmonylite::schema::{Schema, inspect};
+use harmonylite::db::schema::{Schema, inspect};
 use harmonylite::settings::Settings;
 use rusqlite::{Connection, OptionalExtension};
 use std::fmt::Write as _;
@@ -18,7 +18,7 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
 }
 
 fn text(db: &Connection, schema: &Schema) -> Result<String> {
-    let installed = harmonylite::database::is_installed(db)?;
+    let installed = harmonylite::db::connection::is_installed(db)?;
     let mut rows = vec![["table", "hash", "state"].map(str::to_owned).to_vec()];
     for table in &schema.tables {
         let known: Option<Option<Vec<u8>>> = match installed {
@@ -69,7 +69,7 @@ mod tests {
             "{}",
             show()
         );
-        harmonylite::database::create_tables(&db, std::path::Path::new("x")).unwrap();
+        harmonylite::db::connection::create_tables(&db, std::path::Path::new("x")).unwrap();
         harmonylite::capture::install(&db, &Default::default(), 1).unwrap();
         assert!(show().contains("  replicated\n"), "{}", show());
         db.execute_batch("ALTER TABLE t ADD COLUMN a").unwrap();

@@ -4,7 +4,7 @@ use super::interrupt::Interrupt;
 use super::schema;
 use crate::cli::control;
 use anyhow::Result;
-use harmonylite::lockfile::{Sidecar, sidecar};
+use harmonylite::db::lockfile::{Sidecar, sidecar};
 use harmonylite::model::status::Status;
 use parking_lot::Mutex;
 use rusqlite::Connection;

@@ -11,7 +11,7 @@ use crate::admit::admit;
 use crate::apply::{Applied, Applier, ApplyError};
 use crate::broker::Broker;
 use crate::cursor::NO_ROW_MS;
-use crate::database::{self, DatabaseError};
+use crate::db::connection::{self, DatabaseError};
 use crate::decode::{BatchReader, DecodeError, outline, unpacking};
 use crate::model::action::Action;
 use crate::model::batch::{BatchHeader, PartHeaders, Row};
@@ -190,11 +190,11 @@ impl<B: Broker> Inbound<B> {
         sender: Option<Sender>,
         now: Now,
     ) -> Result<Outcome, Fatal> {
-        database::run(&self.db, "SAVEPOINT __harmonylite__batch")?;
+        connection::run(&self.db, "SAVEPOINT __harmonylite__batch")?;
         let result = self.apply_inside(body, sender, now);
         match result {
             Ok(outcome) => {
-                database::run(&self.db, "RELEASE __harmonylite__batch")?;
+                connection::run(&self.db, "RELEASE __harmonylite__batch")?;
                 Ok(outcome)
             }
             Err(Ended::Outcome(outcome)) => {

@@ -15,7 +15,7 @@ use super::link::Question;
 use super::transact::Done;
 use super::{Fatal, Inbound};
 use crate::broker::{Broker, KvEntry, Request};
-use crate::database::DatabaseError;
+use crate::db::connection::DatabaseError;
 use crate::model::config::Now;
 use crate::model::ids::NodeId;
 use crate::model::planted_bugs::{Bug, planted};

@@ -21,9 +21,9 @@ use crate::absorb::AbsorbState;
 use crate::broker::{Broker, BrokerEvent, Request, Ticket};
 use crate::capture;
 use crate::cursor::{Anchor, Cursor, NO_ROW_MS};
-use crate::database::{self, DatabaseError, Meta};
+use crate::db::connection::{self, DatabaseError, Meta};
+use crate::db::layout::Layout;
 use crate::decode::Unpacker;
-use crate::layout::Layout;
 use crate::lease::Lease;
 use crate::model::action::Action;
 use crate::model::config::{NodeConfig, Now};
@@ -159,7 +159,7 @@ pub enum Fatal {
 impl Fatal {
     /// What an error of this database means: without our tables it is another content.
     pub(crate) fn of(db: &Connection, error: DatabaseError) -> Self {
-        if matches!(database::is_installed(db), Ok(false)) {
+        if matches!(connection::is_installed(db), Ok(false)) {
             Self::Restored
         } else {
             Self::Database(error)
@@ -274,12 +274,12 @@ impl<B: Broker> Inbound<B> {
         now: Now,
     ) -> Result<Self, Fatal> {
         let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        database::create_tables(&transaction, &config.path)?;
+        connection::create_tables(&transaction, &config.path)?;
         let known = Meta::read(&transaction)?;
         if known.site.0 == 0 || known.node != config.node {
             // A copy under another node id is another life: its original goes on elsewhere.
-            database::begin_site(&transaction, crate::join::site_from(random()), now.unix_ms)?;
-            database::set(&transaction, "node", config.node.0.cast_signed())?;
+            connection::begin_site(&transaction, crate::join::site_from(random()), now.unix_ms)?;
+            connection::set(&transaction, "node", config.node.0.cast_signed())?;
             transaction
                 .execute("DELETE FROM main.__harmonylite__meta WHERE key GLOB 'own_*'", [])?;
         }
@@ -287,10 +287,10 @@ impl<B: Broker> Inbound<B> {
         transaction.commit()?;
         transact::report_installed(&installed);
         let meta = Meta::read(&db)?;
-        let writes = database::get(&db, "writes")?.unwrap_or(0);
+        let writes = connection::get(&db, "writes")?.unwrap_or(0);
         let absorb = AbsorbState {
             site: meta.site,
-            own_sites: database::own_sites(&db)?,
+            own_sites: connection::own_sites(&db)?,
             absorbed: meta.absorbed,
             published: meta.published,
         };
@@ -302,7 +302,7 @@ impl<B: Broker> Inbound<B> {
             .collect::<Result<Vec<_>, DatabaseError>>()?;
         Ok(Self {
             own_anchor: transact::read_own_anchor(&db)?,
-            own_lowest_ms: database::get(&db, "own_lowest")?.unwrap_or(NO_ROW_MS),
+            own_lowest_ms: connection::get(&db, "own_lowest")?.unwrap_or(NO_ROW_MS),
             gaps: gap::Gaps::new(&db)?,
             relogs: relog::Relogs::new(&db)?,
             config,

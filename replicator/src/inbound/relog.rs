@@ -9,7 +9,7 @@
 use super::transact::Done;
 use super::{Fatal, Inbound};
 use crate::broker::Broker;
-use crate::database;
+use crate::db::connection;
 use crate::fold::log_end;
 use crate::join;
 use crate::model::config::OnJoin;
@@ -30,7 +30,7 @@ pub(super) struct Relogs {
 
 impl Relogs {
     /// Goes on with what a former process had noted.
-    pub(super) fn new(db: &Connection) -> Result<Self, crate::database::DatabaseError> {
+    pub(super) fn new(db: &Connection) -> Result<Self, crate::db::connection::DatabaseError> {
         Ok(Self { again: noted_republish(db)?.map(Relog::since), ..Self::default() })
     }
 
@@ -99,7 +99,7 @@ impl<B: Broker> Inbound<B> {
                 "publishing again what others miss, or the broker lost"
             );
         } else if finished {
-            database::set(&self.db, "joined", 1)?;
+            connection::set(&self.db, "joined", 1)?;
             self.joined = true;
             tracing::info!(
                 rows = relog.rows(),

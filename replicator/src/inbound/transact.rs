@@ -13,7 +13,7 @@ use crate::broker::Broker;
 use crate::capture::{self, Installed};
 use crate::clash;
 use crate::cursor::{Anchor, Cursor, NO_ROW_MS};
-use crate::database::{self, DatabaseError};
+use crate::db::connection::{self, DatabaseError};
 use crate::fold::log_end;
 use crate::join;
 use crate::mirror;
@@ -128,10 +128,10 @@ impl<B: Broker> Inbound<B> {
         // The connection is borrowed by the transaction for the whole function, while the fields
         // beside it change: begin and end are therefore statements. Dropping out by `?` leads to
         // the ROLLBACK below.
-        database::run(&self.db, "BEGIN IMMEDIATE")?;
+        connection::run(&self.db, "BEGIN IMMEDIATE")?;
         let result = self.inside(queues, now);
         match result {
-            Ok(done) => match database::run(&self.db, "COMMIT") {
+            Ok(done) => match connection::run(&self.db, "COMMIT") {
                 Ok(()) => Ok(done),
                 Err(error) => {
                     self.roll_back();
@@ -157,7 +157,7 @@ impl<B: Broker> Inbound<B> {
     fn inside(&mut self, queues: &[VecDeque<Item>], now: Now) -> Result<Done, Fatal> {
         let mut done = Done::default();
         check_content(&self.db, self.writes)?;
-        database::set(&self.db, "writes", self.writes + 1)?;
+        connection::set(&self.db, "writes", self.writes + 1)?;
         // By the old layout nothing may be written.
         if capture::schema_version(&self.db)? != self.layout.schema_version {
             self.schema_moved = true;
@@ -200,7 +200,7 @@ impl<B: Broker> Inbound<B> {
             published(&self.db, &mut self.absorb, end)?;
         }
         if std::mem::take(&mut self.own_lowest_changed) {
-            database::set(&self.db, "own_lowest", self.own_lowest_ms)?;
+            connection::set(&self.db, "own_lowest", self.own_lowest_ms)?;
         }
         for stream in &mut self.streams {
             stream.cursor.write(&self.db, stream.shard)?;
@@ -215,8 +215,8 @@ impl<B: Broker> Inbound<B> {
         }
         tracing::warn!("the change log was emptied by someone; capture goes on from here");
         (self.absorb.absorbed, self.absorb.published) = (0, 0);
-        database::set(&self.db, "absorbed", 0)?;
-        database::set(&self.db, "published", 0)?;
+        connection::set(&self.db, "absorbed", 0)?;
+        connection::set(&self.db, "published", 0)?;
         self.relog_reset();
         Ok(true)
     }
@@ -229,7 +229,7 @@ impl<B: Broker> Inbound<B> {
             return Ok(());
         };
         self.batch = sent.batch;
-        database::set(&self.db, "batch", sent.batch.0.cast_signed())?;
+        connection::set(&self.db, "batch", sent.batch.0.cast_signed())?;
         let shard = self.config.own_shard();
         let created_ns = self.streams.iter().find(|s| s.shard == shard).map_or(0, |s| s.created_ns);
         let anchor = Anchor {
@@ -245,7 +245,7 @@ impl<B: Broker> Inbound<B> {
         let lowest = self.acks.iter().map(|a| a.lowest_ms).min().unwrap_or(NO_ROW_MS);
         if lowest < self.own_lowest_ms {
             self.own_lowest_ms = lowest;
-            database::set(&self.db, "own_lowest", lowest)?;
+            connection::set(&self.db, "own_lowest", lowest)?;
         }
         Ok(())
     }
@@ -264,7 +264,7 @@ impl<B: Broker> Inbound<B> {
             "the broker knows more of this database than the database itself: it went back in \
             time, and begins a new life"
         );
-        database::begin_site(&self.db, site, now.unix_ms)?;
+        connection::begin_site(&self.db, site, now.unix_ms)?;
         self.absorb.own_sites.insert(site);
         self.absorb.site = site;
         self.batch = BatchNo(0);
@@ -338,7 +338,7 @@ impl<B: Broker> Inbound<B> {
         if let Some(since_ms) = since_ms.filter(|_| self.config.publish) {
             self.publish_again(since_ms, done)?;
             self.own_lowest_ms = NO_ROW_MS;
-            database::set(&self.db, "own_lowest", NO_ROW_MS)?;
+            connection::set(&self.db, "own_lowest", NO_ROW_MS)?;
             tracing::warn!(since_ms, "publishing again what the broker may have lost");
         }
         done.link_up = true;
@@ -422,9 +422,9 @@ pub(super) struct Done {
 }
 
 fn write_own_anchor(db: &Connection, anchor: &Anchor) -> Result<(), DatabaseError> {
-    database::set(db, "own_seq", anchor.seq.0.cast_signed())?;
-    database::set(db, "own_created", anchor.created_ns)?;
-    database::set(db, "own_batch", anchor.batch.0.cast_signed())
+    connection::set(db, "own_seq", anchor.seq.0.cast_signed())?;
+    connection::set(db, "own_created", anchor.created_ns)?;
+    connection::set(db, "own_batch", anchor.batch.0.cast_signed())
 }
 
 fn forget_own_anchor(db: &Connection) -> Result<(), DatabaseError> {
@@ -435,12 +435,12 @@ fn forget_own_anchor(db: &Connection) -> Result<(), DatabaseError> {
 /// The last own acknowledged batch, as stored. Its time is not known: an acknowledgement does not
 /// tell it.
 pub(super) fn read_own_anchor(db: &Connection) -> Result<Option<Anchor>, DatabaseError> {
-    let meta = database::Meta::read(db)?;
-    let Some(seq) = database::get::<i64>(db, "own_seq")? else { return Ok(None) };
-    let batch = database::get::<i64>(db, "own_batch")?.unwrap_or(0);
+    let meta = connection::Meta::read(db)?;
+    let Some(seq) = connection::get::<i64>(db, "own_seq")? else { return Ok(None) };
+    let batch = connection::get::<i64>(db, "own_batch")?.unwrap_or(0);
     Ok(Some(Anchor {
         seq: StreamSeq(seq.cast_unsigned()),
-        created_ns: database::get(db, "own_created")?.unwrap_or(0),
+        created_ns: connection::get(db, "own_created")?.unwrap_or(0),
         time_ns: 0,
         node: meta.node,
         site: meta.site,
@@ -453,7 +453,7 @@ pub(super) fn read_own_anchor(db: &Connection) -> Result<Option<Anchor>, Databas
 /// shell's `.restore`) takes back what this process believes to be stored, and rows with it that no
 /// log tells of.
 pub(super) fn check_content(db: &Connection, writes: i64) -> Result<(), Fatal> {
-    match database::get::<i64>(db, "writes") {
+    match connection::get::<i64>(db, "writes") {
         Ok(stored) if stored.unwrap_or(0) == writes => Ok(()),
         Ok(_) => Err(Fatal::Restored),
         Err(error) => Err(Fatal::of(db, error)),

@@ -24,9 +24,9 @@ pub use guard::Replaced;
 pub use http::ListenError;
 
 use crate::clock;
+use crate::db::lockfile::Lock;
 use crate::embedded::Embedded;
 use crate::inbound::Fatal;
-use crate::lockfile::Lock;
 use crate::model::status::Status;
 use crate::settings::{ClusterSettings, Settings};
 use report::Sources;

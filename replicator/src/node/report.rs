@@ -7,7 +7,7 @@ use super::reader::ReaderSeen;
 use super::writer::{StreamSeen, WriterSeen};
 use crate::broker::nats::{LinkState, wire};
 use crate::clock;
-use crate::database::{self, DatabaseError};
+use crate::db::connection::{self, DatabaseError};
 use crate::embedded::Health;
 use crate::model::ids::NodeId;
 use crate::model::status::{BrokerStatus, Counters, HeldStatus, Status, StreamStatus, WakeStatus};
@@ -42,7 +42,7 @@ struct Glance {
 }
 
 fn glance(db: &Connection) -> Result<Glance, DatabaseError> {
-    let published: i64 = database::get(db, "published")?.unwrap_or(0);
+    let published: i64 = connection::get(db, "published")?.unwrap_or(0);
     let (pending, oldest): (i64, Option<i64>) = db
         .prepare_cached(
             "SELECT count(*), min(CASE WHEN time > 0 THEN time END) FROM \

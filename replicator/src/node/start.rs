@@ -12,11 +12,11 @@ use super::{Ended, Inboxes, Node, NodeError, http};
 use crate::broker::nats::{Hub, LinkState, NatsBroker, Sink, Target};
 use crate::broker::{Reply, Request};
 use crate::clock;
-use crate::database::{self, DatabaseError, Meta};
+use crate::db::connection::{self, DatabaseError, Meta};
+use crate::db::lockfile::{Lock, Owner};
 use crate::embedded::{Access, Embedded};
 use crate::inbound::{Fatal, Inbound, Input as WriterInput};
 use crate::lease::{Lease, Next};
-use crate::lockfile::{Lock, Owner};
 use crate::model::config::NodeConfig;
 use crate::model::ids::{NodeId, Site};
 use crate::outbound::{Input as ReaderInput, Outbound};
@@ -159,7 +159,7 @@ async fn start_locked(
 
 /// This node's number: configured, or what the database has stored, or derived from the machine.
 fn identity(settings: &Settings, path: &Path) -> Result<NodeId, NodeError> {
-    let stored = database::stored_node(path)
+    let stored = connection::stored_node(path)
         .map_err(|error| NodeError::Database { path: path.to_owned(), error })?;
     let identity = decide(settings.node_id, stored, machine_id().as_deref())
         .map_err(NodeConfigError::Random)?;
@@ -271,7 +271,7 @@ fn open(config: NodeConfig, brokers: (NatsBroker, NatsBroker)) -> Result<Opened,
             Err(error) => return Err(error.into()),
         }
     };
-    let reader = || database::open_reader(&config.path);
+    let reader = || connection::open_reader(&config.path);
     let outbound = Outbound::new(config.clone(), reader()?, brokers.1)?;
     let status = reader()?;
     let published = Meta::read(&status)?.published;
@@ -280,7 +280,7 @@ fn open(config: NodeConfig, brokers: (NatsBroker, NatsBroker)) -> Result<Opened,
 
 /// Opens the writing connection, at a moment when the write lock can be had.
 fn open_writer(config: &NodeConfig) -> Result<rusqlite::Connection, DatabaseError> {
-    let db = database::open_writer(&config.path)?;
+    let db = connection::open_writer(&config.path)?;
     db.execute_batch("BEGIN IMMEDIATE; ROLLBACK")?;
     Ok(db)
 }

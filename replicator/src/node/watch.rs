@@ -8,7 +8,7 @@
 use super::guard::{Guard, Replaced};
 use super::reader::{Waker, Way};
 use crate::clock;
-use crate::database::DatabaseError;
+use crate::db::connection::DatabaseError;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};

@@ -3,7 +3,7 @@
 use super::super::exit::Failure;
 use super::report::{Level, Report};
 use anyhow::Result;
-use harmonylite::database::{self, DatabaseError, FORMAT, Meta};
+use harmonylite::db::connection::{self, DatabaseError, FORMAT, Meta};
 use harmonylite::model::ids::NodeId;
 use harmonylite::settings::Settings;
 use harmonylite::settings::identity::{IdentitySource, decide, machine_id};
@@ -33,8 +33,8 @@ pub(super) fn check(db: &Connection, settings: &Settings, report: &mut Report) -
         );
     }
     let mut stored = None;
-    if database::is_installed(db)? {
-        if let Some(found) = database::get::<i64>(db, "format")?.filter(|found| *found > FORMAT) {
+    if connection::is_installed(db)? {
+        if let Some(found) = connection::get::<i64>(db, "format")?.filter(|found| *found > FORMAT) {
             let error = DatabaseError::NewerFormat { path: settings.db_path.clone(), found };
             report.problem("database", &Failure::of(&error.into()));
         }

@@ -2,7 +2,7 @@
 
 use super::report::{Level, Report};
 use anyhow::Result;
-use harmonylite::preflight::{FileFacts, beside};
+use harmonylite::db::preflight::{FileFacts, beside};
 use rusqlite::{Connection, OpenFlags};
 use std::fmt::Write as _;
 use std::path::Path;

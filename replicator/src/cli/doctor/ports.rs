@@ -3,7 +3,7 @@
 
 use super::super::exit::{Exit, Failure};
 use super::report::Report;
-use harmonylite::lockfile::{Sidecar, sidecar};
+use harmonylite::db::lockfile::{Sidecar, sidecar};
 use harmonylite::settings::{ClusterSettings, Settings, bind_address, server_bind};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};

@@ -2,8 +2,8 @@
 
 use super::report::{Level, Report};
 use anyhow::Result;
-use harmonylite::schema::{KeyKind, Schema, TableSchema};
-use harmonylite::sql::quote;
+use harmonylite::db::schema::{KeyKind, Schema, TableSchema};
+use harmonylite::db::sql::quote;
 use rusqlite::Connection;
 
 /// Goes through all tables.

@@ -5,8 +5,8 @@
 
 use super::report::{Level, Report};
 use anyhow::Result;
-use harmonylite::schema::{OWN_PREFIX, Schema};
-use harmonylite::sql::quote;
+use harmonylite::db::schema::{OWN_PREFIX, Schema};
+use harmonylite::db::sql::quote;
 use rusqlite::Connection;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use std::cell::RefCell;

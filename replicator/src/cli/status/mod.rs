@@ -7,7 +7,7 @@ mod text;
 use super::exit::{Exit, Failure};
 use super::{control, show};
 use anyhow::{Context, Result};
-use harmonylite::lockfile::{Owner, Sidecar, sidecar};
+use harmonylite::db::lockfile::{Owner, Sidecar, sidecar};
 use harmonylite::model::status::Status;
 use harmonylite::settings::Settings;
 use offline::offline;
@@ -69,7 +69,7 @@ fn ask(owner: Option<&Owner>) -> Result<Status> {
 mod tests {
     use super::super::control::fake_node;
     use super::*;
-    use harmonylite::lockfile::Lock;
+    use harmonylite::db::lockfile::Lock;
     use harmonylite::model::status::BrokerStatus;
     use rusqlite::Connection;
 
@@ -77,8 +77,8 @@ mod tests {
         let path = dir.join("app.db");
         let db = Connection::open(&path).unwrap();
         db.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, a)").unwrap();
-        harmonylite::database::create_tables(&db, &path).unwrap();
-        harmonylite::database::set(&db, "node", 4).unwrap();
+        harmonylite::db::connection::create_tables(&db, &path).unwrap();
+        harmonylite::db::connection::set(&db, "node", 4).unwrap();
         harmonylite::capture::install(&db, &Default::default(), 1).unwrap();
         db.execute_batch(
             "INSERT INTO t VALUES (1, 1), (2, 2);

@@ -4,7 +4,7 @@ use super::super::database;
 use anyhow::{Context, Result};
 use harmonylite::clock;
 use harmonylite::cursor::Cursor;
-use harmonylite::database::Meta;
+use harmonylite::db::connection::Meta;
 use harmonylite::journal;
 use harmonylite::model::status::{HeldStatus, Status, StreamStatus};
 use harmonylite::quarantine;

@@ -4,8 +4,8 @@
 //! be replicated and one [`Skipped`] for each that cannot, with the reason. Reads only; a crash
 //! here loses nothing.
 
+use crate::db::sql::{Collation, quote};
 use crate::model::batch::Digest;
-use crate::sql::{Collation, quote};
 use globset::GlobSet;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};

@@ -134,7 +134,7 @@ pub fn open_reader(path: &Path) -> Result<Connection, DatabaseError> {
 /// # Errors
 /// [`DatabaseError::NewerFormat`]; what SQLite says otherwise.
 pub fn create_tables(db: &Connection, path: &Path) -> Result<(), DatabaseError> {
-    db.execute_batch(include_str!("tables.sql"))?;
+    db.execute_batch(include_str!("../store/tables.sql"))?;
     match get::<i64>(db, "format")? {
         Some(found) if found > FORMAT => {
             Err(DatabaseError::NewerFormat { path: path.to_owned(), found })

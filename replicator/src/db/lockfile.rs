@@ -4,7 +4,7 @@
 //! gives the lock back when the process ends, however it ends; what the file says is only for
 //! people and for finding the control socket.
 
-use crate::preflight::beside;
+use crate::db::preflight::beside;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};

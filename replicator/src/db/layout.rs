@@ -4,9 +4,9 @@
 //! Arrives: a [`TableSchema`]. Leaves: a [`TableLayout`]. Pure; the statements are cached by the
 //! connections that run them.
 
+use crate::db::schema::{KeyKind, OWN_PREFIX, Skipped, TableSchema};
+use crate::db::sql::{canonical_key, quote};
 use crate::model::batch::{Digest, Value};
-use crate::schema::{KeyKind, OWN_PREFIX, Skipped, TableSchema};
-use crate::sql::{canonical_key, quote};
 use std::collections::HashMap;
 use std::sync::Arc;
 

@@ -4,7 +4,7 @@
 //! statement looks at more rows than the bound, however few of them it wants: what is done under
 //! the write lock keeps the application waiting. Reads only.
 
-use crate::database::DatabaseError;
+use crate::db::connection::DatabaseError;
 use crate::model::batch::Value;
 use rusqlite::{Connection, params_from_iter};
 

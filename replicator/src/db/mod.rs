@@ -1,0 +1,9 @@
+//! The application's database file: connections, its schema as the replicator sees it, SQL text.
+
+pub mod connection;
+pub mod key_pages;
+pub mod layout;
+pub mod lockfile;
+pub mod preflight;
+pub mod schema;
+pub mod sql;
