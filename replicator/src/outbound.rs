@@ -10,7 +10,6 @@ use crate::capture;
 use crate::collect::{CollectError, CollectFrom, collect};
 use crate::db::connection::{self, Meta};
 use crate::db::layout::Layout;
-use crate::encode::{Encoded, Encoder};
 use crate::fold::FoldFrom;
 use crate::inbound::{Ack, Effect, Fatal, Step};
 use crate::model::action::Action;
@@ -18,7 +17,8 @@ use crate::model::batch::BatchHeader;
 use crate::model::config::{NodeConfig, Now};
 use crate::model::ids::{BatchNo, Site, StreamSeq};
 use crate::model::planted_bugs::{Bug, planted};
-use crate::parts::{part_count, part_headers, part_payload};
+use crate::wire::encode::{Encoded, Encoder};
+use crate::wire::parts::{part_count, part_headers, part_payload};
 use rusqlite::Connection;
 use std::collections::HashSet;
 

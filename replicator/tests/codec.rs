@@ -6,13 +6,13 @@
 
 #![allow(clippy::unwrap_used)]
 
-use harmonylite::decode::{
-    BatchReader, DecodeError, Outline, Unpacker, outline as outline_plain, unpacking,
-};
-use harmonylite::encode::Encoder;
 use harmonylite::model::batch::{BatchHeader, Op, Row, TableHeader, Value};
 use harmonylite::model::ids::{BatchNo, Hlc, NodeId, Site, Version};
 use harmonylite::model::limits::Limits;
+use harmonylite::wire::decode::{
+    BatchReader, DecodeError, Outline, Unpacker, outline as outline_plain, unpacking,
+};
+use harmonylite::wire::encode::Encoder;
 use proptest::prelude::*;
 
 type Table = (TableHeader, Vec<Row>);

@@ -4,11 +4,11 @@
 //! and pieces, or whole batches. Owns: only a batch whose digest is right leaves here. Memory only:
 //! after a crash the parts are read again.
 
-use crate::encode::Encoded;
 use crate::model::batch::{BatchHeader, PartHeaders};
 use crate::model::ids::StreamSeq;
 use crate::model::limits::Limits;
-use crate::spill::{Spill, SpillWriter};
+use crate::wire::encode::Encoded;
+use crate::wire::spill::{Spill, SpillWriter};
 use sha2::{Digest as _, Sha256};
 use std::path::Path;
 

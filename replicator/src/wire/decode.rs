@@ -5,11 +5,11 @@
 //! all of it once, so that what is applied afterwards, by a second reading, cannot fail in the
 //! middle. Pure; a crash here loses nothing.
 
-use crate::encode::{FORMAT, TAG_RAW_TEXT};
 use crate::model::action::Action;
 use crate::model::batch::{BatchHeader, Digest, Op, Row, TableHeader, Value};
 use crate::model::ids::{BatchNo, Hlc, NodeId, Site, Version};
 use crate::model::limits::Limits;
+use crate::wire::encode::{FORMAT, TAG_RAW_TEXT};
 use ciborium_io::Read as _;
 use ciborium_ll::{Decoder as Cbor, Header};
 use std::io::{self, BufReader, Read};

@@ -6,7 +6,7 @@
 
 use crate::model::batch::{BatchHeader, Digest, Op, TableHeader};
 use crate::model::limits::Limits;
-use crate::spill::{Spill, SpillWriter};
+use crate::wire::spill::{Spill, SpillWriter};
 use ciborium_ll::{Encoder as Cbor, Header};
 use rusqlite::types::ValueRef;
 use sha2::{Digest as _, Sha256};
