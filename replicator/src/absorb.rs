@@ -8,7 +8,7 @@ use crate::db::connection::{self, DatabaseError};
 use crate::db::layout::Layout;
 use crate::fold::{FoldFrom, Folded, fold, log_end, row_exists};
 use crate::model::ids::Site;
-use crate::versions::Versions;
+use crate::store::versions::Versions;
 use rusqlite::Connection;
 use std::collections::HashSet;
 

@@ -10,13 +10,13 @@ use crate::capture::KIND_PUBLISH;
 use crate::clash;
 use crate::db::connection::DatabaseError;
 use crate::db::layout::TableLayout;
-use crate::journal::{self, Loss};
 use crate::model::action::Action;
 use crate::model::batch::{Op, Row, TableHeader, Value};
 use crate::model::ids::{Hlc, Site, Version};
 use crate::model::planted_bugs::{Bug, planted};
 use crate::resolve::{Verdict, resolve};
-use crate::versions::Versions;
+use crate::store::conflicts::{self, Loss};
+use crate::store::versions::Versions;
 use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension, params_from_iter};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -200,7 +200,7 @@ impl<'a> Applier<'a> {
                     self.lost(
                         map,
                         &key,
-                        journal::CONCURRENT,
+                        conflicts::CONCURRENT,
                         local,
                         row.version,
                         map.content(row),
@@ -213,7 +213,7 @@ impl<'a> Applier<'a> {
                 if concurrent || before_joining {
                     let here = self.read(&map.table, &key)?;
                     let reason =
-                        if concurrent { journal::CONCURRENT } else { journal::JOINED_OVER };
+                        if concurrent { conflicts::CONCURRENT } else { conflicts::JOINED_OVER };
                     if concurrent || here.is_some() {
                         self.lost(map, &key, reason, row.version, local, here, map.content(row))?;
                     }
@@ -283,7 +283,7 @@ impl<'a> Applier<'a> {
             self.lost(
                 map,
                 key,
-                journal::UNIQUE_CLASH,
+                conflicts::UNIQUE_CLASH,
                 stronger,
                 row.version,
                 map.content(row),
@@ -293,7 +293,7 @@ impl<'a> Applier<'a> {
         }
         for (other, version) in others.iter().zip(versions) {
             let content = self.read(&map.table, other)?;
-            self.lost(map, other, journal::UNIQUE_CLASH, row.version, version, content, None)?;
+            self.lost(map, other, conflicts::UNIQUE_CLASH, row.version, version, content, None)?;
             self.compensate(&map.table, other, version)?;
         }
         if map.is_partial() {
@@ -373,12 +373,13 @@ impl<'a> Applier<'a> {
         content: Option<Vec<(&str, Value)>>,
         against: Option<Vec<(&str, Value)>>,
     ) -> Result<(), ApplyError> {
-        if reason != journal::UNIQUE_CLASH && same_content(content.as_deref(), against.as_deref()) {
+        if reason != conflicts::UNIQUE_CLASH && same_content(content.as_deref(), against.as_deref())
+        {
             return Ok(());
         }
         let loss = Loss { table: &map.table, key, reason, winner, loser, content };
         self.done.conflicts +=
-            u64::from(journal::record(self.db, &loss, self.now_ms, self.conflicts_max)?);
+            u64::from(conflicts::record(self.db, &loss, self.now_ms, self.conflicts_max)?);
         Ok(())
     }
 }
@@ -434,7 +435,7 @@ fn refused(map: &TableMap, key: &[Value], error: rusqlite::Error) -> ApplyError 
     }
     ApplyError::Refused {
         table: map.table.name().to_owned(),
-        key: journal::key_text(&map.table, key),
+        key: conflicts::key_text(&map.table, key),
         reason: error.to_string(),
     }
 }

@@ -5,12 +5,12 @@
 //! half of an application's transaction. Reads only: a crash here loses nothing.
 
 use crate::capture::KIND_PUBLISH;
-use crate::cursor::NO_ROW_MS;
 use crate::db::connection::DatabaseError;
 use crate::db::layout::{Layout, TableLayout};
 use crate::fold::{FoldFrom, Folded, FoldedRow, fold, row_exists};
 use crate::model::batch::{BatchHeader, Op, TableHeader, Value};
 use crate::model::ids::{BatchNo, NodeId, Site, Version};
+use crate::store::cursor::NO_ROW_MS;
 use crate::wire::encode::{EncodeError, Encoded, Encoder};
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 use std::collections::{HashMap, HashSet};

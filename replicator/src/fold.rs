@@ -12,7 +12,7 @@ use crate::db::layout::{Layout, TableLayout};
 use crate::model::batch::Value;
 use crate::model::ids::{Hlc, Site, Version};
 use crate::model::planted_bugs::{Bug, planted};
-use crate::versions::Versions;
+use crate::store::versions::Versions;
 use rusqlite::{Connection, params_from_iter};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

@@ -6,9 +6,9 @@
 //! one write transaction, repeated after a crash, and harmless however often it runs.
 
 use crate::broker::{Message, StreamState};
-use crate::cursor::Anchor;
 use crate::db::connection::{self, DatabaseError};
 use crate::model::ids::{NodeId, StreamSeq};
+use crate::store::cursor::Anchor;
 use rusqlite::{Connection, params};
 
 /// What the broker says of one position that we know.

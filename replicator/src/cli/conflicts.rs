@@ -4,8 +4,8 @@ use super::args::ConflictsAction;
 use super::exit::{Exit, Failure};
 use super::{database, restore, show};
 use anyhow::Result;
-use harmonylite::journal::{self, Conflict};
 use harmonylite::settings::Settings;
+use harmonylite::store::conflicts::{self, Conflict};
 use rusqlite::Connection;
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -14,7 +14,7 @@ use std::process::ExitCode;
 pub(crate) fn run(settings: &Settings, action: ConflictsAction) -> Result<ExitCode> {
     let mut db = database::open_installed(&settings.db_path)?;
     let text = match action {
-        ConflictsAction::List { json, most } => list(&journal::list(&db, most.into())?, json)?,
+        ConflictsAction::List { json, most } => list(&conflicts::list(&db, most.into())?, json)?,
         ConflictsAction::Show { id } => detail(&find(&db, id)?),
         ConflictsAction::Restore { id } => {
             let conflict = find(&db, id)?;
@@ -30,7 +30,7 @@ pub(crate) fn run(settings: &Settings, action: ConflictsAction) -> Result<ExitCo
 }
 
 fn find(db: &Connection, id: i64) -> Result<Conflict> {
-    let found = journal::list(db, i64::MAX)?.into_iter().find(|c| c.id == id);
+    let found = conflicts::list(db, i64::MAX)?.into_iter().find(|c| c.id == id);
     found.ok_or_else(|| {
         Failure::new(
             Exit::General,
@@ -120,7 +120,7 @@ mod tests {
                       (1700000000000, 't', '{"id":"2"}', 'concurrent writes', 2, 2, 1, 1, NULL)"#,
         )
         .unwrap();
-        let all = journal::list(&db, 10).unwrap();
+        let all = conflicts::list(&db, 10).unwrap();
         let text = list(&all, false).unwrap();
         assert!(text.contains("2023-11-14T22:13:20Z") && text.contains("a delete"), "{text}");
         assert_eq!(
@@ -131,6 +131,6 @@ mod tests {
         assert!(detail(&find(&db, 2).unwrap()).contains("was a delete"));
         assert!(find(&db, 3).unwrap_err().to_string().contains("no conflict 3"));
         run(&settings, ConflictsAction::Clear).unwrap();
-        assert_eq!(journal::count(&db).unwrap(), 0);
+        assert_eq!(conflicts::count(&db).unwrap(), 0);
     }
 }

@@ -9,8 +9,8 @@ use anyhow::Result;
 use harmonylite::db::layout::TableLayout;
 use harmonylite::db::schema::{TableFilter, inspect};
 use harmonylite::db::sql::literal;
-use harmonylite::journal::Conflict;
 use harmonylite::model::batch::Value;
+use harmonylite::store::conflicts::Conflict;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params_from_iter};
 use std::fmt::Write as _;
 
@@ -180,7 +180,7 @@ mod tests {
     use super::*;
     use harmonylite::capture;
     use harmonylite::db::connection;
-    use harmonylite::journal;
+    use harmonylite::store::conflicts;
 
     #[test]
     fn literals_are_read_back_exactly() {
@@ -242,7 +242,7 @@ mod tests {
             time_ms: 1,
             table: "odd \"name".into(),
             key: r#"{"the key":"'A'"}"#.into(),
-            reason: journal::CONCURRENT.into(),
+            reason: conflicts::CONCURRENT.into(),
             winner: String::new(),
             loser: String::new(),
             content: content.map(str::to_owned),

@@ -6,10 +6,10 @@
 //! cursor.
 
 use crate::broker::{Message, Permit};
-use crate::cursor::{Anchor, Cursor};
 use crate::model::batch::PartHeaders;
 use crate::model::ids::{NodeId, Site, StreamSeq};
 use crate::model::limits::Limits;
+use crate::store::cursor::{Anchor, Cursor};
 use crate::wire::parts::{Assembler, Fed, PartError};
 use crate::wire::spill::Spill;
 use std::collections::{HashMap, VecDeque};

@@ -64,8 +64,8 @@ fn glance(db: &Connection) -> Result<Glance, DatabaseError> {
         pending: pending.cast_unsigned(),
         oldest_pending_ms: oldest.unwrap_or(0),
         held: held.collect::<rusqlite::Result<_>>()?,
-        conflicts: crate::journal::count(db)?.cast_unsigned(),
-        quarantine: crate::quarantine::count(db)?.cast_unsigned(),
+        conflicts: crate::store::conflicts::count(db)?.cast_unsigned(),
+        quarantine: crate::store::quarantine::count(db)?.cast_unsigned(),
     })
 }
 

@@ -3,11 +3,11 @@
 use super::super::database;
 use anyhow::{Context, Result};
 use harmonylite::clock;
-use harmonylite::cursor::Cursor;
 use harmonylite::db::connection::Meta;
-use harmonylite::journal;
 use harmonylite::model::status::{HeldStatus, Status, StreamStatus};
-use harmonylite::quarantine;
+use harmonylite::store::conflicts;
+use harmonylite::store::cursor::Cursor;
+use harmonylite::store::quarantine;
 use rusqlite::Connection;
 use std::path::Path;
 
@@ -41,7 +41,7 @@ fn read(db: &Connection, path: &Path) -> Result<Status> {
         pending_rows,
         oldest_pending_ms,
         held: held(db)?,
-        conflicts: journal::count(db)?.cast_unsigned(),
+        conflicts: conflicts::count(db)?.cast_unsigned(),
         quarantine: quarantine::count(db)?.cast_unsigned(),
         open_gaps: count("SELECT count(*) FROM main.__harmonylite__gap")?,
         ..Status::default()

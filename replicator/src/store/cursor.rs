@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         let db = Connection::open_in_memory().unwrap();
-        db.execute_batch(include_str!("../store/tables.sql")).unwrap();
+        db.execute_batch(include_str!("tables.sql")).unwrap();
         let mut cursor = Cursor::default();
         for seq in 1..300 {
             cursor.advance(at(seq), seq.cast_signed(), 3, 8);
