@@ -7,7 +7,7 @@
 use crate::pair::open;
 use crate::report::{Floor, Report};
 use anyhow::Result;
-use harmonylite::capture;
+use harmonylite::capture::install;
 use harmonylite::clock;
 use harmonylite::db::connection;
 use rusqlite::Connection;
@@ -71,7 +71,7 @@ fn captured(path: &Path) -> Result<()> {
     db.execute_batch(SCHEMA)?;
     connection::create_tables(&db, path)?;
     connection::set(&db, "node", 1)?;
-    capture::install(&db, &Default::default(), clock::unix_ms())?;
+    install::install(&db, &Default::default(), clock::unix_ms())?;
     let triggers =
         db.query_row("SELECT count(*) FROM sqlite_schema WHERE type = 'trigger'", [], |r| {
             r.get::<_, i64>(0)

@@ -6,7 +6,7 @@
 //! version had always been there. Owns: unique clashes end the same way on every node (DESIGN.md
 //! section 2).
 
-use crate::capture::KIND_PUBLISH;
+use crate::capture::install::KIND_PUBLISH;
 use crate::clash;
 use crate::db::connection::DatabaseError;
 use crate::db::layout::TableLayout;

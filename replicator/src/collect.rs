@@ -4,10 +4,10 @@
 //! nothing. Owns: one read transaction sees log, versions and rows together, so a batch never holds
 //! half of an application's transaction. Reads only: a crash here loses nothing.
 
-use crate::capture::KIND_PUBLISH;
+use crate::capture::fold::{FoldFrom, Folded, FoldedRow, fold, row_exists};
+use crate::capture::install::KIND_PUBLISH;
 use crate::db::connection::DatabaseError;
 use crate::db::layout::{Layout, TableLayout};
-use crate::fold::{FoldFrom, Folded, FoldedRow, fold, row_exists};
 use crate::model::batch::{BatchHeader, Op, TableHeader, Value};
 use crate::model::ids::{BatchNo, NodeId, Site, Version};
 use crate::store::cursor::NO_ROW_MS;

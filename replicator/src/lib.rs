@@ -1,6 +1,5 @@
 //! Leaderless multi-writer replication for SQLite over NATS JetStream.
 
-pub mod absorb;
 pub mod admit;
 pub mod apply;
 pub mod broker;
@@ -10,11 +9,8 @@ pub mod clock;
 pub mod collect;
 pub mod db;
 pub mod embedded;
-pub mod fold;
 pub mod inbound;
-pub mod join;
 pub mod lease;
-pub mod mirror;
 pub mod model;
 pub mod node;
 pub mod outbound;

@@ -6,11 +6,11 @@
 //! peers discard the second by its versions.
 
 use crate::broker::{Broker, BrokerError, BrokerEvent, Message, Reply, Request, Ticket};
-use crate::capture;
+use crate::capture::fold::FoldFrom;
+use crate::capture::install;
 use crate::collect::{CollectError, CollectFrom, collect};
 use crate::db::connection::{self, Meta};
 use crate::db::layout::Layout;
-use crate::fold::FoldFrom;
 use crate::inbound::{Ack, Effect, Fatal, Step};
 use crate::model::action::Action;
 use crate::model::batch::BatchHeader;
@@ -438,9 +438,9 @@ impl<B: Broker> Outbound<B> {
     }
 
     fn collect_inside(&mut self, now: Now) -> Result<bool, CollectError> {
-        let version = capture::schema_version(&self.db)?;
+        let version = install::schema_version(&self.db)?;
         if self.layout.as_ref().is_none_or(|l| l.schema_version != version) {
-            self.layout = capture::load(&self.db, &self.config.filter)?;
+            self.layout = install::load(&self.db, &self.config.filter)?;
         }
         let Some(layout) = &self.layout else {
             // Installed anew by inbound, which then says so.
@@ -451,7 +451,7 @@ impl<B: Broker> Outbound<B> {
         if meta.site != self.site {
             return Ok(false);
         }
-        let end = crate::fold::log_end(&self.db)?;
+        let end = crate::capture::fold::log_end(&self.db)?;
         if end < self.sent {
             self.sent = meta.published.min(end);
         }

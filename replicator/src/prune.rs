@@ -83,7 +83,7 @@ fn tombstones_early(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::install;
+    use crate::capture::install::install;
     use crate::db::connection::{begin_site, create_tables};
     use crate::db::schema::TableFilter;
     use crate::model::ids::Site;

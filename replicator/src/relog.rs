@@ -5,12 +5,12 @@
 //! The place is memory only: after a crash the rows are logged again, which is harmless however
 //! often it happens.
 
-use crate::capture::KIND_PUBLISH;
+use crate::capture::baseline::baseline_rows;
+use crate::capture::install::KIND_PUBLISH;
 use crate::db::connection::DatabaseError;
 use crate::db::key_pages::stretch;
 use crate::db::layout::{Layout, TableLayout};
 use crate::db::sql::quote;
-use crate::join::baseline_rows;
 use crate::model::batch::Value;
 use crate::model::planted_bugs::{Bug, planted};
 use rusqlite::{Connection, params_from_iter};
@@ -138,7 +138,7 @@ impl Relog {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::install;
+    use crate::capture::install::install;
     use crate::db::connection::{begin_site, create_tables};
     use crate::db::schema::TableFilter;
     use crate::model::ids::{Hlc, Site};

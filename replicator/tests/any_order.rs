@@ -7,7 +7,7 @@
 #![allow(clippy::unwrap_used)]
 
 use harmonylite::apply::{Applier, TableMap};
-use harmonylite::capture;
+use harmonylite::capture::install;
 use harmonylite::clash;
 use harmonylite::db::connection;
 use harmonylite::db::layout::Layout;
@@ -46,7 +46,7 @@ fn fresh() -> (Connection, Layout) {
     let transaction = db.transaction().unwrap();
     connection::create_tables(&transaction, "x".as_ref()).unwrap();
     connection::begin_site(&transaction, Site(99), 0).unwrap();
-    let (layout, _) = capture::install(&transaction, &TableFilter::default(), 0).unwrap();
+    let (layout, _) = install::install(&transaction, &TableFilter::default(), 0).unwrap();
     transaction.commit().unwrap();
     clash::prepare(&db, &layout).unwrap();
     (db, layout)

@@ -3,7 +3,7 @@
 
 use super::{database, show};
 use anyhow::{Context, Result};
-use harmonylite::capture;
+use harmonylite::capture::install;
 use harmonylite::db::lockfile::Lock;
 use harmonylite::settings::Settings;
 use rusqlite::TransactionBehavior;
@@ -36,7 +36,7 @@ fn remove(settings: &Settings) -> Result<Vec<String>> {
     let name = || settings.db_path.display().to_string();
     let transaction =
         db.transaction_with_behavior(TransactionBehavior::Immediate).with_context(name)?;
-    let removed = capture::uninstall(&transaction).with_context(name)?;
+    let removed = install::uninstall(&transaction).with_context(name)?;
     transaction.commit().with_context(name)?;
     drop(db);
     lock.remove();
@@ -80,7 +80,7 @@ mod tests {
         drop(lock);
         assert_eq!(remove(&settings).unwrap().len(), 3);
         harmonylite::db::connection::create_tables(&db, &settings.db_path).unwrap();
-        capture::install(&db, &Default::default(), 1).unwrap();
+        install::install(&db, &Default::default(), 1).unwrap();
         assert!(remove(&settings).unwrap().len() > 10);
         let left: Vec<String> = db
             .prepare("SELECT name FROM sqlite_schema WHERE type <> 'index'")

@@ -178,7 +178,7 @@ fn parse_hex(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use harmonylite::capture;
+    use harmonylite::capture::install;
     use harmonylite::db::connection;
     use harmonylite::store::conflicts;
 
@@ -259,7 +259,7 @@ mod tests {
         let lost = conflict(Some(r#"{"the key":"'A'","v":"X'00ff'"}"#));
         let refused = restore(&mut db, &TableFilter::default(), &lost).unwrap_err();
         assert!(refused.to_string().contains("not captured"), "{refused}");
-        capture::install(&db, &TableFilter::default(), 1).unwrap();
+        install::install(&db, &TableFilter::default(), 1).unwrap();
         let done = restore(&mut db, &TableFilter::default(), &lost).unwrap();
         assert!(done.contains("restored") && done.contains("v = 'now'"), "{done}");
         let row: (String, Vec<u8>) = db
@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn a_delete_that_lost_deletes() {
         let mut db = db();
-        capture::install(&db, &TableFilter::default(), 1).unwrap();
+        install::install(&db, &TableFilter::default(), 1).unwrap();
         assert!(
             restore(&mut db, &TableFilter::default(), &conflict(None)).unwrap().contains("deleted")
         );
@@ -290,7 +290,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused_and_changes_nothing() {
         let mut db = db();
-        capture::install(&db, &TableFilter::default(), 1).unwrap();
+        install::install(&db, &TableFilter::default(), 1).unwrap();
         for content in
             [r#"{"the key":"'A'","gone":"1"}"#, r#"{"the key":"'A'","v":"(SELECT 1)"}"#, "[]", "x"]
         {

@@ -70,7 +70,7 @@ mod tests {
             show()
         );
         harmonylite::db::connection::create_tables(&db, std::path::Path::new("x")).unwrap();
-        harmonylite::capture::install(&db, &Default::default(), 1).unwrap();
+        harmonylite::capture::install::install(&db, &Default::default(), 1).unwrap();
         assert!(show().contains("  replicated\n"), "{}", show());
         db.execute_batch("ALTER TABLE t ADD COLUMN a").unwrap();
         assert!(show().contains("changed"), "{}", show());

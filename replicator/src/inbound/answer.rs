@@ -10,7 +10,7 @@ use super::link::Link;
 use super::transact::Done;
 use super::{Fatal, Inbound};
 use crate::broker::{Broker, Request};
-use crate::fold::log_end;
+use crate::capture::fold::log_end;
 use crate::model::config::Now;
 use crate::model::ids::StreamSeq;
 use crate::repair::{Signal, close_gap};

@@ -8,8 +8,8 @@ use super::link::Link;
 use super::stream::ShardStream;
 use super::{ACKS_MAX, ACKS_WAIT_MS, Fatal, Inbound};
 use crate::broker::Broker;
-use crate::capture;
-use crate::fold::log_end;
+use crate::capture::fold::log_end;
+use crate::capture::install;
 use crate::model::config::Now;
 
 /// Joining ends after so long without any message. More than an incomplete batch is waited for.
@@ -32,7 +32,7 @@ impl<B: Broker> Inbound<B> {
             return Ok(true);
         }
         if self.wake {
-            let changed = capture::schema_version(&self.db)? != self.layout.schema_version;
+            let changed = install::schema_version(&self.db)? != self.layout.schema_version;
             self.schema_moved = changed || self.mirrored != self.layout.schema_version;
             let unsent = self.knows_its_life()
                 && !self.config.publish

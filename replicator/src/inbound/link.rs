@@ -493,7 +493,7 @@ impl<B: Broker> Inbound<B> {
         {
             return Ok(());
         }
-        match crate::join::unversioned_rows(&self.db, &self.layout, 1_000)? {
+        match crate::capture::baseline::unversioned_rows(&self.db, &self.layout, 1_000)? {
             0 => Ok(()),
             rows => Err(Fatal::JoinRefused { rows }),
         }

@@ -17,9 +17,9 @@ mod relog;
 mod stream;
 mod transact;
 
-use crate::absorb::AbsorbState;
 use crate::broker::{Broker, BrokerEvent, Request, Ticket};
-use crate::capture;
+use crate::capture::absorb::AbsorbState;
+use crate::capture::install;
 use crate::db::connection::{self, DatabaseError, Meta};
 use crate::db::layout::Layout;
 use crate::lease::Lease;
@@ -278,12 +278,16 @@ impl<B: Broker> Inbound<B> {
         let known = Meta::read(&transaction)?;
         if known.site.0 == 0 || known.node != config.node {
             // A copy under another node id is another life: its original goes on elsewhere.
-            connection::begin_site(&transaction, crate::join::site_from(random()), now.unix_ms)?;
+            connection::begin_site(
+                &transaction,
+                crate::capture::baseline::site_from(random()),
+                now.unix_ms,
+            )?;
             connection::set(&transaction, "node", config.node.0.cast_signed())?;
             transaction
                 .execute("DELETE FROM main.__harmonylite__meta WHERE key GLOB 'own_*'", [])?;
         }
-        let (layout, installed) = capture::install(&transaction, &config.filter, now.unix_ms)?;
+        let (layout, installed) = install::install(&transaction, &config.filter, now.unix_ms)?;
         transaction.commit()?;
         transact::report_installed(&installed);
         let meta = Meta::read(&db)?;

@@ -7,7 +7,7 @@
 use super::link::Link;
 use super::{Fatal, Inbound};
 use crate::broker::Broker;
-use crate::fold::log_end;
+use crate::capture::fold::log_end;
 use crate::model::config::Now;
 use crate::model::planted_bugs::{Bug, planted};
 use crate::prune::{PRUNE_ROWS_MAX, prune};
@@ -63,7 +63,7 @@ impl<B: Broker> Inbound<B> {
         super::transact::check_content(&transaction, self.writes)?;
         // A change that came since we looked needs its predecessor.
         if log_end(&transaction)? > self.absorb.published
-            || crate::capture::schema_version(&transaction)? != self.layout.schema_version
+            || crate::capture::install::schema_version(&transaction)? != self.layout.schema_version
         {
             return Ok(());
         }

@@ -9,9 +9,9 @@
 use super::transact::Done;
 use super::{Fatal, Inbound};
 use crate::broker::Broker;
+use crate::capture::baseline;
+use crate::capture::fold::log_end;
 use crate::db::connection;
-use crate::fold::log_end;
-use crate::join;
 use crate::model::config::OnJoin;
 use crate::relog::Relog;
 use crate::repair::{note_republish, noted_republish, republish_done};
@@ -60,7 +60,7 @@ impl<B: Broker> Inbound<B> {
     /// row has a version.
     pub(super) fn begin_end_of_join(&mut self, done: &mut Done) -> Result<(), Fatal> {
         if self.config.on_join == OnJoin::Replace && self.join_targets.values().any(|t| t.0 > 0) {
-            let rows = join::replace(&self.db, &self.layout)?;
+            let rows = baseline::replace(&self.db, &self.layout)?;
             self.joined = true;
             done.look = true;
             tracing::info!(

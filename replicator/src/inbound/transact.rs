@@ -8,14 +8,14 @@ use super::link::{Link, Repair};
 use super::relog::Relogged;
 use super::stream::Item;
 use super::{Effect, Fatal, Inbound};
-use crate::absorb::{absorb, published};
 use crate::broker::Broker;
-use crate::capture::{self, Installed};
+use crate::capture::absorb::{absorb, published};
+use crate::capture::baseline;
+use crate::capture::fold::log_end;
+use crate::capture::install::{self, Installed};
+use crate::capture::user_triggers;
 use crate::clash;
 use crate::db::connection::{self, DatabaseError};
-use crate::fold::log_end;
-use crate::join;
-use crate::mirror;
 use crate::model::config::Now;
 use crate::model::ids::{BatchNo, NodeId, StreamSeq};
 use crate::model::planted_bugs::{Bug, planted};
@@ -90,11 +90,11 @@ impl<B: Broker> Inbound<B> {
 
     /// Installs the triggers anew if somebody changed the schema, in a transaction of its own.
     fn follow_schema(&mut self, now: Now) -> Result<(), Fatal> {
-        if capture::schema_version(&self.db)? != self.layout.schema_version {
+        if install::schema_version(&self.db)? != self.layout.schema_version {
             let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
             check_content(&transaction, self.writes)?;
             let (layout, installed) =
-                capture::install(&transaction, &self.config.filter, now.unix_ms)?;
+                install::install(&transaction, &self.config.filter, now.unix_ms)?;
             transaction.commit()?;
             report_installed(&installed);
             self.layout = Arc::new(layout);
@@ -110,7 +110,7 @@ impl<B: Broker> Inbound<B> {
         if self.mirrored != self.layout.schema_version {
             let layout = Arc::clone(&self.layout);
             let (_, failed) =
-                mirror::mirror(&mut self.db, &|table| layout.by_name(table).is_some())?;
+                user_triggers::mirror(&mut self.db, &|table| layout.by_name(table).is_some())?;
             for trigger in failed {
                 tracing::warn!(
                     trigger,
@@ -159,7 +159,7 @@ impl<B: Broker> Inbound<B> {
         check_content(&self.db, self.writes)?;
         connection::set(&self.db, "writes", self.writes + 1)?;
         // By the old layout nothing may be written.
-        if capture::schema_version(&self.db)? != self.layout.schema_version {
+        if install::schema_version(&self.db)? != self.layout.schema_version {
             self.schema_moved = true;
             return Ok(done);
         }
@@ -257,7 +257,7 @@ impl<B: Broker> Inbound<B> {
         if !matches!(&self.link, Link::Judged(repair) if repair.new_site) {
             return Ok(());
         }
-        let site = join::site_from((self.random)());
+        let site = baseline::site_from((self.random)());
         tracing::warn!(
             site = site.0,
             former = self.absorb.site.0,
@@ -352,7 +352,7 @@ impl<B: Broker> Inbound<B> {
         let stamped = self.db.execute(
             "UPDATE main.__harmonylite__change_log SET time = ?1 WHERE id > ?2 AND kind <> ?3 AND \
             time < ?4",
-            (now.unix_ms, self.absorb.absorbed, capture::KIND_PUBLISH, oldest),
+            (now.unix_ms, self.absorb.absorbed, install::KIND_PUBLISH, oldest),
         )?;
         if stamped > 0 {
             tracing::warn!(

@@ -8,7 +8,7 @@ use crate::network::{Actor, Connection as Link, Handle};
 use crate::plan::Plan;
 use crate::rng::Rng;
 use harmonylite::broker::BrokerEvent;
-use harmonylite::capture::install;
+use harmonylite::capture::install::install;
 use harmonylite::db::connection::{create_tables, prepare_writer};
 use harmonylite::db::schema::TableFilter;
 use harmonylite::inbound::{self, Inbound};

@@ -79,7 +79,7 @@ mod tests {
         db.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, a)").unwrap();
         harmonylite::db::connection::create_tables(&db, &path).unwrap();
         harmonylite::db::connection::set(&db, "node", 4).unwrap();
-        harmonylite::capture::install(&db, &Default::default(), 1).unwrap();
+        harmonylite::capture::install::install(&db, &Default::default(), 1).unwrap();
         db.execute_batch(
             "INSERT INTO t VALUES (1, 1), (2, 2);
              INSERT INTO __harmonylite__cursor (shard, seq, created, time, node, site, batch, \

@@ -4,7 +4,7 @@
 //! 1) for rows that no version came for, and log entries that publish them. Runs inside one write
 //! transaction: a crash repeats it.
 
-use crate::capture::KIND_PUBLISH;
+use crate::capture::install::KIND_PUBLISH;
 use crate::db::connection::{self, DatabaseError};
 use crate::db::layout::{Layout, TableLayout};
 use crate::db::sql::quote;

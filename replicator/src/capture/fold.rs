@@ -6,7 +6,7 @@
 //! entry. Collect and absorb both use this fold, so they compute the same number whenever they run.
 //! It only reads; a crash here loses nothing.
 
-use crate::capture::{KIND_CHANGED, KIND_DISPLACED, KIND_FOUND, KIND_PUBLISH};
+use crate::capture::install::{KIND_CHANGED, KIND_DISPLACED, KIND_FOUND, KIND_PUBLISH};
 use crate::db::connection::DatabaseError;
 use crate::db::layout::{Layout, TableLayout};
 use crate::model::batch::Value;

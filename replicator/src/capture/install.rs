@@ -117,7 +117,10 @@ pub fn install(
     for (table, id) in fresh {
         let remade = created.contains(&trigger_name(&table.name, "insert"));
         if joined && created.contains(&version_table(&table.name)) {
-            crate::join::baseline_table(db, &TableLayout::new(id, table.clone(), None))?;
+            crate::capture::baseline::baseline_table(
+                db,
+                &TableLayout::new(id, table.clone(), None),
+            )?;
         } else if joined && remade {
             done.found_rows += find_unversioned(db, table, id, now_ms)?;
         }

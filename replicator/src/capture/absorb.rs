@@ -4,9 +4,9 @@
 //! "absorb first": a remote change can never slip between a local change and its version. Part of
 //! the caller's transaction: a crash undoes it whole.
 
+use crate::capture::fold::{FoldFrom, Folded, fold, log_end, row_exists};
 use crate::db::connection::{self, DatabaseError};
 use crate::db::layout::Layout;
-use crate::fold::{FoldFrom, Folded, fold, log_end, row_exists};
 use crate::model::ids::Site;
 use crate::store::versions::Versions;
 use rusqlite::Connection;

@@ -1,0 +1,7 @@
+//! From the application's writes to versions: triggers, user triggers, fold, absorb, baseline.
+
+pub mod absorb;
+pub mod baseline;
+pub mod fold;
+pub mod install;
+pub mod user_triggers;
