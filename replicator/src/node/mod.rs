@@ -236,7 +236,10 @@ impl Node {
         if !self.sources.link.borrow().connected {
             return;
         }
-        let _ = self.inboxes.reader.send(reader::ToReader::Input(crate::outbound::Input::Wake));
+        let _ = self
+            .inboxes
+            .reader
+            .send(reader::ToReader::Input(crate::publish::outbound::Input::Wake));
         let (mut reader, mut writer) = (self.sources.reader.clone(), self.sources.writer.clone());
         reader.mark_unchanged();
         // Ended threads show nothing any more; then there is nothing to wait for.

@@ -11,7 +11,7 @@ use super::{Ended, writer};
 use crate::broker::nats::NatsBroker;
 use crate::clock;
 use crate::inbound::{Fatal, Input as WriterInput, Step};
-use crate::outbound::{Input, Outbound, Output, Stats};
+use crate::publish::outbound::{Input, Outbound, Output, Stats};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};

@@ -19,7 +19,7 @@ use crate::inbound::{Fatal, Inbound, Input as WriterInput};
 use crate::lease::{Lease, Next};
 use crate::model::config::NodeConfig;
 use crate::model::ids::{NodeId, Site};
-use crate::outbound::{Input as ReaderInput, Outbound};
+use crate::publish::outbound::{Input as ReaderInput, Outbound};
 use crate::settings::identity::{IdentitySource, decide, machine_id};
 use crate::settings::{ClusterSettings, NodeConfigError, Settings};
 use std::path::{Path, PathBuf};

@@ -14,7 +14,7 @@ use crate::clock;
 use crate::db::layout::Layout;
 use crate::inbound::{Fatal, Inbound, Input, Stats, Step};
 use crate::model::ids::Site;
-use crate::outbound;
+use crate::publish::outbound;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;

@@ -2,7 +2,7 @@
 
 use harmonylite::broker::{BrokerEvent, Message, Reply};
 use harmonylite::inbound;
-use harmonylite::outbound;
+use harmonylite::publish::outbound;
 
 fn message(m: &Message) -> String {
     match &m.headers {

@@ -14,7 +14,7 @@ use harmonylite::db::schema::TableFilter;
 use harmonylite::inbound::{self, Inbound};
 use harmonylite::model::config::{NodeConfig, OnJoin};
 use harmonylite::model::ids::NodeId;
-use harmonylite::outbound::{self, Outbound, Output};
+use harmonylite::publish::outbound::{self, Outbound, Output};
 use rusqlite::backup::Backup;
 use rusqlite::{Connection, OpenFlags};
 use std::cell::OnceCell;

@@ -8,7 +8,6 @@
 use crate::broker::{Broker, BrokerError, BrokerEvent, Message, Reply, Request, Ticket};
 use crate::capture::fold::FoldFrom;
 use crate::capture::install;
-use crate::collect::{CollectError, CollectFrom, collect};
 use crate::db::connection::{self, Meta};
 use crate::db::layout::Layout;
 use crate::inbound::{Ack, Effect, Fatal, Step};
@@ -17,6 +16,7 @@ use crate::model::batch::BatchHeader;
 use crate::model::config::{NodeConfig, Now};
 use crate::model::ids::{BatchNo, Site, StreamSeq};
 use crate::model::planted_bugs::{Bug, planted};
+use crate::publish::collect::{CollectError, CollectFrom, collect};
 use crate::wire::encode::{Encoded, Encoder};
 use crate::wire::parts::{part_count, part_headers, part_payload};
 use rusqlite::Connection;

@@ -1,0 +1,4 @@
+//! From the change log to a batch in the stream.
+
+pub mod collect;
+pub mod outbound;
