@@ -6,12 +6,12 @@
 
 #![allow(clippy::unwrap_used)]
 
-use harmonylite::apply::{Applier, TableMap};
 use harmonylite::capture::install;
-use harmonylite::clash;
 use harmonylite::db::connection;
 use harmonylite::db::layout::Layout;
 use harmonylite::db::schema::TableFilter;
+use harmonylite::merge::apply::{Applier, TableMap};
+use harmonylite::merge::unique_clash;
 use harmonylite::model::batch::{Op, Row, TableHeader, Value};
 use harmonylite::model::ids::{Hlc, Site, Version};
 use proptest::prelude::*;
@@ -48,7 +48,7 @@ fn fresh() -> (Connection, Layout) {
     connection::begin_site(&transaction, Site(99), 0).unwrap();
     let (layout, _) = install::install(&transaction, &TableFilter::default(), 0).unwrap();
     transaction.commit().unwrap();
-    clash::prepare(&db, &layout).unwrap();
+    unique_clash::prepare(&db, &layout).unwrap();
     (db, layout)
 }
 

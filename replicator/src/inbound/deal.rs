@@ -7,10 +7,10 @@
 use super::stream::{Item, What};
 use super::transact::Done;
 use super::{Fatal, Inbound};
-use crate::admit::admit;
-use crate::apply::{Applied, Applier, ApplyError};
 use crate::broker::Broker;
 use crate::db::connection::{self, DatabaseError};
+use crate::merge::admit::admit;
+use crate::merge::apply::{Applied, Applier, ApplyError};
 use crate::model::action::Action;
 use crate::model::batch::{BatchHeader, PartHeaders, Row};
 use crate::model::config::Now;

@@ -14,8 +14,8 @@ use crate::capture::baseline;
 use crate::capture::fold::log_end;
 use crate::capture::install::{self, Installed};
 use crate::capture::user_triggers;
-use crate::clash;
 use crate::db::connection::{self, DatabaseError};
+use crate::merge::unique_clash;
 use crate::model::config::Now;
 use crate::model::ids::{BatchNo, NodeId, StreamSeq};
 use crate::model::planted_bugs::{Bug, planted};
@@ -118,7 +118,7 @@ impl<B: Broker> Inbound<B> {
                     rows that other nodes wrote"
                 );
             }
-            clash::prepare(&self.db, &self.layout)?;
+            unique_clash::prepare(&self.db, &self.layout)?;
             self.mirrored = self.layout.schema_version;
         }
         Ok(())

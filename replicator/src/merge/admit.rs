@@ -4,8 +4,8 @@
 //! ours, or the reason why the origin has to wait. Owns: rows are never written into a table that
 //! means something else. Pure.
 
-use crate::apply::TableMap;
 use crate::db::layout::Layout;
+use crate::merge::apply::TableMap;
 use crate::model::batch::TableHeader;
 use std::sync::Arc;
 

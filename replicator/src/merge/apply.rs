@@ -7,14 +7,14 @@
 //! section 2).
 
 use crate::capture::install::KIND_PUBLISH;
-use crate::clash;
 use crate::db::connection::DatabaseError;
 use crate::db::layout::TableLayout;
+use crate::merge::resolve::{Verdict, resolve};
+use crate::merge::unique_clash;
 use crate::model::action::Action;
 use crate::model::batch::{Op, Row, TableHeader, Value};
 use crate::model::ids::{Hlc, Site, Version};
 use crate::model::planted_bugs::{Bug, planted};
-use crate::resolve::{Verdict, resolve};
 use crate::store::conflicts::{self, Loss};
 use crate::store::versions::Versions;
 use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension, params_from_iter};
@@ -264,16 +264,16 @@ impl<'a> Applier<'a> {
                 .cmp(&(b.row.version, b.map.table.id))
                 .then_with(|| a.map.table.canonical(&a.key).cmp(&b.map.table.canonical(&b.key)))
         });
-        clash::set_probing(self.db, true)?;
+        unique_clash::set_probing(self.db, true)?;
         let settled = clashes.iter().try_for_each(|clash| self.settle(clash));
-        clash::set_probing(self.db, false)?;
+        unique_clash::set_probing(self.db, false)?;
         settled.map(|()| self.done)
     }
 
     fn settle(&mut self, clash: &Clash) -> Result<(), ApplyError> {
         let Clash { map, key, row } = clash;
         let columns: Vec<&str> = map.columns.iter().map(String::as_str).collect();
-        let others = clash::others(self.db, &map.table, &columns, &map.values(row))?;
+        let others = unique_clash::others(self.db, &map.table, &columns, &map.values(row))?;
         self.versions.put(&map.table, key, row.version)?;
         let mut versions = Vec::with_capacity(others.len());
         for other in &others {
