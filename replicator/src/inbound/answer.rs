@@ -13,7 +13,7 @@ use crate::broker::{Broker, Request};
 use crate::capture::fold::log_end;
 use crate::model::config::Now;
 use crate::model::ids::StreamSeq;
-use crate::repair::{Signal, close_gap};
+use crate::repair::evidence::{Signal, close_gap};
 use std::collections::VecDeque;
 
 /// A node that is not the origin answers after so long, if nobody else did; one that misses

@@ -19,7 +19,7 @@ use crate::db::connection::DatabaseError;
 use crate::model::config::Now;
 use crate::model::ids::NodeId;
 use crate::model::planted_bugs::{Bug, planted};
-use crate::repair::{Gap, Signal, gaps, note_gap};
+use crate::repair::evidence::{Gap, Signal, gaps, note_gap};
 use rusqlite::Connection;
 use std::collections::{BTreeSet, HashMap};
 

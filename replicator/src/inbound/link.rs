@@ -7,11 +7,11 @@
 
 use super::{Effect, Fatal, Inbound};
 use crate::broker::{Broker, BrokerError, KvEntry, Message, Reply, Request, StreamState};
-use crate::lease::{Lease, Next};
 use crate::model::config::Now;
 use crate::model::ids::{NodeId, StreamSeq};
 use crate::model::planted_bugs::{Bug, planted};
-use crate::repair::{Evidence, judge};
+use crate::repair::evidence::{Evidence, judge};
+use crate::repair::lease::{Lease, Next};
 use crate::store::cursor::{Anchor, NO_ROW_MS};
 use std::collections::HashMap;
 

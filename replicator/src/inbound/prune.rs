@@ -10,7 +10,7 @@ use crate::broker::Broker;
 use crate::capture::fold::log_end;
 use crate::model::config::Now;
 use crate::model::planted_bugs::{Bug, planted};
-use crate::prune::{PRUNE_ROWS_MAX, prune};
+use crate::repair::prune::{PRUNE_ROWS_MAX, prune};
 use rusqlite::TransactionBehavior;
 
 /// A pass over all versions begins this often.

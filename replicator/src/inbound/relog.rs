@@ -13,8 +13,8 @@ use crate::capture::baseline;
 use crate::capture::fold::log_end;
 use crate::db::connection;
 use crate::model::config::OnJoin;
-use crate::relog::Relog;
-use crate::repair::{note_republish, noted_republish, republish_done};
+use crate::repair::evidence::{note_republish, noted_republish, republish_done};
+use crate::repair::republish::Relog;
 use rusqlite::Connection;
 
 /// The walks that are under way.

@@ -29,7 +29,7 @@ pub(crate) fn event(event: &BrokerEvent) -> String {
         BrokerEvent::Reply(ticket, Ok(reply)) => format!("answer {ticket}: {reply:?}"),
         BrokerEvent::Reply(ticket, Err(error)) => format!("answer {ticket}: {error}"),
         BrokerEvent::Signal(bytes) => {
-            format!("signal {:?}", harmonylite::repair::Signal::decode(bytes))
+            format!("signal {:?}", harmonylite::repair::evidence::Signal::decode(bytes))
         }
         other => format!("{other:?}"),
     }

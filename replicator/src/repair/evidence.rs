@@ -41,8 +41,9 @@ pub fn judge(
     if expired || known.matches(found) { Evidence::Holds } else { Evidence::Lost }
 }
 
-/// Notes that every row from `since_ms` on is to be logged for publication ([`crate::relog`]), so
-/// that it outlives a crash. Returns from when on, with what was noted before and is not done.
+/// Notes that every row from `since_ms` on is to be logged for publication
+/// ([`crate::repair::republish`]), so that it outlives a crash. Returns from when on, with what was
+/// noted before and is not done.
 ///
 /// # Errors
 /// What SQLite says.
