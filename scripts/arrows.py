@@ -289,7 +289,8 @@ def self_test():
                 (src / name).parent.mkdir(parents=True, exist_ok=True)
                 (src / name).write_text(content)
             found = faults(src, text)
-        if len(found) != len(words) or any(word not in fault for word, fault in zip(words, found)):
+        pairs = zip(words, found, strict=False)
+        if len(found) != len(words) or any(word not in fault for word, fault in pairs):
             failed += 1
             print(f"arrows.py: {what}: expected {words}, found {found}")
 
