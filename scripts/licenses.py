@@ -254,7 +254,7 @@ def split(item):
     parts = re.split(r"\n\s*\n", text[: begin.start()])
     kept = [flat(part) for part in parts if part.strip() and not TITLE.fullmatch(flat(part))]
     kept = [re.sub(r"^(The )?(MIT|ISC) License( \(\w+\))? (?=Copyright)", "", one) for one in kept]
-    return re.sub(r"(?<=[\w.>]) (?=Copyright \()", "; ", " ".join(kept)), text[begin.start() :]
+    return re.sub(r"(?<=[\w>]) (?=Copyright \()", "; ", " ".join(kept)), text[begin.start() :]
 
 
 def same(text):
