@@ -27,7 +27,8 @@ check: format clippy ## while working: format, clippy, unit tests, 500 worlds; a
 # build.
 test: ## every test, against a real nats-server
 	scripts/test-tools.sh
-	$(FIND_NATS_SERVER) && python3 scripts/django.py >&2 && export HARMONYLITE_NATS_SERVER="$$server" && \
+	python3 scripts/django.py >&2
+	$(FIND_NATS_SERVER) && export HARMONYLITE_NATS_SERVER="$$server" && \
 	HARMONYLITE_BINARY="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/debug/harmonylite" \
 	cargo test --locked --workspace --exclude harmonylite-simulation && \
 	cargo test --locked --package harmonylite-simulation
