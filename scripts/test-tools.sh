@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what the VFS tests need besides Rust and a C compiler, if this machine lacks it: the sqlite3 shell, Debian's own python3
-# (which may load SQLite extensions; pyenv's may not), nm.
+# Installs what the VFS tests need besides Rust and a C compiler, if this machine lacks it: the
+# sqlite3 shell, Debian's own python3 (which may load SQLite extensions; pyenv's may not), nm.
 set -eu
 missing=
 command -v sqlite3 >/dev/null || missing="$missing sqlite3"
@@ -10,5 +10,8 @@ test -z "$missing" && exit 0
 command -v apt-get >/dev/null || { echo "please install:$missing" >&2; exit 1; }
 sudo=
 test "$(id -u)" = 0 || sudo=sudo
-# shellcheck disable=SC2086 # a list of words
-$sudo apt-get install -y --no-install-recommends $missing >/dev/null || { $sudo apt-get update >/dev/null && $sudo apt-get install -y --no-install-recommends $missing >/dev/null; }
+install() {
+    # shellcheck disable=SC2086 # a list of words
+    $sudo apt-get install -y --no-install-recommends $missing >/dev/null
+}
+install || { $sudo apt-get update >/dev/null && install; }

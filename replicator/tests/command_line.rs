@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 struct Outcome {
     code: i32,
@@ -30,6 +30,29 @@ fn harmonylite(dir: &Path, line: &str) -> Outcome {
 
 fn database(dir: &Path, sql: &str) {
     rusqlite::Connection::open(dir.join("app.db")).unwrap().execute_batch(sql).unwrap();
+}
+
+#[test]
+fn version_names_what_is_inside_and_its_licences() {
+    let dir = tempfile::tempdir().unwrap();
+    let versions = harmonylite(dir.path(), "version");
+    let sqlite = format!("SQLite {}", rusqlite::version());
+    assert!(versions.code == 0 && versions.out.contains(&sqlite), "{}", versions.out);
+    let licenses = harmonylite(dir.path(), "version --licenses");
+    assert_eq!((licenses.code, licenses.err.as_str()), (0, ""));
+    for part in [sqlite.as_str(), "May you do good and not evil", "nats-server 2.", "rusqlite 0."] {
+        assert!(licenses.out.contains(part), "{part}");
+    }
+    // A reader that goes, as `head` does, is no error.
+    let mut child = Command::new(env!("CARGO_BIN_EXE_harmonylite"))
+        .args(["version", "--licenses"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!((ended.status.code(), ended.stderr.as_slice()), (Some(0), &b""[..]));
 }
 
 #[test]

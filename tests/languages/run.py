@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Runs the lines of docs/vfs-*.md as a newcomer would and checks what they print, and that each commit rang the bell.
+"""Runs the lines of docs/vfs-*.md as a newcomer would; checks the output, and the bell's rings.
 
     tests/languages/run.py [page ...]      for example: run.py python node
 
-In a page, a block ```sh is run, a block ```anything file=NAME is written to NAME, a block ```text is what the last ```sh must have
-printed. Each page gets a directory of its own in /tmp, which keeps what npm and cargo downloaded.
-Beside it, the example `ring` holds the bell in the place of a sidecar.
+In a page, a block ```sh is run, a block ```anything file=NAME is written to NAME, a block ```text
+is what the last ```sh must have printed. Each page gets a directory of its own in /tmp, which keeps
+what npm and cargo downloaded. Beside it, the example `ring` holds the bell in the place of a
+sidecar: each commit must ring it.
 """
 import glob
 import os
@@ -25,13 +26,17 @@ NEEDS = {
     "python": ("/usr/bin/python3 -c 'import sqlite3'", ["python3"]),
     "node": ("node --version && npm --version", ["nodejs", "npm"]),
     "go": ("go version && cc --version", ["golang", "gcc", "libc6-dev"]),
-    "php": ("php -r 'new SQLite3(\":memory:\"); new PDO(\"sqlite::memory:\");'", ["php-cli", "php-sqlite3"]),
+    "php": (
+        "php -r 'new SQLite3(\":memory:\"); new PDO(\"sqlite::memory:\");'",
+        ["php-cli", "php-sqlite3"],
+    ),
     "rust": ("cargo --version", []),
 }
 
 
 def succeeds(command):
-    return subprocess.run(["bash", "-c", command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.run(["bash", "-c", command], **quiet).returncode == 0
 
 
 def provide(page):
@@ -39,16 +44,18 @@ def provide(page):
     if succeeds(command):
         return
     sudo = [] if os.geteuid() == 0 else ["sudo"]
-    subprocess.run([*sudo, "apt-get", "install", "-y", "--no-install-recommends", *packages], check=True, stdout=subprocess.DEVNULL)
+    install = [*sudo, "apt-get", "install", "-y", "--no-install-recommends", *packages]
+    subprocess.run(install, check=True, stdout=subprocess.DEVNULL)
     if not succeeds(command):
         sys.exit(f"{page}: needs {' '.join(packages)}, and they could not be installed")
 
 
 def clean(directory):
     """Leaves downloads and builds, nothing else."""
+    kept = ("node_modules", "package.json", "package-lock.json", "target", "Cargo.lock")
     os.makedirs(directory, exist_ok=True)
     for name in os.listdir(directory):
-        if name not in ("node_modules", "package.json", "package-lock.json", "target", "Cargo.lock"):
+        if name not in kept:
             subprocess.run(["rm", "-rf", os.path.join(directory, name)], check=True)
 
 
@@ -58,7 +65,8 @@ def run(page):
     clean(directory)
     database = os.path.join(directory, "app.db")
     # As a sidecar does: WAL mode, and a bell.
-    subprocess.run(["sqlite3", database, "PRAGMA journal_mode = WAL; VACUUM"], check=True, stdout=subprocess.DEVNULL)
+    prepare = ["sqlite3", database, "PRAGMA journal_mode = WAL; VACUUM"]
+    subprocess.run(prepare, check=True, stdout=subprocess.DEVNULL)
     ring = subprocess.Popen([RING, database], stdout=subprocess.PIPE, text=True)
     ring.stdout.readline()
     printed = None
@@ -73,7 +81,10 @@ def run(page):
                     file.write(body)
             elif kind == "sh":
                 env = {**os.environ, "HARMONYLITE": ROOT}
-                done = subprocess.run(["bash", "-euc", body], cwd=directory, env=env, stdout=subprocess.PIPE, text=True)
+                script = ["bash", "-euc", body]
+                done = subprocess.run(
+                    script, cwd=directory, env=env, stdout=subprocess.PIPE, text=True
+                )
                 if done.returncode != 0:
                     sys.exit(f"{page}: failed:\n{body}")
                 printed = done.stdout
@@ -90,9 +101,11 @@ def run(page):
 
 
 if __name__ == "__main__":
-    subprocess.run(["cargo", "build", "--quiet", "--release", "-p", "harmonylite-vfs-ext"], cwd=ROOT, check=True)
-    subprocess.run(["cargo", "build", "--quiet", "-p", "harmonylite-vfs", "--example", "ring"], cwd=ROOT, check=True)
+    cargo = ["cargo", "build", "--quiet"]
+    subprocess.run([*cargo, "--release", "-p", "harmonylite-vfs-ext"], cwd=ROOT, check=True)
+    subprocess.run([*cargo, "-p", "harmonylite-vfs", "--example", "ring"], cwd=ROOT, check=True)
     RING = os.path.join(ROOT, "target", "debug", "examples", "ring")
-    pages = sys.argv[1:] or sorted(re.search(r"vfs-(\w+)\.md", path).group(1) for path in glob.glob(os.path.join(ROOT, "docs", "vfs-*.md")))
-    for page in pages:
+    documents = glob.glob(os.path.join(ROOT, "docs", "vfs-*.md"))
+    every = sorted(re.search(r"vfs-(\w+)\.md", path).group(1) for path in documents)
+    for page in sys.argv[1:] or every:
         run(page)

@@ -99,7 +99,11 @@ pub(crate) enum Command {
     /// Remove our triggers and tables (and those of HarmonyLite (Go)) from the database
     Cleanup,
     /// Print the version and what is inside
-    Version,
+    Version {
+        /// Print the licences of everything inside instead
+        #[arg(long)]
+        licenses: bool,
+    },
     /// Print a completion script
     Completions {
         /// bash, zsh, fish, elvish, powershell

@@ -20,10 +20,10 @@ pub(crate) fn dispatch(arguments: Vec<OsString>) -> Result<ExitCode> {
         Err(error) => return usage(&error),
     };
     if global.version {
-        return version::run();
+        return version::run(false);
     }
     match command {
-        Some(Command::Version) => version::run(),
+        Some(Command::Version { licenses }) => version::run(licenses),
         Some(Command::Completions { shell }) => completions::run(shell),
         Some(Command::Doctor { json }) => doctor::run(&global, json),
         Some(Command::Demo { keep, seconds }) => demo::run(keep, seconds),

@@ -1,12 +1,23 @@
 //! `harmonylite version`: what this program is made of.
 
+use super::show;
 use anyhow::Result;
 use std::process::ExitCode;
 
-/// Prints it.
-pub(crate) fn run() -> Result<ExitCode> {
-    println!("harmonylite {}", env!("CARGO_PKG_VERSION"));
-    println!("SQLite {}", rusqlite::version());
-    println!("{}", harmonylite::embedded::inside());
+/// The licences of everything inside, written by scripts/licenses.py.
+const LICENSES: &str = include_str!("../../licenses.txt");
+
+/// Prints the versions, or the licences.
+pub(crate) fn run(licenses: bool) -> Result<ExitCode> {
+    if licenses {
+        show::print(LICENSES);
+    } else {
+        show::print(&format!(
+            "harmonylite {}\nSQLite {}\n{}\n",
+            env!("CARGO_PKG_VERSION"),
+            rusqlite::version(),
+            harmonylite::embedded::inside()
+        ));
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,8 +1,10 @@
-"""What one instance of the project does. Usage: work.py PHASE; APP_DB and NODE come from the environment.
+"""What one instance of the project does: work.py PHASE, with APP_DB and NODE in the environment.
 
-`create`: people of its own, with groups, permissions and passwords; some deleted again; a group through the admin's pages.
+`create`: people of its own, with groups, permissions and passwords; some deleted again; a group
+through the admin's pages.
 `cross`: changes to what the other instance created, at the same time as that one does the same.
-`check`: everybody whom either instance created can log in with the newest password, and is where both put them.
+`check`: everybody whom either instance created can log in with the newest password, and is where
+both put them.
 """
 
 import os
@@ -38,7 +40,8 @@ def create():
     for i, group in enumerate(groups):
         group.permissions.set(permissions[i : i + 4])
     for i in range(USERS):
-        user = User.objects.create_user(f"user{NODE}.{i}", f"user{i}@node{NODE}.example", f"secret {NODE}.{i}")
+        email = f"user{i}@node{NODE}.example"
+        user = User.objects.create_user(f"user{NODE}.{i}", email, f"secret {NODE}.{i}")
         user.groups.add(groups[i % GROUPS], groups[(i + 1) % GROUPS])
         user.user_permissions.add(*permissions[i % 20 : i % 20 + 3])
         if i % 7 == 3:
@@ -57,7 +60,8 @@ def create():
     User.objects.create_superuser(f"boss{NODE}", "", f"boss {NODE}")
     browser = Client()
     assert browser.login(username=f"boss{NODE}", password=f"boss {NODE}")
-    page = browser.post("/admin/auth/group/add/", {"name": f"from the admin {NODE}", "permissions": [permissions[0].pk]})
+    group = {"name": f"from the admin {NODE}", "permissions": [permissions[0].pk]}
+    page = browser.post("/admin/auth/group/add/", group)
     assert page.status_code == 302, page.content
     (entry,) = LogEntry.objects.filter(user__username=f"boss{NODE}")
     assert entry.object_repr == f"from the admin {NODE}"
@@ -67,13 +71,17 @@ def cross():
     for i in range(USERS):
         if is_deleted(i):
             continue
-        # Mine go into a team of the other; everybody's last name is set by both, and one of the two stays.
-        User.objects.get(username=f"user{NODE}.{i}").groups.add(Group.objects.get(name=f"team {OTHER}.{i % GROUPS}"))
+        # Mine go into a team of the other; both set everybody's last name, and one of the two
+        # stays.
+        team = Group.objects.get(name=f"team {OTHER}.{i % GROUPS}")
+        User.objects.get(username=f"user{NODE}.{i}").groups.add(team)
         for node in (1, 2):
             User.objects.filter(username=f"user{node}.{i}").update(last_name=f"named by {NODE}")
-    # Both give the same permission to the same group: two rows with different ids, of which a unique index lets one stay.
+    # Both give the same permission to the same group: two rows with different ids, of which a
+    # unique index lets one stay.
+    view_session = Permission.objects.get(codename="view_session")
     for node in (1, 2):
-        Group.objects.get(name=f"team {node}.0").permissions.add(Permission.objects.get(codename="view_session"))
+        Group.objects.get(name=f"team {node}.0").permissions.add(view_session)
 
 
 def check():
@@ -85,13 +93,16 @@ def check():
                 continue
             user = authenticate(username=name, password=password(node, i))
             assert user is not None, f"{name} cannot log in"
-            assert user.email == f"user{i}@node{node}.example" and user.last_name in ("named by 1", "named by 2"), name
+            assert user.email == f"user{i}@node{node}.example", name
+            assert user.last_name in ("named by 1", "named by 2"), name
             teams = {f"team {node}.{(i + 1) % GROUPS}", f"team {3 - node}.{i % GROUPS}"}
             if i % 3:
                 teams.add(f"team {node}.{i % GROUPS}")
             assert set(user.groups.values_list("name", flat=True)) == teams, name
-        assert authenticate(username=f"user{node}.3", password=f"secret {node}.3") is None, "an old password still works"
-        assert Group.objects.get(name=f"team {node}.0").permissions.filter(codename="view_session").count() == 1
+        old = authenticate(username=f"user{node}.3", password=f"secret {node}.3")
+        assert old is None, "an old password still works"
+        team = Group.objects.get(name=f"team {node}.0")
+        assert team.permissions.filter(codename="view_session").count() == 1
         assert authenticate(username=f"boss{node}", password=f"boss {node}").is_superuser
         assert Group.objects.get(name=f"from the admin {node}").permissions.count() == 1
     assert not Group.objects.filter(name__startswith="doomed").exists()

@@ -1,4 +1,4 @@
-"""Django's own applications, with ids of this node; also for the tables behind many-to-many fields."""
+"""Django's own applications, with ids of this node, also for the tables of many-to-many fields."""
 
 from django.contrib.admin.apps import AdminConfig
 from django.contrib.auth.apps import AuthConfig

@@ -1,7 +1,8 @@
 """Ids that no other node gives: milliseconds, the node's number, a counter (docs/ids.md).
 
-Ordered by time like those of AUTOINCREMENT, and below 2^63. Two processes of one node share its number; should they ever meet, the
-database itself refuses the second row. Without NODE (while `migrate` runs) SQLite numbers the rows, the same ones on every node.
+Ordered by time like those of AUTOINCREMENT, and below 2^63. Two processes of one node share its
+number; should they ever meet, the database itself refuses the second row. Without NODE (while
+`migrate` runs) SQLite numbers the rows, the same ones on every node.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""What `django-admin startproject` writes, less comments; the database's path comes from the environment."""
+"""What `django-admin startproject` writes, less comments; $APP_DB is the database's path."""
 
 import os
 
@@ -39,7 +39,11 @@ DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": os.environ["APP_DB"],
-        "OPTIONS": {"timeout": 20, "transaction_mode": "IMMEDIATE", "init_command": "PRAGMA journal_mode = WAL"},
+        "OPTIONS": {
+            "timeout": 20,
+            "transaction_mode": "IMMEDIATE",
+            "init_command": "PRAGMA journal_mode = WAL",
+        },
     }
 }
 # The real hasher, with few rounds: the test sets many passwords.
