@@ -1,5 +1,6 @@
 //! Leaderless multi-writer replication for SQLite over NATS JetStream.
 
+pub mod actor;
 pub mod broker;
 pub mod capture;
 pub mod clock;

@@ -1,11 +1,11 @@
 //! Exit statuses, and how an error becomes the two lines that a person reads.
 
 use harmonylite::NodeError;
+use harmonylite::actor::Fatal;
 use harmonylite::db::connection::DatabaseError;
 use harmonylite::db::lockfile::LockError;
 use harmonylite::db::preflight::PreflightError;
 use harmonylite::embedded::EmbeddedError;
-use harmonylite::inbound::Fatal;
 use harmonylite::settings::{NodeConfigError, SettingsError};
 use rusqlite::ErrorCode;
 use std::fmt;

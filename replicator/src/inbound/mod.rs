@@ -3,256 +3,70 @@
 //!
 //! Arrives: messages and answers of the broker, acknowledgements from outbound. Leaves: applied
 //! rows, versions, cursors; [`Effect`]s for the other actor. Owns the order inside a transaction:
-//! follow DDL, absorb, mark what is acknowledged, repair, apply, move the cursor. A crash before
-//! its commit leaves everything as it was.
+//! absorb, mark what is acknowledged, repair, apply, move the cursor. A crash before its commit
+//! leaves everything as it was.
 
-mod answer;
-mod deal;
-mod due;
-mod former;
-mod gap;
-mod link;
-mod prune;
-mod relog;
+mod apply_batch;
+mod durable;
+mod events;
+mod inbox;
+mod join;
+mod process;
+mod requests;
+mod schedule;
+mod schema;
+mod stats;
 mod stream;
-mod transact;
+mod transaction;
+mod verify;
 
-use crate::broker::{Broker, BrokerEvent, Request, Ticket};
-use crate::capture::absorb::AbsorbState;
-use crate::capture::install;
+pub use durable::Progress;
+pub use events::Input;
+pub use stats::Stats;
+pub use stream::ShardStream;
+
+use crate::actor::{Effect, Fatal, Step};
+use crate::broker::{Broker, Request};
+use crate::capture::{baseline, fold::log_end, install};
 use crate::db::connection::{self, DatabaseError, Meta};
 use crate::db::layout::Layout;
 use crate::model::action::Action;
 use crate::model::config::{NodeConfig, Now};
-use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
+use crate::model::ids::Site;
 use crate::model::planted_bugs::{Bug, planted};
-use crate::repair::evidence::Signal;
-use crate::repair::lease::Lease;
-use crate::repair::prune::Pass;
-use crate::store::cursor::{Anchor, Cursor, NO_ROW_MS};
-use crate::wire::decode::Unpacker;
+use crate::repair::answers::Answers;
+use crate::repair::gaps::Gaps;
+use crate::repair::prune::{PRUNE_ROWS_MAX, Pruning, prune, prune_before_ms};
+use crate::repair::question::{Outgoing, Question};
+use crate::repair::superseded::Superseded;
+use crate::store::cursor::Cursor;
+use durable::Durable;
+use inbox::Inbox;
+use join::Join;
+use requests::Requests;
 use rusqlite::{Connection, TransactionBehavior};
-use std::collections::{HashMap, HashSet};
+use schedule::Schedule;
+use schema::FollowedSchema;
 use std::sync::Arc;
-pub use stream::{Item, ShardStream, What};
-
-/// Acknowledgements wait so long for more, or for another reason to write: each transaction takes
-/// the write lock from the application, and until they are written down a crash costs no more than
-/// sending the same batches again.
-const ACKS_WAIT_MS: u64 = 5;
-/// So many do not wait.
-const ACKS_MAX: usize = 64;
-
-/// What outbound learned from an acknowledgement.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ack {
-    /// The batch; the same number as before if nothing had to be sent.
-    pub batch: BatchNo,
-    /// Log entries up to here are dealt with.
-    pub upto: i64,
-    /// Where its last part is in the stream. None if nothing had to be sent.
-    pub seq: Option<StreamSeq>,
-    /// The lowest row time in it, unix milliseconds.
-    pub lowest_ms: i64,
-}
-
-/// What comes in.
-#[derive(Debug)]
-pub enum Input {
-    /// From the broker.
-    Broker(BrokerEvent),
-    /// From outbound.
-    Acknowledged(Ack),
-    /// Look at the database: its schema may have changed, or its log grown.
-    Wake,
-    /// Outbound holds still for this check; its acknowledgements came before this.
-    OutboundHeld(u64),
-    /// Try a batch in quarantine again.
-    RetryQuarantine(i64),
-}
-
-/// What goes to the other actor.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Publishing may begin (again): this is who we are, and what is acknowledged.
-    Go {
-        /// The check that found it so. A go-ahead of an older one counts for nothing.
-        check: u64,
-        /// The present life.
-        site: Site,
-        /// The last acknowledged batch.
-        batch: BatchNo,
-        /// Log entries up to here are published.
-        published: i64,
-    },
-    /// The broker is about to be checked: publish nothing until the go-ahead, and say so.
-    Hold {
-        /// Which check.
-        check: u64,
-        /// On which connection, counted from 1 as both actors see them come.
-        connection: u64,
-    },
-    /// There is something in the log, or the schema is installed anew.
-    Look,
-}
-
-/// What a step came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Nothing to do before the next input or [`Inbound::deadline`].
-    Idle,
-    /// Something was done; step again.
-    Worked,
-    /// Another connection holds the write lock, or the disk is full: step again a little later.
-    Busy,
-}
-
-/// Why the node has to end.
-#[derive(Debug, thiserror::Error)]
-pub enum Fatal {
-    /// The database.
-    #[error(transparent)]
-    Database(#[from] DatabaseError),
-    /// A temporary file for a batch that is too large for memory.
-    #[error("cannot use the directory for large batches: {0}")]
-    Spill(#[from] std::io::Error),
-    /// One row alone is larger than a batch may be.
-    #[error("{0}")]
-    RowTooLarge(String),
-    /// Two processes with one node id.
-    #[error(
-        "node id {node} is in use by another process ({place}): give this node its own node_id, \
-        and if its disk was cloned, remove our tables from the copy (harmonylite cleanup)"
-    )]
-    SecondNode {
-        /// The node id.
-        node: NodeId,
-        /// Where the other runs.
-        place: String,
-    },
-    /// `on_join = "refuse"`.
-    #[error(
-        "this database has {rows} rows or more that never joined, and the cluster has data: set \
-        on_join to merge or replace"
-    )]
-    JoinRefused {
-        /// At least so many.
-        rows: i64,
-    },
-    /// What was written into the database is not in it any more.
-    #[error(
-        "the content of the database was replaced while this node ran (a backup was restored into \
-        it?): nothing was written to what is there now"
-    )]
-    Restored,
-    /// Too much in quarantine.
-    #[error(
-        "{count} batches are in quarantine, which is the limit: look at them with `harmonylite \
-        quarantine list`, then retry or drop them"
-    )]
-    QuarantineFull {
-        /// How many.
-        count: i64,
-    },
-}
-
-impl Fatal {
-    /// What an error of this database means: without our tables it is another content.
-    pub(crate) fn of(db: &Connection, error: DatabaseError) -> Self {
-        if matches!(connection::is_installed(db), Ok(false)) {
-            Self::Restored
-        } else {
-            Self::Database(error)
-        }
-    }
-}
-
-impl From<rusqlite::Error> for Fatal {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Database(error.into())
-    }
-}
-
-/// Counters since the start, for metrics and tests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct Stats {
-    pub transactions: u64,
-    pub batches_applied: u64,
-    pub rows_taken: u64,
-    pub rows_skipped: u64,
-    pub bytes_applied: u64,
-    pub conflicts: u64,
-    pub compensated: u64,
-    pub quarantined: u64,
-    pub held: u64,
-    pub busy: u64,
-    pub gaps: u64,
-    pub losses: u64,
-    pub rows_republished: u64,
-    pub new_sites: u64,
-    pub transactions_go: u64,
-    pub null_key_changes: u64,
-    pub pruned: u64,
-    pub drift_warnings: u64,
-    pub newest_remote_ms: i64,
-    pub last_applied_unix_ms: i64,
-}
+use transaction::{AfterCommit, Transaction, check_content};
+use verify::Verify;
 
 /// The writing actor.
 pub struct Inbound<B: Broker> {
     config: NodeConfig,
     db: Connection,
-    broker: B,
-    layout: Arc<Layout>,
-    mirrored: i64,
-    absorb: AbsorbState,
-    batch: BatchNo,
-    own_anchor: Option<Anchor>,
-    own_lowest_ms: i64,
-    joined: bool,
-    join_targets: HashMap<u32, StreamSeq>,
-    streams: Vec<ShardStream>,
-    link: link::Link,
-    /// Connections seen so far, checks begun so far, and the last one that outbound holds still
-    /// for.
-    connection: u64,
-    check: u64,
-    outbound_held: u64,
-    lease: Lease,
-    lease_due_ms: u64,
-    heartbeat_due_ms: u64,
-    gaps: gap::Gaps,
-    answers: answer::Answers,
-    relogs: relog::Relogs,
-    acks: Vec<Ack>,
-    acks_due_ms: u64,
-    wake: bool,
-    /// Since when what only moves the cursor waits, on the monotone clock.
-    skips_since: Option<u64>,
-    /// The schema differs from the layout, or was not looked at yet.
-    schema_moved: bool,
-    /// When the last message came, or the link came up.
-    delivered_ms: u64,
-    pruning: Option<Pass>,
-    prune_due_ms: u64,
-    next_ticket: Ticket,
-    asked: HashMap<Ticket, link::Question>,
-    retries: Vec<i64>,
-    /// The stream that the next transaction begins with.
-    first_served: usize,
-    unpacker: Unpacker,
-    released: Vec<(u32, NodeId)>,
-    own_lowest_changed: bool,
-    trouble: Option<String>,
+    schema: FollowedSchema,
+    durable: Durable,
+    requests: Requests<B>,
+    verify: Verify,
+    gaps: Gaps,
+    answers: Answers,
+    superseded: Superseded,
+    pruning: Pruning,
+    join: Join,
+    inbox: Inbox,
     /// Why the last transaction found no room on the disk.
     full: Option<String>,
-    /// How many transactions the database has seen, as the last one stored it.
-    writes: i64,
-    former: HashMap<NodeId, former::Former>,
-    former_due_ms: u64,
-    random: Box<dyn FnMut() -> u64 + Send>,
-    warned_null_keys: HashSet<String>,
     /// For the other actor; the owner takes them after each call.
     pub effects: Vec<Effect>,
     /// Counters.
@@ -273,182 +87,34 @@ impl<B: Broker> Inbound<B> {
         mut random: Box<dyn FnMut() -> u64 + Send>,
         now: Now,
     ) -> Result<Self, Fatal> {
-        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        connection::create_tables(&transaction, &config.path)?;
-        let known = Meta::read(&transaction)?;
-        if known.site.0 == 0 || known.node != config.node {
-            // A copy under another node id is another life: its original goes on elsewhere.
-            connection::begin_site(
-                &transaction,
-                crate::capture::baseline::site_from(random()),
-                now.unix_ms,
-            )?;
-            connection::set(&transaction, "node", config.node.0.cast_signed())?;
-            transaction
-                .execute("DELETE FROM main.__harmonylite__meta WHERE key GLOB 'own_*'", [])?;
-        }
-        let (layout, installed) = install::install(&transaction, &config.filter, now.unix_ms)?;
-        transaction.commit()?;
-        transact::report_installed(&installed);
-        let meta = Meta::read(&db)?;
-        let writes = connection::get(&db, "writes")?.unwrap_or(0);
-        let absorb = AbsorbState {
-            site: meta.site,
-            own_sites: connection::own_sites(&db)?,
-            absorbed: meta.absorbed,
-            published: meta.published,
-        };
-        let lease = Lease::new(meta.site, &config.instance, &config.place, config.lease_ttl_ms);
-        let streams = (1..=config.shards)
-            .map(|shard| {
-                Ok(ShardStream::new(shard, Cursor::read(&db, shard)?, deal::read_held(&db, shard)?))
-            })
-            .collect::<Result<Vec<_>, DatabaseError>>()?;
+        let layout = install_all(&config, &mut db, &mut random, now)?;
+        let durable = Durable::read(&db, &config)?;
         Ok(Self {
-            own_anchor: transact::read_own_anchor(&db)?,
-            own_lowest_ms: connection::get(&db, "own_lowest")?.unwrap_or(NO_ROW_MS),
-            gaps: gap::Gaps::new(&db)?,
-            relogs: relog::Relogs::new(&db)?,
-            config,
-            db,
-            broker,
-            layout: Arc::new(layout),
-            mirrored: -1,
-            absorb,
-            batch: meta.batch,
-            joined: meta.joined,
-            join_targets: HashMap::new(),
-            streams,
-            link: link::Link::Down,
-            connection: 0,
-            check: 0,
-            outbound_held: 0,
-            lease,
-            lease_due_ms: 0,
-            heartbeat_due_ms: 0,
-            answers: answer::Answers::default(),
-            acks: Vec::new(),
-            acks_due_ms: 0,
-            wake: true,
-            skips_since: None,
-            schema_moved: true,
-            delivered_ms: now.mono_ms,
-            pruning: None,
-            prune_due_ms: now.mono_ms + prune::interval_ms(),
-            next_ticket: 1,
-            asked: HashMap::new(),
-            retries: Vec::new(),
-            first_served: 0,
-            unpacker: Unpacker::default(),
-            released: Vec::new(),
-            own_lowest_changed: false,
-            trouble: None,
+            schema: FollowedSchema::new(layout),
+            requests: Requests::new(broker),
+            verify: Verify::new(&config, durable.site(), random),
+            gaps: Gaps::read(&config, &db)?,
+            answers: Answers::new(&config),
+            superseded: Superseded::default(),
+            pruning: Pruning::new(now),
+            join: Join::new(config.replicate),
+            inbox: Inbox::new(&durable, now),
             full: None,
-            writes,
-            former: HashMap::new(),
-            former_due_ms: 0,
-            random,
-            warned_null_keys: HashSet::new(),
             effects: Vec::new(),
             stats: Stats::default(),
+            config,
+            db,
+            durable,
         })
     }
 
-    /// Takes an input in. Never touches the database.
-    ///
-    /// # Errors
-    /// [`Fatal::SecondNode`].
-    pub fn handle(&mut self, input: Input, now: Now) -> Result<(), Fatal> {
-        match input {
-            Input::Wake => self.wake = true,
-            Input::Acknowledged(ack) => {
-                if self.acks.is_empty() {
-                    self.acks_due_ms = now.mono_ms + ACKS_WAIT_MS;
-                }
-                self.acks.push(ack);
-            }
-            Input::OutboundHeld(check) => self.outbound_held = check,
-            Input::RetryQuarantine(id) => self.retries.push(id),
-            Input::Broker(event) => return self.handle_broker(event, now),
-        }
-        Ok(())
-    }
-
-    fn handle_broker(&mut self, event: BrokerEvent, now: Now) -> Result<(), Fatal> {
-        match event {
-            BrokerEvent::Connected => {
-                self.connection += 1;
-                self.asked.clear();
-                self.begin_check();
-            }
-            BrokerEvent::Disconnected(_) => {
-                self.link = link::Link::Down;
-                self.asked.clear();
-            }
-            BrokerEvent::Reply(ticket, result) => {
-                if let Some(question) = self.asked.remove(&ticket) {
-                    self.answered(question, result, now)?;
-                }
-            }
-            BrokerEvent::Delivered { generation, message, permit } => {
-                let (shard, seq, site) = (message.shard, message.seq, self.absorb.site);
-                let (limits, dir) = (&self.config.limits, &self.config.spill_dir);
-                let Some(stream) = self.streams.iter_mut().find(|s| s.shard == shard) else {
-                    return Ok(());
-                };
-                if stream.generation != generation {
-                    stream.turn_down(permit);
-                } else {
-                    self.delivered_ms = now.mono_ms;
-                    if let Err(error) = stream.deliver(message, permit, site, limits, dir) {
-                        if stream.full.is_none() {
-                            tracing::warn!(shard, seq = seq.0, %error, dir = %dir.display(), "no \
-                                room for a large batch; trying again");
-                        }
-                        stream.wait_for_room(seq, error.to_string(), now.mono_ms);
-                    }
-                }
-            }
-            BrokerEvent::ConsumerLost { shard, generation, reason } => {
-                let checked = matches!(
-                    self.link,
-                    link::Link::Up | link::Link::Checking(_) | link::Link::Again(_)
-                );
-                if checked
-                    && self.streams.iter().any(|s| s.shard == shard && s.generation == generation)
-                {
-                    tracing::debug!(
-                        shard,
-                        reason,
-                        "the consumer ended; checking the stream and consuming again"
-                    );
-                    self.begin_check();
-                }
-            }
-            BrokerEvent::Signal(bytes) => {
-                if let Some(signal) = Signal::decode(&bytes) {
-                    self.signalled(signal, now);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn ask(&mut self, question: link::Question, request: Request) {
-        let ticket = self.next_ticket;
-        self.next_ticket += 1;
-        self.asked.insert(ticket, question);
-        self.broker.request(ticket, request);
-    }
-
-    /// Does one piece of work, at most one write transaction. `mono_ms` deadlines are looked at
-    /// here too.
+    /// Does one piece of work, at most one write transaction. Deadlines are looked at here too.
     ///
     /// # Errors
     /// What ends the node. Busy and full disks are not errors but [`Step::Busy`].
     pub fn step(&mut self, now: Now) -> Result<Step, Fatal> {
         self.tick(now);
-        self.judge_link()?;
+        self.judge_connection()?;
         let result = self.work(now);
         self.full = match &result {
             Err(Fatal::Database(error @ (DatabaseError::Full | DatabaseError::NoIndex))) => {
@@ -479,46 +145,243 @@ impl<B: Broker> Inbound<B> {
         Ok(Step::Worked)
     }
 
+    /// Whether a transaction has anything to do. Reads the schema version and the end of the log,
+    /// no more.
+    fn has_work(&mut self, now: Now) -> Result<bool, Fatal> {
+        self.inbox.note_waiting(now);
+        if self.schedule().transaction_is_due(now) || self.schema.moved {
+            return Ok(true);
+        }
+        if !self.inbox.wake {
+            return Ok(false);
+        }
+        self.schema.look(&self.db)?;
+        let unsent = self.verify.knows_incarnation()
+            && !self.config.publish
+            && log_end(&self.db)? > self.durable.absorb.published;
+        // Not before: a database that is busy must be looked at again.
+        self.inbox.wake = false;
+        Ok(self.schema.moved || unsent)
+    }
+
+    fn schedule(&self) -> Schedule<'_> {
+        let Self { durable, verify, gaps, answers, superseded, pruning, join, inbox, .. } = self;
+        Schedule { durable, verify, gaps, answers, superseded, pruning, join, inbox }
+    }
+
+    /// One write transaction: all that waits, within the bounds. Its order is this function.
+    fn transact(&mut self, now: Now) -> Result<(), Fatal> {
+        self.follow_schema(now)?;
+        if !self.verify.knows_incarnation() {
+            return Ok(());
+        }
+        let layout = Arc::clone(&self.schema.layout);
+        let copies = (&self.durable, &self.stats);
+        let tx = Transaction::new(&self.db, &self.config, &layout, copies, now);
+        let committed = tx.run(|tx| {
+            if !tx.begin()? {
+                return Ok(());
+            }
+            tx.follow_emptied_log()?;
+            if let Some(behind_broker) = self.verify.verdict().map(|v| v.behind_broker) {
+                if behind_broker {
+                    tx.begin_incarnation(baseline::site_from(self.verify.random()))?;
+                }
+                tx.stamp_old_changes()?;
+            }
+            if !tx.absorb(!self.inbox.acks.is_empty())? {
+                return Ok(());
+            }
+            tx.mark_acknowledged(&self.inbox)?;
+            if let Some(verdict) = self.verify.verdict() {
+                tx.carry_out(verdict)?;
+            }
+            tx.after.ended_gaps = self.gaps.write_ended(tx.db)?;
+            if self.verify.is_up() && !tx.durable.republish.is_republishing() {
+                tx.answer(&self.answers)?;
+            }
+            process::serve(tx, &mut self.inbox, &self.superseded)?;
+            process::release(tx)?;
+            let served = &tx.after.served.items;
+            if self.verify.is_up() && self.join.is_complete(&tx.durable, &self.inbox, served, now) {
+                tx.begin_end_of_join(self.join.found_data())?;
+            }
+            tx.step_republish(&self.answers)?;
+            tx.write_marks()
+        });
+        let (durable, stats, after) = committed?;
+        (self.durable, self.stats) = (durable, stats);
+        self.stats.transactions += 1;
+        self.after_commit(after, now);
+        Ok(())
+    }
+
+    fn after_commit(&mut self, after: AfterCommit, now: Now) {
+        self.durable.republish.committed();
+        self.schema.moved |= after.schema_moved;
+        for table in &after.null_key_tables {
+            self.schema.warn_null_keys(table);
+        }
+        self.inbox.committed(&after.served);
+        for node in after.superseded_asked {
+            self.superseded.asked(node);
+        }
+        for (node, created_ms) in after.seen_origins {
+            self.gaps.saw_origin(node, created_ms);
+        }
+        let signals = self.answers.committed(after.answers, self.durable.absorb.published);
+        self.requests.send(signals.into_iter().map(Outgoing::Signal));
+        self.gaps.committed(&self.db, after.ended_gaps, after.gaps_changed);
+        if after.new_incarnation {
+            self.verify.incarnation_begun();
+        }
+        if after.connection_passes {
+            self.connection_passes(now);
+        } else if after.look {
+            self.effects.push(Effect::Look);
+        }
+    }
+
+    /// Follows DDL, in a transaction of its own.
+    fn follow_schema(&mut self, now: Now) -> Result<(), Fatal> {
+        let was_moved = self.schema.moved;
+        let result = self.schema.follow(&mut self.db, &self.config, self.durable.writes, now);
+        if result? {
+            self.verify.heartbeat_at_once();
+            self.effects.push(Effect::Look);
+            // Whoever waited for this schema tries again, from where it was held.
+            for i in 0..self.durable.streams.len() {
+                if !self.durable.streams[i].held.is_empty() && self.verify.is_up() {
+                    self.consume(i);
+                }
+            }
+        }
+        if was_moved && let Err(error) = self.schema.prepare(&mut self.db) {
+            self.schema.moved = true;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Starts the consumer of a stream behind its cursor.
+    fn consume(&mut self, index: usize) {
+        let generation = self.requests.next_generation();
+        let stream = &mut self.inbox.streams[index];
+        let shard = stream.shard;
+        let start = stream.restart(&mut self.durable.streams[index], generation);
+        let request = Request::Consume { shard, start, generation };
+        self.requests.send([Outgoing::Ask(Question::Consume(shard, generation), request)]);
+    }
+
+    /// Whether old versions may go now; a pass that is held up is looked at again later.
+    fn may_prune(&mut self, now: Now) -> Result<bool, Fatal> {
+        if now.mono_ms < self.pruning.deadline() || !self.verify.is_up() {
+            return Ok(false);
+        }
+        let published = self.durable.absorb.published;
+        let quiet = self.schedule().is_quiet() && log_end(&self.db)? <= published;
+        if !quiet || self.prune_before_ms(now).is_none() {
+            self.pruning.postpone(now);
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    fn prune_before_ms(&self, now: Now) -> Option<i64> {
+        let heads = self.durable.streams.iter().filter_map(|s| s.cursor.head());
+        let newest_ns = heads.map(|head| head.time_ns).max();
+        prune_before_ms(newest_ns, now, self.config.version_retention_ms)
+    }
+
+    fn prune(&mut self, now: Now) -> Result<(), Fatal> {
+        let Some(before_ms) = self.prune_before_ms(now) else { return Ok(()) };
+        let pass = self.pruning.take();
+        let layout = &self.schema.layout;
+        let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        check_content(&transaction, self.durable.writes)?;
+        // A change that came since we looked needs its predecessor.
+        if log_end(&transaction)? > self.durable.absorb.published
+            || install::schema_version(&transaction)? != layout.schema_version
+        {
+            return Ok(());
+        }
+        let (dropped, next) = prune(&transaction, layout, &pass, before_ms, PRUNE_ROWS_MAX)?;
+        transaction.commit()?;
+        self.stats.pruned += dropped;
+        self.pruning.committed(next, now);
+        Ok(())
+    }
+
+    /// Only for [`Bug::CursorFirst`].
+    fn stores_cursor_first(&mut self) -> Result<bool, Fatal> {
+        let mut stored = false;
+        let streams = self.inbox.streams.iter().zip(&self.durable.streams);
+        for (stream, progress) in streams.filter(|_| self.verify.is_up()) {
+            let Some(last) = stream.queue.back() else { continue };
+            if Cursor::read(&self.db, stream.shard)?.seq() < last.safe.seq {
+                let mut ahead = progress.cursor.clone();
+                ahead.advance(last.safe, 0, 1, self.config.limits.cursor_trail_max);
+                ahead.write(&self.db, stream.shard)?;
+                stored = true;
+            }
+        }
+        Ok(stored)
+    }
+
+    /// When [`Inbound::step`] has something to do even if nothing comes in, on the monotone clock.
+    pub fn deadline(&self) -> u64 {
+        self.schedule().deadline()
+    }
+
     /// Whether everything that came in is dealt with (for tests and shutdown).
     pub fn is_drained(&self) -> bool {
-        self.acks.is_empty()
-            && self.relogs.is_empty()
-            && self.streams.iter().all(ShardStream::is_drained)
+        self.inbox.is_drained() && self.durable.republish.is_idle()
     }
 
     /// Whether this database has joined: every row has a version.
     pub fn is_joined(&self) -> bool {
-        self.joined
-    }
-
-    /// The connection, for status queries between steps.
-    pub fn database(&self) -> &Connection {
-        &self.db
+        self.durable.joined
     }
 
     /// The layout in force.
     pub fn layout(&self) -> &Arc<Layout> {
-        &self.layout
+        &self.schema.layout
     }
 
-    /// The streams as they are consumed, for status.
-    pub fn streams(&self) -> &[ShardStream] {
-        &self.streams
+    /// The streams as they are consumed and applied, for status.
+    pub fn streams(&self) -> impl Iterator<Item = (&ShardStream, &Progress)> {
+        self.inbox.streams.iter().zip(&self.durable.streams)
     }
 
-    /// The present life of the database.
+    /// The present incarnation of the database.
     pub fn site(&self) -> Site {
-        self.absorb.site
+        self.durable.site()
     }
 
     /// Whether the broker is up, checked, and consumed from.
     pub fn is_linked(&self) -> bool {
-        matches!(self.link, link::Link::Up)
+        self.verify.is_up()
+    }
+
+    /// Checks of connections passed so far.
+    pub fn checks_passed(&self) -> u64 {
+        self.verify.passed()
+    }
+
+    /// Rows logged so far by the walk that is under way: of a database that joins, and to be
+    /// republished.
+    pub fn republished_rows(&self) -> (Option<u64>, Option<u64>) {
+        self.durable.republish.rows()
+    }
+
+    /// Gaps that other nodes were asked to fill, for people.
+    pub fn open_gaps(&self) -> Vec<String> {
+        self.gaps.describe()
     }
 
     /// What the broker did not answer since the connection was last usable, for people.
     pub fn trouble(&self) -> Option<&str> {
-        self.trouble.as_deref()
+        self.requests.trouble()
     }
 
     /// What found no room on a disk and is tried again, for people.
@@ -526,7 +389,7 @@ impl<B: Broker> Inbound<B> {
         if self.full.is_some() {
             return self.full.clone();
         }
-        let (stream, full) = self.streams.iter().find_map(|s| Some((s, s.full.as_ref()?)))?;
+        let (stream, full) = self.inbox.streams.iter().find_map(|s| Some((s, s.full.as_ref()?)))?;
         let dir = self.config.spill_dir.display();
         Some(format!(
             "no room in {dir} for a large batch, at {} in stream {}: {}",
@@ -534,8 +397,35 @@ impl<B: Broker> Inbound<B> {
         ))
     }
 
+    /// The connection, for its owner between steps.
+    pub fn database(&self) -> &Connection {
+        &self.db
+    }
+
     /// Gives the connection back.
     pub fn into_database(self) -> Connection {
         self.db
     }
+}
+
+/// Our tables, an identity that belongs to this node, triggers.
+fn install_all(
+    config: &NodeConfig,
+    db: &mut Connection,
+    random: &mut dyn FnMut() -> u64,
+    now: Now,
+) -> Result<Layout, Fatal> {
+    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    connection::create_tables(&transaction, &config.path)?;
+    let known = Meta::read(&transaction)?;
+    if known.site.0 == 0 || known.node != config.node {
+        // A copy under another node id is another incarnation: its original goes on elsewhere.
+        connection::begin_site(&transaction, baseline::site_from(random()), now.unix_ms)?;
+        connection::set(&transaction, "node", config.node.0.cast_signed())?;
+        transaction::forget_own_anchor(&transaction)?;
+    }
+    let (layout, installed) = install::install(&transaction, &config.filter, now.unix_ms)?;
+    transaction.commit()?;
+    schema::report_installed(&installed);
+    Ok(layout)
 }

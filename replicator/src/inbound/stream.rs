@@ -5,11 +5,12 @@
 //! that is not complete yet. Only memory: after a crash the consumer starts again behind the stored
 //! cursor.
 
+use super::durable::Progress;
 use crate::broker::{Message, Permit};
 use crate::model::batch::PartHeaders;
 use crate::model::ids::{NodeId, Site, StreamSeq};
 use crate::model::limits::Limits;
-use crate::store::cursor::{Anchor, Cursor};
+use crate::store::cursor::Anchor;
 use crate::wire::parts::{Assembler, Fed, PartError};
 use crate::wire::spill::Spill;
 use std::collections::{HashMap, VecDeque};
@@ -18,7 +19,7 @@ use std::path::Path;
 
 /// What a message or a completed batch asks for.
 #[derive(Debug)]
-pub enum What {
+pub enum ItemKind {
     /// Nothing: our own, or seen before.
     Skip,
     /// A whole batch.
@@ -51,8 +52,8 @@ pub enum What {
 /// One thing to deal with, in the order of the stream.
 #[derive(Debug)]
 pub struct Item {
-    /// What.
-    pub what: What,
+    /// What it asks for.
+    pub kind: ItemKind,
     /// The message that completed it.
     pub anchor: Anchor,
     /// The cursor that may be stored afterwards.
@@ -75,6 +76,19 @@ const INCOMPLETE_NS_MAX: i64 = 600_000_000_000;
 /// The same by our own clock: in a stream in which nothing more comes, its time stands still.
 const INCOMPLETE_MS_MAX: u64 = 600_000;
 
+/// What a delivery is judged by.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// How far the stream is applied.
+    pub progress: &'a Progress,
+    /// The present incarnation of this database: its batches are skipped.
+    pub own_site: Site,
+    /// Bounds.
+    pub limits: &'a Limits,
+    /// Where the parts of large batches go.
+    pub spill_dir: &'a Path,
+}
+
 /// One stream.
 pub struct ShardStream {
     /// Its number.
@@ -83,12 +97,6 @@ pub struct ShardStream {
     pub generation: u64,
     /// When the stream was created.
     pub created_ns: i64,
-    /// How far it is applied, as stored.
-    pub cursor: Cursor,
-    /// Origins that wait for a schema, and from where.
-    pub held: HashMap<NodeId, StreamSeq>,
-    /// Held origins that this consumer tries again.
-    pub resuming: HashMap<NodeId, StreamSeq>,
     /// What is to be dealt with.
     pub queue: VecDeque<Item>,
     /// The last message seen.
@@ -123,19 +131,16 @@ const FULL_AGAIN_MS: u64 = 2_000;
 const FULL_AGAIN_MS_MAX: u64 = 60_000;
 
 impl ShardStream {
-    /// A stream whose cursor and held origins are known.
-    pub fn new(shard: u32, cursor: Cursor, held: HashMap<NodeId, StreamSeq>) -> Self {
-        let cursor_head = cursor.head().copied();
-        let position = cursor_head.unwrap_or(Anchor::start(0));
+    /// A stream of which nothing is consumed yet.
+    pub fn new(progress: &Progress) -> Self {
+        let head = progress.cursor.head().copied();
+        let position = head.unwrap_or(Anchor::start(0));
         Self {
-            shard,
+            shard: progress.shard,
             generation: 0,
             created_ns: position.created_ns,
-            cursor,
-            held,
-            resuming: HashMap::new(),
             queue: VecDeque::new(),
-            began: cursor_head,
+            began: head,
             position,
             full: None,
             assembling: HashMap::new(),
@@ -144,18 +149,18 @@ impl ShardStream {
 
     /// Forgets what was delivered and returns where a new consumer has to start: behind the cursor,
     /// or at the first batch that a held origin waits with.
-    pub fn restart(&mut self, generation: u64) -> StreamSeq {
+    pub fn restart(&mut self, progress: &mut Progress, generation: u64) -> StreamSeq {
         self.generation = generation;
         self.full.iter_mut().for_each(|full| full.permits.clear());
         self.queue.clear();
         self.assembling.clear();
-        self.resuming = self.held.clone();
-        self.began = self.cursor.head().copied();
-        let next = self.cursor.seq().0 + 1;
-        let start =
-            self.held.values().map(|s| s.0).min().map_or(next, |held| held.min(next)).max(1);
+        progress.resuming = progress.held.clone();
+        self.began = progress.cursor.head().copied();
+        let next = progress.cursor.seq().0 + 1;
+        let held = progress.held.values().map(|s| s.0).min();
+        let start = held.map_or(next, |held| held.min(next)).max(1);
         self.position = if start == next {
-            self.cursor.head().copied().unwrap_or(Anchor::start(self.created_ns))
+            self.began.unwrap_or(Anchor::start(self.created_ns))
         } else {
             Anchor { seq: StreamSeq(start - 1), ..Anchor::start(self.created_ns) }
         };
@@ -164,12 +169,17 @@ impl ShardStream {
 
     /// Whether everything delivered so far is dealt with.
     pub fn is_drained(&self) -> bool {
-        self.queue.is_empty() && self.assembling.values().all(|a| a.before.is_none())
+        self.is_drained_but(0)
+    }
+
+    /// Whether everything delivered so far is dealt with, once the first `served` items are.
+    pub fn is_drained_but(&self, served: usize) -> bool {
+        self.queue.len() == served && self.assembling.values().all(|a| a.before.is_none())
     }
 
     /// Whether what waits, if anything does, only moves the cursor.
     pub fn waits_for_nothing(&self) -> bool {
-        self.queue.iter().all(|item| matches!(item.what, What::Skip))
+        self.queue.iter().all(|item| matches!(item.kind, ItemKind::Skip))
             && self.assembling.values().all(|a| a.before.is_none())
     }
 
@@ -182,9 +192,7 @@ impl ShardStream {
         &mut self,
         message: Message,
         permit: Permit,
-        own_site: Site,
-        limits: &Limits,
-        spill_dir: &Path,
+        context: Context<'_>,
     ) -> io::Result<()> {
         if message.seq <= self.position.seq {
             return Ok(());
@@ -193,22 +201,25 @@ impl ShardStream {
         let expected = StreamSeq(self.position.seq.0 + 1);
         // Below the cursor a hole was seen before, but for the backlog of an origin that is held:
         // nobody has looked at that yet.
-        if message.seq > expected && (expected > self.cursor.seq() || !self.resuming.is_empty()) {
+        let progress = context.progress;
+        if message.seq > expected
+            && (expected > progress.cursor.seq() || !progress.resuming.is_empty())
+        {
             let safe = self.safe(self.position);
             self.queue.push_back(Item {
-                what: What::Gap { from: expected, to: message.seq },
+                kind: ItemKind::Gap { from: expected, to: message.seq },
                 anchor,
                 safe,
             });
         }
-        let what = self.sort(message, permit, own_site, limits, spill_dir)?;
+        let kind = self.sort(message, permit, context)?;
         let created_ns = self.created_ns;
         self.full.take_if(|full| full.seq <= anchor.seq || full.created_ns != created_ns);
         self.abandon_stale(anchor.time_ns);
         let safe = self.safe(anchor);
         self.position = anchor;
-        if let Some(what) = what {
-            self.queue.push_back(Item { what, anchor, safe });
+        if let Some(kind) = kind {
+            self.queue.push_back(Item { kind, anchor, safe });
         }
         Ok(())
     }
@@ -248,26 +259,28 @@ impl ShardStream {
         &mut self,
         message: Message,
         permit: Permit,
-        own_site: Site,
-        limits: &Limits,
-        spill_dir: &Path,
-    ) -> io::Result<Option<What>> {
-        let seen = message.seq <= self.cursor.seq();
-        let resumed = self.resuming.get(&message.node).is_some_and(|from| message.seq >= *from);
+        context: Context<'_>,
+    ) -> io::Result<Option<ItemKind>> {
+        let Progress { cursor, held, resuming, .. } = context.progress;
+        let seen = message.seq <= cursor.seq();
+        let resumed = resuming.get(&message.node).is_some_and(|from| message.seq >= *from);
         if seen && !resumed {
-            return Ok(Some(What::Skip));
+            return Ok(Some(ItemKind::Skip));
         }
-        if self.held.contains_key(&message.node) && !self.resuming.contains_key(&message.node) {
-            return Ok(Some(What::Skip));
+        if held.contains_key(&message.node) && !resuming.contains_key(&message.node) {
+            return Ok(Some(ItemKind::Skip));
         }
         let headers = match &message.headers {
-            Ok(headers) if headers.site == own_site => return Ok(Some(What::Skip)),
+            Ok(headers) if headers.site == context.own_site => return Ok(Some(ItemKind::Skip)),
             Ok(headers) => headers.clone(),
             Err(reason) => {
-                return Ok(Some(What::Bad { reason: reason.clone(), message: Box::new(message) }));
+                return Ok(Some(ItemKind::Bad {
+                    reason: reason.clone(),
+                    message: Box::new(message),
+                }));
             }
         };
-        self.assemble(message, headers, permit, limits, spill_dir)
+        self.assemble(message, headers, permit, context)
     }
 
     fn assemble(
@@ -275,12 +288,11 @@ impl ShardStream {
         message: Message,
         headers: PartHeaders,
         permit: Permit,
-        limits: &Limits,
-        spill_dir: &Path,
-    ) -> io::Result<Option<What>> {
+        context: Context<'_>,
+    ) -> io::Result<Option<ItemKind>> {
         let before = self.position;
         let slot = self.assembling.entry(message.node).or_insert_with(|| Assembling {
-            assembler: Assembler::new(limits, spill_dir),
+            assembler: Assembler::new(context.limits, context.spill_dir),
             before: None,
             since_ns: message.time_ns,
             idle_since_ms: None,
@@ -295,16 +307,16 @@ impl ShardStream {
             Ok(Fed::Complete { body, first }) => {
                 slot.before = None;
                 let permit = if headers.parts == 1 { permit } else { Permit::default() };
-                Some(What::Batch { headers, first, body, permit })
+                Some(ItemKind::Batch { headers, first, body, permit })
             }
             // We began in the middle of it: its first part was dealt with before, or the chain of
             // batch numbers shows the hole.
-            Ok(Fed::Orphan) => Some(What::Skip),
+            Ok(Fed::Orphan) => Some(ItemKind::Skip),
             // Not damage: the batch stays incomplete, and so the cursor stays before it.
             Err(PartError::Io(error)) => return Err(error),
             Err(error) => {
                 slot.before = None;
-                Some(What::Bad { reason: error.to_string(), message: Box::new(message) })
+                Some(ItemKind::Bad { reason: error.to_string(), message: Box::new(message) })
             }
         })
     }
@@ -325,7 +337,7 @@ impl ShardStream {
         });
         if self.assembling.len() < before {
             let (anchor, safe) = (self.position, self.safe(self.position));
-            self.queue.push_back(Item { what: What::Skip, anchor, safe });
+            self.queue.push_back(Item { kind: ItemKind::Skip, anchor, safe });
         }
     }
 

@@ -66,3 +66,26 @@ pub struct Now {
     /// Monotone clock, milliseconds from an arbitrary start.
     pub mono_ms: u64,
 }
+
+#[cfg(test)]
+impl NodeConfig {
+    /// A node with defaults, for tests beside components.
+    pub(crate) fn for_tests(node: u64) -> Self {
+        Self {
+            node: NodeId(node),
+            path: ":memory:".into(),
+            shards: 2,
+            filter: TableFilter::default(),
+            publish: true,
+            replicate: true,
+            on_join: OnJoin::Merge,
+            version_retention_ms: 86_400_000,
+            max_clock_drift_ms: 1_000,
+            spill_dir: std::env::temp_dir(),
+            lease_ttl_ms: 10_000,
+            instance: "this".to_owned(),
+            place: "here".to_owned(),
+            limits: Limits::default(),
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! The loop of a thread that owns an actor: takes what came, does one step, waits for more.
 
-use crate::inbound::Fatal;
+use crate::actor::Fatal;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 

@@ -3,10 +3,10 @@
 use super::Ended;
 use super::guard::Replaced;
 use super::http::ListenError;
+use crate::actor::Fatal;
 use crate::db::connection::DatabaseError;
 use crate::db::lockfile::LockError;
 use crate::embedded::EmbeddedError;
-use crate::inbound::Fatal;
 use crate::settings::NodeConfigError;
 use std::path::{Path, PathBuf};
 

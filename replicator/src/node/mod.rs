@@ -23,10 +23,10 @@ pub use error::NodeError;
 pub use guard::Replaced;
 pub use http::ListenError;
 
+use crate::actor::Fatal;
 use crate::clock;
 use crate::db::lockfile::Lock;
 use crate::embedded::Embedded;
-use crate::inbound::Fatal;
 use crate::model::status::Status;
 use crate::settings::{ClusterSettings, Settings};
 use report::Sources;

@@ -8,11 +8,12 @@ use super::drive::{Drive, drive, until};
 use super::timing::Timing;
 use super::watch::Known;
 use super::{Ended, reader};
+use crate::actor::{Fatal, Step};
 use crate::broker::BrokerEvent;
 use crate::broker::nats::NatsBroker;
 use crate::clock;
 use crate::db::layout::Layout;
-use crate::inbound::{Fatal, Inbound, Input, Stats, Step};
+use crate::inbound::{Inbound, Input, Stats};
 use crate::model::ids::Site;
 use crate::publish::outbound;
 use std::sync::Arc;
@@ -119,13 +120,14 @@ impl Writer {
     }
 
     fn show(&mut self, now_ms: u64) {
-        let streams = self.inbound.streams().iter().map(|s| StreamSeen {
-            shard: s.shard,
-            cursor: s.cursor.seq().0,
-            cursor_time_ns: s.cursor.head().map_or(0, |a| a.time_ns),
-            position: s.position.seq.0.max(s.cursor.seq().0),
-            position_time_ns: s.position.time_ns,
+        let streams = self.inbound.streams().map(|(stream, progress)| StreamSeen {
+            shard: stream.shard,
+            cursor: progress.cursor.seq().0,
+            cursor_time_ns: progress.cursor.head().map_or(0, |a| a.time_ns),
+            position: stream.position.seq.0.max(progress.cursor.seq().0),
+            position_time_ns: stream.position.time_ns,
         });
+        let streams = streams.collect();
         self.seen.send_replace(WriterSeen {
             stats: self.inbound.stats,
             linked: self.inbound.is_linked(),
@@ -134,9 +136,9 @@ impl Writer {
             joined: self.inbound.is_joined(),
             site: Some(self.inbound.site()),
             gaps: self.inbound.open_gaps(),
-            relogged: self.inbound.relogged_rows(),
+            relogged: self.inbound.republished_rows(),
             drained: self.inbound.is_drained(),
-            streams: streams.collect(),
+            streams,
             layout: Arc::clone(self.inbound.layout()),
             published_to_applied_us: self.applied.quantiles_at(now_ms),
             busy_since_ms: self.busy.since_ms,

@@ -5,12 +5,12 @@
 //! it is fenced. A crash between the broker's acknowledgement and inbound's mark sends it twice;
 //! peers discard the second by its versions.
 
+use crate::actor::{Ack, Effect, Fatal, Step};
 use crate::broker::{Broker, BrokerError, BrokerEvent, Message, Reply, Request, Ticket};
 use crate::capture::fold::FoldFrom;
 use crate::capture::install;
 use crate::db::connection::{self, Meta};
 use crate::db::layout::Layout;
-use crate::inbound::{Ack, Effect, Fatal, Step};
 use crate::model::action::Action;
 use crate::model::batch::BatchHeader;
 use crate::model::config::{NodeConfig, Now};

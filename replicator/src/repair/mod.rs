@@ -1,6 +1,13 @@
 //! What the broker lost, who still has it, and what may go.
 
+pub mod answers;
 pub mod evidence;
+pub mod gaps;
 pub mod lease;
 pub mod prune;
+pub mod question;
 pub mod republish;
+pub mod signal;
+pub mod superseded;
+pub mod verdict;
+pub mod walk;

@@ -10,9 +10,66 @@ use crate::db::key_pages::stretch;
 use crate::db::layout::Layout;
 use crate::db::sql::quote;
 use crate::model::batch::Value;
+use crate::model::config::Now;
 use crate::model::ids::Hlc;
 use crate::model::planted_bugs::{Bug, planted};
 use rusqlite::{Connection, params_from_iter};
+
+/// A pass over all versions begins this often.
+const INTERVAL_MS: u64 = 3_600_000;
+/// A pass that is held up is tried again after this.
+const LATER_MS: u64 = 60_000;
+
+/// When old versions go: a pass an hour, in idle moments, a bounded transaction at a time.
+///
+/// Nothing goes while anything that may need it is under way; the caller knows that. Nor by a clock
+/// that jumped ahead: the earlier of our own time and the newest applied message counts.
+#[derive(Debug)]
+pub struct Pruning {
+    pass: Option<Pass>,
+    due_ms: u64,
+}
+
+impl Pruning {
+    /// The first pass begins after one interval.
+    pub fn new(now: Now) -> Self {
+        Self { pass: None, due_ms: now.mono_ms + interval_ms() }
+    }
+
+    /// When the next step is due, on the monotone clock.
+    pub fn deadline(&self) -> u64 {
+        self.due_ms
+    }
+
+    /// Something holds the pass up.
+    pub fn postpone(&mut self, now: Now) {
+        self.due_ms = now.mono_ms + LATER_MS;
+    }
+
+    /// Takes the place in the pass for a step. A step that is not done begins the pass again.
+    pub fn take(&mut self) -> Pass {
+        self.pass.take().unwrap_or_default()
+    }
+
+    /// The step is committed; `next` as [`prune`] returned it.
+    pub fn committed(&mut self, next: Option<Pass>, now: Now) {
+        if next.is_none() {
+            self.due_ms = now.mono_ms + interval_ms();
+        }
+        self.pass = next;
+    }
+}
+
+fn interval_ms() -> u64 {
+    if planted(Bug::TombstoneEarly) { 1_000 } else { INTERVAL_MS }
+}
+
+/// Versions before this time may go, unix milliseconds. None: nothing may. `newest_ns`: when the
+/// broker stored the newest applied message.
+pub fn prune_before_ms(newest_ns: Option<i64>, now: Now, retention_ms: i64) -> Option<i64> {
+    let before_ms = (newest_ns? / 1_000_000).min(now.unix_ms).checked_sub(retention_ms)?;
+    (before_ms > 0).then_some(before_ms)
+}
 
 /// Where a pass over all version tables is.
 #[derive(Clone, Debug, Default)]
@@ -87,6 +144,35 @@ mod tests {
     use crate::db::connection::{begin_site, create_tables};
     use crate::db::schema::TableFilter;
     use crate::model::ids::Site;
+
+    #[test]
+    fn the_earlier_of_our_clock_and_the_newest_message_counts() {
+        let now = Now { unix_ms: 10_000, mono_ms: 0 };
+        for (newest_ms, retention_ms, before_ms) in [
+            (Some(9_000), 1_000, Some(8_000)),
+            (Some(20_000), 1_000, Some(9_000)),
+            (Some(9_000), 9_000, None),
+            (Some(9_000), i64::MAX, None),
+            (None, 1_000, None),
+        ] {
+            let newest_ns = newest_ms.map(|ms: i64| ms * 1_000_000);
+            assert_eq!(prune_before_ms(newest_ns, now, retention_ms), before_ms);
+        }
+    }
+
+    #[test]
+    fn a_complete_pass_waits_for_an_hour_and_a_held_up_one_for_a_minute() {
+        let now = |mono_ms| Now { unix_ms: 0, mono_ms };
+        let mut pruning = Pruning::new(now(0));
+        assert_eq!(pruning.deadline(), INTERVAL_MS);
+        pruning.postpone(now(INTERVAL_MS));
+        assert_eq!(pruning.deadline(), INTERVAL_MS + LATER_MS);
+        pruning.committed(Some(Pass { table: 1, after: None }), now(INTERVAL_MS + LATER_MS));
+        assert_eq!(pruning.deadline(), INTERVAL_MS + LATER_MS, "the pass goes on at once");
+        assert_eq!(pruning.take().table, 1);
+        pruning.committed(None, now(2 * INTERVAL_MS));
+        assert_eq!(pruning.deadline(), 3 * INTERVAL_MS);
+    }
 
     /// However small the pieces are, exactly the versions before the bound go, in tables of every
     /// kind of key.

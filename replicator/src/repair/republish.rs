@@ -1,229 +1,155 @@
-//! Logs rows for publication, a bounded number in one transaction.
+//! Republishes rows in bounded steps: what others miss, what the broker lost, and the rows of a
+//! database that joins.
 //!
-//! Arrives: which rows. Leaves: log entries, and baseline versions for rows that had none. Owns: a
-//! database of any size is gone through without the application waiting long for the write lock.
-//! The place is memory only: after a crash the rows are logged again, which is harmless however
-//! often it happens.
+//! Arrives: the wish for such a walk. Leaves: log entries, a bounded number in each transaction.
+//! Owns: the next step waits until the entries of the last one are published, so that neither the
+//! log nor a batch grows with the database. The wish to republish is stored and begins again after
+//! a crash; the place in a walk is memory only.
 
-use crate::capture::baseline::baseline_rows;
-use crate::capture::install::KIND_PUBLISH;
+use super::evidence::{note_republish, noted_republish, republish_done};
+use super::walk::Walk;
+use crate::capture::fold::log_end;
 use crate::db::connection::DatabaseError;
-use crate::db::key_pages::stretch;
-use crate::db::layout::{Layout, TableLayout};
-use crate::db::sql::quote;
-use crate::model::batch::Value;
-use crate::model::planted_bugs::{Bug, planted};
-use rusqlite::{Connection, params_from_iter};
+use crate::db::layout::Layout;
+use rusqlite::Connection;
 
-/// A walk over all tables.
-#[derive(Clone, Debug)]
-pub struct Relog {
-    since_ms: Option<i64>,
-    rows: u64,
-    schema_version: i64,
-    table: usize,
-    unversioned: bool,
-    after: Option<Vec<Value>>,
+/// The walks under way. A transaction works on a copy, which counts once it is committed.
+#[derive(Clone, Debug, Default)]
+pub struct Republish {
+    /// What was stored to be republished.
+    wanted: Option<Walk>,
+    /// Rows that the cluster may not have, when a database joins.
+    joining: Option<Walk>,
+    /// Log entries up to here are of the last step.
+    logged_upto: i64,
+    /// Begins from this time on, unix milliseconds, when this transaction is committed.
+    begins: Option<i64>,
 }
 
-impl Relog {
-    /// Every row, whoever wrote it, whose version is from `since_ms` on. From 0 on, rows without a
-    /// version (older than the retention) get the baseline version and go too.
-    pub fn since(since_ms: i64) -> Self {
-        Self {
-            since_ms: Some(since_ms.max(0)),
-            rows: 0,
-            schema_version: 0,
-            table: 0,
-            unversioned: false,
-            after: None,
-        }
-    }
+/// What a step came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stepped {
+    /// Log entries were added for a walk that goes on.
+    Logged {
+        /// How many.
+        rows: u64,
+        /// For others or the broker, not for joining.
+        republished: bool,
+    },
+    /// The rows that others miss are all logged.
+    Republished {
+        /// In this step.
+        rows: u64,
+    },
+    /// The rows of the database that joins are all logged.
+    Joined {
+        /// In this step.
+        rows: u64,
+    },
+}
 
-    /// Every row without a version: it gets the baseline version.
-    pub fn unversioned() -> Self {
-        Self { since_ms: None, unversioned: true, ..Self::since(0) }
-    }
-
-    /// From when on; None: rows without a version only.
-    pub fn since_ms(&self) -> Option<i64> {
-        self.since_ms
-    }
-
-    /// Rows logged so far.
-    pub fn rows(&self) -> u64 {
-        self.rows
-    }
-
-    /// Goes on, within the caller's write transaction, until `rows_max` rows of one table were
-    /// looked at or all is done. Returns how many were logged, and whether all is done. Begins anew
-    /// if the schema has changed.
+impl Republish {
+    /// Goes on with what a former process had stored.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// What SQLite reports.
+    pub fn read(db: &Connection) -> Result<Self, DatabaseError> {
+        Ok(Self { wanted: noted_republish(db)?.map(Walk::since), ..Self::default() })
+    }
+
+    /// Whether no walk is under way.
+    pub fn is_idle(&self) -> bool {
+        self.wanted.is_none() && self.joining.is_none()
+    }
+
+    /// Whether rows are republished for others, or because the broker lost them.
+    pub fn is_republishing(&self) -> bool {
+        self.wanted.is_some()
+    }
+
+    /// Whether the walk of a database that joins is under way.
+    pub fn is_joining(&self) -> bool {
+        self.joining.is_some()
+    }
+
+    /// Whether the next step may be done: the last one is published, up to log entry `published`.
+    pub fn is_due(&self, published: i64) -> bool {
+        !self.is_idle() && published >= self.logged_upto
+    }
+
+    /// Rows logged so far by the walk for joining and by the one for others.
+    pub fn rows(&self) -> (Option<u64>, Option<u64>) {
+        (self.joining.as_ref().map(Walk::rows), self.wanted.as_ref().map(Walk::rows))
+    }
+
+    /// Stores the wish that rows from `since_ms` on are republished, all of them from the first on.
+    /// The walk begins with the next transaction.
+    ///
+    /// # Errors
+    /// What SQLite reports.
+    pub fn begin(&mut self, db: &Connection, since_ms: i64) -> Result<(), DatabaseError> {
+        self.begins = Some(note_republish(db, since_ms)?);
+        Ok(())
+    }
+
+    /// Begins the walk over the rows without a version.
+    pub fn begin_join(&mut self) {
+        self.joining = Some(Walk::unversioned());
+    }
+
+    /// Somebody emptied the log: its ids begin again.
+    pub fn log_emptied(&mut self) {
+        self.logged_upto = 0;
+    }
+
+    /// One step of the walk under way, inside the caller's transaction. None: nothing is due.
+    ///
+    /// # Errors
+    /// What SQLite reports.
     pub fn step(
         &mut self,
         db: &Connection,
         layout: &Layout,
         rows_max: u64,
-    ) -> Result<(u64, bool), DatabaseError> {
-        if self.schema_version != layout.schema_version {
-            (self.schema_version, self.table, self.after) = (layout.schema_version, 0, None);
-            self.unversioned = self.since_ms.is_none();
+        published: i64,
+    ) -> Result<Option<Stepped>, DatabaseError> {
+        if self.begins.is_some() || !self.is_due(published) {
+            return Ok(None);
         }
-        let mut logged = 0;
-        while let Some(table) = layout.tables.get(self.table) {
-            logged += if self.unversioned {
-                self.without_version(db, table, rows_max)?
-            } else {
-                self.with_version(db, table, rows_max)?
-            };
-            if self.after.is_some() {
-                break;
+        let republished = self.wanted.is_some();
+        let slot = if republished { &mut self.wanted } else { &mut self.joining };
+        let Some(walk) = slot else { return Ok(None) };
+        let (rows, finished) = walk.step(db, layout, rows_max)?;
+        let stepped = match (finished, republished) {
+            (false, _) => Stepped::Logged { rows, republished },
+            (true, true) => {
+                republish_done(db)?;
+                tracing::warn!(
+                    rows = walk.rows(),
+                    since_ms = walk.since_ms(),
+                    "publishing again what others miss, or the broker lost"
+                );
+                Stepped::Republished { rows }
             }
-            if !self.unversioned && self.since_ms == Some(0) {
-                self.unversioned = true;
-            } else {
-                (self.table, self.unversioned) = (self.table + 1, self.since_ms.is_none());
+            (true, false) => {
+                tracing::info!(
+                    rows = walk.rows(),
+                    "joined; rows that the cluster did not have are published"
+                );
+                Stepped::Joined { rows }
             }
+        };
+        if finished {
+            *slot = None;
         }
-        self.rows += logged;
-        Ok((logged, self.table >= layout.tables.len()))
+        self.logged_upto = log_end(db)?;
+        Ok(Some(stepped))
     }
 
-    fn with_version(
-        &mut self,
-        db: &Connection,
-        table: &TableLayout,
-        rows_max: u64,
-    ) -> Result<u64, DatabaseError> {
-        let keys: Vec<String> = (0..table.schema.key.len()).map(|i| format!("key{i}")).collect();
-        let from = format!("main.{}", quote(&table.version_table()));
-        let mut next = stretch(db, &from, &keys, self.after.as_deref(), rows_max)?;
-        let columns = keys.join(", ");
-        next.values.push(Value::Integer(self.since_ms.unwrap_or(0) << 16));
-        let sql = format!(
-            "INSERT INTO main.__harmonylite__change_log (time, table_id, kind, {columns})
-             SELECT 0, {}, {KIND_PUBLISH}, {columns} FROM {from} WHERE {} AND hlc >= ?{}{}",
-            table.id,
-            next.condition,
-            next.values.len(),
-            if planted(Bug::OwnRowsOnly) {
-                " AND site IN (SELECT site FROM main.__harmonylite__site)"
-            } else {
-                ""
-            }
-        );
-        let logged = db.prepare_cached(&sql)?.execute(params_from_iter(&next.values))?;
-        self.after = next.end;
-        Ok(logged as u64)
-    }
-
-    fn without_version(
-        &mut self,
-        db: &Connection,
-        table: &TableLayout,
-        rows_max: u64,
-    ) -> Result<u64, DatabaseError> {
-        let keys: Vec<String> =
-            table.schema.key.iter().map(|k| format!("t.{}", quote(&k.name))).collect();
-        let from = format!("main.{} AS t", quote(table.name()));
-        let next = stretch(db, &from, &keys, self.after.as_deref(), rows_max)?;
-        let logged = baseline_rows(db, table, &next.condition, &next.values)?;
-        self.after = next.end;
-        Ok(logged as u64)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::capture::install::install;
-    use crate::db::connection::{begin_site, create_tables};
-    use crate::db::schema::TableFilter;
-    use crate::model::ids::{Hlc, Site};
-
-    fn database() -> (Connection, Layout) {
-        let db = Connection::open_in_memory().unwrap();
-        db.execute_batch(
-            "CREATE TABLE a (id INTEGER PRIMARY KEY); CREATE TABLE b (x TEXT COLLATE NOCASE, y, \
-            v, PRIMARY KEY (x, y));
-             CREATE TABLE c (free); CREATE TABLE empty (id INTEGER PRIMARY KEY);
-             WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 19)
-             INSERT INTO a SELECT i * 37 % 20 FROM n;
-             WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 19)
-             INSERT INTO b SELECT CAST(CASE i % 4 WHEN 0 THEN X'FF' || i WHEN 1 THEN 'k' WHEN 2 \
-             THEN 'K' || i ELSE NULL END AS TEXT), i / 2.0, 0 FROM n;
-             INSERT INTO c VALUES (1), (1), (NULL)",
-        )
-        .unwrap();
-        create_tables(&db, std::path::Path::new(":memory:")).unwrap();
-        begin_site(&db, Site(7), 0).unwrap();
-        let (layout, _) = install(&db, &TableFilter::default(), 0).unwrap();
-        (db, layout)
-    }
-
-    fn walk(db: &Connection, layout: &Layout, mut relog: Relog, rows_max: u64) -> u64 {
-        for _ in 0..200 {
-            if relog.step(db, layout, rows_max).unwrap().1 {
-                return relog.rows();
-            }
+    /// After the commit of the transaction that worked on this copy.
+    pub fn committed(&mut self) {
+        if let Some(since_ms) = self.begins.take() {
+            self.wanted = Some(Walk::since(since_ms));
         }
-        panic!("the walk does not end");
-    }
-
-    /// However small the pieces are, each row is logged once, but those with NULL in the key (5 of
-    /// b), which have no identity.
-    #[test]
-    fn every_row_is_logged_once_whatever_the_pieces() {
-        for rows_max in [1, 2, 3, 7, 100] {
-            let (db, layout) = database();
-            assert_eq!(
-                walk(&db, &layout, Relog::unversioned(), rows_max),
-                20 + 15 + 3,
-                "pieces of {rows_max}"
-            );
-            let count = |sql: &str| db.query_row(sql, [], |r| r.get::<_, i64>(0)).unwrap();
-            assert_eq!(
-                count(
-                    "SELECT count(*) FROM (SELECT DISTINCT table_id, key0, typeof(key0), key1 \
-                    FROM __harmonylite__change_log)"
-                ),
-                38
-            );
-            assert_eq!(
-                count("SELECT count(*) FROM __harmonylite__b_version WHERE hlc = 1 AND site = 7"),
-                15
-            );
-            assert_eq!(walk(&db, &layout, Relog::unversioned(), rows_max), 0, "all have versions");
-            db.execute(
-                "UPDATE __harmonylite__a_version SET hlc = ?1 WHERE key0 >= 12",
-                [Hlc::from_ms(5_000).0],
-            )
-            .unwrap();
-            db.execute("DELETE FROM __harmonylite__a_version WHERE key0 < 4", []).unwrap();
-            assert_eq!(walk(&db, &layout, Relog::since(5_000), rows_max), 8);
-            assert_eq!(
-                walk(&db, &layout, Relog::since(0), rows_max),
-                38,
-                "with those whose versions were dropped"
-            );
-        }
-    }
-
-    #[test]
-    fn a_changed_schema_begins_the_walk_anew() {
-        let (db, layout) = database();
-        let mut relog = Relog::unversioned();
-        assert!(!relog.step(&db, &layout, 5).unwrap().1);
-        db.execute_batch("CREATE TABLE aa (id INTEGER PRIMARY KEY); INSERT INTO aa VALUES (1)")
-            .unwrap();
-        let (layout, _) = install(&db, &TableFilter::default(), 0).unwrap();
-        let before = relog.rows();
-        assert_eq!(
-            (before, walk(&db, &layout, relog, 5)),
-            (5, 38 + 1),
-            "nothing twice, nothing left out"
-        );
     }
 }

@@ -29,7 +29,7 @@ pub(crate) fn event(event: &BrokerEvent) -> String {
         BrokerEvent::Reply(ticket, Ok(reply)) => format!("answer {ticket}: {reply:?}"),
         BrokerEvent::Reply(ticket, Err(error)) => format!("answer {ticket}: {error}"),
         BrokerEvent::Signal(bytes) => {
-            format!("signal {:?}", harmonylite::repair::evidence::Signal::decode(bytes))
+            format!("signal {:?}", harmonylite::repair::signal::Signal::decode(bytes))
         }
         other => format!("{other:?}"),
     }
@@ -58,8 +58,7 @@ pub(crate) fn work(inbound: &inbound::Inbound<crate::network::Handle>) -> String
     let s = &inbound.stats;
     let streams: Vec<String> = inbound
         .streams()
-        .iter()
-        .map(|s| {
+        .map(|(_, s)| {
             let mut held: Vec<_> =
                 s.held.iter().map(|(node, seq)| format!("node {node} from {seq}")).collect();
             held.sort();

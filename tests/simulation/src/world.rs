@@ -11,8 +11,8 @@ use crate::node::Node;
 use crate::oracle::{Oracle, Version};
 use crate::plan::{Action, Fates, Plan, What};
 use crate::rng::Rng;
+use harmonylite::actor::{Fatal, Step};
 use harmonylite::broker::BrokerEvent;
-use harmonylite::inbound::{Fatal, Step};
 use std::collections::BTreeMap;
 
 /// What a world came to.
@@ -335,7 +335,7 @@ impl<'p> World<'p> {
     }
 
     pub(crate) fn checks_passed(&self, n: usize) -> u64 {
-        self.nodes[n].process.as_ref().map_or(0, |p| p.inbound.stats.transactions_go)
+        self.nodes[n].process.as_ref().map_or(0, |p| p.inbound.checks_passed())
     }
 
     /// Whether a node has not passed a check since.

@@ -1,0 +1,178 @@
+//! Applies one batch: decode, admit, apply, inside a savepoint.
+//!
+//! Arrives: the bytes of a batch. Leaves: its rows, or the reason why not and no trace of it.
+//! Owns: a batch whose content ends it early leaves nothing behind.
+
+use super::transaction::Transaction;
+use crate::actor::Fatal;
+use crate::db::connection;
+use crate::merge::admit::admit;
+use crate::merge::apply::{Applied, Applier, ApplyError};
+use crate::model::action::Action;
+use crate::model::batch::{BatchHeader, Op, Row};
+use crate::model::ids::{BatchNo, NodeId, Site, Version};
+use crate::store::cursor::NO_ROW_MS;
+use crate::wire::decode::{BatchReader, DecodeError, Unpacker, outline, unpacking};
+use crate::wire::spill::Spill;
+use std::io::Read;
+
+/// What became of a batch.
+pub(super) enum Outcome {
+    /// Its rows are written, or known already.
+    Applied {
+        /// Its header.
+        header: BatchHeader,
+        /// Counts.
+        applied: Applied,
+        /// The lowest row time in it, unix milliseconds.
+        lowest_ms: i64,
+    },
+    /// Its origin has to wait.
+    Held {
+        /// Why, for people.
+        reason: String,
+        /// The reason is its schema; None: this program cannot read it.
+        header: Option<Box<BatchHeader>>,
+    },
+    /// It can never be applied, for this reason.
+    Quarantine(String),
+}
+
+/// The sender that a message names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sender {
+    /// The origin.
+    pub(super) node: NodeId,
+    /// Its incarnation.
+    pub(super) site: Site,
+    /// The number of the batch.
+    pub(super) batch: BatchNo,
+}
+
+impl std::fmt::Display for Sender {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "batch {} of node {}, life {}", self.batch, self.node, self.site)
+    }
+}
+
+/// Why a batch ended early inside its savepoint.
+enum Ended {
+    Fatal(Fatal),
+    Outcome(Box<Outcome>),
+}
+
+impl<E: Into<Fatal>> From<E> for Ended {
+    fn from(error: E) -> Self {
+        Self::Fatal(error.into())
+    }
+}
+
+impl From<Outcome> for Ended {
+    fn from(outcome: Outcome) -> Self {
+        Self::Outcome(Box::new(outcome))
+    }
+}
+
+fn undecodable(error: DecodeError) -> Ended {
+    match error.action() {
+        Action::HoldOrigin => Outcome::Held { reason: error.to_string(), header: None }.into(),
+        _ => Outcome::Quarantine(error.to_string()).into(),
+    }
+}
+
+fn inapplicable(error: ApplyError) -> Ended {
+    match error {
+        ApplyError::Refused { .. } => Outcome::Quarantine(error.to_string()).into(),
+        ApplyError::Database(error) => Ended::Fatal(error.into()),
+    }
+}
+
+/// Decodes, admits and applies one batch inside a savepoint. `sender`: the one its message named,
+/// if that is known.
+///
+/// # Errors
+/// What ends the node, or a lock that passes.
+pub(super) fn apply_body(
+    tx: &Transaction<'_>,
+    unpacker: &mut Unpacker,
+    body: &Spill,
+    sender: Option<Sender>,
+) -> Result<Outcome, Fatal> {
+    connection::run(tx.db, "SAVEPOINT __harmonylite__batch")?;
+    match apply_inside(tx, unpacker, body, sender) {
+        Ok(outcome) => {
+            connection::run(tx.db, "RELEASE __harmonylite__batch")?;
+            Ok(outcome)
+        }
+        Err(Ended::Outcome(outcome)) => {
+            tx.db
+                .execute_batch("ROLLBACK TO __harmonylite__batch; RELEASE __harmonylite__batch")?;
+            Ok(*outcome)
+        }
+        Err(Ended::Fatal(fatal)) => Err(fatal),
+    }
+}
+
+/// Most batches are small and are decompressed once; the others twice, a piece at a time.
+fn apply_inside(
+    tx: &Transaction<'_>,
+    unpacker: &mut Unpacker,
+    body: &Spill,
+    sender: Option<Sender>,
+) -> Result<Outcome, Ended> {
+    let limits = &tx.config.limits;
+    if let Spill::Memory(packed) = body
+        && let Some(plain) = unpacker.unpack(packed, limits).map_err(undecodable)?
+    {
+        let result = apply_plain(tx, || Ok(&plain[..]), sender);
+        unpacker.put_back(plain);
+        return result;
+    }
+    apply_plain(tx, || unpacking(body.reader()?, limits).map_err(undecodable), sender)
+}
+
+/// `open` gives the decompressed batch from its start.
+fn apply_plain<R: Read>(
+    tx: &Transaction<'_>,
+    open: impl Fn() -> Result<R, Ended>,
+    sender: Option<Sender>,
+) -> Result<Outcome, Ended> {
+    let limits = &tx.config.limits;
+    let found = outline(open()?, limits).map_err(undecodable)?;
+    let header = found.header;
+    let named = Sender { node: header.node, site: header.site, batch: header.number };
+    if let Some(sender) = sender.filter(|sender| *sender != named) {
+        let reason = format!("it says that it is {named}, and came as {sender}");
+        return Err(Outcome::Quarantine(reason).into());
+    }
+    let maps = match admit(tx.layout, &found.tables) {
+        Ok(maps) => maps,
+        Err(reason) => {
+            return Err(Outcome::Held { reason, header: Some(Box::new(header)) }.into());
+        }
+    };
+    let mut reader = BatchReader::new(open()?, limits).map_err(undecodable)?;
+    let absorb = &tx.durable.absorb;
+    let mut applier = Applier::new(
+        tx.db,
+        absorb.site,
+        &absorb.own_sites,
+        tx.durable.joined,
+        tx.now.unix_ms,
+        limits.conflicts_max,
+    );
+    let mut row =
+        Row { version: Version::NONE, previous: Version::NONE, op: Op::Delete, values: Vec::new() };
+    let mut lowest_ms = NO_ROW_MS;
+    for map in &maps {
+        reader.next_table().map_err(undecodable)?;
+        while reader.next_row(&mut row).map_err(undecodable)? {
+            lowest_ms = lowest_ms.min(row.version.hlc.ms());
+            if let Some(map) = map {
+                applier.row(map, &row).map_err(inapplicable)?;
+            }
+        }
+    }
+    let applied = applier.finish().map_err(inapplicable)?;
+    Ok(Outcome::Applied { header, applied, lowest_ms })
+}

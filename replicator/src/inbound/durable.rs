@@ -1,0 +1,137 @@
+//! What the database says, as the writing actor keeps it in memory.
+//!
+//! Arrives: a database, at the start. Leaves: copies, each of which one transaction works on. Owns:
+//! memory and database agree: the copy takes the place of the original when the transaction is
+//! committed, and is dropped when it is not. So nothing is ever put back by hand.
+
+use crate::capture::absorb::AbsorbState;
+use crate::db::connection::{self, DatabaseError, Meta};
+use crate::model::config::NodeConfig;
+use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
+use crate::repair::republish::Republish;
+use crate::store::cursor::{Anchor, Cursor, NO_ROW_MS};
+use rusqlite::Connection;
+use std::collections::HashMap;
+
+/// How far one stream is applied.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// The stream.
+    pub shard: u32,
+    /// How far it is applied.
+    pub cursor: Cursor,
+    /// Origins that wait for a schema, and from which message on.
+    pub held: HashMap<NodeId, StreamSeq>,
+    /// Held origins whose backlog the consumer delivers again. Not stored: every new consumer
+    /// begins with all that are held.
+    pub resuming: HashMap<NodeId, StreamSeq>,
+}
+
+/// What the database says.
+#[derive(Clone, Debug)]
+pub(super) struct Durable {
+    /// The present incarnation, the former ones, and how far the log is absorbed and published.
+    pub(super) absorb: AbsorbState,
+    /// The last acknowledged batch.
+    pub(super) batch: BatchNo,
+    /// Its last message in the stream.
+    pub(super) own_anchor: Option<Anchor>,
+    /// The lowest row time published since the cursor passed the own anchor, unix milliseconds.
+    pub(super) own_lowest_ms: i64,
+    /// Every row has a version.
+    pub(super) joined: bool,
+    /// Transactions of the sidecar so far: another number in the file means another content.
+    pub(super) writes: i64,
+    /// One for each stream, by shard.
+    pub(super) streams: Vec<Progress>,
+    /// Rows that are logged in steps to be published again.
+    pub(super) republish: Republish,
+}
+
+impl Durable {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// What SQLite reports.
+    pub(super) fn read(db: &Connection, config: &NodeConfig) -> Result<Self, DatabaseError> {
+        let meta = Meta::read(db)?;
+        let stream = |shard| {
+            Ok(Progress {
+                shard,
+                cursor: Cursor::read(db, shard)?,
+                held: read_held(db, shard)?,
+                resuming: HashMap::new(),
+            })
+        };
+        Ok(Self {
+            absorb: AbsorbState {
+                site: meta.site,
+                own_sites: connection::own_sites(db)?,
+                absorbed: meta.absorbed,
+                published: meta.published,
+            },
+            batch: meta.batch,
+            own_anchor: read_own_anchor(db, &meta)?,
+            own_lowest_ms: connection::get(db, "own_lowest")?.unwrap_or(NO_ROW_MS),
+            joined: meta.joined,
+            writes: connection::get(db, "writes")?.unwrap_or(0),
+            streams: (1..=config.shards).map(stream).collect::<Result<_, DatabaseError>>()?,
+            republish: Republish::read(db)?,
+        })
+    }
+
+    /// The present incarnation.
+    pub(super) fn site(&self) -> Site {
+        self.absorb.site
+    }
+
+    /// How far a stream is applied.
+    pub(super) fn position(&self, shard: u32) -> StreamSeq {
+        self.stream(shard).map_or(StreamSeq(0), |s| s.cursor.seq())
+    }
+
+    /// Whether a stream is applied up to a position.
+    pub(super) fn has_reached(&self, shard: u32, position: StreamSeq) -> bool {
+        self.stream(shard).is_some_and(|s| s.cursor.seq() >= position)
+    }
+
+    /// One stream.
+    pub(super) fn stream(&self, shard: u32) -> Option<&Progress> {
+        self.streams.iter().find(|s| s.shard == shard)
+    }
+
+    /// One stream.
+    pub(super) fn stream_mut(&mut self, shard: u32) -> Option<&mut Progress> {
+        self.streams.iter_mut().find(|s| s.shard == shard)
+    }
+
+    /// Origins that are held, once for each stream.
+    pub(super) fn held_origins(&self) -> Vec<NodeId> {
+        self.streams.iter().flat_map(|s| s.held.keys().copied()).collect()
+    }
+}
+
+/// Its time is unknown: an acknowledgement does not carry one.
+fn read_own_anchor(db: &Connection, meta: &Meta) -> Result<Option<Anchor>, DatabaseError> {
+    let Some(seq) = connection::get::<i64>(db, "own_seq")? else { return Ok(None) };
+    let batch = connection::get::<i64>(db, "own_batch")?.unwrap_or(0);
+    Ok(Some(Anchor {
+        seq: StreamSeq(seq.cast_unsigned()),
+        created_ns: connection::get(db, "own_created")?.unwrap_or(0),
+        time_ns: 0,
+        node: meta.node,
+        site: meta.site,
+        batch: BatchNo(batch.cast_unsigned()),
+    }))
+}
+
+fn read_held(db: &Connection, shard: u32) -> Result<HashMap<NodeId, StreamSeq>, DatabaseError> {
+    let mut read = db.prepare("SELECT node, seq FROM main.__harmonylite__held WHERE shard = ?1")?;
+    let rows = read.query_map([shard], |r| {
+        Ok((
+            NodeId(r.get::<_, i64>(0)?.cast_unsigned()),
+            StreamSeq(r.get::<_, i64>(1)?.cast_unsigned()),
+        ))
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}

@@ -1,0 +1,332 @@
+//! What comes in, and what time alone makes due.
+//!
+//! Arrives: events of the broker, acknowledgements, the time. Leaves: the component that each
+//! belongs to has it, and its requests are on their way. Never writes to the database.
+
+use super::Inbound;
+use super::join::refuse_join;
+use super::stream::Context;
+use crate::actor::{Ack, Effect, Fatal};
+use crate::broker::{Broker, BrokerError, BrokerEvent, Message, Permit, Reply};
+use crate::model::config::Now;
+use crate::model::ids::{NodeId, StreamSeq};
+use crate::repair::answers::{Asked, Asking};
+use crate::repair::gaps::Gaps;
+use crate::repair::question::{Outgoing, Question};
+use crate::repair::signal::Signal;
+use data_encoding::HEXLOWER;
+
+/// What comes in.
+#[derive(Debug)]
+pub enum Input {
+    /// From the broker.
+    Broker(BrokerEvent),
+    /// From outbound.
+    Acknowledged(Ack),
+    /// Look at the database: its schema may have changed, or its log grown.
+    Wake,
+    /// Outbound holds still for this check; its acknowledgements came before this.
+    OutboundHeld(u64),
+    /// Try a batch in quarantine again.
+    RetryQuarantine(i64),
+}
+
+impl<B: Broker> Inbound<B> {
+    /// Takes an input in. Never touches the database.
+    ///
+    /// # Errors
+    /// [`Fatal::SecondNode`].
+    pub fn handle(&mut self, input: Input, now: Now) -> Result<(), Fatal> {
+        match input {
+            Input::Wake => self.inbox.wake = true,
+            Input::Acknowledged(ack) => self.inbox.acknowledged(ack, now),
+            Input::OutboundHeld(check) => self.verify.outbound_holds(check),
+            Input::RetryQuarantine(id) => self.inbox.retries.push(id),
+            Input::Broker(event) => return self.handle_broker(event, now),
+        }
+        Ok(())
+    }
+
+    fn handle_broker(&mut self, event: BrokerEvent, now: Now) -> Result<(), Fatal> {
+        match event {
+            BrokerEvent::Connected => {
+                let hold = self.verify.connected();
+                self.requests.retain(|_| false);
+                self.hold_for_check(hold);
+            }
+            BrokerEvent::Disconnected(_) => {
+                self.verify.disconnected();
+                self.requests.retain(|_| false);
+            }
+            BrokerEvent::Reply(ticket, result) => {
+                if let Some(question) = self.requests.answered(ticket, result.as_ref().err()) {
+                    return self.answered(question, result, now);
+                }
+            }
+            BrokerEvent::Delivered { generation, message, permit } => {
+                self.delivered(generation, message, permit, now);
+            }
+            BrokerEvent::ConsumerLost { shard, generation, reason } => {
+                if self.verify.is_checkable() && self.is_consuming(shard, generation) {
+                    tracing::debug!(
+                        shard,
+                        reason,
+                        "the consumer ended; checking the stream and consuming again"
+                    );
+                    self.begin_check();
+                }
+            }
+            BrokerEvent::Signal(bytes) => {
+                if let Some(signal) = Signal::decode(&bytes) {
+                    self.signalled(signal, now);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_check(&mut self) {
+        let hold = self.verify.begin_check();
+        self.hold_for_check(hold);
+    }
+
+    fn hold_for_check(&mut self, hold: Effect) {
+        self.answers.forget();
+        self.effects.push(hold);
+    }
+
+    fn is_consuming(&self, shard: u32, generation: u64) -> bool {
+        self.inbox.streams.iter().any(|s| s.shard == shard && s.generation == generation)
+    }
+
+    fn delivered(&mut self, generation: u64, message: Message, permit: Permit, now: Now) {
+        let (shard, seq) = (message.shard, message.seq);
+        let (streams, progress) = (&mut self.inbox.streams, &self.durable.streams);
+        let mut streams = streams.iter_mut().zip(progress);
+        let Some((stream, progress)) = streams.find(|(s, _)| s.shard == shard) else { return };
+        if stream.generation != generation {
+            stream.turn_down(permit);
+            return;
+        }
+        self.inbox.delivered_ms = now.mono_ms;
+        let spill_dir = self.config.spill_dir.as_path();
+        let context = Context {
+            progress,
+            own_site: self.durable.site(),
+            limits: &self.config.limits,
+            spill_dir,
+        };
+        if let Err(error) = stream.deliver(message, permit, context) {
+            if stream.full.is_none() {
+                tracing::warn!(
+                    shard,
+                    seq = seq.0,
+                    %error,
+                    dir = %spill_dir.display(),
+                    "no room for a large batch; trying again"
+                );
+            }
+            stream.wait_for_room(seq, error.to_string(), now.mono_ms);
+        }
+    }
+
+    fn answered(
+        &mut self,
+        question: Question,
+        result: Result<Reply, BrokerError>,
+        now: Now,
+    ) -> Result<(), Fatal> {
+        match (question, result) {
+            (Question::Lease, Ok(Reply::Kv(entry))) => {
+                let put = self.verify.lease_read(entry.as_ref(), now)?;
+                self.requests.send(put);
+            }
+            (Question::LeasePut, Ok(Reply::KvPut(revision))) => {
+                self.verify.lease_written(revision, now);
+            }
+            (Question::LeasePut, Err(BrokerError::Conflict)) => {
+                self.requests.send([self.verify.lease_lost_race()]);
+            }
+            (Question::Lease | Question::LeasePut, _) => self.verify.lease_failed(now),
+            (Question::HeldOrigin(node), Ok(Reply::Kv(entry))) => {
+                if self.superseded.read(node, entry.as_ref(), self.schema.layout.hash) {
+                    self.consume_held(node);
+                }
+            }
+            (Question::SignOfLife(node), Ok(Reply::Kv(entry))) => {
+                self.gaps.sign_of_life(node, entry.as_ref(), now);
+            }
+            (Question::Heartbeat | Question::HeldOrigin(_) | Question::SignOfLife(_), _) => {}
+            (Question::Members, Ok(Reply::Kv(entry))) => {
+                let put = self.gaps.members_read(entry.as_ref());
+                self.requests.send(put);
+            }
+            (Question::MembersPut, Ok(Reply::KvPut(_))) => self.gaps.members_written(),
+            (Question::MembersPut, Err(BrokerError::Conflict)) => {
+                self.requests.send([Gaps::ask_members()]);
+            }
+            (Question::Consume(shard, generation), Err(error)) => {
+                if self.is_consuming(shard, generation) {
+                    tracing::warn!(shard, %error, "cannot consume; trying again");
+                    self.verify.check_later(now);
+                }
+            }
+            (Question::Consume(..), Ok(_)) => {}
+            (question, Ok(reply)) => self.verify.evidence(question, reply),
+            (question, Err(error)) => {
+                tracing::debug!(
+                    ?question,
+                    %error,
+                    "the check of the connection was not answered; trying again"
+                );
+                self.verify.not_answered(now);
+            }
+        }
+        Ok(())
+    }
+
+    fn consume_held(&mut self, node: NodeId) {
+        for i in 0..self.durable.streams.len() {
+            if self.durable.streams[i].held.contains_key(&node) {
+                self.consume(i);
+            }
+        }
+    }
+
+    fn signalled(&mut self, signal: Signal, now: Now) {
+        match signal {
+            Signal::Ask { asker, .. } if asker == self.config.node.0 => {}
+            Signal::Ask { asker, gap, noticed_ms, origin, shard, upto, since_ms } => {
+                // The asker knows the listed members only, and the list may have been lost.
+                self.requests.send([Gaps::ask_members()]);
+                let answers = self.config.publish && self.durable.joined;
+                if !answers || shard == 0 || shard > self.config.shards {
+                    return;
+                }
+                let asked = Asked { asker, gap, noticed_ms };
+                let position = StreamSeq(upto);
+                let misses = !self.config.replicate || self.gaps.is_open(shard);
+                let asking = Asking { asked, origin, shard, position, since_ms };
+                let answer = self.answers.asked(asking, misses, now);
+                self.requests.send(answer.map(Outgoing::Signal));
+            }
+            Signal::Answered { asker, gap, noticed_ms, by, whole } => {
+                let asked = Asked { asker, gap, noticed_ms };
+                self.answers.answered_by_another(asked, whole);
+                if asker == self.config.node.0 {
+                    let ask = self.gaps.answered((gap, noticed_ms), by, whole);
+                    self.requests.send(ask);
+                }
+            }
+        }
+    }
+
+    /// What time alone makes due.
+    pub(super) fn tick(&mut self, now: Now) {
+        if self.verify.is_down() || !self.check_settled() {
+            return;
+        }
+        if self.verify.retries(now) {
+            self.begin_check();
+        }
+        let awaits_lease =
+            self.requests.awaits(|q| matches!(q, Question::Lease | Question::LeasePut));
+        self.requests.send(self.verify.renew_lease(now, awaits_lease));
+        if !self.verify.is_up() {
+            return;
+        }
+        for i in 0..self.inbox.streams.len() {
+            self.inbox.streams[i].abandon_idle(now.mono_ms);
+            if self.inbox.streams[i].looks_for_room(now.mono_ms) {
+                self.consume(i);
+            }
+        }
+        self.requests.send(self.superseded.ask(self.durable.held_origins(), now));
+        let entry = || self.registry_entry(now);
+        let heartbeat = self.verify.heartbeat_is_due(now).then(entry);
+        if let Some(entry) = heartbeat {
+            let put = self.verify.heartbeat(entry, now);
+            self.requests.send([put]);
+        }
+        let durable = &self.durable;
+        self.requests.send(self.gaps.ask(now, |shard| durable.position(shard).0));
+    }
+
+    /// Begins the check that waits for outbound and for deliveries. False: it still waits.
+    fn check_settled(&mut self) -> bool {
+        if !self.verify.is_settling() {
+            return true;
+        }
+        if !self.verify.may_check(!self.inbox.acks.is_empty(), self.inbox.any_delivered()) {
+            return false;
+        }
+        self.requests
+            .retain(|q| matches!(q, Question::Lease | Question::LeasePut | Question::Heartbeat));
+        let began: Vec<_> = self.inbox.streams.iter().map(|s| (s.shard, s.began)).collect();
+        let questions = self.verify.check(&self.durable, &began, self.config.own_shard());
+        self.requests.send(questions);
+        self.requests.send([self.gaps.enroll_again()]);
+        self.requests.send(self.verify.ask_for_lease());
+        true
+    }
+
+    /// Once all is answered: asks for the trail of the cursors that are lost, or judges.
+    pub(super) fn judge_connection(&mut self) -> Result<(), Fatal> {
+        let enrolled = self.gaps.is_enrolled();
+        let Some(questions) = self.verify.trail_to_ask(&self.durable, enrolled) else {
+            return Ok(());
+        };
+        if !questions.is_empty() {
+            self.requests.send(questions);
+            return Ok(());
+        }
+        let Some(answered) = self.verify.judge(&self.durable, &self.config) else {
+            return Ok(());
+        };
+        let (layout, on_join) = (&self.schema.layout, self.config.on_join);
+        refuse_join(&self.db, layout, on_join, &self.durable, &answered)?;
+        if !self.durable.joined {
+            self.join.checked(&answered);
+        }
+        Ok(())
+    }
+
+    /// After the transaction that carried out the verdict: consume, and let outbound go.
+    pub(super) fn connection_passes(&mut self, now: Now) {
+        if let Some(verdict) = self.verify.verdict() {
+            for judged in &verdict.shards {
+                let mut streams = self.inbox.streams.iter_mut();
+                if let Some(stream) = streams.find(|s| s.shard == judged.shard) {
+                    stream.created_ns = judged.state.created_ns;
+                }
+            }
+        }
+        let go = self.verify.pass(&self.durable);
+        self.requests.no_trouble();
+        self.inbox.delivered_ms = now.mono_ms;
+        if self.config.replicate {
+            for i in 0..self.inbox.streams.len() {
+                self.consume(i);
+            }
+        }
+        self.effects.push(go);
+    }
+
+    fn registry_entry(&self, now: Now) -> Vec<u8> {
+        let cursor = |s: &super::Progress| (s.shard.to_string(), s.cursor.seq().0.into());
+        let cursors: serde_json::Map<_, _> = self.durable.streams.iter().map(cursor).collect();
+        let layout = &self.schema.layout;
+        let previous = layout.previous_hash.map(|h| HEXLOWER.encode(&h)).unwrap_or_default();
+        let entry = serde_json::json!({
+            "node_id": self.config.node.0,
+            "schema_hash": HEXLOWER.encode(&layout.hash),
+            "previous_hash": previous,
+            "harmonylite_version": env!("CARGO_PKG_VERSION"),
+            "updated_at": now.unix_ms / 1000,
+            "site": self.durable.site().0,
+            "batch": self.durable.batch.0,
+            "cursors": cursors,
+        });
+        entry.to_string().into_bytes()
+    }
+}

@@ -1,0 +1,98 @@
+use super::super::stream::{Item, ItemKind};
+use super::*;
+use crate::db::connection::create_tables;
+use crate::model::config::NodeConfig;
+use crate::model::ids::{BatchNo, StreamSeq};
+use crate::store::cursor::Anchor;
+use rusqlite::Connection;
+
+const NOW: Now = Now { unix_ms: 0, mono_ms: 1_000 };
+
+fn later(ms: u64) -> Now {
+    Now { mono_ms: NOW.mono_ms + ms, ..NOW }
+}
+
+fn empty() -> (Durable, Inbox) {
+    let db = Connection::open_in_memory().unwrap();
+    create_tables(&db, std::path::Path::new(":memory:")).unwrap();
+    let config = NodeConfig { shards: 3, ..NodeConfig::for_tests(1) };
+    let durable = Durable::read(&db, &config).unwrap();
+    let inbox = Inbox::new(&durable, NOW);
+    (durable, inbox)
+}
+
+fn ack(upto: i64) -> Ack {
+    Ack { batch: BatchNo(1), upto, seq: None, lowest_ms: 0 }
+}
+
+fn item(kind: ItemKind) -> Item {
+    Item { kind, anchor: Anchor::start(0), safe: Anchor::start(0) }
+}
+
+fn gap() -> ItemKind {
+    ItemKind::Gap { from: StreamSeq(1), to: StreamSeq(2) }
+}
+
+/// A busy stream must not starve the others (issue 11): the next transaction begins behind it.
+#[test]
+fn streams_are_served_in_turn() {
+    let (_, mut inbox) = empty();
+    assert_eq!(inbox.order().collect::<Vec<_>>(), [0, 1, 2]);
+    inbox.committed(&Served { full_at: Some(0), ..Served::default() });
+    assert_eq!(inbox.order().collect::<Vec<_>>(), [1, 2, 0]);
+    inbox.committed(&Served { full_at: Some(2), ..Served::default() });
+    assert_eq!(inbox.order().collect::<Vec<_>>(), [0, 1, 2]);
+    inbox.committed(&Served::default());
+    assert_eq!(inbox.order().collect::<Vec<_>>(), [0, 1, 2], "nothing was left");
+}
+
+/// What a transaction that is rolled back took up is still there: only a commit removes it.
+#[test]
+fn only_a_commit_removes() {
+    let (_, mut inbox) = empty();
+    inbox.acknowledged(ack(1), NOW);
+    inbox.acknowledged(ack(2), NOW);
+    inbox.retries.extend([7, 8]);
+    inbox.streams[1].queue.extend([item(ItemKind::Skip), item(gap())]);
+    let served = Served { acks: 1, retries: 1, items: vec![0, 1, 0], full_at: None };
+    inbox.committed(&served);
+    assert_eq!((inbox.acks.as_slice(), inbox.retries.as_slice()), (&[ack(2)][..], &[8][..]));
+    assert!(matches!(inbox.streams[1].queue[0].kind, ItemKind::Gap { .. }));
+}
+
+#[test]
+fn acknowledgements_wait_five_milliseconds_or_for_sixty_four() {
+    let (_, mut inbox) = empty();
+    assert!(!inbox.acks_are_due(true, NOW));
+    inbox.acknowledged(ack(1), NOW);
+    assert!(!inbox.acks_are_due(true, later(ACKS_WAIT_MS - 1)));
+    assert!(inbox.acks_are_due(true, later(ACKS_WAIT_MS)));
+    assert!(inbox.acks_are_due(false, NOW), "a check waits for them");
+    assert_eq!(inbox.deadline(), NOW.mono_ms + ACKS_WAIT_MS);
+    (1..ACKS_MAX).for_each(|i| inbox.acknowledged(ack(i as i64), NOW));
+    assert!(inbox.acks_are_due(true, NOW));
+}
+
+#[test]
+fn what_only_moves_the_cursor_waits_and_everything_else_does_not() {
+    let (durable, mut inbox) = empty();
+    inbox.note_waiting(NOW);
+    assert!(!inbox.items_are_due(&durable, true, NOW));
+    inbox.streams[0].queue.push_back(item(ItemKind::Skip));
+    inbox.note_waiting(NOW);
+    assert!(!inbox.items_are_due(&durable, true, later(ACKS_WAIT_MS - 1)));
+    assert!(inbox.items_are_due(&durable, true, later(ACKS_WAIT_MS)));
+    assert!(inbox.items_are_due(&durable, false, NOW), "not joined, or not checked");
+    inbox.streams[2].queue.push_back(item(gap()));
+    assert!(inbox.items_are_due(&durable, true, NOW));
+}
+
+#[test]
+fn joining_ends_only_when_every_item_is_served() {
+    let (_, mut inbox) = empty();
+    inbox.streams[1].queue.push_back(item(gap()));
+    assert!(!inbox.has_consumed_to(|_| Some(0), &[]));
+    assert!(inbox.has_consumed_to(|_| Some(0), &[0, 1, 0]));
+    assert!(!inbox.has_consumed_to(|_| Some(1), &[0, 1, 0]), "the stream is longer");
+    assert!(!inbox.has_consumed_to(|_| None, &[0, 1, 0]), "its end is not known");
+}

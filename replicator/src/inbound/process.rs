@@ -1,0 +1,337 @@
+//! Processes what was delivered: applies a batch, holds its origin, or sets it aside.
+//!
+//! Arrives: the items of the streams, inside the write transaction. Leaves: rows, or a held origin,
+//! or a quarantine entry; and the moved cursor. Owns: a batch is applied whole or not at all, and
+//! what is not applied is kept. The transaction decides what a crash leaves.
+
+use super::apply_batch::{Outcome, Sender, apply_body};
+use super::inbox::Inbox;
+use super::stream::{Item, ItemKind};
+use super::transaction::Transaction;
+use crate::actor::Fatal;
+use crate::merge::apply::Applied;
+use crate::model::batch::{BatchHeader, PartHeaders};
+use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
+use crate::repair::superseded::Superseded;
+use crate::store::cursor::NO_ROW_MS;
+use crate::store::quarantine::{self, Entry};
+use crate::wire::decode::Unpacker;
+use crate::wire::spill::Spill;
+use rusqlite::{OptionalExtension, params};
+
+/// The transaction, and what it needs to apply batches.
+pub(super) struct Processing<'t, 'a> {
+    /// The transaction.
+    pub(super) tx: &'t mut Transaction<'a>,
+    /// Origins whose former batches are passed over.
+    pub(super) superseded: &'t Superseded,
+    /// The memory in which batches are decompressed.
+    pub(super) unpacker: &'t mut Unpacker,
+}
+
+/// The rows that were looked at, and the lowest row time among them.
+type Rows = (u64, i64);
+
+/// One item, and the stream it belongs to.
+#[derive(Clone, Copy)]
+struct Place<'i> {
+    /// Index of the stream.
+    i: usize,
+    shard: u32,
+    item: &'i Item,
+}
+
+/// Tries again what people asked for, and then applies what was delivered, up to the bound on rows.
+///
+/// # Errors
+/// What ends the node, or a lock that passes.
+pub(super) fn serve(
+    tx: &mut Transaction<'_>,
+    inbox: &mut Inbox,
+    superseded: &Superseded,
+) -> Result<(), Fatal> {
+    let order = inbox.order();
+    let Inbox { streams, retries, unpacker, .. } = inbox;
+    let mut processing = Processing { tx, superseded, unpacker };
+    processing.retry_quarantine(retries)?;
+    processing.tx.after.served.items = vec![0; streams.len()];
+    // After a verdict the consumers start again: what they delivered before is dropped then.
+    if processing.tx.after.connection_passes {
+        return Ok(());
+    }
+    let mut rows = 0;
+    for i in order {
+        for item in &streams[i].queue {
+            if rows >= processing.tx.config.limits.apply_rows_max {
+                processing.tx.after.served.full_at = Some(i);
+                return Ok(());
+            }
+            rows += processing.process(Place { i, shard: streams[i].shard, item })?;
+            processing.tx.after.served.items[i] += 1;
+        }
+    }
+    Ok(())
+}
+
+impl Processing<'_, '_> {
+    fn process(&mut self, place: Place<'_>) -> Result<u64, Fatal> {
+        let shard = place.shard;
+        let (rows, lowest_ms) = match &place.item.kind {
+            ItemKind::Skip => (0, NO_ROW_MS),
+            ItemKind::Gap { from, to } => {
+                let reason = format!("stream {shard}: messages {from} to {} are missing", to.0 - 1);
+                self.tx.note_gap(shard, NodeId(0), &reason)?;
+                (1, NO_ROW_MS)
+            }
+            ItemKind::Bad { reason, message } => {
+                let headers = message.headers.as_ref();
+                let (site, batch) = headers.map_or((Site(0), BatchNo(0)), |h| (h.site, h.batch));
+                self.quarantine(Entry {
+                    id: 0,
+                    time_ms: self.tx.now.unix_ms,
+                    shard,
+                    seq: message.seq,
+                    node: message.node,
+                    site,
+                    batch,
+                    reason: reason.clone(),
+                    body: message.payload.to_vec(),
+                })?;
+                (1, NO_ROW_MS)
+            }
+            ItemKind::Batch { headers, first, body, .. } => {
+                self.batch(place, headers, *first, body)?
+            }
+        };
+        self.advance(place, lowest_ms);
+        Ok(rows)
+    }
+
+    fn batch(
+        &mut self,
+        place: Place<'_>,
+        headers: &PartHeaders,
+        first: StreamSeq,
+        body: &Spill,
+    ) -> Result<Rows, Fatal> {
+        let (shard, node) = (place.shard, place.item.anchor.node);
+        let progress = &self.tx.durable.streams[place.i];
+        if progress.held.contains_key(&node) && !progress.resuming.contains_key(&node) {
+            return Ok((0, NO_ROW_MS));
+        }
+        let sender = Sender { node, site: headers.site, batch: headers.batch };
+        match apply_body(self.tx, self.unpacker, body, Some(sender))? {
+            Outcome::Applied { header, applied, lowest_ms } => {
+                self.note_origin(shard, node, &header)?;
+                self.tx.stats.batches_applied += 1;
+                self.tx.stats.bytes_applied += body.len();
+                self.tx.stats.last_applied_unix_ms = self.tx.now.unix_ms;
+                self.count(&applied, node);
+                self.tx.after.look |= applied.compensated > 0;
+                Ok((applied.taken + applied.skipped, lowest_ms))
+            }
+            Outcome::Held { header: Some(header), .. }
+                if self.superseded.covers(node, &header, self.tx.layout.hash) =>
+            {
+                self.pass_over(shard, node, &header)?;
+                Ok((1, NO_ROW_MS))
+            }
+            Outcome::Held { reason, .. } => {
+                self.hold(place, first, &reason)?;
+                Ok((1, NO_ROW_MS))
+            }
+            Outcome::Quarantine(reason) => {
+                self.quarantine(Entry {
+                    id: 0,
+                    time_ms: self.tx.now.unix_ms,
+                    shard,
+                    seq: first,
+                    node,
+                    site: headers.site,
+                    batch: headers.batch,
+                    reason,
+                    body: body.to_vec()?,
+                })?;
+                Ok((1, 0))
+            }
+        }
+    }
+
+    fn count(&mut self, applied: &Applied, node: NodeId) {
+        let stats = &mut self.tx.stats;
+        stats.rows_taken += applied.taken;
+        stats.rows_skipped += applied.skipped;
+        stats.conflicts += applied.conflicts;
+        stats.compensated += applied.compensated;
+        stats.newest_remote_ms = stats.newest_remote_ms.max(applied.newest_ms);
+        let ahead_ms = applied.newest_ms - self.tx.now.unix_ms;
+        if ahead_ms > self.tx.config.max_clock_drift_ms {
+            stats.drift_warnings += 1;
+            tracing::warn!(
+                origin = node.0,
+                ahead_ms,
+                "the clock of another node is ahead of ours by more than max_clock_drift; its \
+                writes win until ours catches up"
+            );
+        }
+    }
+
+    /// Follows the chain of batch numbers of a site: a hole in it is a lost message. It begins with
+    /// the first batch: a site that is new here has been here with all its batches.
+    fn note_origin(&mut self, shard: u32, node: NodeId, header: &BatchHeader) -> Result<(), Fatal> {
+        let known: Option<i64> = self
+            .tx
+            .db
+            .prepare_cached("SELECT batch FROM main.__harmonylite__origin WHERE site = ?1")?
+            .query_row([header.site.0], |r| r.get(0))
+            .optional()?;
+        let known = known.map_or(0, i64::cast_unsigned);
+        self.tx.after.seen_origins.push((node, header.created_ms));
+        if header.previous.0 > known && header.number.0 > known {
+            let reason =
+                format!("node {node}: batches {} to {} are missing", known + 1, header.previous);
+            self.tx.note_gap(shard, node, &reason)?;
+        }
+        if header.number.0 > known {
+            self.tx
+                .db
+                .prepare_cached(
+                    "INSERT INTO main.__harmonylite__origin (site, node, batch, created) \
+                    VALUES (?1, ?2, ?3, ?4)
+                     ON CONFLICT (site) DO UPDATE SET node = excluded.node, \
+                     batch = excluded.batch, created = excluded.created",
+                )?
+                .execute(params![
+                    header.site.0,
+                    node.0.cast_signed(),
+                    header.number.0.cast_signed(),
+                    header.created_ms
+                ])?;
+        }
+        Ok(())
+    }
+
+    /// Passes over a superseded batch, and once asks the other nodes to republish.
+    fn pass_over(&mut self, shard: u32, node: NodeId, header: &BatchHeader) -> Result<(), Fatal> {
+        self.note_origin(shard, node, header)?;
+        if let Some(reason) = self.superseded.gap(node)
+            && !self.tx.after.superseded_asked.contains(&node)
+        {
+            self.tx.after.superseded_asked.push(node);
+            self.tx.note_gap(shard, node, &reason)?;
+        }
+        Ok(())
+    }
+
+    fn hold(&mut self, place: Place<'_>, seq: StreamSeq, reason: &str) -> Result<(), Fatal> {
+        let (shard, node) = (place.shard, place.item.anchor.node);
+        let progress = &mut self.tx.durable.streams[place.i];
+        if progress.held.get(&node) != Some(&seq) {
+            tracing::warn!(
+                origin = node.0,
+                shard,
+                reason,
+                "holding this origin until the schema fits"
+            );
+            self.tx.stats.held += 1;
+        }
+        progress.held.insert(node, seq);
+        progress.resuming.remove(&node);
+        self.tx.after.released.retain(|released| *released != (shard, node));
+        self.tx
+            .db
+            .prepare_cached(
+                "INSERT INTO main.__harmonylite__held (node, shard, seq, since, reason) VALUES \
+                (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT (node, shard) DO UPDATE SET seq = excluded.seq, \
+                 reason = excluded.reason",
+            )?
+            .execute(params![
+                node.0.cast_signed(),
+                shard,
+                seq.0.cast_signed(),
+                self.tx.now.unix_ms,
+                reason
+            ])?;
+        Ok(())
+    }
+
+    fn quarantine(&mut self, entry: Entry) -> Result<(), Fatal> {
+        let count = quarantine::add(self.tx.db, &entry)?;
+        tracing::error!(
+            origin = entry.node.0,
+            batch = entry.batch.0,
+            shard = entry.shard,
+            seq = entry.seq.0,
+            reason = entry.reason,
+            "a batch cannot be applied and is set aside; see `harmonylite quarantine`"
+        );
+        self.tx.stats.quarantined += 1;
+        if count.cast_unsigned() > self.tx.config.limits.quarantine_max {
+            return Err(Fatal::QuarantineFull { count });
+        }
+        Ok(())
+    }
+
+    /// Moves the cursor, and ends the holding of origins whose backlog is through.
+    fn advance(&mut self, place: Place<'_>, lowest_ms: i64) {
+        let limits = &self.tx.config.limits;
+        let (own_anchor, own_lowest_ms) =
+            (self.tx.durable.own_anchor, self.tx.durable.own_lowest_ms);
+        let progress = &mut self.tx.durable.streams[place.i];
+        let (step, most) = (limits.cursor_trail_step, limits.cursor_trail_max);
+        progress.cursor.advance(place.item.safe, lowest_ms, step, most);
+        progress.cursor.lower(lowest_ms);
+        let passed_own = place.shard == self.tx.config.own_shard()
+            && own_anchor.is_some_and(|a| progress.cursor.seq() >= a.seq);
+        if !progress.resuming.is_empty() && place.item.anchor.seq >= progress.cursor.seq() {
+            for (node, _) in progress.resuming.drain() {
+                // At once: what waits behind this item in the same transaction is not held any
+                // more.
+                progress.held.remove(&node);
+                self.tx.after.released.push((place.shard, node));
+            }
+        }
+        if passed_own && own_lowest_ms != NO_ROW_MS {
+            progress.cursor.lower(own_lowest_ms);
+            self.tx.clear_own_lowest();
+        }
+    }
+
+    /// Tries again what people asked for.
+    fn retry_quarantine(&mut self, retries: &[i64]) -> Result<(), Fatal> {
+        for id in retries {
+            let Some(entry) = quarantine::load(self.tx.db, *id)? else { continue };
+            let body = Spill::from_bytes(entry.body);
+            match apply_body(self.tx, self.unpacker, &body, None)? {
+                Outcome::Applied { applied, .. } => {
+                    tracing::info!(id, rows = applied.taken, "a batch from quarantine is applied");
+                    self.count(&applied, entry.node);
+                    self.tx.after.look |= applied.compensated > 0;
+                    quarantine::remove(self.tx.db, *id)?;
+                }
+                Outcome::Held { reason, .. } | Outcome::Quarantine(reason) => {
+                    tracing::warn!(id, reason, "a batch from quarantine can still not be applied");
+                    quarantine::set_reason(self.tx.db, *id, &reason)?;
+                }
+            }
+        }
+        self.tx.after.served.retries = retries.len();
+        Ok(())
+    }
+}
+
+/// Writes down which origins are not held any more.
+///
+/// # Errors
+/// What SQLite reports.
+pub(super) fn release(tx: &mut Transaction<'_>) -> Result<(), Fatal> {
+    for (shard, node) in std::mem::take(&mut tx.after.released) {
+        tx.db.execute(
+            "DELETE FROM main.__harmonylite__held WHERE node = ?1 AND shard = ?2",
+            params![node.0.cast_signed(), shard],
+        )?;
+        tracing::info!(origin = node.0, shard, "the schema fits again; this origin goes on");
+    }
+    Ok(())
+}

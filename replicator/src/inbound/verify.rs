@@ -1,0 +1,401 @@
+//! Verifies each connection: is the node id ours, does the broker still hold what it acknowledged.
+//!
+//! Arrives: the answers of the broker. Leaves: either "all holds", or a verdict that the next
+//! transaction carries out. Owns: nothing is published or consumed on a connection before its
+//! anchors are checked. Only memory: a crash begins again.
+
+use super::durable::Durable;
+use crate::actor::{Effect, Fatal};
+use crate::broker::{KvEntry, Reply, Request};
+use crate::model::config::{NodeConfig, Now};
+use crate::model::ids::{NodeId, Site};
+use crate::model::planted_bugs::{Bug, planted};
+use crate::repair::lease::{Lease, Next};
+use crate::repair::question::{Outgoing, Question};
+use crate::repair::verdict::{Answered, Known, Verdict, judge_connection};
+use crate::store::cursor::Anchor;
+
+/// A check that failed is repeated after this.
+const RETRY_MS: u64 = 500;
+/// The registry entry is written this often.
+const HEARTBEAT_MS: u64 = 10_000;
+
+/// A check under way.
+#[derive(Debug, Default)]
+struct Check {
+    answered: Answered,
+    outstanding: usize,
+    /// The trail of the cursors that are lost was asked about.
+    trail_asked: bool,
+}
+
+/// Where the connection stands.
+#[derive(Debug)]
+enum State {
+    Down,
+    /// Up, but outbound may still bring acknowledgements, which the check has to include.
+    Settling,
+    /// Answers are awaited.
+    Checking(Box<Check>),
+    /// Something failed: check again at this time.
+    RetryAt(u64),
+    /// Checked; the next transaction carries this out.
+    Judged(Box<Verdict>),
+    Up,
+}
+
+/// The connection, its checks, and the lease of the node id.
+pub(super) struct Verify {
+    node: NodeId,
+    lease_ttl_ms: u64,
+    state: State,
+    /// Connections so far.
+    connection: u64,
+    /// Checks begun so far.
+    check: u64,
+    /// Checks passed so far.
+    passed: u64,
+    /// The last check for which outbound holds still.
+    outbound_held: u64,
+    lease: Lease,
+    lease_due_ms: u64,
+    heartbeat_due_ms: u64,
+    random: Box<dyn FnMut() -> u64 + Send>,
+}
+
+impl Verify {
+    /// No connection yet. `random` gives the bits of a new incarnation's site.
+    pub(super) fn new(
+        config: &NodeConfig,
+        site: Site,
+        random: Box<dyn FnMut() -> u64 + Send>,
+    ) -> Self {
+        Self {
+            node: config.node,
+            lease_ttl_ms: config.lease_ttl_ms,
+            state: State::Down,
+            connection: 0,
+            check: 0,
+            passed: 0,
+            outbound_held: 0,
+            lease: Lease::new(site, &config.instance, &config.place, config.lease_ttl_ms),
+            lease_due_ms: 0,
+            heartbeat_due_ms: 0,
+            random,
+        }
+    }
+
+    /// A connection is up: its check begins.
+    pub(super) fn connected(&mut self) -> Effect {
+        self.connection += 1;
+        self.begin_check()
+    }
+
+    /// The connection is down.
+    pub(super) fn disconnected(&mut self) {
+        self.state = State::Down;
+    }
+
+    /// Lets outbound hold still first: an acknowledgement that arrives during the check would not
+    /// be part of it.
+    pub(super) fn begin_check(&mut self) -> Effect {
+        self.check += 1;
+        self.state = State::Settling;
+        Effect::Hold { check: self.check, connection: self.connection }
+    }
+
+    /// Outbound holds still for this check.
+    pub(super) fn outbound_holds(&mut self, check: u64) {
+        self.outbound_held = check;
+    }
+
+    /// Whether the connection is checked and used.
+    pub(super) fn is_up(&self) -> bool {
+        matches!(self.state, State::Up)
+    }
+
+    /// Whether there is no connection.
+    pub(super) fn is_down(&self) -> bool {
+        matches!(self.state, State::Down)
+    }
+
+    /// Whether a check waits to begin.
+    pub(super) fn is_settling(&self) -> bool {
+        matches!(self.state, State::Settling)
+    }
+
+    /// Whether the end of a consumer makes another check necessary.
+    pub(super) fn is_checkable(&self) -> bool {
+        matches!(self.state, State::Up | State::Checking(_) | State::RetryAt(_))
+    }
+
+    /// The verdict that waits for a transaction.
+    pub(super) fn verdict(&self) -> Option<&Verdict> {
+        if let State::Judged(verdict) = &self.state { Some(verdict) } else { None }
+    }
+
+    /// Checks passed so far.
+    pub(super) fn passed(&self) -> u64 {
+        self.passed
+    }
+
+    /// Whether it is known which incarnation of the database this is: the broker has answered at
+    /// least once. Before that nothing gets a version, because a database that went back in time
+    /// would give it in the name of an incarnation of which others know more.
+    pub(super) fn knows_incarnation(&self) -> bool {
+        self.passed > 0 || self.verdict().is_some()
+    }
+
+    /// Random bits for the site of a new incarnation.
+    pub(super) fn random(&mut self) -> u64 {
+        (self.random)()
+    }
+
+    /// The new incarnation has begun.
+    pub(super) fn incarnation_begun(&mut self) {
+        if let State::Judged(verdict) = &mut self.state {
+            verdict.behind_broker = false;
+        }
+    }
+
+    /// Whether a check waits for outbound and for what was delivered before. `settled`: no
+    /// acknowledgement and no delivery waits.
+    pub(super) fn may_check(&self, acks_wait: bool, deliveries_wait: bool) -> bool {
+        let held = self.outbound_held == self.check && !acks_wait;
+        // A delivery from before would move the cursor behind the back of the check: to a position
+        // that may be another message by now.
+        self.is_settling() && (held || planted(Bug::NoHold)) && !deliveries_wait
+    }
+
+    /// Asks all that is needed to judge this connection. `began`: the cursor behind which each
+    /// consumer began.
+    pub(super) fn check(
+        &mut self,
+        durable: &Durable,
+        began: &[(u32, Option<Anchor>)],
+        own_shard: u32,
+    ) -> Vec<Outgoing> {
+        let mut answered = Answered { own: durable.own_anchor, ..Answered::default() };
+        let at = |shard, anchor: &Anchor| {
+            let seq = anchor.seq;
+            Outgoing::Ask(Question::At(shard, seq), Request::MessageAt { shard, seq })
+        };
+        let mut out = Vec::new();
+        for stream in &durable.streams {
+            let shard = stream.shard;
+            out.push(Outgoing::Ask(Question::State(shard), Request::StreamState { shard }));
+            let head = stream.cursor.head();
+            let began = began.iter().find(|(s, _)| *s == shard).and_then(|(_, began)| *began);
+            if let Some(head) = head {
+                answered.heads.insert(shard, *head);
+            }
+            if let Some(began) = began.filter(|b| b.seq.0 > 0 && b.seq != stream.cursor.seq()) {
+                answered.began.insert(shard, began);
+                out.push(at(shard, &began));
+            }
+            if let Some(head) = head.filter(|head| head.seq.0 > 0) {
+                out.push(at(shard, head));
+            }
+        }
+        out.extend(durable.own_anchor.map(|anchor| at(own_shard, &anchor)));
+        out.push(Outgoing::Ask(Question::LastOwn, Request::LastOwn { shard: own_shard }));
+        out.push(Outgoing::read(Question::Registry, format!("node-{}", self.node)));
+        let outstanding = out.len();
+        self.state = State::Checking(Box::new(Check { answered, outstanding, trail_asked: false }));
+        out
+    }
+
+    /// Reads the lease, if this process does not hold it.
+    pub(super) fn ask_for_lease(&self) -> Option<Outgoing> {
+        (!self.lease.is_held()).then(|| self.read_lease())
+    }
+
+    fn read_lease(&self) -> Outgoing {
+        Outgoing::read(Question::Lease, Lease::key(self.node))
+    }
+
+    fn put_lease(&self, expected: u64) -> Outgoing {
+        let request = Request::KvPut {
+            key: Lease::key(self.node),
+            value: self.lease.value().into(),
+            expected: Some(expected),
+            ttl_ms: Some(self.lease_ttl_ms),
+        };
+        Outgoing::Ask(Question::LeasePut, request)
+    }
+
+    /// The lease as the registry has it.
+    ///
+    /// # Errors
+    /// [`Fatal::SecondNode`].
+    pub(super) fn lease_read(
+        &mut self,
+        entry: Option<&KvEntry>,
+        now: Now,
+    ) -> Result<Option<Outgoing>, Fatal> {
+        match self.lease.decide(entry, now.mono_ms) {
+            Next::Put { expected } => return Ok(Some(self.put_lease(expected))),
+            Next::LookAgain => self.lease_due_ms = now.mono_ms + (self.lease_ttl_ms / 4).max(1),
+            Next::Refuse(holder) => {
+                return Err(Fatal::SecondNode { node: self.node, place: holder.place });
+            }
+        }
+        Ok(None)
+    }
+
+    /// The lease is written.
+    pub(super) fn lease_written(&mut self, revision: u64, now: Now) {
+        self.lease.written(revision);
+        self.lease_due_ms = now.mono_ms + self.lease_ttl_ms / 3;
+    }
+
+    /// Another process wrote the lease first.
+    pub(super) fn lease_lost_race(&self) -> Outgoing {
+        self.read_lease()
+    }
+
+    /// The lease could not be read or written.
+    pub(super) fn lease_failed(&mut self, now: Now) {
+        self.lease_due_ms = now.mono_ms + RETRY_MS;
+    }
+
+    /// Renews or reads the lease when it is time.
+    pub(super) fn renew_lease(&mut self, now: Now, awaits_lease: bool) -> Option<Outgoing> {
+        if now.mono_ms < self.lease_due_ms || awaits_lease {
+            return None;
+        }
+        self.lease_due_ms = now.mono_ms + self.lease_ttl_ms / 3;
+        Some(self.lease.revision().map_or_else(|| self.read_lease(), |r| self.put_lease(r)))
+    }
+
+    /// An answer that belongs to the check.
+    pub(super) fn evidence(&mut self, question: Question, reply: Reply) {
+        let State::Checking(check) = &mut self.state else { return };
+        let answered = &mut check.answered;
+        match (question, reply) {
+            (Question::State(shard), Reply::State(state)) => {
+                answered.states.insert(shard, state);
+            }
+            (Question::At(shard, seq), Reply::Message(message)) => {
+                answered.found.insert((shard, seq), message);
+            }
+            (Question::LastOwn, Reply::Message(message)) => answered.last_own = message,
+            (Question::Registry, Reply::Kv(entry)) => answered.registry = entry,
+            // An answer of another kind than asked cannot come from our own broker side.
+            _ => return,
+        }
+        check.outstanding = check.outstanding.saturating_sub(1);
+    }
+
+    /// A question of the check was not answered.
+    pub(super) fn not_answered(&mut self, now: Now) {
+        if matches!(self.state, State::Checking(_)) {
+            self.check_later(now);
+        }
+    }
+
+    /// Checks again a little later.
+    pub(super) fn check_later(&mut self, now: Now) {
+        self.state = State::RetryAt(now.mono_ms + RETRY_MS);
+    }
+
+    /// Whether a failed check is to be repeated now.
+    pub(super) fn retries(&self, now: Now) -> bool {
+        matches!(self.state, State::RetryAt(at) if now.mono_ms >= at)
+    }
+
+    /// Once all is answered: the positions still to be asked about, for the cursors that are lost.
+    /// None: answers are awaited. Empty: [`Verify::judge`].
+    pub(super) fn trail_to_ask(
+        &mut self,
+        durable: &Durable,
+        enrolled: bool,
+    ) -> Option<Vec<Outgoing>> {
+        let State::Checking(check) = &mut self.state else { return None };
+        if check.outstanding > 0 || !self.lease.is_held() || !enrolled {
+            return None;
+        }
+        if std::mem::replace(&mut check.trail_asked, true) {
+            return Some(Vec::new());
+        }
+        let mut out = Vec::new();
+        for stream in &durable.streams {
+            let shard = stream.shard;
+            for seq in check.answered.trail_to_ask(shard, &stream.cursor) {
+                let request = Request::MessageAt { shard, seq };
+                out.push(Outgoing::Ask(Question::At(shard, seq), request));
+            }
+        }
+        check.outstanding = out.len();
+        Some(out)
+    }
+
+    /// Judges the connection. Returns the state of each stream.
+    pub(super) fn judge(&mut self, durable: &Durable, config: &NodeConfig) -> Option<Answered> {
+        let State::Checking(check) = std::mem::replace(&mut self.state, State::Down) else {
+            return None;
+        };
+        let known = Known {
+            cursors: durable.streams.iter().map(|s| (s.shard, &s.cursor)).collect(),
+            own_shard: config.own_shard(),
+            own_lowest_ms: durable.own_lowest_ms,
+            drift_ms: config.max_clock_drift_ms,
+        };
+        let mut verdict = judge_connection(&check.answered, &known);
+        // Only before this process has published anything: later outbound knows what is in flight.
+        verdict.behind_broker = self.passed == 0
+            && !planted(Bug::SameSite)
+            && check.answered.is_ahead_of(durable.site(), durable.batch, &durable.absorb.own_sites);
+        self.state = State::Judged(Box::new(verdict));
+        Some(check.answered)
+    }
+
+    /// The verdict is carried out: outbound may go.
+    pub(super) fn pass(&mut self, durable: &Durable) -> Effect {
+        self.state = State::Up;
+        self.heartbeat_due_ms = 0;
+        self.passed += 1;
+        Effect::Go {
+            check: self.check,
+            site: durable.site(),
+            batch: durable.batch,
+            published: durable.absorb.published,
+        }
+    }
+
+    /// The registry entry is to be written at once.
+    pub(super) fn heartbeat_at_once(&mut self) {
+        self.heartbeat_due_ms = 0;
+    }
+
+    /// Whether the registry entry is to be written.
+    pub(super) fn heartbeat_is_due(&self, now: Now) -> bool {
+        now.mono_ms >= self.heartbeat_due_ms
+    }
+
+    /// Writes the registry entry.
+    pub(super) fn heartbeat(&mut self, entry: Vec<u8>, now: Now) -> Outgoing {
+        self.heartbeat_due_ms = now.mono_ms + HEARTBEAT_MS;
+        let request = Request::KvPut {
+            key: format!("node-{}", self.node),
+            value: entry.into(),
+            expected: None,
+            ttl_ms: None,
+        };
+        Outgoing::Ask(Question::Heartbeat, request)
+    }
+
+    /// When there is something to do although nothing comes in, on the monotone clock.
+    pub(super) fn deadline(&self) -> u64 {
+        match &self.state {
+            State::Down | State::Settling => u64::MAX,
+            State::RetryAt(at) => (*at).min(self.lease_due_ms),
+            State::Checking(_) | State::Judged(_) => self.lease_due_ms,
+            State::Up => self.lease_due_ms.min(self.heartbeat_due_ms),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "verify_tests.rs"]
+mod tests;

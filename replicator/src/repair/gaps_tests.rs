@@ -1,0 +1,122 @@
+use super::*;
+use crate::db::connection::create_tables;
+use crate::repair::evidence::note_gap;
+
+const NOW: Now = Now { unix_ms: 1_000_000, mono_ms: 1_000 };
+
+/// Node 1 with one gap in stream 1, and the list of members 1, 2, 3.
+fn with_a_gap() -> (Connection, Gaps, GapKey) {
+    let db = Connection::open_in_memory().unwrap();
+    create_tables(&db, std::path::Path::new(":memory:")).unwrap();
+    note_gap(&db, 1, NodeId(2), 0, "messages 5 to 6 are missing", 7).unwrap();
+    let gaps = Gaps::read(&NodeConfig::for_tests(1), &db).unwrap();
+    let key = gaps.open[0].key();
+    (db, gaps, key)
+}
+
+fn members(ids: &[u64]) -> KvEntry {
+    KvEntry { revision: 4, value: serde_json::json!(ids).to_string().into() }
+}
+
+fn end(db: &Connection, gaps: &mut Gaps) -> bool {
+    let ended = gaps.write_ended(db).unwrap();
+    gaps.committed(db, ended, false);
+    !gaps.any_open()
+}
+
+#[test]
+fn an_open_gap_is_asked_about_now_and_every_ten_seconds() {
+    let (_db, mut gaps, (gap, noticed_ms)) = with_a_gap();
+    let out = gaps.ask(NOW, |_| 4);
+    let ask = Signal::Ask { asker: 1, gap, noticed_ms, origin: 2, shard: 1, upto: 4, since_ms: 0 };
+    assert!(matches!(&out[0], Outgoing::Signal(signal) if *signal == ask), "{out:?}");
+    assert!(matches!(&out[1], Outgoing::Ask(Question::Members, _)), "{out:?}");
+    assert!(gaps.ask(NOW, |_| 4).is_empty());
+    assert_eq!(gaps.deadline(), NOW.mono_ms + ASK_MS);
+    assert_eq!(gaps.ask(Now { mono_ms: NOW.mono_ms + ASK_MS, ..NOW }, |_| 4).len(), 2);
+}
+
+#[test]
+fn a_whole_answer_ends_it() {
+    let (db, mut gaps, key) = with_a_gap();
+    assert!(gaps.answered(key, 2, true).is_none());
+    assert!(end(&db, &mut gaps));
+    assert_eq!(gaps.deadline(), u64::MAX);
+}
+
+#[test]
+fn an_answer_to_another_question_counts_for_nothing() {
+    let (db, mut gaps, (gap, noticed_ms)) = with_a_gap();
+    gaps.answered((gap, noticed_ms + 1), 2, true);
+    gaps.answered((gap + 1, noticed_ms), 2, true);
+    assert!(!end(&db, &mut gaps));
+}
+
+#[test]
+fn partial_answers_end_it_once_every_member_has_answered() {
+    let (db, mut gaps, key) = with_a_gap();
+    gaps.ask(NOW, |_| 4);
+    gaps.answered(key, 2, false);
+    let out = gaps.members_read(Some(&members(&[1, 2, 3])));
+    assert!(matches!(out[..], [Outgoing::Ask(Question::SignOfLife(NodeId(3)), _)]), "{out:?}");
+    assert!(!end(&db, &mut gaps), "node 3 has not answered");
+    assert!(gaps.describe()[0].ends_with("not answered yet by node 3"));
+    gaps.answered(key, 3, false);
+    gaps.members_read(Some(&members(&[1, 2, 3])));
+    assert!(end(&db, &mut gaps));
+}
+
+#[test]
+fn a_member_that_is_gone_is_not_waited_for() {
+    let (db, mut gaps, key) = with_a_gap();
+    gaps.answered(key, 2, false);
+    gaps.members_read(Some(&members(&[1, 2, 3])));
+    let entry = |updated_at: i64| KvEntry {
+        revision: 1,
+        value: serde_json::json!({ "updated_at": updated_at }).to_string().into(),
+    };
+    let later = Now { unix_ms: 2 * GONE_MS_MIN, ..NOW };
+    gaps.sign_of_life(NodeId(3), Some(&entry(later.unix_ms / 1_000 - 60)), later);
+    gaps.members_read(Some(&members(&[1, 2, 3])));
+    assert!(!end(&db, &mut gaps), "seen a minute ago");
+    gaps.sign_of_life(NodeId(3), Some(&entry(1)), later);
+    gaps.members_read(Some(&members(&[1, 2, 3])));
+    assert!(end(&db, &mut gaps));
+}
+
+#[test]
+fn being_alone_is_believed_after_three_questions() {
+    let (db, mut gaps, _) = with_a_gap();
+    for times in 1..=ALONE_ASKS {
+        assert!(!end(&db, &mut gaps), "{times}");
+        gaps.ask(Now { mono_ms: u64::from(times) * ASK_MS * 2, ..NOW }, |_| 0);
+        gaps.members_read(None);
+    }
+    assert!(end(&db, &mut gaps));
+}
+
+#[test]
+fn whoever_reads_the_list_puts_itself_and_its_origins_back() {
+    let (_db, mut gaps, _) = with_a_gap();
+    gaps.saw_origin(NodeId(9), 5);
+    let out = gaps.members_read(Some(&members(&[2])));
+    let Outgoing::Ask(Question::MembersPut, Request::KvPut { value, expected, .. }) = &out[0]
+    else {
+        panic!("{out:?}")
+    };
+    assert_eq!((&value[..], *expected), (&b"[1,2,9]"[..], Some(4)));
+    assert!(!gaps.is_enrolled());
+    gaps.members_written();
+    assert!(gaps.is_enrolled());
+}
+
+#[test]
+fn an_end_that_is_rolled_back_is_written_by_the_next_transaction() {
+    let (db, mut gaps, key) = with_a_gap();
+    gaps.answered(key, 2, true);
+    db.execute_batch("BEGIN").unwrap();
+    gaps.write_ended(&db).unwrap();
+    db.execute_batch("ROLLBACK").unwrap();
+    assert!(gaps.any_ended());
+    assert!(end(&db, &mut gaps));
+}

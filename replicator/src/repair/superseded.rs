@@ -1,0 +1,181 @@
+//! Passes over batches of a schema that this node never had, once their origin has this node's.
+//!
+//! A node that joins after migrations finds batches in the stream that were written before them.
+//! Their origin is held, as for any schema that differs; but it will never write in that schema
+//! again, so waiting is in vain. Its registry entry shows it: with our schema hash, everything up
+//! to the batch it names was written before. Such batches are passed over, and the nodes are asked
+//! to republish what they have: by now their rows are in the new schema. Mapping old columns to
+//! new ones instead would lose the content of a renamed one. Memory only, and a gap that is noted
+//! in the transaction that passes over.
+
+use super::question::{Outgoing, Question};
+use crate::broker::KvEntry;
+use crate::model::batch::{BatchHeader, Digest};
+use crate::model::config::Now;
+use crate::model::ids::{BatchNo, NodeId, Site};
+use data_encoding::HEXLOWER;
+use std::collections::HashMap;
+
+/// The registry is asked about held origins this often.
+const ASK_MS: u64 = 2_000;
+
+/// What the registry entry of a held origin showed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Caught {
+    /// The schema of origin and node.
+    hash: Digest,
+    /// The origin's incarnation.
+    site: Site,
+    /// The last batch it had published.
+    batch: BatchNo,
+    /// When the entry was written, in the origin's unix milliseconds.
+    updated_ms: i64,
+    /// The other nodes were asked to republish.
+    asked: bool,
+}
+
+/// Held origins that have this node's schema by now.
+#[derive(Debug, Default)]
+pub struct Superseded {
+    origins: HashMap<NodeId, Caught>,
+    due_ms: u64,
+}
+
+impl Superseded {
+    /// When [`Superseded::ask`] has something to ask, if any origin is held.
+    pub fn deadline(&self) -> u64 {
+        self.due_ms
+    }
+
+    /// Reads the registry entries of `held` origins, each [`ASK_MS`].
+    pub fn ask(&mut self, mut held: Vec<NodeId>, now: Now) -> Vec<Outgoing> {
+        if held.is_empty() || now.mono_ms < self.due_ms {
+            return Vec::new();
+        }
+        self.due_ms = now.mono_ms + ASK_MS;
+        held.sort_unstable();
+        held.dedup();
+        let ask = |node| Outgoing::read(Question::HeldOrigin(node), format!("node-{node}"));
+        held.into_iter().map(ask).collect()
+    }
+
+    /// The entry of a held origin. True: it has our schema by now, so its backlog is worth another
+    /// look.
+    pub fn read(&mut self, node: NodeId, entry: Option<&KvEntry>, ours: Digest) -> bool {
+        let Some(caught) = entry.and_then(|e| read_entry(e, ours)) else { return false };
+        let known = self.origins.get(&node).is_some_and(|known| {
+            Caught { asked: false, updated_ms: 0, ..known.clone() }
+                == Caught { updated_ms: 0, ..caught.clone() }
+        });
+        if known {
+            return false;
+        }
+        self.origins.insert(node, caught);
+        true
+    }
+
+    /// Whether a batch that cannot be admitted is from before its origin had our schema.
+    pub fn covers(&self, node: NodeId, header: &BatchHeader, ours: Digest) -> bool {
+        self.origins.get(&node).is_some_and(|caught| {
+            let former = header.site != caught.site && header.created_ms <= caught.updated_ms;
+            let before = header.site == caught.site && header.number <= caught.batch;
+            caught.hash == ours && (former || before)
+        })
+    }
+
+    /// The gap to note for an origin whose batches are passed over; None: the others were asked.
+    pub fn gap(&self, node: NodeId) -> Option<String> {
+        let caught = self.origins.get(&node).filter(|caught| !caught.asked)?;
+        Some(format!(
+            "node {node}: batches up to {} are in a schema that this node never had",
+            caught.batch
+        ))
+    }
+
+    /// After the commit that noted the gap.
+    pub fn asked(&mut self, node: NodeId) {
+        if let Some(caught) = self.origins.get_mut(&node) {
+            caught.asked = true;
+        }
+    }
+}
+
+/// None: another schema, or no entry that we can read.
+fn read_entry(entry: &KvEntry, ours: Digest) -> Option<Caught> {
+    let value: serde_json::Value = serde_json::from_slice(&entry.value).ok()?;
+    if value["schema_hash"].as_str()? != HEXLOWER.encode(&ours) {
+        return None;
+    }
+    Some(Caught {
+        hash: ours,
+        site: Site(value["site"].as_i64()?),
+        batch: BatchNo(value["batch"].as_u64()?),
+        updated_ms: value["updated_at"].as_i64()?.checked_mul(1_000)?,
+        asked: false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(hash: &Digest, batch: u64) -> KvEntry {
+        let value = serde_json::json!({
+            "schema_hash": HEXLOWER.encode(hash), "site": 7, "batch": batch, "updated_at": 5
+        });
+        KvEntry { revision: 1, value: value.to_string().into() }
+    }
+
+    fn header(site: i64, number: u64, created_ms: i64) -> BatchHeader {
+        BatchHeader {
+            node: NodeId(2),
+            site: Site(site),
+            number: BatchNo(number),
+            previous: BatchNo(number - 1),
+            schema_hash: [9; 32],
+            created_ms,
+            further_sites: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn only_an_entry_with_our_schema_counts() {
+        let caught = read_entry(&entry(&[1; 32], 9), [1; 32]).unwrap();
+        assert_eq!((caught.site, caught.batch, caught.updated_ms), (Site(7), BatchNo(9), 5_000));
+        assert_eq!(read_entry(&entry(&[1; 32], 9), [2; 32]), None);
+        assert_eq!(read_entry(&KvEntry { revision: 1, value: "{}".into() }, [1; 32]), None);
+    }
+
+    #[test]
+    fn the_backlog_is_looked_at_again_only_for_news() {
+        let mut superseded = Superseded::default();
+        assert!(superseded.read(NodeId(2), Some(&entry(&[1; 32], 9)), [1; 32]));
+        assert!(!superseded.read(NodeId(2), Some(&entry(&[1; 32], 9)), [1; 32]));
+        assert!(superseded.read(NodeId(2), Some(&entry(&[1; 32], 10)), [1; 32]));
+    }
+
+    #[test]
+    fn batches_from_before_the_entry_are_covered() {
+        let mut superseded = Superseded::default();
+        superseded.read(NodeId(2), Some(&entry(&[1; 32], 9)), [1; 32]);
+        for (header, covered) in [
+            (header(7, 9, 1), true),
+            (header(7, 10, 1), false),
+            (header(6, 100, 5_000), true),
+            (header(6, 100, 5_001), false),
+        ] {
+            assert_eq!(superseded.covers(NodeId(2), &header, [1; 32]), covered, "{header:?}");
+        }
+        assert!(!superseded.covers(NodeId(2), &header(7, 9, 1), [2; 32]), "our schema moved on");
+        assert!(!superseded.covers(NodeId(3), &header(7, 9, 1), [1; 32]), "another origin");
+    }
+
+    #[test]
+    fn the_others_are_asked_once() {
+        let mut superseded = Superseded::default();
+        superseded.read(NodeId(2), Some(&entry(&[1; 32], 9)), [1; 32]);
+        assert!(superseded.gap(NodeId(2)).is_some());
+        superseded.asked(NodeId(2));
+        assert_eq!(superseded.gap(NodeId(2)), None);
+    }
+}

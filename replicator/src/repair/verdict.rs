@@ -1,0 +1,206 @@
+//! Judges a connection: what the broker lost, how far back to consume, what to republish.
+//!
+//! Arrives: the answers of the broker, and what this node knew. Leaves: a [`Verdict`], which the
+//! next transaction carries out. Pure: the evidence decides, nothing else.
+
+use super::evidence::{Evidence, judge};
+use crate::broker::{KvEntry, Message, StreamState};
+use crate::model::ids::{BatchNo, Site, StreamSeq};
+use crate::model::planted_bugs::{Bug, planted};
+use crate::store::cursor::{Anchor, Cursor, NO_ROW_MS};
+use std::collections::{HashMap, HashSet};
+
+/// The answers of the broker, and the anchors that were asked about: both move on while the answers
+/// are on their way.
+#[derive(Debug, Default)]
+pub struct Answered {
+    /// The state of each stream.
+    pub states: HashMap<u32, StreamState>,
+    /// What stands at the positions that were asked about.
+    pub found: HashMap<(u32, StreamSeq), Option<Message>>,
+    /// The newest message of this node.
+    pub last_own: Option<Message>,
+    /// This node's registry entry.
+    pub registry: Option<KvEntry>,
+    /// The last own acknowledged batch.
+    pub own: Option<Anchor>,
+    /// The cursor of each stream.
+    pub heads: HashMap<u32, Anchor>,
+    /// The cursor behind which each consumer began, where it is another.
+    pub began: HashMap<u32, Anchor>,
+}
+
+/// What this node knows besides the anchors.
+#[derive(Debug)]
+pub struct Known<'a> {
+    /// The cursor of each stream.
+    pub cursors: Vec<(u32, &'a Cursor)>,
+    /// The stream that this node publishes to.
+    pub own_shard: u32,
+    /// The lowest row time published since the cursor passed the own anchor, unix milliseconds.
+    pub own_lowest_ms: i64,
+    /// Clocks may differ by this, milliseconds.
+    pub drift_ms: i64,
+}
+
+/// Where a stream is consumed from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rewind {
+    /// From the cursor: it still holds.
+    Keep,
+    /// From the start: no kept position holds.
+    ToStart,
+    /// From this kept position, the newest that holds.
+    To(usize),
+}
+
+/// One stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardVerdict {
+    /// Its number.
+    pub shard: u32,
+    /// Its state.
+    pub state: StreamState,
+    /// Where to consume from.
+    pub rewind: Rewind,
+}
+
+/// What a check found to be done.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    /// The broker knows more of this database than the database does.
+    pub behind_broker: bool,
+    /// Rows from this time on are to be republished, unix milliseconds.
+    pub republish_since_ms: Option<i64>,
+    /// The last own acknowledged batch is gone.
+    pub own_lost: bool,
+    /// One for each stream.
+    pub shards: Vec<ShardVerdict>,
+}
+
+impl Answered {
+    fn judge(&self, shard: u32, anchor: &Anchor, since_ns: i64, state: &StreamState) -> Evidence {
+        let found = self.found.get(&(shard, anchor.seq)).and_then(Option::as_ref);
+        judge(anchor, since_ns, state, found)
+    }
+
+    /// Whether the cursor's message is gone, or the one behind which the consumer began.
+    pub fn is_cursor_lost(&self, shard: u32, state: &StreamState) -> bool {
+        let lost = |of: &HashMap<u32, Anchor>| {
+            of.get(&shard).is_some_and(|anchor| {
+                self.judge(shard, anchor, anchor.time_ns, state) == Evidence::Lost
+            })
+        };
+        !planted(Bug::NoCursorAnchor) && (lost(&self.heads) || lost(&self.began))
+    }
+
+    /// The kept positions that decide how far back a lost cursor goes, as far as they were not
+    /// asked about.
+    pub fn trail_to_ask(&self, shard: u32, cursor: &Cursor) -> Vec<StreamSeq> {
+        let Some(state) = self.states.get(&shard) else { return Vec::new() };
+        let same_stream = self.heads.get(&shard).is_some_and(|h| h.created_ns == state.created_ns);
+        if !same_stream || !self.is_cursor_lost(shard, state) {
+            return Vec::new();
+        }
+        let seqs = cursor.kept.iter().map(|k| k.anchor.seq);
+        seqs.filter(|seq| seq.0 > 0 && !self.found.contains_key(&(shard, *seq))).collect()
+    }
+
+    /// The newest kept position that still holds.
+    fn newest_that_holds(&self, shard: u32, cursor: &Cursor, state: &StreamState) -> Option<usize> {
+        let began = self.began.get(&shard);
+        cursor.kept.iter().rposition(|kept| {
+            kept.anchor.created_ns == state.created_ns
+                && began.is_none_or(|began| kept.anchor.seq < began.seq)
+                && self.judge(shard, &kept.anchor, kept.anchor.time_ns, state) == Evidence::Holds
+        })
+    }
+
+    /// The broker knows a higher batch number of this site than the database, or a site of this
+    /// node that the database does not know: the database went back in time (maybe for the second
+    /// time: then it does not remember its newest incarnation).
+    pub fn is_ahead_of(&self, site: Site, batch: BatchNo, own_sites: &HashSet<Site>) -> bool {
+        let unknown = |found: Site, number: u64| {
+            if found == site { number > batch.0 } else { !own_sites.contains(&found) }
+        };
+        let in_stream = self
+            .last_own
+            .as_ref()
+            .and_then(|m| m.headers.as_ref().ok())
+            .is_some_and(|h| unknown(h.site, h.batch.0));
+        let in_registry = self
+            .registry
+            .as_ref()
+            .and_then(|e| serde_json::from_slice::<serde_json::Value>(&e.value).ok())
+            .and_then(|v| Some((v["site"].as_i64()?, v["batch"].as_u64().unwrap_or(0))))
+            .is_some_and(|(found, number)| unknown(Site(found), number));
+        in_stream || in_registry
+    }
+}
+
+/// The lowest row time after a kept position, unix milliseconds: rows from then on may be lost.
+fn lost_since_ms(cursor: &Cursor, kept: usize, drift_ms: i64) -> i64 {
+    let after = cursor.kept[kept + 1..].iter().map(|k| k.lowest_ms).min().unwrap_or(NO_ROW_MS);
+    after.min(cursor.kept[kept].anchor.time_ns / 1_000_000 - drift_ms)
+}
+
+/// Judges the streams and the own anchor. [`Verdict::behind_broker`] is the caller's: only a
+/// process that has published nothing yet can tell by [`Answered::is_ahead_of`].
+pub fn judge_connection(answered: &Answered, known: &Known<'_>) -> Verdict {
+    let mut verdict = Verdict::default();
+    let mut since_ms = NO_ROW_MS;
+    for (shard, cursor) in &known.cursors {
+        let Some(state) = answered.states.get(shard) else { continue };
+        let rewind = if answered.is_cursor_lost(*shard, state) {
+            match answered.newest_that_holds(*shard, cursor, state) {
+                Some(i) => Rewind::To(i),
+                None => Rewind::ToStart,
+            }
+        } else {
+            Rewind::Keep
+        };
+        since_ms = since_ms.min(match rewind {
+            Rewind::Keep => NO_ROW_MS,
+            Rewind::To(i) if cursor.kept[i].anchor.seq.0 > 0 => {
+                lost_since_ms(cursor, i, known.drift_ms)
+            }
+            Rewind::To(_) | Rewind::ToStart => 0,
+        });
+        verdict.shards.push(ShardVerdict { shard: *shard, state: *state, rewind });
+    }
+    if let Some(own_since_ms) = own_lost_since_ms(answered, known) {
+        verdict.own_lost = true;
+        since_ms = since_ms.min(own_since_ms);
+    }
+    if verdict.own_lost || verdict.shards.iter().any(|s| s.rewind != Rewind::Keep) {
+        verdict.republish_since_ms = Some(since_ms.max(0));
+    }
+    verdict
+}
+
+/// If the last own acknowledged batch is gone: rows from this time on may be lost with it.
+fn own_lost_since_ms(answered: &Answered, known: &Known<'_>) -> Option<i64> {
+    let shard = known.own_shard;
+    let (anchor, state) = (answered.own.as_ref()?, answered.states.get(&shard)?);
+    let cursor = known.cursors.iter().find(|(s, _)| *s == shard).map(|(_, cursor)| *cursor);
+    // An acknowledgement has no time, but the messages consumed before it have.
+    let trail = cursor.iter().flat_map(|c| &c.kept).map(|k| k.anchor);
+    let before = trail.filter(|a| a.seq <= anchor.seq && a.created_ns == anchor.created_ns);
+    let not_before_ns = before.map(|a| a.time_ns).max().unwrap_or(0);
+    if answered.judge(shard, anchor, not_before_ns, state) != Evidence::Lost
+        || planted(Bug::NoOwnAnchor)
+    {
+        return None;
+    }
+    let since_ms = cursor.and_then(|cursor| {
+        let is_before = |a: &Anchor| a.seq < anchor.seq && a.seq.0 > 0;
+        let index = cursor.kept.iter().rposition(|k| is_before(&k.anchor))?;
+        Some(lost_since_ms(cursor, index, known.drift_ms))
+    });
+    let same_stream = anchor.created_ns == state.created_ns;
+    Some(since_ms.filter(|_| same_stream).map_or(0, |since_ms| since_ms.min(known.own_lowest_ms)))
+}
+
+#[cfg(test)]
+#[path = "verdict_tests.rs"]
+mod tests;

@@ -1,0 +1,229 @@
+//! Logs rows for publication, a bounded number in one transaction.
+//!
+//! Arrives: which rows. Leaves: log entries, and baseline versions for rows that had none. Owns: a
+//! database of any size is gone through without the application waiting long for the write lock.
+//! The place is memory only: after a crash the rows are logged again, which is harmless however
+//! often it happens.
+
+use crate::capture::baseline::baseline_rows;
+use crate::capture::install::KIND_PUBLISH;
+use crate::db::connection::DatabaseError;
+use crate::db::key_pages::stretch;
+use crate::db::layout::{Layout, TableLayout};
+use crate::db::sql::quote;
+use crate::model::batch::Value;
+use crate::model::planted_bugs::{Bug, planted};
+use rusqlite::{Connection, params_from_iter};
+
+/// A walk over all tables.
+#[derive(Clone, Debug)]
+pub struct Walk {
+    since_ms: Option<i64>,
+    rows: u64,
+    schema_version: i64,
+    table: usize,
+    unversioned: bool,
+    after: Option<Vec<Value>>,
+}
+
+impl Walk {
+    /// Every row, whoever wrote it, whose version is from `since_ms` on. From 0 on, rows without a
+    /// version (older than the retention) get the baseline version and go too.
+    pub fn since(since_ms: i64) -> Self {
+        Self {
+            since_ms: Some(since_ms.max(0)),
+            rows: 0,
+            schema_version: 0,
+            table: 0,
+            unversioned: false,
+            after: None,
+        }
+    }
+
+    /// Every row without a version: it gets the baseline version.
+    pub fn unversioned() -> Self {
+        Self { since_ms: None, unversioned: true, ..Self::since(0) }
+    }
+
+    /// From when on; None: rows without a version only.
+    pub fn since_ms(&self) -> Option<i64> {
+        self.since_ms
+    }
+
+    /// Rows logged so far.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Goes on, within the caller's write transaction, until `rows_max` rows of one table were
+    /// looked at or all is done. Returns how many were logged, and whether all is done. Begins anew
+    /// if the schema has changed.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn step(
+        &mut self,
+        db: &Connection,
+        layout: &Layout,
+        rows_max: u64,
+    ) -> Result<(u64, bool), DatabaseError> {
+        if self.schema_version != layout.schema_version {
+            (self.schema_version, self.table, self.after) = (layout.schema_version, 0, None);
+            self.unversioned = self.since_ms.is_none();
+        }
+        let mut logged = 0;
+        while let Some(table) = layout.tables.get(self.table) {
+            logged += if self.unversioned {
+                self.without_version(db, table, rows_max)?
+            } else {
+                self.with_version(db, table, rows_max)?
+            };
+            if self.after.is_some() {
+                break;
+            }
+            if !self.unversioned && self.since_ms == Some(0) {
+                self.unversioned = true;
+            } else {
+                (self.table, self.unversioned) = (self.table + 1, self.since_ms.is_none());
+            }
+        }
+        self.rows += logged;
+        Ok((logged, self.table >= layout.tables.len()))
+    }
+
+    fn with_version(
+        &mut self,
+        db: &Connection,
+        table: &TableLayout,
+        rows_max: u64,
+    ) -> Result<u64, DatabaseError> {
+        let keys: Vec<String> = (0..table.schema.key.len()).map(|i| format!("key{i}")).collect();
+        let from = format!("main.{}", quote(&table.version_table()));
+        let mut next = stretch(db, &from, &keys, self.after.as_deref(), rows_max)?;
+        let columns = keys.join(", ");
+        next.values.push(Value::Integer(self.since_ms.unwrap_or(0) << 16));
+        let sql = format!(
+            "INSERT INTO main.__harmonylite__change_log (time, table_id, kind, {columns})
+             SELECT 0, {}, {KIND_PUBLISH}, {columns} FROM {from} WHERE {} AND hlc >= ?{}{}",
+            table.id,
+            next.condition,
+            next.values.len(),
+            if planted(Bug::OwnRowsOnly) {
+                " AND site IN (SELECT site FROM main.__harmonylite__site)"
+            } else {
+                ""
+            }
+        );
+        let logged = db.prepare_cached(&sql)?.execute(params_from_iter(&next.values))?;
+        self.after = next.end;
+        Ok(logged as u64)
+    }
+
+    fn without_version(
+        &mut self,
+        db: &Connection,
+        table: &TableLayout,
+        rows_max: u64,
+    ) -> Result<u64, DatabaseError> {
+        let keys: Vec<String> =
+            table.schema.key.iter().map(|k| format!("t.{}", quote(&k.name))).collect();
+        let from = format!("main.{} AS t", quote(table.name()));
+        let next = stretch(db, &from, &keys, self.after.as_deref(), rows_max)?;
+        let logged = baseline_rows(db, table, &next.condition, &next.values)?;
+        self.after = next.end;
+        Ok(logged as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::install::install;
+    use crate::db::connection::{begin_site, create_tables};
+    use crate::db::schema::TableFilter;
+    use crate::model::ids::{Hlc, Site};
+
+    fn database() -> (Connection, Layout) {
+        let db = Connection::open_in_memory().unwrap();
+        db.execute_batch(
+            "CREATE TABLE a (id INTEGER PRIMARY KEY); CREATE TABLE b (x TEXT COLLATE NOCASE, y, \
+            v, PRIMARY KEY (x, y));
+             CREATE TABLE c (free); CREATE TABLE empty (id INTEGER PRIMARY KEY);
+             WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 19)
+             INSERT INTO a SELECT i * 37 % 20 FROM n;
+             WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 19)
+             INSERT INTO b SELECT CAST(CASE i % 4 WHEN 0 THEN X'FF' || i WHEN 1 THEN 'k' WHEN 2 \
+             THEN 'K' || i ELSE NULL END AS TEXT), i / 2.0, 0 FROM n;
+             INSERT INTO c VALUES (1), (1), (NULL)",
+        )
+        .unwrap();
+        create_tables(&db, std::path::Path::new(":memory:")).unwrap();
+        begin_site(&db, Site(7), 0).unwrap();
+        let (layout, _) = install(&db, &TableFilter::default(), 0).unwrap();
+        (db, layout)
+    }
+
+    fn finish(db: &Connection, layout: &Layout, mut walk: Walk, rows_max: u64) -> u64 {
+        for _ in 0..200 {
+            if walk.step(db, layout, rows_max).unwrap().1 {
+                return walk.rows();
+            }
+        }
+        panic!("the walk does not end");
+    }
+
+    /// However small the pieces are, each row is logged once, but those with NULL in the key (5 of
+    /// b), which have no identity.
+    #[test]
+    fn every_row_is_logged_once_whatever_the_pieces() {
+        for rows_max in [1, 2, 3, 7, 100] {
+            let (db, layout) = database();
+            assert_eq!(
+                finish(&db, &layout, Walk::unversioned(), rows_max),
+                20 + 15 + 3,
+                "pieces of {rows_max}"
+            );
+            let count = |sql: &str| db.query_row(sql, [], |r| r.get::<_, i64>(0)).unwrap();
+            assert_eq!(
+                count(
+                    "SELECT count(*) FROM (SELECT DISTINCT table_id, key0, typeof(key0), key1 \
+                    FROM __harmonylite__change_log)"
+                ),
+                38
+            );
+            assert_eq!(
+                count("SELECT count(*) FROM __harmonylite__b_version WHERE hlc = 1 AND site = 7"),
+                15
+            );
+            assert_eq!(finish(&db, &layout, Walk::unversioned(), rows_max), 0, "all have versions");
+            db.execute(
+                "UPDATE __harmonylite__a_version SET hlc = ?1 WHERE key0 >= 12",
+                [Hlc::from_ms(5_000).0],
+            )
+            .unwrap();
+            db.execute("DELETE FROM __harmonylite__a_version WHERE key0 < 4", []).unwrap();
+            assert_eq!(finish(&db, &layout, Walk::since(5_000), rows_max), 8);
+            assert_eq!(
+                finish(&db, &layout, Walk::since(0), rows_max),
+                38,
+                "with those whose versions were dropped"
+            );
+        }
+    }
+
+    #[test]
+    fn a_changed_schema_begins_the_walk_anew() {
+        let (db, layout) = database();
+        let mut walk = Walk::unversioned();
+        assert!(!walk.step(&db, &layout, 5).unwrap().1);
+        db.execute_batch("CREATE TABLE aa (id INTEGER PRIMARY KEY); INSERT INTO aa VALUES (1)")
+            .unwrap();
+        let (layout, _) = install(&db, &TableFilter::default(), 0).unwrap();
+        let before = walk.rows();
+        assert_eq!(
+            (before, finish(&db, &layout, walk, 5)),
+            (5, 38 + 1),
+            "nothing twice, nothing left out"
+        );
+    }
+}
