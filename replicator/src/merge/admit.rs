@@ -5,7 +5,7 @@
 //! means something else. Pure.
 
 use crate::db::layout::Layout;
-use crate::merge::apply::TableMap;
+use crate::merge::table_map::TableMap;
 use crate::model::batch::TableHeader;
 use std::sync::Arc;
 

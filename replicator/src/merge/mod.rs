@@ -3,4 +3,5 @@
 pub mod admit;
 pub mod apply;
 pub mod resolve;
+pub mod table_map;
 pub mod unique_clash;

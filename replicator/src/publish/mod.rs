@@ -1,4 +1,5 @@
 //! From the change log to a batch in the stream.
 
 pub mod collect;
+pub mod messages;
 pub mod outbound;

@@ -73,7 +73,7 @@ fn how_far_back_a_stream_goes() {
     let other_stream = StreamState { created_ns: 2, ..state(1, 40) };
     for (state, found, rewind, since_ms) in [
         (state(1, 40), &[10, 20, 30][..], Rewind::Keep, None),
-        // Rows after 20 are 30 ms old at the youngest kept position, but message 20 came at 20 s.
+        // The rows after position 20 are of millisecond 30 on.
         (state(1, 40), &[10, 20][..], Rewind::To(1), Some(30)),
         (state(1, 25), &[10, 20][..], Rewind::To(1), Some(30)),
         (state(1, 40), &[10][..], Rewind::To(0), Some(20)),
@@ -92,7 +92,8 @@ fn what_has_expired_is_not_lost() {
     let expired = StreamState { kept_since_ns: 31 * SECOND, ..state(35, 40) };
     assert_eq!(judged(&answered(expired, &[], None)).shards[0].rewind, Rewind::Keep);
     let too_young = StreamState { kept_since_ns: 29 * SECOND, ..state(35, 40) };
-    assert_eq!(judged(&answered(too_young, &[], None)).shards[0].rewind, Rewind::ToStart);
+    let verdict = judged(&answered(too_young, &[], None));
+    assert_eq!(verdict.shards[0].rewind, Rewind::To(1), "30 is lost, 20 has expired");
 }
 
 #[test]
