@@ -14,12 +14,13 @@ use crate::capture::baseline;
 use crate::capture::fold::log_end;
 use crate::capture::install::{self, Installed};
 use crate::capture::user_triggers;
-use crate::db::connection::{self, DatabaseError};
+use crate::db::connection;
 use crate::merge::unique_clash;
 use crate::model::config::Now;
 use crate::model::ids::{BatchNo, NodeId, StreamSeq};
 use crate::model::planted_bugs::{Bug, planted};
 use crate::store::cursor::{Anchor, Cursor, NO_ROW_MS};
+use crate::store::meta::{forget_own_anchor, write_own_anchor};
 use rusqlite::{Connection, TransactionBehavior};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -421,32 +422,7 @@ pub(super) struct Done {
     pub(super) logged_answers: Vec<(usize, (i64, bool))>,
 }
 
-fn write_own_anchor(db: &Connection, anchor: &Anchor) -> Result<(), DatabaseError> {
-    connection::set(db, "own_seq", anchor.seq.0.cast_signed())?;
-    connection::set(db, "own_created", anchor.created_ns)?;
-    connection::set(db, "own_batch", anchor.batch.0.cast_signed())
-}
-
-fn forget_own_anchor(db: &Connection) -> Result<(), DatabaseError> {
-    db.execute("DELETE FROM main.__harmonylite__meta WHERE key GLOB 'own_*'", [])?;
-    Ok(())
-}
-
-/// The last own acknowledged batch, as stored. Its time is not known: an acknowledgement does not
-/// tell it.
-pub(super) fn read_own_anchor(db: &Connection) -> Result<Option<Anchor>, DatabaseError> {
-    let meta = connection::Meta::read(db)?;
-    let Some(seq) = connection::get::<i64>(db, "own_seq")? else { return Ok(None) };
-    let batch = connection::get::<i64>(db, "own_batch")?.unwrap_or(0);
-    Ok(Some(Anchor {
-        seq: StreamSeq(seq.cast_unsigned()),
-        created_ns: connection::get(db, "own_created")?.unwrap_or(0),
-        time_ns: 0,
-        node: meta.node,
-        site: meta.site,
-        batch: BatchNo(batch.cast_unsigned()),
-    }))
-}
+pub(super) use crate::store::meta::read_own_anchor;
 
 /// Tells the log what an installation did. Whether the database is the one that our last
 /// transaction left. A backup that is restored into the live file (SQLite's backup interface, the
