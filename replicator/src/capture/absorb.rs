@@ -4,10 +4,12 @@
 //! "absorb first": a remote change can never slip between a local change and its version. Part of
 //! the caller's transaction: a crash undoes it whole.
 
-use crate::capture::fold::{FoldFrom, Folded, fold, log_end, row_exists};
-use crate::db::connection::{self, DatabaseError};
+use crate::capture::fold::{FoldFrom, Folded, fold, row_exists};
+use crate::db::connection::DatabaseError;
 use crate::db::layout::Layout;
 use crate::model::ids::Site;
+use crate::store::change_log::{self, log_end};
+use crate::store::meta;
 use crate::store::versions::Versions;
 use rusqlite::Connection;
 use std::collections::HashSet;
@@ -60,13 +62,9 @@ pub fn absorb(
             _ => {}
         }
     }
-    let mut keep = db.prepare_cached(
-        "UPDATE main.__harmonylite__change_log SET prev_hlc = ?2, prev_site = ?3 WHERE id = ?1",
-    )?;
-    for (id, previous) in folded.previous_of.iter().filter(|(id, _)| *id > state.published) {
-        keep.execute((id, previous.hlc.0, previous.site.0))?;
-    }
-    connection::set(db, "absorbed", upto)?;
+    let unpublished = folded.previous_of.iter().filter(|(id, _)| *id > state.published).copied();
+    change_log::keep_previous(db, unpublished)?;
+    meta::set(db, meta::ABSORBED, upto)?;
     state.absorbed = upto;
     Ok((folded, upto == end))
 }
@@ -78,12 +76,8 @@ pub fn absorb(
 /// What SQLite says.
 pub fn published(db: &Connection, state: &mut AbsorbState, upto: i64) -> Result<(), DatabaseError> {
     debug_assert!(upto <= state.absorbed, "only absorbed entries may go");
-    db.prepare_cached(
-        "DELETE FROM main.__harmonylite__change_log WHERE id <= ?1 AND id < (SELECT max(id) FROM \
-        main.__harmonylite__change_log)",
-    )?
-    .execute([upto])?;
-    connection::set(db, "published", upto)?;
+    change_log::delete_published(db, upto)?;
+    meta::set(db, meta::PUBLISHED, upto)?;
     state.published = upto;
     Ok(())
 }

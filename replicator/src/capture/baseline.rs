@@ -5,11 +5,12 @@
 //! transaction: a crash repeats it.
 
 use crate::capture::install::KIND_PUBLISH;
-use crate::db::connection::{self, DatabaseError};
+use crate::db::connection::DatabaseError;
 use crate::db::layout::{Layout, TableLayout};
 use crate::db::sql::quote;
 use crate::model::batch::Value;
 use crate::model::ids::{Hlc, Site};
+use crate::store::meta;
 use rusqlite::{Connection, params_from_iter};
 
 /// The version of what was there before its database joined.
@@ -61,7 +62,7 @@ pub fn baseline_rows(
         table.id
     );
     let logged = db.prepare_cached(&log)?.execute(params_from_iter(values))?;
-    let site: i64 = connection::get(db, "site")?.unwrap_or(0);
+    let site: i64 = meta::get(db, meta::SITE)?.map_or(0, |site| site.0);
     assert!(site > 0, "a database gets its site before it joins");
     let version = format!(
         "INSERT INTO main.{} ({columns}, hlc, site) SELECT {keys}, {}, {site} {from} AND \
@@ -92,7 +93,7 @@ pub fn replace(db: &Connection, layout: &Layout) -> Result<usize, DatabaseError>
         );
         rows += db.execute(&sql, [])?;
     }
-    connection::set(db, "joined", 1)?;
+    meta::set(db, meta::JOINED, true)?;
     Ok(rows)
 }
 

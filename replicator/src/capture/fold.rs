@@ -6,12 +6,15 @@
 //! entry. Collect and absorb both use this fold, so they compute the same number whenever they run.
 //! It only reads; a crash here loses nothing.
 
-use crate::capture::install::{KIND_CHANGED, KIND_DISPLACED, KIND_FOUND, KIND_PUBLISH};
 use crate::db::connection::DatabaseError;
 use crate::db::layout::{Layout, TableLayout};
 use crate::model::batch::Value;
 use crate::model::ids::{Hlc, Site, Version};
 use crate::model::planted_bugs::{Bug, planted};
+pub use crate::store::change_log::log_end;
+use crate::store::change_log::{
+    KIND_CHANGED, KIND_DISPLACED, KIND_FOUND, KIND_PUBLISH, LogEntry, for_each,
+};
 use crate::store::versions::Versions;
 use rusqlite::{Connection, params_from_iter};
 use std::collections::{HashMap, HashSet};
@@ -99,13 +102,6 @@ impl State {
     }
 }
 
-struct Entry {
-    id: i64,
-    time_ms: i64,
-    kind: i64,
-    previous: Option<Version>,
-}
-
 /// Folds the log.
 ///
 /// # Errors
@@ -115,32 +111,19 @@ pub fn fold(
     layout: &Layout,
     from: &FoldFrom<'_>,
 ) -> Result<Folded, DatabaseError> {
-    let keys: Vec<String> = (0..layout.key_columns_max).map(|i| format!("key{i}")).collect();
-    let mut log = db.prepare_cached(&format!(
-        "SELECT id, time, table_id, kind, prev_hlc, prev_site, {} FROM \
-        main.__harmonylite__change_log WHERE id > ?1 AND id <= ?2 ORDER BY id",
-        keys.join(", ")
-    ))?;
     let mut folded = Folded::default();
     let mut versions = Versions::new(db);
     let mut states: Vec<State> = Vec::new();
     let mut index: HashMap<Vec<u8>, usize> = HashMap::new();
-    let mut rows = log.query([from.absorbed.min(from.sent), from.upto])?;
-    while let Some(row) = rows.next()? {
+    let after = from.absorbed.min(from.sent);
+    for_each(db, layout.key_columns_max, after, from.upto, |entry| {
         folded.entries += 1;
-        let Some(table) = layout.by_id(row.get(2)?) else { continue };
-        let key: Vec<Value> = (0..table.schema.key.len())
-            .map(|i| row.get_ref(6 + i).map(Value::from))
-            .collect::<Result<_, _>>()?;
+        let Some(table) = layout.by_id(entry.table_id) else { return Ok(()) };
+        let key = entry.key(table.schema.key.len())?;
         if key.contains(&Value::Null) {
             *folded.null_keys.entry(table.name().to_owned()).or_default() += 1;
-            continue;
+            return Ok(());
         }
-        let previous = row
-            .get::<_, Option<i64>>(4)?
-            .zip(row.get::<_, Option<i64>>(5)?)
-            .map(|(h, s)| Version { hlc: Hlc(h), site: Site(s) });
-        let entry = Entry { id: row.get(0)?, time_ms: row.get(1)?, kind: row.get(3)?, previous };
         let canonical = table.canonical(&key);
         let at = match index.get(&canonical) {
             Some(at) => *at,
@@ -163,15 +146,16 @@ pub fn fold(
                 states.len() - 1
             }
         };
-        step(&mut states[at], &entry, from, &mut folded.previous_of);
-    }
+        step(&mut states[at], entry, from, &mut folded.previous_of);
+        Ok(())
+    })?;
     folded.rows = states.into_iter().map(|state| finish(state, from)).collect();
     Ok(folded)
 }
 
 fn step(
     state: &mut State,
-    entry: &Entry,
+    entry: &LogEntry<'_>,
     from: &FoldFrom<'_>,
     previous_of: &mut Vec<(i64, Version)>,
 ) {
@@ -252,14 +236,4 @@ pub fn row_exists(
     key: &[Value],
 ) -> Result<bool, DatabaseError> {
     Ok(db.prepare_cached(&table.sql.select_key)?.exists(params_from_iter(key))?)
-}
-
-/// The last log id; 0 if the log is empty.
-///
-/// # Errors
-/// What SQLite says.
-pub fn log_end(db: &Connection) -> Result<i64, DatabaseError> {
-    Ok(db
-        .prepare_cached("SELECT coalesce(max(id), 0) FROM main.__harmonylite__change_log")?
-        .query_row([], |r| r.get(0))?)
 }

@@ -5,23 +5,18 @@
 //! transaction on, no change of a replicated row goes unlogged. A crash before it leaves the former
 //! triggers; the next start compares again.
 
-use crate::db::connection::{self, DatabaseError};
+use crate::db::connection::DatabaseError;
 use crate::db::layout::{Layout, TableLayout, version_table};
 use crate::db::schema::{KeyKind, OWN_PREFIX, Schema, TableFilter, TableSchema, inspect};
-use crate::db::sql::quote;
+use crate::db::sql::{key_columns, quote};
 use crate::model::batch::Digest;
-use rusqlite::{Connection, OptionalExtension, params};
+pub use crate::store::change_log::KIND_PUBLISH;
+use crate::store::change_log::{self, KIND_CHANGED, KIND_DISPLACED, KIND_FOUND};
+use crate::store::install::FIXED_TABLES;
+use crate::store::meta;
+use crate::store::tables::{self, Change};
+use rusqlite::Connection;
 use std::collections::{BTreeMap, HashSet};
-
-/// A row changed; its key was logged by a trigger.
-pub const KIND_CHANGED: i64 = 0;
-/// A row clashed with one being written and may have been removed by REPLACE: counts only if it is
-/// gone.
-pub const KIND_DISPLACED: i64 = 1;
-/// The row's version is already stored and is to be published.
-pub const KIND_PUBLISH: i64 = 2;
-/// A row without a log entry, found later: as if it had changed when it was found.
-pub const KIND_FOUND: i64 = 3;
 
 /// Milliseconds since 1970, in SQL that SQLite 3.24 knows and that is allowed with `trusted_schema`
 /// off.
@@ -51,7 +46,7 @@ pub struct Installed {
 /// What SQLite says.
 pub fn load(db: &Connection, filter: &TableFilter) -> Result<Option<Layout>, DatabaseError> {
     let version = schema_version(db)?;
-    if connection::get::<i64>(db, "schema_version")? != Some(version) {
+    if meta::get(db, meta::SCHEMA_VERSION)? != Some(version) {
         return Ok(None);
     }
     let schema = inspect(db, filter)?;
@@ -67,23 +62,19 @@ pub fn schema_version(db: &Connection) -> Result<i64, DatabaseError> {
 }
 
 fn layout_of(db: &Connection, version: i64, schema: Schema) -> Result<Layout, DatabaseError> {
-    let mut read =
-        db.prepare("SELECT id, previous_hash FROM main.__harmonylite__table WHERE name = ?1")?;
     let hash = schema.hash();
-    let mut tables = Vec::with_capacity(schema.tables.len());
+    let mut layouts = Vec::with_capacity(schema.tables.len());
     for table in schema.tables {
-        let known: Option<(i64, Option<Digest>)> =
-            read.query_row([&table.name], |r| Ok((r.get(0)?, r.get(1)?))).optional()?;
-        if let Some((id, previous)) = known {
-            tables.push(TableLayout::new(id, table, previous));
+        if let Some(known) = tables::find(db, &table.name)? {
+            layouts.push(TableLayout::new(known.id, table, known.previous_hash));
         }
     }
-    let previous = connection::get::<Digest>(db, "previous_schema_hash")?;
-    Ok(Layout::new(version, tables, hash, previous, schema.skipped))
+    let previous = meta::get(db, meta::PREVIOUS_SCHEMA_HASH)?;
+    Ok(Layout::new(version, layouts, hash, previous, schema.skipped))
 }
 
 /// Brings triggers, version tables and hashes in line with the schema. Inside the caller's write
-/// transaction, on a connection where [`connection::create_tables`] has run.
+/// transaction, on a connection where [`crate::store::install::create_tables`] has run.
 ///
 /// # Errors
 /// What SQLite says; then the caller rolls back and nothing has changed.
@@ -96,23 +87,24 @@ pub fn install(
     let unable =
         schema.skipped.iter().filter(|s| s.warn).map(|s| (s.name.clone(), s.reason.clone()));
     let mut done = Installed { unable: unable.collect(), ..Installed::default() };
-    widen_log(db, schema.tables.iter().map(|t| t.key.len()).max().unwrap_or(1))?;
-    let joined = connection::get::<i64>(db, "joined")?.unwrap_or(0) != 0;
+    change_log::widen(db, schema.tables.iter().map(|t| t.key.len()).max().unwrap_or(1))?;
+    let joined = meta::get(db, meta::JOINED)?.unwrap_or(false);
     let mut wanted: BTreeMap<String, String> = BTreeMap::new();
     let mut fresh = Vec::new();
     for table in &schema.tables {
-        let (id, is_new, changed) = register(db, table)?;
-        if is_new {
-            done.added.push(table.name.clone());
-        } else if changed {
-            done.changed.push(table.name.clone());
+        let registered = tables::register(db, table)?;
+        let id = registered.id;
+        match registered.change {
+            Change::Added => done.added.push(table.name.clone()),
+            Change::Schema => done.changed.push(table.name.clone()),
+            Change::None => {}
         }
         wanted.insert(version_table(&table.name), version_table_sql(table));
         wanted.extend(triggers(table, id));
         wanted.insert(format!("{OWN_PREFIX}{}_change_log", table.name), view_sql(table, id));
         fresh.push((table, id));
     }
-    forget_dropped(db, &schema, &mut done)?;
+    done.removed.extend(tables::forget_dropped(db, &schema)?);
     let created = align_objects(db, &wanted, &mut done)?;
     for (table, id) in fresh {
         let remade = created.contains(&trigger_name(&table.name, "insert"));
@@ -127,7 +119,7 @@ pub fn install(
     }
     store_hash(db, schema.hash())?;
     let version = schema_version(db)?;
-    connection::set(db, "schema_version", version)?;
+    meta::set(db, meta::SCHEMA_VERSION, version)?;
     Ok((layout_of(db, version, schema)?, done))
 }
 
@@ -144,82 +136,13 @@ pub fn uninstall(db: &Connection) -> Result<Vec<String>, DatabaseError> {
     Ok(removed)
 }
 
-fn register(db: &Connection, table: &TableSchema) -> Result<(i64, bool, bool), DatabaseError> {
-    let known: Option<(i64, Option<Digest>)> = db
-        .query_row(
-            "SELECT id, hash FROM main.__harmonylite__table WHERE name = ?1",
-            [&table.name],
-            |r| Ok((r.get(0)?, r.get(1)?)),
-        )
-        .optional()?;
-    match known {
-        Some((id, Some(hash))) if hash == table.hash => Ok((id, false, false)),
-        Some((id, hash)) => {
-            db.execute(
-                "UPDATE main.__harmonylite__table SET previous_hash = hash, hash = ?2, name = ?3 \
-                WHERE id = ?1",
-                params![id, table.hash, table.name],
-            )?;
-            Ok((id, hash.is_none(), true))
-        }
-        None => {
-            db.execute(
-                "INSERT INTO main.__harmonylite__table (name, hash) VALUES (?1, ?2)",
-                params![table.name, table.hash],
-            )?;
-            Ok((db.last_insert_rowid(), true, true))
-        }
-    }
-}
-
 fn store_hash(db: &Connection, hash: Digest) -> Result<(), DatabaseError> {
-    let known = connection::get::<Digest>(db, "schema_hash")?;
+    let known = meta::get(db, meta::SCHEMA_HASH)?;
     if known != Some(hash) {
         if let Some(known) = known {
-            connection::set(db, "previous_schema_hash", known)?;
+            meta::set(db, meta::PREVIOUS_SCHEMA_HASH, known)?;
         }
-        connection::set(db, "schema_hash", hash)?;
-    }
-    Ok(())
-}
-
-fn forget_dropped(
-    db: &Connection,
-    schema: &Schema,
-    done: &mut Installed,
-) -> Result<(), DatabaseError> {
-    let names: HashSet<String> =
-        schema.tables.iter().map(|t| t.name.to_ascii_lowercase()).collect();
-    let mut read =
-        db.prepare("SELECT id, name FROM main.__harmonylite__table WHERE hash IS NOT NULL")?;
-    let rows = read
-        .query_map([], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, String>(1)?)))?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    for (id, name) in rows {
-        if !names.contains(&name.to_ascii_lowercase()) {
-            // The number stays taken: log entries of the dropped table must never be read as
-            // another's.
-            db.execute(
-                "UPDATE main.__harmonylite__table SET hash = NULL, previous_hash = NULL \
-                WHERE id = ?1",
-                [id],
-            )?;
-            done.removed.push(name);
-        }
-    }
-    Ok(())
-}
-
-/// The log has one column for each part of the longest key.
-fn widen_log(db: &Connection, columns: usize) -> Result<(), DatabaseError> {
-    let have: usize = db.query_row(
-        "SELECT count(*) FROM pragma_table_info('__harmonylite__change_log', 'main') \
-            WHERE name LIKE 'key%'",
-        [],
-        |r| r.get::<_, i64>(0).map(|n| usize::try_from(n).unwrap_or(0)),
-    )?;
-    for i in have..columns {
-        db.execute_batch(&format!("ALTER TABLE main.__harmonylite__change_log ADD COLUMN key{i}"))?;
+        meta::set(db, meta::SCHEMA_HASH, hash)?;
     }
     Ok(())
 }
@@ -241,19 +164,6 @@ fn own_objects(db: &Connection) -> Result<Vec<Object>, DatabaseError> {
 fn drop_object(db: &Connection, name: &str, kind: &str) -> Result<(), DatabaseError> {
     Ok(db.execute_batch(&format!("DROP {kind} IF EXISTS main.{}", quote(name)))?)
 }
-
-const FIXED_TABLES: [&str; 10] = [
-    "meta",
-    "table",
-    "change_log",
-    "site",
-    "origin",
-    "held",
-    "cursor",
-    "gap",
-    "conflict",
-    "quarantine",
-];
 
 /// Drops what is not wanted or reads otherwise, creates what is missing; returns the names of what
 /// it created.
@@ -316,7 +226,7 @@ fn version_table_sql(table: &TableSchema) -> String {
             format!("key{i}{declared} COLLATE {}", k.collation.name())
         })
         .collect();
-    let keys: Vec<String> = (0..table.key.len()).map(|i| format!("key{i}")).collect();
+    let keys: Vec<String> = key_columns(table.key.len());
     format!(
         "CREATE TABLE main.{name} ({}, hlc INTEGER NOT NULL, site INTEGER NOT NULL, PRIMARY KEY \
         ({})) WITHOUT ROWID",
@@ -335,10 +245,11 @@ fn view_sql(table: &TableSchema, id: i64) -> String {
     format!(
         "CREATE VIEW main.{} AS SELECT id AS change_id, datetime(time / 1000.0, 'unixepoch') AS \
         changed_at, kind AS change_kind, {} \
-         FROM __harmonylite__change_log WHERE table_id = {id} \
+         FROM {} WHERE table_id = {id} \
          AND id > coalesce((SELECT value FROM __harmonylite__meta WHERE key = 'published'), 0)",
         quote(&format!("{OWN_PREFIX}{}_change_log", table.name)),
-        columns.join(", ")
+        columns.join(", "),
+        change_log::NAME
     )
 }
 
@@ -347,8 +258,8 @@ fn trigger_name(table: &str, event: &str) -> String {
 }
 
 fn log_columns(table: &TableSchema) -> String {
-    let keys: Vec<String> = (0..table.key.len()).map(|i| format!("key{i}")).collect();
-    format!("INSERT INTO __harmonylite__change_log (time, table_id, kind, {})", keys.join(", "))
+    let keys: Vec<String> = key_columns(table.key.len());
+    format!("INSERT INTO {} (time, table_id, kind, {})", change_log::NAME, keys.join(", "))
 }
 
 fn key_of(table: &TableSchema, row: &str) -> String {
@@ -467,14 +378,14 @@ fn find_unversioned(
     let sql = format!(
         "{} SELECT ?1, {id}, {KIND_FOUND}, {} FROM main.{} AS t WHERE {} AND NOT EXISTS (SELECT 1 \
         FROM main.{} AS v WHERE {}) \
-         AND NOT EXISTS (SELECT 1 FROM main.__harmonylite__change_log AS l WHERE l.table_id = \
-         {id} AND {})",
+         AND NOT EXISTS (SELECT 1 FROM main.{} AS l WHERE l.table_id = {id} AND {})",
         log_columns(table).replace("INTO ", "INTO main."),
         key_of(table, "t"),
         quote(&table.name),
         not_null.join(" AND "),
         quote(&version_table(&table.name)),
         joined.join(" AND "),
+        change_log::NAME,
         logged.join(" AND ")
     );
     Ok(db.execute(&sql, [now_ms])?)

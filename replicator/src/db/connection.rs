@@ -1,17 +1,13 @@
-//! Opens the application's database and keeps our own tables in it.
+//! Opens the application's database.
 //!
-//! Arrives: a path. Leaves: connections set up for their use, and the small facts of [`Meta`].
-//! Owns: our tables exist and have the format that this program writes. Every change here is part
-//! of somebody's transaction; a crash leaves all or none.
+//! Arrives: a path. Leaves: connections set up for their use, and what can go wrong with them.
 
 use crate::model::action::Action;
-use crate::model::ids::{BatchNo, Hlc, NodeId, Site, Version};
+use crate::store::meta::{self, Key};
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, ToSql, params};
+use rusqlite::types::FromSql;
+use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql};
 use std::path::{Path, PathBuf};
-
-/// The layout of our tables. FORMAT.md tells what each number means.
-pub const FORMAT: i64 = 1;
 
 /// What can go wrong with the database as such.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +23,7 @@ pub enum DatabaseError {
     NoIndex,
     /// The tables were written by a later program.
     #[error(
-        "{path}: our tables have format {found}, this program knows up to {FORMAT}: upgrade \
+        "{path}: our tables have format {found}, this program knows up to {known}: upgrade \
         harmonylite on this node"
     )]
     NewerFormat {
@@ -35,6 +31,8 @@ pub enum DatabaseError {
         path: PathBuf,
         /// The format.
         found: i64,
+        /// The last format that this program knows.
+        known: i64,
     },
     /// WAL mode cannot be had (a network file system, a read-only directory, an application in the
     /// way).
@@ -129,46 +127,6 @@ pub fn open_reader(path: &Path) -> Result<Connection, DatabaseError> {
     Ok(db)
 }
 
-/// Creates our tables where they are missing. Inside the caller's transaction.
-///
-/// # Errors
-/// [`DatabaseError::NewerFormat`]; what SQLite says otherwise.
-pub fn create_tables(db: &Connection, path: &Path) -> Result<(), DatabaseError> {
-    db.execute_batch(include_str!("../store/tables.sql"))?;
-    match get::<i64>(db, "format")? {
-        Some(found) if found > FORMAT => {
-            Err(DatabaseError::NewerFormat { path: path.to_owned(), found })
-        }
-        Some(_) => Ok(()),
-        None => set(db, "format", FORMAT),
-    }
-}
-
-/// Whether our tables are there.
-///
-/// # Errors
-/// What SQLite says.
-pub fn is_installed(db: &Connection) -> Result<bool, DatabaseError> {
-    Ok(db.query_row(
-        "SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE name = '__harmonylite__meta')",
-        [],
-        |r| r.get(0),
-    )?)
-}
-
-/// The node that a database has belonged to, if it ever had a sidecar. Opens and closes it, and
-/// writes nothing.
-///
-/// # Errors
-/// What SQLite says: not a database, encrypted, locked, damaged.
-pub fn stored_node(path: &Path) -> Result<Option<NodeId>, DatabaseError> {
-    let db = open_reader(path)?;
-    if !is_installed(&db)? {
-        return Ok(None);
-    }
-    Ok(get::<i64>(&db, "node")?.map(|node| NodeId(node.cast_unsigned())))
-}
-
 /// Runs a statement without parameters or rows that comes again and again (BEGIN, COMMIT,
 /// SAVEPOINT), parsed once.
 ///
@@ -179,122 +137,24 @@ pub fn run(db: &Connection, sql: &str) -> Result<(), DatabaseError> {
     Ok(())
 }
 
-/// Reads one fact.
+// The old names of what is in `store/` now. Only `inbound/` and `repair/` use them still: they go
+// with the last use there.
+pub use crate::store::install::{create_tables, is_installed};
+pub use crate::store::meta::Meta;
+pub use crate::store::sites::{begin_site, own_sites};
+
+/// Reads one fact; [`crate::store::meta::get`] is its typed form.
 ///
 /// # Errors
 /// What SQLite says.
-pub fn get<T: rusqlite::types::FromSql>(
-    db: &Connection,
-    key: &str,
-) -> Result<Option<T>, DatabaseError> {
-    Ok(db
-        .prepare_cached("SELECT value FROM main.__harmonylite__meta WHERE key = ?1")?
-        .query_row([key], |r| r.get(0))
-        .optional()?)
+pub fn get<T: FromSql>(db: &Connection, key: &'static str) -> Result<Option<T>, DatabaseError> {
+    meta::get(db, Key::new(key))
 }
 
-/// Writes one fact.
+/// Stores one fact; [`crate::store::meta::set`] is its typed form.
 ///
 /// # Errors
 /// What SQLite says.
-pub fn set(db: &Connection, key: &str, value: impl ToSql) -> Result<(), DatabaseError> {
-    db.prepare_cached(
-        "INSERT INTO main.__harmonylite__meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO \
-        UPDATE SET value = excluded.value",
-    )?
-    .execute(params![key, value])?;
-    Ok(())
-}
-
-/// The facts that the stages start from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Meta {
-    /// The node that this database belongs to.
-    pub node: NodeId,
-    /// Its present life.
-    pub site: Site,
-    /// The number of the last batch known to be acknowledged.
-    pub batch: BatchNo,
-    /// Log entries up to here have given their versions.
-    pub absorbed: i64,
-    /// Log entries up to here are published.
-    pub published: i64,
-    /// The node has joined: every row has a version.
-    pub joined: bool,
-}
-
-impl Meta {
-    /// Reads them.
-    ///
-    /// # Errors
-    /// What SQLite says.
-    pub fn read(db: &Connection) -> Result<Self, DatabaseError> {
-        // One statement for all: collect asks for them at every commit.
-        let mut read = db.prepare_cached(
-            "SELECT key, value FROM main.__harmonylite__meta WHERE key IN ('node', 'site', \
-            'batch', 'absorbed', 'published', 'joined')",
-        )?;
-        let mut meta = Self {
-            node: NodeId(0),
-            site: Site(0),
-            batch: BatchNo(0),
-            absorbed: 0,
-            published: 0,
-            joined: false,
-        };
-        let mut rows = read.query([])?;
-        while let Some(row) = rows.next()? {
-            let value: i64 = row.get(1)?;
-            match row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)? {
-                "node" => meta.node = NodeId(value.cast_unsigned()),
-                "site" => meta.site = Site(value),
-                "batch" => meta.batch = BatchNo(value.cast_unsigned()),
-                "absorbed" => meta.absorbed = value,
-                "published" => meta.published = value,
-                _ => meta.joined = value != 0,
-            }
-        }
-        Ok(meta)
-    }
-}
-
-/// Begins a new life: the present site becomes a former one, of which this database has had every
-/// batch up to the last published.
-///
-/// # Errors
-/// What SQLite says.
-pub fn begin_site(db: &Connection, site: Site, now_ms: i64) -> Result<(), DatabaseError> {
-    assert!(site.0 > 0, "a site is a positive number");
-    db.execute(
-        "INSERT OR IGNORE INTO main.__harmonylite__site (site, since) VALUES (?1, ?2)",
-        params![site.0, now_ms],
-    )?;
-    db.execute(
-        "INSERT OR IGNORE INTO main.__harmonylite__origin (site, node, batch, created)
-         SELECT site.value, node.value, batch.value, ?1 FROM main.__harmonylite__meta AS site, \
-         main.__harmonylite__meta AS node, main.__harmonylite__meta AS batch
-         WHERE site.key = 'site' AND node.key = 'node' AND batch.key = 'batch' AND site.value <> 0",
-        [now_ms],
-    )?;
-    set(db, "site", site.0)?;
-    set(db, "batch", 0)
-}
-
-/// All lives of this node's database, the present one included.
-///
-/// # Errors
-/// What SQLite says.
-pub fn own_sites(db: &Connection) -> Result<std::collections::HashSet<Site>, DatabaseError> {
-    let mut statement = db.prepare_cached("SELECT site FROM main.__harmonylite__site")?;
-    let sites =
-        statement.query_map([], |r| r.get(0).map(Site))?.collect::<rusqlite::Result<_>>()?;
-    Ok(sites)
-}
-
-/// Reads a version from two columns.
-///
-/// # Errors
-/// What SQLite says of the columns.
-pub fn version_from(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Version> {
-    Ok(Version { hlc: Hlc(row.get(column)?), site: Site(row.get(column + 1)?) })
+pub fn set<T: ToSql>(db: &Connection, key: &'static str, value: T) -> Result<(), DatabaseError> {
+    meta::set(db, Key::new(key), value)
 }

@@ -1,6 +1,7 @@
 //! The application's database file: connections, its schema as the replicator sees it, SQL text.
 
 pub mod connection;
+pub mod ids;
 pub mod key_pages;
 pub mod layout;
 pub mod lockfile;

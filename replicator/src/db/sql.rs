@@ -9,6 +9,11 @@ pub fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+/// The columns of a key of this length in our own tables: `key0`, `key1`, ...
+pub fn key_columns(length: usize) -> Vec<String> {
+    (0..length).map(|i| format!("key{i}")).collect()
+}
+
 /// Quotes text as an SQL string.
 pub fn quote_text(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))

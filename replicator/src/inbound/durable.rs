@@ -5,11 +5,13 @@
 //! committed, and is dropped when it is not. So nothing is ever put back by hand.
 
 use crate::capture::absorb::AbsorbState;
-use crate::db::connection::{self, DatabaseError, Meta};
+use crate::db::connection::DatabaseError;
 use crate::model::config::NodeConfig;
 use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 use crate::repair::republish::Republish;
 use crate::store::cursor::{Anchor, Cursor, NO_ROW_MS};
+use crate::store::meta::{self, Meta};
+use crate::store::{held, sites};
 use rusqlite::Connection;
 use std::collections::HashMap;
 
@@ -54,27 +56,27 @@ impl Durable {
     /// # Errors
     /// What SQLite reports.
     pub(super) fn read(db: &Connection, config: &NodeConfig) -> Result<Self, DatabaseError> {
-        let meta = Meta::read(db)?;
+        let stored = Meta::read(db)?;
         let stream = |shard| {
             Ok(Progress {
                 shard,
                 cursor: Cursor::read(db, shard)?,
-                held: read_held(db, shard)?,
+                held: held::read(db, shard)?,
                 resuming: HashMap::new(),
             })
         };
         Ok(Self {
             absorb: AbsorbState {
-                site: meta.site,
-                own_sites: connection::own_sites(db)?,
-                absorbed: meta.absorbed,
-                published: meta.published,
+                site: stored.site,
+                own_sites: sites::own_sites(db)?,
+                absorbed: stored.absorbed,
+                published: stored.published,
             },
-            batch: meta.batch,
-            own_anchor: read_own_anchor(db, &meta)?,
-            own_lowest_ms: connection::get(db, "own_lowest")?.unwrap_or(NO_ROW_MS),
-            joined: meta.joined,
-            writes: connection::get(db, "writes")?.unwrap_or(0),
+            batch: stored.batch,
+            own_anchor: meta::read_own_anchor(db)?,
+            own_lowest_ms: meta::get(db, meta::OWN_LOWEST)?.unwrap_or(NO_ROW_MS),
+            joined: stored.joined,
+            writes: meta::get(db, meta::WRITES)?.unwrap_or(0),
             streams: (1..=config.shards).map(stream).collect::<Result<_, DatabaseError>>()?,
             republish: Republish::read(db)?,
         })
@@ -109,29 +111,4 @@ impl Durable {
     pub(super) fn held_origins(&self) -> Vec<NodeId> {
         self.streams.iter().flat_map(|s| s.held.keys().copied()).collect()
     }
-}
-
-/// Its time is unknown: an acknowledgement does not carry one.
-fn read_own_anchor(db: &Connection, meta: &Meta) -> Result<Option<Anchor>, DatabaseError> {
-    let Some(seq) = connection::get::<i64>(db, "own_seq")? else { return Ok(None) };
-    let batch = connection::get::<i64>(db, "own_batch")?.unwrap_or(0);
-    Ok(Some(Anchor {
-        seq: StreamSeq(seq.cast_unsigned()),
-        created_ns: connection::get(db, "own_created")?.unwrap_or(0),
-        time_ns: 0,
-        node: meta.node,
-        site: meta.site,
-        batch: BatchNo(batch.cast_unsigned()),
-    }))
-}
-
-fn read_held(db: &Connection, shard: u32) -> Result<HashMap<NodeId, StreamSeq>, DatabaseError> {
-    let mut read = db.prepare("SELECT node, seq FROM main.__harmonylite__held WHERE shard = ?1")?;
-    let rows = read.query_map([shard], |r| {
-        Ok((
-            NodeId(r.get::<_, i64>(0)?.cast_unsigned()),
-            StreamSeq(r.get::<_, i64>(1)?.cast_unsigned()),
-        ))
-    })?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
 }

@@ -1,9 +1,9 @@
 use super::super::stream::{Item, ItemKind};
 use super::*;
-use crate::db::connection::create_tables;
 use crate::model::config::NodeConfig;
 use crate::model::ids::{BatchNo, StreamSeq};
 use crate::store::cursor::Anchor;
+use crate::store::install::create_tables;
 use rusqlite::Connection;
 
 const NOW: Now = Now { unix_ms: 0, mono_ms: 1_000 };

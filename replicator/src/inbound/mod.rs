@@ -27,8 +27,8 @@ pub use stream::ShardStream;
 
 use crate::actor::{Effect, Fatal, Step};
 use crate::broker::{Broker, Request};
-use crate::capture::{baseline, fold::log_end, install};
-use crate::db::connection::{self, DatabaseError, Meta};
+use crate::capture::{baseline, install};
+use crate::db::connection::DatabaseError;
 use crate::db::layout::Layout;
 use crate::model::action::Action;
 use crate::model::config::{NodeConfig, Now};
@@ -40,6 +40,8 @@ use crate::repair::prune::{PRUNE_ROWS_MAX, Pruning, prune, prune_before_ms};
 use crate::repair::question::{Outgoing, Question};
 use crate::repair::superseded::Superseded;
 use crate::store::cursor::Cursor;
+use crate::store::meta::{self, Meta};
+use crate::store::{change_log::log_end, install::create_tables, sites};
 use durable::Durable;
 use inbox::Inbox;
 use join::Join;
@@ -416,13 +418,13 @@ fn install_all(
     now: Now,
 ) -> Result<Layout, Fatal> {
     let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    connection::create_tables(&transaction, &config.path)?;
+    create_tables(&transaction, &config.path)?;
     let known = Meta::read(&transaction)?;
     if known.site.0 == 0 || known.node != config.node {
         // A copy under another node id is another incarnation: its original goes on elsewhere.
-        connection::begin_site(&transaction, baseline::site_from(random()), now.unix_ms)?;
-        connection::set(&transaction, "node", config.node.0.cast_signed())?;
-        transaction::forget_own_anchor(&transaction)?;
+        sites::begin_site(&transaction, baseline::site_from(random()), now.unix_ms)?;
+        meta::set(&transaction, meta::NODE, config.node)?;
+        meta::forget_own_anchor(&transaction)?;
     }
     let (layout, installed) = install::install(&transaction, &config.filter, now.unix_ms)?;
     transaction.commit()?;

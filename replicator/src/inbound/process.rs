@@ -14,10 +14,11 @@ use crate::model::batch::{BatchHeader, PartHeaders};
 use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 use crate::repair::superseded::Superseded;
 use crate::store::cursor::NO_ROW_MS;
+use crate::store::held::{self, Hold};
+use crate::store::origins::{self, Origin};
 use crate::store::quarantine::{self, Entry};
 use crate::wire::decode::Unpacker;
 use crate::wire::spill::Spill;
-use rusqlite::{OptionalExtension, params};
 
 /// The transaction, and what it needs to apply batches.
 pub(super) struct Processing<'t, 'a> {
@@ -179,13 +180,7 @@ impl Processing<'_, '_> {
     /// Follows the chain of batch numbers of a site: a hole in it is a lost message. It begins with
     /// the first batch: a site that is new here has been here with all its batches.
     fn note_origin(&mut self, shard: u32, node: NodeId, header: &BatchHeader) -> Result<(), Fatal> {
-        let known: Option<i64> = self
-            .tx
-            .db
-            .prepare_cached("SELECT batch FROM main.__harmonylite__origin WHERE site = ?1")?
-            .query_row([header.site.0], |r| r.get(0))
-            .optional()?;
-        let known = known.map_or(0, i64::cast_unsigned);
+        let known = origins::known_batch(self.tx.db, header.site)?.0;
         self.tx.after.seen_origins.push((node, header.created_ms));
         if header.previous.0 > known && header.number.0 > known {
             let reason =
@@ -193,20 +188,9 @@ impl Processing<'_, '_> {
             self.tx.note_gap(shard, node, &reason)?;
         }
         if header.number.0 > known {
-            self.tx
-                .db
-                .prepare_cached(
-                    "INSERT INTO main.__harmonylite__origin (site, node, batch, created) \
-                    VALUES (?1, ?2, ?3, ?4)
-                     ON CONFLICT (site) DO UPDATE SET node = excluded.node, \
-                     batch = excluded.batch, created = excluded.created",
-                )?
-                .execute(params![
-                    header.site.0,
-                    node.0.cast_signed(),
-                    header.number.0.cast_signed(),
-                    header.created_ms
-                ])?;
+            let BatchHeader { site, number, created_ms, .. } = *header;
+            let origin = Origin { site, node, batch: number, created_ms };
+            origins::put(self.tx.db, &origin)?;
         }
         Ok(())
     }
@@ -238,21 +222,7 @@ impl Processing<'_, '_> {
         progress.held.insert(node, seq);
         progress.resuming.remove(&node);
         self.tx.after.released.retain(|released| *released != (shard, node));
-        self.tx
-            .db
-            .prepare_cached(
-                "INSERT INTO main.__harmonylite__held (node, shard, seq, since, reason) VALUES \
-                (?1, ?2, ?3, ?4, ?5)
-                 ON CONFLICT (node, shard) DO UPDATE SET seq = excluded.seq, \
-                 reason = excluded.reason",
-            )?
-            .execute(params![
-                node.0.cast_signed(),
-                shard,
-                seq.0.cast_signed(),
-                self.tx.now.unix_ms,
-                reason
-            ])?;
+        held::put(self.tx.db, Hold { node, shard, seq, reason }, self.tx.now.unix_ms)?;
         Ok(())
     }
 
@@ -327,10 +297,7 @@ impl Processing<'_, '_> {
 /// What SQLite reports.
 pub(super) fn release(tx: &mut Transaction<'_>) -> Result<(), Fatal> {
     for (shard, node) in std::mem::take(&mut tx.after.released) {
-        tx.db.execute(
-            "DELETE FROM main.__harmonylite__held WHERE node = ?1 AND shard = ?2",
-            params![node.0.cast_signed(), shard],
-        )?;
+        held::remove(tx.db, node, shard)?;
         tracing::info!(origin = node.0, shard, "the schema fits again; this origin goes on");
     }
     Ok(())

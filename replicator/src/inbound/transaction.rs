@@ -10,7 +10,6 @@ use super::stats::Stats;
 use crate::actor::{Ack, Fatal};
 use crate::capture::absorb::{absorb, published};
 use crate::capture::baseline;
-use crate::capture::fold::log_end;
 use crate::capture::install;
 use crate::db::connection::{self, DatabaseError};
 use crate::db::layout::Layout;
@@ -18,10 +17,12 @@ use crate::model::config::{NodeConfig, Now, OnJoin};
 use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 use crate::model::planted_bugs::{Bug, planted};
 use crate::repair::answers::{Answers, AnswersDone};
-use crate::repair::evidence::note_gap;
 use crate::repair::republish::Stepped;
 use crate::repair::verdict::{Rewind, Verdict};
+use crate::store::change_log::{self, log_end};
 use crate::store::cursor::{Anchor, NO_ROW_MS};
+use crate::store::gaps::{self, Missing};
+use crate::store::{meta, sites};
 use rusqlite::Connection;
 
 /// Log entries absorbed in one transaction: some 20 ms of work.
@@ -123,7 +124,7 @@ impl<'a> Transaction<'a> {
     pub(super) fn begin(&mut self) -> Result<bool, Fatal> {
         check_content(self.db, self.durable.writes)?;
         self.durable.writes += 1;
-        connection::set(self.db, "writes", self.durable.writes)?;
+        meta::set(self.db, meta::WRITES, self.durable.writes)?;
         self.after.schema_moved = install::schema_version(self.db)? != self.layout.schema_version;
         Ok(!self.after.schema_moved)
     }
@@ -138,8 +139,8 @@ impl<'a> Transaction<'a> {
         }
         tracing::warn!("the change log was emptied by someone; capture goes on from here");
         (self.durable.absorb.absorbed, self.durable.absorb.published) = (0, 0);
-        connection::set(self.db, "absorbed", 0)?;
-        connection::set(self.db, "published", 0)?;
+        meta::set(self.db, meta::ABSORBED, 0)?;
+        meta::set(self.db, meta::PUBLISHED, 0)?;
         self.durable.republish.log_emptied();
         self.after.look = true;
         Ok(())
@@ -158,12 +159,12 @@ impl<'a> Transaction<'a> {
             "the broker knows more of this database than the database itself: it went back in \
             time, and begins a new incarnation"
         );
-        connection::begin_site(self.db, site, self.now.unix_ms)?;
+        sites::begin_site(self.db, site, self.now.unix_ms)?;
         self.durable.absorb.own_sites.insert(site);
         self.durable.absorb.site = site;
         self.durable.batch = BatchNo(0);
         self.durable.own_anchor = None;
-        forget_own_anchor(self.db)?;
+        meta::forget_own_anchor(self.db)?;
         self.stats.new_sites += 1;
         self.after.new_incarnation = true;
         Ok(())
@@ -176,11 +177,8 @@ impl<'a> Transaction<'a> {
     /// What SQLite reports.
     pub(super) fn stamp_old_changes(&mut self) -> Result<(), Fatal> {
         let oldest = self.now.unix_ms - self.config.version_retention_ms;
-        let stamped = self.db.execute(
-            "UPDATE main.__harmonylite__change_log SET time = ?1 \
-            WHERE id > ?2 AND kind <> ?3 AND time < ?4",
-            (self.now.unix_ms, self.durable.absorb.absorbed, install::KIND_PUBLISH, oldest),
-        )?;
+        let after = self.durable.absorb.absorbed;
+        let stamped = change_log::stamp_anew(self.db, after, oldest, self.now.unix_ms)?;
         if stamped > 0 {
             tracing::warn!(
                 changes = stamped,
@@ -225,14 +223,14 @@ impl<'a> Transaction<'a> {
         let lowest_ms = acks.iter().map(|a| a.lowest_ms).min().unwrap_or(NO_ROW_MS);
         if lowest_ms < self.durable.own_lowest_ms {
             self.durable.own_lowest_ms = lowest_ms;
-            connection::set(self.db, "own_lowest", lowest_ms)?;
+            meta::set(self.db, meta::OWN_LOWEST, lowest_ms)?;
         }
         Ok(())
     }
 
     fn mark_sent(&mut self, sent: &Ack, created_ns: i64) -> Result<(), Fatal> {
         self.durable.batch = sent.batch;
-        connection::set(self.db, "batch", sent.batch.0.cast_signed())?;
+        meta::set(self.db, meta::BATCH, sent.batch)?;
         let anchor = Anchor {
             seq: sent.seq.unwrap_or(StreamSeq(0)),
             created_ns,
@@ -241,7 +239,7 @@ impl<'a> Transaction<'a> {
             site: self.durable.site(),
             batch: sent.batch,
         };
-        write_own_anchor(self.db, &anchor)?;
+        meta::write_own_anchor(self.db, &anchor)?;
         self.durable.own_anchor = Some(anchor);
         Ok(())
     }
@@ -255,14 +253,14 @@ impl<'a> Transaction<'a> {
         self.note_expired(verdict)?;
         if verdict.own_lost {
             self.durable.own_anchor = None;
-            forget_own_anchor(self.db)?;
+            meta::forget_own_anchor(self.db)?;
             self.stats.losses += 1;
             tracing::warn!("the broker lost a batch that it had acknowledged to this node");
         }
         if let Some(since_ms) = verdict.republish_since_ms.filter(|_| self.config.publish) {
             self.durable.republish.begin(self.db, since_ms)?;
             self.durable.own_lowest_ms = NO_ROW_MS;
-            connection::set(self.db, "own_lowest", NO_ROW_MS)?;
+            meta::set(self.db, meta::OWN_LOWEST, NO_ROW_MS)?;
             tracing::warn!(since_ms, "republishing what the broker may have lost");
         }
         self.after.connection_passes = true;
@@ -340,7 +338,8 @@ impl<'a> Transaction<'a> {
             reason,
             "messages are missing; asking the other nodes to republish them"
         );
-        note_gap(self.db, shard, node, 0, reason, self.now.unix_ms)?;
+        let missing = Missing { shard, node, since_ms: 0, reason };
+        gaps::note(self.db, missing, self.now.unix_ms)?;
         self.stats.gaps += 1;
         self.after.gaps_changed = true;
         Ok(())
@@ -351,15 +350,7 @@ impl<'a> Transaction<'a> {
     /// # Errors
     /// What SQLite reports.
     pub(super) fn is_whole(&self, shard: u32) -> Result<bool, DatabaseError> {
-        let nothing_missing: bool = self
-            .db
-            .prepare_cached(
-                "SELECT NOT EXISTS (SELECT 1 FROM main.__harmonylite__gap WHERE shard = ?1)
-                 AND NOT EXISTS (SELECT 1 FROM main.__harmonylite__held WHERE shard = ?1)
-                 AND NOT EXISTS (SELECT 1 FROM main.__harmonylite__quarantine WHERE shard = ?1)",
-            )?
-            .query_row([shard], |r| r.get(0))?;
-        Ok(nothing_missing && self.config.replicate)
+        Ok(self.config.replicate && gaps::misses_nothing(self.db, shard)?)
     }
 
     /// Republishes what others miss, once for all whose questions are due.
@@ -421,7 +412,7 @@ impl<'a> Transaction<'a> {
                 rows
             }
             Some(Stepped::Joined { rows }) => {
-                connection::set(self.db, "joined", 1)?;
+                meta::set(self.db, meta::JOINED, true)?;
                 self.durable.joined = true;
                 rows
             }
@@ -446,7 +437,7 @@ impl<'a> Transaction<'a> {
             published(self.db, &mut self.durable.absorb, end)?;
         }
         if self.own_lowest_changed {
-            connection::set(self.db, "own_lowest", self.durable.own_lowest_ms)?;
+            meta::set(self.db, meta::OWN_LOWEST, self.durable.own_lowest_ms)?;
         }
         for stream in &mut self.durable.streams {
             stream.cursor.write(self.db, stream.shard)?;
@@ -472,24 +463,9 @@ fn roll_back(db: &Connection) {
 /// # Errors
 /// [`Fatal::Restored`]; what SQLite reports.
 pub(super) fn check_content(db: &Connection, writes: i64) -> Result<(), Fatal> {
-    match connection::get::<i64>(db, "writes") {
+    match meta::get(db, meta::WRITES) {
         Ok(stored) if stored.unwrap_or(0) == writes => Ok(()),
         Ok(_) => Err(Fatal::Restored),
         Err(error) => Err(Fatal::of(db, error)),
     }
-}
-
-fn write_own_anchor(db: &Connection, anchor: &Anchor) -> Result<(), DatabaseError> {
-    connection::set(db, "own_seq", anchor.seq.0.cast_signed())?;
-    connection::set(db, "own_created", anchor.created_ns)?;
-    connection::set(db, "own_batch", anchor.batch.0.cast_signed())
-}
-
-/// Forgets the last own acknowledged batch.
-///
-/// # Errors
-/// What SQLite reports.
-pub(super) fn forget_own_anchor(db: &Connection) -> Result<(), DatabaseError> {
-    db.execute("DELETE FROM main.__harmonylite__meta WHERE key GLOB 'own_*'", [])?;
-    Ok(())
 }

@@ -1,7 +1,8 @@
 use super::*;
 use crate::broker::StreamState;
-use crate::db::connection::{begin_site, create_tables};
 use crate::model::ids::StreamSeq;
+use crate::store::install::create_tables;
+use crate::store::sites::begin_site;
 use rusqlite::Connection;
 
 const NOW: Now = Now { unix_ms: 0, mono_ms: 1_000 };

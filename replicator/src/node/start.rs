@@ -13,7 +13,7 @@ use crate::actor::Fatal;
 use crate::broker::nats::{Hub, LinkState, NatsBroker, Sink, Target};
 use crate::broker::{Reply, Request};
 use crate::clock;
-use crate::db::connection::{self, DatabaseError, Meta};
+use crate::db::connection::{self, DatabaseError};
 use crate::db::lockfile::{Lock, Owner};
 use crate::embedded::{Access, Embedded};
 use crate::inbound::{Inbound, Input as WriterInput};
@@ -23,6 +23,8 @@ use crate::publish::outbound::{Input as ReaderInput, Outbound};
 use crate::repair::lease::{Lease, Next};
 use crate::settings::identity::{IdentitySource, decide, machine_id};
 use crate::settings::{ClusterSettings, NodeConfigError, Settings};
+use crate::store::install::stored_node;
+use crate::store::meta::Meta;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
@@ -160,8 +162,8 @@ async fn start_locked(
 
 /// This node's number: configured, or what the database has stored, or derived from the machine.
 fn identity(settings: &Settings, path: &Path) -> Result<NodeId, NodeError> {
-    let stored = connection::stored_node(path)
-        .map_err(|error| NodeError::Database { path: path.to_owned(), error })?;
+    let stored =
+        stored_node(path).map_err(|error| NodeError::Database { path: path.to_owned(), error })?;
     let identity = decide(settings.node_id, stored, machine_id().as_deref())
         .map_err(NodeConfigError::Random)?;
     if identity.source == IdentitySource::Random {

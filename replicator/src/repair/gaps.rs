@@ -10,7 +10,6 @@
 //! is believed only after several questions. Gaps are stored; who has answered is memory only:
 //! after a crash everybody is asked again.
 
-use super::evidence::{Gap, close_gap, gaps};
 use super::question::{Outgoing, Question};
 use super::signal::Signal;
 use crate::broker::{KvEntry, Request};
@@ -18,6 +17,8 @@ use crate::db::connection::DatabaseError;
 use crate::model::config::{NodeConfig, Now};
 use crate::model::ids::NodeId;
 use crate::model::planted_bugs::{Bug, planted};
+use crate::store::gaps::{self, Gap, GapKey};
+use crate::store::origins;
 use rusqlite::Connection;
 use std::collections::{BTreeSet, HashMap};
 
@@ -31,10 +32,6 @@ const MEMBERS_MAX: usize = 10_000;
 const ALONE_ASKS: u32 = 3;
 /// A node counts as gone at the earliest this long after its last sign of life.
 const GONE_MS_MIN: i64 = 86_400_000;
-
-/// A gap as it is asked for: its number, and when it was last noticed. Another time is another
-/// question.
-pub type GapKey = (i64, i64);
 
 /// What became of the questions about one gap.
 #[derive(Debug, Default)]
@@ -70,14 +67,9 @@ impl Gaps {
     /// # Errors
     /// What SQLite reports.
     pub fn read(config: &NodeConfig, db: &Connection) -> Result<Self, DatabaseError> {
-        let mut read = db.prepare(
-            "SELECT node, max(created) FROM main.__harmonylite__origin WHERE node <> 0 \
-            GROUP BY node",
-        )?;
-        let origins = read
-            .query_map([], |r| Ok((r.get::<_, i64>(0)?.cast_unsigned(), r.get(1)?)))?
-            .collect::<rusqlite::Result<_>>()?;
-        Ok(Self { open: gaps(db)?, origins, ..Self::none(config) })
+        let newest = origins::newest_by_node(db)?;
+        let origins = newest.into_iter().map(|(node, created_ms)| (node.0, created_ms)).collect();
+        Ok(Self { open: gaps::list(db)?, origins, ..Self::none(config) })
     }
 
     fn none(config: &NodeConfig) -> Self {
@@ -129,7 +121,7 @@ impl Gaps {
     /// What SQLite reports.
     pub fn write_ended(&self, db: &Connection) -> Result<usize, DatabaseError> {
         for key in &self.ended {
-            close_gap(db, *key)?;
+            gaps::close(db, *key)?;
         }
         Ok(self.ended.len())
     }
@@ -139,7 +131,7 @@ impl Gaps {
     pub fn committed(&mut self, db: &Connection, ended: usize, changed: bool) {
         self.ended.drain(..ended);
         if (changed || ended > 0)
-            && let Ok(open) = gaps(db)
+            && let Ok(open) = gaps::list(db)
         {
             self.asked.retain(|key, _| open.iter().any(|g| g.key() == *key));
             self.open = open;

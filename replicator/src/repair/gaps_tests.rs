@@ -1,6 +1,6 @@
 use super::*;
-use crate::db::connection::create_tables;
-use crate::repair::evidence::note_gap;
+use crate::store::gaps::Missing;
+use crate::store::install::create_tables;
 
 const NOW: Now = Now { unix_ms: 1_000_000, mono_ms: 1_000 };
 
@@ -8,7 +8,9 @@ const NOW: Now = Now { unix_ms: 1_000_000, mono_ms: 1_000 };
 fn with_a_gap() -> (Connection, Gaps, GapKey) {
     let db = Connection::open_in_memory().unwrap();
     create_tables(&db, std::path::Path::new(":memory:")).unwrap();
-    note_gap(&db, 1, NodeId(2), 0, "messages 5 to 6 are missing", 7).unwrap();
+    let reason = "messages 5 to 6 are missing";
+    let missing = Missing { shard: 1, node: NodeId(2), since_ms: 0, reason };
+    gaps::note(&db, missing, 7).unwrap();
     let gaps = Gaps::read(&NodeConfig::for_tests(1), &db).unwrap();
     let key = gaps.open[0].key();
     (db, gaps, key)

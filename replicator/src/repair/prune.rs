@@ -141,9 +141,10 @@ fn tombstones_early(
 mod tests {
     use super::*;
     use crate::capture::install::install;
-    use crate::db::connection::{begin_site, create_tables};
     use crate::db::schema::TableFilter;
     use crate::model::ids::Site;
+    use crate::store::install::create_tables;
+    use crate::store::sites::begin_site;
 
     #[test]
     fn the_earlier_of_our_clock_and_the_newest_message_counts() {

@@ -6,11 +6,11 @@
 //! log nor a batch grows with the database. The wish to republish is stored and begins again after
 //! a crash; the place in a walk is memory only.
 
-use super::evidence::{note_republish, noted_republish, republish_done};
 use super::walk::Walk;
-use crate::capture::fold::log_end;
 use crate::db::connection::DatabaseError;
 use crate::db::layout::Layout;
+use crate::store::change_log::log_end;
+use crate::store::meta::{note_republish, noted_republish, republish_done};
 use rusqlite::Connection;
 
 /// The walks under way. A transaction works on a copy, which counts once it is committed.

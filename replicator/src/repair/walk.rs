@@ -139,9 +139,10 @@ impl Walk {
 mod tests {
     use super::*;
     use crate::capture::install::install;
-    use crate::db::connection::{begin_site, create_tables};
     use crate::db::schema::TableFilter;
     use crate::model::ids::{Hlc, Site};
+    use crate::store::install::create_tables;
+    use crate::store::sites::begin_site;
 
     fn database() -> (Connection, Layout) {
         let db = Connection::open_in_memory().unwrap();

@@ -4,7 +4,8 @@
 //! in `__harmonylite__conflict`, at most one for each losing version, the oldest dropped beyond the
 //! bound. Written in the transaction that lets the winner win: a crash leaves both or none.
 
-use crate::db::connection::{DatabaseError, version_from};
+use crate::db::connection::DatabaseError;
+use crate::db::ids::version_from;
 use crate::db::layout::TableLayout;
 use crate::db::sql::literal;
 use crate::model::batch::Value;
@@ -58,10 +59,10 @@ pub fn record(
             loss.table.name(),
             key_text(loss.table, loss.key),
             loss.reason,
-            loss.winner.hlc.0,
-            loss.winner.site.0,
-            loss.loser.hlc.0,
-            loss.loser.site.0,
+            loss.winner.hlc,
+            loss.winner.site,
+            loss.loser.hlc,
+            loss.loser.site,
             content
         ])?;
     if written > 0 {
@@ -138,4 +139,21 @@ pub fn count(db: &Connection) -> Result<i64, DatabaseError> {
     Ok(db
         .prepare_cached("SELECT count(*) FROM main.__harmonylite__conflict")?
         .query_row([], |r| r.get(0))?)
+}
+
+/// Removes one conflict.
+///
+/// # Errors
+/// What SQLite says.
+pub fn remove(db: &Connection, id: i64) -> Result<(), DatabaseError> {
+    db.execute("DELETE FROM main.__harmonylite__conflict WHERE id = ?1", [id])?;
+    Ok(())
+}
+
+/// Removes all conflicts and returns how many there were.
+///
+/// # Errors
+/// What SQLite says.
+pub fn clear(db: &Connection) -> Result<usize, DatabaseError> {
+    Ok(db.execute("DELETE FROM main.__harmonylite__conflict", [])?)
 }

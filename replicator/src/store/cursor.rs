@@ -87,6 +87,17 @@ pub struct Cursor {
     removed: Vec<StreamSeq>,
 }
 
+/// The streams that have a cursor, in order.
+///
+/// # Errors
+/// What SQLite says.
+pub fn shards(db: &Connection) -> Result<Vec<u32>, DatabaseError> {
+    let mut read =
+        db.prepare("SELECT DISTINCT shard FROM main.__harmonylite__cursor ORDER BY shard")?;
+    let rows = read.query_map([], |r| r.get(0))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
 /// "No row yet".
 pub const NO_ROW_MS: i64 = i64::MAX;
 
@@ -113,12 +124,12 @@ impl Cursor {
         let kept = read.query_map([shard], |r| {
             Ok(Kept {
                 anchor: Anchor {
-                    seq: StreamSeq(r.get::<_, i64>(0)?.cast_unsigned()),
+                    seq: r.get(0)?,
                     created_ns: r.get(1)?,
                     time_ns: r.get(2)?,
-                    node: NodeId(r.get::<_, i64>(3)?.cast_unsigned()),
-                    site: Site(r.get(4)?),
-                    batch: BatchNo(r.get::<_, i64>(5)?.cast_unsigned()),
+                    node: r.get(3)?,
+                    site: r.get(4)?,
+                    batch: r.get(5)?,
                 },
                 lowest_ms: r.get(6)?,
             })
@@ -197,7 +208,7 @@ impl Cursor {
             "DELETE FROM main.__harmonylite__cursor WHERE shard = ?1 AND seq = ?2",
         )?;
         for seq in self.removed.drain(..) {
-            remove.execute(params![shard, seq.0.cast_signed()])?;
+            remove.execute(params![shard, seq])?;
         }
         let mut put = db.prepare_cached(
             "INSERT INTO main.__harmonylite__cursor (shard, seq, created, time, node, site, \
@@ -209,12 +220,12 @@ impl Cursor {
         for Kept { anchor: a, lowest_ms } in &self.kept[self.changed.min(self.kept.len())..] {
             put.execute(params![
                 shard,
-                a.seq.0.cast_signed(),
+                a.seq,
                 a.created_ns,
                 a.time_ns,
-                a.node.0.cast_signed(),
-                a.site.0,
-                a.batch.0.cast_signed(),
+                a.node,
+                a.site,
+                a.batch,
                 lowest_ms
             ])?;
         }
@@ -260,8 +271,8 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        let db = Connection::open_in_memory().unwrap();
-        db.execute_batch(include_str!("tables.sql")).unwrap();
+        let db = crate::store::test_database();
+        assert_eq!(shards(&db).unwrap(), [0; 0]);
         let mut cursor = Cursor::default();
         for seq in 1..300 {
             cursor.advance(at(seq), seq.cast_signed(), 3, 8);
@@ -273,5 +284,6 @@ mod tests {
         cursor.back_to(Some(3), 1);
         cursor.write(&db, 2).unwrap();
         assert_eq!(Cursor::read(&db, 2).unwrap().kept, cursor.kept);
+        assert_eq!(shards(&db).unwrap(), [2]);
     }
 }

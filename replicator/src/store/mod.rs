@@ -1,6 +1,26 @@
 //! Our own tables in the application's database: one file a table, with all SQL on it.
+//!
+//! Every function works on the caller's connection and inside the caller's transaction.
 
+pub mod change_log;
 pub mod conflicts;
 pub mod cursor;
+pub mod gaps;
+pub mod held;
+pub mod install;
+pub mod meta;
+pub mod origins;
 pub mod quarantine;
+pub mod sites;
+pub mod tables;
 pub mod versions;
+
+/// An empty database with our tables, for tests.
+#[cfg(test)]
+pub(crate) fn test_database() -> rusqlite::Connection {
+    #[allow(clippy::unwrap_used)]
+    let db = rusqlite::Connection::open_in_memory().unwrap();
+    #[allow(clippy::unwrap_used)]
+    install::create_tables(&db, std::path::Path::new(":memory:")).unwrap();
+    db
+}

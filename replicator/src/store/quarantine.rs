@@ -44,10 +44,10 @@ pub fn add(db: &Connection, entry: &Entry) -> Result<i64, DatabaseError> {
         params![
             entry.time_ms,
             entry.shard,
-            entry.seq.0.cast_signed(),
-            entry.node.0.cast_signed(),
-            entry.site.0,
-            entry.batch.0.cast_signed(),
+            entry.seq,
+            entry.node,
+            entry.site,
+            entry.batch,
             entry.reason,
             entry.body
         ],
@@ -68,10 +68,10 @@ fn entry(r: &Row<'_>) -> rusqlite::Result<Entry> {
         id: r.get(0)?,
         time_ms: r.get(1)?,
         shard: r.get(2)?,
-        seq: StreamSeq(r.get::<_, i64>(3)?.cast_unsigned()),
-        node: NodeId(r.get::<_, i64>(4)?.cast_unsigned()),
-        site: Site(r.get(5)?),
-        batch: BatchNo(r.get::<_, i64>(6)?.cast_unsigned()),
+        seq: r.get(3)?,
+        node: r.get(4)?,
+        site: r.get(5)?,
+        batch: r.get(6)?,
         reason: r.get(7)?,
         body: r.get(8)?,
     })
@@ -118,4 +118,33 @@ pub fn set_reason(db: &Connection, id: i64, reason: &str) -> Result<(), Database
 /// What SQLite says.
 pub fn remove(db: &Connection, id: i64) -> Result<bool, DatabaseError> {
     Ok(db.execute("DELETE FROM main.__harmonylite__quarantine WHERE id = ?1", [id])? > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_set_aside_once_and_listed_without_its_bytes() {
+        let db = crate::store::test_database();
+        let entry = Entry {
+            id: 0,
+            time_ms: 5,
+            shard: 1,
+            seq: StreamSeq(u64::MAX),
+            node: NodeId(u64::MAX),
+            site: Site(3),
+            batch: BatchNo(4),
+            reason: "a".to_owned(),
+            body: vec![1, 2],
+        };
+        assert_eq!(add(&db, &entry).unwrap(), 1);
+        assert_eq!(add(&db, &entry).unwrap(), 1, "the same again");
+        set_reason(&db, 1, "b").unwrap();
+        let stored = Entry { id: 1, reason: "b".to_owned(), ..entry };
+        assert_eq!(load(&db, 1).unwrap(), Some(stored.clone()));
+        assert_eq!(list(&db).unwrap(), [Entry { body: Vec::new(), ..stored }]);
+        assert!(remove(&db, 1).unwrap() && !remove(&db, 1).unwrap());
+        assert_eq!((load(&db, 1).unwrap(), count(&db).unwrap()), (None, 0));
+    }
 }

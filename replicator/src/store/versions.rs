@@ -5,7 +5,8 @@
 //! moves in its list each time, a tenth of what applying a row takes. A crash leaves what the
 //! caller's transaction leaves.
 
-use crate::db::connection::{DatabaseError, version_from};
+use crate::db::connection::DatabaseError;
+use crate::db::ids::version_from;
 use crate::db::layout::TableLayout;
 use crate::model::batch::Value;
 use crate::model::ids::Version;
@@ -77,8 +78,8 @@ impl<'a> Versions<'a> {
         for (i, value) in key.iter().enumerate() {
             put.raw_bind_parameter(i + 1, value)?;
         }
-        put.raw_bind_parameter(key.len() + 1, version.hlc.0)?;
-        put.raw_bind_parameter(key.len() + 2, version.site.0)?;
+        put.raw_bind_parameter(key.len() + 1, version.hlc)?;
+        put.raw_bind_parameter(key.len() + 2, version.site)?;
         put.raw_execute()?;
         Ok(())
     }

@@ -3,10 +3,11 @@
 use super::super::exit::Failure;
 use super::report::{Level, Report};
 use anyhow::Result;
-use harmonylite::db::connection::{self, DatabaseError, FORMAT, Meta};
 use harmonylite::model::ids::NodeId;
 use harmonylite::settings::Settings;
 use harmonylite::settings::identity::{IdentitySource, decide, machine_id};
+use harmonylite::store::install;
+use harmonylite::store::meta::{self, Meta};
 use rusqlite::Connection;
 
 /// Checks it.
@@ -33,9 +34,9 @@ pub(super) fn check(db: &Connection, settings: &Settings, report: &mut Report) -
         );
     }
     let mut stored = None;
-    if connection::is_installed(db)? {
-        if let Some(found) = connection::get::<i64>(db, "format")?.filter(|found| *found > FORMAT) {
-            let error = DatabaseError::NewerFormat { path: settings.db_path.clone(), found };
+    if install::is_installed(db)? {
+        let format = meta::get(db, meta::FORMAT)?.unwrap_or(install::FORMAT);
+        if let Err(error) = install::check_format(&settings.db_path, format) {
             report.problem("database", &Failure::of(&error.into()));
         }
         stored = Some(Meta::read(db)?.node).filter(|n| n.0 != 0);

@@ -1,0 +1,379 @@
+//! The table `__harmonylite__change_log`: which rows are to get a version or to be published.
+//!
+//! Triggers write it; fold reads it. An entry holds the key of its row in `key0`, `key1`, ...: as
+//! many columns as the longest key of a replicated table has.
+
+use crate::db::connection::DatabaseError;
+use crate::db::ids::version_from;
+use crate::db::sql::key_columns;
+use crate::model::batch::Value;
+use crate::model::ids::Version;
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
+
+/// The table, for statements that also name columns of an application's table.
+pub const NAME: &str = "__harmonylite__change_log";
+
+/// A row changed; its key was logged by a trigger.
+pub const KIND_CHANGED: i64 = 0;
+/// A row clashed with one being written and may have been removed by REPLACE: counts only if it is
+/// gone.
+pub const KIND_DISPLACED: i64 = 1;
+/// The row's version is already stored and is to be published.
+pub const KIND_PUBLISH: i64 = 2;
+/// A row without a log entry, found later: as if it had changed when it was found.
+pub const KIND_FOUND: i64 = 3;
+
+/// An entry as it is read.
+pub struct LogEntry<'a> {
+    /// Its number.
+    pub id: i64,
+    /// When it was logged, unix milliseconds.
+    pub time_ms: i64,
+    /// The number of its table ([`super::tables`]).
+    pub table_id: i64,
+    /// One of the kinds above.
+    pub kind: i64,
+    /// The version before the change, if absorb has kept it.
+    pub previous: Option<Version>,
+    row: &'a Row<'a>,
+}
+
+/// Columns of [`for_each`] before the key.
+const BEFORE_KEY: usize = 6;
+
+impl LogEntry<'_> {
+    /// The key of its row, which has so many columns.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub fn key(&self, length: usize) -> Result<Vec<Value>, DatabaseError> {
+        let key = (0..length).map(|i| self.row.get_ref(BEFORE_KEY + i).map(Value::from));
+        Ok(key.collect::<rusqlite::Result<_>>()?)
+    }
+}
+
+/// Calls `visit` for the entries beyond `after` up to `upto`, in the order of the log.
+/// `key_columns_max`: the length of the longest key.
+///
+/// # Errors
+/// What SQLite says, or `visit`.
+pub fn for_each(
+    db: &Connection,
+    key_columns_max: usize,
+    after: i64,
+    upto: i64,
+    mut visit: impl FnMut(&LogEntry<'_>) -> Result<(), DatabaseError>,
+) -> Result<(), DatabaseError> {
+    let mut read = db.prepare_cached(&format!(
+        "SELECT id, time, table_id, kind, prev_hlc, prev_site, {} FROM \
+        main.__harmonylite__change_log WHERE id > ?1 AND id <= ?2 ORDER BY id",
+        key_columns(key_columns_max).join(", ")
+    ))?;
+    let mut rows = read.query([after, upto])?;
+    while let Some(row) = rows.next()? {
+        let is_kept = row.get_ref(4)? != ValueRef::Null && row.get_ref(5)? != ValueRef::Null;
+        visit(&LogEntry {
+            id: row.get(0)?,
+            time_ms: row.get(1)?,
+            table_id: row.get(2)?,
+            kind: row.get(3)?,
+            previous: if is_kept { Some(version_from(row, 4)?) } else { None },
+            row,
+        })?;
+    }
+    Ok(())
+}
+
+/// Calls `visit` with table number and key columns (`key_columns_max` of them) for every entry
+/// beyond `after` that is a change.
+///
+/// # Errors
+/// What SQLite says, or `visit`.
+pub fn for_each_change_after(
+    db: &Connection,
+    key_columns_max: usize,
+    after: i64,
+    mut visit: impl FnMut(i64, &[Value]) -> Result<(), DatabaseError>,
+) -> Result<(), DatabaseError> {
+    let mut read = db.prepare_cached(&format!(
+        "SELECT table_id, {} FROM main.__harmonylite__change_log WHERE id > ?1 AND kind <> \
+        {KIND_PUBLISH}",
+        key_columns(key_columns_max).join(", ")
+    ))?;
+    let mut rows = read.query([after])?;
+    while let Some(row) = rows.next()? {
+        let key: Vec<Value> = (0..key_columns_max)
+            .map(|i| row.get_ref(1 + i).map(Value::from))
+            .collect::<rusqlite::Result<_>>()?;
+        visit(row.get(0)?, &key)?;
+    }
+    Ok(())
+}
+
+/// The last number in the log; 0 if the log is empty.
+///
+/// # Errors
+/// What SQLite says.
+pub fn log_end(db: &Connection) -> Result<i64, DatabaseError> {
+    Ok(db
+        .prepare_cached("SELECT coalesce(max(id), 0) FROM main.__harmonylite__change_log")?
+        .query_row([], |r| r.get(0))?)
+}
+
+/// The number of the n-th entry beyond `after`, from 1; None if there are fewer.
+///
+/// # Errors
+/// What SQLite says.
+pub fn nth_entry(db: &Connection, after: i64, n: u64) -> Result<Option<i64>, DatabaseError> {
+    let mut read = db.prepare_cached(
+        "SELECT id FROM main.__harmonylite__change_log WHERE id > ?1 ORDER BY id LIMIT 1 OFFSET ?2",
+    )?;
+    let offset = i64::try_from(n.saturating_sub(1)).unwrap_or(i64::MAX);
+    Ok(read.query_row([after, offset], |r| r.get(0)).optional()?)
+}
+
+/// Removes the entries up to `upto`, but not the last of the log: numbers must go on from there.
+///
+/// # Errors
+/// What SQLite says.
+pub fn delete_published(db: &Connection, upto: i64) -> Result<(), DatabaseError> {
+    db.prepare_cached(
+        "DELETE FROM main.__harmonylite__change_log WHERE id <= ?1 AND id < (SELECT max(id) FROM \
+        main.__harmonylite__change_log)",
+    )?
+    .execute([upto])?;
+    Ok(())
+}
+
+/// Keeps with each entry the version that its row had before it.
+///
+/// # Errors
+/// What SQLite says.
+pub fn keep_previous(
+    db: &Connection,
+    entries: impl IntoIterator<Item = (i64, Version)>,
+) -> Result<(), DatabaseError> {
+    let mut keep = db.prepare_cached(
+        "UPDATE main.__harmonylite__change_log SET prev_hlc = ?2, prev_site = ?3 WHERE id = ?1",
+    )?;
+    for (id, previous) in entries {
+        keep.execute((id, previous.hlc, previous.site))?;
+    }
+    Ok(())
+}
+
+/// Gives the changes beyond `after` that are older than `before_ms` the time `now_ms`. Returns how
+/// many there were.
+///
+/// # Errors
+/// What SQLite says.
+pub fn stamp_anew(
+    db: &Connection,
+    after: i64,
+    before_ms: i64,
+    now_ms: i64,
+) -> Result<usize, DatabaseError> {
+    Ok(db.execute(
+        "UPDATE main.__harmonylite__change_log SET time = ?1 WHERE id > ?2 AND kind <> ?3 AND \
+        time < ?4",
+        (now_ms, after, KIND_PUBLISH, before_ms),
+    )?)
+}
+
+/// What waits to be published.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// How many entries wait.
+    pub entries: u64,
+    /// The time of the oldest one, unix milliseconds; entries without a time (time 0) do not count.
+    /// 0: none has a time.
+    pub oldest_ms: i64,
+}
+
+/// What waits beyond the last published entry.
+///
+/// # Errors
+/// What SQLite says.
+pub fn pending(db: &Connection, published: i64) -> Result<Pending, DatabaseError> {
+    let mut read = db.prepare_cached(
+        "SELECT count(*), coalesce(min(CASE WHEN time > 0 THEN time END), 0) FROM \
+        main.__harmonylite__change_log WHERE id > ?1",
+    )?;
+    Ok(read.query_row([published], |r| {
+        Ok(Pending { entries: r.get::<_, i64>(0)?.cast_unsigned(), oldest_ms: r.get(1)? })
+    })?)
+}
+
+/// Logs a row whose version is stored for publication.
+///
+/// # Errors
+/// What SQLite says.
+pub fn publish_row(db: &Connection, table_id: i64, key: &[Value]) -> Result<(), DatabaseError> {
+    let places: Vec<String> = (1..=key.len()).map(|i| format!("?{i}")).collect();
+    let mut insert = db.prepare_cached(&format!(
+        "INSERT INTO main.__harmonylite__change_log (time, table_id, kind, {}) VALUES (0, \
+        {table_id}, {KIND_PUBLISH}, {})",
+        key_columns(key.len()).join(", "),
+        places.join(", ")
+    ))?;
+    insert.execute(params_from_iter(key))?;
+    Ok(())
+}
+
+/// Logs selected rows of a table for publication and returns how many. `keys`: the expressions of
+/// the key; `from`: the rest of the SELECT, from FROM on; `values`: its parameters.
+///
+/// # Errors
+/// What SQLite says.
+pub fn publish_rows(
+    db: &Connection,
+    table_id: i64,
+    keys: &[String],
+    from: &str,
+    values: &[Value],
+) -> Result<usize, DatabaseError> {
+    let mut insert = db.prepare_cached(&format!(
+        "INSERT INTO main.__harmonylite__change_log (time, table_id, kind, {}) SELECT 0, \
+        {table_id}, {KIND_PUBLISH}, {} {from}",
+        key_columns(keys.len()).join(", "),
+        keys.join(", ")
+    ))?;
+    Ok(insert.execute(params_from_iter(values))?)
+}
+
+/// Adds the columns that keys of this length need.
+///
+/// # Errors
+/// What SQLite says.
+pub fn widen(db: &Connection, columns: usize) -> Result<(), DatabaseError> {
+    let have: usize = db.query_row(
+        "SELECT count(*) FROM pragma_table_info('__harmonylite__change_log', 'main') \
+            WHERE name LIKE 'key%'",
+        [],
+        |r| r.get::<_, i64>(0).map(|n| usize::try_from(n).unwrap_or(0)),
+    )?;
+    for i in have..columns {
+        db.execute_batch(&format!("ALTER TABLE main.__harmonylite__change_log ADD COLUMN key{i}"))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::{Hlc, Site};
+    use crate::store::test_database;
+
+    fn log(db: &Connection, id: i64, time_ms: i64, kind: i64) {
+        db.execute(
+            "INSERT INTO __harmonylite__change_log (id, time, table_id, kind, key0) VALUES (?1, \
+            ?2, 1, ?3, ?1 * 10)",
+            (id, time_ms, kind),
+        )
+        .unwrap();
+    }
+
+    fn ids(db: &Connection) -> Vec<i64> {
+        let mut ids = Vec::new();
+        for_each(db, 1, 0, i64::MAX, |entry| {
+            ids.push(entry.id);
+            Ok(())
+        })
+        .unwrap();
+        ids
+    }
+
+    #[test]
+    fn the_last_entry_stays_whatever_is_published() {
+        let db = test_database();
+        assert_eq!(log_end(&db).unwrap(), 0);
+        for id in [1, 2, 5] {
+            log(&db, id, 1, KIND_CHANGED);
+        }
+        delete_published(&db, 1).unwrap();
+        assert_eq!(ids(&db), [2, 5]);
+        delete_published(&db, 5).unwrap();
+        assert_eq!((ids(&db), log_end(&db).unwrap()), (vec![5], 5));
+    }
+
+    #[test]
+    fn entries_without_a_time_are_pending_and_never_the_oldest() {
+        let db = test_database();
+        assert_eq!(pending(&db, 0).unwrap(), Pending { entries: 0, oldest_ms: 0 });
+        log(&db, 1, 10, KIND_CHANGED);
+        log(&db, 2, 0, KIND_PUBLISH);
+        assert_eq!(pending(&db, 1).unwrap(), Pending { entries: 1, oldest_ms: 0 });
+        log(&db, 3, 30, KIND_CHANGED);
+        log(&db, 4, 20, KIND_CHANGED);
+        assert_eq!(pending(&db, 1).unwrap(), Pending { entries: 3, oldest_ms: 20 });
+    }
+
+    #[test]
+    fn the_nth_entry_is_counted_over_holes() {
+        let db = test_database();
+        for id in [3, 7, 8] {
+            log(&db, id, 1, KIND_CHANGED);
+        }
+        let nth = |after, n| nth_entry(&db, after, n).unwrap();
+        assert_eq!((nth(0, 1), nth(0, 2), nth(3, 2)), (Some(3), Some(7), Some(8)));
+        assert_eq!((nth(0, 4), nth(0, u64::MAX)), (None, None));
+    }
+
+    #[test]
+    fn an_entry_is_read_with_its_previous_version_and_key() {
+        let db = test_database();
+        widen(&db, 2).unwrap();
+        widen(&db, 2).unwrap();
+        log(&db, 1, 5, KIND_CHANGED);
+        publish_row(&db, 9, &[Value::Integer(4), Value::Text(b"x".to_vec())]).unwrap();
+        let previous = Version { hlc: Hlc(3), site: Site(2) };
+        keep_previous(&db, [(1, previous)]).unwrap();
+        let mut seen = Vec::new();
+        for_each(&db, 2, 0, 2, |e| {
+            seen.push((e.id, e.time_ms, e.table_id, e.kind, e.previous, e.key(2)?));
+            Ok(())
+        })
+        .unwrap();
+        let first = vec![Value::Integer(10), Value::Null];
+        let second = vec![Value::Integer(4), Value::Text(b"x".to_vec())];
+        assert_eq!(seen[0], (1, 5, 1, KIND_CHANGED, Some(previous), first.clone()));
+        assert_eq!(seen[1], (2, 0, 9, KIND_PUBLISH, None, second));
+        let mut changes = Vec::new();
+        for_each_change_after(&db, 2, 0, |table, key| {
+            changes.push((table, key.to_vec()));
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(changes, [(1, first)], "what is to be published is no change");
+    }
+
+    #[test]
+    fn only_old_changes_beyond_the_absorbed_are_stamped_anew() {
+        let db = test_database();
+        for (id, time_ms, kind) in
+            [(1, 5, KIND_CHANGED), (2, 5, KIND_CHANGED), (3, 50, KIND_FOUND), (4, 0, KIND_PUBLISH)]
+        {
+            log(&db, id, time_ms, kind);
+        }
+        assert_eq!(stamp_anew(&db, 1, 10, 100).unwrap(), 1);
+        let mut times = Vec::new();
+        for_each(&db, 1, 0, 9, |e| {
+            times.push(e.time_ms);
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(times, [5, 100, 50, 0]);
+    }
+
+    #[test]
+    fn selected_rows_are_logged_for_publication() {
+        let db = test_database();
+        db.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY); INSERT INTO t VALUES (1), (2)")
+            .unwrap();
+        let from = "FROM main.t WHERE t.id > ?1";
+        let logged = publish_rows(&db, 6, &["t.id".to_owned()], from, &[Value::Integer(1)]);
+        assert_eq!(logged.unwrap(), 1);
+        assert_eq!(pending(&db, 0).unwrap(), Pending { entries: 1, oldest_ms: 0 });
+    }
+}

@@ -1,0 +1,123 @@
+//! Creates our tables in the application's database and knows which format they have.
+//!
+//! Arrives: a connection. Leaves: all tables of `tables.sql`, or an error if a later program wrote
+//! them. Part of the caller's transaction: a crash leaves all or none.
+
+use super::meta;
+use crate::db::connection::{DatabaseError, open_reader};
+use crate::model::ids::NodeId;
+use rusqlite::Connection;
+use std::path::Path;
+
+/// The layout of our tables. FORMAT.md explains what each number means.
+pub const FORMAT: i64 = 1;
+
+/// The tables of `tables.sql`, without our prefix.
+pub const FIXED_TABLES: [&str; 10] = [
+    "meta",
+    "table",
+    "change_log",
+    "site",
+    "origin",
+    "held",
+    "cursor",
+    "gap",
+    "conflict",
+    "quarantine",
+];
+
+/// Creates our tables where they are missing.
+///
+/// # Errors
+/// [`DatabaseError::NewerFormat`]; what SQLite says otherwise.
+pub fn create_tables(db: &Connection, path: &Path) -> Result<(), DatabaseError> {
+    db.execute_batch(include_str!("tables.sql"))?;
+    match meta::get(db, meta::FORMAT)? {
+        Some(found) => check_format(path, found),
+        None => meta::set(db, meta::FORMAT, FORMAT),
+    }
+}
+
+/// Refuses a format that this program does not know yet.
+///
+/// # Errors
+/// [`DatabaseError::NewerFormat`].
+pub fn check_format(path: &Path, found: i64) -> Result<(), DatabaseError> {
+    if found > FORMAT {
+        return Err(DatabaseError::NewerFormat { path: path.to_owned(), found, known: FORMAT });
+    }
+    Ok(())
+}
+
+/// Whether our tables are there.
+///
+/// # Errors
+/// What SQLite says.
+pub fn is_installed(db: &Connection) -> Result<bool, DatabaseError> {
+    Ok(db.query_row(
+        "SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE name = '__harmonylite__meta')",
+        [],
+        |r| r.get(0),
+    )?)
+}
+
+/// The node that a database has belonged to, if it ever had a sidecar. Opens and closes the
+/// database, and writes nothing.
+///
+/// # Errors
+/// What SQLite says: not a database, encrypted, locked, damaged.
+pub fn stored_node(path: &Path) -> Result<Option<NodeId>, DatabaseError> {
+    let db = open_reader(path)?;
+    if !is_installed(&db)? {
+        return Ok(None);
+    }
+    meta::get(&db, meta::NODE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::schema::OWN_PREFIX;
+
+    #[test]
+    fn tables_are_created_once_and_a_newer_format_is_refused() {
+        let db = Connection::open_in_memory().unwrap();
+        let path = Path::new("app.db");
+        assert!(!is_installed(&db).unwrap());
+        create_tables(&db, path).unwrap();
+        assert!(is_installed(&db).unwrap());
+        meta::set(&db, meta::NODE, NodeId(4)).unwrap();
+        create_tables(&db, path).unwrap();
+        assert_eq!(meta::get(&db, meta::NODE).unwrap(), Some(NodeId(4)), "nothing is lost");
+        meta::set(&db, meta::FORMAT, FORMAT + 1).unwrap();
+        let refused = create_tables(&db, path).unwrap_err();
+        assert!(matches!(refused, DatabaseError::NewerFormat { found: 2, known: FORMAT, .. }));
+    }
+
+    #[test]
+    fn every_table_is_in_the_list() {
+        let db = crate::store::test_database();
+        let mut read = db
+            .prepare(
+                "SELECT name FROM sqlite_schema WHERE type = 'table' AND name LIKE '\\_\\_%' \
+                ESCAPE '\\' ORDER BY rowid",
+            )
+            .unwrap();
+        let names: Vec<String> =
+            read.query_map([], |r| r.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
+        assert_eq!(names, FIXED_TABLES.map(|name| format!("{OWN_PREFIX}{name}")));
+    }
+
+    #[test]
+    fn the_node_of_a_database_is_read_from_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        let db = Connection::open(&path).unwrap();
+        db.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY)").unwrap();
+        assert_eq!(stored_node(&path).unwrap(), None);
+        create_tables(&db, &path).unwrap();
+        assert_eq!(stored_node(&path).unwrap(), None);
+        meta::set(&db, meta::NODE, NodeId(u64::MAX)).unwrap();
+        assert_eq!(stored_node(&path).unwrap(), Some(NodeId(u64::MAX)));
+    }
+}

@@ -1,0 +1,105 @@
+//! The table `__harmonylite__origin`: the last applied batch of every foreign or former site.
+
+use crate::db::connection::DatabaseError;
+use crate::model::ids::{BatchNo, NodeId, Site};
+use rusqlite::{Connection, OptionalExtension, params};
+use std::collections::HashMap;
+
+/// The last applied batch of a site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The site.
+    pub site: Site,
+    /// Its node.
+    pub node: NodeId,
+    /// The number of the batch.
+    pub batch: BatchNo,
+    /// When the batch was made, unix milliseconds.
+    pub created_ms: i64,
+}
+
+/// The number of the last applied batch of a site; 0 if none is known.
+///
+/// # Errors
+/// What SQLite says.
+pub fn known_batch(db: &Connection, site: Site) -> Result<BatchNo, DatabaseError> {
+    let known = db
+        .prepare_cached("SELECT batch FROM main.__harmonylite__origin WHERE site = ?1")?
+        .query_row([site], |r| r.get(0))
+        .optional()?;
+    Ok(known.unwrap_or(BatchNo(0)))
+}
+
+/// Stores the last applied batch of a site.
+///
+/// # Errors
+/// What SQLite says.
+pub fn put(db: &Connection, origin: &Origin) -> Result<(), DatabaseError> {
+    db.prepare_cached(
+        "INSERT INTO main.__harmonylite__origin (site, node, batch, created) VALUES (?1, ?2, ?3, \
+        ?4)
+         ON CONFLICT (site) DO UPDATE SET node = excluded.node, batch = excluded.batch, created = \
+         excluded.created",
+    )?
+    .execute(params![origin.site, origin.node, origin.batch, origin.created_ms])?;
+    Ok(())
+}
+
+/// Every node with an applied batch, and when its newest one was made, unix milliseconds.
+///
+/// # Errors
+/// What SQLite says.
+pub fn newest_by_node(db: &Connection) -> Result<HashMap<NodeId, i64>, DatabaseError> {
+    let mut read = db.prepare(
+        "SELECT node, max(created) FROM main.__harmonylite__origin WHERE node <> 0 GROUP BY node",
+    )?;
+    let rows = read.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Adds the present site of this database as a former one, of which every batch up to the last
+/// published is applied. Does nothing if there is no present site.
+///
+/// # Errors
+/// What SQLite says.
+pub fn add_former(db: &Connection, now_ms: i64) -> Result<(), DatabaseError> {
+    db.execute(
+        "INSERT OR IGNORE INTO main.__harmonylite__origin (site, node, batch, created)
+         SELECT site.value, node.value, batch.value, ?1 FROM main.__harmonylite__meta AS site, \
+         main.__harmonylite__meta AS node, main.__harmonylite__meta AS batch
+         WHERE site.key = 'site' AND node.key = 'node' AND batch.key = 'batch' AND site.value <> 0",
+        [now_ms],
+    )?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::test_database;
+
+    fn origin(site: i64, node: u64, batch: u64, created_ms: i64) -> Origin {
+        Origin { site: Site(site), node: NodeId(node), batch: BatchNo(batch), created_ms }
+    }
+
+    #[test]
+    fn the_last_batch_of_a_site_is_known() {
+        let db = test_database();
+        assert_eq!(known_batch(&db, Site(1)).unwrap(), BatchNo(0));
+        put(&db, &origin(1, 7, 3, 10)).unwrap();
+        put(&db, &origin(1, 7, u64::MAX, 11)).unwrap();
+        assert_eq!(known_batch(&db, Site(1)).unwrap(), BatchNo(u64::MAX));
+        assert_eq!(known_batch(&db, Site(2)).unwrap(), BatchNo(0));
+    }
+
+    #[test]
+    fn a_node_is_as_new_as_the_newest_of_its_sites() {
+        let db = test_database();
+        for each in [origin(1, 7, 1, 10), origin(2, 7, 1, 30), origin(3, u64::MAX, 1, 20)] {
+            put(&db, &each).unwrap();
+        }
+        put(&db, &origin(4, 0, 1, 99)).unwrap();
+        let newest = newest_by_node(&db).unwrap();
+        assert_eq!(newest, HashMap::from([(NodeId(7), 30), (NodeId(u64::MAX), 20)]));
+    }
+}

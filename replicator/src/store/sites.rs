@@ -1,0 +1,68 @@
+//! The table `__harmonylite__site`: all incarnations of this node's database, the present one
+//! included.
+
+use super::{meta, origins};
+use crate::db::connection::DatabaseError;
+use crate::model::ids::{BatchNo, Site};
+use rusqlite::{Connection, params};
+use std::collections::HashSet;
+
+/// The condition that a version (column `site`) is of this node's database.
+pub const IS_OWN: &str = "site IN (SELECT site FROM main.__harmonylite__site)";
+
+/// Begins a new incarnation: the present site becomes a former one, of which this database has had
+/// every batch up to the last published.
+///
+/// # Errors
+/// What SQLite says.
+pub fn begin_site(db: &Connection, site: Site, now_ms: i64) -> Result<(), DatabaseError> {
+    assert!(site.0 > 0, "a site is a positive number");
+    db.execute(
+        "INSERT OR IGNORE INTO main.__harmonylite__site (site, since) VALUES (?1, ?2)",
+        params![site, now_ms],
+    )?;
+    origins::add_former(db, now_ms)?;
+    meta::set(db, meta::SITE, site)?;
+    meta::set(db, meta::BATCH, BatchNo(0))
+}
+
+/// All incarnations of this node's database.
+///
+/// # Errors
+/// What SQLite says.
+pub fn own_sites(db: &Connection) -> Result<HashSet<Site>, DatabaseError> {
+    let mut read = db.prepare_cached("SELECT site FROM main.__harmonylite__site")?;
+    let sites = read.query_map([], |r| r.get(0))?.collect::<rusqlite::Result<_>>()?;
+    Ok(sites)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::NodeId;
+    use crate::store::test_database;
+
+    #[test]
+    fn a_new_site_makes_the_present_one_a_former_one() {
+        let db = test_database();
+        begin_site(&db, Site(7), 100).unwrap();
+        meta::set(&db, meta::NODE, NodeId(3)).unwrap();
+        assert_eq!(origins::newest_by_node(&db).unwrap().len(), 0, "there was none before");
+        meta::set(&db, meta::BATCH, BatchNo(12)).unwrap();
+        begin_site(&db, Site(9), 200).unwrap();
+        assert_eq!(own_sites(&db).unwrap(), HashSet::from([Site(7), Site(9)]));
+        assert_eq!(origins::known_batch(&db, Site(7)).unwrap(), BatchNo(12));
+        assert_eq!(origins::newest_by_node(&db).unwrap()[&NodeId(3)], 200);
+        let now = meta::Meta::read(&db).unwrap();
+        assert_eq!((now.site, now.batch), (Site(9), BatchNo(0)));
+    }
+
+    #[test]
+    fn the_condition_finds_own_sites_only() {
+        let db = test_database();
+        begin_site(&db, Site(7), 100).unwrap();
+        let sql = format!("SELECT {IS_OWN} FROM (SELECT ?1 AS site)");
+        let is_own = |site| db.query_row(&sql, [Site(site)], |r| r.get::<_, bool>(0)).unwrap();
+        assert!(is_own(7) && !is_own(8));
+    }
+}

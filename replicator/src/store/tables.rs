@@ -1,0 +1,170 @@
+//! The table `__harmonylite__table`: a number for every table that is or was replicated, and the
+//! hash of its schema.
+
+use crate::db::connection::DatabaseError;
+use crate::db::schema::{Schema, TableSchema};
+use crate::model::batch::Digest;
+use rusqlite::{Connection, OptionalExtension, params};
+use std::collections::HashSet;
+
+/// The number of a registered table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registered {
+    /// The number.
+    pub id: i64,
+    /// What registering it changed.
+    pub change: Change,
+}
+
+/// What registering a table changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// The table was replicated with this schema before.
+    None,
+    /// Its schema is another.
+    Schema,
+    /// It was not replicated before.
+    Added,
+}
+
+/// A table as it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The number.
+    pub id: i64,
+    /// The hash before the last change, if there was one.
+    pub previous_hash: Option<Digest>,
+}
+
+/// Gives a table its number and stores the hash of its schema.
+///
+/// # Errors
+/// What SQLite says.
+pub fn register(db: &Connection, table: &TableSchema) -> Result<Registered, DatabaseError> {
+    let known: Option<(i64, Option<Digest>)> = db
+        .query_row(
+            "SELECT id, hash FROM main.__harmonylite__table WHERE name = ?1",
+            [&table.name],
+            |r| Ok((r.get(0)?, r.get(1)?)),
+        )
+        .optional()?;
+    match known {
+        Some((id, Some(hash))) if hash == table.hash => Ok(Registered { id, change: Change::None }),
+        Some((id, hash)) => {
+            db.execute(
+                "UPDATE main.__harmonylite__table SET previous_hash = hash, hash = ?2, name = ?3 \
+                WHERE id = ?1",
+                params![id, table.hash, table.name],
+            )?;
+            let change = if hash.is_none() { Change::Added } else { Change::Schema };
+            Ok(Registered { id, change })
+        }
+        None => {
+            db.execute(
+                "INSERT INTO main.__harmonylite__table (name, hash) VALUES (?1, ?2)",
+                params![table.name, table.hash],
+            )?;
+            Ok(Registered { id: db.last_insert_rowid(), change: Change::Added })
+        }
+    }
+}
+
+/// Marks the tables that the schema does not have any more as not replicated, and returns their
+/// names. Their numbers stay taken: log entries of a dropped table must never be read as another's.
+///
+/// # Errors
+/// What SQLite says.
+pub fn forget_dropped(db: &Connection, schema: &Schema) -> Result<Vec<String>, DatabaseError> {
+    let names: HashSet<String> =
+        schema.tables.iter().map(|t| t.name.to_ascii_lowercase()).collect();
+    let mut read =
+        db.prepare("SELECT id, name FROM main.__harmonylite__table WHERE hash IS NOT NULL")?;
+    let rows = read
+        .query_map([], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, String>(1)?)))?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let mut dropped = Vec::new();
+    for (id, name) in rows {
+        if !names.contains(&name.to_ascii_lowercase()) {
+            db.execute(
+                "UPDATE main.__harmonylite__table SET hash = NULL, previous_hash = NULL \
+                WHERE id = ?1",
+                [id],
+            )?;
+            dropped.push(name);
+        }
+    }
+    Ok(dropped)
+}
+
+/// Number and previous hash of a table; None if it never had a number.
+///
+/// # Errors
+/// What SQLite says.
+pub fn find(db: &Connection, name: &str) -> Result<Option<Known>, DatabaseError> {
+    let mut read = db.prepare_cached(
+        "SELECT id, previous_hash FROM main.__harmonylite__table WHERE name = ?1",
+    )?;
+    let known = read.query_row([name], |r| Ok(Known { id: r.get(0)?, previous_hash: r.get(1)? }));
+    Ok(known.optional()?)
+}
+
+/// The hash with which a table is replicated; None if it is not.
+///
+/// # Errors
+/// What SQLite says.
+pub fn hash(db: &Connection, name: &str) -> Result<Option<Digest>, DatabaseError> {
+    let mut read =
+        db.prepare_cached("SELECT hash FROM main.__harmonylite__table WHERE name = ?1")?;
+    Ok(read.query_row([name], |r| r.get::<_, Option<Digest>>(0)).optional()?.flatten())
+}
+
+/// The names of the replicated tables, in order.
+///
+/// # Errors
+/// What SQLite says.
+pub fn names(db: &Connection) -> Result<Vec<String>, DatabaseError> {
+    let mut read = db.prepare(
+        "SELECT name FROM main.__harmonylite__table WHERE hash IS NOT NULL ORDER BY name",
+    )?;
+    let rows = read.query_map([], |r| r.get(0))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::schema::{TableFilter, inspect};
+    use crate::store::test_database;
+
+    fn schema(db: &Connection, ddl: &str) -> Schema {
+        db.execute_batch(ddl).unwrap();
+        inspect(db, &TableFilter::default()).unwrap()
+    }
+
+    #[test]
+    fn a_table_keeps_its_number_whatever_becomes_of_it() {
+        let db = test_database();
+        let first = schema(&db, "CREATE TABLE a (id INTEGER PRIMARY KEY); CREATE TABLE b (x)");
+        let registered = |schema: &Schema| -> Vec<Registered> {
+            schema.tables.iter().map(|t| register(&db, t).unwrap()).collect()
+        };
+        let added = |id| Registered { id, change: Change::Added };
+        assert_eq!(registered(&first), [added(1), added(2)]);
+        assert_eq!(registered(&first)[0].change, Change::None);
+        assert_eq!(names(&db).unwrap(), ["a", "b"]);
+        let hash_before = hash(&db, "A").unwrap();
+        assert_eq!(hash_before, Some(first.tables[0].hash));
+
+        let second = schema(&db, "ALTER TABLE a ADD COLUMN y; DROP TABLE b");
+        assert_eq!(registered(&second), [Registered { id: 1, change: Change::Schema }]);
+        assert_eq!(forget_dropped(&db, &second).unwrap(), ["b"]);
+        assert_eq!(forget_dropped(&db, &second).unwrap(), [""; 0]);
+        let found = find(&db, "a").unwrap().unwrap();
+        assert_eq!(found, Known { id: 1, previous_hash: hash_before });
+        assert_eq!((names(&db).unwrap(), hash(&db, "b").unwrap()), (vec!["a".to_owned()], None));
+
+        let third = schema(&db, "CREATE TABLE b (x)");
+        assert_eq!(registered(&third)[1], added(2));
+        assert_eq!(find(&db, "never").unwrap(), None);
+    }
+}
