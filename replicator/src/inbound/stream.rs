@@ -363,3 +363,7 @@ impl ShardStream {
             .map_or(anchor, |before| if before.seq < anchor.seq { before } else { anchor })
     }
 }
+
+#[cfg(test)]
+#[path = "stream_tests.rs"]
+mod tests;

@@ -469,3 +469,7 @@ pub(super) fn check_content(db: &Connection, writes: i64) -> Result<(), Fatal> {
         Err(error) => Err(Fatal::of(db, error)),
     }
 }
+
+#[cfg(test)]
+#[path = "transaction_tests.rs"]
+mod tests;
