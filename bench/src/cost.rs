@@ -9,7 +9,9 @@ use crate::report::{Floor, Report};
 use anyhow::Result;
 use harmonylite::capture::install;
 use harmonylite::clock;
-use harmonylite::db::connection;
+use harmonylite::model::ids::NodeId;
+use harmonylite::store::install::create_tables;
+use harmonylite::store::meta;
 use rusqlite::Connection;
 use std::path::Path;
 
@@ -69,8 +71,8 @@ fn median(mut values: Vec<f64>) -> f64 {
 fn captured(path: &Path) -> Result<()> {
     let db = open(path)?;
     db.execute_batch(SCHEMA)?;
-    connection::create_tables(&db, path)?;
-    connection::set(&db, "node", 1)?;
+    create_tables(&db, path)?;
+    meta::set(&db, meta::NODE, NodeId(1))?;
     install::install(&db, &Default::default(), clock::unix_ms())?;
     let triggers =
         db.query_row("SELECT count(*) FROM sqlite_schema WHERE type = 'trigger'", [], |r| {

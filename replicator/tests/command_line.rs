@@ -124,7 +124,7 @@ fn installed(dir: &Path) -> rusqlite::Connection {
         a); INSERT INTO t VALUES ('k', 'kept');",
     )
     .unwrap();
-    harmonylite::db::connection::create_tables(&db, &dir.join("app.db")).unwrap();
+    harmonylite::store::install::create_tables(&db, &dir.join("app.db")).unwrap();
     harmonylite::capture::install::install(&db, &Default::default(), 1).unwrap();
     db.execute_batch(
         r#"INSERT INTO __harmonylite__conflict (time, table_name, key, reason, winner_hlc, winner_site, loser_hlc, loser_site, loser)

@@ -4,13 +4,12 @@
 //! 1) for rows that no version came for, and log entries that publish them. Runs inside one write
 //! transaction: a crash repeats it.
 
-use crate::capture::install::KIND_PUBLISH;
 use crate::db::connection::DatabaseError;
 use crate::db::layout::{Layout, TableLayout};
-use crate::db::sql::quote;
+use crate::db::sql::{key_columns, quote};
 use crate::model::batch::Value;
 use crate::model::ids::{Hlc, Site};
-use crate::store::meta;
+use crate::store::{change_log, meta};
 use rusqlite::{Connection, params_from_iter};
 
 /// The version of what was there before its database joined.
@@ -51,24 +50,17 @@ pub fn baseline_rows(
     condition: &str,
     values: &[Value],
 ) -> Result<usize, DatabaseError> {
-    let n = table.schema.key.len();
-    let columns: Vec<String> = (0..n).map(|i| format!("key{i}")).collect();
+    let columns = key_columns(table.schema.key.len()).join(", ");
     let keys: Vec<String> =
         table.schema.key.iter().map(|k| format!("t.{}", quote(&k.name))).collect();
-    let (columns, keys, from) = (columns.join(", "), keys.join(", "), unversioned(table));
-    let log = format!(
-        "INSERT INTO main.__harmonylite__change_log (time, table_id, kind, {columns}) SELECT 0, \
-        {}, {KIND_PUBLISH}, {keys} {from} AND {condition}",
-        table.id
-    );
-    let logged = db.prepare_cached(&log)?.execute(params_from_iter(values))?;
-    let site: i64 = meta::get(db, meta::SITE)?.map_or(0, |site| site.0);
-    assert!(site > 0, "a database gets its site before it joins");
+    let from = format!("{} AND {condition}", unversioned(table));
+    let logged = change_log::publish_rows(db, table.id, &keys, &from, values)?;
+    let site = meta::get(db, meta::SITE)?.unwrap_or(Site(0));
+    assert!(site.0 > 0, "a database gets its site before it joins");
     let version = format!(
-        "INSERT INTO main.{} ({columns}, hlc, site) SELECT {keys}, {}, {site} {from} AND \
-        {condition}",
+        "INSERT INTO main.{} ({columns}, hlc, site) SELECT {}, {BASELINE}, {site} {from}",
         quote(&table.version_table()),
-        BASELINE.0
+        keys.join(", ")
     );
     db.prepare_cached(&version)?.execute(params_from_iter(values))?;
     Ok(logged)

@@ -226,7 +226,7 @@ fn version_table_sql(table: &TableSchema) -> String {
             format!("key{i}{declared} COLLATE {}", k.collation.name())
         })
         .collect();
-    let keys: Vec<String> = key_columns(table.key.len());
+    let keys = key_columns(table.key.len());
     format!(
         "CREATE TABLE main.{name} ({}, hlc INTEGER NOT NULL, site INTEGER NOT NULL, PRIMARY KEY \
         ({})) WITHOUT ROWID",
@@ -258,7 +258,7 @@ fn trigger_name(table: &str, event: &str) -> String {
 }
 
 fn log_columns(table: &TableSchema) -> String {
-    let keys: Vec<String> = key_columns(table.key.len());
+    let keys = key_columns(table.key.len());
     format!("INSERT INTO {} (time, table_id, kind, {})", change_log::NAME, keys.join(", "))
 }
 

@@ -79,7 +79,7 @@ mod tests {
         assert_eq!(Failure::of(&error).exit, Exit::Running);
         drop(lock);
         assert_eq!(remove(&settings).unwrap().len(), 3);
-        harmonylite::db::connection::create_tables(&db, &settings.db_path).unwrap();
+        harmonylite::store::install::create_tables(&db, &settings.db_path).unwrap();
         install::install(&db, &Default::default(), 1).unwrap();
         assert!(remove(&settings).unwrap().len() > 10);
         let left: Vec<String> = db

@@ -20,10 +20,7 @@ pub(crate) fn run(settings: &Settings, action: ConflictsAction) -> Result<ExitCo
             let conflict = find(&db, id)?;
             restore::restore(&mut db, &settings.table_filter()?, &conflict)?
         }
-        ConflictsAction::Clear => format!(
-            "{} conflicts forgotten\n",
-            db.execute("DELETE FROM main.__harmonylite__conflict", [])?
-        ),
+        ConflictsAction::Clear => format!("{} conflicts forgotten\n", conflicts::clear(&db)?),
     };
     show::print(&text);
     Ok(ExitCode::SUCCESS)
@@ -112,7 +109,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let settings = settings(dir.path());
         let db = Connection::open(&settings.db_path).unwrap();
-        harmonylite::db::connection::create_tables(&db, &settings.db_path).unwrap();
+        harmonylite::store::install::create_tables(&db, &settings.db_path).unwrap();
         assert_eq!(list(&[], false).unwrap(), "no conflicts\n");
         db.execute_batch(
             r#"INSERT INTO __harmonylite__conflict (time, table_name, key, reason, winner_hlc, winner_site, loser_hlc, loser_site, loser)

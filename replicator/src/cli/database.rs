@@ -2,8 +2,8 @@
 
 use super::exit::{Exit, Failure};
 use anyhow::{Context, Result};
-use harmonylite::db::connection;
 use harmonylite::db::preflight;
+use harmonylite::store::install;
 use rusqlite::{Connection, OpenFlags};
 use std::path::Path;
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub(crate) fn open(path: &Path) -> Result<Connection> {
 /// Opens a connection for a command that needs our tables.
 pub(crate) fn open_installed(path: &Path) -> Result<Connection> {
     let db = open(path)?;
-    if connection::is_installed(&db).with_context(|| path.display().to_string())? {
+    if install::is_installed(&db).with_context(|| path.display().to_string())? {
         return Ok(db);
     }
     let what = format!("{} has never been replicated by harmonylite", path.display());

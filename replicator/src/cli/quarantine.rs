@@ -106,7 +106,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("app.db");
         let db = Connection::open(&path).unwrap();
-        harmonylite::db::connection::create_tables(&db, &path).unwrap();
+        harmonylite::store::install::create_tables(&db, &path).unwrap();
         assert_eq!(list(&[], false), "nothing in quarantine\n");
         let entry = Entry {
             id: 0,

@@ -10,7 +10,7 @@ use harmonylite::db::layout::TableLayout;
 use harmonylite::db::schema::{TableFilter, inspect};
 use harmonylite::db::sql::literal;
 use harmonylite::model::batch::Value;
-use harmonylite::store::conflicts::Conflict;
+use harmonylite::store::conflicts::{self, Conflict};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params_from_iter};
 use std::fmt::Write as _;
 
@@ -44,7 +44,7 @@ pub(crate) fn restore(
             format!("{} {}: deleted, as a new write of this node\n", conflict.table, conflict.key)
         }
     };
-    transaction.execute("DELETE FROM main.__harmonylite__conflict WHERE id = ?1", [conflict.id])?;
+    conflicts::remove(&transaction, conflict.id)?;
     transaction.commit()?;
     if let Some(before) = before {
         done.push_str("it replaced:\n");
@@ -179,8 +179,8 @@ fn parse_hex(text: &str) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
     use harmonylite::capture::install;
-    use harmonylite::db::connection;
     use harmonylite::store::conflicts;
+    use harmonylite::store::install as own_tables;
 
     #[test]
     fn literals_are_read_back_exactly() {
@@ -232,7 +232,7 @@ mod tests {
              INSERT INTO \"odd \"\"name\" VALUES ('a', 'now');",
         )
         .unwrap();
-        connection::create_tables(&db, std::path::Path::new("x")).unwrap();
+        own_tables::create_tables(&db, std::path::Path::new("x")).unwrap();
         db
     }
 

@@ -4,7 +4,8 @@ use super::{database, show};
 use anyhow::{Context, Result};
 use harmonylite::db::schema::{Schema, inspect};
 use harmonylite::settings::Settings;
-use rusqlite::{Connection, OptionalExtension};
+use harmonylite::store::tables;
+use rusqlite::Connection;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
@@ -18,20 +19,11 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
 }
 
 fn text(db: &Connection, schema: &Schema) -> Result<String> {
-    let installed = harmonylite::db::connection::is_installed(db)?;
+    let installed = harmonylite::store::install::is_installed(db)?;
     let mut rows = vec![["table", "hash", "state"].map(str::to_owned).to_vec()];
     for table in &schema.tables {
-        let known: Option<Option<Vec<u8>>> = match installed {
-            true => db
-                .query_row(
-                    "SELECT hash FROM main.__harmonylite__table WHERE name = ?1",
-                    [&table.name],
-                    |r| r.get(0),
-                )
-                .optional()?,
-            false => None,
-        };
-        let state = match known.flatten() {
+        let known = if installed { tables::hash(db, &table.name)? } else { None };
+        let state = match known {
             Some(hash) if hash == table.hash => "replicated",
             Some(_) => "changed; the running node takes it over",
             None => "not replicated yet",
@@ -69,7 +61,7 @@ mod tests {
             "{}",
             show()
         );
-        harmonylite::db::connection::create_tables(&db, std::path::Path::new("x")).unwrap();
+        harmonylite::store::install::create_tables(&db, std::path::Path::new("x")).unwrap();
         harmonylite::capture::install::install(&db, &Default::default(), 1).unwrap();
         assert!(show().contains("  replicated\n"), "{}", show());
         db.execute_batch("ALTER TABLE t ADD COLUMN a").unwrap();

@@ -5,7 +5,7 @@
 //! connections that run them.
 
 use crate::db::schema::{KeyKind, OWN_PREFIX, Skipped, TableSchema};
-use crate::db::sql::{canonical_key, quote};
+use crate::db::sql::{canonical_key, key_columns, quote};
 use crate::model::batch::{Digest, Value};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -146,7 +146,7 @@ fn statements(schema: &TableSchema, batch_columns: &[String]) -> Statements {
     let key_names: Vec<String> = schema.key.iter().map(|k| quote(&k.name)).collect();
     let condition = key_condition(schema, |i| format!("?{}", i + 1));
     let n = schema.key.len();
-    let version_keys: Vec<String> = (0..n).map(|i| format!("key{i}")).collect();
+    let version_keys = key_columns(n);
     let version_condition: Vec<String> = (0..n).map(|i| format!("key{i} = ?{}", i + 1)).collect();
     let places: Vec<String> = (1..=n + 2).map(|i| format!("?{i}")).collect();
     let keys = version_keys.join(", ");

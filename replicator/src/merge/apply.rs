@@ -6,7 +6,6 @@
 //! version had always been there. Owns: unique clashes end the same way on every node (DESIGN.md
 //! section 2).
 
-use crate::capture::install::KIND_PUBLISH;
 use crate::db::connection::DatabaseError;
 use crate::db::layout::TableLayout;
 use crate::merge::resolve::{Verdict, resolve};
@@ -16,6 +15,7 @@ use crate::model::action::Action;
 use crate::model::batch::{Op, Row, Value};
 use crate::model::ids::{Hlc, Site, Version};
 use crate::model::planted_bugs::{Bug, planted};
+use crate::store::change_log;
 use crate::store::conflicts::{self, Loss};
 use crate::store::versions::Versions;
 use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension, params_from_iter};
@@ -336,17 +336,7 @@ pub fn log_for_publication(
     table: &TableLayout,
     key: &[Value],
 ) -> Result<(), DatabaseError> {
-    let columns: Vec<String> = (0..key.len()).map(|i| format!("key{i}")).collect();
-    let places: Vec<String> = (1..=key.len()).map(|i| format!("?{i}")).collect();
-    let mut insert = db.prepare_cached(&format!(
-        "INSERT INTO main.__harmonylite__change_log (time, table_id, kind, {}) VALUES (0, {}, \
-        {KIND_PUBLISH}, {})",
-        columns.join(", "),
-        table.id,
-        places.join(", ")
-    ))?;
-    insert.execute(params_from_iter(key))?;
-    Ok(())
+    change_log::publish_row(db, table.id, key)
 }
 
 fn is_unique(error: &rusqlite::Error) -> bool {

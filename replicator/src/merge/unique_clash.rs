@@ -7,7 +7,7 @@
 use crate::db::connection::DatabaseError;
 use crate::db::layout::{Layout, TableLayout};
 use crate::db::schema::OWN_PREFIX;
-use crate::db::sql::quote;
+use crate::db::sql::{key_columns, quote};
 use crate::model::batch::Value;
 use rusqlite::Connection;
 
@@ -27,7 +27,7 @@ pub fn prepare(db: &Connection, layout: &Layout) -> Result<(), DatabaseError> {
     for name in old {
         db.execute_batch(&format!("DROP TRIGGER temp.{}", quote(&name)))?;
     }
-    let keys: Vec<String> = (0..layout.key_columns_max.max(1)).map(|i| format!("key{i}")).collect();
+    let keys = key_columns(layout.key_columns_max.max(1));
     db.execute_batch(&format!(
         "DROP TABLE IF EXISTS temp.__harmonylite__displaced; DROP TABLE IF EXISTS \
         temp.__harmonylite__probing;
@@ -36,7 +36,7 @@ pub fn prepare(db: &Connection, layout: &Layout) -> Result<(), DatabaseError> {
         keys.join(", ")
     ))?;
     for table in layout.tables.iter().filter(|t| !t.schema.unique.is_empty()) {
-        let keys: Vec<String> = (0..table.schema.key.len()).map(|i| format!("key{i}")).collect();
+        let keys = key_columns(table.schema.key.len());
         let old: Vec<String> =
             table.schema.key.iter().map(|k| format!("OLD.{}", quote(&k.name))).collect();
         db.execute_batch(&format!(
@@ -102,7 +102,7 @@ fn probe(
     );
     db.prepare_cached(&sql)?.execute(rusqlite::params_from_iter(values.iter().copied()))?;
     let n = table.schema.key.len();
-    let keys: Vec<String> = (0..n).map(|i| format!("key{i}")).collect();
+    let keys = key_columns(n);
     let mut read =
         db.prepare(&format!("SELECT {} FROM temp.__harmonylite__displaced", keys.join(", ")))?;
     let rows = read.query_map([], |r| {

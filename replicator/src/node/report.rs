@@ -7,11 +7,13 @@ use super::reader::ReaderSeen;
 use super::writer::{StreamSeen, WriterSeen};
 use crate::broker::nats::{LinkState, wire};
 use crate::clock;
-use crate::db::connection::{self, DatabaseError};
+use crate::db::connection::DatabaseError;
 use crate::embedded::Health;
 use crate::model::ids::NodeId;
 use crate::model::status::{BrokerStatus, Counters, HeldStatus, Status, StreamStatus, WakeStatus};
 use crate::settings::Settings;
+use crate::store::change_log::{self, Pending};
+use crate::store::{conflicts, held, meta, quarantine};
 use rusqlite::Connection;
 use std::path::PathBuf;
 use tokio::sync::watch;
@@ -34,38 +36,19 @@ pub(super) struct Sources {
 /// What the database itself tells.
 #[derive(Default)]
 struct Glance {
-    pending: u64,
-    oldest_pending_ms: i64,
+    pending: Pending,
     held: Vec<HeldStatus>,
     conflicts: u64,
     quarantine: u64,
 }
 
 fn glance(db: &Connection) -> Result<Glance, DatabaseError> {
-    let published: i64 = connection::get(db, "published")?.unwrap_or(0);
-    let (pending, oldest): (i64, Option<i64>) = db
-        .prepare_cached(
-            "SELECT count(*), min(CASE WHEN time > 0 THEN time END) FROM \
-            main.__harmonylite__change_log WHERE id > ?1",
-        )?
-        .query_row([published], |r| Ok((r.get(0)?, r.get(1)?)))?;
-    let mut held = db.prepare_cached(
-        "SELECT node, shard, since, reason FROM main.__harmonylite__held ORDER BY node, shard",
-    )?;
-    let held = held.query_map([], |r| {
-        Ok(HeldStatus {
-            node_id: r.get::<_, i64>(0)?.cast_unsigned(),
-            shard: r.get(1)?,
-            since_ms: r.get(2)?,
-            reason: r.get(3)?,
-        })
-    })?;
+    let published = meta::get(db, meta::PUBLISHED)?.unwrap_or(0);
     Ok(Glance {
-        pending: pending.cast_unsigned(),
-        oldest_pending_ms: oldest.unwrap_or(0),
-        held: held.collect::<rusqlite::Result<_>>()?,
-        conflicts: crate::store::conflicts::count(db)?.cast_unsigned(),
-        quarantine: crate::store::quarantine::count(db)?.cast_unsigned(),
+        pending: change_log::pending(db, published)?,
+        held: held::list(db)?,
+        conflicts: conflicts::count(db)?.cast_unsigned(),
+        quarantine: quarantine::count(db)?.cast_unsigned(),
     })
 }
 
@@ -126,7 +109,7 @@ impl Sources {
         match glance {
             Ok(glance) => {
                 (status.pending_rows, status.oldest_pending_ms) =
-                    (glance.pending, glance.oldest_pending_ms);
+                    (glance.pending.entries, glance.pending.oldest_ms);
                 (status.held, status.conflicts, status.quarantine) =
                     (glance.held, glance.conflicts, glance.quarantine);
             }

@@ -5,14 +5,14 @@
 //! half of an application's transaction. Reads only: a crash here loses nothing.
 
 use crate::capture::fold::{FoldFrom, Folded, FoldedRow, fold, row_exists};
-use crate::capture::install::KIND_PUBLISH;
 use crate::db::connection::DatabaseError;
 use crate::db::layout::{Layout, TableLayout};
-use crate::model::batch::{BatchHeader, Op, TableHeader, Value};
+use crate::model::batch::{BatchHeader, Op, TableHeader};
 use crate::model::ids::{BatchNo, NodeId, Site, Version};
+use crate::store::change_log::{for_each_change_after, nth_entry};
 use crate::store::cursor::NO_ROW_MS;
 use crate::wire::encode::{EncodeError, Encoded, Encoder};
-use rusqlite::{Connection, OptionalExtension, params_from_iter};
+use rusqlite::{Connection, params_from_iter};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -135,15 +135,6 @@ pub fn collect(
     }
 }
 
-fn nth_entry(db: &Connection, after: i64, n: u64) -> Result<Option<i64>, CollectError> {
-    let mut read = db.prepare_cached(
-        "SELECT id FROM main.__harmonylite__change_log WHERE id > ?1 ORDER BY id LIMIT 1 OFFSET ?2",
-    )?;
-    Ok(read
-        .query_row([after, n.saturating_sub(1).min(i64::MAX as u64).cast_signed()], |r| r.get(0))
-        .optional()?)
-}
-
 /// A piece of the log sends only rows that do not change again behind it: their content is that of
 /// the last change, and must not travel under the version of an earlier one. The piece with the
 /// last change sends them.
@@ -156,23 +147,14 @@ fn drop_changed_later(
     let here: HashSet<Vec<u8>> =
         folded.rows.iter().map(|row| row.table.canonical(&row.key)).collect();
     let mut later = HashSet::new();
-    let keys: Vec<String> = (0..layout.key_columns_max).map(|i| format!("key{i}")).collect();
-    let mut read = db.prepare_cached(&format!(
-        "SELECT table_id, {} FROM main.__harmonylite__change_log WHERE id > ?1 AND kind <> \
-        {KIND_PUBLISH}",
-        keys.join(", ")
-    ))?;
-    let mut entries = read.query([upto])?;
-    while let Some(entry) = entries.next()? {
-        let Some(table) = layout.by_id(entry.get(0)?) else { continue };
-        let key: Vec<Value> = (0..table.schema.key.len())
-            .map(|i| entry.get_ref(1 + i).map(Value::from))
-            .collect::<Result<_, _>>()?;
-        let canonical = table.canonical(&key);
+    for_each_change_after(db, layout.key_columns_max, upto, |table, key| {
+        let Some(table) = layout.by_id(table) else { return Ok(()) };
+        let canonical = table.canonical(&key[..table.schema.key.len()]);
         if here.contains(&canonical) {
             later.insert(canonical);
         }
-    }
+        Ok(())
+    })?;
     folded.rows.retain(|row| !later.contains(&row.table.canonical(&row.key)));
     Ok(())
 }

@@ -10,7 +10,7 @@ use crate::actor::{Ack, Effect, Fatal, Step};
 use crate::broker::{Broker, BrokerError, BrokerEvent, Message, Reply, Request, Ticket};
 use crate::capture::fold::FoldFrom;
 use crate::capture::install;
-use crate::db::connection::{self, Meta};
+use crate::db::connection;
 use crate::db::layout::Layout;
 use crate::model::action::Action;
 use crate::model::batch::BatchHeader;
@@ -18,6 +18,9 @@ use crate::model::config::{NodeConfig, Now};
 use crate::model::ids::{BatchNo, Site, StreamSeq};
 use crate::model::planted_bugs::{Bug, planted};
 use crate::publish::collect::{CollectError, CollectFrom, collect};
+use crate::store::change_log::log_end;
+use crate::store::meta::Meta;
+use crate::store::sites::own_sites;
 use crate::wire::encode::{Encoded, Encoder};
 use crate::wire::parts::{part_count, part_headers, part_payload};
 use rusqlite::Connection;
@@ -415,12 +418,12 @@ impl<B: Broker> Outbound<B> {
         if meta.site != self.site {
             return Ok(false);
         }
-        let end = crate::capture::fold::log_end(&self.db)?;
+        let end = log_end(&self.db)?;
         if end < self.sent {
             self.sent = meta.published.min(end);
         }
         if self.own_sites.is_empty() {
-            self.own_sites = connection::own_sites(&self.db)?;
+            self.own_sites = own_sites(&self.db)?;
         }
         let from = CollectFrom {
             node: self.config.node,

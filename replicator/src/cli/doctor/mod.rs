@@ -79,6 +79,7 @@ fn database(loaded: &Loaded, facts: FileFacts, report: &mut Report) {
 mod tests {
     use super::super::exit::Exit;
     use super::*;
+    use harmonylite::store::{install, meta};
     use rusqlite::Connection;
     use sha2::{Digest, Sha256};
     use std::path::Path;
@@ -185,8 +186,8 @@ mod tests {
         assert_eq!(look(&path).exit(), Some(Exit::Running));
         lock.remove();
         assert_eq!(look(&path).exit(), None);
-        harmonylite::db::connection::create_tables(&db, &path).unwrap();
-        harmonylite::db::connection::set(&db, "format", 99).unwrap();
+        install::create_tables(&db, &path).unwrap();
+        meta::set(&db, meta::FORMAT, 99).unwrap();
         assert_eq!(look(&path).exit(), Some(Exit::Database));
         serde_json::from_str::<serde_json::Value>(&look(&path).json()).unwrap();
     }

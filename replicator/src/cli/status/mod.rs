@@ -70,15 +70,17 @@ mod tests {
     use super::super::control::fake_node;
     use super::*;
     use harmonylite::db::lockfile::Lock;
+    use harmonylite::model::ids::NodeId;
     use harmonylite::model::status::BrokerStatus;
+    use harmonylite::store::{install, meta};
     use rusqlite::Connection;
 
     fn database(dir: &Path) -> std::path::PathBuf {
         let path = dir.join("app.db");
         let db = Connection::open(&path).unwrap();
         db.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, a)").unwrap();
-        harmonylite::db::connection::create_tables(&db, &path).unwrap();
-        harmonylite::db::connection::set(&db, "node", 4).unwrap();
+        install::create_tables(&db, &path).unwrap();
+        meta::set(&db, meta::NODE, NodeId(4)).unwrap();
         harmonylite::capture::install::install(&db, &Default::default(), 1).unwrap();
         db.execute_batch(
             "INSERT INTO t VALUES (1, 1), (2, 2);
