@@ -1,7 +1,8 @@
 //! What the two actors, inbound and outbound, and their owner exchange.
 
-use crate::db::connection::{self, DatabaseError};
+use crate::db::connection::DatabaseError;
 use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
+use crate::store::install::is_installed;
 use rusqlite::Connection;
 
 /// What outbound learned from an acknowledgement.
@@ -105,11 +106,7 @@ pub enum Fatal {
 impl Fatal {
     /// What an error of this database means: without our tables it is another content.
     pub(crate) fn of(db: &Connection, error: DatabaseError) -> Self {
-        if matches!(connection::is_installed(db), Ok(false)) {
-            Self::Restored
-        } else {
-            Self::Database(error)
-        }
+        if matches!(is_installed(db), Ok(false)) { Self::Restored } else { Self::Database(error) }
     }
 }
 

@@ -4,4 +4,5 @@ pub mod absorb;
 pub mod baseline;
 pub mod fold;
 pub mod install;
+pub mod triggers;
 pub mod user_triggers;

@@ -3,10 +3,8 @@
 //! Arrives: a path. Leaves: connections set up for their use, and what can go wrong with them.
 
 use crate::model::action::Action;
-use crate::store::meta::{self, Key};
 use rusqlite::config::DbConfig;
-use rusqlite::types::FromSql;
-use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::path::{Path, PathBuf};
 
 /// What can go wrong with the database as such.
@@ -135,26 +133,4 @@ pub fn open_reader(path: &Path) -> Result<Connection, DatabaseError> {
 pub fn run(db: &Connection, sql: &str) -> Result<(), DatabaseError> {
     db.prepare_cached(sql)?.raw_execute()?;
     Ok(())
-}
-
-// The old names of what is in `store/` now. Only `inbound/` and `repair/` use them still: they go
-// with the last use there.
-pub use crate::store::install::{create_tables, is_installed};
-pub use crate::store::meta::Meta;
-pub use crate::store::sites::{begin_site, own_sites};
-
-/// Reads one fact; [`crate::store::meta::get`] is its typed form.
-///
-/// # Errors
-/// What SQLite says.
-pub fn get<T: FromSql>(db: &Connection, key: &'static str) -> Result<Option<T>, DatabaseError> {
-    meta::get(db, Key::new(key))
-}
-
-/// Stores one fact; [`crate::store::meta::set`] is its typed form.
-///
-/// # Errors
-/// What SQLite says.
-pub fn set<T: ToSql>(db: &Connection, key: &'static str, value: T) -> Result<(), DatabaseError> {
-    meta::set(db, Key::new(key), value)
 }

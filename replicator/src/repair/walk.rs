@@ -6,14 +6,15 @@
 //! often it happens.
 
 use crate::capture::baseline::baseline_rows;
-use crate::capture::install::KIND_PUBLISH;
 use crate::db::connection::DatabaseError;
 use crate::db::key_pages::stretch;
 use crate::db::layout::{Layout, TableLayout};
 use crate::db::sql::quote;
 use crate::model::batch::Value;
 use crate::model::planted_bugs::{Bug, planted};
-use rusqlite::{Connection, params_from_iter};
+use crate::store::change_log::publish_rows;
+use crate::store::sites::IS_OWN;
+use rusqlite::Connection;
 
 /// A walk over all tables.
 #[derive(Clone, Debug)]
@@ -100,21 +101,11 @@ impl Walk {
         let keys: Vec<String> = (0..table.schema.key.len()).map(|i| format!("key{i}")).collect();
         let from = format!("main.{}", quote(&table.version_table()));
         let mut next = stretch(db, &from, &keys, self.after.as_deref(), rows_max)?;
-        let columns = keys.join(", ");
         next.values.push(Value::Integer(self.since_ms.unwrap_or(0) << 16));
-        let sql = format!(
-            "INSERT INTO main.__harmonylite__change_log (time, table_id, kind, {columns})
-             SELECT 0, {}, {KIND_PUBLISH}, {columns} FROM {from} WHERE {} AND hlc >= ?{}{}",
-            table.id,
-            next.condition,
-            next.values.len(),
-            if planted(Bug::OwnRowsOnly) {
-                " AND site IN (SELECT site FROM main.__harmonylite__site)"
-            } else {
-                ""
-            }
-        );
-        let logged = db.prepare_cached(&sql)?.execute(params_from_iter(&next.values))?;
+        let own = if planted(Bug::OwnRowsOnly) { format!(" AND {IS_OWN}") } else { String::new() };
+        let from =
+            format!("FROM {from} WHERE {} AND hlc >= ?{}{own}", next.condition, next.values.len());
+        let logged = publish_rows(db, table.id, &keys, &from, &next.values)?;
         self.after = next.end;
         Ok(logged as u64)
     }
