@@ -8,6 +8,7 @@ pub mod embedded;
 pub mod inbound;
 pub mod merge;
 pub mod model;
+pub mod nats;
 pub mod node;
 pub mod publish;
 pub mod repair;

@@ -6,9 +6,9 @@
 use super::report::Sources;
 use super::writer::ToWriter;
 use super::{metrics, registry};
-use crate::broker::nats::Asker;
 use crate::inbound::Input;
 use crate::model::status::Status;
+use crate::nats::Asker;
 use crate::settings::{Settings, bind_address};
 use axum::extract::{Path as UrlPath, State};
 use axum::http::{StatusCode, header};

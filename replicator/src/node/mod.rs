@@ -119,7 +119,7 @@ pub struct Node {
     threads: Vec<JoinHandle<()>>,
     ended: UnboundedReceiver<Ended>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
-    hub: Option<crate::broker::nats::Hub>,
+    hub: Option<crate::nats::Hub>,
     embedded: Option<Embedded>,
     lock: Option<Lock>,
     socket: PathBuf,

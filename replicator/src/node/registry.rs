@@ -2,8 +2,8 @@
 //!
 //! Arrives: the connection. Leaves: one JSON object a node. Reads only.
 
-use crate::broker::nats::Asker;
 use crate::broker::{BrokerError, Reply, Request};
+use crate::nats::Asker;
 use serde_json::{Value, json};
 
 /// The entries of all nodes, by node id; `{"node_id": ..}` alone for one that cannot be read.

@@ -5,12 +5,12 @@
 
 use super::reader::ReaderSeen;
 use super::writer::{StreamSeen, WriterSeen};
-use crate::broker::nats::{LinkState, wire};
 use crate::clock;
 use crate::db::connection::{self, DatabaseError};
 use crate::embedded::Health;
 use crate::model::ids::NodeId;
 use crate::model::status::{BrokerStatus, Counters, HeldStatus, Status, StreamStatus, WakeStatus};
+use crate::nats::{LinkState, wire};
 use crate::settings::Settings;
 use rusqlite::Connection;
 use std::path::PathBuf;
