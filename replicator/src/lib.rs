@@ -2,6 +2,8 @@
 
 pub mod broker;
 pub mod capture;
+#[doc(hidden)]
+pub mod cli;
 pub mod clock;
 pub mod db;
 pub mod embedded;

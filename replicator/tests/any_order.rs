@@ -9,11 +9,11 @@
 use harmonylite::capture::install;
 use harmonylite::db::connection;
 use harmonylite::db::layout::Layout;
-use harmonylite::db::schema::TableFilter;
 use harmonylite::merge::apply::{Applier, TableMap};
 use harmonylite::merge::unique_clash;
 use harmonylite::model::batch::{Op, Row, TableHeader, Value};
 use harmonylite::model::ids::{Hlc, Site, Version};
+use harmonylite::model::table_filter::TableFilter;
 use proptest::prelude::*;
 use rusqlite::Connection;
 use std::collections::HashSet;

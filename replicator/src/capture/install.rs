@@ -7,9 +7,10 @@
 
 use crate::db::connection::{self, DatabaseError};
 use crate::db::layout::{Layout, TableLayout, version_table};
-use crate::db::schema::{KeyKind, OWN_PREFIX, Schema, TableFilter, TableSchema, inspect};
+use crate::db::schema::{KeyKind, OWN_PREFIX, Schema, TableSchema, inspect};
 use crate::db::sql::quote;
 use crate::model::batch::Digest;
+use crate::model::table_filter::TableFilter;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::{BTreeMap, HashSet};
 

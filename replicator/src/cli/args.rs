@@ -1,8 +1,8 @@
 //! The arguments. The flags of HarmonyLite (Go) are valid with one dash or two.
 
 use super::exit::{self, Exit, Failure};
+use crate::settings::{ClusterSettings, server_bind};
 use clap::{Args, Parser, Subcommand};
-use harmonylite::settings::{ClusterSettings, server_bind};
 use std::ffi::OsString;
 use std::path::PathBuf;
 

@@ -3,9 +3,9 @@
 use super::args::ConflictsAction;
 use super::exit::{Exit, Failure};
 use super::{database, restore, show};
+use crate::settings::Settings;
+use crate::store::conflicts::{self, Conflict};
 use anyhow::Result;
-use harmonylite::settings::Settings;
-use harmonylite::store::conflicts::{self, Conflict};
 use rusqlite::Connection;
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -112,7 +112,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let settings = settings(dir.path());
         let db = Connection::open(&settings.db_path).unwrap();
-        harmonylite::db::connection::create_tables(&db, &settings.db_path).unwrap();
+        crate::db::connection::create_tables(&db, &settings.db_path).unwrap();
         assert_eq!(list(&[], false).unwrap(), "no conflicts\n");
         db.execute_batch(
             r#"INSERT INTO __harmonylite__conflict (time, table_name, key, reason, winner_hlc, winner_site, loser_hlc, loser_site, loser)

@@ -1,9 +1,9 @@
 //! Talks to the node that runs on a database: HTTP over the socket that its lock file names.
 
 use super::exit::{Exit, Failure};
+use crate::db::lockfile::Owner;
 use anyhow::{Context, Result};
 use axum::body::{Body, to_bytes};
-use harmonylite::db::lockfile::Owner;
 use hyper_util::rt::TokioIo;
 use std::path::Path;
 use std::time::Duration;

@@ -1,9 +1,9 @@
 //! Connections to the database for the commands that look at it or repair it.
 
 use super::exit::{Exit, Failure};
+use crate::db::connection;
+use crate::db::preflight;
 use anyhow::{Context, Result};
-use harmonylite::db::connection;
-use harmonylite::db::preflight;
 use rusqlite::{Connection, OpenFlags};
 use std::path::Path;
 use std::time::Duration;

@@ -6,10 +6,10 @@ use super::{
     cleanup, completions, conflicts, demo, doctor, quarantine, run, schema_cluster, schema_status,
     status, version,
 };
+use crate::settings::{Loaded, Settings};
 use anyhow::Result;
 use clap::Parser;
 use clap::error::ErrorKind;
-use harmonylite::settings::{Loaded, Settings};
 use std::ffi::OsString;
 use std::process::ExitCode;
 

@@ -1,12 +1,12 @@
 //! Exit statuses, and how an error becomes the two lines that a person reads.
 
-use harmonylite::NodeError;
-use harmonylite::db::connection::DatabaseError;
-use harmonylite::db::lockfile::LockError;
-use harmonylite::db::preflight::PreflightError;
-use harmonylite::embedded::EmbeddedError;
-use harmonylite::inbound::Fatal;
-use harmonylite::settings::{NodeConfigError, SettingsError};
+use crate::NodeError;
+use crate::db::connection::DatabaseError;
+use crate::db::lockfile::LockError;
+use crate::db::preflight::PreflightError;
+use crate::embedded::EmbeddedError;
+use crate::inbound::Fatal;
+use crate::settings::{NodeConfigError, SettingsError};
 use rusqlite::ErrorCode;
 use std::fmt;
 use std::io::Write as _;

@@ -1,6 +1,6 @@
 //! Sets logging up: to stderr, for people or as JSON. `RUST_LOG` wins over the settings.
 
-use harmonylite::settings::LoggingSettings;
+use crate::settings::LoggingSettings;
 use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 

@@ -3,10 +3,10 @@
 use super::args::QuarantineAction;
 use super::exit::{Exit, Failure};
 use super::{control, database, show};
+use crate::db::lockfile::{Sidecar, sidecar};
+use crate::settings::Settings;
+use crate::store::quarantine::{self, Entry};
 use anyhow::Result;
-use harmonylite::db::lockfile::{Sidecar, sidecar};
-use harmonylite::settings::Settings;
-use harmonylite::store::quarantine::{self, Entry};
 use rusqlite::Connection;
 use std::path::Path;
 use std::process::ExitCode;
@@ -98,15 +98,15 @@ fn drop_entry(db: &Connection, id: i64) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use harmonylite::db::lockfile::{Lock, Owner};
-    use harmonylite::model::ids::{BatchNo, NodeId, Site, StreamSeq};
+    use crate::db::lockfile::{Lock, Owner};
+    use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 
     #[test]
     fn entries_are_listed_retried_and_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("app.db");
         let db = Connection::open(&path).unwrap();
-        harmonylite::db::connection::create_tables(&db, &path).unwrap();
+        crate::db::connection::create_tables(&db, &path).unwrap();
         assert_eq!(list(&[], false), "nothing in quarantine\n");
         let entry = Entry {
             id: 0,

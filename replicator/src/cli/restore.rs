@@ -5,12 +5,13 @@
 //! must exist, literals are parsed and bound.
 
 use super::exit::{Exit, Failure};
+use crate::db::layout::TableLayout;
+use crate::db::schema::inspect;
+use crate::db::sql::literal;
+use crate::model::batch::Value;
+use crate::model::table_filter::TableFilter;
+use crate::store::conflicts::Conflict;
 use anyhow::Result;
-use harmonylite::db::layout::TableLayout;
-use harmonylite::db::schema::{TableFilter, inspect};
-use harmonylite::db::sql::literal;
-use harmonylite::model::batch::Value;
-use harmonylite::store::conflicts::Conflict;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params_from_iter};
 use std::fmt::Write as _;
 
@@ -178,9 +179,9 @@ fn parse_hex(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use harmonylite::capture::install;
-    use harmonylite::db::connection;
-    use harmonylite::store::conflicts;
+    use crate::capture::install;
+    use crate::db::connection;
+    use crate::store::conflicts;
 
     #[test]
     fn literals_are_read_back_exactly() {

@@ -2,9 +2,9 @@
 
 use super::args::Global;
 use super::log;
+use crate::Node;
+use crate::settings::{ClusterSettings, Loaded};
 use anyhow::{Context, Result};
-use harmonylite::Node;
-use harmonylite::settings::{ClusterSettings, Loaded};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -16,7 +16,7 @@ pub(crate) fn run(_options: &Global, loaded: Loaded, cluster: ClusterSettings) -
     }
     // Here, not in the node: a program that runs a node inside may have the database open, and
     // closing the file a second time would drop its locks.
-    harmonylite::db::preflight::check(&loaded.settings.db_path)?;
+    crate::db::preflight::check(&loaded.settings.db_path)?;
     // Two threads do the work; these only carry bytes.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -3,10 +3,10 @@
 
 use super::exit::{Exit, Failure};
 use super::{control, show};
+use crate::clock;
+use crate::db::lockfile::{Sidecar, sidecar};
+use crate::settings::Settings;
 use anyhow::{Context, Result};
-use harmonylite::clock;
-use harmonylite::db::lockfile::{Sidecar, sidecar};
-use harmonylite::settings::Settings;
 use serde_json::Value;
 use std::process::ExitCode;
 

@@ -1,9 +1,9 @@
 //! `-schema-status`: the replicated tables with their hashes, as this database has them.
 
 use super::{database, show};
+use crate::db::schema::{Schema, inspect};
+use crate::settings::Settings;
 use anyhow::{Context, Result};
-use harmonylite::db::schema::{Schema, inspect};
-use harmonylite::settings::Settings;
 use rusqlite::{Connection, OptionalExtension};
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -18,7 +18,7 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
 }
 
 fn text(db: &Connection, schema: &Schema) -> Result<String> {
-    let installed = harmonylite::db::connection::is_installed(db)?;
+    let installed = crate::db::connection::is_installed(db)?;
     let mut rows = vec![["table", "hash", "state"].map(str::to_owned).to_vec()];
     for table in &schema.tables {
         let known: Option<Option<Vec<u8>>> = match installed {
@@ -69,8 +69,8 @@ mod tests {
             "{}",
             show()
         );
-        harmonylite::db::connection::create_tables(&db, std::path::Path::new("x")).unwrap();
-        harmonylite::capture::install::install(&db, &Default::default(), 1).unwrap();
+        crate::db::connection::create_tables(&db, std::path::Path::new("x")).unwrap();
+        crate::capture::install::install(&db, &Default::default(), 1).unwrap();
         assert!(show().contains("  replicated\n"), "{}", show());
         db.execute_batch("ALTER TABLE t ADD COLUMN a").unwrap();
         assert!(show().contains("changed"), "{}", show());

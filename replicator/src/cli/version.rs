@@ -16,7 +16,7 @@ pub(crate) fn run(licenses: bool) -> Result<ExitCode> {
             "harmonylite {}\nSQLite {}\n{}\n",
             env!("CARGO_PKG_VERSION"),
             rusqlite::version(),
-            harmonylite::embedded::inside()
+            crate::embedded::inside()
         ));
     }
     Ok(ExitCode::SUCCESS)

@@ -6,7 +6,7 @@
 
 use crate::db::sql::{Collation, quote};
 use crate::model::batch::Digest;
-use globset::GlobSet;
+use crate::model::table_filter::TableFilter;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};
 use sha2::{Digest as _, Sha256};
@@ -91,21 +91,6 @@ pub struct Skipped {
     pub by_choice: bool,
 }
 
-/// Which tables the configuration wants.
-#[derive(Clone, Debug, Default)]
-pub struct TableFilter {
-    /// Empty: all.
-    pub include: GlobSet,
-    /// Wins over `include`.
-    pub exclude: GlobSet,
-}
-
-impl TableFilter {
-    fn wants(&self, table: &str) -> bool {
-        (self.include.is_empty() || self.include.is_match(table)) && !self.exclude.is_match(table)
-    }
-}
-
 /// The schema as the replicator sees it.
 #[derive(Clone, Debug, Default)]
 pub struct Schema {
@@ -159,7 +144,7 @@ pub fn inspect(db: &Connection, filter: &TableFilter) -> rusqlite::Result<Schema
                 false,
             )),
             "shadow" => found.skipped.push(skip("the inner table of a virtual table", false)),
-            _ if !filter.wants(&name) => {
+            _ if !filter.selects(&name) => {
                 found.skipped.push(Skipped {
                     by_choice: true,
                     ..skip("excluded by the configuration (tables.include, tables.exclude)", false)

@@ -85,8 +85,8 @@ mod tests {
     use super::*;
     use crate::capture::install::install;
     use crate::db::connection::{begin_site, create_tables};
-    use crate::db::schema::TableFilter;
     use crate::model::ids::Site;
+    use crate::model::table_filter::TableFilter;
 
     /// However small the pieces are, exactly the versions before the bound go, in tables of every
     /// kind of key.

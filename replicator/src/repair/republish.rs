@@ -140,8 +140,8 @@ mod tests {
     use super::*;
     use crate::capture::install::install;
     use crate::db::connection::{begin_site, create_tables};
-    use crate::db::schema::TableFilter;
     use crate::model::ids::{Hlc, Site};
+    use crate::model::table_filter::TableFilter;
 
     fn database() -> (Connection, Layout) {
         let db = Connection::open_in_memory().unwrap();

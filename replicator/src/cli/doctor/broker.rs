@@ -1,7 +1,7 @@
 //! What the configuration of the broker means for staying up and for keeping data.
 
 use super::report::{Level, Report};
-use harmonylite::settings::{ClusterSettings, Settings};
+use crate::settings::{ClusterSettings, Settings};
 
 /// A majority of two is two: only from three servers on can one be down.
 const SERVERS_MIN: usize = 3;

@@ -3,8 +3,8 @@
 use super::super::exit::Failure;
 use super::super::show;
 use super::report::{Level, Report};
-use harmonylite::db::lockfile::{LockError, Sidecar, sidecar};
-use harmonylite::db::preflight::FileFacts;
+use crate::db::lockfile::{LockError, Sidecar, sidecar};
+use crate::db::preflight::FileFacts;
 use std::path::Path;
 
 /// File systems whose locks or shared memory do not reach other machines, by the kernel's magic

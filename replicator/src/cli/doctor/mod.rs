@@ -16,10 +16,10 @@ use super::args::Global;
 use super::dispatch;
 use super::exit::Failure;
 use super::show;
+use crate::db::preflight::{self, FileFacts};
+use crate::db::schema::inspect;
+use crate::settings::{ClusterSettings, Loaded, Settings};
 use anyhow::Result;
-use harmonylite::db::preflight::{self, FileFacts};
-use harmonylite::db::schema::inspect;
-use harmonylite::settings::{ClusterSettings, Loaded, Settings};
 use report::{Level, Report};
 use std::process::ExitCode;
 
@@ -181,12 +181,12 @@ mod tests {
         let path = dir.path().join("app.db");
         let db = Connection::open(&path).unwrap();
         db.execute_batch("CREATE TABLE t (a TEXT PRIMARY KEY)").unwrap();
-        let lock = harmonylite::db::lockfile::Lock::acquire(&path).unwrap();
+        let lock = crate::db::lockfile::Lock::acquire(&path).unwrap();
         assert_eq!(look(&path).exit(), Some(Exit::Running));
         lock.remove();
         assert_eq!(look(&path).exit(), None);
-        harmonylite::db::connection::create_tables(&db, &path).unwrap();
-        harmonylite::db::connection::set(&db, "format", 99).unwrap();
+        crate::db::connection::create_tables(&db, &path).unwrap();
+        crate::db::connection::set(&db, "format", 99).unwrap();
         assert_eq!(look(&path).exit(), Some(Exit::Database));
         serde_json::from_str::<serde_json::Value>(&look(&path).json()).unwrap();
     }

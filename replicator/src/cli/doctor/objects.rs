@@ -2,11 +2,11 @@
 
 use super::super::exit::Failure;
 use super::report::{Level, Report};
+use crate::db::connection::{self, DatabaseError, FORMAT, Meta};
+use crate::model::ids::NodeId;
+use crate::settings::Settings;
+use crate::settings::identity::{IdentitySource, decide, machine_id};
 use anyhow::Result;
-use harmonylite::db::connection::{self, DatabaseError, FORMAT, Meta};
-use harmonylite::model::ids::NodeId;
-use harmonylite::settings::Settings;
-use harmonylite::settings::identity::{IdentitySource, decide, machine_id};
 use rusqlite::Connection;
 
 /// Checks it.

@@ -1,8 +1,8 @@
 //! Opens a database so that not a byte of it changes and no file appears beside it.
 
 use super::report::{Level, Report};
+use crate::db::preflight::{FileFacts, beside};
 use anyhow::Result;
-use harmonylite::db::preflight::{FileFacts, beside};
 use rusqlite::{Connection, OpenFlags};
 use std::fmt::Write as _;
 use std::path::Path;

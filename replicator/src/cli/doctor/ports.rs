@@ -3,8 +3,8 @@
 
 use super::super::exit::{Exit, Failure};
 use super::report::Report;
-use harmonylite::db::lockfile::{Sidecar, sidecar};
-use harmonylite::settings::{ClusterSettings, Settings, bind_address, server_bind};
+use crate::db::lockfile::{Sidecar, sidecar};
+use crate::settings::{ClusterSettings, Settings, bind_address, server_bind};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 

@@ -1,9 +1,9 @@
 //! What the schema means once several nodes write.
 
 use super::report::{Level, Report};
+use crate::db::schema::{KeyKind, Schema, TableSchema};
+use crate::db::sql::quote;
 use anyhow::Result;
-use harmonylite::db::schema::{KeyKind, Schema, TableSchema};
-use harmonylite::db::sql::quote;
 use rusqlite::Connection;
 
 /// Goes through all tables.

@@ -4,9 +4,9 @@
 //! while an authorizer listens.
 
 use super::report::{Level, Report};
+use crate::db::schema::{OWN_PREFIX, Schema};
+use crate::db::sql::quote;
 use anyhow::Result;
-use harmonylite::db::schema::{OWN_PREFIX, Schema};
-use harmonylite::db::sql::quote;
 use rusqlite::Connection;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use std::cell::RefCell;

@@ -6,10 +6,10 @@ mod text;
 
 use super::exit::{Exit, Failure};
 use super::{control, show};
+use crate::db::lockfile::{Owner, Sidecar, sidecar};
+use crate::model::status::Status;
+use crate::settings::Settings;
 use anyhow::{Context, Result};
-use harmonylite::db::lockfile::{Owner, Sidecar, sidecar};
-use harmonylite::model::status::Status;
-use harmonylite::settings::Settings;
 use offline::offline;
 use std::path::Path;
 use std::process::ExitCode;
@@ -69,17 +69,17 @@ fn ask(owner: Option<&Owner>) -> Result<Status> {
 mod tests {
     use super::super::control::fake_node;
     use super::*;
-    use harmonylite::db::lockfile::Lock;
-    use harmonylite::model::status::BrokerStatus;
+    use crate::db::lockfile::Lock;
+    use crate::model::status::BrokerStatus;
     use rusqlite::Connection;
 
     fn database(dir: &Path) -> std::path::PathBuf {
         let path = dir.join("app.db");
         let db = Connection::open(&path).unwrap();
         db.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, a)").unwrap();
-        harmonylite::db::connection::create_tables(&db, &path).unwrap();
-        harmonylite::db::connection::set(&db, "node", 4).unwrap();
-        harmonylite::capture::install::install(&db, &Default::default(), 1).unwrap();
+        crate::db::connection::create_tables(&db, &path).unwrap();
+        crate::db::connection::set(&db, "node", 4).unwrap();
+        crate::capture::install::install(&db, &Default::default(), 1).unwrap();
         db.execute_batch(
             "INSERT INTO t VALUES (1, 1), (2, 2);
              INSERT INTO __harmonylite__cursor (shard, seq, created, time, node, site, batch, \

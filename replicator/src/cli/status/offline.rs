@@ -1,13 +1,13 @@
 //! What a database tells of its node while that does not run.
 
 use super::super::database;
+use crate::clock;
+use crate::db::connection::Meta;
+use crate::model::status::{HeldStatus, Status, StreamStatus};
+use crate::store::conflicts;
+use crate::store::cursor::Cursor;
+use crate::store::quarantine;
 use anyhow::{Context, Result};
-use harmonylite::clock;
-use harmonylite::db::connection::Meta;
-use harmonylite::model::status::{HeldStatus, Status, StreamStatus};
-use harmonylite::store::conflicts;
-use harmonylite::store::cursor::Cursor;
-use harmonylite::store::quarantine;
 use rusqlite::Connection;
 use std::path::Path;
 

@@ -1,7 +1,7 @@
 //! The status for people: one aligned line a fact.
 
 use super::super::show;
-use harmonylite::model::status::Status;
+use crate::model::status::Status;
 use std::fmt::Write as _;
 
 /// Writes it.

@@ -5,8 +5,8 @@
 
 use super::relay::Relay;
 use super::schema;
+use crate::embedded::{Access, LIFELINE_SHELL};
 use anyhow::{Context, Result, bail};
-use harmonylite::embedded::{Access, LIFELINE_SHELL};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;

@@ -30,7 +30,7 @@ pub(super) fn report(
     });
     let conflicts = databases
         .iter()
-        .map(|db| Ok(harmonylite::store::conflicts::count(db)?))
+        .map(|db| Ok(crate::store::conflicts::count(db)?))
         .collect::<Result<Vec<_>>>()?;
     let bytes = stage
         .nodes

@@ -8,11 +8,11 @@ use super::relay::Relay;
 use super::schema::{self, PRODUCTS};
 use super::stage::{Stage, is_drained};
 use super::traffic::Traffic;
+use crate::clock;
+use crate::embedded::Embedded;
+use crate::model::ids::NodeId;
+use crate::settings::{ClusterSettings, Settings};
 use anyhow::{Context, Result};
-use harmonylite::clock;
-use harmonylite::embedded::Embedded;
-use harmonylite::model::ids::NodeId;
-use harmonylite::settings::{ClusterSettings, Settings};
 use std::path::Path;
 use std::time::Duration;
 use tokio::runtime::Runtime;
@@ -22,8 +22,8 @@ const PATIENCE_MS: u64 = 30_000;
 /// Makes one row differ behind everybody's back at the end, to show that this is found. For tests.
 const DAMAGE: &str = "HARMONYLITE_DEMO_DAMAGE";
 
-/// Plays it. False: the nodes differ in the end.
-pub(crate) fn run(keep: bool, seconds: u64) -> Result<bool> {
+/// Plays it. False: the nodes differ at the end.
+pub(super) fn play(keep: bool, seconds: u64) -> Result<bool> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let interrupt = Interrupt::listen(&runtime)?;
@@ -32,7 +32,7 @@ pub(crate) fn run(keep: bool, seconds: u64) -> Result<bool> {
         .tempdir()
         .context("cannot make a temporary directory")?;
     let embedded = runtime.block_on(broker(dir.path()))?;
-    let played = play(dir.path(), &runtime, &embedded, &interrupt, keep, seconds);
+    let played = perform(dir.path(), &runtime, &embedded, &interrupt, keep, seconds);
     runtime.block_on(embedded.stop());
     // What waits for an answer of a node that is gone need not be waited for.
     runtime.shutdown_timeout(Duration::from_millis(100));
@@ -46,7 +46,7 @@ async fn broker(dir: &Path) -> Result<Embedded> {
     Ok(Embedded::start(&settings, NodeId(0), &ClusterSettings::default()).await?)
 }
 
-fn play(
+fn perform(
     dir: &Path,
     runtime: &Runtime,
     embedded: &Embedded,
@@ -177,6 +177,6 @@ fn damage(stage: &Stage) -> Result<()> {
 }
 
 /// Whether this error is only that somebody pressed Ctrl-C.
-pub(crate) fn is_interrupt(error: &anyhow::Error) -> bool {
+pub(super) fn is_interrupt(error: &anyhow::Error) -> bool {
     error.is::<Interrupted>()
 }

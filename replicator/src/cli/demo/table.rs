@@ -148,7 +148,7 @@ impl Cells {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use harmonylite::model::status::{BrokerStatus, Status, StreamStatus};
+    use crate::model::status::{BrokerStatus, Status, StreamStatus};
 
     #[test]
     fn a_frame_tells_of_each_node() {

@@ -9,6 +9,7 @@ mod ending;
 mod interrupt;
 mod nodes;
 mod observe;
+mod play;
 mod relay;
 mod run;
 mod schema;
@@ -17,4 +18,4 @@ mod stage;
 mod table;
 mod traffic;
 
-pub(crate) use run::{is_interrupt, run};
+pub(super) use run::run;

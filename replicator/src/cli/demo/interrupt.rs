@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 /// The demo was told to stop.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted")]
-pub(crate) struct Interrupted;
+pub(super) struct Interrupted;
 
 /// Whether to stop, and a place to wait for it.
 #[derive(Clone, Default)]

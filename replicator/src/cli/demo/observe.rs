@@ -1,11 +1,11 @@
 //! Looks at each node a few times a second: what it says of itself, and how many rows it holds.
 
+use super::super::control;
 use super::interrupt::Interrupt;
 use super::schema;
-use crate::cli::control;
+use crate::db::lockfile::{Sidecar, sidecar};
+use crate::model::status::Status;
 use anyhow::Result;
-use harmonylite::db::lockfile::{Sidecar, sidecar};
-use harmonylite::model::status::Status;
 use parking_lot::Mutex;
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
