@@ -1,5 +1,4 @@
-//! `harmonylite cleanup`: takes everything of ours out of a database, and what HarmonyLite (Go)
-//! left there.
+//! `harmonylite cleanup`: removes everything of ours, and of HarmonyLite (Go), from a database.
 
 use super::{database, show};
 use crate::capture::install;
@@ -18,10 +17,10 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
         let _ = writeln!(out, "removed {name}");
     }
     let _ = match removed.len() {
-        0 => writeln!(out, "nothing of harmonylite is in {}", settings.db_path.display()),
+        0 => writeln!(out, "no objects of harmonylite in {}", settings.db_path.display()),
         n => writeln!(
             out,
-            "{n} objects removed from {}; its own tables are as they were",
+            "removed {n} objects from {}; the application's tables are unchanged",
             settings.db_path.display()
         ),
     };

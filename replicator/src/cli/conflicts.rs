@@ -1,4 +1,4 @@
-//! `harmonylite conflicts`: what lost against a concurrent write, and how to get it back.
+//! `harmonylite conflicts`: lists and restores writes that lost against a concurrent write.
 
 use super::args::ConflictsAction;
 use super::exit::{Exit, Failure};
@@ -10,7 +10,7 @@ use rusqlite::Connection;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-/// Does what is asked.
+/// Runs `harmonylite conflicts`.
 pub(crate) fn run(settings: &Settings, action: ConflictsAction) -> Result<ExitCode> {
     let mut db = database::open_installed(&settings.db_path)?;
     let text = match action {
@@ -21,7 +21,7 @@ pub(crate) fn run(settings: &Settings, action: ConflictsAction) -> Result<ExitCo
             restore::restore(&mut db, &settings.table_filter()?, &conflict)?
         }
         ConflictsAction::Clear => format!(
-            "{} conflicts forgotten\n",
+            "removed {} conflicts\n",
             db.execute("DELETE FROM main.__harmonylite__conflict", [])?
         ),
     };
@@ -34,8 +34,8 @@ fn find(db: &Connection, id: i64) -> Result<Conflict> {
     found.ok_or_else(|| {
         Failure::new(
             Exit::General,
-            format!("there is no conflict {id}"),
-            "`harmonylite conflicts list` shows their numbers",
+            format!("no conflict {id}"),
+            "`harmonylite conflicts list` shows the ids",
         )
         .into()
     })
@@ -49,7 +49,7 @@ fn list(conflicts: &[Conflict], json: bool) -> Result<String> {
         return Ok("no conflicts\n".to_owned());
     }
     let mut rows =
-        vec![["id", "noticed", "table", "key", "what", "lost"].map(str::to_owned).to_vec()];
+        vec![["id", "time", "table", "key", "reason", "losing write"].map(str::to_owned).to_vec()];
     rows.extend(conflicts.iter().map(|c| {
         let lost = c.content.as_deref().unwrap_or("a delete");
         vec![
@@ -77,12 +77,12 @@ fn detail(c: &Conflict) -> String {
     let mut out = String::new();
     let rows = [
         ("conflict", c.id.to_string()),
-        ("noticed", show::moment(c.time_ms)),
+        ("time", show::moment(c.time_ms)),
         ("table", c.table.clone()),
         ("key", c.key.clone()),
-        ("what", c.reason.clone()),
-        ("stayed", format!("version {}", c.winner)),
-        ("lost", format!("version {}", c.loser)),
+        ("reason", c.reason.clone()),
+        ("winner", format!("version {}", c.winner)),
+        ("loser", format!("version {}", c.loser)),
     ];
     for (label, text) in rows {
         show::line(&mut out, label, &text);
@@ -93,9 +93,9 @@ fn detail(c: &Conflict) -> String {
                 let _ = writeln!(out, "  {name} = {literal}");
             }
         }
-        None => show::line(&mut out, "content", "none: what lost was a delete"),
+        None => show::line(&mut out, "content", "none: the losing write was a delete"),
     }
-    let _ = writeln!(out, "restore it: harmonylite conflicts restore {}", c.id);
+    let _ = writeln!(out, "to restore it: harmonylite conflicts restore {}", c.id);
     out
 }
 

@@ -11,7 +11,7 @@ use rusqlite::Connection;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// Does what is asked.
+/// Runs `harmonylite quarantine`.
 pub(crate) fn run(settings: &Settings, action: QuarantineAction) -> Result<ExitCode> {
     let db = database::open_installed(&settings.db_path)?;
     let text = match action {
@@ -29,11 +29,10 @@ fn list(entries: &[Entry], json: bool) -> String {
         return serde_json::Value::Array(all).to_string() + "\n";
     }
     if entries.is_empty() {
-        return "nothing in quarantine\n".to_owned();
+        return "no batches in quarantine\n".to_owned();
     }
-    let mut rows = vec![
-        ["id", "set aside", "from node", "batch", "stream", "reason"].map(str::to_owned).to_vec(),
-    ];
+    let mut rows =
+        vec![["id", "since", "from node", "batch", "stream", "reason"].map(str::to_owned).to_vec()];
     rows.extend(entries.iter().map(|e| {
         let place = format!("{} at {}", e.shard, e.seq);
         vec![
@@ -57,8 +56,8 @@ fn as_json(e: &Entry) -> serde_json::Value {
 fn unknown(id: i64) -> Failure {
     Failure::new(
         Exit::General,
-        format!("there is no batch {id} in quarantine"),
-        "`harmonylite quarantine list` shows their numbers",
+        format!("no batch {id} in quarantine"),
+        "`harmonylite quarantine list` shows the ids",
     )
 }
 
@@ -68,20 +67,19 @@ fn retry(db: &Connection, path: &Path, id: i64) -> Result<String> {
         return Err(Failure::new(
             Exit::General,
             format!("no node runs on {}", path.display()),
-            "start it with `harmonylite run`, then retry",
+            "start it with `harmonylite run`, then try again",
         )
         .into());
     };
     let answer = control::ask(owner.as_ref(), "POST", &format!("/quarantine/{id}/retry"))?;
     match answer.status {
         200..=299 => Ok(format!(
-            "the node tries batch {id} again; if it stays in `harmonylite quarantine list`, its \
-            reason is the new one\n"
+            "the node retries batch {id}; if it fails again, `harmonylite quarantine list` shows the new reason\n"
         )),
         status => Err(Failure::new(
             Exit::General,
             format!("the node refused ({status}): {}", answer.body),
-            "its log tells more",
+            "see its log",
         )
         .into()),
     }
@@ -89,7 +87,7 @@ fn retry(db: &Connection, path: &Path, id: i64) -> Result<String> {
 
 fn drop_entry(db: &Connection, id: i64) -> Result<String> {
     if quarantine::remove(db, id)? {
-        Ok(format!("batch {id} thrown away\n"))
+        Ok(format!("dropped batch {id}\n"))
     } else {
         Err(unknown(id).into())
     }
@@ -107,7 +105,7 @@ mod tests {
         let path = dir.path().join("app.db");
         let db = Connection::open(&path).unwrap();
         crate::db::connection::create_tables(&db, &path).unwrap();
-        assert_eq!(list(&[], false), "nothing in quarantine\n");
+        assert_eq!(list(&[], false), "no batches in quarantine\n");
         let entry = Entry {
             id: 0,
             time_ms: 1_700_000_000_000,

@@ -1,4 +1,4 @@
-//! `-schema-status`: the replicated tables with their hashes, as this database has them.
+//! `-schema-status`: the replicated tables of this database with their hashes.
 
 use super::{database, show};
 use crate::db::schema::{Schema, inspect};
@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension};
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-/// Prints it.
+/// Prints the table.
 pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
     let db = database::open(&settings.db_path)?;
     let schema = inspect(&db, &settings.table_filter()?)
@@ -33,7 +33,7 @@ fn text(db: &Connection, schema: &Schema) -> Result<String> {
         };
         let state = match known.flatten() {
             Some(hash) if hash == table.hash => "replicated",
-            Some(_) => "changed; the running node takes it over",
+            Some(_) => "changed; the running node adopts it",
             None => "not replicated yet",
         };
         rows.push(vec![table.name.clone(), hex(&table.hash[..8]), state.to_owned()]);

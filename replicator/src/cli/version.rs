@@ -1,10 +1,10 @@
-//! `harmonylite version`: what this program is made of.
+//! `harmonylite version`: the versions of the program and its parts.
 
 use super::show;
 use anyhow::Result;
 use std::process::ExitCode;
 
-/// The licences of everything inside, written by scripts/licenses.py.
+/// The licences of all parts, written by scripts/licenses.py.
 const LICENSES: &str = include_str!("../../licenses.txt");
 
 /// Prints the versions, or the licences.

@@ -1,4 +1,4 @@
-//! The play: who writes, what breaks, and what must be so in the end.
+//! The script of the demo: who writes, what breaks, and what must hold at the end.
 
 use super::compare::compare;
 use super::ending::{report, what_to_type};

@@ -1,5 +1,5 @@
-//! `harmonylite status`: what the node of a database is doing, or, if none runs, what the database
-//! tells.
+//! `harmonylite status`: the status of the running node, or what the database contains if none
+//! runs.
 
 mod offline;
 mod text;
@@ -20,7 +20,7 @@ const WATCH: Duration = Duration::from_secs(1);
 /// Moves the cursor home and clears what is below.
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
-/// The status as JSON: what the node says of itself, and whether it runs.
+/// The status as JSON, and whether the node runs.
 #[derive(serde::Serialize)]
 struct Shown<'a> {
     running: bool,
@@ -28,7 +28,7 @@ struct Shown<'a> {
     status: &'a Status,
 }
 
-/// Prints the status; ends with 1 if no node runs.
+/// Prints the status. The exit status is 1 if no node runs.
 pub(crate) fn run(settings: &Settings, json: bool, watch: bool) -> Result<ExitCode> {
     loop {
         let (running, status) = look(&settings.db_path)?;
@@ -57,12 +57,12 @@ fn ask(owner: Option<&Owner>) -> Result<Status> {
         return Err(Failure::new(
             Exit::General,
             format!("the node answers {}: {}", answer.status, answer.body),
-            "its log tells more",
+            "see its log",
         )
         .into());
     }
     serde_json::from_str(&answer.body)
-        .context("the node's answer cannot be read: is it another version of harmonylite?")
+        .context("cannot read the node's answer: is it another version of harmonylite?")
 }
 
 #[cfg(test)]
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stopped_node_still_tells_what_the_database_holds() {
+    fn a_stopped_node_shows_what_the_database_holds() {
         let dir = tempfile::tempdir().unwrap();
         let path = database(dir.path());
         let (running, status) = look(&path).unwrap();
@@ -100,7 +100,7 @@ mod tests {
         let text = text(running, &status);
         for part in [
             "NOT RUNNING",
-            "1 tables",
+            "1 table replicated",
             "applied up to 17",
             "2 changes",
             "node 9",
@@ -148,13 +148,13 @@ mod tests {
     }
 
     #[test]
-    fn a_database_that_was_never_replicated_says_so() {
+    fn a_database_that_was_never_replicated_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("plain.db");
         Connection::open(&path).unwrap().execute_batch("CREATE TABLE t (a)").unwrap();
         let failure = Failure::of(&look(&path).unwrap_err());
         assert!(
-            failure.exit == Exit::General && failure.what.contains("never been replicated"),
+            failure.exit == Exit::General && failure.what.contains("never replicated"),
             "{failure:?}"
         );
     }

@@ -1,4 +1,4 @@
-//! What a database tells of its node while that does not run.
+//! The status of a node that does not run, as far as its database contains it.
 
 use super::super::database;
 use crate::clock;
@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use rusqlite::Connection;
 use std::path::Path;
 
-/// Reads it.
+/// Reads the status from the database.
 pub(super) fn offline(path: &Path) -> Result<Status> {
     let db = database::open_installed(path)?;
     read(&db, path).with_context(|| path.display().to_string())
