@@ -75,7 +75,7 @@ fn every_error_is_two_lines_and_has_its_exit_status() {
         ("--config=broken.toml doctor-typo", 2, "unrecognized subcommand"),
         ("-config broken.toml", 2, "line 2"),
         ("-cluster-addr nowhere -db app.db", 2, "-cluster-addr"),
-        ("-save-snapshot -db app.db", 9, "-save-snapshot is not in this version"),
+        ("-save-snapshot -db app.db", 9, "does not support -save-snapshot"),
         ("-pprof :6060 -db app.db", 9, "does not support -pprof"),
         ("status --db app.db", 1, "was never replicated"),
         ("quarantine retry 1 --db app.db", 1, "was never replicated"),

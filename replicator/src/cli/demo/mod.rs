@@ -1,8 +1,8 @@
-//! `harmonylite demo`: three nodes of a shop on this machine, written at once, cut off, killed, and
-//! compared in the end.
+//! `harmonylite demo`: three nodes of a shop on this machine. All write at once, one is cut off,
+//! one is killed, and at the end the databases are compared.
 //!
-//! Real processes of this very program on temporary files, around one embedded nats-server;
-//! ordinary connections write.
+//! The nodes are processes of this program on temporary files, around one embedded nats-server.
+//! Ordinary connections write.
 
 mod compare;
 mod ending;

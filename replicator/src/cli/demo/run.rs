@@ -6,7 +6,7 @@ use super::play::{is_interrupt, play};
 use anyhow::Result;
 use std::process::ExitCode;
 
-/// What a shell reports for a program that SIGINT ended.
+/// The exit status that shells use for a program that SIGINT ended.
 const INTERRUPTED: u8 = 130;
 
 /// Runs `harmonylite demo`. The exit status is 1 if the nodes differ.
@@ -15,7 +15,7 @@ pub(in crate::cli) fn run(keep: bool, seconds: u64) -> Result<ExitCode> {
         Ok(true) => Ok(ExitCode::SUCCESS),
         Ok(false) => Ok(Exit::General.into()),
         Err(error) if is_interrupt(&error) => {
-            show::print("interrupted; processes are ended and files removed\n");
+            show::print("interrupted; stopped the processes and removed the files\n");
             Ok(ExitCode::from(INTERRUPTED))
         }
         Err(error) => Err(error),

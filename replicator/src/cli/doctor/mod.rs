@@ -1,7 +1,7 @@
-//! `harmonylite doctor`: checks a database and a configuration before anything is touched.
+//! `harmonylite doctor`: checks a database and a configuration without changing anything.
 //!
-//! Arrives: what `run` would get. Leaves: a report, and the exit status that `run` would end with.
-//! Owns: nothing is changed, not even a -shm is created (a test compares digests).
+//! Arrives: the arguments of `run`. Leaves: a report, and the exit status of `run`. Owns: nothing
+//! changes; not even a -shm is created (a test compares digests).
 
 mod broker;
 mod machine;
@@ -50,7 +50,7 @@ fn examine(global: &Global) -> Report {
     broker::check(&loaded.settings, &cluster, &mut report);
     ports::check(&loaded.settings, &cluster, &mut report);
     if report.has_problem("configuration") && global.db.is_none() {
-        // Which database is meant is not known then.
+        // The database is unknown then.
         return report;
     }
     match preflight::check(&loaded.settings.db_path) {
