@@ -102,7 +102,7 @@ mod tests {
         assert!(!three.contains("WARNING"), "{three}");
         let whole_list =
             text(|s| s.replication_log.replicas = 3, Some("a:1"), &["nats://a:1/", "nats://b:1"]);
-        assert!(whole_list.contains("has 2 servers"), "{whole_list}");
+        assert!(whole_list.contains("knows 2 servers"), "{whole_list}");
         assert!(text(|_| {}, Some("a:1"), &["b", "c"]).contains("is lost with one server"));
         assert!(text(|s| s.replication_log.replicas = 3, None, &[]).contains("one copy"));
         assert!(text(|_| {}, None, &[]).contains("an embedded server of its own"));
