@@ -127,9 +127,12 @@ fn installed(dir: &Path) -> rusqlite::Connection {
     harmonylite::db::connection::create_tables(&db, &dir.join("app.db")).unwrap();
     harmonylite::capture::install::install(&db, &Default::default(), 1).unwrap();
     db.execute_batch(
-        r#"INSERT INTO __harmonylite__conflict (time, table_name, key, reason, winner_hlc, winner_site, loser_hlc, loser_site, loser)
-           VALUES (1, 't', '{"id":"''k''"}', 'concurrent writes', 2, 2, 1, 1, '{"id":"''k''","a":"''lost''"}');
-           INSERT INTO __harmonylite__quarantine (time, shard, seq, node, site, batch, reason, body) VALUES (1, 1, 9, 2, 3, 4, 'truncated', X'00');"#,
+        r#"INSERT INTO __harmonylite__conflict (time, table_name, key, reason,
+               winner_hlc, winner_site, loser_hlc, loser_site, loser)
+           VALUES (1, 't', '{"id":"''k''"}', 'concurrent writes', 2, 2, 1, 1,
+                   '{"id":"''k''","a":"''lost''"}');
+           INSERT INTO __harmonylite__quarantine (time, shard, seq, node, site, batch, reason, body)
+           VALUES (1, 1, 9, 2, 3, 4, 'truncated', X'00');"#,
     )
     .unwrap();
     db

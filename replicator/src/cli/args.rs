@@ -8,7 +8,8 @@ use std::path::PathBuf;
 
 /// HarmonyLite keeps copies of a SQLite database in sync. Every copy accepts writes.
 #[derive(Debug, Parser)]
-#[command(name = "harmonylite", after_help = exit::HELP, disable_version_flag = true, args_conflicts_with_subcommands = false)]
+#[command(name = "harmonylite", after_help = exit::HELP)]
+#[command(disable_version_flag = true, args_conflicts_with_subcommands = false)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -38,22 +39,32 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "URL,URL", value_delimiter = ',')]
     pub(crate) leaf_servers: Vec<String>,
     /// Remove our triggers and tables from the database and exit (as `harmonylite cleanup`)
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    #[arg(long, num_args = 0..=1, require_equals = true, value_name = "BOOL")]
+    #[arg(default_missing_value = "true", default_value = "false")]
+    #[arg(hide_default_value = true, hide_possible_values = true)]
     pub(crate) cleanup: bool,
     /// Take a snapshot and exit (not supported yet)
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    #[arg(long, num_args = 0..=1, require_equals = true, value_name = "BOOL")]
+    #[arg(default_missing_value = "true", default_value = "false")]
+    #[arg(hide_default_value = true, hide_possible_values = true)]
     pub(crate) save_snapshot: bool,
     /// Print the replicated tables with their hashes and exit
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    #[arg(long, num_args = 0..=1, require_equals = true, value_name = "BOOL")]
+    #[arg(default_missing_value = "true", default_value = "false")]
+    #[arg(hide_default_value = true, hide_possible_values = true)]
     pub(crate) schema_status: bool,
     /// Print the schema hashes of all nodes, read through the running node, and exit
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    #[arg(long, num_args = 0..=1, require_equals = true, value_name = "BOOL")]
+    #[arg(default_missing_value = "true", default_value = "false")]
+    #[arg(hide_default_value = true, hide_possible_values = true)]
     pub(crate) schema_status_cluster: bool,
     /// Serve profiles (not supported yet)
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) pprof: Option<String>,
     /// Print the version and exit
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    #[arg(long, num_args = 0..=1, require_equals = true, value_name = "BOOL")]
+    #[arg(default_missing_value = "true", default_value = "false")]
+    #[arg(hide_default_value = true, hide_possible_values = true)]
     pub(crate) version: bool,
 }
 
@@ -67,7 +78,8 @@ pub(crate) enum Command {
         #[arg(long)]
         keep: bool,
         /// Approximate duration
-        #[arg(long, value_name = "N", default_value_t = 25, value_parser = clap::value_parser!(u64).range(8..=3_600))]
+        #[arg(long, value_name = "N", default_value_t = 25)]
+        #[arg(value_parser = clap::value_parser!(u64).range(8..=3_600))]
         seconds: u64,
     },
     /// Show the status of this database's node
@@ -118,7 +130,7 @@ pub(crate) enum ConflictsAction {
         #[arg(long)]
         json: bool,
         /// Show at most N
-        #[arg(long, default_value_t = 100)]
+        #[arg(long, value_name = "N", default_value_t = 100)]
         most: u32,
     },
     /// Show one conflict with its content

@@ -115,18 +115,18 @@ mod tests {
         crate::db::connection::create_tables(&db, &settings.db_path).unwrap();
         assert_eq!(list(&[], false).unwrap(), "no conflicts\n");
         db.execute_batch(
-            r#"INSERT INTO __harmonylite__conflict (time, table_name, key, reason, winner_hlc, winner_site, loser_hlc, loser_site, loser)
-               VALUES (1700000000000, 't', '{"id":"1"}', 'concurrent writes', 2, 2, 1, 1, '{"id":"1","a":"''x''"}'),
+            r#"INSERT INTO __harmonylite__conflict (time, table_name, key, reason,
+               winner_hlc, winner_site, loser_hlc, loser_site, loser)
+               VALUES (1700000000000, 't', '{"id":"1"}', 'concurrent writes', 2, 2, 1, 1,
+                       '{"id":"1","a":"''x''"}'),
                       (1700000000000, 't', '{"id":"2"}', 'concurrent writes', 2, 2, 1, 1, NULL)"#,
         )
         .unwrap();
         let all = conflicts::list(&db, 10).unwrap();
         let text = list(&all, false).unwrap();
         assert!(text.contains("2023-11-14T22:13:20Z") && text.contains("a delete"), "{text}");
-        assert_eq!(
-            serde_json::from_str::<serde_json::Value>(&list(&all, true).unwrap()).unwrap()[1]["content"],
-            all[1].content.clone().unwrap()
-        );
+        let listed: serde_json::Value = serde_json::from_str(&list(&all, true).unwrap()).unwrap();
+        assert_eq!(listed[1]["content"], all[1].content.clone().unwrap());
         assert!(detail(&find(&db, 1).unwrap()).contains("  a = 'x'\n"));
         assert!(detail(&find(&db, 2).unwrap()).contains("was a delete"));
         assert!(find(&db, 3).unwrap_err().to_string().contains("no conflict 3"));

@@ -174,11 +174,13 @@ fn node(error: &NodeError) -> (Exit, String) {
         ),
         NodeError::Replaced(_) => say(
             Exit::Protect,
-            "put the right file in place, then start again; a restored backup is detected automatically",
+            "put the right file in place, then start again; a restored backup is detected \
+            automatically",
         ),
         NodeError::Fatal(Fatal::Restored) => say(
             Exit::Protect,
-            "start again: the database gets a new incarnation, and the rows that it lacks from the other nodes; to keep restored rows, write them again",
+            "start again: the database gets a new incarnation, and the rows that it lacks from \
+            the other nodes; to keep restored rows, write them again",
         ),
         NodeError::Fatal(Fatal::SecondNode { .. }) => {
             say(Exit::NodeId, "node_id in the configuration, or -node-id on the command line")
@@ -210,7 +212,8 @@ fn database(error: &DatabaseError) -> (Exit, String) {
         }
         DatabaseError::Full => "free space on the disk of the database",
         DatabaseError::NoIndex => {
-            "free space on the disk of the database; if it has space, check the kernel's log for disk errors"
+            "free space on the disk of the database; if it has space, check the kernel's log for \
+            disk errors"
         }
         DatabaseError::NewerFormat { .. } => "install the newer harmonylite on this node too",
         DatabaseError::NotWal { .. } => {
@@ -239,7 +242,8 @@ fn sqlite(error: &rusqlite::Error) -> &'static str {
             "another program holds a lock: let it finish, then try again"
         }
         Some(ErrorCode::SystemIoFailure) => {
-            "the disk failed: see the kernel's log; check the file with sqlite3 FILE 'PRAGMA integrity_check', then start again"
+            "the disk failed: see the kernel's log; check the file with sqlite3 FILE 'PRAGMA \
+            integrity_check', then start again"
         }
         Some(ErrorCode::DiskFull) => "free space on the disk of the database",
         Some(ErrorCode::ConstraintViolation) => {

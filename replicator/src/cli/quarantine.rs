@@ -49,7 +49,8 @@ fn list(entries: &[Entry], json: bool) -> String {
 
 fn as_json(e: &Entry) -> serde_json::Value {
     serde_json::json!({
-        "id": e.id, "time_ms": e.time_ms, "shard": e.shard, "seq": e.seq.0, "node_id": e.node.0, "site": e.site.0, "batch": e.batch.0, "reason": e.reason,
+        "id": e.id, "time_ms": e.time_ms, "shard": e.shard, "seq": e.seq.0,
+        "node_id": e.node.0, "site": e.site.0, "batch": e.batch.0, "reason": e.reason,
     })
 }
 
@@ -74,7 +75,8 @@ fn retry(db: &Connection, path: &Path, id: i64) -> Result<String> {
     let answer = control::ask(owner.as_ref(), "POST", &format!("/quarantine/{id}/retry"))?;
     match answer.status {
         200..=299 => Ok(format!(
-            "the node retries batch {id}; if it fails again, `harmonylite quarantine list` shows the new reason\n"
+            "the node retries batch {id}; if it fails again, `harmonylite quarantine list` shows \
+            the new reason\n"
         )),
         status => Err(Failure::new(
             Exit::General,

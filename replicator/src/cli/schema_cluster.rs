@@ -85,7 +85,12 @@ mod tests {
 
     #[test]
     fn nodes_are_compared_with_the_one_that_is_asked() {
-        let node = |id: u64, hash: &str, previous: &str| json!({ "node_id": id, "schema_hash": hash, "previous_hash": previous, "harmonylite_version": "0.1.0", "updated_at": 5 });
+        let node = |id: u64, hash: &str, previous: &str| {
+            json!({
+                "node_id": id, "schema_hash": hash, "previous_hash": previous,
+                "harmonylite_version": "0.1.0", "updated_at": 5,
+            })
+        };
         let entries = [
             node(1, "bb", "aa"),
             node(2, "bb", ""),

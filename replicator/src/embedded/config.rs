@@ -73,7 +73,8 @@ impl Plan {
         let login = named.or_else(|| (ours && !exposed).then(|| ("harmonylite".to_owned(), made)));
         if ours && login.is_none() {
             warnings.push(
-                "the embedded nats-server accepts connections from everywhere without a password: set \
+                "the embedded nats-server accepts connections from everywhere without a password: \
+                set \
                 nats.user_name and nats.user_password, or \
                  accounts in nats.server_config"
                     .to_owned(),
@@ -81,7 +82,8 @@ impl Plan {
         }
 
         let mut head = String::from(
-            "# Written by harmonylite at every start: changes are lost. Use nats.server_config for yours.\n",
+            "# Written by harmonylite at every start: changes are lost. Use nats.server_config \
+            for yours.\n",
         );
         if !nats.server_config.is_empty() {
             _ = writeln!(
@@ -234,13 +236,15 @@ fn routes(
         .count();
     if others < 2 {
         warnings.push(format!(
-            "this cluster has {} nodes: it stops while one of them is down; it needs three to continue",
+            "this cluster has {} nodes: it stops while one of them is down; it needs three to \
+            continue",
             others + 1
         ));
     }
     if replicas < 3 {
         warnings.push(format!(
-            "replication_log.replicas = {replicas} in a cluster: a stream is lost with one server; with 3 it survives one"
+            "replication_log.replicas = {replicas} in a cluster: a stream is lost with one \
+            server; with 3 it survives one"
         ));
     }
     // JetStream refuses a cluster without any route, so a first node names itself.

@@ -68,7 +68,8 @@ pub enum EmbeddedError {
     },
     /// Another server uses the store directory.
     #[error(
-        "another server uses the directory {path}: stop the other node, or give this one another node_id or db_path"
+        "another server uses the directory {path}: stop the other node, or give this one another \
+        node_id or db_path"
     )]
     StoreLocked {
         /// The directory.

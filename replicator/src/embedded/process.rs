@@ -91,9 +91,10 @@ impl Running {
                 Err(did_not_start(last_failure.lock().take(), status.ok()))
             }
             () = tokio::time::sleep(READY_WITHIN) => {
-                let said = last_failure.lock().take().map_or(String::new(), |said| format!("; its last error: {said}"));
-                Err(EmbeddedError::DidNotStart { reason: format!("not ready after {} \
-                    s{said}", READY_WITHIN.as_secs()) })
+                let last = last_failure.lock().take();
+                let last = last.map_or(String::new(), |text| format!("; its last error: {text}"));
+                let reason = format!("not ready after {} s{last}", READY_WITHIN.as_secs());
+                Err(EmbeddedError::DidNotStart { reason })
             }
         }
     }

@@ -75,7 +75,12 @@ impl Embedded {
         for warning in &plan.warnings {
             tracing::warn!("{warning}");
         }
-        tracing::info!(version = program.version, address = running.address, store = %plan.store.display(), "started the embedded nats-server");
+        tracing::info!(
+            version = program.version,
+            address = running.address,
+            store = %plan.store.display(),
+            "started the embedded nats-server"
+        );
 
         let (access_sender, access) = watch::channel(plan.access(&running.address));
         let (health_sender, health) = watch::channel(Health::default());
@@ -135,11 +140,13 @@ impl Keeper {
             tokio::select! {
                 () = self.room_again(running.disk_full()) => {
                     tracing::warn!(
-                        "the disk of the embedded nats-server has space again: restarting the server, which stores nothing until then"
+                        "the disk of the embedded nats-server has space again: restarting the \
+                        server, which stores nothing until then"
                     );
                     running.stop().await;
                 }
-                () = running.ended() => tracing::error!("the embedded nats-server ended: restarting it"),
+                () = running.ended() => tracing::error!("the embedded nats-server ended: \
+                    restarting it"),
                 asked = &mut stopped => return if asked.is_ok() { running.stop().await },
             }
             if started.elapsed() >= HEALTHY_AFTER {
@@ -163,7 +170,8 @@ impl Keeper {
             // Its log has ended, so the server is ending too.
             return std::future::pending().await;
         }
-        tracing::error!(store = %self.plan.store.display(), "the disk of the embedded nats-server is full: waiting for space");
+        tracing::error!(store = %self.plan.store.display(), "the disk of the embedded nats-server \
+            is full: waiting for space");
         self.health.send_modify(|health| health.disk_full = true);
         while rustix::fs::statvfs(&self.plan.store)
             .is_ok_and(|found| found.f_bavail.saturating_mul(found.f_frsize) < ROOM_BYTES)

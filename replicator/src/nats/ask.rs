@@ -101,7 +101,8 @@ pub(super) async fn publish(
 
 /// Once nats-server 2.15.1 has counted its disk as full, it keeps refusing (observed; it counts
 /// only when it starts).
-const NO_ROOM_HINT: &str = "its disk or its JetStream storage is full: free space; if the error persists, restart that nats-server";
+const NO_ROOM_HINT: &str = "its disk or its JetStream storage is full: free space; if the error \
+    persists, restart that nats-server";
 
 fn refused(error: PublishError) -> BrokerError {
     match error.kind() {
@@ -285,6 +286,7 @@ mod tests {
         assert_eq!(since(&endless, u64::MAX, u64::MAX), 0);
     }
 
-    const EMPTY: &str = r#"{"messages": 0, "bytes": 0, "first_seq": 0, "first_ts": "1970-01-01T00:00:00Z", "last_seq": 0,
-        "last_ts": "1970-01-01T00:00:00Z", "consumer_count": 0}"#;
+    const EMPTY: &str = r#"{"messages": 0, "bytes": 0, "first_seq": 0,
+        "first_ts": "1970-01-01T00:00:00Z", "last_seq": 0, "last_ts": "1970-01-01T00:00:00Z",
+        "consumer_count": 0}"#;
 }

@@ -95,13 +95,15 @@ impl Keeper {
                     Some(Event::Connected) => {
                         up = true;
                         let connects = client.statistics().connects.load(Ordering::Relaxed);
-                        let stale = self.shared.session.lock().as_ref().is_some_and(|s| s.connects != connects);
-                        if stale {
+                        let session = self.shared.session.lock().as_ref().map(|s| s.connects);
+                        if session.is_some_and(|prepared| prepared != connects) {
                             self.down("the connection was lost for a moment");
                         }
                     }
-                    Some(Event::ServerError(error)) => tracing::warn!(%error, "the NATS server reported an error"),
-                    Some(Event::SlowConsumer(_)) => tracing::warn!("the NATS client dropped deliveries; requesting them again"),
+                    Some(Event::ServerError(error)) => tracing::warn!(%error, "the NATS server \
+                        reported an error"),
+                    Some(Event::SlowConsumer(_)) => tracing::warn!("the NATS client dropped \
+                        deliveries; requesting them again"),
                     Some(Event::Closed) | None => return,
                     Some(_) => {}
                 },

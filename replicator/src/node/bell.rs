@@ -36,7 +36,8 @@ impl SharedBell {
             last: Arc::default(),
         };
         if let Err(error) = shared.make() {
-            tracing::warn!(%error, "cannot create the bell for applications with the VFS; using the file watcher");
+            tracing::warn!(%error, "cannot create the bell for applications with the VFS; using \
+                the file watcher");
         }
         shared
     }

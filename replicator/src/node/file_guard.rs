@@ -22,7 +22,8 @@ pub(super) struct FileGuard {
 
 /// A file of the database was deleted or replaced.
 #[derive(Debug, thiserror::Error)]
-#[error("{path} was {what} while the node was running: stopped, so that nothing is written to the wrong file", path = path.display())]
+#[error("{path} was {what} while the node was running: stopped, so that nothing is written to the \
+    wrong file", path = path.display())]
 pub struct FilesReplaced {
     path: PathBuf,
     what: &'static str,
@@ -67,7 +68,8 @@ impl FileGuard {
                 }
                 // A directory that is unreadable for a moment proves nothing.
                 Err(error) => {
-                    tracing::warn!(path = %path.display(), %error, "cannot check the database's file")
+                    tracing::warn!(path = %path.display(), %error, "cannot check the database's \
+                        file")
                 }
             }
         }

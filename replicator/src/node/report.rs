@@ -201,12 +201,14 @@ impl StatusSources {
             && clock::mono_ms().saturating_sub(link.since_ms) > UNANSWERED_MS_MAX
         {
             say(format!(
-                "connected to NATS, but it does not answer the requests that replication starts with ({}): check the permissions, and docs/topologies.md for leaf nodes",
+                "connected to NATS, but it does not answer the requests that replication starts \
+                with ({}): check the permissions, and docs/topologies.md for leaf nodes",
                 writer.trouble.as_deref().unwrap_or("no answer")
             ));
         }
         if self.server().disk_full {
-            say("the disk of the embedded nats-server is full: it stores nothing; it restarts once there is space"
+            say("the disk of the embedded nats-server is full: it stores nothing; it restarts \
+                once there is space"
                 .to_owned());
         }
         for held in &status.held {

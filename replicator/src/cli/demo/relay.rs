@@ -57,8 +57,11 @@ async fn accept(
         let node = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((node, _)) => node,
-                // Out of descriptors, or gone before it was taken: the node tries again.
-                Err(_) => { tokio::time::sleep(std::time::Duration::from_millis(50)).await; continue }
+                // Out of descriptors, or closed before the accept: the node tries again.
+                Err(_) => {
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    continue;
+                }
             },
             changed = whole.changed() => if changed.is_err() { return } else { continue },
         };

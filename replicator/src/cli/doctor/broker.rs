@@ -14,7 +14,8 @@ pub(super) fn check(settings: &Settings, cluster: &ClusterSettings, report: &mut
     if !settings.nats.urls.is_empty() {
         if clustered || !cluster.leaf_servers.is_empty() {
             warn(
-                "-cluster-addr, -cluster-peers and -leaf-servers configure the embedded server; nats.urls turns that off"
+                "-cluster-addr, -cluster-peers and -leaf-servers configure the embedded server; \
+                nats.urls turns that off"
                     .to_owned(),
                 "remove one of the two",
             );
@@ -22,7 +23,8 @@ pub(super) fn check(settings: &Settings, cluster: &ClusterSettings, report: &mut
         if settings.nats.urls.len() >= SERVERS_MIN && replicas < SERVERS_MIN {
             warn(
                 format!(
-                    "replication_log.replicas = {replicas} with several servers: each stream is lost with one server"
+                    "replication_log.replicas = {replicas} with several servers: each stream is \
+                    lost with one server"
                 ),
                 "set replication_log.replicas = 3",
             );
@@ -38,15 +40,18 @@ pub(super) fn check(settings: &Settings, cluster: &ClusterSettings, report: &mut
     if clustered && servers < SERVERS_MIN {
         warn(
             format!(
-                "this node knows {servers} servers of the embedded cluster: with two, both must run for anything to be published"
+                "this node knows {servers} servers of the embedded cluster: with two, both must \
+                run for anything to be published"
             ),
-            "run three nodes or more, or use one external nats-server; until then changes wait on their node, nothing is lost",
+            "run three nodes or more, or use one external nats-server; until then changes wait on \
+            their node, nothing is lost",
         );
     }
     if clustered && replicas < SERVERS_MIN {
         warn(
             format!(
-                "replication_log.replicas = {replicas} in a cluster: each stream is lost with one server"
+                "replication_log.replicas = {replicas} in a cluster: each stream is lost with one \
+                server"
             ),
             "set replication_log.replicas = 3 on every node",
         );
@@ -55,7 +60,8 @@ pub(super) fn check(settings: &Settings, cluster: &ClusterSettings, report: &mut
         if replicas > 1 {
             warn(
                 format!(
-                    "replication_log.replicas = {replicas}, but the embedded server has no cluster and keeps one copy"
+                    "replication_log.replicas = {replicas}, but the embedded server has no \
+                    cluster and keeps one copy"
                 ),
                 "use -cluster-addr and -cluster-peers, or replicas = 1",
             );
@@ -65,7 +71,8 @@ pub(super) fn check(settings: &Settings, cluster: &ClusterSettings, report: &mut
             Level::Note,
             "broker",
             text,
-            "other nodes connect to it through nats.urls (with nats.bind_address set here), or through -cluster-addr and -cluster-peers",
+            "other nodes connect to it through nats.urls (with nats.bind_address set here), or \
+            through -cluster-addr and -cluster-peers",
         );
     }
 }

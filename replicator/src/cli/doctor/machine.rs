@@ -42,7 +42,8 @@ pub(super) fn check(path: &Path, facts: FileFacts, report: &mut Report) {
         let kind = found.f_type as u32;
         if let Some(name) = network(kind) {
             let text = format!(
-                "the database is on {name}: SQLite's WAL needs shared memory, which works on one machine only, and locks, which such file systems often lack"
+                "the database is on {name}: SQLite's WAL needs shared memory, which works on one \
+                machine only, and locks, which such file systems often lack"
             );
             report.add(
                 Level::Warning,

@@ -21,13 +21,15 @@ pub(super) fn check(db: &Connection, settings: &Settings, report: &mut Report) -
     )?;
     if foreign > 0 {
         let text = format!(
-            "HarmonyLite (Go) left {foreign} change logs with their triggers; `run` removes them when it starts"
+            "HarmonyLite (Go) left {foreign} change logs with their triggers; `run` removes them \
+            when it starts"
         );
         report.add(
             Level::Warning,
             "upgrade",
             text,
-            "first let it publish all pending changes, then stop it on every node: the two are incompatible",
+            "first let it publish all pending changes, then stop it on every node: the two are \
+            incompatible",
         );
     }
     let mut stored = None;
@@ -50,7 +52,8 @@ fn identity(settings: &Settings, stored: Option<NodeId>, report: &mut Report) {
         IdentitySource::Configured => {
             if let Some(stored) = stored.filter(|s| *s != node) {
                 let text = format!(
-                    "the database belongs to node {stored}; with this configuration it becomes node {node}"
+                    "the database belongs to node {stored}; with this configuration it becomes \
+                    node {node}"
                 );
                 report.add(
                     Level::Warning,

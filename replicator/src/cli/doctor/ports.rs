@@ -30,7 +30,8 @@ pub(super) fn check(settings: &Settings, cluster: &ClusterSettings, report: &mut
         if let Err(error) = taken {
             let hint = match error.kind() {
                 ErrorKind::AddrInUse => format!(
-                    "choose another port in {key}, or stop the program that uses it: ss -ltnp 'sport = :{}'",
+                    "choose another port in {key}, or stop the program that uses it: ss -ltnp \
+                    'sport = :{}'",
                     address.port()
                 ),
                 ErrorKind::PermissionDenied => {

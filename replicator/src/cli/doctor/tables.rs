@@ -98,7 +98,8 @@ fn counters(db: &Connection, schema: &Schema, report: &mut Report) -> Result<()>
     );
     // A range that starts at a high number does not work: SQLite continues from the greatest number
     // in the table, remote rows included.
-    let hint = "let the application choose the numbers (a range per node, or random 63-bit numbers), or use random text keys (UUID)";
+    let hint = "let the application choose the numbers (a range per node, or random 63-bit \
+        numbers), or use random text keys (UUID)";
     report.add(Level::Warning, "table", text, hint);
     Ok(())
 }
@@ -108,7 +109,8 @@ fn unique(schema: &Schema, report: &mut Report) {
         schema.tables.iter().filter(|t| !t.unique.is_empty()).map(|t| t.name.as_str()).collect();
     if !names.is_empty() {
         let text = format!(
-            "UNIQUE besides the key in {}: if two nodes use the same value at once, all nodes keep the later row; the other row is removed and recorded in the conflict journal",
+            "UNIQUE besides the key in {}: if two nodes use the same value at once, all nodes \
+            keep the later row; the other row is removed and recorded in the conflict journal",
             names.join(", ")
         );
         report.add(
@@ -133,7 +135,8 @@ fn foreign_keys(db: &Connection, schema: &Schema, report: &mut Report) -> Result
                 (row.get(0)?, [row.get(1)?, row.get(2)?]);
             if !replicated(&parent) {
                 let text = format!(
-                    "{} refers to {parent}, which is not replicated: other nodes may lack the referenced rows",
+                    "{} refers to {parent}, which is not replicated: other nodes may lack the \
+                    referenced rows",
                     table.name
                 );
                 report.add(
@@ -166,7 +169,8 @@ fn foreign_keys(db: &Connection, schema: &Schema, report: &mut Report) -> Result
     }
     if !plain.is_empty() {
         let text = format!(
-            "foreign keys: {}: checked when the application writes, not when rows arrive from other nodes",
+            "foreign keys: {}: checked when the application writes, not when rows arrive from \
+            other nodes",
             plain.join(", ")
         );
         report.add(

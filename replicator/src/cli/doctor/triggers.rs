@@ -22,7 +22,8 @@ pub(super) fn check(db: &mut Connection, schema: &Schema, report: &mut Report) -
     let (writes, broken) = compile(db, &replicated)?;
     for (table, error) in broken {
         let text = format!("{table}: harmonylite cannot compile a write to it: {error}");
-        let hint = "the application registers that function, collation or module, so triggers here that maintain an index ignore remote rows";
+        let hint = "the application registers that function, collation or module, so triggers \
+            here that maintain an index ignore remote rows";
         report.add(Level::Warning, "trigger", text, hint);
     }
     let is_replicated = |name: &str| replicated.iter().any(|r| r.eq_ignore_ascii_case(name));
@@ -41,19 +42,22 @@ pub(super) fn check(db: &mut Connection, schema: &Schema, report: &mut Report) -
             }
             (false, true) => {
                 let text = format!(
-                    "trigger {trigger} writes to {}, replicated: it fires on the node that writes, and its effects are replicated as rows",
+                    "trigger {trigger} writes to {}, replicated: it fires on the node that \
+                    writes, and its effects are replicated as rows",
                     theirs.join(", ")
                 );
                 report.add(
                     Level::Note,
                     "trigger",
                     text,
-                    "a sum kept by triggers (x = x + 1) is one row: of two concurrent updates only the later survives",
+                    "a sum kept by triggers (x = x + 1) is one row: of two concurrent updates \
+                    only the later survives",
                 );
             }
             (false, false) => {
                 let text = format!(
-                    "trigger {trigger} writes to replicated tables ({}) and to others ({}): remote rows do not update the others",
+                    "trigger {trigger} writes to replicated tables ({}) and to others ({}): \
+                    remote rows do not update the others",
                     theirs.join(", "),
                     local.join(", ")
                 );
