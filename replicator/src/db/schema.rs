@@ -73,7 +73,7 @@ pub struct TableSchema {
     pub key_kind: KeyKind,
     /// Unique indexes besides the key.
     pub unique: Vec<UniqueIndex>,
-    /// Over names, types, keys, unique indexes (DESIGN.md section 5).
+    /// Over names, types, keys, unique indexes (docs/design.md section 5).
     pub hash: Digest,
 }
 
