@@ -1,8 +1,8 @@
 //! What capture costs the application: the same writes with the triggers and without, in turns, in
 //! one run.
 //!
-//! No sidecar runs meanwhile, so nothing else is measured. The floors are 1.2 times what DESIGN.md
-//! section 1 measured.
+//! No sidecar runs meanwhile, so nothing else is measured. The floors are 1.2 times what
+//! docs/design.md section 1 measured.
 
 use crate::pair::open;
 use crate::report::{Floor, Report};

@@ -3,12 +3,15 @@
 pub mod actor;
 pub mod broker;
 pub mod capture;
+#[doc(hidden)]
+pub mod cli;
 pub mod clock;
 pub mod db;
 pub mod embedded;
 pub mod inbound;
 pub mod merge;
 pub mod model;
+pub mod nats;
 pub mod node;
 pub mod publish;
 pub mod repair;

@@ -9,12 +9,12 @@
 use harmonylite::capture::install;
 use harmonylite::db::connection;
 use harmonylite::db::layout::Layout;
-use harmonylite::db::schema::TableFilter;
 use harmonylite::merge::apply::Applier;
 use harmonylite::merge::table_map::TableMap;
 use harmonylite::merge::unique_clash;
 use harmonylite::model::batch::{Op, Row, TableHeader, Value};
 use harmonylite::model::ids::{Hlc, Site, Version};
+use harmonylite::model::table_filter::TableFilter;
 use harmonylite::store::install::create_tables;
 use harmonylite::store::sites::begin_site;
 use proptest::prelude::*;
@@ -79,12 +79,21 @@ fn apply(batches: &[&Batch]) -> Vec<(i64, i64)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 100,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
-    fn any_order_gives_the_same_rows(batches in prop::collection::vec(rows(), 1..8), order in prop::collection::vec(any::<u32>(), 16)) {
+    fn any_order_gives_the_same_rows(
+        batches in prop::collection::vec(rows(), 1..8),
+        order in prop::collection::vec(any::<u32>(), 16),
+    ) {
         let straight: Vec<&Batch> = batches.iter().collect();
-        let mut shuffled: Vec<(u32, &Batch)> = batches.iter().chain(&batches).enumerate().map(|(i, b)| (order[i % order.len()].wrapping_mul(i as u32 | 1), b)).collect();
+        let place = |i: usize| order[i % order.len()].wrapping_mul(i as u32 | 1);
+        let twice = batches.iter().chain(&batches).enumerate();
+        let mut shuffled: Vec<(u32, &Batch)> = twice.map(|(i, b)| (place(i), b)).collect();
         shuffled.sort_by_key(|(place, _)| *place);
         let shuffled: Vec<&Batch> = shuffled.into_iter().map(|(_, b)| b).collect();
         prop_assert_eq!(apply(&straight), apply(&shuffled));
@@ -101,10 +110,11 @@ proptest! {
                 *best = row;
             }
         }
-        let expected: Vec<(i64, i64)> = expected.into_iter().filter_map(|(key, row)| match row.values.get(1) {
+        let value_of = |(key, row): (i64, &Row)| match row.values.get(1) {
             Some(Value::Integer(v)) => Some((key, *v)),
             _ => None,
-        }).collect();
+        };
+        let expected: Vec<(i64, i64)> = expected.into_iter().filter_map(value_of).collect();
         prop_assert_eq!(apply(&all), expected);
     }
 }

@@ -75,10 +75,10 @@ fn every_error_is_two_lines_and_has_its_exit_status() {
         ("--config=broken.toml doctor-typo", 2, "unrecognized subcommand"),
         ("-config broken.toml", 2, "line 2"),
         ("-cluster-addr nowhere -db app.db", 2, "-cluster-addr"),
-        ("-save-snapshot -db app.db", 9, "-save-snapshot is not in this version"),
-        ("-pprof :6060 -db app.db", 9, "not in this version"),
-        ("status --db app.db", 1, "never been replicated"),
-        ("quarantine retry 1 --db app.db", 1, "never been replicated"),
+        ("-save-snapshot -db app.db", 9, "does not support -save-snapshot"),
+        ("-pprof :6060 -db app.db", 9, "does not support -pprof"),
+        ("status --db app.db", 1, "was never replicated"),
+        ("quarantine retry 1 --db app.db", 1, "was never replicated"),
     ] {
         let Outcome { code: got, out, err } = harmonylite(dir.path(), line);
         assert_eq!(got, code, "{line}: {err}");
@@ -108,7 +108,7 @@ fn what_works_ends_with_zero() {
         ("doctor --db app.db", "will be replicated: t"),
         ("doctor --db app.db --json", "\"replicated\":[\"t\"]"),
         ("-schema-status --db app.db", "not replicated yet"),
-        ("-cleanup -db app.db", "nothing of harmonylite"),
+        ("-cleanup -db app.db", "no objects of harmonylite"),
     ] {
         let Outcome { code, out, err } = harmonylite(dir.path(), line);
         assert_eq!(code, 0, "{line}: {err}");
@@ -127,9 +127,12 @@ fn installed(dir: &Path) -> rusqlite::Connection {
     harmonylite::store::install::create_tables(&db, &dir.join("app.db")).unwrap();
     harmonylite::capture::install::install(&db, &Default::default(), 1).unwrap();
     db.execute_batch(
-        r#"INSERT INTO __harmonylite__conflict (time, table_name, key, reason, winner_hlc, winner_site, loser_hlc, loser_site, loser)
-           VALUES (1, 't', '{"id":"''k''"}', 'concurrent writes', 2, 2, 1, 1, '{"id":"''k''","a":"''lost''"}');
-           INSERT INTO __harmonylite__quarantine (time, shard, seq, node, site, batch, reason, body) VALUES (1, 1, 9, 2, 3, 4, 'truncated', X'00');"#,
+        r#"INSERT INTO __harmonylite__conflict (time, table_name, key, reason,
+               winner_hlc, winner_site, loser_hlc, loser_site, loser)
+           VALUES (1, 't', '{"id":"''k''"}', 'concurrent writes', 2, 2, 1, 1,
+                   '{"id":"''k''","a":"''lost''"}');
+           INSERT INTO __harmonylite__quarantine (time, shard, seq, node, site, batch, reason, body)
+           VALUES (1, 1, 9, 2, 3, 4, 'truncated', X'00');"#,
     )
     .unwrap();
     db
@@ -151,7 +154,7 @@ fn a_stopped_nodes_database_can_be_looked_at_and_repaired() {
         ("conflicts list --db app.db", 0, "no conflicts"),
         ("conflicts clear --db app.db", 0, "0 conflicts"),
         ("quarantine list --db app.db", 0, "truncated"),
-        ("quarantine drop 1 --db app.db", 0, "thrown away"),
+        ("quarantine drop 1 --db app.db", 0, "dropped batch 1"),
         ("quarantine list --json --db app.db", 0, "[]"),
     ] {
         let Outcome { code: got, out, err } = harmonylite(dir.path(), line);

@@ -1,10 +1,8 @@
 //! The broker as the stages see it: requests go in, events come out, nothing waits.
 //!
-//! The NATS side of it lives in [`nats`]; the simulation puts a faulty broker of its own in its
+//! The NATS side of it lives in `nats`; the simulation puts a faulty broker of its own in its
 //! place. Whoever owns an actor's inbox delivers [`BrokerEvent`]s to it in the order in which they
 //! happened.
-
-pub mod nats;
 
 use crate::model::batch::PartHeaders;
 use crate::model::ids::{NodeId, StreamSeq};

@@ -8,10 +8,10 @@
 use super::triggers::{key_of, log_columns, trigger_name, triggers, version_table_sql, view_sql};
 use crate::db::connection::DatabaseError;
 use crate::db::layout::{Layout, TableLayout, version_table};
-use crate::db::schema::{OWN_PREFIX, Schema, TableFilter, TableSchema, inspect};
+use crate::db::schema::{OWN_PREFIX, Schema, TableSchema, inspect};
 use crate::db::sql::quote;
 use crate::model::batch::Digest;
-pub use crate::store::change_log::KIND_PUBLISH;
+use crate::model::table_filter::TableFilter;
 use crate::store::change_log::{self, KIND_FOUND};
 use crate::store::install::FIXED_TABLES;
 use crate::store::meta;

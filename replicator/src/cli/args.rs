@@ -1,14 +1,15 @@
-//! The arguments. The flags of HarmonyLite (Go) are valid with one dash or two.
+//! The command-line arguments. The flags of HarmonyLite (Go) are valid with one dash or two.
 
 use super::exit::{self, Exit, Failure};
+use crate::settings::{ClusterSettings, server_bind};
 use clap::{Args, Parser, Subcommand};
-use harmonylite::settings::{ClusterSettings, server_bind};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// Leaderless multi-writer replication for SQLite over NATS JetStream.
+/// HarmonyLite keeps copies of a SQLite database in sync. Every copy accepts writes.
 #[derive(Debug, Parser)]
-#[command(name = "harmonylite", after_help = exit::HELP, disable_version_flag = true, args_conflicts_with_subcommands = false)]
+#[command(name = "harmonylite", after_help = exit::HELP)]
+#[command(disable_version_flag = true, args_conflicts_with_subcommands = false)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -16,91 +17,101 @@ pub(crate) struct Cli {
     pub(crate) command: Option<Command>,
 }
 
-/// What every command understands.
+/// The options of every command.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Global {
-    /// Configuration file (TOML); without one, the defaults
+    /// Configuration file (TOML); default settings without one
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// The database; overrides db_path of the file
+    /// The database; overrides db_path
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) db: Option<PathBuf>,
-    /// This node's number; overrides node_id of the file
+    /// This node's id; overrides node_id
     #[arg(long, global = true, value_name = "N")]
     pub(crate) node_id: Option<u64>,
-    /// Where the embedded server listens for the other servers
+    /// Address on which the embedded server listens for the other servers
     #[arg(long, global = true, value_name = "HOST:PORT")]
     pub(crate) cluster_addr: Option<String>,
     /// The other embedded servers, separated by commas
     #[arg(long, global = true, value_name = "URL,URL", value_delimiter = ',')]
     pub(crate) cluster_peers: Vec<String>,
-    /// The servers to be a leaf of, separated by commas
+    /// The servers to connect to as a leaf node, separated by commas
     #[arg(long, global = true, value_name = "URL,URL", value_delimiter = ',')]
     pub(crate) leaf_servers: Vec<String>,
-    /// Remove our triggers and tables from the database, and end (as `harmonylite cleanup`)
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    /// Remove our triggers and tables from the database and exit (as `harmonylite cleanup`)
+    #[arg(long, num_args = 0..=1, require_equals = true, value_name = "BOOL")]
+    #[arg(default_missing_value = "true", default_value = "false")]
+    #[arg(hide_default_value = true, hide_possible_values = true)]
     pub(crate) cleanup: bool,
-    /// Take a snapshot and end (not in this version yet)
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    /// Take a snapshot and exit (not supported yet)
+    #[arg(long, num_args = 0..=1, require_equals = true, value_name = "BOOL")]
+    #[arg(default_missing_value = "true", default_value = "false")]
+    #[arg(hide_default_value = true, hide_possible_values = true)]
     pub(crate) save_snapshot: bool,
-    /// Print the replicated tables with their hashes, and end
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    /// Print the replicated tables with their hashes and exit
+    #[arg(long, num_args = 0..=1, require_equals = true, value_name = "BOOL")]
+    #[arg(default_missing_value = "true", default_value = "false")]
+    #[arg(hide_default_value = true, hide_possible_values = true)]
     pub(crate) schema_status: bool,
-    /// Print the schema hashes of all nodes, as the running node of this database knows them, and
-    /// end
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    /// Print the schema hashes of all nodes, read through the running node, and exit
+    #[arg(long, num_args = 0..=1, require_equals = true, value_name = "BOOL")]
+    #[arg(default_missing_value = "true", default_value = "false")]
+    #[arg(hide_default_value = true, hide_possible_values = true)]
     pub(crate) schema_status_cluster: bool,
-    /// Serve profiles (not in this version yet)
+    /// Serve profiles (not supported yet)
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) pprof: Option<String>,
-    /// Print the version, and end
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false", hide_default_value = true, hide_possible_values = true, value_name = "BOOL")]
+    /// Print the version and exit
+    #[arg(long, num_args = 0..=1, require_equals = true, value_name = "BOOL")]
+    #[arg(default_missing_value = "true", default_value = "false")]
+    #[arg(hide_default_value = true, hide_possible_values = true)]
     pub(crate) version: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Replicate a database until told to stop (the default)
+    /// Replicate a database until a signal stops it (the default)
     Run,
-    /// Watch three nodes on this machine write at once, be cut off and killed, and end up equal
+    /// Run three nodes on this machine: all write, one is cut off, one killed, all end equal
     Demo {
-        /// Leave the nodes running at the end, and say what to try with them
+        /// Leave the nodes running at the end, and print commands to try
         #[arg(long)]
         keep: bool,
-        /// How long it takes, about
-        #[arg(long, value_name = "N", default_value_t = 25, value_parser = clap::value_parser!(u64).range(8..=3_600))]
+        /// Approximate duration
+        #[arg(long, value_name = "N", default_value_t = 25)]
+        #[arg(value_parser = clap::value_parser!(u64).range(8..=3_600))]
         seconds: u64,
     },
-    /// Show what the node of this database is doing
+    /// Show the status of this database's node
     Status {
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
-        /// Again every second
+        /// Repeat every second
         #[arg(long)]
         watch: bool,
     },
-    /// Check a database and a configuration, changing nothing
+    /// Check a database and a configuration without changing anything
     Doctor {
         /// As JSON
         #[arg(long)]
         json: bool,
     },
-    /// What lost against a concurrent write
+    /// List, restore or clear writes that lost against a concurrent write
     Conflicts {
         #[command(subcommand)]
         action: ConflictsAction,
     },
-    /// Batches that could not be decoded or applied
+    /// List, retry or drop batches that could not be decoded or applied
     Quarantine {
         #[command(subcommand)]
         action: QuarantineAction,
     },
     /// Remove our triggers and tables (and those of HarmonyLite (Go)) from the database
     Cleanup,
-    /// Print the version and what is inside
+    /// Print the versions of the program and its parts
     Version {
-        /// Print the licences of everything inside instead
+        /// Print the licences of all parts instead
         #[arg(long)]
         licenses: bool,
     },
@@ -118,21 +129,21 @@ pub(crate) enum ConflictsAction {
         /// As JSON
         #[arg(long)]
         json: bool,
-        /// At most so many
-        #[arg(long, default_value_t = 100)]
+        /// Show at most N
+        #[arg(long, value_name = "N", default_value_t = 100)]
         most: u32,
     },
-    /// Show one with its content
+    /// Show one conflict with its content
     Show {
-        /// Its number
+        /// The conflict's id
         id: i64,
     },
-    /// Write the content that lost again, as a new local write
+    /// Restore the losing write as a new local write
     Restore {
-        /// Its number
+        /// The conflict's id
         id: i64,
     },
-    /// Forget all
+    /// Remove all entries
     Clear,
 }
 
@@ -144,20 +155,20 @@ pub(crate) enum QuarantineAction {
         #[arg(long)]
         json: bool,
     },
-    /// Let the running node try one again
+    /// Make the running node retry a batch
     Retry {
-        /// Its number
+        /// The batch's id in quarantine
         id: i64,
     },
-    /// Throw one away
+    /// Drop a batch
     Drop {
-        /// Its number
+        /// The batch's id in quarantine
         id: i64,
     },
 }
 
 impl Global {
-    /// The embedded server's neighbours.
+    /// The neighbours of the embedded server.
     pub(crate) fn cluster(&self) -> Result<ClusterSettings, Failure> {
         if let Some(address) = &self.cluster_addr {
             server_bind(address).map_err(|reason| {
@@ -196,7 +207,7 @@ const GO_FLAGS: [&str; 13] = [
     "db",
 ];
 
-/// Gives Go-style flags their second dash. Nothing else is touched.
+/// Adds the second dash to Go-style flags. Leaves everything else alone.
 pub(crate) fn go_style(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut literal = false;
     let rewrite = |argument: OsString| {

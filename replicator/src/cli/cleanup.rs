@@ -1,11 +1,10 @@
-//! `harmonylite cleanup`: takes everything of ours out of a database, and what HarmonyLite (Go)
-//! left there.
+//! `harmonylite cleanup`: removes everything of ours, and of HarmonyLite (Go), from a database.
 
 use super::{database, show};
+use crate::capture::install;
+use crate::db::lockfile::Lock;
+use crate::settings::Settings;
 use anyhow::{Context, Result};
-use harmonylite::capture::install;
-use harmonylite::db::lockfile::Lock;
-use harmonylite::settings::Settings;
 use rusqlite::TransactionBehavior;
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -18,10 +17,10 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
         let _ = writeln!(out, "removed {name}");
     }
     let _ = match removed.len() {
-        0 => writeln!(out, "nothing of harmonylite is in {}", settings.db_path.display()),
+        0 => writeln!(out, "no objects of harmonylite in {}", settings.db_path.display()),
         n => writeln!(
             out,
-            "{n} objects removed from {}; its own tables are as they were",
+            "removed {n} objects from {}; the application's tables are unchanged",
             settings.db_path.display()
         ),
     };
@@ -30,7 +29,7 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
 }
 
 fn remove(settings: &Settings) -> Result<Vec<String>> {
-    harmonylite::db::preflight::check(&settings.db_path)?;
+    crate::db::preflight::check(&settings.db_path)?;
     let lock = Lock::acquire(&settings.db_path)?;
     let mut db = database::open(&settings.db_path)?;
     let name = || settings.db_path.display().to_string();
@@ -79,7 +78,7 @@ mod tests {
         assert_eq!(Failure::of(&error).exit, Exit::Running);
         drop(lock);
         assert_eq!(remove(&settings).unwrap().len(), 3);
-        harmonylite::store::install::create_tables(&db, &settings.db_path).unwrap();
+        crate::store::install::create_tables(&db, &settings.db_path).unwrap();
         install::install(&db, &Default::default(), 1).unwrap();
         assert!(remove(&settings).unwrap().len() > 10);
         let left: Vec<String> = db
@@ -95,6 +94,6 @@ mod tests {
         );
         assert_eq!(db.query_row("SELECT a FROM t", [], |r| r.get::<_, i64>(0)).unwrap(), 2);
         assert_eq!(remove(&settings).unwrap().len(), 0);
-        assert!(!harmonylite::db::lockfile::lock_path(&settings.db_path).exists());
+        assert!(!crate::db::lockfile::lock_path(&settings.db_path).exists());
     }
 }

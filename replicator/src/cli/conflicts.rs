@@ -1,16 +1,16 @@
-//! `harmonylite conflicts`: what lost against a concurrent write, and how to get it back.
+//! `harmonylite conflicts`: lists and restores writes that lost against a concurrent write.
 
 use super::args::ConflictsAction;
 use super::exit::{Exit, Failure};
 use super::{database, restore, show};
+use crate::settings::Settings;
+use crate::store::conflicts::{self, Conflict};
 use anyhow::Result;
-use harmonylite::settings::Settings;
-use harmonylite::store::conflicts::{self, Conflict};
 use rusqlite::Connection;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-/// Does what is asked.
+/// Runs `harmonylite conflicts`.
 pub(crate) fn run(settings: &Settings, action: ConflictsAction) -> Result<ExitCode> {
     let mut db = database::open_installed(&settings.db_path)?;
     let text = match action {
@@ -20,7 +20,7 @@ pub(crate) fn run(settings: &Settings, action: ConflictsAction) -> Result<ExitCo
             let conflict = find(&db, id)?;
             restore::restore(&mut db, &settings.table_filter()?, &conflict)?
         }
-        ConflictsAction::Clear => format!("{} conflicts forgotten\n", conflicts::clear(&db)?),
+        ConflictsAction::Clear => format!("removed {} conflicts\n", conflicts::clear(&db)?),
     };
     show::print(&text);
     Ok(ExitCode::SUCCESS)
@@ -31,8 +31,8 @@ fn find(db: &Connection, id: i64) -> Result<Conflict> {
     found.ok_or_else(|| {
         Failure::new(
             Exit::General,
-            format!("there is no conflict {id}"),
-            "`harmonylite conflicts list` shows their numbers",
+            format!("no conflict {id}"),
+            "`harmonylite conflicts list` shows the ids",
         )
         .into()
     })
@@ -46,7 +46,7 @@ fn list(conflicts: &[Conflict], json: bool) -> Result<String> {
         return Ok("no conflicts\n".to_owned());
     }
     let mut rows =
-        vec![["id", "noticed", "table", "key", "what", "lost"].map(str::to_owned).to_vec()];
+        vec![["id", "time", "table", "key", "reason", "losing write"].map(str::to_owned).to_vec()];
     rows.extend(conflicts.iter().map(|c| {
         let lost = c.content.as_deref().unwrap_or("a delete");
         vec![
@@ -74,12 +74,12 @@ fn detail(c: &Conflict) -> String {
     let mut out = String::new();
     let rows = [
         ("conflict", c.id.to_string()),
-        ("noticed", show::moment(c.time_ms)),
+        ("time", show::moment(c.time_ms)),
         ("table", c.table.clone()),
         ("key", c.key.clone()),
-        ("what", c.reason.clone()),
-        ("stayed", format!("version {}", c.winner)),
-        ("lost", format!("version {}", c.loser)),
+        ("reason", c.reason.clone()),
+        ("winner", format!("version {}", c.winner)),
+        ("loser", format!("version {}", c.loser)),
     ];
     for (label, text) in rows {
         show::line(&mut out, label, &text);
@@ -90,9 +90,9 @@ fn detail(c: &Conflict) -> String {
                 let _ = writeln!(out, "  {name} = {literal}");
             }
         }
-        None => show::line(&mut out, "content", "none: what lost was a delete"),
+        None => show::line(&mut out, "content", "none: the losing write was a delete"),
     }
-    let _ = writeln!(out, "restore it: harmonylite conflicts restore {}", c.id);
+    let _ = writeln!(out, "to restore it: harmonylite conflicts restore {}", c.id);
     out
 }
 
@@ -109,21 +109,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let settings = settings(dir.path());
         let db = Connection::open(&settings.db_path).unwrap();
-        harmonylite::store::install::create_tables(&db, &settings.db_path).unwrap();
+        crate::store::install::create_tables(&db, &settings.db_path).unwrap();
         assert_eq!(list(&[], false).unwrap(), "no conflicts\n");
         db.execute_batch(
-            r#"INSERT INTO __harmonylite__conflict (time, table_name, key, reason, winner_hlc, winner_site, loser_hlc, loser_site, loser)
-               VALUES (1700000000000, 't', '{"id":"1"}', 'concurrent writes', 2, 2, 1, 1, '{"id":"1","a":"''x''"}'),
+            r#"INSERT INTO __harmonylite__conflict (time, table_name, key, reason,
+               winner_hlc, winner_site, loser_hlc, loser_site, loser)
+               VALUES (1700000000000, 't', '{"id":"1"}', 'concurrent writes', 2, 2, 1, 1,
+                       '{"id":"1","a":"''x''"}'),
                       (1700000000000, 't', '{"id":"2"}', 'concurrent writes', 2, 2, 1, 1, NULL)"#,
         )
         .unwrap();
         let all = conflicts::list(&db, 10).unwrap();
         let text = list(&all, false).unwrap();
         assert!(text.contains("2023-11-14T22:13:20Z") && text.contains("a delete"), "{text}");
-        assert_eq!(
-            serde_json::from_str::<serde_json::Value>(&list(&all, true).unwrap()).unwrap()[1]["content"],
-            all[1].content.clone().unwrap()
-        );
+        let listed: serde_json::Value = serde_json::from_str(&list(&all, true).unwrap()).unwrap();
+        assert_eq!(listed[1]["content"], all[1].content.clone().unwrap());
         assert!(detail(&find(&db, 1).unwrap()).contains("  a = 'x'\n"));
         assert!(detail(&find(&db, 2).unwrap()).contains("was a delete"));
         assert!(find(&db, 3).unwrap_err().to_string().contains("no conflict 3"));

@@ -1,28 +1,28 @@
-//! Talks to the node that runs on a database: HTTP over the socket that its lock file names.
+//! Sends requests to the running node of a database: HTTP over the socket that its lock file names.
 
 use super::exit::{Exit, Failure};
+use crate::db::lockfile::Owner;
 use anyhow::{Context, Result};
 use axum::body::{Body, to_bytes};
-use harmonylite::db::lockfile::Owner;
 use hyper_util::rt::TokioIo;
 use std::path::Path;
 use std::time::Duration;
 
-/// The node answers from memory; longer means that it hangs.
+/// The node answers from memory; a longer wait means that it hangs.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// No answer is near this.
+/// Greatest size of an answer, far above any real one.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
-/// What the node answered.
+/// The node's answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    /// HTTP's status.
+    /// The HTTP status.
     pub(crate) status: u16,
-    /// The text.
+    /// The text of the answer.
     pub(crate) body: String,
 }
 
-/// Asks the node that holds the lock.
+/// Sends a request to the node that holds the lock.
 pub(crate) fn ask(owner: Option<&Owner>, method: &str, path: &str) -> Result<Answer> {
     let Some(owner) = owner else {
         return Err(Failure::new(
@@ -41,7 +41,7 @@ pub(crate) fn ask(owner: Option<&Owner>, method: &str, path: &str) -> Result<Ans
         Failure::new(
             Exit::General,
             what,
-            "its log tells what it does; run this as the same user, or as root",
+            "see its log; run this command as the same user, or as root",
         )
     };
     let runtime = runtime()?;
@@ -50,11 +50,11 @@ pub(crate) fn ask(owner: Option<&Owner>, method: &str, path: &str) -> Result<Ans
     });
     match exchanged {
         Ok(answer) => answer.map_err(|e| failed(format!("{e:#}")).into()),
-        Err(_) => Err(failed(format!("nothing for {} s", PATIENCE.as_secs())).into()),
+        Err(_) => Err(failed(format!("no answer for {} s", PATIENCE.as_secs())).into()),
     }
 }
 
-/// Waits between two looks.
+/// Waits.
 pub(crate) fn pause(time: Duration) -> Result<()> {
     runtime()?.block_on(tokio::time::sleep(time));
     Ok(())
@@ -85,7 +85,7 @@ async fn exchange(socket: &Path, method: &str, path: &str) -> Result<Answer> {
     Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned() })
 }
 
-/// A node that gives one answer, for tests.
+/// A fake node that gives one answer, for tests.
 #[cfg(test)]
 pub(crate) fn fake_node(
     socket: &Path,

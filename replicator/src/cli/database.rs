@@ -1,9 +1,9 @@
-//! Connections to the database for the commands that look at it or repair it.
+//! Connections to the database for the commands that read or repair it.
 
 use super::exit::{Exit, Failure};
+use crate::db::preflight;
+use crate::store::install;
 use anyhow::{Context, Result};
-use harmonylite::db::preflight;
-use harmonylite::store::install;
 use rusqlite::{Connection, OpenFlags};
 use std::path::Path;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use std::time::Duration;
 /// How long a command waits for a lock.
 const BUSY: Duration = Duration::from_secs(5);
 
-/// Opens a connection like any program does: triggers fire, so what it writes is captured.
+/// Opens an ordinary connection. Triggers fire, so its writes are captured.
 pub(crate) fn open(path: &Path) -> Result<Connection> {
     preflight::check(path)?;
     let db = Connection::open_with_flags(
@@ -29,11 +29,11 @@ pub(crate) fn open_installed(path: &Path) -> Result<Connection> {
     if install::is_installed(&db).with_context(|| path.display().to_string())? {
         return Ok(db);
     }
-    let what = format!("{} has never been replicated by harmonylite", path.display());
+    let what = format!("{} was never replicated by harmonylite", path.display());
     Err(Failure::new(
         Exit::General,
         what,
-        "check --db or db_path; `harmonylite run` sets replication up",
+        "check --db or db_path; `harmonylite run` starts replication",
     )
     .into())
 }

@@ -1,4 +1,4 @@
-//! From arguments to the one thing to do.
+//! Reads the arguments and runs the command.
 
 use super::args::{Cli, Command, Global};
 use super::exit::{Exit, Failure};
@@ -6,14 +6,14 @@ use super::{
     cleanup, completions, conflicts, demo, doctor, quarantine, run, schema_cluster, schema_status,
     status, version,
 };
+use crate::settings::{Loaded, Settings};
 use anyhow::Result;
 use clap::Parser;
 use clap::error::ErrorKind;
-use harmonylite::settings::{Loaded, Settings};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-/// Reads the arguments and does what they say.
+/// Reads the arguments and runs the command that they name.
 pub(crate) fn dispatch(arguments: Vec<OsString>) -> Result<ExitCode> {
     let Cli { global, command } = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
@@ -39,7 +39,7 @@ pub(crate) fn dispatch(arguments: Vec<OsString>) -> Result<ExitCode> {
     }
 }
 
-/// Help is printed as it is; an error becomes the same two lines as every other one.
+/// Prints help as it is. An error is reported in two lines like every other one.
 fn usage(error: &clap::Error) -> Result<ExitCode> {
     if !error.use_stderr() {
         error.print()?;
@@ -59,12 +59,12 @@ fn usage(error: &clap::Error) -> Result<ExitCode> {
     Err(Failure::new(
         Exit::Usage,
         what,
-        "`harmonylite help` lists commands and flags, `harmonylite help COMMAND` those of one",
+        "`harmonylite help` lists commands and flags, `harmonylite help COMMAND` explains one",
     )
     .into())
 }
 
-/// What HarmonyLite (Go) does by flags; `run` if there is none of them.
+/// Runs the actions that HarmonyLite (Go) selects by flags; `run` without such a flag.
 fn flags(global: &Global) -> Result<ExitCode> {
     let loaded = settings(global)?;
     if global.cleanup {
@@ -80,27 +80,27 @@ fn flags(global: &Global) -> Result<ExitCode> {
     run::run(global, loaded, global.cluster()?)
 }
 
-/// What HarmonyLite (Go) has and this version does not: said, never pretended.
+/// Refuses what HarmonyLite (Go) has and this version lacks.
 fn not_yet(global: &Global) -> Result<(), Failure> {
     let missing = [
         (
             global.save_snapshot,
             "-save-snapshot",
-            "a new node gets all rows from the streams and its peers without one",
+            "a new node gets all rows from the streams and its peers, without a snapshot",
         ),
         (global.pprof.is_some(), "-pprof", "`harmonylite status` shows counters and times"),
     ];
     match missing.into_iter().find(|(asked, ..)| *asked) {
         Some((_, flag, hint)) => Err(Failure::new(
             Exit::NotYet,
-            format!("{flag} is not in this version of harmonylite yet"),
+            format!("this version of harmonylite does not support {flag} yet"),
             hint,
         )),
         None => Ok(()),
     }
 }
 
-/// The settings from the file, if one is named, with what the command line overrides.
+/// Reads the settings from the file, if one is named, and applies the command line's overrides.
 pub(crate) fn settings(global: &Global) -> Result<Loaded> {
     let mut loaded = match &global.config {
         Some(file) => Settings::load(file)?,

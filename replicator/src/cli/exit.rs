@@ -1,38 +1,38 @@
-//! Exit statuses, and how an error becomes the two lines that a person reads.
+//! Exit statuses, and the two lines that report an error to a person.
 
-use harmonylite::NodeError;
-use harmonylite::actor::Fatal;
-use harmonylite::db::connection::DatabaseError;
-use harmonylite::db::lockfile::LockError;
-use harmonylite::db::preflight::PreflightError;
-use harmonylite::embedded::EmbeddedError;
-use harmonylite::settings::{NodeConfigError, SettingsError};
+use crate::NodeError;
+use crate::actor::Fatal;
+use crate::db::connection::DatabaseError;
+use crate::db::lockfile::LockError;
+use crate::db::preflight::PreflightError;
+use crate::embedded::EmbeddedError;
+use crate::settings::{NodeConfigError, SettingsError};
 use rusqlite::ErrorCode;
 use std::fmt;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-/// The exit statuses besides 0. [`HELP`] tells them to people.
+/// The exit statuses besides 0. [`HELP`] documents them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Exit {
-    /// Anything without a number of its own; `status` of a node that does not run.
+    /// Any other error; `status` of a node that does not run.
     General = 1,
-    /// The command line or the configuration.
+    /// The command line or the configuration is wrong.
     Usage = 2,
-    /// The database cannot be used.
+    /// The database is unusable.
     Database = 3,
-    /// Another sidecar works on this database.
+    /// Another sidecar runs on this database.
     Running = 4,
     /// Another node has this node id.
     NodeId = 5,
-    /// The broker cannot be used, and waiting will not help.
+    /// The broker is unusable, and waiting does not help.
     Broker = 6,
-    /// A port that this node has to listen on is taken.
+    /// A port that this node needs is in use.
     Port = 7,
-    /// Going on could have harmed data.
+    /// The node stopped to protect data.
     Protect = 8,
-    /// Not in this version yet.
+    /// This version lacks the requested function.
     NotYet = 9,
 }
 
@@ -51,8 +51,8 @@ Exit status:
   7  a port is in use
   8  stopped to protect data
   9  not in this version yet
-`doctor` ends with the status that `run` would end with, as far as it can tell.
-A broker that cannot be reached is no error: the node captures, waits and says so.
+`doctor` exits with the status that `run` would exit with, as far as it can check.
+An unreachable broker is no error: the node captures changes, waits and reports it.
 
 Flags of HarmonyLite (Go) work with one dash or two: harmonylite -config node1.toml -cluster-addr \
 127.0.0.1:4221";
@@ -63,10 +63,10 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// An error as a person gets it: what happened, to what, and what can be done.
+/// An error as the program reports it: what happened, to what, and what a person can do.
 #[derive(Debug)]
 pub(crate) struct Failure {
-    /// The process ends with this.
+    /// The exit status of the process.
     pub(crate) exit: Exit,
     /// What happened, to what.
     pub(crate) what: String,
@@ -83,13 +83,12 @@ impl fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 impl Failure {
-    /// Puts one together.
+    /// Builds a failure.
     pub(crate) fn new(exit: Exit, what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { exit, what: what.into(), hint: hint.into() }
     }
 
-    /// Finds out what an error is. Errors of the library carry their own hints; context added on
-    /// the way is kept.
+    /// Classifies an error. Errors of the library carry their own hints; added context is kept.
     pub(crate) fn of(error: &anyhow::Error) -> Self {
         let what = one_line(&chain(error));
         let (exit, hint) = if let Some(e) = error.downcast_ref::<Self>() {
@@ -120,7 +119,7 @@ impl Failure {
 
     /// Prints the two lines to stderr.
     pub(crate) fn report(&self) -> ExitCode {
-        // Nobody may be listening any more.
+        // stderr may be closed.
         let _ = writeln!(
             std::io::stderr(),
             "harmonylite: {}\nhint: {}",
@@ -132,7 +131,7 @@ impl Failure {
 }
 
 const GENERAL_HINT: &str =
-    "`harmonylite doctor` checks database and configuration; logging.verbose = true says more";
+    "`harmonylite doctor` checks database and configuration; logging.verbose = true logs more";
 
 fn settings(error: &NodeConfigError) -> (Exit, String) {
     match error {
@@ -163,11 +162,11 @@ fn node(error: &NodeError) -> (Exit, String) {
             "choose another nats.bind_address or -cluster-addr, or stop what listens there",
         ),
         NodeError::Embedded(_) => {
-            say(Exit::Broker, "the message names what the nats-server of this node needs")
+            say(Exit::Broker, "change what the message names, then start again")
         }
         NodeError::Broker(_) => say(
             Exit::Broker,
-            "waiting will not help: change what the message names, then start again",
+            "change what the message names, then start again; waiting does not help",
         ),
         NodeError::Listen(_) => say(
             Exit::Port,
@@ -175,23 +174,23 @@ fn node(error: &NodeError) -> (Exit, String) {
         ),
         NodeError::Replaced(_) => say(
             Exit::Protect,
-            "put the right file in place, then start again; a restored backup begins a new life \
-            by itself",
+            "put the right file in place, then start again; a restored backup is detected \
+            automatically",
         ),
         NodeError::Fatal(Fatal::Restored) => say(
             Exit::Protect,
-            "start again: the database begins a new life, and gets from the other nodes what they \
-            have and it has not; to keep what was restored, write it again",
+            "start again: the database gets a new incarnation, and the rows that it lacks from \
+            the other nodes; to keep restored rows, write them again",
         ),
         NodeError::Fatal(Fatal::SecondNode { .. }) => {
             say(Exit::NodeId, "node_id in the configuration, or -node-id on the command line")
         }
-        NodeError::Fatal(_) => say(Exit::Protect, "the message says what a person has to decide"),
+        NodeError::Fatal(_) => say(Exit::Protect, "decide as the message asks, then start again"),
         NodeError::Panicked(_) => say(Exit::General, GENERAL_HINT),
     }
 }
 
-/// The error and its causes. Many errors tell their cause themselves: nothing is said twice.
+/// The error and its causes. A cause that the error's text already contains is left out.
 fn chain(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).fold(String::new(), |said, cause| {
         match said.contains(&cause) {
@@ -209,17 +208,16 @@ fn one_line(text: &str) -> String {
 fn database(error: &DatabaseError) -> (Exit, String) {
     let hint = match error {
         DatabaseError::Busy => {
-            "another program holds the write lock for long: let it finish or close it, then start \
-            again"
+            "another program holds the write lock: let it finish or close it, then start again"
         }
         DatabaseError::Full => "free space on the disk of the database",
         DatabaseError::NoIndex => {
-            "free space on the disk of the database; if it has space, look at the kernel's log \
-            for its errors"
+            "free space on the disk of the database; if it has space, check the kernel's log for \
+            disk errors"
         }
         DatabaseError::NewerFormat { .. } => "install the newer harmonylite on this node too",
         DatabaseError::NotWal { .. } => {
-            "close every program that uses the database once, then start again"
+            "close all programs that use the database once, then start again"
         }
         DatabaseError::Sqlite(e) => sqlite(e),
     };
@@ -232,7 +230,7 @@ fn sqlite(error: &rusqlite::Error) -> &'static str {
             "the file is not an SQLite database, or it is encrypted: check the path"
         }
         Some(ErrorCode::DatabaseCorrupt) => {
-            "restore the file from a backup; sqlite3 FILE 'PRAGMA integrity_check' tells more"
+            "restore the file from a backup; sqlite3 FILE 'PRAGMA integrity_check' lists the damage"
         }
         Some(ErrorCode::ReadOnly) => {
             "give this user write permission on the file, its -wal and -shm, and its directory"
@@ -241,15 +239,15 @@ fn sqlite(error: &rusqlite::Error) -> &'static str {
             "check that this user may read and write the file and its directory"
         }
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            "another program holds a lock for long: let it finish, then try again"
+            "another program holds a lock: let it finish, then try again"
         }
         Some(ErrorCode::SystemIoFailure) => {
-            "the disk failed: the kernel's log tells more; check the file with sqlite3 FILE \
-            'PRAGMA integrity_check', then start again"
+            "the disk failed: see the kernel's log; check the file with sqlite3 FILE 'PRAGMA \
+            integrity_check', then start again"
         }
         Some(ErrorCode::DiskFull) => "free space on the disk of the database",
         Some(ErrorCode::ConstraintViolation) => {
-            "another row stands in the way: look at the constraint that the message names"
+            "another row conflicts: check the constraint that the message names"
         }
         _ => GENERAL_HINT,
     }

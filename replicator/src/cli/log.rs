@@ -1,21 +1,21 @@
-//! Sets logging up: to stderr, for people or as JSON. `RUST_LOG` wins over the settings.
+//! Sets up logging to stderr, as text or as JSON. `RUST_LOG` overrides the settings.
 
-use harmonylite::settings::LoggingSettings;
+use crate::settings::LoggingSettings;
 use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
-/// What is logged without `RUST_LOG`. The broker's client reports each attempt to connect; we say
-/// that ourselves.
+/// The filter without `RUST_LOG`. The NATS client's own messages about each attempt to connect are
+/// left out; the node logs them itself.
 fn directives(verbose: bool) -> &'static str {
     if verbose { "info,harmonylite=debug,async_nats=warn" } else { "info,async_nats=warn" }
 }
 
-/// Starts logging. Once a process; a second call changes nothing.
+/// Starts logging. A second call in one process changes nothing.
 pub(crate) fn init(settings: &LoggingSettings) {
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new(directives(settings.verbose)));
-    // A line that cannot be written is lost. To say so goes to stderr too, and ended the thread
-    // when that was a file on a full disk.
+    // A line that cannot be written is lost. Reporting the error would write to stderr too, and
+    // panicked when that was a file on a full disk.
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -25,7 +25,7 @@ pub(crate) fn init(settings: &LoggingSettings) {
     } else {
         builder.with_ansi(std::io::stderr().is_terminal()).try_init()
     };
-    // Already set up: the embedding program's or a test's choice stands.
+    // The embedding program or a test has set up logging already; keep its choice.
     drop(outcome);
 }
 

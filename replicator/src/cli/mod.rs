@@ -1,16 +1,16 @@
 //! The command line: one file a subcommand.
 
-pub(crate) mod args;
+mod args;
 mod cleanup;
 mod completions;
 mod conflicts;
-pub(crate) mod control;
+mod control;
 mod database;
 mod demo;
 mod dispatch;
 mod doctor;
-pub(crate) mod exit;
-pub(crate) mod log;
+mod exit;
+mod log;
 mod quarantine;
 mod restore;
 mod run;
@@ -20,4 +20,13 @@ mod show;
 mod status;
 mod version;
 
-pub(crate) use dispatch::dispatch;
+use std::process::ExitCode;
+
+/// Runs the `harmonylite` program with the arguments of this process.
+pub fn main() -> ExitCode {
+    let arguments = args::go_style(std::env::args_os());
+    match dispatch::dispatch(arguments) {
+        Ok(code) => code,
+        Err(error) => exit::Failure::of(&error).report(),
+    }
+}

@@ -3,15 +3,15 @@
 use super::args::QuarantineAction;
 use super::exit::{Exit, Failure};
 use super::{control, database, show};
+use crate::db::lockfile::{Sidecar, sidecar};
+use crate::settings::Settings;
+use crate::store::quarantine::{self, Entry};
 use anyhow::Result;
-use harmonylite::db::lockfile::{Sidecar, sidecar};
-use harmonylite::settings::Settings;
-use harmonylite::store::quarantine::{self, Entry};
 use rusqlite::Connection;
 use std::path::Path;
 use std::process::ExitCode;
 
-/// Does what is asked.
+/// Runs `harmonylite quarantine`.
 pub(crate) fn run(settings: &Settings, action: QuarantineAction) -> Result<ExitCode> {
     let db = database::open_installed(&settings.db_path)?;
     let text = match action {
@@ -29,11 +29,10 @@ fn list(entries: &[Entry], json: bool) -> String {
         return serde_json::Value::Array(all).to_string() + "\n";
     }
     if entries.is_empty() {
-        return "nothing in quarantine\n".to_owned();
+        return "no batches in quarantine\n".to_owned();
     }
-    let mut rows = vec![
-        ["id", "set aside", "from node", "batch", "stream", "reason"].map(str::to_owned).to_vec(),
-    ];
+    let mut rows =
+        vec![["id", "since", "from node", "batch", "stream", "reason"].map(str::to_owned).to_vec()];
     rows.extend(entries.iter().map(|e| {
         let place = format!("{} at {}", e.shard, e.seq);
         vec![
@@ -50,15 +49,16 @@ fn list(entries: &[Entry], json: bool) -> String {
 
 fn as_json(e: &Entry) -> serde_json::Value {
     serde_json::json!({
-        "id": e.id, "time_ms": e.time_ms, "shard": e.shard, "seq": e.seq.0, "node_id": e.node.0, "site": e.site.0, "batch": e.batch.0, "reason": e.reason,
+        "id": e.id, "time_ms": e.time_ms, "shard": e.shard, "seq": e.seq.0,
+        "node_id": e.node.0, "site": e.site.0, "batch": e.batch.0, "reason": e.reason,
     })
 }
 
 fn unknown(id: i64) -> Failure {
     Failure::new(
         Exit::General,
-        format!("there is no batch {id} in quarantine"),
-        "`harmonylite quarantine list` shows their numbers",
+        format!("no batch {id} in quarantine"),
+        "`harmonylite quarantine list` shows the ids",
     )
 }
 
@@ -68,20 +68,20 @@ fn retry(db: &Connection, path: &Path, id: i64) -> Result<String> {
         return Err(Failure::new(
             Exit::General,
             format!("no node runs on {}", path.display()),
-            "start it with `harmonylite run`, then retry",
+            "start it with `harmonylite run`, then try again",
         )
         .into());
     };
     let answer = control::ask(owner.as_ref(), "POST", &format!("/quarantine/{id}/retry"))?;
     match answer.status {
         200..=299 => Ok(format!(
-            "the node tries batch {id} again; if it stays in `harmonylite quarantine list`, its \
-            reason is the new one\n"
+            "the node retries batch {id}; if it fails again, `harmonylite quarantine list` shows \
+            the new reason\n"
         )),
         status => Err(Failure::new(
             Exit::General,
             format!("the node refused ({status}): {}", answer.body),
-            "its log tells more",
+            "see its log",
         )
         .into()),
     }
@@ -89,7 +89,7 @@ fn retry(db: &Connection, path: &Path, id: i64) -> Result<String> {
 
 fn drop_entry(db: &Connection, id: i64) -> Result<String> {
     if quarantine::remove(db, id)? {
-        Ok(format!("batch {id} thrown away\n"))
+        Ok(format!("dropped batch {id}\n"))
     } else {
         Err(unknown(id).into())
     }
@@ -98,16 +98,16 @@ fn drop_entry(db: &Connection, id: i64) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use harmonylite::db::lockfile::{Lock, Owner};
-    use harmonylite::model::ids::{BatchNo, NodeId, Site, StreamSeq};
+    use crate::db::lockfile::{Lock, Owner};
+    use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 
     #[test]
     fn entries_are_listed_retried_and_dropped() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("app.db");
         let db = Connection::open(&path).unwrap();
-        harmonylite::store::install::create_tables(&db, &path).unwrap();
-        assert_eq!(list(&[], false), "nothing in quarantine\n");
+        crate::store::install::create_tables(&db, &path).unwrap();
+        assert_eq!(list(&[], false), "no batches in quarantine\n");
         let entry = Entry {
             id: 0,
             time_ms: 1_700_000_000_000,

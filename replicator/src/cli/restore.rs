@@ -1,26 +1,27 @@
-//! Writes the content that lost a conflict again, as a new local write.
+//! Restores a losing write of a conflict as a new local write.
 //!
-//! Arrives: a line of the conflict journal. Leaves: one transaction of an ordinary connection,
-//! captured like any other. Owns: nothing of the journal's text gets into SQL: names are quoted and
-//! must exist, literals are parsed and bound.
+//! Arrives: an entry of the conflict journal. Leaves: one transaction of an ordinary connection,
+//! captured like any other. Owns: no text of the journal reaches SQL. Names are quoted and must
+//! exist; literals are parsed and bound.
 
 use super::exit::{Exit, Failure};
+use crate::db::layout::TableLayout;
+use crate::db::schema::inspect;
+use crate::db::sql::literal;
+use crate::model::batch::Value;
+use crate::model::table_filter::TableFilter;
+use crate::store::conflicts::{self, Conflict};
 use anyhow::Result;
-use harmonylite::db::layout::TableLayout;
-use harmonylite::db::schema::{TableFilter, inspect};
-use harmonylite::db::sql::literal;
-use harmonylite::model::batch::Value;
-use harmonylite::store::conflicts::{self, Conflict};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params_from_iter};
 use std::fmt::Write as _;
 
-/// Columns and literals of a JSON object, as the journal writes it.
+/// The columns and literals of a JSON object as the journal writes it.
 pub(crate) fn columns(json: Option<&str>) -> Option<Vec<(String, String)>> {
     let serde_json::Value::Object(map) = serde_json::from_str(json?).ok()? else { return None };
     map.into_iter().map(|(name, value)| Some((name, value.as_str()?.to_owned()))).collect()
 }
 
-/// Restores one conflict and takes it out of the journal; returns what was done, for people.
+/// Restores one conflict and removes it from the journal. Returns a report for people.
 pub(crate) fn restore(
     db: &mut Connection,
     filter: &TableFilter,
@@ -36,7 +37,7 @@ pub(crate) fn restore(
             format!("{} {}: restored, as a new write of this node\n", conflict.table, conflict.key)
         }
         None if before.is_none() => format!(
-            "{} {}: a delete lost, and the row is gone already\n",
+            "{} {}: the losing write was a delete, and the row does not exist any more\n",
             conflict.table, conflict.key
         ),
         None => {
@@ -61,7 +62,7 @@ fn layout(db: &Connection, filter: &TableFilter, conflict: &Conflict) -> Result<
     let table = found.ok_or_else(|| {
         Failure::new(
             Exit::General,
-            format!("the table {} is not replicated here any more", conflict.table),
+            format!("the table {} is no longer replicated here", conflict.table),
             "`harmonylite conflicts show` prints the content",
         )
     })?;
@@ -73,7 +74,7 @@ fn layout(db: &Connection, filter: &TableFilter, conflict: &Conflict) -> Result<
     )?;
     if !captured {
         let what = format!(
-            "changes of {} are not captured now: the restored row would reach no other node",
+            "changes of {} are not captured now, so the restored row would reach no other node",
             table.name
         );
         return Err(Failure::new(
@@ -97,7 +98,7 @@ fn key_values(table: &TableLayout, conflict: &Conflict) -> Result<Vec<Value>, Fa
         .iter()
         .map(|k| {
             part(&k.name)
-                .ok_or_else(|| differs(conflict, &format!("{} is part of the key now", k.name)))
+                .ok_or_else(|| differs(conflict, &format!("the key now contains {}", k.name)))
         })
         .collect()
 }
@@ -113,7 +114,7 @@ fn write(db: &Connection, table: &TableLayout, conflict: &Conflict) -> Result<()
     let pairs = values(conflict, conflict.content.as_deref())?;
     for (name, _) in &pairs {
         if !table.batch_columns.iter().any(|c| c.eq_ignore_ascii_case(name)) {
-            return Err(differs(conflict, &format!("the column {name} is gone")).into());
+            return Err(differs(conflict, &format!("the column {name} no longer exists")).into());
         }
     }
     let names: Vec<&str> = pairs.iter().map(|(name, _)| name.as_str()).collect();
@@ -138,8 +139,8 @@ fn values(conflict: &Conflict, json: Option<&str>) -> Result<Vec<(String, Value)
     parsed.ok_or_else(|| {
         Failure::new(
             Exit::General,
-            format!("conflict {} is not readable", conflict.id),
-            "`harmonylite conflicts show` prints what there is",
+            format!("conflict {} is unreadable", conflict.id),
+            "`harmonylite conflicts show` prints the stored text",
         )
     })
 }
@@ -178,9 +179,9 @@ fn parse_hex(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use harmonylite::capture::install;
-    use harmonylite::store::conflicts;
-    use harmonylite::store::install as own_tables;
+    use crate::capture::install;
+    use crate::store::conflicts;
+    use crate::store::install as own_tables;
 
     #[test]
     fn literals_are_read_back_exactly() {
@@ -282,7 +283,7 @@ mod tests {
         assert!(
             restore(&mut db, &TableFilter::default(), &conflict(None))
                 .unwrap()
-                .contains("gone already")
+                .contains("does not exist")
         );
         assert_eq!(log(&db), 1);
     }

@@ -1,10 +1,10 @@
-//! `harmonylite run`: replicates a database until told to stop.
+//! `harmonylite run`: replicates a database until a signal stops it.
 
 use super::args::Global;
 use super::log;
+use crate::Node;
+use crate::settings::{ClusterSettings, Loaded};
 use anyhow::{Context, Result};
-use harmonylite::Node;
-use harmonylite::settings::{ClusterSettings, Loaded};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -14,22 +14,24 @@ pub(crate) fn run(_options: &Global, loaded: Loaded, cluster: ClusterSettings) -
     for note in &loaded.notes {
         tracing::info!("{note}");
     }
-    // Here, not in the node: a program that runs a node inside may have the database open, and
-    // closing the file a second time would drop its locks.
-    harmonylite::db::preflight::check(&loaded.settings.db_path)?;
-    // Two threads do the work; these only carry bytes.
+    // Here, not in the node: a program that embeds a node may have the database open, and closing
+    // the file a second time would drop its locks.
+    crate::db::preflight::check(&loaded.settings.db_path)?;
+    // The node's own threads do the work; these only move bytes.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
-        .context("cannot start")?;
+        .context("cannot start the network runtime")?;
     runtime.block_on(replicate(loaded, cluster))?;
     Ok(ExitCode::SUCCESS)
 }
 
 async fn replicate(loaded: Loaded, cluster: ClusterSettings) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
+    let mut terminate =
+        signal(SignalKind::terminate()).context("cannot install the SIGTERM handler")?;
+    let mut interrupt =
+        signal(SignalKind::interrupt()).context("cannot install the SIGINT handler")?;
     let database = loaded.settings.db_path.display().to_string();
     let started = Node::builder().settings(loaded.settings).cluster(cluster).start();
     let mut node = tokio::select! {

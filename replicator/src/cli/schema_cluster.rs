@@ -1,20 +1,19 @@
-//! `-schema-status-cluster`: the schema hashes of all nodes, as they have written them into the
-//! registry.
+//! `-schema-status-cluster`: the schema hashes of all nodes, read from the registry.
 
 use super::exit::{Exit, Failure};
 use super::{control, show};
+use crate::clock;
+use crate::db::lockfile::{Sidecar, sidecar};
+use crate::settings::Settings;
 use anyhow::{Context, Result};
-use harmonylite::clock;
-use harmonylite::db::lockfile::{Sidecar, sidecar};
-use harmonylite::settings::Settings;
 use serde_json::Value;
 use std::process::ExitCode;
 
-/// Asks the running node, and prints the table.
+/// Asks the running node and prints the table.
 pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
     let Sidecar::Running(owner) = sidecar(&settings.db_path)? else {
         let what = format!(
-            "no node runs on {}, so there is no connection to the other nodes",
+            "no node runs on {}, so the other nodes' schemas are unknown",
             settings.db_path.display()
         );
         return Err(Failure::new(
@@ -30,7 +29,7 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
         return Err(Failure::new(
             Exit::General,
             what,
-            "`harmonylite status` tells about its connection",
+            "`harmonylite status` shows the state of its connection",
         )
         .into());
     }
@@ -63,15 +62,15 @@ fn text(entries: &[Value], here: Option<u64>, now_ms: i64) -> String {
     show::table(&rows)
 }
 
-/// How another node's schema stands to ours, by the present and the former hash of both.
+/// Compares another node's schema with ours by the present and the previous hash of both.
 fn compared(entry: &Value, own: Option<&Value>) -> &'static str {
     let Some(own) = own.filter(|own| own["schema_hash"].is_string()) else {
-        return "this node has written nothing yet";
+        return "this node has no entry yet";
     };
     let is = |a: &Value, b: &Value| a.as_str().is_some_and(|text| !text.is_empty()) && a == b;
     match () {
         () if entry["node_id"] == own["node_id"] => "this node",
-        () if !entry["schema_hash"].is_string() => "has written nothing",
+        () if !entry["schema_hash"].is_string() => "no entry",
         () if is(&entry["schema_hash"], &own["schema_hash"]) => "same",
         () if is(&entry["previous_hash"], &own["schema_hash"]) => "one migration ahead",
         () if is(&entry["schema_hash"], &own["previous_hash"]) => "one migration behind",
@@ -86,7 +85,12 @@ mod tests {
 
     #[test]
     fn nodes_are_compared_with_the_one_that_is_asked() {
-        let node = |id: u64, hash: &str, previous: &str| json!({ "node_id": id, "schema_hash": hash, "previous_hash": previous, "harmonylite_version": "0.1.0", "updated_at": 5 });
+        let node = |id: u64, hash: &str, previous: &str| {
+            json!({
+                "node_id": id, "schema_hash": hash, "previous_hash": previous,
+                "harmonylite_version": "0.1.0", "updated_at": 5,
+            })
+        };
         let entries = [
             node(1, "bb", "aa"),
             node(2, "bb", ""),
@@ -102,7 +106,7 @@ mod tests {
             "one migration ahead",
             "one migration behind",
             "differs",
-            "has written nothing",
+            "no entry",
         ]
         .iter()
         .zip(text.lines().skip(1))

@@ -1,15 +1,15 @@
-//! `-schema-status`: the replicated tables with their hashes, as this database has them.
+//! `-schema-status`: the replicated tables of this database with their hashes.
 
 use super::{database, show};
+use crate::db::schema::{Schema, inspect};
+use crate::settings::Settings;
+use crate::store::tables;
 use anyhow::{Context, Result};
-use harmonylite::db::schema::{Schema, inspect};
-use harmonylite::settings::Settings;
-use harmonylite::store::tables;
 use rusqlite::Connection;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-/// Prints it.
+/// Prints the table.
 pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
     let db = database::open(&settings.db_path)?;
     let schema = inspect(&db, &settings.table_filter()?)
@@ -19,13 +19,13 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
 }
 
 fn text(db: &Connection, schema: &Schema) -> Result<String> {
-    let installed = harmonylite::store::install::is_installed(db)?;
+    let installed = crate::store::install::is_installed(db)?;
     let mut rows = vec![["table", "hash", "state"].map(str::to_owned).to_vec()];
     for table in &schema.tables {
         let known = if installed { tables::hash(db, &table.name)? } else { None };
         let state = match known {
             Some(hash) if hash == table.hash => "replicated",
-            Some(_) => "changed; the running node takes it over",
+            Some(_) => "changed; the running node adopts it",
             None => "not replicated yet",
         };
         rows.push(vec![table.name.clone(), hex(&table.hash[..8]), state.to_owned()]);
@@ -61,8 +61,8 @@ mod tests {
             "{}",
             show()
         );
-        harmonylite::store::install::create_tables(&db, std::path::Path::new("x")).unwrap();
-        harmonylite::capture::install::install(&db, &Default::default(), 1).unwrap();
+        crate::store::install::create_tables(&db, std::path::Path::new("x")).unwrap();
+        crate::capture::install::install(&db, &Default::default(), 1).unwrap();
         assert!(show().contains("  replicated\n"), "{}", show());
         db.execute_batch("ALTER TABLE t ADD COLUMN a").unwrap();
         assert!(show().contains("changed"), "{}", show());

@@ -1,22 +1,22 @@
-//! Output for people: aligned lines, times and sizes in words.
+//! Output for people: aligned lines, readable times and sizes.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// Prints to stdout. A reader that has gone (`| head`) is no error.
+/// Prints to stdout. A closed pipe (`| head`) is no error.
 pub(crate) fn print(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// One line: a label, and text in its column.
+/// Adds a line: a label, and text in its column.
 pub(crate) fn line(out: &mut String, label: &str, text: &str) {
     let _ = writeln!(out, "{label:<12} {text}");
 }
 
-/// A span of time in its two greatest units.
+/// Formats a span of time in its two greatest units.
 pub(crate) fn span(ms: i64) -> String {
     let ms = ms.max(0);
     let (s, m, h, d) = (ms / 1_000, ms / 60_000, ms / 3_600_000, ms / 86_400_000);
@@ -29,12 +29,12 @@ pub(crate) fn span(ms: i64) -> String {
     }
 }
 
-/// How long ago, or "never" for 0.
+/// Formats how long ago a time was; "never" for 0.
 pub(crate) fn ago(then_ms: i64, now_ms: i64) -> String {
     if then_ms == 0 { "never".to_owned() } else { format!("{} ago", span(now_ms - then_ms)) }
 }
 
-/// A moment in UTC, to the second.
+/// Formats a moment in UTC, to the second.
 pub(crate) fn moment(unix_ms: i64) -> String {
     OffsetDateTime::from_unix_timestamp(unix_ms / 1_000)
         .ok()
@@ -42,7 +42,7 @@ pub(crate) fn moment(unix_ms: i64) -> String {
         .unwrap_or_else(|| format!("{unix_ms} ms"))
 }
 
-/// A number of bytes.
+/// Formats a number of bytes.
 pub(crate) fn bytes(n: u64) -> String {
     const UNITS: [(&str, u64); 3] = [("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1_000)];
     match UNITS.iter().find(|(_, size)| n >= *size) {
@@ -51,7 +51,7 @@ pub(crate) fn bytes(n: u64) -> String {
     }
 }
 
-/// Rows of cells in columns as wide as they need to be; the last one is not padded.
+/// Formats rows of cells in aligned columns; the last one is not padded.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |c: usize| {

@@ -1,10 +1,10 @@
-//! `harmonylite version`: what this program is made of.
+//! `harmonylite version`: the versions of the program and its parts.
 
 use super::show;
 use anyhow::Result;
 use std::process::ExitCode;
 
-/// The licences of everything inside, written by scripts/licenses.py.
+/// The licences of all parts, written by scripts/licenses.py.
 const LICENSES: &str = include_str!("../../licenses.txt");
 
 /// Prints the versions, or the licences.
@@ -16,7 +16,7 @@ pub(crate) fn run(licenses: bool) -> Result<ExitCode> {
             "harmonylite {}\nSQLite {}\n{}\n",
             env!("CARGO_PKG_VERSION"),
             rusqlite::version(),
-            harmonylite::embedded::inside()
+            crate::embedded::inside()
         ));
     }
     Ok(ExitCode::SUCCESS)

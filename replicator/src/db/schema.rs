@@ -6,7 +6,7 @@
 
 use crate::db::sql::{Collation, quote};
 use crate::model::batch::Digest;
-use globset::GlobSet;
+use crate::model::table_filter::TableFilter;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};
 use sha2::{Digest as _, Sha256};
@@ -73,7 +73,7 @@ pub struct TableSchema {
     pub key_kind: KeyKind,
     /// Unique indexes besides the key.
     pub unique: Vec<UniqueIndex>,
-    /// Over names, types, keys, unique indexes (DESIGN.md section 5).
+    /// Over names, types, keys, unique indexes (docs/design.md section 5).
     pub hash: Digest,
 }
 
@@ -89,21 +89,6 @@ pub struct Skipped {
     /// It could be replicated, but the configuration excludes it: rows of it that come in are
     /// passed over.
     pub by_choice: bool,
-}
-
-/// Which tables the configuration wants.
-#[derive(Clone, Debug, Default)]
-pub struct TableFilter {
-    /// Empty: all.
-    pub include: GlobSet,
-    /// Wins over `include`.
-    pub exclude: GlobSet,
-}
-
-impl TableFilter {
-    fn wants(&self, table: &str) -> bool {
-        (self.include.is_empty() || self.include.is_match(table)) && !self.exclude.is_match(table)
-    }
 }
 
 /// The schema as the replicator sees it.
@@ -159,7 +144,7 @@ pub fn inspect(db: &Connection, filter: &TableFilter) -> rusqlite::Result<Schema
                 false,
             )),
             "shadow" => found.skipped.push(skip("the inner table of a virtual table", false)),
-            _ if !filter.wants(&name) => {
+            _ if !filter.selects(&name) => {
                 found.skipped.push(Skipped {
                     by_choice: true,
                     ..skip("excluded by the configuration (tables.include, tables.exclude)", false)

@@ -1,9 +1,8 @@
 //! Finds the nats-server program to run.
 //!
-//! In this order: `nats.server_binary`, `HARMONYLITE_NATS_SERVER`, the one inside this executable,
-//! `PATH`. The first that is given is taken or refused, never silently passed over. Owns: no
-//! program runs whose version was not read from itself, and none that was unpacked here without its
-//! digest being compared, at every use.
+//! The order: `nats.server_binary`, `HARMONYLITE_NATS_SERVER`, the one inside this executable,
+//! `PATH`. The first that exists is used or refused, never silently skipped. Owns: every program
+//! reports its version before it runs, and the digest of an unpacked one is compared at every use.
 
 use super::{EmbeddedError, lock};
 use sha2::{Digest, Sha256};
@@ -12,7 +11,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The oldest nats-server that is good: older ones lose acknowledged messages (DESIGN.md section
+/// The oldest sufficient nats-server: older ones lose acknowledged messages (docs/design.md section
 /// 4).
 pub const VERSION_MIN: (u64, u64, u64) = (2, 10, 23);
 
@@ -26,7 +25,7 @@ struct Inside {
 
 include!(concat!(env!("OUT_DIR"), "/inside.rs"));
 
-/// What is inside, for `harmonylite version`.
+/// Describes the nats-server inside, for `harmonylite version`.
 pub fn inside() -> String {
     match INSIDE {
         Some(inside) => format!(
@@ -40,14 +39,14 @@ pub fn inside() -> String {
     }
 }
 
-/// A program that said its version, which is good.
+/// A program with a sufficient version.
 #[derive(Clone, Debug)]
 pub(super) struct Program {
     pub(super) path: PathBuf,
     pub(super) version: String,
 }
 
-/// Finds it and reads its version.
+/// Finds the program and reads its version.
 pub(super) async fn find(server_binary: &str) -> Result<Program, EmbeddedError> {
     let server_binary = server_binary.to_owned();
     let path = tokio::task::spawn_blocking(move || locate(&server_binary))
@@ -65,11 +64,10 @@ pub(super) async fn find(server_binary: &str) -> Result<Program, EmbeddedError> 
     Ok(Program { path, version })
 }
 
-/// The nats-server that a node would run, for others that need one: found, and its version read and
-/// good.
+/// Returns the nats-server that a node would run, with a sufficient version.
 ///
 /// # Errors
-/// [`EmbeddedError::NoBinary`], [`EmbeddedError::TooOld`], or that it does not say its version.
+/// [`EmbeddedError::NoBinary`] or [`EmbeddedError::TooOld`].
 pub async fn server_program(server_binary: &str) -> Result<PathBuf, EmbeddedError> {
     Ok(find(server_binary).await?.path)
 }
@@ -91,11 +89,11 @@ fn locate(server_binary: &str) -> Result<PathBuf, EmbeddedError> {
         .map(|dir| dir.join("nats-server"))
         .find(|program| program.is_file());
     found.ok_or_else(|| EmbeddedError::NoBinary {
-        reason: "none is named, none is inside this program, none is on PATH".to_owned(),
+        reason: "none is configured, none is inside this program, none is on PATH".to_owned(),
     })
 }
 
-/// Where an unpacked program may go, best first. The home of a service is often missing or
+/// The directories for an unpacked program, best first. The home of a service is often missing or
 /// read-only.
 fn cache_directories() -> Vec<PathBuf> {
     let variable =
@@ -109,7 +107,7 @@ fn cache_directories() -> Vec<PathBuf> {
         .collect()
 }
 
-/// The path of the unpacked program, which has the right digest now.
+/// Unpacks the program if necessary, and returns its path after a check of the digest.
 fn unpack(inside: &Inside, directories: &[PathBuf]) -> Result<PathBuf, EmbeddedError> {
     let mut reasons = Vec::new();
     for dir in directories {
@@ -123,7 +121,7 @@ fn unpack(inside: &Inside, directories: &[PathBuf]) -> Result<PathBuf, EmbeddedE
         }
     }
     Err(EmbeddedError::NoBinary {
-        reason: format!("the one inside cannot be unpacked ({})", reasons.join("; ")),
+        reason: format!("cannot unpack the one inside ({})", reasons.join("; ")),
     })
 }
 
@@ -135,7 +133,7 @@ fn unpack_to(inside: &Inside, dir: &Path, path: &Path) -> Result<(), String> {
     let content =
         zstd::bulk::decompress(inside.compressed, inside.bytes).map_err(|e| e.to_string())?;
     if hex(&Sha256::digest(&content)) != inside.sha256 {
-        return Err("what is inside this executable is damaged".to_owned());
+        return Err("the nats-server inside this executable is damaged".to_owned());
     }
     let write = || -> io::Result<()> {
         let mut builder = tempfile::Builder::new();
@@ -145,14 +143,14 @@ fn unpack_to(inside: &Inside, dir: &Path, path: &Path) -> Result<(), String> {
         let mut file = builder.tempfile_in(dir)?;
         file.write_all(&content)?;
         file.as_file().sync_all()?;
-        // Closed before it gets its name: a program that is open for writing cannot be started.
+        // Close the file before it gets its name: a program that is open for writing cannot start.
         file.into_temp_path().persist(path)?;
         File::open(dir)?.sync_all()
     };
     write().map_err(|e| e.to_string())
 }
 
-/// Refuses a directory (of the shared temporary one) that somebody else could change between the
+/// Refuses a directory (in the shared temporary one) that another user could change between the
 /// check and the start.
 fn ours_alone(dir: &Path) -> Result<(), String> {
     #[cfg(unix)]
@@ -164,7 +162,7 @@ fn ours_alone(dir: &Path) -> Result<(), String> {
             || about.uid() != mine && mine != 0
             || about.mode() & 0o022 != 0
         {
-            return Err("other users may write there".to_owned());
+            return Err("other users can write to it".to_owned());
         }
     }
     Ok(())
@@ -193,11 +191,11 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Runs `-v`. "Text file busy" passes: a thread that forks just while the program is written holds
-/// it open for a moment.
+/// Runs `-v`. Retries after "Text file busy": a thread that forks while the program is written
+/// keeps it open for a moment.
 async fn ask_version(path: &Path) -> Result<String, EmbeddedError> {
     let refuse = |reason: String| EmbeddedError::NoBinary {
-        reason: format!("{} cannot be run: {reason}", path.display()),
+        reason: format!("cannot run {}: {reason}", path.display()),
     };
     let mut tries = 0;
     let output = loop {
@@ -211,14 +209,13 @@ async fn ask_version(path: &Path) -> Result<String, EmbeddedError> {
     let version = said.trim().strip_prefix("nats-server: v").map(str::to_owned);
     version.ok_or_else(|| {
         refuse(format!(
-            "it is no nats-server: `-v` said {:?}",
+            "it is no nats-server: `-v` printed {:?}",
             said.chars().take(80).collect::<String>()
         ))
     })
 }
 
-/// The three numbers of "2.15.1" or "2.12.0-preview.1"; a version before a release counts as the
-/// one before.
+/// Parses the three numbers of "2.15.1" or "2.12.0-preview.1".
 pub(crate) fn parse_version(text: &str) -> Option<(u64, u64, u64)> {
     let numbers = text.split(['-', '+']).next()?;
     let mut parts = numbers.split('.').map(|part| part.parse().ok());

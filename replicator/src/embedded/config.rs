@@ -1,9 +1,8 @@
-//! Writes the configuration of the embedded server: the user's `server_config` first, our keys
-//! after it. Pure.
+//! Builds the configuration of the embedded server: the user's `server_config` first, then our
+//! keys. Pure.
 //!
-//! nats-server takes the last of two equal keys, and a whole block at a time. So where the user
-//! gives a block that we have to add to (`jetstream`, `cluster`), the block is written again with
-//! the user's text inside.
+//! nats-server uses the last of two equal keys, and replaces whole blocks. So a block of the user
+//! that needs our additions (`jetstream`, `cluster`) is written again, with the user's text inside.
 
 use super::EmbeddedError;
 use super::user_config::Keys;
@@ -15,25 +14,25 @@ use std::path::{Path, PathBuf};
 /// The name of every cluster of embedded servers, as in HarmonyLite (Go).
 const CLUSTER_NAME: &str = "e-harmonylite";
 
-/// Everything that the configuration follows from, other than the port of a restart.
+/// The configuration of the server, except for the port of a restart.
 #[derive(Debug)]
 pub(super) struct Plan {
-    /// Where JetStream keeps its files, and we our lock, the configuration and the ports file.
+    /// The directory of JetStream's files, and of our lock, configuration and ports file.
     pub(super) store: PathBuf,
-    /// What our own client logs in with.
+    /// The login of our own client.
     pub(super) login: Option<(String, Secret)>,
-    /// Whether the port is ours to choose, so that a restart may ask for the former one.
+    /// Whether any port will do, so that a restart may request the former one.
     pub(super) any_port: bool,
     /// Whether our client has to use TLS.
     pub(super) tls: bool,
-    /// What a person should know about this configuration.
+    /// Warnings about this configuration, for people.
     pub(super) warnings: Vec<String>,
     listen: Option<(String, u16)>,
     head: String,
     tail: String,
 }
 
-/// Why no login is made when the user's file has one of these.
+/// With one of these keys in the user's file no login is created.
 const ACCESS_KEYS: [&str; 8] = [
     "authorization",
     "accounts",
@@ -44,13 +43,13 @@ const ACCESS_KEYS: [&str; 8] = [
     "trusted",
     "no_auth_user",
 ];
-/// Of what JetStream may store at all.
+/// The least storage limit of JetStream.
 const STORAGE_BYTES_MIN: u64 = 1 << 30;
 const STORAGE_BYTES_MAX: u64 = 1 << 50;
 const LISTEN_KEYS: [&str; 4] = ["listen", "port", "host", "net"];
 
 impl Plan {
-    /// `made` is the password of this start, used if nobody else gave one.
+    /// Builds the plan. `made` is a new password, used if no other is configured.
     pub(super) fn new(
         settings: &Settings,
         node: NodeId,
@@ -74,7 +73,8 @@ impl Plan {
         let login = named.or_else(|| (ours && !exposed).then(|| ("harmonylite".to_owned(), made)));
         if ours && login.is_none() {
             warnings.push(
-                "the embedded nats-server listens for everybody and asks for no password: set \
+                "the embedded nats-server accepts connections from everywhere without a password: \
+                set \
                 nats.user_name and nats.user_password, or \
                  accounts in nats.server_config"
                     .to_owned(),
@@ -82,8 +82,8 @@ impl Plan {
         }
 
         let mut head = String::from(
-            "# Written by harmonylite at every start: changes are lost. Put yours into \
-            nats.server_config.\n",
+            "# Written by harmonylite at every start: changes are lost. Use nats.server_config \
+            for yours.\n",
         );
         if !nats.server_config.is_empty() {
             _ = writeln!(
@@ -95,7 +95,7 @@ impl Plan {
         _ = writeln!(head, "server_name: {}", quote(&name));
         _ = writeln!(head, "ports_file_dir: {}", quote(&store.to_string_lossy()));
         _ = writeln!(head, "logtime: false");
-        // One line a minute about a neighbour that is down, not four a second.
+        // Log an unreachable neighbour once a minute, not four times a second.
         _ = writeln!(head, "reconnect_error_reports: 60");
         let mut tail = jetstream;
         if let (true, Some((user, password))) = (ours, &login) {
@@ -112,7 +112,7 @@ impl Plan {
         Ok(Self { store, login, any_port, tls: user.any(&["tls"]), warnings, listen, head, tail })
     }
 
-    /// The text, with this port where any would do.
+    /// Returns the text, with this port if any port will do.
     pub(super) fn text(&self, port: Option<u16>) -> String {
         let listen = self.listen.as_ref().map(|(host, fixed)| match (fixed, port) {
             (0, None | Some(0)) => format!("listen: {}\n", quote(&format!("{host}:-1"))),
@@ -124,8 +124,8 @@ impl Plan {
     }
 }
 
-/// Where clients are to be served (port 0: any; none: as the user's file says), and whether others
-/// are meant to come in.
+/// The address for clients (port 0: any; None: the user's file decides), and whether other machines
+/// may connect.
 fn listen(
     nats: &NatsSettings,
     user: &Keys,
@@ -144,19 +144,19 @@ fn listen(
     let loopback = matches!(host, "localhost" | "127.0.0.1" | "[::1]");
     Ok(match (host, port) {
         ("", 0) => (Some(("127.0.0.1".to_owned(), 0)), false),
-        // As in HarmonyLite (Go): a port of the user's choice is there for others.
+        // As in HarmonyLite (Go): a configured port is open to other machines.
         ("", port) => (Some(("0.0.0.0".to_owned(), port)), true),
         (host, port) => (Some((host.to_owned(), port)), port != 0 || !loopback),
     })
 }
 
-/// The `jetstream` block, and where the files are.
+/// Returns the `jetstream` block and the directory of its files.
 fn jetstream(user: &Keys, leaf: bool, store_default: &Path, bytes: u64) -> (String, PathBuf) {
     let given = ["store_dir", "storedir"]
         .iter()
         .find_map(|key| user.value(key).map(str::to_owned))
         .or_else(|| user.within("jetstream", &["store_dir", "storedir", "store"]));
-    // A variable of the user's file is known to nats-server only: our own files stay in the usual
+    // Only nats-server can resolve a variable of the user's file: our own files stay in the usual
     // place.
     let store = given
         .as_deref()
@@ -178,8 +178,8 @@ fn jetstream(user: &Keys, leaf: bool, store_default: &Path, bytes: u64) -> (Stri
     if given.is_none() {
         _ = writeln!(text, "  store_dir: {}", quote(&store.to_string_lossy()));
     }
-    // Otherwise it would be three quarters of what is free at the start: little, for as long as it
-    // runs, if the disk was full then.
+    // The default is three quarters of the free space at the start, which stays small if the disk
+    // was full then.
     if user.within("jetstream", &["max_file_store", "max_file"]).is_none() {
         _ = writeln!(text, "  max_file_store: {bytes}");
     }
@@ -187,7 +187,7 @@ fn jetstream(user: &Keys, leaf: bool, store_default: &Path, bytes: u64) -> (Stri
     (text, store)
 }
 
-/// What the streams may take, and as much again for snapshots and for streams of the user's own.
+/// The storage for the streams, and the same again for snapshots and the user's own streams.
 fn storage_bytes(log: &ReplicationLogSettings) -> u64 {
     u64::try_from(log.max_bytes).map_or(STORAGE_BYTES_MAX, |bytes| {
         bytes.saturating_mul(2 * u64::from(log.shards)).clamp(STORAGE_BYTES_MIN, STORAGE_BYTES_MAX)
@@ -195,8 +195,8 @@ fn storage_bytes(log: &ReplicationLogSettings) -> u64 {
 }
 
 /// Lets JetStream requests pass leaf connections. Without it a leaf server keeps its clients'
-/// `$JS.API.>` to itself, JetStream or not, and a hub does not tell its leaves of the queue
-/// subscriptions that answer direct gets. The user's word goes first.
+/// `$JS.API.>` to itself, with or without JetStream, and a hub does not announce the queue
+/// subscriptions that answer direct gets to its leaves. The user's setting wins.
 fn through_leaves(user: &Keys) -> String {
     if user.any(&["default_js_domain"]) {
         String::new()
@@ -236,24 +236,23 @@ fn routes(
         .count();
     if others < 2 {
         warnings.push(format!(
-            "this cluster has {} nodes: with one of them down it stops until it is back, three \
-            are needed to go on",
+            "this cluster has {} nodes: it stops while one of them is down; it needs three to \
+            continue",
             others + 1
         ));
     }
     if replicas < 3 {
         warnings.push(format!(
-            "replication_log.replicas = {replicas} in a cluster: a stream lives and dies with one \
-            server, 3 outlive one of them"
+            "replication_log.replicas = {replicas} in a cluster: a stream is lost with one \
+            server; with 3 it survives one"
         ));
     }
-    // JetStream refuses a cluster without any route; a first node that the others come to names
-    // itself.
+    // JetStream refuses a cluster without any route, so a first node names itself.
     if peers.is_empty() && user.within("cluster", &["routes"]).is_none() {
         peers.push(with_scheme(if host.is_empty() { &listen } else { addr }, "nats"));
     }
     let mut ours = format!("  listen: {}\n", quote(&listen));
-    // Everybody's routes carry the same login: ask for it, too.
+    // The routes carry a login: require it from the others too.
     if let Some((name, password)) = peers.iter().find_map(|peer| userinfo(peer)) {
         _ = writeln!(
             ours,
@@ -273,12 +272,12 @@ fn routes(
 }
 
 fn cluster_block(ours: &str, inner: &str) -> String {
-    // The name first: the user's own wins.
+    // The name comes first, so that the user's own wins.
     format!("cluster {{\n  name: {CLUSTER_NAME}\n{}\n{ours}}}\n", inner.trim_matches('\n'))
 }
 
-/// The `leafnodes` block for `-leaf-servers`: one remote with all addresses, so that one that is
-/// down is replaced by another.
+/// The `leafnodes` block for `-leaf-servers`: one remote with all addresses, so that the server can
+/// switch between them.
 fn leafnodes(cluster: &ClusterSettings, nats: &NatsSettings, user: &Keys) -> String {
     if cluster.leaf_servers.is_empty() {
         return String::new();
@@ -308,7 +307,7 @@ fn leafnodes(cluster: &ClusterSettings, nats: &NatsSettings, user: &Keys) -> Str
     format!("leafnodes {{\n{}\n  remotes: [ {{ {remote} }} ]\n}}\n", inner.trim_matches('\n'))
 }
 
-/// HarmonyLite (Go) resolves `dns://` itself; nats-server does so with every host name.
+/// Adds a scheme. HarmonyLite (Go) resolves `dns://` itself; nats-server resolves every host name.
 fn with_scheme(url: &str, scheme: &str) -> String {
     let url = url.trim().trim_end_matches('/');
     match url.split_once("://") {
@@ -328,14 +327,14 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// nats-server joins every include path to the directory of the including file, absolute ones too:
-/// climb to the root first.
+/// Returns an include path. nats-server joins even absolute ones to the directory of the including
+/// file, so the path climbs to the root first.
 fn from_root(dir: &Path, target: &Path) -> String {
     let up = "../".repeat(dir.components().count().saturating_sub(1));
     format!("{up}{}", target.to_string_lossy().trim_start_matches('/'))
 }
 
-/// A text in double quotes, as nats-server reads them.
+/// Quotes a text for nats-server.
 fn quote(text: &str) -> String {
     let mut quoted = String::from("\"");
     for c in text.chars() {

@@ -1,22 +1,22 @@
-//! Why the embedded server does not run.
+//! The reasons why the embedded server does not run.
 
 use std::io;
 use std::path::PathBuf;
 
-/// Every message names the thing and says what a person can do.
+/// Why the embedded server does not run. Every message names the cause and a remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum EmbeddedError {
-    /// No program to run.
+    /// There is no nats-server program.
     #[error(
         "no nats-server to run: {reason}; name one in nats.server_binary or \
         HARMONYLITE_NATS_SERVER, put one on PATH, build with \
          `make build` (which puts one inside), or give the address of a running server in nats.urls"
     )]
     NoBinary {
-        /// What was tried.
+        /// The places that were tried.
         reason: String,
     },
-    /// The program is older than what replication relies on.
+    /// The program is older than replication needs.
     #[error(
         "{path} is nats-server {found}, and {needed} or newer is needed: install a newer one or \
         name another in nats.server_binary"
@@ -26,17 +26,17 @@ pub enum EmbeddedError {
         path: PathBuf,
         /// Its version.
         found: String,
-        /// The oldest that is good.
+        /// The oldest sufficient version.
         needed: String,
     },
-    /// An address that it has to listen on is taken.
+    /// An address of the server is in use.
     #[error(
         "the embedded nats-server cannot listen: {said}; end what uses that port, or choose \
         another in nats.bind_address, \
          -cluster-addr or nats.server_config"
     )]
     PortInUse {
-        /// The server's own words, which name the address.
+        /// The server's message, which names the address.
         said: String,
     },
     /// The server refuses its configuration.
@@ -45,31 +45,31 @@ pub enum EmbeddedError {
         nats.bind_address and the -cluster flags"
     )]
     ConfigRefused {
-        /// The server's own words.
+        /// The server's message.
         said: String,
     },
-    /// The user's `server_config` cannot be read.
+    /// The user's `server_config` is unreadable.
     #[error("nats.server_config: cannot read {path}: {error}")]
     UserConfig {
-        /// The file, or one that it includes.
+        /// The file or one of its includes.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         error: io::Error,
     },
-    /// An address in the settings or on the command line makes no sense.
+    /// An address in the settings or on the command line is invalid.
     #[error("{what} = {value:?} is no address: write host:port, as in {example:?}")]
     BadAddress {
         /// The setting or flag.
         what: &'static str,
         /// Its value.
         value: String,
-        /// A good one.
+        /// A valid value.
         example: &'static str,
     },
     /// Another server uses the store directory.
     #[error(
         "another server uses the directory {path}: stop the other node, or give this one another \
-        node id or db_path"
+        node_id or db_path"
     )]
     StoreLocked {
         /// The directory.
@@ -83,10 +83,10 @@ pub enum EmbeddedError {
         /// Why.
         error: io::Error,
     },
-    /// It ended, or did not come up in time.
+    /// The server ended, or was not ready in time.
     #[error("the embedded nats-server did not start: {reason}")]
     DidNotStart {
-        /// The last error it logged, or what else is known.
+        /// The last error in its log, or another reason.
         reason: String,
     },
 }

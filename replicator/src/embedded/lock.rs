@@ -1,20 +1,20 @@
-//! Keeps a second server off a store directory: nats-server itself has no lock, and two of them
-//! destroy each other's streams.
+//! Locks the store directory against a second server: nats-server has no lock of its own, and two
+//! servers destroy each other's streams.
 //!
-//! The lock belongs to the open file, and the child inherits it: when this process is killed, the
-//! lock lasts until its nats-server is gone too. So whoever gets the lock knows that the former
-//! server has ended, without looking for processes.
+//! The lock belongs to the open file, and the child inherits it: if this process is killed, the
+//! lock lasts until its nats-server ends too. So the next holder of the lock knows that the former
+//! server has ended.
 
 use super::EmbeddedError;
 use std::fs::{self, File, TryLockError};
 use std::path::Path;
 use std::time::Duration;
 
-/// A former server of ours that was orphaned dies within this time.
+/// An orphaned former server ends within this time.
 const WAIT: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Creates the directory if need be (for its owner only) and locks it.
+/// Creates the directory if it is missing (for its owner only) and locks it.
 pub(super) async fn acquire(dir: &Path) -> Result<File, EmbeddedError> {
     create_private(dir)?;
     let path = dir.join("harmonylite.lock");
@@ -39,7 +39,8 @@ pub(super) async fn acquire(dir: &Path) -> Result<File, EmbeddedError> {
     }
 }
 
-/// A directory that only its owner may look into: the generated configuration holds a password.
+/// Creates a directory that only its owner can read: the generated configuration contains a
+/// password.
 pub(super) fn create_private(dir: &Path) -> Result<(), EmbeddedError> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);

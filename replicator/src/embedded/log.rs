@@ -1,7 +1,6 @@
-//! Turns the server's log lines into ours, with their level.
+//! Writes the server's log lines into our log, with their level.
 
-/// What follows the process id in a line like `[4711] [INF] Server is ready`, or with a time in
-/// between.
+/// Splits a line like `[4711] [INF] Server is ready`, perhaps with a time, into level and text.
 fn split(line: &str) -> Option<(&str, &str)> {
     let at = ["[INF]", "[WRN]", "[ERR]", "[FTL]", "[DBG]", "[TRC]"]
         .iter()
@@ -10,22 +9,22 @@ fn split(line: &str) -> Option<(&str, &str)> {
     Some((&line[at + 1..at + 4], line[at + 5..].trim()))
 }
 
-/// The text of a line that tells of a failure.
+/// The text of a line that reports a failure.
 pub(super) fn failure(line: &str) -> Option<&str> {
     match split(line) {
         Some(("ERR" | "FTL", text)) => Some(text),
         Some(_) => None,
-        // Complaints about the command line and panics come without a level.
+        // Errors in the command line and panics have no level.
         None => line
             .strip_prefix("nats-server: ")
             .or_else(|| line.starts_with("panic:").then_some(line)),
     }
 }
 
-/// Whether a line tells that the disk is full. The server writes nothing more to that stream then,
-/// also once there is room again (2.15.1: `Critical write error`), so it has to be started again.
+/// Returns whether a line reports a full disk. The server then writes nothing more to that stream,
+/// even after space is freed (2.15.1: `Critical write error`), so it must restart.
 pub(super) fn tells_of_full_disk(line: &str) -> bool {
-    // The operating system's words for ENOSPC and EDQUOT, as Go knows them.
+    // Go's texts for ENOSPC and EDQUOT.
     failure(line).is_some_and(|text| {
         text.ends_with("no space left on device") || text.ends_with("disk quota exceeded")
     })
@@ -34,7 +33,7 @@ pub(super) fn tells_of_full_disk(line: &str) -> bool {
 /// Writes one line to our log.
 pub(super) fn forward(line: &str) {
     match split(line) {
-        // The password is made at start, and dies with the server: bcrypt would add nothing.
+        // The password is new at each start and ends with the server: bcrypt would add nothing.
         Some(("WRN", text)) if text.starts_with("Plaintext passwords detected") => {}
         // The banner.
         Some(("INF", text)) if text.is_empty() || text.starts_with(['_', '|', '\\', '-']) => {}

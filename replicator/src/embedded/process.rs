@@ -1,4 +1,4 @@
-//! One life of the nats-server child: configured, checked, started, ready, stopped.
+//! One run of the nats-server child: configured, checked, started, ready, stopped.
 //!
 //! Owns: the child never outlives this process, however it ends. A shell stands between us and the
 //! server and reads a pipe of which we hold the only other end, the *lifeline*: a line on it is a
@@ -23,10 +23,10 @@ use tokio::process::{Child, ChildStderr, ChildStdin, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// Recovering the streams of a large store comes before the server listens.
+/// Time limit for the start. The server recovers the streams of its store before it listens.
 const READY_WITHIN: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// An orderly shutdown writes the state of the streams.
+/// Time limit for an orderly shutdown, which writes the state of the streams.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
 /// What `/bin/sh -c` runs around a child (its program and arguments follow a name). stdin: the
@@ -52,7 +52,7 @@ pub(super) struct Running {
     lifeline: ChildStdin,
     /// `host:port` for our own client.
     pub(super) address: String,
-    /// It said that its disk is full.
+    /// The server has reported a full disk.
     disk_full: watch::Receiver<bool>,
 }
 
@@ -86,35 +86,35 @@ impl Running {
         tokio::select! {
             address = ready => Ok(Self { child, lifeline, address, disk_full }),
             status = child.wait() => {
-                // All it had to say has been said when the log ends.
+                // The log is complete when it ends.
                 _ = tokio::time::timeout(Duration::from_secs(1), logged).await;
                 Err(did_not_start(last_failure.lock().take(), status.ok()))
             }
             () = tokio::time::sleep(READY_WITHIN) => {
-                let said = last_failure.lock().take().map_or(String::new(), |said| format!("; it \
-                    said: {said}"));
-                Err(EmbeddedError::DidNotStart { reason: format!("not ready after {} \
-                    s{said}", READY_WITHIN.as_secs()) })
+                let last = last_failure.lock().take();
+                let last = last.map_or(String::new(), |text| format!("; its last error: {text}"));
+                let reason = format!("not ready after {} s{last}", READY_WITHIN.as_secs());
+                Err(EmbeddedError::DidNotStart { reason })
             }
         }
     }
 
-    /// Waits for its end.
+    /// Waits for the server's end.
     pub(super) async fn ended(&mut self) {
         _ = self.child.wait().await;
     }
 
-    /// To be told when it says that its disk is full.
+    /// Returns whether the server has reported a full disk, and changes of that.
     pub(super) fn disk_full(&self) -> watch::Receiver<bool> {
         self.disk_full.clone()
     }
 
-    /// Ends it in order, or by force after a while.
+    /// Stops the server in order, or kills it after a while.
     pub(super) async fn stop(mut self) {
         _ = self.lifeline.write_all(b"TERM\n").await;
         if tokio::time::timeout(STOP_WITHIN, self.child.wait()).await.is_err() {
             tracing::warn!(
-                "the embedded nats-server did not end within {} s: killed",
+                "killed the embedded nats-server, which did not end within {} s",
                 STOP_WITHIN.as_secs()
             );
             drop(self.lifeline);
@@ -151,7 +151,8 @@ fn forward(
         let mut lines = BufReader::new(stderr).split(b'\n');
         while let Ok(Some(line)) = lines.next_segment().await {
             let line = String::from_utf8_lossy(&line);
-            // It says so at every attempt: once is enough for a log that may be on the same disk.
+            // The server repeats the message at every attempt. Log it once: our log may be on the
+            // same disk.
             if !log::tells_of_full_disk(&line) || !full.send_replace(true) {
                 log::forward(&line);
             }
@@ -162,7 +163,7 @@ fn forward(
     })
 }
 
-/// Has the server itself check its configuration.
+/// Lets the server check its configuration.
 async fn check(program: &Program, config: &Path) -> Result<(), EmbeddedError> {
     let output = Command::new(&program.path)
         .arg("-t")
@@ -206,12 +207,12 @@ fn ports_files(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
         .collect())
 }
 
-/// One that a killed server left names a port that is not ours.
+/// Removes the file that a killed server left, which names a wrong port.
 fn remove_ports_files(dir: &Path) -> std::io::Result<()> {
     ports_files(dir)?.iter().try_for_each(fs::remove_file)
 }
 
-/// Where clients are served, once the server has written its ports file.
+/// Reads the address for clients from the server's ports file, once it exists.
 fn ports_file(dir: &Path) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Ports {
@@ -221,7 +222,7 @@ fn ports_file(dir: &Path) -> Option<String> {
     let ports: Ports = serde_json::from_str(&text).ok()?;
     let addresses =
         || ports.nats.iter().filter_map(|url| url.split_once("://").map(|(_, address)| address));
-    // It lists every interface when it listens on all.
+    // A server that listens everywhere lists all interfaces.
     addresses()
         .find(|address| address.starts_with("127."))
         .or_else(|| addresses().next())

@@ -1,5 +1,4 @@
-//! The embedded server over its lives: started once, restarted whenever it dies, stopped with its
-//! owner.
+//! The embedded server: started once, restarted whenever it ends, stopped with its owner.
 
 use super::binary::{self, Program};
 use super::config::Plan;
@@ -16,19 +15,19 @@ use tokio::task::JoinHandle;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
-/// A life as long as this was no failed start: the next wait is short again.
+/// A server that ran this long had no failed start: the next wait is short again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 
-/// A server whose disk was full is started again once so much is free.
+/// A server whose disk was full restarts once this much is free.
 const ROOM_BYTES: u64 = 4 << 20;
 const ROOM_EVERY: Duration = Duration::from_secs(1);
 
-/// How the server is.
+/// The health of the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Health {
-    /// How often it was started again.
+    /// The number of restarts.
     pub restarts: u64,
-    /// Its disk is full, or was: it stores nothing until it is started again, which waits for room.
+    /// Its disk is or was full. It stores nothing until it restarts, once there is space.
     pub disk_full: bool,
 }
 
@@ -37,14 +36,13 @@ pub struct Health {
 pub struct Access {
     /// `nats://127.0.0.1:port`, or `tls://` if the user's `server_config` has a `tls` block.
     pub url: String,
-    /// The user; none: the server asks for none, or for what only the settings know (seed or creds
-    /// file).
+    /// The user; None if the server needs none, or a seed or creds file of the settings.
     pub user: Option<String>,
-    /// The password.
+    /// The password of the user.
     pub password: Option<Secret>,
 }
 
-/// A running nats-server that belongs to this process. Dropped, it is killed at once;
+/// A running nats-server that belongs to this process. Dropping it kills the server;
 /// [`Embedded::stop`] ends it in order.
 #[derive(Debug)]
 pub struct Embedded {
@@ -56,8 +54,8 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// Starts the server; returns once it accepts connections. Needs a tokio runtime, which must
-    /// live as long as it.
+    /// Starts the server and returns once it accepts connections. Needs a tokio runtime that lives
+    /// as long as the server.
     ///
     /// # Errors
     /// [`EmbeddedError`].
@@ -77,7 +75,12 @@ impl Embedded {
         for warning in &plan.warnings {
             tracing::warn!("{warning}");
         }
-        tracing::info!(version = program.version, address = running.address, store = %plan.store.display(), "embedded nats-server runs");
+        tracing::info!(
+            version = program.version,
+            address = running.address,
+            store = %plan.store.display(),
+            "started the embedded nats-server"
+        );
 
         let (access_sender, access) = watch::channel(plan.access(&running.address));
         let (health_sender, health) = watch::channel(Health::default());
@@ -88,22 +91,22 @@ impl Embedded {
         Ok(Self { access, health, version, stop, task })
     }
 
-    /// How to connect. Changes if a restart needs another port.
+    /// Returns how to connect. It changes if a restart needs another port.
     pub fn access(&self) -> watch::Receiver<Access> {
         self.access.clone()
     }
 
-    /// How it is. Goes on after [`Embedded::stop`] with what was last.
+    /// Returns the server's health. After [`Embedded::stop`] it keeps the last value.
     pub fn health(&self) -> watch::Receiver<Health> {
         self.health.clone()
     }
 
-    /// The server's version.
+    /// Returns the server's version.
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// Ends the server in order; kills it after 5 s.
+    /// Stops the server in order; kills it after 5 s.
     pub async fn stop(self) {
         _ = self.stop.send(());
         _ = self.task.await;
@@ -118,7 +121,7 @@ impl Plan {
     }
 }
 
-/// Holds what every life of the server needs.
+/// Restarts the server; owns what every start needs.
 struct Keeper {
     program: Program,
     plan: Plan,
@@ -137,13 +140,13 @@ impl Keeper {
             tokio::select! {
                 () = self.room_again(running.disk_full()) => {
                     tracing::warn!(
-                        "the disk of the embedded nats-server was full and has room again: \
-                        starting it again, because it stores nothing more"
+                        "the disk of the embedded nats-server has space again: restarting the \
+                        server, which stores nothing until then"
                     );
                     running.stop().await;
                 }
-                () = running.ended() => tracing::error!("the embedded nats-server ended: starting \
-                    it again"),
+                () = running.ended() => tracing::error!("the embedded nats-server ended: \
+                    restarting it"),
                 asked = &mut stopped => return if asked.is_ok() { running.stop().await },
             }
             if started.elapsed() >= HEALTHY_AFTER {
@@ -161,14 +164,14 @@ impl Keeper {
         }
     }
 
-    /// Ends when the server has said that its disk is full, and it is not any more.
+    /// Waits until the server reports a full disk, and then until there is space again.
     async fn room_again(&self, mut disk_full: watch::Receiver<bool>) {
         if disk_full.wait_for(|full| *full).await.is_err() {
-            // Its log has ended: so will it.
+            // Its log has ended, so the server is ending too.
             return std::future::pending().await;
         }
         tracing::error!(store = %self.plan.store.display(), "the disk of the embedded nats-server \
-            is full: waiting for room");
+            is full: waiting for space");
         self.health.send_modify(|health| health.disk_full = true);
         while rustix::fs::statvfs(&self.plan.store)
             .is_ok_and(|found| found.f_bavail.saturating_mul(found.f_frsize) < ROOM_BYTES)
@@ -177,7 +180,7 @@ impl Keeper {
         }
     }
 
-    /// Starts it until it runs, for ever.
+    /// Tries to start the server until it runs.
     async fn again(&self, former: &str, wait: &mut Duration) -> Running {
         loop {
             tokio::time::sleep(*wait).await;
@@ -189,8 +192,8 @@ impl Keeper {
         }
     }
 
-    /// At the former port, so that clients find it again by themselves; at another if somebody took
-    /// that one meanwhile.
+    /// Starts the server at its former port, so that clients reconnect; at another one if that port
+    /// is taken.
     async fn at_the_same_port(&self, former: &str) -> Result<Running, EmbeddedError> {
         let port = former
             .rsplit_once(':')
@@ -210,7 +213,6 @@ fn make_password() -> Result<Secret, EmbeddedError> {
     getrandom::fill(&mut bytes).map_err(|e| EmbeddedError::DidNotStart {
         reason: format!("no random numbers for a password: {e}"),
     })?;
-    // "x": nats-server takes a password that begins with "$2a$" for a hash, and a bare number for a
-    // number.
+    // "x": nats-server reads a password that begins with "$2a$" as a hash, and digits as a number.
     Ok(Secret::new(bytes.iter().fold("x".to_owned(), |text, byte| format!("{text}{byte:02x}"))))
 }

@@ -1,14 +1,13 @@
-//! Reads, of the user's `server_config`, which top-level keys it sets, so that ours go around them.
+//! Reads the top-level keys of the user's `server_config`, so that ours do not collide with them.
 //!
-//! Not a parser of nats-server's format: it only cuts text at keys and brackets. What it leaves in
-//! one piece is judged by nats-server itself (`-t`). Includes are followed, as deep as nats-server
-//! would.
+//! This is no full parser: it only splits text at keys and brackets, and nats-server itself checks
+//! the result (`-t`). It follows includes as nats-server does.
 
 use super::EmbeddedError;
 use std::collections::HashMap;
 use std::path::Path;
 
-/// Includes within includes; a file that includes itself ends here.
+/// The greatest depth of includes, for files that include themselves.
 const DEPTH_MAX: usize = 16;
 
 /// Top-level keys in lower case, each with the text of its value.
@@ -16,14 +15,14 @@ const DEPTH_MAX: usize = 16;
 pub(super) struct Keys(HashMap<String, String>);
 
 impl Keys {
-    /// Of a file and what it includes.
+    /// Reads a file and its includes.
     pub(super) fn read(path: &Path) -> Result<Self, EmbeddedError> {
         let mut keys = Self::default();
         keys.add_file(path, 0)?;
         Ok(keys)
     }
 
-    /// Of a text; includes are not followed.
+    /// Reads a text without following includes.
     #[cfg(test)]
     pub(super) fn of(text: &str) -> Self {
         Self(
@@ -39,7 +38,7 @@ impl Keys {
             .map_err(|error| EmbeddedError::UserConfig { path: path.to_owned(), error })?;
         for (key, value) in scan(&text) {
             if key.eq_ignore_ascii_case("include") && depth < DEPTH_MAX {
-                // As nats-server does: always beside the including file, even if the path looks
+                // As in nats-server: relative to the including file, even if the path looks
                 // absolute.
                 let beside = path.parent().unwrap_or(Path::new("/"));
                 self.add_file(&beside.join(unquote(value).trim_start_matches('/')), depth + 1)?;
@@ -50,22 +49,22 @@ impl Keys {
         Ok(())
     }
 
-    /// Whether one of these keys is set.
+    /// Returns whether one of these keys is set.
     pub(super) fn any(&self, keys: &[&str]) -> bool {
         keys.iter().any(|key| self.0.contains_key(*key))
     }
 
-    /// The value of a key, without quotes.
+    /// Returns the value of a key, without quotes.
     pub(super) fn value(&self, key: &str) -> Option<&str> {
         self.0.get(key).map(|value| unquote(value))
     }
 
-    /// The inner text of a key whose value is a `{ block }`.
+    /// Returns the inner text of a key whose value is a `{ block }`.
     pub(super) fn block(&self, key: &str) -> Option<&str> {
         self.0.get(key)?.strip_prefix('{')?.strip_suffix('}')
     }
 
-    /// The first of some keys within a block.
+    /// Returns the value of the first of some keys within a block.
     pub(super) fn within(&self, block: &str, keys: &[&str]) -> Option<String> {
         let inner = scan(self.block(block)?);
         inner
@@ -80,7 +79,7 @@ fn unquote(value: &str) -> &str {
     inner('"').or_else(|| inner('\'')).unwrap_or(value)
 }
 
-/// Cuts a text into (key, value) at its top level.
+/// Splits a text into (key, value) at its top level.
 fn scan(text: &str) -> Vec<(&str, &str)> {
     let mut found = Vec::new();
     let mut rest = skip_blank(text);
@@ -97,7 +96,7 @@ fn scan(text: &str) -> Vec<(&str, &str)> {
         let after = after.trim_start_matches([' ', '\t']);
         let after = skip_blank(after.strip_prefix([':', '=']).unwrap_or(after));
         let (value, after) = take(after, |c| matches!(c, '\n' | ';' | ',' | '}'));
-        // A character that starts nothing must not stop the scan.
+        // Skip a character that starts nothing.
         rest = if after.len() == rest.len() {
             &rest[rest.chars().next().map_or(0, char::len_utf8)..]
         } else {
@@ -107,7 +106,7 @@ fn scan(text: &str) -> Vec<(&str, &str)> {
     }
 }
 
-/// Without leading white space, separators and comments.
+/// Removes leading white space, separators and comments.
 fn skip_blank(mut text: &str) -> &str {
     loop {
         text = text.trim_start_matches(|c: char| c.is_whitespace() || matches!(c, ',' | ';'));
@@ -118,7 +117,7 @@ fn skip_blank(mut text: &str) -> &str {
     }
 }
 
-/// One token: a quoted text, a bracketed piece, or what comes before a comment or `ends`.
+/// Takes one token: a quoted text, a bracketed piece, or the text before a comment or `ends`.
 fn take(text: &str, ends: impl Fn(char) -> bool) -> (&str, &str) {
     let end = match text.chars().next() {
         Some(quote @ ('"' | '\'')) => quoted_len(text, quote),

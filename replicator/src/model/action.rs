@@ -1,6 +1,6 @@
 //! What every error of a stage answers: what happens next.
 
-/// What the node does about an error (STYLE.md, errors).
+/// What the node does about an error (CONTRIBUTING.md, errors).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// It passes by itself: wait and try again.

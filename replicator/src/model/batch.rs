@@ -1,4 +1,5 @@
-//! What a batch is made of, between the stages (DESIGN.md section 3). Plain values, no behaviour.
+//! What a batch is made of, between the stages (docs/design.md section 3). Plain values, no
+//! behaviour.
 
 use crate::model::ids::{BatchNo, NodeId, Site, Version};
 

@@ -1,8 +1,8 @@
 //! What the stages need to know of the settings: plain values, checked before.
 
-use crate::db::schema::TableFilter;
 use crate::model::ids::NodeId;
 use crate::model::limits::Limits;
+use crate::model::table_filter::TableFilter;
 use std::path::PathBuf;
 
 /// What happens to rows that are here before a database joins.

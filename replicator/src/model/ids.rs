@@ -8,8 +8,8 @@ use std::fmt;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct NodeId(pub u64);
 
-/// One life of a node's database: a random positive 63-bit number (DESIGN.md section 2). 0 stands
-/// for "no site".
+/// One life of a node's database: a random positive 63-bit number (docs/design.md section 2). 0
+/// stands for "no site".
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Site(pub i64);
 

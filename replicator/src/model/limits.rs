@@ -11,7 +11,7 @@ pub struct Limits {
     /// atomicity lost (1 GiB: what a receiver is willing to hold on disk for one batch).
     pub batch_atomic_bytes_max: u64,
     /// Largest payload of one part. The broker's own limit less room for headers applies too (900
-    /// KB: DESIGN.md section 3).
+    /// KB: docs/design.md section 3).
     pub part_bytes_max: usize,
     /// Tables in one batch (SQLite itself gets slow long before).
     pub batch_tables_max: u64,

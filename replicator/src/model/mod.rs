@@ -8,3 +8,4 @@ pub mod ids;
 pub mod limits;
 pub mod planted_bugs;
 pub mod status;
+pub mod table_filter;

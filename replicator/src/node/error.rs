@@ -1,7 +1,7 @@
-//! Why a node does not start, or cannot go on.
+//! The reasons why a node does not start or cannot continue.
 
-use super::Ended;
-use super::guard::Replaced;
+use super::ThreadEnd;
+use super::file_guard::FilesReplaced;
 use super::http::ListenError;
 use crate::actor::Fatal;
 use crate::db::connection::DatabaseError;
@@ -10,10 +10,10 @@ use crate::embedded::EmbeddedError;
 use crate::settings::NodeConfigError;
 use std::path::{Path, PathBuf};
 
-/// Each kind has its own exit status in the binary.
+/// Why a node does not start or cannot continue. The program maps each kind to an exit status.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// The settings make no sense.
+    /// The settings are invalid.
     #[error(transparent)]
     Settings(#[from] NodeConfigError),
     /// The database cannot be used.
@@ -21,11 +21,11 @@ pub enum NodeError {
     Database {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason.
         #[source]
         error: DatabaseError,
     },
-    /// Its file cannot be looked at.
+    /// The database's file is not accessible.
     #[error("database {path}: {error}", path = path.display())]
     File {
         /// The file.
@@ -34,25 +34,25 @@ pub enum NodeError {
         #[source]
         error: std::io::Error,
     },
-    /// Another sidecar has it.
+    /// Another sidecar holds the database's lock.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// The embedded server does not start.
+    /// The embedded server did not start.
     #[error(transparent)]
     Embedded(#[from] EmbeddedError),
-    /// The broker cannot be used, and that will not get better by itself.
+    /// The broker is unusable until somebody changes something.
     #[error("{0}")]
     Broker(String),
     /// A port or socket is in use.
     #[error(transparent)]
     Listen(#[from] ListenError),
-    /// The database's files are not ours any more.
+    /// The database's files were deleted or replaced.
     #[error(transparent)]
-    Replaced(#[from] Replaced),
-    /// Going on could harm data.
+    Replaced(#[from] FilesReplaced),
+    /// The node stopped to protect data.
     #[error(transparent)]
     Fatal(Fatal),
-    /// A defect of this program.
+    /// A thread panicked: a defect of this program.
     #[error(
         "the {0} thread panicked; this is a defect of harmonylite: please report it with the log"
     )]
@@ -60,7 +60,7 @@ pub enum NodeError {
 }
 
 impl NodeError {
-    /// What ended one of the threads, with the database's name where it is missing.
+    /// Wraps a thread's fatal error; adds the database's path where it is missing.
     pub(super) fn fatal(path: &Path, fatal: Fatal) -> Self {
         match fatal {
             Fatal::Database(error) => Self::Database { path: path.to_owned(), error },
@@ -69,14 +69,14 @@ impl NodeError {
     }
 }
 
-impl Ended {
-    /// How a node on this database ended.
+impl ThreadEnd {
+    /// The thread's end as the result of the node on this database.
     pub(super) fn result(self, path: &Path) -> Result<(), NodeError> {
         match self {
-            Ended::Stopped => Ok(()),
-            Ended::Fatal(fatal) => Err(NodeError::fatal(path, fatal)),
-            Ended::Replaced(replaced) => Err(NodeError::Replaced(replaced)),
-            Ended::Panicked(thread) => Err(NodeError::Panicked(thread)),
+            ThreadEnd::Stopped => Ok(()),
+            ThreadEnd::Fatal(fatal) => Err(NodeError::fatal(path, fatal)),
+            ThreadEnd::Replaced(replaced) => Err(NodeError::Replaced(replaced)),
+            ThreadEnd::Panicked(thread) => Err(NodeError::Panicked(thread)),
         }
     }
 }

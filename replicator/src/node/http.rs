@@ -3,12 +3,12 @@
 //! Reads [`Status`] when asked; the only thing it changes is to pass a retry of a batch in
 //! quarantine on to the writer.
 
-use super::report::Sources;
+use super::report::StatusSources;
 use super::writer::ToWriter;
 use super::{metrics, registry};
-use crate::broker::nats::Asker;
 use crate::inbound::Input;
 use crate::model::status::Status;
+use crate::nats::Asker;
 use crate::settings::{Settings, bind_address};
 use axum::extract::{Path as UrlPath, State};
 use axum::http::{StatusCode, header};
@@ -78,8 +78,8 @@ fn is_shared(settings: &Settings) -> bool {
         && settings.health_check.bind == settings.prometheus.bind
 }
 
-/// Answers on the ports from now on.
-pub(super) fn start(ports: Ports, sources: &Arc<Sources>) -> Vec<JoinHandle<()>> {
+/// Starts to answer on the ports.
+pub(super) fn start(ports: Ports, sources: &Arc<StatusSources>) -> Vec<JoinHandle<()>> {
     let path = &sources.settings.health_check.path;
     let mut health = Router::new().route(path, get(show_health)).with_state(Arc::clone(sources));
     let metrics =
@@ -94,14 +94,14 @@ pub(super) fn start(ports: Ports, sources: &Arc<Sources>) -> Vec<JoinHandle<()>>
     served.into_iter().flatten().collect()
 }
 
-/// Starts the control socket. A socket file that a former process left is replaced: the lock says
-/// that it ended.
+/// Starts the control socket. Replaces the socket file of a former process; the lock proves that it
+/// ended.
 ///
 /// # Errors
-/// What the file system says.
+/// The file system's error.
 pub(super) fn start_control(
     socket: &Path,
-    sources: &Arc<Sources>,
+    sources: &Arc<StatusSources>,
     writer: Sender<ToWriter>,
     asker: Asker,
 ) -> Result<JoinHandle<()>, ListenError> {
@@ -130,12 +130,12 @@ pub(super) fn start_control(
     }))
 }
 
-async fn status(sources: Arc<Sources>) -> Result<Status, Response> {
+async fn status(sources: Arc<StatusSources>) -> Result<Status, Response> {
     let asked = tokio::task::spawn_blocking(move || sources.status()).await;
     asked.map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response())
 }
 
-async fn show_status(State(sources): State<Arc<Sources>>) -> Result<Json<Status>, Response> {
+async fn show_status(State(sources): State<Arc<StatusSources>>) -> Result<Json<Status>, Response> {
     status(sources).await.map(Json)
 }
 
@@ -156,7 +156,7 @@ async fn retry_quarantine(
     if sent.is_ok() { StatusCode::ACCEPTED } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
-async fn show_metrics(State(sources): State<Arc<Sources>>) -> Result<Response, Response> {
+async fn show_metrics(State(sources): State<Arc<StatusSources>>) -> Result<Response, Response> {
     let (namespace, subsystem) = (
         sources.settings.prometheus.namespace.clone(),
         sources.settings.prometheus.subsystem.clone(),
@@ -168,7 +168,7 @@ async fn show_metrics(State(sources): State<Arc<Sources>>) -> Result<Response, R
     }
 }
 
-async fn show_health(State(sources): State<Arc<Sources>>) -> Result<Response, Response> {
+async fn show_health(State(sources): State<Arc<StatusSources>>) -> Result<Response, Response> {
     let (retries, detailed) =
         (sources.settings.nats.connect_retries, sources.settings.health_check.detailed);
     let status = status(sources).await?;
@@ -176,7 +176,7 @@ async fn show_health(State(sources): State<Arc<Sources>>) -> Result<Response, Re
     Ok((code, Json(body)).into_response())
 }
 
-/// Health as HarmonyLite (Go) has it, and why it is degraded.
+/// The health JSON of HarmonyLite (Go), with the reasons why the node is degraded.
 fn health(
     status: &Status,
     connect_retries: u64,

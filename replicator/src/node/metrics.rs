@@ -1,18 +1,17 @@
-//! A status as Prometheus metrics: the names of HarmonyLite (Go), and more.
+//! The status as Prometheus metrics: those of HarmonyLite (Go) under their names, and more.
 //!
-//! Made anew at each scrape from the same [`Status`] that people see, so that the two cannot
-//! differ. Pure.
+//! Each scrape builds the page from the same [`Status`] that people see. Pure.
 
 use crate::model::status::Status;
 use prometheus::{Encoder, IntCounter, IntGauge, Opts, Registry, TextEncoder};
 
-struct Page<'a> {
+struct MetricsPage<'a> {
     registry: Registry,
     namespace: &'a str,
     subsystem: &'a str,
 }
 
-impl Page<'_> {
+impl MetricsPage<'_> {
     fn opts(&self, name: &str, help: &str) -> Opts {
         Opts::new(name, help).namespace(self.namespace).subsystem(self.subsystem)
     }
@@ -37,13 +36,13 @@ fn signed(value: u64) -> i64 {
 /// The page for `/metrics`.
 ///
 /// # Errors
-/// A namespace or subsystem that makes no valid name.
+/// A namespace or subsystem that is no valid metric name.
 pub(super) fn text(
     status: &Status,
     namespace: &str,
     subsystem: &str,
 ) -> prometheus::Result<Vec<u8>> {
-    let page = Page { registry: Registry::new(), namespace, subsystem };
+    let page = MetricsPage { registry: Registry::new(), namespace, subsystem };
     let c = &status.counters;
     page.counter("published", "Rows published.", c.rows_published)?;
     page.gauge(
@@ -53,51 +52,39 @@ pub(super) fn text(
     )?;
     page.counter(
         "count_changes",
-        "Rows collected and published; HarmonyLite (Go) counts under this name.",
+        "Rows published, under the name that HarmonyLite (Go) uses.",
         c.rows_published,
     )?;
-    page.counter("scan_changes", "Times the change log was looked at.", c.scans)?;
+    page.counter("scan_changes", "Scans of the change log.", c.scans)?;
     page.gauge(
         "schema_mismatch_paused",
-        "Origins that wait for this node's schema.",
+        "Origins whose changes are held because their schema differs.",
         signed(status.held.len() as u64),
     )?;
     page.counter("batches_published", "Batches published.", c.batches_published)?;
     page.counter("published_bytes", "Bytes of batches published.", c.bytes_published)?;
     page.counter("batches_applied", "Batches of other nodes applied.", c.batches_applied)?;
-    page.counter(
-        "rows_applied",
-        "Rows of other nodes that were newer and are now here.",
-        c.rows_applied,
-    )?;
+    page.counter("rows_applied", "Rows of other nodes applied.", c.rows_applied)?;
     page.counter(
         "rows_skipped",
-        "Rows of other nodes that were older or the same.",
+        "Rows of other nodes skipped because they were older or equal.",
         c.rows_skipped,
     )?;
     page.counter("applied_bytes", "Bytes of batches applied.", c.bytes_applied)?;
-    page.counter(
-        "write_transactions",
-        "Times the sidecar held the database's write lock.",
-        c.write_transactions,
-    )?;
-    page.counter(
-        "busy_waits",
-        "Times the database's write lock was held by another connection.",
-        c.busy,
-    )?;
-    page.counter("conflicts", "Losing writes put into the conflict journal.", c.conflicts)?;
+    page.counter("write_transactions", "Write transactions of the sidecar.", c.write_transactions)?;
+    page.counter("busy_waits", "Times another connection held the database's write lock.", c.busy)?;
+    page.counter("conflicts", "Losing writes recorded in the conflict journal.", c.conflicts)?;
     page.gauge("conflict_journal", "Entries of the conflict journal.", signed(status.conflicts))?;
     page.gauge("quarantine", "Batches in quarantine.", signed(status.quarantine))?;
     page.gauge("held_origins", "Origins that are held.", signed(status.held.len() as u64))?;
     page.gauge(
         "open_gaps",
-        "Holes in the stream that wait to be filled.",
+        "Gaps in the streams that are not repaired yet.",
         signed(status.open_gaps),
     )?;
-    page.counter("gaps", "Holes found in the stream.", c.gaps)?;
-    page.counter("losses", "Times the broker had lost what it had acknowledged.", c.losses)?;
-    page.counter("rows_republished", "Rows published again to repair a loss.", c.rows_republished)?;
+    page.counter("gaps", "Gaps found in the streams.", c.gaps)?;
+    page.counter("losses", "Times the broker lost acknowledged messages.", c.losses)?;
+    page.counter("rows_republished", "Rows republished to repair a loss.", c.rows_republished)?;
     page.counter("split_transactions", "Transactions too large for one batch.", c.split)?;
     page.counter("clock_drift_warnings", "Batches from a clock too far ahead.", c.drift_warnings)?;
     page.counter(
@@ -105,19 +92,15 @@ pub(super) fn text(
         "Changes to rows with NULL in the primary key, which are not replicated.",
         c.null_key_changes,
     )?;
-    page.counter(
-        "server_restarts",
-        "Times the embedded NATS server was started again.",
-        c.server_restarts,
-    )?;
+    page.counter("server_restarts", "Restarts of the embedded NATS server.", c.server_restarts)?;
     page.gauge(
         "connected",
-        "1 while the broker is connected.",
+        "1 while the node is connected to the broker.",
         i64::from(status.broker.connected),
     )?;
     page.gauge(
         "lag_ms",
-        "How far the newest applied message is behind the newest known one.",
+        "Milliseconds between the newest applied message and the newest known one.",
         status.streams.iter().map(|s| s.lag_ms).max().unwrap_or(0),
     )?;
     let oldest_ms = if status.oldest_pending_ms > 0 {
@@ -127,12 +110,12 @@ pub(super) fn text(
     };
     page.gauge(
         "oldest_pending_ms",
-        "How long the oldest unacknowledged change has waited.",
+        "Age of the oldest unacknowledged change in milliseconds.",
         oldest_ms,
     )?;
     page.gauge(
         "degraded",
-        "Reasons why this node is not as well as it could be.",
+        "Number of reasons for which this node is degraded.",
         signed(status.degraded.len() as u64),
     )?;
     for (name, way) in [
@@ -140,7 +123,7 @@ pub(super) fn text(
         ("wakes_watcher", status.wake.watcher),
         ("wakes_poll", status.wake.poll),
     ] {
-        page.counter(name, "Wakes by this way.", way)?;
+        page.counter(name, "Wakes by this source.", way)?;
     }
     let mut out = Vec::new();
     TextEncoder::new().encode(&page.registry.gather(), &mut out)?;

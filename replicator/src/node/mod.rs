@@ -1,26 +1,27 @@
 //! A node: the stages with threads, sockets and files around them.
 //!
-//! [`Node::builder`] is how a Rust program runs one inside; the binary is a thin user of it. Two
-//! threads own SQLite connections ([`writer`], [`reader`]), a third watches for commits, and a
-//! tokio runtime beside them does the network. Owns: the order in which things start and stop, so
-//! that a refused start has changed nothing and a stop sends what is pending.
+//! A Rust program runs a node through [`Node::builder`]; the binary does the same. Two threads own
+//! SQLite connections (`writer`, `reader`), others wait for commits (`bell`, `watch`), and a tokio
+//! runtime does the network. Owns: the order of start and stop. A refused start changes nothing,
+//! and a stop publishes pending changes.
 
-mod drive;
+mod actor_loop;
+mod bell;
 mod error;
-mod guard;
+mod file_guard;
 mod http;
 mod metrics;
 mod reader;
 mod registry;
 mod report;
-mod ring;
 mod start;
 mod timing;
+mod wake;
 mod watch;
 mod writer;
 
 pub use error::NodeError;
-pub use guard::Replaced;
+pub use file_guard::FilesReplaced;
 pub use http::ListenError;
 
 use crate::actor::Fatal;
@@ -29,7 +30,7 @@ use crate::db::lockfile::Lock;
 use crate::embedded::Embedded;
 use crate::model::status::Status;
 use crate::settings::{ClusterSettings, Settings};
-use report::Sources;
+use report::StatusSources;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -37,24 +38,29 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-/// What is pending when a node stops gets so long to be published.
+/// How long a stopping node tries to publish its pending changes.
 const STOP: Duration = Duration::from_secs(2);
 
 /// How one of a node's threads ended.
 #[derive(Debug)]
-enum Ended {
+enum ThreadEnd {
     Stopped,
     Fatal(Fatal),
-    Replaced(Replaced),
+    Replaced(FilesReplaced),
     Panicked(&'static str),
 }
 
-/// Puts a node together.
+/// Configures and starts a node.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// let node = harmonylite::Node::builder().database("app.db").node_id(1).nats_url("nats://127.0.0.1:4222").start().await?;
-/// // The application goes on using app.db as ever.
+/// let node = harmonylite::Node::builder()
+///     .database("app.db")
+///     .node_id(1)
+///     .nats_url("nats://127.0.0.1:4222")
+///     .start()
+///     .await?;
+/// // The application keeps using app.db.
 /// println!("{:#?}", node.status().await);
 /// node.stop().await?;
 /// # Ok(())
@@ -67,35 +73,35 @@ pub struct NodeBuilder {
 }
 
 impl NodeBuilder {
-    /// All settings at once, as read from a file. Call it first.
+    /// Replaces all settings, for instance with those of a file. Call it first.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
         self
     }
 
-    /// The application's database, which must exist.
+    /// Sets the application's database, which must exist.
     #[must_use]
     pub fn database(mut self, path: impl Into<PathBuf>) -> Self {
         self.settings.db_path = path.into();
         self
     }
 
-    /// This node's number, other than every other node's.
+    /// Sets this node's id, which must be unique in the cluster.
     #[must_use]
     pub fn node_id(mut self, id: u64) -> Self {
         self.settings.node_id = id;
         self
     }
 
-    /// A server to connect to. Without any, an embedded one is started.
+    /// Adds a NATS server to connect to. Without one, the node starts an embedded server.
     #[must_use]
     pub fn nats_url(mut self, url: impl Into<String>) -> Self {
         self.settings.nats.urls.push(url.into());
         self
     }
 
-    /// Neighbours of the embedded server.
+    /// Sets the neighbours of the embedded server.
     #[must_use]
     pub fn cluster(mut self, cluster: ClusterSettings) -> Self {
         self.cluster = cluster;
@@ -105,39 +111,39 @@ impl NodeBuilder {
     /// Starts the node, inside a tokio runtime.
     ///
     /// # Errors
-    /// Whatever keeps it from working for good. A broker that cannot be reached is not among them:
-    /// the node captures and waits.
+    /// A [`NodeError`] that lasts until somebody changes something. An unreachable broker is no
+    /// error: the node captures changes and waits.
     pub async fn start(self) -> Result<Node, NodeError> {
         start::start(self.settings, self.cluster).await
     }
 }
 
-/// A running node. Dropping it stops it without waiting for what is pending.
+/// A running node. Dropping it stops it without waiting for pending changes.
 pub struct Node {
-    sources: Arc<Sources>,
+    sources: Arc<StatusSources>,
     inboxes: Inboxes,
     threads: Vec<JoinHandle<()>>,
-    ended: UnboundedReceiver<Ended>,
+    ended: UnboundedReceiver<ThreadEnd>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
-    hub: Option<crate::broker::nats::Hub>,
+    hub: Option<crate::nats::Hub>,
     embedded: Option<Embedded>,
     lock: Option<Lock>,
     socket: PathBuf,
-    guard: Arc<guard::Guard>,
+    guard: Arc<file_guard::FileGuard>,
 }
 
-/// Where a node's threads are told things.
+/// The senders to a node's threads.
 struct Inboxes {
     writer: Sender<writer::ToWriter>,
     reader: Sender<reader::ToReader>,
     watch: Sender<watch::ToWatch>,
-    bell: ring::SharedBell,
+    bell: bell::SharedBell,
 }
 
 impl Inboxes {
-    /// `abandon`: the database's files are not ours any more.
+    /// Stops all threads. With `abandon` they leave the database's files alone.
     fn stop(&self, abandon: bool) {
-        // A thread that has ended already does not listen.
+        // A send to a thread that has ended fails, which does not matter.
         self.bell.stop();
         let _ = self.watch.send(watch::ToWatch::Stop);
         let _ = self.reader.send(if abandon {
@@ -154,22 +160,22 @@ impl Inboxes {
 }
 
 impl Node {
-    /// Puts a node together.
+    /// Returns a builder with the default settings.
     pub fn builder() -> NodeBuilder {
         NodeBuilder::default()
     }
 
-    /// What the node says of itself now.
+    /// Returns the node's present status.
     pub async fn status(&self) -> Status {
         let sources = Arc::clone(&self.sources);
-        // Only a panic could end it otherwise, and a status without content says as much.
+        // The task fails only by a panic; then the status is empty.
         tokio::task::spawn_blocking(move || sources.status()).await.unwrap_or_default()
     }
 
-    /// Waits until the node cannot go on, or has slept for `sleep_timeout`.
+    /// Waits until the node cannot continue, or was idle for `sleep_timeout`.
     ///
     /// # Errors
-    /// Why it cannot go on.
+    /// The reason why it cannot continue.
     pub async fn ended(&mut self) -> Result<(), NodeError> {
         let sleep_ms = i64::try_from(self.sources.settings.sleep_timeout).unwrap_or(i64::MAX);
         loop {
@@ -179,10 +185,7 @@ impl Node {
                 Ok(Some(ended)) => return ended.result(&self.sources.database),
                 Ok(None) => return Ok(()),
                 Err(_) if sleep_ms > 0 && self.is_asleep(sleep_ms) => {
-                    tracing::info!(
-                        sleep_timeout_ms = sleep_ms,
-                        "nothing happened for so long; ending"
-                    );
+                    tracing::info!(sleep_timeout_ms = sleep_ms, "idle for sleep_timeout; stopping");
                     return Ok(());
                 }
                 Err(_) => {}
@@ -196,14 +199,14 @@ impl Node {
         clock::unix_ms() - last_applied.max(last_published).max(self.sources.started_ms) >= sleep_ms
     }
 
-    /// Ends the node: the transaction under way is finished, what is pending is published for at
+    /// Stops the node. It finishes the running transaction and publishes pending changes for at
     /// most 2 s.
     ///
     /// # Errors
-    /// If it had ended by itself before, why.
+    /// The reason why the node had ended by itself before.
     pub async fn stop(mut self) -> Result<(), NodeError> {
         if self.guard.check().is_ok() && tokio::time::timeout(STOP, self.drain()).await.is_err() {
-            tracing::warn!("stopping while changes are pending; they are sent at the next start");
+            tracing::warn!("stopping with unpublished changes; the next start publishes them");
         }
         self.stop_threads();
         let threads = std::mem::take(&mut self.threads);
@@ -211,7 +214,7 @@ impl Node {
             threads.into_iter().map(JoinHandle::join).all(|r| r.is_ok())
         })
         .await;
-        debug_assert!(joined.is_ok_and(|all| all), "threads tell of their panics through `ended`");
+        debug_assert!(joined.is_ok_and(|all| all), "threads report their panics through `ended`");
         self.hub.take();
         if let Some(embedded) = self.embedded.take() {
             embedded.stop().await;
@@ -231,7 +234,7 @@ impl Node {
         }
     }
 
-    /// Waits until everything committed here is acknowledged and everything acknowledged is marked.
+    /// Waits until all local commits are acknowledged and marked as published.
     async fn drain(&self) {
         if !self.sources.link.borrow().connected {
             return;
@@ -242,7 +245,7 @@ impl Node {
             .send(reader::ToReader::Input(crate::publish::outbound::Input::Wake));
         let (mut reader, mut writer) = (self.sources.reader.clone(), self.sources.writer.clone());
         reader.mark_unchanged();
-        // Ended threads show nothing any more; then there is nothing to wait for.
+        // ThreadEnd threads show nothing any more; then there is nothing to wait for.
         if reader.changed().await.is_ok() && reader.wait_for(|seen| seen.drained).await.is_ok() {
             writer.mark_unchanged();
             let _ = self.inboxes.writer.send(writer::ToWriter::Input(crate::inbound::Input::Wake));
@@ -259,7 +262,7 @@ impl Drop for Node {
         for task in &self.tasks {
             task.abort();
         }
-        // Only our own socket: whoever starts next has the lock after us.
+        // This is our own socket: the next node gets the lock after us.
         let _ = std::fs::remove_file(&self.socket);
         if let Some(lock) = self.lock.take() {
             lock.remove();

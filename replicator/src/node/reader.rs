@@ -1,95 +1,46 @@
 //! The thread that owns the reading connection and runs [`Outbound`].
 //!
 //! Arrives: wakes, the broker's answers, the writer's go-ahead. Leaves: acknowledgements for the
-//! writer. It waits only between steps. A crash here is a crash of the process: what was not
-//! acknowledged is collected again.
+//! writer. It waits only between steps. A crash here ends the process; the next start collects
+//! unacknowledged changes again.
 
-use super::drive::{Drive, drive, until};
-use super::ring::SharedBell;
-use super::timing::Timing;
-use super::{Ended, writer};
+use super::actor_loop::{Actor, run_actor, wait_until};
+use super::bell::SharedBell;
+use super::timing::RecentDurations;
+use super::wake::{WakeSource, Waker};
+use super::{ThreadEnd, writer};
 use crate::actor::{Fatal, Step};
-use crate::broker::nats::NatsBroker;
 use crate::clock;
 use crate::inbound::Input as WriterInput;
+use crate::nats::NatsBroker;
 use crate::publish::outbound::{Input, Outbound, Output, Stats};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// How a commit was noticed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Way {
-    /// The application rang.
-    Bell,
-    /// The WAL file changed.
-    Watcher,
-    /// It was looked.
-    #[default]
-    Poll,
-}
-
-impl Way {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Bell => "bell",
-            Self::Watcher => "watcher",
-            Self::Poll => "poll",
-        }
-    }
-}
-
-/// What the thread is sent.
+/// Messages to the thread.
 #[derive(Debug)]
 pub(super) enum ToReader {
     Input(Input),
-    /// A commit may have happened. `commit_ns`: when, if the way tells.
+    /// A commit may have happened. `commit_ns` is its time, if the source knows it.
     Wake {
-        way: Way,
+        way: WakeSource,
         commit_ns: Option<i64>,
         at_ns: i64,
     },
     Stop,
-    /// Stop, and leave the database's files alone.
+    /// Stop without touching the database's files.
     Abandon,
 }
 
-/// Wakes the reader; a wake that it has not seen yet is not repeated.
-#[derive(Clone)]
-pub(super) struct Waker {
-    reader: Sender<ToReader>,
-    pending: Arc<AtomicBool>,
-}
-
-impl Waker {
-    pub(super) fn new(reader: Sender<ToReader>) -> Self {
-        Self { reader, pending: Arc::default() }
-    }
-
-    pub(super) fn wake(&self, way: Way, commit_ns: Option<i64>) {
-        if !self.pending.swap(true, Ordering::AcqRel) {
-            // A reader that has ended takes the node with it.
-            let _ = self.reader.send(ToReader::Wake { way, commit_ns, at_ns: clock::unix_ns() });
-        }
-    }
-
-    /// Called by the reader when it takes a wake, before it looks: whatever is committed from now
-    /// on wakes again.
-    fn taken(&self) {
-        self.pending.store(false, Ordering::Release);
-    }
-}
-
-/// What the thread shows of itself.
+/// The state that the thread shows to the status.
 #[derive(Clone, Debug, Default)]
-pub(super) struct ReaderSeen {
+pub(super) struct ReaderSnapshot {
     pub(super) stats: Stats,
     pub(super) drained: bool,
     pub(super) refusal: Option<String>,
-    /// The way of the last wake that found something.
-    pub(super) last: Option<Way>,
+    /// The source of the last wake that led to a publication.
+    pub(super) last: Option<WakeSource>,
     pub(super) bell: u64,
     pub(super) watcher: u64,
     pub(super) poll: u64,
@@ -105,22 +56,23 @@ pub(super) struct Reader {
     pub(super) writer: Sender<writer::ToWriter>,
     pub(super) bell: SharedBell,
     pub(super) waker: Waker,
-    pub(super) seen: watch::Sender<ReaderSeen>,
-    pub(super) show: ReaderSeen,
-    pub(super) commit_to_wake: Timing,
-    pub(super) wake_to_published: Timing,
-    /// The wake whose changes are not published yet.
-    pub(super) woken: Option<(Way, i64)>,
+    pub(super) seen: watch::Sender<ReaderSnapshot>,
+    pub(super) show: ReaderSnapshot,
+    pub(super) commit_to_wake: RecentDurations,
+    pub(super) wake_to_published: RecentDurations,
+    /// The wake whose changes are not published yet, and its time.
+    pub(super) woken: Option<(WakeSource, i64)>,
     pub(super) abandoned: bool,
     pub(super) shown_ms: u64,
 }
 
 impl Reader {
-    /// Runs until it is told to stop, or must.
-    pub(super) fn run(mut self, inbox: &Receiver<ToReader>) -> Ended {
-        let ended = drive(&mut self, inbox).map_or_else(Ended::Fatal, |()| Ended::Stopped);
-        if self.abandoned || matches!(ended, Ended::Fatal(_)) {
-            // Not closed: see guard.rs.
+    /// Runs until a stop message or a fatal error.
+    pub(super) fn run(mut self, inbox: &Receiver<ToReader>) -> ThreadEnd {
+        let ended =
+            run_actor(&mut self, inbox).map_or_else(ThreadEnd::Fatal, |()| ThreadEnd::Stopped);
+        if self.abandoned || matches!(ended, ThreadEnd::Fatal(_)) {
+            // The connection stays open: see file_guard.rs.
             std::mem::forget(self.outbound.into_database());
         }
         ended
@@ -143,7 +95,7 @@ impl Reader {
                 Output::Wake => WriterInput::Wake,
                 Output::Held(check) => WriterInput::OutboundHeld(check),
             };
-            // A writer that has ended takes the node with it.
+            // If the writer has ended, the node is stopping too.
             let _ = self.writer.send(writer::ToWriter::Input(input));
         }
     }
@@ -158,7 +110,7 @@ impl Reader {
     }
 }
 
-impl Drive for Reader {
+impl Actor for Reader {
     type Message = ToReader;
 
     fn take(&mut self, message: ToReader) -> Result<bool, Fatal> {
@@ -172,14 +124,14 @@ impl Drive for Reader {
             ToReader::Wake { way, commit_ns, at_ns } => {
                 self.waker.taken();
                 match way {
-                    Way::Bell => self.show.bell += 1,
-                    Way::Watcher => self.show.watcher += 1,
-                    Way::Poll => self.show.poll += 1,
+                    WakeSource::Bell => self.show.bell += 1,
+                    WakeSource::Watcher => self.show.watcher += 1,
+                    WakeSource::Poll => self.show.poll += 1,
                 }
                 if let Some(commit_ns) = commit_ns {
                     self.commit_to_wake.add(microseconds(at_ns - commit_ns));
                 }
-                if way != Way::Poll {
+                if way != WakeSource::Poll {
                     self.woken = self.woken.or(Some((way, at_ns)));
                 }
                 Input::Wake
@@ -195,13 +147,13 @@ impl Drive for Reader {
         let step = self.outbound.step(now)?;
         self.forward();
         if step == Step::Idle && self.outbound.is_drained() {
-            // It found nothing: what comes later has its own wake.
+            // This wake found nothing. Later changes have their own.
             self.woken = None;
         }
         let wait = match step {
             Step::Worked => None,
             Step::Busy => Some(BUSY),
-            Step::Idle => Some(until(self.outbound.deadline(), now.mono_ms)),
+            Step::Idle => Some(wait_until(self.outbound.deadline(), now.mono_ms)),
         };
         if wait.is_some() || now.mono_ms >= self.shown_ms + SHOW_MS {
             self.show(now.mono_ms);

@@ -1,15 +1,15 @@
-//! What all nodes have written about themselves into the registry (FORMAT.md).
+//! Reads the registry entries of all nodes (FORMAT.md).
 //!
-//! Arrives: the connection. Leaves: one JSON object a node. Reads only.
+//! Arrives: the connection. Leaves: one JSON object per node. Reads only.
 
-use crate::broker::nats::Asker;
 use crate::broker::{BrokerError, Reply, Request};
+use crate::nats::Asker;
 use serde_json::{Value, json};
 
-/// The entries of all nodes, by node id; `{"node_id": ..}` alone for one that cannot be read.
+/// The entries of all nodes by node id. An unreadable entry becomes `{"node_id": ..}`.
 ///
 /// # Errors
-/// The broker does not answer.
+/// [`BrokerError`] if the broker does not answer.
 pub(super) async fn read(asker: &Asker) -> Result<Vec<Value>, BrokerError> {
     let mut entries = Vec::new();
     for id in asker.registered().await? {

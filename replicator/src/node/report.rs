@@ -1,16 +1,16 @@
-//! Puts together what a node says of itself.
+//! Builds the status of a running node.
 //!
-//! Arrives: what the two threads show, the connection's state, and a glance at the database on a
-//! connection of its own. Leaves: a [`Status`]. Reads only.
+//! Arrives: the snapshots of the two threads, the connection's state, and figures read from the
+//! database on a connection of its own. Leaves: a [`Status`]. Reads only.
 
-use super::reader::ReaderSeen;
-use super::writer::{StreamSeen, WriterSeen};
-use crate::broker::nats::{LinkState, wire};
+use super::reader::ReaderSnapshot;
+use super::writer::{StreamSnapshot, WriterSnapshot};
 use crate::clock;
 use crate::db::connection::DatabaseError;
 use crate::embedded::Health;
 use crate::model::ids::NodeId;
 use crate::model::status::{BrokerStatus, Counters, HeldStatus, Status, StreamStatus, WakeStatus};
+use crate::nats::{LinkState, wire};
 use crate::settings::Settings;
 use crate::store::change_log::{self, Pending};
 use crate::store::{conflicts, held, meta, quarantine};
@@ -18,33 +18,33 @@ use rusqlite::Connection;
 use std::path::PathBuf;
 use tokio::sync::watch;
 
-/// Everything that a status is made of.
-pub(super) struct Sources {
+/// The inputs of a status.
+pub(super) struct StatusSources {
     pub(super) settings: Settings,
     pub(super) node: NodeId,
     pub(super) database: PathBuf,
     pub(super) started_ms: i64,
     pub(super) embedded: bool,
-    pub(super) writer: watch::Receiver<WriterSeen>,
-    pub(super) reader: watch::Receiver<ReaderSeen>,
+    pub(super) writer: watch::Receiver<WriterSnapshot>,
+    pub(super) reader: watch::Receiver<ReaderSnapshot>,
     pub(super) link: watch::Receiver<LinkState>,
-    /// Of the embedded server.
+    /// The embedded server's health; None without one.
     pub(super) server: Option<watch::Receiver<Health>>,
     pub(super) db: parking_lot::Mutex<Option<Connection>>,
 }
 
-/// What the database itself tells.
+/// The figures that only the database knows.
 #[derive(Default)]
-struct Glance {
+struct DatabaseFigures {
     pending: Pending,
     held: Vec<HeldStatus>,
     conflicts: u64,
     quarantine: u64,
 }
 
-fn glance(db: &Connection) -> Result<Glance, DatabaseError> {
+fn glance(db: &Connection) -> Result<DatabaseFigures, DatabaseError> {
     let published = meta::get(db, meta::PUBLISHED)?.unwrap_or(0);
-    Ok(Glance {
+    Ok(DatabaseFigures {
         pending: change_log::pending(db, published)?,
         held: held::list(db)?,
         conflicts: conflicts::count(db)?.cast_unsigned(),
@@ -52,22 +52,22 @@ fn glance(db: &Connection) -> Result<Glance, DatabaseError> {
     })
 }
 
-/// A change that waits longer than this is worth a word.
+/// A change that is pending for longer makes the node degraded.
 const PENDING_MS_MAX: i64 = 60_000;
-/// A connection whose check takes longer than this is stuck.
+/// A connection whose check takes longer makes the node degraded.
 const UNANSWERED_MS_MAX: u64 = 10_000;
-/// So is the write lock out of reach for so long.
+/// A longer wait for the write lock makes the node degraded.
 const BUSY_MS_MAX: u64 = 10_000;
 
-impl Sources {
-    /// The node as it is now.
+impl StatusSources {
+    /// Builds the present status.
     pub(super) fn status(&self) -> Status {
         let (writer, reader, link) = (
             self.writer.borrow().clone(),
             self.reader.borrow().clone(),
             self.link.borrow().clone(),
         );
-        let glance = self.db.lock().as_ref().map_or_else(|| Ok(Glance::default()), glance);
+        let glance = self.db.lock().as_ref().map_or_else(|| Ok(DatabaseFigures::default()), glance);
         let now_ms = clock::unix_ms();
         let mut status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -119,10 +119,10 @@ impl Sources {
         status
     }
 
-    fn stream(&self, seen: &StreamSeen) -> StreamStatus {
+    fn stream(&self, seen: &StreamSnapshot) -> StreamStatus {
         let lag_ns = match seen.cursor_time_ns {
             _ if seen.position <= seen.cursor => 0,
-            // Nothing was ever applied: at least as long as the newest has been waiting.
+            // Nothing was applied yet: the age of the newest message.
             0 => clock::unix_ns() - seen.position_time_ns,
             applied_ns => seen.position_time_ns - applied_ns,
         };
@@ -135,7 +135,7 @@ impl Sources {
         }
     }
 
-    fn counters(&self, writer: &WriterSeen, reader: &ReaderSeen) -> Counters {
+    fn counters(&self, writer: &WriterSnapshot, reader: &ReaderSnapshot) -> Counters {
         let (w, r) = (&writer.stats, &reader.stats);
         Counters {
             batches_published: r.batches_published,
@@ -168,14 +168,14 @@ impl Sources {
     fn degrade(
         &self,
         status: &mut Status,
-        writer: &WriterSeen,
-        reader: &ReaderSeen,
+        writer: &WriterSnapshot,
+        reader: &ReaderSnapshot,
         link: &LinkState,
     ) {
         let mut say = |reason: String| status.degraded.push(reason);
         if !link.connected {
             say(format!(
-                "NATS is away ({} failed attempts): {}",
+                "disconnected from NATS ({} failed attempts): {}",
                 link.failed_attempts, link.last_error
             ));
         }
@@ -184,22 +184,22 @@ impl Sources {
             && clock::mono_ms().saturating_sub(link.since_ms) > UNANSWERED_MS_MAX
         {
             say(format!(
-                "NATS is connected, but does not answer what this node asks before it replicates \
-                ({}): check permissions, and docs/topologies.md for leaf nodes",
-                writer.trouble.as_deref().unwrap_or("no answer at all")
+                "connected to NATS, but it does not answer the requests that replication starts \
+                with ({}): check the permissions, and docs/topologies.md for leaf nodes",
+                writer.trouble.as_deref().unwrap_or("no answer")
             ));
         }
         if self.server().disk_full {
-            say("the disk of the embedded nats-server is full: it stores nothing, and is started \
-                again once there is room"
+            say("the disk of the embedded nats-server is full: it stores nothing; it restarts \
+                once there is space"
                 .to_owned());
         }
         for held in &status.held {
-            say(format!("origin {} is paused: {}", held.node_id, held.reason));
+            say(format!("changes of node {} are held: {}", held.node_id, held.reason));
         }
         if status.quarantine > 0 {
             say(format!(
-                "{} batches are in quarantine: see `harmonylite quarantine list`",
+                "batches in quarantine: {}; see `harmonylite quarantine list`",
                 status.quarantine
             ));
         }
@@ -210,7 +210,7 @@ impl Sources {
             say(full.clone());
         }
         for gap in &writer.gaps {
-            say(format!("a hole waits for other nodes to publish again what they have: {gap}"));
+            say(format!("messages are missing; waiting for other nodes to republish them: {gap}"));
         }
         if writer.stats.drift_warnings > 0 {
             say(format!(
@@ -221,13 +221,13 @@ impl Sources {
         let busy_ms =
             writer.busy_since_ms.map_or(0, |since| clock::mono_ms().saturating_sub(since));
         if busy_ms > BUSY_MS_MAX && writer.full.is_none() {
-            say(format!("the write lock has been out of reach for {} s", busy_ms / 1_000));
+            say(format!("waiting {} s for the write lock", busy_ms / 1_000));
         }
         let waiting_ms =
             if status.oldest_pending_ms > 0 { status.now_ms - status.oldest_pending_ms } else { 0 };
         if self.settings.publish && waiting_ms > PENDING_MS_MAX {
             say(format!(
-                "{} changes wait to be sent, the oldest for {} s",
+                "{} changes are not published, the oldest for {} s",
                 status.pending_rows,
                 waiting_ms / 1_000
             ));
@@ -235,9 +235,9 @@ impl Sources {
     }
 }
 
-fn wake(writer: &WriterSeen, reader: &ReaderSeen) -> WakeStatus {
+fn wake(writer: &WriterSnapshot, reader: &ReaderSnapshot) -> WakeStatus {
     WakeStatus {
-        last: reader.last.map_or("", super::reader::Way::name).to_owned(),
+        last: reader.last.map_or("", super::wake::WakeSource::name).to_owned(),
         bell: reader.bell,
         watcher: reader.watcher,
         poll: reader.poll,

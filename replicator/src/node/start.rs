@@ -1,16 +1,16 @@
-//! Starts a node, in an order that lets a refused start leave everything as it was: lock, ports,
+//! Starts a node. A refused start leaves everything unchanged, because of the order: lock, ports,
 //! server, first contact with the broker, and only then the database.
 
-use super::guard::Guard;
-use super::reader::{Reader, ReaderSeen, ToReader, Waker};
-use super::report::Sources;
-use super::ring::SharedBell;
-use super::timing::Timing;
-use super::watch::{Known, Watch};
-use super::writer::{Busy, ToWriter, Writer, WriterSeen};
-use super::{Ended, Inboxes, Node, NodeError, http};
+use super::bell::SharedBell;
+use super::file_guard::FileGuard;
+use super::reader::{Reader, ReaderSnapshot, ToReader};
+use super::report::StatusSources;
+use super::timing::RecentDurations;
+use super::wake::{RecentWakes, Waker};
+use super::watch::WalWatch;
+use super::writer::{Busy, ToWriter, Writer, WriterSnapshot};
+use super::{Inboxes, Node, NodeError, ThreadEnd, http};
 use crate::actor::Fatal;
-use crate::broker::nats::{Hub, LinkState, NatsBroker, Sink, Target};
 use crate::broker::{Reply, Request};
 use crate::clock;
 use crate::db::connection::{self, DatabaseError};
@@ -19,6 +19,7 @@ use crate::embedded::{Access, Embedded};
 use crate::inbound::{Inbound, Input as WriterInput};
 use crate::model::config::NodeConfig;
 use crate::model::ids::{NodeId, Site};
+use crate::nats::{Hub, LinkState, NatsBroker, Sink, Target};
 use crate::publish::outbound::{Input as ReaderInput, Outbound};
 use crate::repair::lease::{Lease, Next};
 use crate::settings::identity::{IdentitySource, decide, machine_id};
@@ -33,14 +34,13 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
-/// A broker that answers does so within this; of one that says nothing at all in this time nothing
-/// more is expected now.
+/// How long the start waits for the first answer of the broker.
 const FIRST_CONTACT: Duration = Duration::from_secs(3);
-/// At the start the write lock is waited for so long; later for ever.
+/// How long the start waits for the write lock. A running node waits without limit.
 const LOCKED_MS_MAX: u64 = 30_000;
 const LOCKED_AGAIN: Duration = Duration::from_millis(20);
 const POLL_MS: u64 = 1_000;
-/// Unix socket paths end here (sun_path is 108 bytes on Linux, 104 elsewhere).
+/// The longest path of a Unix socket (sun_path is 108 bytes on Linux, 104 elsewhere).
 const SOCKET_PATH_BYTES_MAX: usize = 100;
 
 pub(super) async fn start(settings: Settings, cluster: ClusterSettings) -> Result<Node, NodeError> {
@@ -55,7 +55,7 @@ pub(super) async fn start(settings: Settings, cluster: ClusterSettings) -> Resul
     started
 }
 
-/// The lock is taken out by the node that starts, and by nothing else.
+/// Starts the node under the lock. Takes the lock out of `held` only if the node starts.
 async fn start_locked(
     settings: Settings,
     cluster: ClusterSettings,
@@ -101,7 +101,7 @@ async fn start_locked(
         .map_err(|_| NodeError::Panicked("start"))?
         .map_err(|fatal| NodeError::fatal(&path, fatal))?;
     let (writer_seen, reader_seen) = (watch::Sender::default(), watch::Sender::default());
-    let sources = Arc::new(Sources {
+    let sources = Arc::new(StatusSources {
         node: config.node,
         database: path.clone(),
         started_ms: clock::unix_ms(),
@@ -122,12 +122,13 @@ async fn start_locked(
     } else {
         POLL_MS
     });
-    let guard =
-        Arc::new(Guard::new(&path).map_err(|error| NodeError::File { path: path.clone(), error })?);
-    let known = Known::default();
+    let guard = Arc::new(
+        FileGuard::new(&path).map_err(|error| NodeError::File { path: path.clone(), error })?,
+    );
+    let known = RecentWakes::default();
     let ringing = known.clone();
     let (watch, to_watch) =
-        Watch::new(&path, opened.watch, Arc::clone(&guard), waker.clone(), known.clone(), poll);
+        WalWatch::new(&path, opened.watch, Arc::clone(&guard), waker.clone(), known.clone(), poll);
     let bell = SharedBell::new(&path);
     bell.published(opened.inbound.site(), opened.published);
     let inboxes =
@@ -140,10 +141,10 @@ async fn start_locked(
         spawn("reader", &ended_sender, move || reader.run(&reader_inbox))?,
         spawn("bell", &ended_sender, move || {
             bell.run(&waker, &ringing);
-            Ended::Stopped
+            ThreadEnd::Stopped
         })?,
         spawn("watch", &ended_sender, move || {
-            watch.run().map_or_else(Ended::Replaced, |()| Ended::Stopped)
+            watch.run().map_or_else(ThreadEnd::Replaced, |()| ThreadEnd::Stopped)
         })?,
     ];
     Ok(Node {
@@ -160,7 +161,7 @@ async fn start_locked(
     })
 }
 
-/// This node's number: configured, or what the database has stored, or derived from the machine.
+/// This node's id: configured, stored in the database, or derived from the machine.
 fn identity(settings: &Settings, path: &Path) -> Result<NodeId, NodeError> {
     let stored =
         stored_node(path).map_err(|error| NodeError::Database { path: path.to_owned(), error })?;
@@ -169,7 +170,7 @@ fn identity(settings: &Settings, path: &Path) -> Result<NodeId, NodeError> {
     if identity.source == IdentitySource::Random {
         tracing::warn!(
             node = identity.node.0,
-            "this machine has no id: the node id is drawn at random and kept in the database"
+            "this machine has no id: using a random node id, which the database keeps"
         );
     }
     Ok(identity.node)
@@ -178,8 +179,7 @@ fn identity(settings: &Settings, path: &Path) -> Result<NodeId, NodeError> {
 fn sinks(writer: &Sender<ToWriter>, reader: &Sender<ToReader>) -> (Sink, Sink) {
     let (writer, reader) =
         (parking_lot::Mutex::new(writer.clone()), parking_lot::Mutex::new(reader.clone()));
-    // A thread that has ended takes the node with it; what is sent to it until then is lost with
-    // it.
+    // If a thread has ended, the node is stopping too, and the events are dropped.
     let to_writer: Sink = Arc::new(move |event| {
         drop(writer.lock().send(ToWriter::Input(WriterInput::Broker(event))))
     });
@@ -189,10 +189,10 @@ fn sinks(writer: &Sender<ToWriter>, reader: &Sender<ToReader>) -> (Sink, Sink) {
     (to_writer, to_reader)
 }
 
-/// Where to connect to, and where else once an embedded server had to take another port.
+/// Where to connect to. It changes if an embedded server restarts on another port.
 fn target(settings: &Settings, embedded: Option<&Embedded>) -> watch::Receiver<Target> {
     let Some(embedded) = embedded else {
-        // Kept for ever: without a sender the receiver would look like a target that has changed.
+        // Leaked: without a sender the receiver would report a changed target.
         let (sender, receiver) =
             watch::channel(Target { urls: settings.nats.urls.clone(), access: None });
         std::mem::forget(sender);
@@ -210,8 +210,8 @@ fn target(settings: &Settings, embedded: Option<&Embedded>) -> watch::Receiver<T
     receiver
 }
 
-/// Gives a broker that is there the time to say that it can never be used. One that cannot be
-/// reached is not waited for.
+/// Gives a reachable broker the time to report a lasting error. Does not wait for an unreachable
+/// one.
 async fn first_contact(hub: &Hub) -> Result<(), NodeError> {
     let mut link = hub.link();
     let settled = tokio::time::timeout(
@@ -225,8 +225,8 @@ async fn first_contact(hub: &Hub) -> Result<(), NodeError> {
     }
 }
 
-/// Refuses a node id that a process elsewhere holds, before anything is written to the database.
-/// What the broker does not answer now is asked again once the node runs.
+/// Refuses a node id that another process holds, before anything is written to the database. If the
+/// broker does not answer now, the running node asks again.
 async fn refuse_second_node(hub: &Hub, config: &NodeConfig) -> Result<(), NodeError> {
     let mut lease = Lease::new(Site(0), &config.instance, &config.place, config.lease_ttl_ms);
     while let Ok(Reply::Kv(entry)) =
@@ -248,7 +248,7 @@ async fn refuse_second_node(hub: &Hub, config: &NodeConfig) -> Result<(), NodeEr
     Ok(())
 }
 
-struct Opened {
+struct OpenedDatabase {
     inbound: Inbound<NatsBroker>,
     outbound: Outbound<NatsBroker>,
     published: i64,
@@ -256,8 +256,8 @@ struct Opened {
     status: rusqlite::Connection,
 }
 
-/// Opens the database's connections and prepares it.
-fn open(config: NodeConfig, brokers: (NatsBroker, NatsBroker)) -> Result<Opened, Fatal> {
+/// Opens the connections to the database and prepares it.
+fn open(config: NodeConfig, brokers: (NatsBroker, NatsBroker)) -> Result<OpenedDatabase, Fatal> {
     let waits_from = clock::mono_ms();
     let mut broker = Some(brokers.0);
     let inbound = loop {
@@ -268,7 +268,7 @@ fn open(config: NodeConfig, brokers: (NatsBroker, NatsBroker)) -> Result<Opened,
                 break Inbound::open(config.clone(), db, broker, Box::new(random), clock::now())?;
             }
             Err(DatabaseError::Busy) if !is_over => {
-                tracing::debug!("another connection holds the database's write lock; waiting");
+                tracing::debug!("waiting for the database's write lock");
                 std::thread::park_timeout(LOCKED_AGAIN);
             }
             Err(error) => return Err(error.into()),
@@ -278,10 +278,10 @@ fn open(config: NodeConfig, brokers: (NatsBroker, NatsBroker)) -> Result<Opened,
     let outbound = Outbound::new(config.clone(), reader()?, brokers.1)?;
     let status = reader()?;
     let published = Meta::read(&status)?.published;
-    Ok(Opened { inbound, outbound, published, watch: reader()?, status })
+    Ok(OpenedDatabase { inbound, outbound, published, watch: reader()?, status })
 }
 
-/// Opens the writing connection, at a moment when the write lock can be had.
+/// Opens the writing connection while the write lock is free.
 fn open_writer(config: &NodeConfig) -> Result<rusqlite::Connection, DatabaseError> {
     let db = connection::open_writer(&config.path)?;
     db.execute_batch("BEGIN IMMEDIATE; ROLLBACK")?;
@@ -289,18 +289,17 @@ fn open_writer(config: &NodeConfig) -> Result<rusqlite::Connection, DatabaseErro
 }
 
 fn random() -> u64 {
-    // Without random numbers of the operating system nothing on this machine is safe; a site must
-    // never be guessed.
+    // A site must never be guessed, so the node cannot run without random numbers.
     getrandom::u64().unwrap_or_else(|error| panic!("no random numbers: {error}"))
 }
 
 fn writer(
     inbound: Inbound<NatsBroker>,
     to: &Inboxes,
-    known: Known,
-    seen: watch::Sender<WriterSeen>,
+    known: RecentWakes,
+    seen: watch::Sender<WriterSnapshot>,
 ) -> Writer {
-    // From now on a lock that is held is waited for between steps, not inside SQLite.
+    // From now on the thread waits for a held lock between steps, not inside SQLite.
     if let Err(error) = inbound.database().busy_timeout(Duration::ZERO) {
         tracing::debug!(%error, "cannot set the busy timeout");
     }
@@ -309,7 +308,7 @@ fn writer(
         reader: to.reader.clone(),
         known,
         seen,
-        applied: Timing::default(),
+        applied: RecentDurations::default(),
         delivered_ns: None,
         abandoned: false,
         busy: Busy::default(),
@@ -321,7 +320,7 @@ fn reader(
     outbound: Outbound<NatsBroker>,
     to: &Inboxes,
     waker: Waker,
-    seen: watch::Sender<ReaderSeen>,
+    seen: watch::Sender<ReaderSnapshot>,
 ) -> Reader {
     Reader {
         outbound,
@@ -329,9 +328,9 @@ fn reader(
         bell: to.bell.clone(),
         waker,
         seen,
-        show: ReaderSeen::default(),
-        commit_to_wake: Timing::default(),
-        wake_to_published: Timing::default(),
+        show: ReaderSnapshot::default(),
+        commit_to_wake: RecentDurations::default(),
+        wake_to_published: RecentDurations::default(),
         woken: None,
         abandoned: false,
         shown_ms: 0,
@@ -340,21 +339,21 @@ fn reader(
 
 fn spawn(
     name: &'static str,
-    ended: &UnboundedSender<Ended>,
-    work: impl FnOnce() -> Ended + Send + 'static,
+    ended: &UnboundedSender<ThreadEnd>,
+    work: impl FnOnce() -> ThreadEnd + Send + 'static,
 ) -> Result<JoinHandle<()>, NodeError> {
     let ended = ended.clone();
     let thread = std::thread::Builder::new().name(format!("harmonylite-{name}")).spawn(move || {
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
-            .unwrap_or(Ended::Panicked(name));
-        // Nobody listens: the node was dropped.
+            .unwrap_or(ThreadEnd::Panicked(name));
+        // The receiver is gone: the node was dropped.
         let _ = ended.send(result);
     });
     thread.map_err(|error| NodeError::Fatal(Fatal::Spill(error)))
 }
 
-/// The control socket: beside the database, or, where that path is too long for a socket, in the
-/// temporary directory.
+/// The path of the control socket: next to the database, or in the temporary directory if that path
+/// is too long for a socket.
 fn socket_path(database: &Path) -> PathBuf {
     let mut beside = database.as_os_str().to_owned();
     beside.push("-harmonylite.sock");

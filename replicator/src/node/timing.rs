@@ -1,20 +1,21 @@
-//! The last few durations of one kind, for status: median and 99th of a hundred.
+//! The most recent durations of one kind, for the status: median and 99th percentile.
 
 use std::collections::VecDeque;
 
 const KEPT: usize = 512;
-/// Sorting for every commit would cost more than what is measured.
+/// Greatest age of the computed values. Sorting on every commit would cost more than the measured
+/// work.
 const FRESH_MS: u64 = 250;
 
 /// Durations in microseconds, the newest last.
 #[derive(Debug, Default)]
-pub(super) struct Timing {
+pub(super) struct RecentDurations {
     last: VecDeque<u64>,
     computed: (u64, u64),
     computed_ms: Option<u64>,
 }
 
-impl Timing {
+impl RecentDurations {
     pub(super) fn add(&mut self, us: u64) {
         if self.last.len() == KEPT {
             self.last.pop_front();
@@ -22,7 +23,7 @@ impl Timing {
         self.last.push_back(us);
     }
 
-    /// (median, 99th of a hundred), at most a quarter of a second old; zeros if there are none.
+    /// (median, 99th percentile), at most [`FRESH_MS`] old; zeros if nothing was measured.
     pub(super) fn quantiles_at(&mut self, mono_ms: u64) -> (u64, u64) {
         if self.computed_ms.is_none_or(|at| mono_ms >= at + FRESH_MS) {
             self.computed = self.quantiles();
@@ -50,7 +51,7 @@ mod tests {
 
     #[test]
     fn quantiles_are_of_the_newest() {
-        let mut timing = Timing::default();
+        let mut timing = RecentDurations::default();
         assert_eq!(timing.quantiles(), (0, 0));
         (0..10_000).for_each(|_| timing.add(9));
         (0..KEPT as u64).for_each(|i| timing.add(i));

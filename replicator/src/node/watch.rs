@@ -1,23 +1,22 @@
-//! Notices commits of applications that do not ring: the file watcher, with a slow poll as the net.
+//! Detects commits of applications that do not ring: a file watcher, backed by a slow poll.
 //!
 //! Arrives: events of the database's WAL. Leaves: wakes for the reader. The event of a WAL write
-//! comes before the commit is visible, so `data_version` (a glance at the wal-index) is looked at
-//! for a few milliseconds more. Idle it sleeps: it wakes once a poll interval and looks once. It
-//! also asks [`Guard`] whether the files are still ours.
+//! precedes the visible commit, so the thread reads `data_version` (from the wal-index) for a few
+//! milliseconds more. While idle it wakes once per poll interval and reads it once. It also checks
+//! through [`FileGuard`] that the files are still ours.
 
-use super::guard::{Guard, Replaced};
-use super::reader::{Waker, Way};
+use super::file_guard::{FileGuard, FilesReplaced};
+use super::wake::{RecentWakes, WakeSource, Waker};
 use crate::clock;
 use crate::db::connection::DatabaseError;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-/// What the thread is sent.
+/// Messages to the thread.
 #[derive(Debug)]
 pub(super) enum ToWatch {
     /// The WAL changed.
@@ -25,7 +24,7 @@ pub(super) enum ToWatch {
     Stop,
 }
 
-/// How long after an event the commit may become visible: looked at after each of these.
+/// Waits between two looks after an event, until the commit becomes visible.
 const LOOKS: [Duration; 11] = [
     Duration::from_micros(100),
     Duration::from_micros(200),
@@ -33,7 +32,7 @@ const LOOKS: [Duration; 11] = [
     Duration::from_millis(1),
     Duration::from_millis(2),
     Duration::from_millis(4),
-    // A writer that lost its processor between the write and the commit is back within these.
+    // A writer that was descheduled between the write and the commit runs again within these.
     Duration::from_millis(8),
     Duration::from_millis(16),
     Duration::from_millis(32),
@@ -41,65 +40,36 @@ const LOOKS: [Duration; 11] = [
     Duration::from_millis(128),
 ];
 
-/// The files are looked at no more often than this.
+/// Least time between two checks of the files.
 const GUARD_MS: u64 = 50;
 
-/// While the bell rings, or our own writer writes, an event is looked at after this only: they know
-/// of the commit already, and a look takes from them (measured: 0.25 of 1.35 ms from commit to
-/// visible).
+/// While the bell rings or our own writer writes, the first look comes after this: the commit is
+/// known already, and a look costs time (measured: 0.25 of 1.35 ms from commit to visible).
 const KNOWN: Duration = Duration::from_millis(2);
 const KNOWN_LOOKS: [Duration; 3] =
     [Duration::from_millis(8), Duration::from_millis(32), Duration::from_millis(128)];
-/// An application that rang so lately rings at its next commit too.
-const RANG_MS: u64 = 1_000;
-
-/// What makes an event of the WAL no news.
-#[derive(Clone, Default)]
-pub(super) struct Known {
-    rang_ms: Arc<AtomicU64>,
-    writing: Arc<AtomicBool>,
-}
-
-impl Known {
-    /// The application has rung.
-    pub(super) fn rang(&self) {
-        self.rang_ms.store(clock::mono_ms(), Ordering::Relaxed);
-    }
-
-    /// Our own writer begins or ends a step.
-    pub(super) fn writing(&self, is: bool) {
-        self.writing.store(is, Ordering::Relaxed);
-    }
-
-    fn is_known(&self) -> bool {
-        let rang_ms = self.rang_ms.load(Ordering::Relaxed);
-        self.writing.load(Ordering::Relaxed)
-            || (rang_ms > 0 && clock::mono_ms().saturating_sub(rang_ms) < RANG_MS)
-    }
-}
-
 /// Watches the WAL of a database.
-pub(super) struct Watch {
+pub(super) struct WalWatch {
     db: Connection,
-    guard: Arc<Guard>,
+    guard: Arc<FileGuard>,
     guard_due_ms: u64,
     inbox: Receiver<ToWatch>,
     waker: Waker,
-    known: Known,
+    known: RecentWakes,
     poll: Duration,
     data_version: i64,
-    /// Dropping it ends the events.
+    /// Dropping this ends the events.
     _events: Option<RecommendedWatcher>,
 }
 
-impl Watch {
-    /// Begins to listen. Without a watcher (none left on this machine) the poll alone does it.
+impl WalWatch {
+    /// Begins to listen. If the machine has no watcher left, only the poll remains.
     pub(super) fn new(
         database: &Path,
         db: Connection,
-        guard: Arc<Guard>,
+        guard: Arc<FileGuard>,
         waker: Waker,
-        known: Known,
+        known: RecentWakes,
         poll: Duration,
     ) -> (Self, Sender<ToWatch>) {
         let (sender, inbox) = channel();
@@ -127,8 +97,8 @@ impl Watch {
         )
     }
 
-    /// Runs until it is told to stop, or the files are not ours any more.
-    pub(super) fn run(mut self) -> Result<(), Replaced> {
+    /// Runs until a stop message, or until the files are no longer ours.
+    pub(super) fn run(mut self) -> Result<(), FilesReplaced> {
         let result = self.work();
         if self.guard.check().is_err() {
             std::mem::forget(self.db);
@@ -136,7 +106,7 @@ impl Watch {
         result
     }
 
-    fn work(&mut self) -> Result<(), Replaced> {
+    fn work(&mut self) -> Result<(), FilesReplaced> {
         loop {
             match self.inbox.recv_timeout(self.poll) {
                 Ok(ToWatch::Touched) => {
@@ -147,7 +117,7 @@ impl Watch {
                 Err(RecvTimeoutError::Timeout) => {
                     self.guard()?;
                     if self.is_changed() {
-                        self.waker.wake(Way::Poll, None);
+                        self.waker.wake(WakeSource::Poll, None);
                     }
                 }
                 Ok(ToWatch::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
@@ -155,8 +125,9 @@ impl Watch {
         }
     }
 
-    /// Asks whether the files are still ours: also while events never end, and not at each of them.
-    fn guard(&mut self) -> Result<(), Replaced> {
+    /// Checks that the files are still ours, at most once per [`GUARD_MS`], also during a stream of
+    /// events.
+    fn guard(&mut self) -> Result<(), FilesReplaced> {
         let now_ms = clock::mono_ms();
         if now_ms < self.guard_due_ms {
             return Ok(());
@@ -165,11 +136,11 @@ impl Watch {
         self.guard.check()
     }
 
-    /// After an event: looks until nothing more comes. False: stop.
-    fn follow(&mut self) -> Result<bool, Replaced> {
+    /// Looks after an event until nothing more comes. Returns false if the thread has to stop.
+    fn follow(&mut self) -> Result<bool, FilesReplaced> {
         let mut looks = self.looks();
         loop {
-            // A commit writes the WAL many times: one look for all that has come.
+            // A commit writes the WAL several times; one look covers all events so far.
             while let Ok(message) = self.inbox.try_recv() {
                 if matches!(message, ToWatch::Stop) {
                     return Ok(false);
@@ -177,7 +148,7 @@ impl Watch {
             }
             self.guard()?;
             if self.is_changed() {
-                self.waker.wake(Way::Watcher, None);
+                self.waker.wake(WakeSource::Watcher, None);
             }
             let Some(wait) = looks.next() else { return Ok(true) };
             match self.inbox.recv_timeout(*wait) {
@@ -188,7 +159,7 @@ impl Watch {
         }
     }
 
-    /// When to look after an event. Of what is known already the first look is late, and few
+    /// Waits between the looks after an event. For known commits the first look is late, and few
     /// follow.
     fn looks(&self) -> std::slice::Iter<'static, Duration> {
         if self.known.is_known() {
@@ -199,7 +170,7 @@ impl Watch {
         }
     }
 
-    /// Whether another connection has committed since the last look.
+    /// Returns whether another connection has committed since the last look.
     fn is_changed(&mut self) -> bool {
         let read = self
             .db
@@ -208,7 +179,7 @@ impl Watch {
         match read.map_err(DatabaseError::from) {
             Ok(version) => std::mem::replace(&mut self.data_version, version) != version,
             Err(error) => {
-                tracing::debug!(%error, "cannot look at the database; looking again later");
+                tracing::debug!(%error, "cannot read the database's data_version; retrying");
                 true
             }
         }
@@ -228,12 +199,12 @@ fn listen(database: &Path, sender: Sender<ToWatch>) -> notify::Result<Recommende
                     .any(|p| p.file_name().is_some_and(|n| names.iter().any(|k| k == n)))
         });
         if ours || event.is_err() {
-            // Nobody listens any more: the node stops.
+            // The receiver is gone: the node is stopping.
             let _ = sender.send(ToWatch::Touched);
         }
     })?;
-    // The file alone: what else happens in the directory (logs, other databases) would wake us for
-    // nothing. Should the file be replaced, the guard says so.
+    // Watch the file, not its directory: logs and other databases there would wake us for nothing.
+    // The guard reports a replaced file.
     watcher.watch(&files[1], RecursiveMode::NonRecursive)?;
     Ok(watcher)
 }

@@ -1,38 +1,38 @@
 //! The thread that owns the writing connection and runs [`Inbound`].
 //!
-//! Arrives: what the broker delivers and what the reader acknowledges. Leaves: what the reader has
-//! to know. It waits only between steps, for the next input or deadline. A crash here is a crash of
-//! the process: the database is as last committed.
+//! Arrives: deliveries of the broker and acknowledgements of the reader. Leaves: effects for the
+//! reader. It waits only between steps, for the next input or deadline. A crash here ends the
+//! process; the database keeps its last committed state.
 
-use super::drive::{Drive, drive, until};
-use super::timing::Timing;
-use super::watch::Known;
-use super::{Ended, reader};
+use super::actor_loop::{Actor, run_actor, wait_until};
+use super::timing::RecentDurations;
+use super::wake::RecentWakes;
+use super::{ThreadEnd, reader};
 use crate::actor::{Fatal, Step};
 use crate::broker::BrokerEvent;
-use crate::broker::nats::NatsBroker;
 use crate::clock;
 use crate::db::layout::Layout;
 use crate::inbound::{Inbound, Input, Stats};
 use crate::model::ids::Site;
+use crate::nats::NatsBroker;
 use crate::publish::outbound;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// What the thread is sent.
+/// Messages to the thread.
 #[derive(Debug)]
 pub(super) enum ToWriter {
     Input(Input),
     Stop,
-    /// Stop, and leave the database's files alone.
+    /// Stop without touching the database's files.
     Abandon,
 }
 
-/// What the thread shows of itself.
+/// The state that the thread shows to the status.
 #[derive(Clone, Debug, Default)]
-pub(super) struct WriterSeen {
+pub(super) struct WriterSnapshot {
     pub(super) stats: Stats,
     pub(super) linked: bool,
     pub(super) trouble: Option<String>,
@@ -40,19 +40,19 @@ pub(super) struct WriterSeen {
     pub(super) joined: bool,
     pub(super) site: Option<Site>,
     pub(super) gaps: Vec<String>,
-    /// Of a walk for joining, and of one for publishing again.
+    /// Rows logged so far for joining, and for republishing.
     pub(super) relogged: (Option<u64>, Option<u64>),
     pub(super) drained: bool,
-    pub(super) streams: Vec<StreamSeen>,
+    pub(super) streams: Vec<StreamSnapshot>,
     pub(super) layout: Arc<Layout>,
     pub(super) published_to_applied_us: (u64, u64),
-    /// The write lock has been out of reach since then, monotone milliseconds.
+    /// Since when another connection holds the write lock, monotone milliseconds.
     pub(super) busy_since_ms: Option<u64>,
 }
 
 /// One stream as it is consumed.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct StreamSeen {
+pub(super) struct StreamSnapshot {
     pub(super) shard: u32,
     pub(super) cursor: u64,
     pub(super) cursor_time_ns: i64,
@@ -60,27 +60,27 @@ pub(super) struct StreamSeen {
     pub(super) position_time_ns: i64,
 }
 
-/// The write lock is tried again after this, then ever more rarely up to [`BUSY_MAX`]; for ever.
+/// First wait before the write lock is tried again. It doubles up to [`BUSY_MAX`], without end.
 const BUSY_MIN: Duration = Duration::from_micros(200);
 const BUSY_MAX: Duration = Duration::from_millis(20);
-/// Said once when the write lock was out of reach for so long.
+/// A wait for the write lock is logged after this.
 const BUSY_SAID_MS: u64 = 5_000;
-/// What is shown is at most so old while there is work.
+/// Greatest age of the shown state while there is work.
 const SHOW_MS: u64 = 100;
 
 pub(super) struct Writer {
     pub(super) inbound: Inbound<NatsBroker>,
     pub(super) reader: Sender<reader::ToReader>,
-    pub(super) known: Known,
-    pub(super) seen: watch::Sender<WriterSeen>,
-    pub(super) applied: Timing,
+    pub(super) known: RecentWakes,
+    pub(super) seen: watch::Sender<WriterSnapshot>,
+    pub(super) applied: RecentDurations,
     pub(super) delivered_ns: Option<i64>,
     pub(super) abandoned: bool,
     pub(super) busy: Busy,
     pub(super) shown_ms: u64,
 }
 
-/// Since when the write lock is out of reach (monotone milliseconds), and when it is tried again.
+/// The wait for the write lock: its begin (monotone milliseconds) and the time to the next try.
 #[derive(Debug, Default)]
 pub(super) struct Busy {
     since_ms: Option<u64>,
@@ -88,11 +88,12 @@ pub(super) struct Busy {
 }
 
 impl Writer {
-    /// Runs until it is told to stop, or must.
-    pub(super) fn run(mut self, inbox: &Receiver<ToWriter>) -> Ended {
-        let ended = drive(&mut self, inbox).map_or_else(Ended::Fatal, |()| Ended::Stopped);
-        if self.abandoned || matches!(ended, Ended::Fatal(_)) {
-            // Not closed: see guard.rs.
+    /// Runs until a stop message or a fatal error.
+    pub(super) fn run(mut self, inbox: &Receiver<ToWriter>) -> ThreadEnd {
+        let ended =
+            run_actor(&mut self, inbox).map_or_else(ThreadEnd::Fatal, |()| ThreadEnd::Stopped);
+        if self.abandoned || matches!(ended, ThreadEnd::Fatal(_)) {
+            // The connection stays open: see file_guard.rs.
             std::mem::forget(self.inbound.into_database());
         }
         ended
@@ -100,7 +101,7 @@ impl Writer {
 
     fn forward(&mut self) {
         for effect in self.inbound.effects.drain(..) {
-            // A reader that has ended takes the node with it.
+            // If the reader has ended, the node is stopping too.
             let _ = self.reader.send(reader::ToReader::Input(outbound::Input::Effect(effect)));
         }
     }
@@ -120,7 +121,7 @@ impl Writer {
     }
 
     fn show(&mut self, now_ms: u64) {
-        let streams = self.inbound.streams().map(|(stream, progress)| StreamSeen {
+        let streams = self.inbound.streams().map(|(stream, progress)| StreamSnapshot {
             shard: stream.shard,
             cursor: progress.cursor.seq().0,
             cursor_time_ns: progress.cursor.head().map_or(0, |a| a.time_ns),
@@ -128,7 +129,7 @@ impl Writer {
             position_time_ns: stream.position.time_ns,
         });
         let streams = streams.collect();
-        self.seen.send_replace(WriterSeen {
+        self.seen.send_replace(WriterSnapshot {
             stats: self.inbound.stats,
             linked: self.inbound.is_linked(),
             trouble: self.inbound.trouble().map(str::to_owned),
@@ -146,7 +147,7 @@ impl Writer {
     }
 }
 
-impl Drive for Writer {
+impl Actor for Writer {
     type Message = ToWriter;
 
     fn take(&mut self, message: ToWriter) -> Result<bool, Fatal> {
@@ -184,12 +185,12 @@ impl Drive for Writer {
                 .since_ms
                 .is_some_and(|since| now.mono_ms - since >= BUSY_SAID_MS)
         {
-            tracing::info!("the database can be written to again");
+            tracing::info!("writing to the database again");
         }
         let wait = match step {
             Step::Worked => None,
             Step::Busy => Some(self.busy_wait(now.mono_ms)),
-            Step::Idle => Some(until(self.inbound.deadline(), now.mono_ms)),
+            Step::Idle => Some(wait_until(self.inbound.deadline(), now.mono_ms)),
         };
         if wait.is_some() || now.mono_ms >= self.shown_ms + SHOW_MS {
             self.show(now.mono_ms);

@@ -141,8 +141,8 @@ fn tombstones_early(
 mod tests {
     use super::*;
     use crate::capture::install::install;
-    use crate::db::schema::TableFilter;
     use crate::model::ids::Site;
+    use crate::model::table_filter::TableFilter;
     use crate::store::install::create_tables;
     use crate::store::sites::begin_site;
 

@@ -130,8 +130,8 @@ impl Walk {
 mod tests {
     use super::*;
     use crate::capture::install::install;
-    use crate::db::schema::TableFilter;
     use crate::model::ids::{Hlc, Site};
+    use crate::model::table_filter::TableFilter;
     use crate::store::install::create_tables;
     use crate::store::sites::begin_site;
 

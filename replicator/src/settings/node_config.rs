@@ -3,10 +3,10 @@
 use super::check::globs;
 use super::identity::{machine_id, random};
 use super::{Settings, SettingsError};
-use crate::db::schema::TableFilter;
 use crate::model::config::NodeConfig;
 use crate::model::ids::NodeId;
 use crate::model::limits::Limits;
+use crate::model::table_filter::TableFilter;
 use std::path::{Path, PathBuf};
 
 /// How long a lease lives without renewal: a node that died is replaced after this, a busy one must

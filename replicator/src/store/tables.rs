@@ -133,7 +133,8 @@ pub fn names(db: &Connection) -> Result<Vec<String>, DatabaseError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::db::schema::{TableFilter, inspect};
+    use crate::db::schema::inspect;
+    use crate::model::table_filter::TableFilter;
     use crate::store::test_database;
 
     fn schema(db: &Connection, ddl: &str) -> Schema {

@@ -7,9 +7,9 @@
 #![allow(clippy::unwrap_used)]
 
 use async_nats::jetstream::{self, stream::Config};
-use harmonylite::broker::nats::{Hub, NatsBroker, Sink, Target, wire};
 use harmonylite::broker::{Broker as _, BrokerEvent, Request, Ticket};
 use harmonylite::model::ids::{NodeId, StreamSeq};
+use harmonylite::nats::{Hub, NatsBroker, Sink, Target, wire};
 use harmonylite::settings::Settings;
 use harmonylite_conformance::{BEHAVIOURS, Subject};
 use harmonylite_guarantees::Broker;

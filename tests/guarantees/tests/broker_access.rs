@@ -95,7 +95,8 @@ fn nkey_seed_file() {
 /// A JWT as nsc makes them: signed with an nkey.
 fn jwt(signer: &KeyPair, subject: &KeyPair, name: &str, nats: serde_json::Value) -> String {
     let claims = serde_json::json!({
-        "jti": name, "iat": 1_700_000_000, "iss": signer.public_key(), "name": name, "sub": subject.public_key(), "nats": nats
+        "jti": name, "iat": 1_700_000_000, "iss": signer.public_key(), "name": name,
+        "sub": subject.public_key(), "nats": nats
     });
     let header = BASE64URL_NOPAD.encode(br#"{"typ":"JWT","alg":"ed25519-nkey"}"#);
     let signed = format!("{header}.{}", BASE64URL_NOPAD.encode(claims.to_string().as_bytes()));
@@ -105,7 +106,8 @@ fn jwt(signer: &KeyPair, subject: &KeyPair, name: &str, nats: serde_json::Value)
 
 fn account(operator: &KeyPair, account: &KeyPair, name: &str, storage: i64) -> String {
     let limits = serde_json::json!({
-        "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1,
+        "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1,
+        "wildcards": true, "conn": -1, "leaf": -1,
         "mem_storage": storage, "disk_storage": storage, "streams": storage, "consumer": storage
     });
     jwt(
@@ -117,7 +119,9 @@ fn account(operator: &KeyPair, account: &KeyPair, name: &str, storage: i64) -> S
 }
 
 fn creds(account: &KeyPair, user: &KeyPair) -> String {
-    let nats = serde_json::json!({ "pub": {}, "sub": {}, "subs": -1, "data": -1, "payload": -1, "type": "user", "version": 2 });
+    let nats = serde_json::json!({
+        "pub": {}, "sub": {}, "subs": -1, "data": -1, "payload": -1, "type": "user", "version": 2
+    });
     format!(
         "-----BEGIN NATS USER JWT-----\n{}\n------END NATS USER JWT------\n\n-----BEGIN USER NKEY \
         SEED-----\n{}\n------END USER NKEY SEED------\n",

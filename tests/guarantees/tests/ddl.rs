@@ -107,7 +107,10 @@ fn a_migration_runs_on_one_node_after_the_other_under_load() {
         // CREATE TABLE, with rows from the first moment on
         let table = r#"CREATE TABLE "new one" (id INTEGER PRIMARY KEY, v)"#;
         one.app()
-            .execute_batch(&format!(r#"BEGIN; {table}; INSERT INTO "new one" VALUES (1, 'in the same transaction'); COMMIT"#))
+            .execute_batch(&format!(
+                r#"BEGIN; {table};
+                INSERT INTO "new one" VALUES (1, 'in the same transaction'); COMMIT"#
+            ))
             .unwrap();
         eventually("node 1 captures the new table", || {
             one.status().is_some_and(|s| s["tables"].to_string().contains("new one"))

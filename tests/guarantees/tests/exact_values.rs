@@ -15,13 +15,16 @@ use rusqlite::{Connection, ToSql, params};
 
 const SCHEMA: &str = r#"
     CREATE TABLE plain (id INTEGER PRIMARY KEY, v);
-    CREATE TABLE typed (id INTEGER PRIMARY KEY, d DATETIME, b BOOLEAN, r REAL, t TEXT, n NUMERIC, i INT, y BLOB);
+    CREATE TABLE typed (id INTEGER PRIMARY KEY, d DATETIME, b BOOLEAN, r REAL, t TEXT,
+        n NUMERIC, i INT, y BLOB);
     CREATE TABLE composite (a, b, v, PRIMARY KEY (a, b));
     CREATE TABLE clustered (a, b TEXT COLLATE NOCASE, v, PRIMARY KEY (a, b)) WITHOUT ROWID;
     CREATE TABLE any_strict (k ANY PRIMARY KEY, v ANY) STRICT;
-    CREATE TABLE computed (id INTEGER PRIMARY KEY, a, shown TEXT AS (quote(a)) VIRTUAL, length INTEGER AS (length(a)) STORED);
+    CREATE TABLE computed (id INTEGER PRIMARY KEY, a, shown TEXT AS (quote(a)) VIRTUAL,
+        length INTEGER AS (length(a)) STORED);
     CREATE TABLE no_key (a, b);
-    CREATE TABLE "odd ""name' [of] a; table --" ("select" PRIMARY KEY, "a b", "ünï 😀", "x""y", "'", "key0", "hlc");
+    CREATE TABLE "odd ""name' [of] a; table --" ("select" PRIMARY KEY, "a b", "ünï 😀", "x""y", "'",
+        "key0", "hlc");
     CREATE TABLE "order" ("group" INTEGER PRIMARY KEY, "from", "values");
     CREATE TABLE "表" ("名" TEXT PRIMARY KEY, v);
     CREATE TABLE "" ("" INTEGER PRIMARY KEY, v);
@@ -111,7 +114,8 @@ fn write(db: &Connection, shift: usize) {
                 params![key, "Mixed Case", v],
             );
             put("INSERT OR REPLACE INTO any_strict VALUES (?1, ?2)", params![key, v]);
-            let odd = r#"INSERT OR REPLACE INTO "odd ""name' [of] a; table --" VALUES (?1, ?2, ?2, ?2, ?2, ?2, ?2)"#;
+            let odd = r#"INSERT OR REPLACE INTO "odd ""name' [of] a; table --" 
+                VALUES (?1, ?2, ?2, ?2, ?2, ?2, ?2)"#;
             put(odd, params![key, v]);
         }
     }
@@ -139,11 +143,16 @@ fn every_value_arrives_byte_for_byte_and_nothing_comes_back() {
     // Updates that change the class of a value, or only its bytes; keys that move, also to an equal
     // one of other bytes.
     db.execute_batch(
-        r#"UPDATE plain SET v = -0.0 WHERE id = 1; UPDATE plain SET v = 1.0 WHERE id = 2; UPDATE plain SET v = '1' WHERE id = 3;
-           UPDATE plain SET v = x'31' WHERE id = 4; UPDATE plain SET v = '' WHERE id = 5; UPDATE plain SET v = x'' WHERE id = 6;
-           UPDATE plain SET id = 1000 WHERE id = 7; UPDATE plain SET id = -9223372036854775808 WHERE id = 8;
-           UPDATE clustered SET b = 'mixed CASE'; UPDATE composite SET a = 1 WHERE a = 127; DELETE FROM any_strict WHERE k = '1';
-           DELETE FROM "odd ""name' [of] a; table --" WHERE "select" = -1; DELETE FROM no_key WHERE rowid % 3 = 0;"#,
+        r#"UPDATE plain SET v = -0.0 WHERE id = 1; UPDATE plain SET v = 1.0 WHERE id = 2;
+           UPDATE plain SET v = '1' WHERE id = 3;
+           UPDATE plain SET v = x'31' WHERE id = 4; UPDATE plain SET v = '' WHERE id = 5;
+           UPDATE plain SET v = x'' WHERE id = 6;
+           UPDATE plain SET id = 1000 WHERE id = 7;
+           UPDATE plain SET id = -9223372036854775808 WHERE id = 8;
+           UPDATE clustered SET b = 'mixed CASE'; UPDATE composite SET a = 1 WHERE a = 127;
+           DELETE FROM any_strict WHERE k = '1';
+           DELETE FROM "odd ""name' [of] a; table --" WHERE "select" = -1;
+           DELETE FROM no_key WHERE rowid % 3 = 0;"#,
     )
     .unwrap();
     cluster.converge();

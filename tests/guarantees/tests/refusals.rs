@@ -355,7 +355,8 @@ fn a_broker_that_cannot_be_reached_is_waited_for() {
     let node = &cluster.nodes[0];
     eventually("it says what it waits for", || {
         node.status().is_some_and(|s| {
-            s["broker"]["connected"] == false && s["degraded"].to_string().contains("NATS is away")
+            s["broker"]["connected"] == false
+                && s["degraded"].to_string().contains("disconnected from NATS")
         })
     });
     node.app().execute_batch("INSERT INTO note VALUES (2, 'captured meanwhile')").unwrap();

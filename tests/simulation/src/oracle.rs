@@ -1,4 +1,4 @@
-//! Knows every committed write and its version, computed on its own from the rule of DESIGN.md
+//! Knows every committed write and its version, computed on its own from the rule of docs/design.md
 //! section 2, and judges what the nodes hold against it.
 
 use crate::application::{TABLES, Table, canonical, row_expression};

@@ -14,7 +14,9 @@
 //! | 136 | 8 | site that the next number belongs to |
 //! | 144 | 8 | last change log id that the broker acknowledged |
 //! | 152 | 8 | the sidecar's heartbeat, ns since 1970; 0: it ended |
-//! | 256 | 64 * 32 | ring; commit n is in entry n mod 64: n, time in ns since 1970, mxFrame (u32), pages (u32), 8 spare |
+//! | 256 | 64 * 32 | ring; commit n is in entry n mod 64 |
+//!
+//! An entry: n, time in ns since 1970, mxFrame (u32), pages (u32), 8 spare bytes.
 //!
 //! A program that finds another magic, version or size leaves the file alone.
 

@@ -10,9 +10,9 @@
 //! straight to the parent, at no cost; every other file is the parent's altogether. (Rejected: a
 //! second file object with the parent's inside, and twenty forwarding functions between.)
 //!
-//! A commit is visible when the writer gives up the exclusive WAL write lock: DESIGN.md section 7.
-//! In rollback-journal mode, and in exclusive locking mode, COMMIT_PHASETWO says that there was
-//! one, and the next unlock of the file that it is visible.
+//! A commit is visible when the writer gives up the exclusive WAL write lock: docs/design.md
+//! section 7. In rollback-journal mode, and in exclusive locking mode, COMMIT_PHASETWO says that
+//! there was one, and the next unlock of the file that it is visible.
 
 use crate::abi::{
     ERROR, FCNTL_COMMIT_PHASETWO, FCNTL_VFSNAME, File, IOERR, IoMethods, LOCK_SHARED, NOMEM, OK,

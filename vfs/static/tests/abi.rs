@@ -45,16 +45,23 @@ macro_rules! offsets {
 fn structures_are_as_in_the_header() {
     let mut ours = offsets!("sqlite3_file", File, methods "pMethods");
     ours.extend(offsets!(
-        "sqlite3_io_methods", IoMethods, version "iVersion", close "xClose", read "xRead", write "xWrite", truncate "xTruncate", sync "xSync",
-        file_size "xFileSize", lock "xLock", unlock "xUnlock", check_reserved_lock "xCheckReservedLock", file_control "xFileControl",
-        sector_size "xSectorSize", device_characteristics "xDeviceCharacteristics", shm_map "xShmMap", shm_lock "xShmLock",
+        "sqlite3_io_methods", IoMethods, version "iVersion", close "xClose", read "xRead",
+        write "xWrite", truncate "xTruncate", sync "xSync",
+        file_size "xFileSize", lock "xLock", unlock "xUnlock",
+        check_reserved_lock "xCheckReservedLock", file_control "xFileControl",
+        sector_size "xSectorSize", device_characteristics "xDeviceCharacteristics",
+        shm_map "xShmMap", shm_lock "xShmLock",
         shm_barrier "xShmBarrier", shm_unmap "xShmUnmap", fetch "xFetch", unfetch "xUnfetch",
     ));
     ours.extend(offsets!(
-        "sqlite3_vfs", Vfs, version "iVersion", os_file_size "szOsFile", pathname_max "mxPathname", next "pNext", name "zName",
-        app_data "pAppData", open "xOpen", delete "xDelete", access "xAccess", full_pathname "xFullPathname", dl_open "xDlOpen",
-        dl_error "xDlError", dl_sym "xDlSym", dl_close "xDlClose", randomness "xRandomness", sleep "xSleep", current_time "xCurrentTime",
-        get_last_error "xGetLastError", current_time_int64 "xCurrentTimeInt64", set_system_call "xSetSystemCall",
+        "sqlite3_vfs", Vfs, version "iVersion", os_file_size "szOsFile",
+        pathname_max "mxPathname", next "pNext", name "zName",
+        app_data "pAppData", open "xOpen", delete "xDelete", access "xAccess",
+        full_pathname "xFullPathname", dl_open "xDlOpen",
+        dl_error "xDlError", dl_sym "xDlSym", dl_close "xDlClose", randomness "xRandomness",
+        sleep "xSleep", current_time "xCurrentTime",
+        get_last_error "xGetLastError", current_time_int64 "xCurrentTimeInt64",
+        set_system_call "xSetSystemCall",
         get_system_call "xGetSystemCall", next_system_call "xNextSystemCall",
     ));
     let theirs = from_c(&ours.iter().map(|(expression, _)| expression.clone()).collect::<Vec<_>>());

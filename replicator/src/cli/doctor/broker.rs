@@ -1,12 +1,12 @@
-//! What the configuration of the broker means for staying up and for keeping data.
+//! Checks the broker's configuration for availability and for safety of data.
 
 use super::report::{Level, Report};
-use harmonylite::settings::{ClusterSettings, Settings};
+use crate::settings::{ClusterSettings, Settings};
 
-/// A majority of two is two: only from three servers on can one be down.
+/// A majority of two servers is two, so one may be down only with three or more.
 const SERVERS_MIN: usize = 3;
 
-/// Checks it.
+/// Adds the findings.
 pub(super) fn check(settings: &Settings, cluster: &ClusterSettings, report: &mut Report) {
     let replicas = settings.replication_log.replicas;
     let mut warn = |text: String, hint: &str| report.add(Level::Warning, "broker", text, hint);
@@ -14,7 +14,7 @@ pub(super) fn check(settings: &Settings, cluster: &ClusterSettings, report: &mut
     if !settings.nats.urls.is_empty() {
         if clustered || !cluster.leaf_servers.is_empty() {
             warn(
-                "-cluster-addr, -cluster-peers and -leaf-servers are for the embedded server; \
+                "-cluster-addr, -cluster-peers and -leaf-servers configure the embedded server; \
                 nats.urls turns that off"
                     .to_owned(),
                 "remove one of the two",
@@ -23,15 +23,15 @@ pub(super) fn check(settings: &Settings, cluster: &ClusterSettings, report: &mut
         if settings.nats.urls.len() >= SERVERS_MIN && replicas < SERVERS_MIN {
             warn(
                 format!(
-                    "replication_log.replicas = {replicas} with several servers: each stream \
-                    lives and dies with one server"
+                    "replication_log.replicas = {replicas} with several servers: each stream is \
+                    lost with one server"
                 ),
                 "set replication_log.replicas = 3",
             );
         }
         return;
     }
-    // Peers are often given as the whole list, this server included.
+    // The list of peers often includes this server.
     let servers = if clustered {
         (cluster.peers.len() + usize::from(!lists_itself(cluster))).max(1)
     } else {
@@ -40,18 +40,18 @@ pub(super) fn check(settings: &Settings, cluster: &ClusterSettings, report: &mut
     if clustered && servers < SERVERS_MIN {
         warn(
             format!(
-                "the embedded cluster has {servers} servers as far as this node is told: with \
-                two, both must be up for anything to be published"
+                "this node knows {servers} servers of the embedded cluster: with two, both must \
+                run for anything to be published"
             ),
-            "run three nodes or more, or use one external nats-server; meanwhile changes wait on \
+            "run three nodes or more, or use one external nats-server; until then changes wait on \
             their node, nothing is lost",
         );
     }
     if clustered && replicas < SERVERS_MIN {
         warn(
             format!(
-                "replication_log.replicas = {replicas} in a cluster: each stream lives and dies \
-                with one server"
+                "replication_log.replicas = {replicas} in a cluster: each stream is lost with one \
+                server"
             ),
             "set replication_log.replicas = 3 on every node",
         );
@@ -60,19 +60,19 @@ pub(super) fn check(settings: &Settings, cluster: &ClusterSettings, report: &mut
         if replicas > 1 {
             warn(
                 format!(
-                    "replication_log.replicas = {replicas}, but the embedded server stands alone \
-                    and can keep one copy"
+                    "replication_log.replicas = {replicas}, but the embedded server has no \
+                    cluster and keeps one copy"
                 ),
                 "use -cluster-addr and -cluster-peers, or replicas = 1",
             );
         }
-        let text = "no nats.urls and no cluster: the embedded server of this node stands alone";
+        let text = "no nats.urls and no cluster: this node runs an embedded server of its own";
         report.add(
             Level::Note,
             "broker",
             text,
-            "other nodes join by nats.urls to it (with nats.bind_address set here), or by \
-            -cluster-addr and -cluster-peers",
+            "other nodes connect to it through nats.urls (with nats.bind_address set here), or \
+            through -cluster-addr and -cluster-peers",
         );
     }
 }
@@ -109,16 +109,16 @@ mod tests {
         assert!(!three.contains("WARNING"), "{three}");
         let whole_list =
             text(|s| s.replication_log.replicas = 3, Some("a:1"), &["nats://a:1/", "nats://b:1"]);
-        assert!(whole_list.contains("has 2 servers"), "{whole_list}");
-        assert!(text(|_| {}, Some("a:1"), &["b", "c"]).contains("lives and dies"));
+        assert!(whole_list.contains("knows 2 servers"), "{whole_list}");
+        assert!(text(|_| {}, Some("a:1"), &["b", "c"]).contains("is lost with one server"));
         assert!(text(|s| s.replication_log.replicas = 3, None, &[]).contains("one copy"));
-        assert!(text(|_| {}, None, &[]).contains("stands alone"));
+        assert!(text(|_| {}, None, &[]).contains("an embedded server of its own"));
         assert!(
             text(|s| s.nats.urls = vec!["a".into()], Some("x:1"), &[]).contains("turns that off")
         );
         assert!(
             text(|s| s.nats.urls = vec!["a".into(), "b".into(), "c".into()], None, &[])
-                .contains("lives and dies")
+                .contains("is lost with one server")
         );
     }
 }

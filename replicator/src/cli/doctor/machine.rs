@@ -1,13 +1,13 @@
-//! What lies around the database: its file system, the space there, another sidecar, its journal.
+//! Checks the surroundings of the database: file system, free space, another sidecar, journal mode.
 
 use super::super::exit::Failure;
 use super::super::show;
 use super::report::{Level, Report};
-use harmonylite::db::lockfile::{LockError, Sidecar, sidecar};
-use harmonylite::db::preflight::FileFacts;
+use crate::db::lockfile::{LockError, Sidecar, sidecar};
+use crate::db::preflight::FileFacts;
 use std::path::Path;
 
-/// File systems whose locks or shared memory do not reach other machines, by the kernel's magic
+/// File systems whose locks or shared memory do not work across machines, by the kernel's magic
 /// numbers.
 const NETWORK: [(u32, &str); 11] = [
     (0x6969, "NFS"),
@@ -23,11 +23,11 @@ const NETWORK: [(u32, &str); 11] = [
     (0x0116_1970, "GFS2"),
 ];
 
-/// Below this, or below the size of the database itself, there is little room for a -wal and for
-/// spilled batches.
+/// Less free space than this, or than half the database, is little for a -wal and for spilled
+/// batches.
 const FREE_BYTES_MIN: u64 = 256 << 20;
 
-/// Checks it.
+/// Adds the findings.
 pub(super) fn check(path: &Path, facts: FileFacts, report: &mut Report) {
     match sidecar(path) {
         Ok(Sidecar::Stopped) => {}
@@ -43,19 +43,19 @@ pub(super) fn check(path: &Path, facts: FileFacts, report: &mut Report) {
         if let Some(name) = network(kind) {
             let text = format!(
                 "the database is on {name}: SQLite's WAL needs shared memory, which works on one \
-                machine only, and locks that such file systems often lack"
+                machine only, and locks, which such file systems often lack"
             );
             report.add(
                 Level::Warning,
                 "disk",
                 text,
-                "put the database on a local disk; replication brings it to the other machines",
+                "put the database on a local disk; replication copies it to the other machines",
             );
         }
         let free = found.f_bavail.saturating_mul(u64::try_from(found.f_bsize).unwrap_or(0));
         if free < FREE_BYTES_MIN.max(facts.bytes / 2) {
             let text = format!(
-                "only {} free beside a database of {}",
+                "only {} free on the disk of a database of {}",
                 show::bytes(free),
                 show::bytes(facts.bytes)
             );
@@ -63,7 +63,7 @@ pub(super) fn check(path: &Path, facts: FileFacts, report: &mut Report) {
                 Level::Warning,
                 "disk",
                 text,
-                "the -wal and large batches need room: free some space",
+                "free some space: the -wal and large batches need it",
             );
         }
     }
@@ -71,14 +71,14 @@ pub(super) fn check(path: &Path, facts: FileFacts, report: &mut Report) {
         report.add(
             Level::Note,
             "database",
-            "the file is empty: tables are picked up when the application creates them",
+            "the file is empty; tables are replicated once the application creates them",
             "",
         );
     } else if !facts.wal {
         report.add(
             Level::Note,
             "database",
-            "the journal mode is not WAL; `run` switches it to WAL, for good",
+            "the journal mode is not WAL; `run` switches it to WAL permanently",
             "WAL works with every program that uses SQLite 3.7 or newer",
         );
     }
@@ -86,7 +86,7 @@ pub(super) fn check(path: &Path, facts: FileFacts, report: &mut Report) {
         report.add(
             Level::Note,
             "database",
-            "text is stored as UTF-16 here; it travels as UTF-8",
+            "text is stored as UTF-16 here and replicated as UTF-8",
             "",
         );
     }
@@ -107,6 +107,9 @@ mod tests {
         let huge = FileFacts { bytes: u64::MAX, ..FileFacts::default() };
         check(Path::new("/tmp"), huge, &mut report);
         let text = report.text();
-        assert!(text.contains("free beside a database") && text.contains("not WAL"), "{text}");
+        assert!(
+            text.contains("free on the disk of a database") && text.contains("not WAL"),
+            "{text}"
+        );
     }
 }

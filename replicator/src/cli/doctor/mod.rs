@@ -1,7 +1,7 @@
-//! `harmonylite doctor`: checks a database and a configuration before anything is touched.
+//! `harmonylite doctor`: checks a database and a configuration without changing anything.
 //!
-//! Arrives: what `run` would get. Leaves: a report, and the exit status that `run` would end with.
-//! Owns: nothing is changed, not even a -shm is created (a test compares digests).
+//! Arrives: the arguments of `run`. Leaves: a report, and the exit status of `run`. Owns: nothing
+//! changes; not even a -shm is created (a test compares digests).
 
 mod broker;
 mod machine;
@@ -16,10 +16,10 @@ use super::args::Global;
 use super::dispatch;
 use super::exit::Failure;
 use super::show;
+use crate::db::preflight::{self, FileFacts};
+use crate::db::schema::inspect;
+use crate::settings::{ClusterSettings, Loaded, Settings};
 use anyhow::Result;
-use harmonylite::db::preflight::{self, FileFacts};
-use harmonylite::db::schema::inspect;
-use harmonylite::settings::{ClusterSettings, Loaded, Settings};
 use report::{Level, Report};
 use std::process::ExitCode;
 
@@ -50,7 +50,7 @@ fn examine(global: &Global) -> Report {
     broker::check(&loaded.settings, &cluster, &mut report);
     ports::check(&loaded.settings, &cluster, &mut report);
     if report.has_problem("configuration") && global.db.is_none() {
-        // Which database is meant is not known then.
+        // The database is unknown then.
         return report;
     }
     match preflight::check(&loaded.settings.db_path) {
@@ -79,7 +79,7 @@ fn database(loaded: &Loaded, facts: FileFacts, report: &mut Report) {
 mod tests {
     use super::super::exit::Exit;
     use super::*;
-    use harmonylite::store::{install, meta};
+    use crate::store::{install, meta};
     use rusqlite::Connection;
     use sha2::{Digest, Sha256};
     use std::path::Path;
@@ -182,7 +182,7 @@ mod tests {
         let path = dir.path().join("app.db");
         let db = Connection::open(&path).unwrap();
         db.execute_batch("CREATE TABLE t (a TEXT PRIMARY KEY)").unwrap();
-        let lock = harmonylite::db::lockfile::Lock::acquire(&path).unwrap();
+        let lock = crate::db::lockfile::Lock::acquire(&path).unwrap();
         assert_eq!(look(&path).exit(), Some(Exit::Running));
         lock.remove();
         assert_eq!(look(&path).exit(), None);

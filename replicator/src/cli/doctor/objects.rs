@@ -1,16 +1,16 @@
-//! What replication has left in the database before: our own tables, and those of HarmonyLite (Go).
+//! Checks what earlier replication left in the database: our tables, and those of HarmonyLite (Go).
 
 use super::super::exit::Failure;
 use super::report::{Level, Report};
+use crate::model::ids::NodeId;
+use crate::settings::Settings;
+use crate::settings::identity::{IdentitySource, decide, machine_id};
+use crate::store::install;
+use crate::store::meta::{self, Meta};
 use anyhow::Result;
-use harmonylite::model::ids::NodeId;
-use harmonylite::settings::Settings;
-use harmonylite::settings::identity::{IdentitySource, decide, machine_id};
-use harmonylite::store::install;
-use harmonylite::store::meta::{self, Meta};
 use rusqlite::Connection;
 
-/// Checks it.
+/// Adds the findings.
 pub(super) fn check(db: &Connection, settings: &Settings, report: &mut Report) -> Result<()> {
     let foreign: i64 = db.query_row(
         "SELECT count(*) FROM main.sqlite_schema WHERE type = 'table' AND substr(name, 1, 15) = \
@@ -22,15 +22,15 @@ pub(super) fn check(db: &Connection, settings: &Settings, report: &mut Report) -
     )?;
     if foreign > 0 {
         let text = format!(
-            "HarmonyLite (Go) has left {foreign} change logs with their triggers here; `run` \
-            removes them at its start"
+            "HarmonyLite (Go) left {foreign} change logs with their triggers; `run` removes them \
+            when it starts"
         );
         report.add(
             Level::Warning,
             "upgrade",
             text,
-            "stop its process on every node first, and let it publish what is pending: the two do \
-            not understand each other",
+            "first let it publish all pending changes, then stop it on every node: the two are \
+            incompatible",
         );
     }
     let mut stored = None;
@@ -53,19 +53,19 @@ fn identity(settings: &Settings, stored: Option<NodeId>, report: &mut Report) {
         IdentitySource::Configured => {
             if let Some(stored) = stored.filter(|s| *s != node) {
                 let text = format!(
-                    "the database belonged to node {stored}; with this configuration it becomes \
+                    "the database belongs to node {stored}; with this configuration it becomes \
                     node {node}"
                 );
                 report.add(
                     Level::Warning,
                     "node id",
                     text,
-                    "each node keeps its own number; set node_id back unless this is meant",
+                    "each node keeps its own id; change node_id back unless this is intended",
                 );
             }
         }
         IdentitySource::Stored => {
-            report.add(Level::Note, "node id", format!("{node}, which the database has stored"), "")
+            report.add(Level::Note, "node id", format!("{node}, stored in the database"), "")
         }
         IdentitySource::Machine => {
             let text = format!("{node}, derived from this machine's id");
@@ -78,8 +78,8 @@ fn identity(settings: &Settings, stored: Option<NodeId>, report: &mut Report) {
             );
         }
         IdentitySource::Random => {
-            let text = "this machine has no id, so the node gets a random number, which its \
-                database keeps";
+            let text =
+                "this machine has no id, so the node gets a random id, which its database keeps";
             report.add(Level::Warning, "node id", text, "set node_id to choose it yourself");
         }
     }

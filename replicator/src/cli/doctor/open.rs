@@ -1,16 +1,16 @@
-//! Opens a database so that not a byte of it changes and no file appears beside it.
+//! Opens a database without changing a byte of it and without creating a file next to it.
 
 use super::report::{Level, Report};
+use crate::db::preflight::{FileFacts, beside};
 use anyhow::Result;
-use harmonylite::db::preflight::{FileFacts, beside};
 use rusqlite::{Connection, OpenFlags};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-/// A read-only connection. A read-only connection to a WAL database still creates a -shm where
-/// there is none; the file is opened as immutable then, which is right as long as nobody has it
-/// open, and nobody has without a -shm.
+/// Opens a read-only connection. Such a connection to a WAL database creates a missing -shm, so
+/// without one the file is opened as immutable. That is safe: nobody has a WAL database open
+/// without a -shm.
 pub(super) fn read_only(path: &Path, facts: FileFacts, report: &mut Report) -> Result<Connection> {
     let real = path.canonicalize()?;
     let shared = beside(&real, "-shm").exists();
@@ -18,13 +18,13 @@ pub(super) fn read_only(path: &Path, facts: FileFacts, report: &mut Report) -> R
     let wal_bytes = std::fs::metadata(beside(&real, "-wal")).map_or(0, |m| m.len());
     if immutable && wal_bytes > 0 {
         let text = format!(
-            "a crash left {wal_bytes} bytes in the -wal; doctor looked at the state before them"
+            "a crash left {wal_bytes} bytes in the -wal; doctor checked the state without them"
         );
         report.add(
             Level::Note,
             "database",
             text,
-            "the next program that opens the database brings them back",
+            "the next program that opens the database recovers them",
         );
     }
     let how = if immutable { "immutable=1" } else { "mode=ro" };

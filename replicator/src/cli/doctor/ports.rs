@@ -1,14 +1,13 @@
-//! Whether the ports that the node would listen on are free: each is taken for a moment and given
-//! back.
+//! Checks that the node's ports are free, by opening and closing each one.
 
 use super::super::exit::{Exit, Failure};
 use super::report::Report;
-use harmonylite::db::lockfile::{Sidecar, sidecar};
-use harmonylite::settings::{ClusterSettings, Settings, bind_address, server_bind};
+use crate::db::lockfile::{Sidecar, sidecar};
+use crate::settings::{ClusterSettings, Settings, bind_address, server_bind};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 
-/// Checks them. The ports of a node that runs on this database are its own.
+/// Adds the findings. The ports of a node that runs on this database count as free.
 pub(super) fn check(settings: &Settings, cluster: &ClusterSettings, report: &mut Report) {
     if matches!(sidecar(&settings.db_path), Ok(Sidecar::Running(_))) {
         return;
@@ -31,11 +30,12 @@ pub(super) fn check(settings: &Settings, cluster: &ClusterSettings, report: &mut
         if let Err(error) = taken {
             let hint = match error.kind() {
                 ErrorKind::AddrInUse => format!(
-                    "choose another in {key}, or stop what uses it: ss -ltnp 'sport = :{}'",
+                    "choose another port in {key}, or stop the program that uses it: ss -ltnp \
+                    'sport = :{}'",
                     address.port()
                 ),
                 ErrorKind::PermissionDenied => {
-                    format!("ports below 1024 need privileges: choose another in {key}")
+                    format!("ports below 1024 need privileges: choose another port in {key}")
                 }
                 _ => format!("choose an address of this machine in {key}"),
             };

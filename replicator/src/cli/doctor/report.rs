@@ -1,19 +1,19 @@
-//! What doctor found, for people and as JSON.
+//! The findings of doctor, as text and as JSON.
 
 use super::super::exit::{Exit, Failure};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-/// How much something matters.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Level {
-    /// `run` would end with an error.
+    /// `run` would fail.
     Problem,
-    /// It works, and may surprise.
+    /// Replication works, with consequences that may be unexpected.
     Warning,
-    /// Good to know.
+    /// Information.
     Note,
 }
 
@@ -31,7 +31,7 @@ struct NotReplicated {
     reason: String,
 }
 
-/// The findings.
+/// All findings.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Report {
     replicated: Vec<String>,
@@ -53,7 +53,7 @@ impl Report {
         self.findings.push(Finding { level, topic, text: text.into(), hint: hint.into() });
     }
 
-    /// Adds what would end `run`. The first one decides the exit status.
+    /// Adds a failure of `run`. The first one decides the exit status.
     pub(super) fn problem(&mut self, topic: &'static str, failure: &Failure) {
         self.exit = self.exit.or(Some(failure.exit));
         self.add(Level::Problem, topic, failure.what.clone(), failure.hint.clone());
@@ -63,18 +63,18 @@ impl Report {
         self.findings.iter().any(|f| f.level == Level::Problem && f.topic == topic)
     }
 
-    /// A table that will be replicated; with what is to be known of its key.
+    /// Adds a table that will be replicated.
     pub(super) fn replicated(&mut self, table: &str) {
         self.replicated.push(table.to_owned());
     }
 
-    /// A table that will not.
+    /// Adds a table that will not be replicated.
     pub(super) fn not_replicated(&mut self, table: &str, reason: &str) {
         self.not_replicated
             .push(NotReplicated { table: table.to_owned(), reason: reason.to_owned() });
     }
 
-    /// The status that `run` would end with; None if nothing stops it.
+    /// The exit status with which `run` would fail; None if it would start.
     pub(super) fn exit(&self) -> Option<Exit> {
         self.exit
     }

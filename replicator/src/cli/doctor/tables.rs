@@ -1,12 +1,12 @@
-//! What the schema means once several nodes write.
+//! Checks the schema for what changes once several nodes write.
 
 use super::report::{Level, Report};
+use crate::db::schema::{KeyKind, Schema, TableSchema};
+use crate::db::sql::quote;
 use anyhow::Result;
-use harmonylite::db::schema::{KeyKind, Schema, TableSchema};
-use harmonylite::db::sql::quote;
 use rusqlite::Connection;
 
-/// Goes through all tables.
+/// Adds the findings on all tables.
 pub(super) fn check(db: &Connection, schema: &Schema, report: &mut Report) -> Result<()> {
     for skipped in &schema.skipped {
         report.not_replicated(&skipped.name, &skipped.reason);
@@ -64,12 +64,12 @@ fn null_keys(db: &Connection, table: &TableSchema, report: &mut Report) -> Resul
             table.name,
             if rows == 1 { "row has" } else { "rows have" }
         );
-        report.add(Level::Warning, "table", text, "fill the key, and declare it NOT NULL");
+        report.add(Level::Warning, "table", text, "fill in the key, and declare it NOT NULL");
     }
     Ok(())
 }
 
-/// Two nodes that count up on their own give the same number to two rows.
+/// Two nodes that count independently give the same number to two rows.
 fn counters(db: &Connection, schema: &Schema, report: &mut Report) -> Result<()> {
     let counted: Vec<&TableSchema> =
         schema.tables.iter().filter(|t| t.key_kind == KeyKind::Integer).collect();
@@ -91,14 +91,14 @@ fn counters(db: &Connection, schema: &Schema, report: &mut Report) -> Result<()>
         });
     }
     let text = format!(
-        "INTEGER PRIMARY KEY in {}: where the application lets SQLite choose the number, two \
+        "INTEGER PRIMARY KEY in {}: if the application lets SQLite choose the number, two \
         nodes that insert at once choose the same one, and the later row replaces the earlier \
         (which goes to the conflict journal)",
         names.join(", ")
     );
-    // Ranges by a first high number do not work: SQLite goes on from the greatest number in the
-    // table, remote rows included.
-    let hint = "let the application choose the numbers (a range for each node, or random 63-bit \
+    // A range that starts at a high number does not work: SQLite continues from the greatest number
+    // in the table, remote rows included.
+    let hint = "let the application choose the numbers (a range per node, or random 63-bit \
         numbers), or use random text keys (UUID)";
     report.add(Level::Warning, "table", text, hint);
     Ok(())
@@ -109,11 +109,16 @@ fn unique(schema: &Schema, report: &mut Report) {
         schema.tables.iter().filter(|t| !t.unique.is_empty()).map(|t| t.name.as_str()).collect();
     if !names.is_empty() {
         let text = format!(
-            "UNIQUE besides the key in {}: if two nodes use the same value at once, the later row \
-            stays on all nodes and the other one is removed; it goes to the conflict journal",
+            "UNIQUE besides the key in {}: if two nodes use the same value at once, all nodes \
+            keep the later row; the other row is removed and recorded in the conflict journal",
             names.join(", ")
         );
-        report.add(Level::Note, "table", text, "`harmonylite conflicts` lists what was removed");
+        report.add(
+            Level::Note,
+            "table",
+            text,
+            "`harmonylite conflicts list` shows the removed rows",
+        );
     }
 }
 
@@ -130,8 +135,8 @@ fn foreign_keys(db: &Connection, schema: &Schema, report: &mut Report) -> Result
                 (row.get(0)?, [row.get(1)?, row.get(2)?]);
             if !replicated(&parent) {
                 let text = format!(
-                    "{} refers to {parent}, which is not replicated: on other nodes the rows that \
-                    it names may be missing",
+                    "{} refers to {parent}, which is not replicated: other nodes may lack the \
+                    referenced rows",
                     table.name
                 );
                 report.add(
@@ -164,8 +169,8 @@ fn foreign_keys(db: &Connection, schema: &Schema, report: &mut Report) -> Result
     }
     if !plain.is_empty() {
         let text = format!(
-            "foreign keys: {}: they are checked where the application writes, and not again when \
-            rows arrive from other nodes",
+            "foreign keys: {}: checked when the application writes, not when rows arrive from \
+            other nodes",
             plain.join(", ")
         );
         report.add(

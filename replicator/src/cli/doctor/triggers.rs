@@ -1,29 +1,29 @@
-//! What the application's own triggers mean on other nodes.
+//! Checks what the application's own triggers do on other nodes.
 //!
-//! SQLite's compiler tells: an insert, update and delete of each table is prepared (never run)
-//! while an authorizer listens.
+//! For each table it prepares (never runs) an insert, an update and a delete, while an authorizer
+//! records the tables that triggers write to.
 
 use super::report::{Level, Report};
+use crate::db::schema::{OWN_PREFIX, Schema};
+use crate::db::sql::quote;
 use anyhow::Result;
-use harmonylite::db::schema::{OWN_PREFIX, Schema};
-use harmonylite::db::sql::quote;
 use rusqlite::Connection;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Trigger -> tables it writes to.
+/// The tables that each trigger writes to.
 type Writes = BTreeMap<String, BTreeSet<String>>;
 
-/// Checks them.
+/// Adds the findings.
 pub(super) fn check(db: &mut Connection, schema: &Schema, report: &mut Report) -> Result<()> {
     let replicated: Vec<&str> = schema.tables.iter().map(|t| t.name.as_str()).collect();
     let (writes, broken) = compile(db, &replicated)?;
     for (table, error) in broken {
-        let text = format!("{table}: this program cannot compile a write to it: {error}");
-        let hint = "the application registers that function, collation or module: triggers here \
-            that keep an index up to date will not follow remote rows";
+        let text = format!("{table}: harmonylite cannot compile a write to it: {error}");
+        let hint = "the application registers that function, collation or module, so triggers \
+            here that maintain an index ignore remote rows";
         report.add(Level::Warning, "trigger", text, hint);
     }
     let is_replicated = |name: &str| replicated.iter().any(|r| r.eq_ignore_ascii_case(name));
@@ -43,21 +43,21 @@ pub(super) fn check(db: &mut Connection, schema: &Schema, report: &mut Report) -
             (false, true) => {
                 let text = format!(
                     "trigger {trigger} writes to {}, replicated: it fires on the node that \
-                    writes, and its effects travel as rows",
+                    writes, and its effects are replicated as rows",
                     theirs.join(", ")
                 );
                 report.add(
                     Level::Note,
                     "trigger",
                     text,
-                    "sums kept by triggers (x = x + 1) are one row: of two concurrent ones the \
-                    later stays",
+                    "a sum kept by triggers (x = x + 1) is one row: of two concurrent updates \
+                    only the later survives",
                 );
             }
             (false, false) => {
                 let text = format!(
-                    "trigger {trigger} writes to replicated tables ({}) and to others ({}): the \
-                    others do not follow remote rows",
+                    "trigger {trigger} writes to replicated tables ({}) and to others ({}): \
+                    remote rows do not update the others",
                     theirs.join(", "),
                     local.join(", ")
                 );

@@ -1,15 +1,15 @@
-//! `harmonylite status`: what the node of a database is doing, or, if none runs, what the database
-//! tells.
+//! `harmonylite status`: the status of the running node, or what the database contains if none
+//! runs.
 
 mod offline;
 mod text;
 
 use super::exit::{Exit, Failure};
 use super::{control, show};
+use crate::db::lockfile::{Owner, Sidecar, sidecar};
+use crate::model::status::Status;
+use crate::settings::Settings;
 use anyhow::{Context, Result};
-use harmonylite::db::lockfile::{Owner, Sidecar, sidecar};
-use harmonylite::model::status::Status;
-use harmonylite::settings::Settings;
 use offline::offline;
 use std::path::Path;
 use std::process::ExitCode;
@@ -20,7 +20,7 @@ const WATCH: Duration = Duration::from_secs(1);
 /// Moves the cursor home and clears what is below.
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
-/// The status as JSON: what the node says of itself, and whether it runs.
+/// The status as JSON, and whether the node runs.
 #[derive(serde::Serialize)]
 struct Shown<'a> {
     running: bool,
@@ -28,7 +28,7 @@ struct Shown<'a> {
     status: &'a Status,
 }
 
-/// Prints the status; ends with 1 if no node runs.
+/// Prints the status. The exit status is 1 if no node runs.
 pub(crate) fn run(settings: &Settings, json: bool, watch: bool) -> Result<ExitCode> {
     loop {
         let (running, status) = look(&settings.db_path)?;
@@ -57,22 +57,22 @@ fn ask(owner: Option<&Owner>) -> Result<Status> {
         return Err(Failure::new(
             Exit::General,
             format!("the node answers {}: {}", answer.status, answer.body),
-            "its log tells more",
+            "see its log",
         )
         .into());
     }
     serde_json::from_str(&answer.body)
-        .context("the node's answer cannot be read: is it another version of harmonylite?")
+        .context("cannot read the node's answer: is it another version of harmonylite?")
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::control::fake_node;
     use super::*;
-    use harmonylite::db::lockfile::Lock;
-    use harmonylite::model::ids::NodeId;
-    use harmonylite::model::status::BrokerStatus;
-    use harmonylite::store::{install, meta};
+    use crate::db::lockfile::Lock;
+    use crate::model::ids::NodeId;
+    use crate::model::status::BrokerStatus;
+    use crate::store::{install, meta};
     use rusqlite::Connection;
 
     fn database(dir: &Path) -> std::path::PathBuf {
@@ -81,7 +81,7 @@ mod tests {
         db.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, a)").unwrap();
         install::create_tables(&db, &path).unwrap();
         meta::set(&db, meta::NODE, NodeId(4)).unwrap();
-        harmonylite::capture::install::install(&db, &Default::default(), 1).unwrap();
+        crate::capture::install::install(&db, &Default::default(), 1).unwrap();
         db.execute_batch(
             "INSERT INTO t VALUES (1, 1), (2, 2);
              INSERT INTO __harmonylite__cursor (shard, seq, created, time, node, site, batch, \
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stopped_node_still_tells_what_the_database_holds() {
+    fn a_stopped_node_shows_what_the_database_holds() {
         let dir = tempfile::tempdir().unwrap();
         let path = database(dir.path());
         let (running, status) = look(&path).unwrap();
@@ -102,7 +102,7 @@ mod tests {
         let text = text(running, &status);
         for part in [
             "NOT RUNNING",
-            "1 tables",
+            "1 table replicated",
             "applied up to 17",
             "2 changes",
             "node 9",
@@ -150,13 +150,13 @@ mod tests {
     }
 
     #[test]
-    fn a_database_that_was_never_replicated_says_so() {
+    fn a_database_that_was_never_replicated_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("plain.db");
         Connection::open(&path).unwrap().execute_batch("CREATE TABLE t (a)").unwrap();
         let failure = Failure::of(&look(&path).unwrap_err());
         assert!(
-            failure.exit == Exit::General && failure.what.contains("never been replicated"),
+            failure.exit == Exit::General && failure.what.contains("never replicated"),
             "{failure:?}"
         );
     }

@@ -1,16 +1,16 @@
-//! What a database tells of its node while that does not run.
+//! The status of a node that does not run, as far as its database contains it.
 
 use super::super::database;
+use crate::clock;
+use crate::model::status::{Status, StreamStatus};
+use crate::store::cursor::{self, Cursor};
+use crate::store::meta::Meta;
+use crate::store::{change_log, conflicts, gaps, held, quarantine, tables};
 use anyhow::{Context, Result};
-use harmonylite::clock;
-use harmonylite::model::status::{Status, StreamStatus};
-use harmonylite::store::cursor::{self, Cursor};
-use harmonylite::store::meta::Meta;
-use harmonylite::store::{change_log, conflicts, gaps, held, quarantine, tables};
 use rusqlite::Connection;
 use std::path::Path;
 
-/// Reads it.
+/// Reads the status from the database.
 pub(super) fn offline(path: &Path) -> Result<Status> {
     let db = database::open_installed(path)?;
     read(&db, path).with_context(|| path.display().to_string())

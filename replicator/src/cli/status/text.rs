@@ -1,10 +1,10 @@
-//! The status for people: one aligned line a fact.
+//! The status as text: one aligned line per fact.
 
 use super::super::show;
-use harmonylite::model::status::Status;
+use crate::model::status::Status;
 use std::fmt::Write as _;
 
-/// Writes it.
+/// Returns the status as text.
 pub(super) fn text(running: bool, s: &Status) -> String {
     let mut out = String::new();
     let node = match running {
@@ -17,7 +17,7 @@ pub(super) fn text(running: bool, s: &Status) -> String {
                 s.version
             )
         }
-        false => format!("{}: NOT RUNNING; what follows is what the database holds", s.node_id),
+        false => format!("{}: NOT RUNNING; the lines below show the database's content", s.node_id),
     };
     show::line(&mut out, "node", &node);
     let skipped = if s.skipped.is_empty() {
@@ -29,16 +29,20 @@ pub(super) fn text(running: bool, s: &Status) -> String {
         &mut out,
         "database",
         &format!(
-            "{}: {} tables replicated{skipped}{}",
+            "{}: {} replicated{skipped}{}",
             s.db_path,
-            s.tables.len(),
-            if s.joined { "" } else { "; has not joined yet" }
+            if s.tables.len() == 1 {
+                "1 table".to_owned()
+            } else {
+                format!("{} tables", s.tables.len())
+            },
+            if s.joined { "" } else { "; not joined yet" }
         ),
     );
     if running {
         show::line(&mut out, "broker", &broker(s));
         for (off, what) in [
-            (s.publish, "publish = false: local changes are not sent"),
+            (s.publish, "publish = false: local changes are not published"),
             (s.replicate, "replicate = false: remote changes are not applied"),
         ] {
             if !off {
@@ -66,15 +70,15 @@ pub(super) fn text(running: bool, s: &Status) -> String {
     show::line(
         &mut out,
         "pending",
-        &format!("{} changes not yet published{oldest}", s.pending_rows),
+        &format!("{} changes not published yet{oldest}", s.pending_rows),
     );
     for held in &s.held {
         let since = show::ago(held.since_ms, s.now_ms);
         show::line(
             &mut out,
-            "paused",
+            "held",
             &format!(
-                "node {} (stream {}), since {since}: {}",
+                "changes of node {} (stream {}), since {since}: {}",
                 held.node_id, held.shard, held.reason
             ),
         );
@@ -104,12 +108,12 @@ fn broker(s: &Status) -> String {
     match (b.connected, b.linked) {
         (true, true) => format!("{kind}{}: connected (nats-server {})", b.url, b.server_version),
         (true, false) => format!(
-            "{kind}{}: connected (nats-server {}), being compared with the cursor",
+            "{kind}{}: connected (nats-server {}), verifying the streams",
             b.url, b.server_version
         ),
-        (false, _) if b.last_error.is_empty() => format!("{kind}{}: not connected", b.url),
+        (false, _) if b.last_error.is_empty() => format!("{kind}{}: disconnected", b.url),
         (false, _) => format!(
-            "{kind}{}: not connected after {} attempts: {}",
+            "{kind}{}: disconnected after {} attempts: {}",
             b.url, b.failed_attempts, b.last_error
         ),
     }
@@ -138,7 +142,7 @@ fn activity(out: &mut String, s: &Status) {
         out,
         "applied",
         &format!(
-            "{} batches, {} rows ({} older than ours), {}{}",
+            "{} batches, {} rows ({} skipped as older), {}{}",
             c.batches_applied,
             c.rows_applied,
             c.rows_skipped,
@@ -148,7 +152,7 @@ fn activity(out: &mut String, s: &Status) {
     );
     let mut wakes = format!(
         "{} (bell {}, watcher {}, poll {})",
-        if w.last.is_empty() { "nothing yet" } else { &w.last },
+        if w.last.is_empty() { "none yet" } else { &w.last },
         w.bell,
         w.watcher,
         w.poll
@@ -164,7 +168,11 @@ fn activity(out: &mut String, s: &Status) {
     }
     show::line(out, "woken by", &wakes);
     if c.busy > 0 {
-        show::line(out, "waited", &format!("{} times for another program's lock", c.busy));
+        show::line(
+            out,
+            "waited",
+            &format!("{} times for the write lock of another program", c.busy),
+        );
     }
 }
 

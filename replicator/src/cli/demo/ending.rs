@@ -1,4 +1,4 @@
-//! What is said at the end.
+//! The report at the end of the demo.
 
 use super::compare::Comparison;
 use super::nodes::Node;
@@ -8,10 +8,10 @@ use rusqlite::Connection;
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// So many differences are worth printing.
+/// The most differences to print.
 const DIFFERENCES: usize = 20;
 
-/// Differences, if any, and the numbers.
+/// Returns the differences, if any, and the figures.
 pub(super) fn report(
     stage: &Stage,
     found: &Comparison,
@@ -30,7 +30,7 @@ pub(super) fn report(
     });
     let conflicts = databases
         .iter()
-        .map(|db| Ok(harmonylite::store::conflicts::count(db)?))
+        .map(|db| Ok(crate::store::conflicts::count(db)?))
         .collect::<Result<Vec<_>>>()?;
     let bytes = stage
         .nodes
@@ -58,7 +58,7 @@ pub(super) fn report(
     Ok(out)
 }
 
-/// How to play with the nodes that were left running.
+/// Returns commands to try with the nodes that keep running.
 pub(super) fn what_to_type(nodes: &[Node]) -> Result<String> {
     let (Some(first), Some(last)) = (nodes.first(), nodes.last()) else { return Ok(String::new()) };
     let program = std::env::current_exe()?;
@@ -66,9 +66,9 @@ pub(super) fn what_to_type(nodes: &[Node]) -> Result<String> {
         "\nThe nodes are still running. In another terminal, for example:\n\
          \n  sqlite3 {} \"INSERT INTO customers VALUES (1001, 'me@example.org', 'Me', 0)\"\n  \
          sqlite3 {} \"SELECT * FROM customers WHERE id = 1001\"\n\
-         \nand what node {} says of itself, and what lost a conflict:\n\n  {program} status \
+         \nand the status of node {}, and its losing writes:\n\n  {program} status \
          --config {config}\n  {program} conflicts list --config {config}\n\
-         \nCtrl-C ends them and removes their files.",
+         \nCtrl-C stops them and removes their files.",
         first.db.display(),
         last.db.display(),
         last.id,

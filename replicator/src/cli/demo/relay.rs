@@ -1,5 +1,5 @@
-//! A wire between a node and the broker that can be cut: a TCP relay on loopback, which also
-//! counts.
+//! A connection between a node and the broker that can be cut: a TCP relay on loopback, which also
+//! counts bytes.
 
 use anyhow::{Context, Result};
 use std::sync::Arc;
@@ -10,9 +10,9 @@ use tokio::sync::watch;
 
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// One node's wire.
+/// One node's relay.
 pub(super) struct Relay {
-    /// What the node connects to.
+    /// The URL that the node connects to.
     pub(super) url: String,
     whole: watch::Sender<bool>,
     bytes: Arc<(AtomicU64, AtomicU64)>,
@@ -30,17 +30,17 @@ impl Relay {
         Ok(Self { url, whole, bytes })
     }
 
-    /// Cuts it: connections end, and new ones go nowhere.
+    /// Cuts the connection: existing connections end, and new ones get no data.
     pub(super) fn cut(&self) {
         self.whole.send_replace(false);
     }
 
-    /// Mends it.
+    /// Restores the connection.
     pub(super) fn mend(&self) {
         self.whole.send_replace(true);
     }
 
-    /// Bytes so far: to the broker, and from it.
+    /// Returns the bytes so far: to the broker, and from it.
     pub(super) fn bytes(&self) -> (u64, u64) {
         (self.bytes.0.load(Ordering::Relaxed), self.bytes.1.load(Ordering::Relaxed))
     }
@@ -57,8 +57,11 @@ async fn accept(
         let node = tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((node, _)) => node,
-                // Out of descriptors, or gone before it was taken: the node tries again.
-                Err(_) => { tokio::time::sleep(std::time::Duration::from_millis(50)).await; continue }
+                // Out of descriptors, or closed before the accept: the node tries again.
+                Err(_) => {
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    continue;
+                }
             },
             changed = whole.changed() => if changed.is_err() { return } else { continue },
         };

@@ -1,7 +1,7 @@
 //! Batches as NATS messages: subjects, stream names and headers (FORMAT.md, "the message").
 //!
-//! Pure. What comes in is hostile until proven otherwise: a header that is missing or wrong is a
-//! reason, never a panic.
+//! Pure. Input is hostile until proven otherwise: a missing or wrong header is an error, never a
+//! panic.
 
 use crate::model::batch::PartHeaders;
 use crate::model::ids::{BatchNo, NodeId, Site};
@@ -14,33 +14,33 @@ const PARTS: &str = "Harmonylite-Parts";
 const BYTES: &str = "Harmonylite-Bytes";
 const DIGEST: &str = "Harmonylite-Sha256";
 
-/// The name of a stream.
+/// Returns the name of a stream.
 pub fn stream_name(prefix: &str, shard: u32) -> String {
     format!("{prefix}-batch-{shard}")
 }
 
-/// The subjects of a stream.
+/// Returns the subjects of a stream.
 pub fn stream_subjects(prefix: &str, shard: u32) -> String {
     format!("{prefix}-{shard}.*")
 }
 
-/// The subject of one node in a stream.
+/// Returns the subject of one node in a stream.
 pub fn subject(prefix: &str, shard: u32, node: NodeId) -> String {
     format!("{prefix}-{shard}.{node}")
 }
 
-/// The subject on which nodes tell each other about gaps; no stream stores it.
+/// Returns the subject of the signals between nodes. No stream stores it.
 pub fn signal_subject(prefix: &str) -> String {
     format!("{prefix}-signal")
 }
 
-/// The origin, from the last token of a subject. 0 if it is no number: then the message is not one
-/// of ours.
+/// Returns the origin from the last token of a subject; 0 if that is no number, so the message is
+/// not ours.
 pub fn node_of(subject: &str) -> NodeId {
     NodeId(subject.rsplit('.').next().and_then(|token| token.parse().ok()).unwrap_or(0))
 }
 
-/// The headers of one part.
+/// Writes the headers of one part.
 pub fn to_headers(part: &PartHeaders) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let digest: String = part.digest.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -57,10 +57,10 @@ pub fn to_headers(part: &PartHeaders) -> HeaderMap {
     headers
 }
 
-/// The part behind a message's headers.
+/// Reads the headers of one part.
 ///
 /// # Errors
-/// Which header is missing or wrong.
+/// The missing or wrong header.
 pub fn from_headers(headers: Option<&HeaderMap>) -> Result<PartHeaders, String> {
     let headers = headers.ok_or("no headers: this is not a batch of HarmonyLite")?;
     Ok(PartHeaders {

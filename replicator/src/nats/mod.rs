@@ -1,10 +1,10 @@
-//! The NATS side of the broker: keeps a connection up, answers requests on it, tells both actors
-//! what happens.
+//! The broker on NATS: keeps a connection, carries out requests on it, reports events to both
+//! actors.
 //!
-//! Arrives: [`Request`]s of the two actors. Leaves: [`BrokerEvent`]s to them. Owns: after a
-//! connection is prepared and before it is lost both actors hear [`BrokerEvent::Connected`] once,
-//! and [`BrokerEvent::Disconnected`] once at its end. Nothing is stored here: a crash loses
-//! requests, which their askers repeat.
+//! Arrives: [`Request`]s of the two actors. Leaves: [`BrokerEvent`]s to them. Owns: for each
+//! prepared connection both actors receive [`BrokerEvent::Connected`] once, and
+//! [`BrokerEvent::Disconnected`] once at its end. Nothing is stored here: a crash loses requests,
+//! which the actors repeat.
 
 mod ask;
 mod connect;
@@ -29,23 +29,23 @@ use tokio::runtime::Handle as Runtime;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 
-/// Takes an actor's events, in order. Must not wait.
+/// Receives an actor's events, in order. Must not wait.
 pub type Sink = Arc<dyn Fn(BrokerEvent) + Send + Sync>;
 
-/// What is known of the connection, for status and health.
+/// The connection's state, for status and health.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LinkState {
-    /// Prepared and usable.
+    /// The connection is prepared and usable.
     pub connected: bool,
-    /// Failed attempts since the last connection.
+    /// The failed attempts since the last connection.
     pub failed_attempts: u64,
     /// The last failure.
     pub last_error: String,
     /// The server's version.
     pub server_version: String,
-    /// Where, without credentials.
+    /// The server's URL without credentials.
     pub url: String,
-    /// The failure will not get better by itself.
+    /// The failure lasts until somebody changes something.
     pub lasting: bool,
     /// When the present connection was prepared, monotone milliseconds.
     pub since_ms: u64,
@@ -69,8 +69,8 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// Begins to connect, and goes on for ever. `inbound` and `outbound` get the events of their
-    /// actors.
+    /// Starts a task that connects and reconnects. `inbound` and `outbound` receive their actors'
+    /// events.
     pub fn start(
         settings: Settings,
         node: NodeId,
@@ -98,7 +98,7 @@ impl Hub {
         Self { shared, keeper }
     }
 
-    /// The broker as one actor sees it.
+    /// Returns the broker as one actor sees it.
     pub fn handle(&self, sink: &Sink) -> NatsBroker {
         NatsBroker {
             shared: Arc::clone(&self.shared),
@@ -107,32 +107,32 @@ impl Hub {
         }
     }
 
-    /// For questions of others than the actors.
+    /// Returns a handle for requests that no actor makes.
     pub fn asker(&self) -> Asker {
         Asker(Arc::clone(&self.shared))
     }
 
-    /// What is known of the connection, now and whenever it changes.
+    /// Returns the connection's state, and its changes.
     pub fn link(&self) -> tokio::sync::watch::Receiver<LinkState> {
         self.shared.link.subscribe()
     }
 }
 
-/// Asks the broker once, for whoever waits for the answer.
+/// Sends single requests to the broker and waits for the answers.
 #[derive(Clone)]
 pub struct Asker(Arc<Shared>);
 
 impl Asker {
-    /// Asks.
+    /// Sends a request and waits for the answer.
     ///
     /// # Errors
-    /// What the broker says; [`BrokerError::Unreachable`] without a connection.
+    /// The broker's error; [`BrokerError::Unreachable`] without a connection.
     pub async fn ask(&self, request: Request) -> Result<Reply, BrokerError> {
         let nobody: Sink = Arc::new(drop);
         answer(&self.0, &self.session()?, &nobody, request).await
     }
 
-    /// The ids of all nodes that have an entry in the registry, in order.
+    /// Returns the ids of all nodes with an entry in the registry, in order.
     ///
     /// # Errors
     /// As [`Asker::ask`].
@@ -221,9 +221,8 @@ async fn answer(
     }
 }
 
-/// A question that no leader heard is never answered: while one is elected (4 to 9 s) it is asked
-/// again and again, instead of waiting long for an answer to the first. The last attempt is for
-/// brokers that are only slow.
+/// Without a leader a request is never answered. During an election (4 to 9 s) it is repeated with
+/// short waits; the last attempt waits longer, for slow brokers.
 const ASK_AGAIN_MS: [u64; 11] =
     [300, 500, 1_000, 1_000, 1_000, 1_000, 1_000, 1_000, 1_000, 1_000, 5_000];
 
@@ -239,8 +238,8 @@ async fn again<F: Future<Output = Result<Reply, BrokerError>>>(
 }
 
 impl Shared {
-    /// Of two consumers of one stream the one that was asked for later stays, whichever was set up
-    /// first.
+    /// Of two consumers of one stream the one that was requested later stays, in whatever order
+    /// they were created.
     fn replace_consumer(&self, shard: u32, generation: u64, consumer: Consumer, sink: &Sink) {
         let mut consumers = self.consumers.lock();
         if consumers.get(&shard).is_some_and(|(newer, _)| *newer > generation) {

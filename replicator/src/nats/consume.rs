@@ -1,12 +1,12 @@
-//! Our own push consumer: ack none, flow control, idle heartbeat, from a position on.
+//! Our own push consumer: ack none, flow control, idle heartbeat, starting at a position.
 //!
 //! Arrives: the position. Leaves: deliveries in the order of the stream, and one
-//! [`BrokerEvent::ConsumerLost`] at the end. Owns: a delivery that is missing (a gap in the
-//! consumer's own count, a heartbeat that does not come or knows of more) ends the consumer, and
-//! whoever asked starts another behind its cursor. The crate's ordered consumers are not used:
-//! recreated before their first delivery they replay from 1. A flow control request is answered
-//! only when everything before it is handed over, and handing over waits for the byte budget: that
-//! is the back-pressure.
+//! [`BrokerEvent::ConsumerLost`] at the end. Owns: a missing delivery (a gap in the consumer's own
+//! count, a missing heartbeat or one that counts more) ends the consumer, and the actor starts
+//! another one behind its cursor. The crate's ordered consumers are not used: recreated before
+//! their first delivery they replay from 1. The answer to a flow control request waits until
+//! everything before it is handed over, and handing over waits for the byte budget: that is the
+//! back-pressure.
 
 use super::ask::to_message;
 use super::prepare::Session;
@@ -20,14 +20,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-/// The consumer lives on one server of a cluster; how soon its death is noticed follows from this.
+/// Interval of heartbeats. The consumer lives on one server of a cluster; this decides how soon its
+/// death is noticed.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// Two heartbeats and a bit.
+/// A silence of more than two heartbeats ends the consumer.
 const SILENCE_MAX: Duration = Duration::from_millis(2_500);
-/// What a message costs besides its payload.
+/// The bytes of a message besides its payload.
 const MESSAGE_OVERHEAD_BYTES: usize = 1_024;
 
-/// Where deliveries go, and how much may wait there.
+/// The receiver of deliveries, and the bytes that may wait there.
 #[derive(Clone)]
 pub(super) struct Outlet {
     pub(super) events: Arc<dyn Fn(BrokerEvent) + Send + Sync>,
@@ -35,7 +36,7 @@ pub(super) struct Outlet {
     pub(super) budget_bytes: usize,
 }
 
-/// A consumer that is set up.
+/// A consumer on a connection.
 pub(super) struct Consumer {
     session: Session,
     subscriber: Subscriber,
@@ -45,7 +46,7 @@ pub(super) struct Consumer {
 }
 
 impl Consumer {
-    /// Sets it up.
+    /// Creates the consumer.
     pub(super) async fn start(
         session: &Session,
         stream_prefix: &str,
@@ -77,7 +78,7 @@ impl Consumer {
         Ok(Self { session: session.clone(), subscriber, shard, generation, delivered: 0 })
     }
 
-    /// Delivers until something is missing; then says why.
+    /// Delivers until something is missing; returns the reason.
     pub(super) async fn run(mut self, outlet: Outlet) {
         let reason = loop {
             match tokio::time::timeout(SILENCE_MAX, self.subscriber.next()).await {
@@ -104,7 +105,7 @@ impl Consumer {
         let client = self.session.jetstream.clone();
         let message = async_nats::jetstream::Message { message, context: client };
         let info =
-            message.info().map_err(|error| format!("a delivery without its position: {error}"))?;
+            message.info().map_err(|error| format!("a delivery has no position: {error}"))?;
         if info.consumer_sequence != self.delivered + 1 {
             return Err(format!(
                 "delivery {} came after {}",
@@ -153,12 +154,11 @@ impl Consumer {
             && last > self.delivered
         {
             return Err(format!(
-                "delivery {last} was sent, {} is the last that came",
+                "delivery {last} was sent, but {} is the last received",
                 self.delivered
             ));
         }
-        // A flow control request, or a heartbeat of a consumer that waits for an answer that got
-        // lost.
+        // A flow control request, or a heartbeat of a consumer that waits for a lost answer.
         let reply = message
             .reply
             .as_ref()

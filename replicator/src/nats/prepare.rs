@@ -1,8 +1,8 @@
-//! Makes sure that a fresh connection can be used: server, streams, registry bucket.
+//! Prepares a new connection: checks the server, creates the streams and the registry bucket.
 //!
-//! Arrives: a connected client. Leaves: a [`Session`], or what is wrong. Owns: a stream or bucket
-//! that exists is never changed unless `update_existing` says so. Repeated on every connection; a
-//! crash here leaves streams that the next finds.
+//! Arrives: a connected client. Leaves: a [`Session`], or the failure. Owns: an existing stream or
+//! bucket is never changed without `update_existing`. Runs on every connection; after a crash here
+//! the next one finds the streams.
 
 use super::connect::LinkError;
 use super::wire;
@@ -16,31 +16,31 @@ use std::time::Duration;
 
 /// The bucket of registry entries and leases.
 pub(super) const REGISTRY: &str = "harmonylite-schema-registry";
-/// How long a marker of an expired lease stays.
+/// How long the marker of an expired lease stays.
 const MARKER: Duration = Duration::from_secs(60);
-/// A request waits for its answer so long.
+/// How long a request waits for its answer.
 const REQUEST: Duration = Duration::from_secs(5);
-/// The first attempts wait less: what is asked before a cluster has a leader is never answered.
+/// The first attempts wait less: a request before a cluster has a leader is never answered.
 const REQUEST_MIN: Duration = Duration::from_millis(500);
 
-/// A connection that can be used.
+/// A usable connection.
 #[derive(Clone, Debug)]
 pub(super) struct Session {
     /// The connection.
     pub client: Client,
-    /// JetStream on it.
+    /// JetStream on the connection.
     pub jetstream: Context,
-    /// Whether the registry's keys can have a time to live.
+    /// Whether the registry's keys can expire.
     pub ttl: bool,
-    /// The client's count of connections when this was prepared.
+    /// The client's count of connections at the time of preparation.
     pub connects: u64,
 }
 
-/// Checks the server, then finds or makes the streams and the bucket. `attempts` failed before on
-/// this connection.
+/// Checks the server, then finds or creates the streams and the bucket. `attempts` is the number of
+/// failed attempts on this connection.
 ///
 /// # Errors
-/// What is wrong, and whether it may pass.
+/// [`LinkError`], which tells whether the failure may pass.
 pub(super) async fn prepare(
     client: &Client,
     settings: &Settings,
@@ -78,7 +78,7 @@ async fn check_jetstream(jetstream: &Context, here: bool, server: &str) -> Resul
                 ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT
             )
         }
-        // Nobody answers: no server with JetStream, unless this one has it and is only starting.
+        // Nobody answers: no server has JetStream, or this one is still starting it.
         AccountErrorKind::JetStreamUnavailable => !here,
         _ => false,
     };
@@ -92,7 +92,7 @@ async fn check_jetstream(jetstream: &Context, here: bool, server: &str) -> Resul
     })
 }
 
-/// What a stream of ours is configured as.
+/// The configuration of a stream.
 fn stream_config(settings: &Settings, shard: u32) -> Config {
     let log = &settings.replication_log;
     Config {
@@ -124,7 +124,7 @@ async fn ensure_stream(
                 return Ok(());
             }
             if settings.replication_log.update_existing {
-                // The server knows best which of its own settings may stay: only ours are changed.
+                // Change only our own settings, and keep the server's values of the others.
                 let mut changed = stream.cached_info().config.clone();
                 take_over(&mut changed, &wanted);
                 jetstream.update_stream(&changed).await.map_err(|error| {
@@ -167,8 +167,7 @@ async fn create_stream(jetstream: &Context, wanted: Config) -> Result<(), LinkEr
     };
     let text = format!("stream {name} cannot be created: {error}");
     let lasting = match error.kind() {
-        // Another node may have made it a moment ago, or the cluster is not complete yet: look
-        // again.
+        // Another node may have created it a moment ago, or the cluster is incomplete: retry.
         CreateStreamErrorKind::JetStream(e) => matches!(
             e.error_code(),
             ErrorCode::STORAGE_RESOURCES_EXCEEDED
@@ -202,12 +201,12 @@ fn take_over(stream: &mut Config, wanted: &Config) {
     });
 }
 
-/// What is ours to decide, and other than wanted.
+/// The settings that differ from ours.
 fn differences(found: &Config, wanted: &Config) -> Vec<String> {
     let mut out = Vec::new();
     let mut compare = |what: &str, found: String, wanted: String| {
         if found != wanted {
-            out.push(format!("{what} is {found}, configured is {wanted}"));
+            out.push(format!("{what} is {found}, the configuration says {wanted}"));
         }
     };
     compare("subjects", found.subjects.join(","), wanted.subjects.join(","));
@@ -224,7 +223,7 @@ fn differences(found: &Config, wanted: &Config) -> Vec<String> {
     out
 }
 
-/// Finds or makes the bucket; returns whether its keys can expire.
+/// Finds or creates the bucket. Returns whether its keys can expire.
 async fn ensure_registry(
     jetstream: &Context,
     settings: &Settings,
@@ -275,7 +274,10 @@ mod tests {
         let mut found = Config { max_consumers: 7, description: None, ..wanted.clone() };
         assert_eq!(differences(&found, &wanted), Vec::<String>::new());
         found.max_messages = 1024;
-        assert_eq!(differences(&found, &wanted), ["max_entries is 1024, configured is 1000000"]);
+        assert_eq!(
+            differences(&found, &wanted),
+            ["max_entries is 1024, the configuration says 1000000"]
+        );
         take_over(&mut found, &wanted);
         assert_eq!(differences(&found, &wanted), Vec::<String>::new());
     }

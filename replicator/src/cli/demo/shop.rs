@@ -1,8 +1,8 @@
 //! What the applications of the shop do inside one transaction.
 
 use super::schema::{CUSTOMERS, PRODUCTS, WAREHOUSES, WORDS};
+use crate::clock;
 use anyhow::{Context, Result};
-use harmonylite::clock;
 use rusqlite::{OptionalExtension, Transaction, params};
 
 const BULK_ROWS: u64 = 400;

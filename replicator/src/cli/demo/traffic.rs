@@ -1,5 +1,4 @@
-//! The applications: one writer a node, through ordinary connections, not knowing that anything is
-//! replicated.
+//! The applications: one writer per node, on ordinary connections, unaware of replication.
 
 use super::interrupt::Interrupt;
 use super::schema;
@@ -13,12 +12,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// One transaction in so long: 200 a second on each node leave the machine some room.
+/// Time between transactions: 200 a second on each node leave the machine some capacity.
 const PACE: Duration = Duration::from_millis(5);
-/// Every so many transactions comes a large one.
+/// One transaction in this many is a large one.
 const BULK_EVERY: u64 = 400;
 
-/// What one writer has done.
+/// The counters of one writer.
 #[derive(Default)]
 pub(super) struct Tally {
     pub(super) transactions: AtomicU64,
@@ -68,17 +67,17 @@ impl Traffic {
         Ok(traffic)
     }
 
-    /// From now on everybody writes the same few rows, or no longer.
+    /// Makes all writers write the same few rows, or stops that.
     pub(super) fn same_rows(&self, same: bool) {
         self.same_rows.store(same, Relaxed);
     }
 
-    /// Why a writer failed.
+    /// Fails if a writer has failed.
     pub(super) fn check(&self) -> Result<()> {
         self.failure.lock().as_ref().map_or(Ok(()), |why| Err(anyhow::anyhow!("{why}")))
     }
 
-    /// Ends the transactions under way and writes no more.
+    /// Stops all writers after their current transactions.
     pub(super) fn stop(&mut self) -> Result<()> {
         self.end.set();
         for thread in self.threads.drain(..) {
@@ -112,8 +111,8 @@ impl Writer {
                 random: &mut self.random,
                 rows: &mut rows,
             };
-            // The write lock first: upgrading a read transaction fails at once when another one
-            // wrote meanwhile.
+            // Take the write lock first: an upgrade of a read transaction fails at once if another
+            // connection wrote meanwhile.
             let tx = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
             match same_rows.load(Relaxed) {
                 true => shop.contend(&tx).context("the same rows")?,

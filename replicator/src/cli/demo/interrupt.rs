@@ -1,5 +1,4 @@
-//! Ctrl-C and SIGTERM, seen by everybody who waits, so that files and processes are cleaned up by
-//! ordinary returns.
+//! Ctrl-C and SIGTERM interrupt every wait, so that ordinary returns clean up files and processes.
 
 use anyhow::Result;
 use parking_lot::{Condvar, Mutex};
@@ -8,17 +7,17 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The demo was told to stop.
+/// A signal stopped the demo.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted")]
-pub(crate) struct Interrupted;
+pub(super) struct Interrupted;
 
-/// Whether to stop, and a place to wait for it.
+/// A flag that a signal sets, and a way to wait for it.
 #[derive(Clone, Default)]
 pub(super) struct Interrupt(Arc<(Mutex<bool>, Condvar)>);
 
 impl Interrupt {
-    /// Listens to the signals from now on.
+    /// Begins to listen to the signals.
     pub(super) fn listen(runtime: &Runtime) -> Result<Self> {
         let interrupt = Self::default();
         for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
@@ -33,7 +32,7 @@ impl Interrupt {
         Ok(interrupt)
     }
 
-    /// Tells all who wait.
+    /// Sets the flag and wakes all who wait.
     pub(super) fn set(&self) {
         *self.0.0.lock() = true;
         self.0.1.notify_all();
@@ -43,7 +42,7 @@ impl Interrupt {
         *self.0.0.lock()
     }
 
-    /// Waits, unless it is told to stop.
+    /// Waits for a time; fails as soon as the flag is set.
     pub(super) fn pause(&self, time: Duration) -> Result<(), Interrupted> {
         let mut told = self.0.0.lock();
         if !*told {

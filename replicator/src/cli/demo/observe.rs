@@ -1,11 +1,11 @@
-//! Looks at each node a few times a second: what it says of itself, and how many rows it holds.
+//! Reads each node's status and its number of rows a few times a second.
 
+use super::super::control;
 use super::interrupt::Interrupt;
 use super::schema;
-use crate::cli::control;
+use crate::db::lockfile::{Sidecar, sidecar};
+use crate::model::status::Status;
 use anyhow::Result;
-use harmonylite::db::lockfile::{Sidecar, sidecar};
-use harmonylite::model::status::Status;
 use parking_lot::Mutex;
 use rusqlite::Connection;
 use std::path::{Path, PathBuf};
@@ -18,29 +18,29 @@ const ROWS: &str = "SELECT (SELECT count(*) FROM customers) + (SELECT count(*) F
     + (SELECT count(*) FROM orders) + (SELECT count(*) FROM order_lines) + (SELECT count(*) FROM \
     stock)";
 
-/// The last look at a node.
+/// The last observation of a node.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Look {
-    /// None: it does not answer.
+    /// The node's status; None if it does not answer.
     pub(super) status: Option<Status>,
     pub(super) rows: u64,
-    /// Counts the looks.
+    /// The number of observations so far.
     pub(super) number: u64,
 }
 
-/// Looks until it is dropped.
+/// Observes a node until it is dropped.
 pub(super) struct Observer {
     last: Arc<Mutex<Look>>,
     end: Interrupt,
 }
 
 impl Observer {
-    /// Starts looking.
+    /// Begins to observe.
     pub(super) fn start(path: PathBuf) -> Result<Self> {
         let observer = Self { last: Arc::default(), end: Interrupt::default() };
         let db = schema::open(&path)?;
         let (last, end) = (Arc::clone(&observer.last), observer.end.clone());
-        // Never joined: it may wait for an answer of a node that is dying.
+        // The thread is not joined: it may wait for an answer of a killed node.
         std::thread::Builder::new().name("observer".to_owned()).spawn(move || {
             let mut number = 0;
             while end.pause(EVERY).is_ok() {
@@ -51,7 +51,7 @@ impl Observer {
         Ok(observer)
     }
 
-    /// What was seen last.
+    /// The last observation.
     pub(super) fn look(&self) -> Look {
         self.last.lock().clone()
     }

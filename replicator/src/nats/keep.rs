@@ -1,8 +1,8 @@
-//! Keeps one prepared connection up, for ever.
+//! Keeps one prepared connection to the broker.
 //!
-//! Arrives: where to connect. Leaves: sessions, and what happens to them. Owns the backoff: an
-//! unreachable or leaderless broker never ends anything; it is tried again, and what is waited for
-//! is said once each time it changes.
+//! Arrives: the target. Leaves: sessions and their events. Owns the backoff: an unreachable or
+//! leaderless broker never ends the node. The keeper retries, and logs the reason once each time it
+//! changes.
 
 use super::connect::{LinkError, Target, connect};
 use super::prepare::{Session, prepare};
@@ -17,8 +17,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-/// A connection that cannot be prepared (no leader yet, a cluster that is not complete) is looked
-/// at again after so long.
+/// Wait before a connection that cannot be prepared (no leader yet, an incomplete cluster) is tried
+/// again.
 const PREPARE_AGAIN: Duration = Duration::from_millis(500);
 
 struct Keeper {
@@ -28,7 +28,7 @@ struct Keeper {
     signals: Option<AbortHandle>,
 }
 
-/// Runs until it is aborted.
+/// Runs until the task is aborted.
 pub(super) async fn keep(
     shared: Arc<Shared>,
     mut target: watch::Receiver<Target>,
@@ -48,7 +48,7 @@ pub(super) async fn keep(
                 keeper.failed(&to, &error);
                 let wait =
                     Duration::from_secs(keeper.shared.settings.nats.reconnect_wait_seconds.max(1));
-                // An embedded server that comes up at another port needs no waiting.
+                // An embedded server that restarted on another port is ready: do not wait.
                 let _ = tokio::time::timeout(wait, target.changed()).await;
             }
         }
@@ -95,15 +95,15 @@ impl Keeper {
                     Some(Event::Connected) => {
                         up = true;
                         let connects = client.statistics().connects.load(Ordering::Relaxed);
-                        let stale = self.shared.session.lock().as_ref().is_some_and(|s| s.connects != connects);
-                        if stale {
+                        let session = self.shared.session.lock().as_ref().map(|s| s.connects);
+                        if session.is_some_and(|prepared| prepared != connects) {
                             self.down("the connection was lost for a moment");
                         }
                     }
                     Some(Event::ServerError(error)) => tracing::warn!(%error, "the NATS server \
-                        complains"),
+                        reported an error"),
                     Some(Event::SlowConsumer(_)) => tracing::warn!("the NATS client dropped \
-                        deliveries; they are asked for again"),
+                        deliveries; requesting them again"),
                     Some(Event::Closed) | None => return,
                     Some(_) => {}
                 },
@@ -156,7 +156,10 @@ impl Keeper {
         if self.shared.session.lock().take().is_none() {
             return;
         }
-        tracing::warn!(reason, "NATS is away; changes are kept and sent when it is back");
+        tracing::warn!(
+            reason,
+            "disconnected from NATS; changes are kept and published after the reconnection"
+        );
         self.shared.link.send_modify(|link| {
             link.connected = false;
             reason.clone_into(&mut link.last_error);

@@ -1,8 +1,8 @@
 //! Carries out one request of an actor on a prepared connection.
 //!
-//! Arrives: a request. Leaves: its reply. Reads go to the stream's leader, not to whichever replica
-//! is near (direct get): a replica that lags would show a loss that is none. No state; a crash here
-//! is an answer that never came.
+//! Arrives: a request. Leaves: its reply. Reads go to the stream's leader, not to any replica
+//! (direct get): a lagging replica would look like a loss. No state; after a crash here the answer
+//! is missing.
 
 use super::prepare::{REGISTRY, Session};
 use super::wire;
@@ -26,12 +26,12 @@ fn unreachable(error: impl ToString) -> BrokerError {
     BrokerError::Unreachable(error.to_string())
 }
 
-/// Unix nanoseconds of a broker's time.
+/// Converts a broker's time to unix nanoseconds.
 pub(super) fn nanoseconds(time: async_nats::datetime::DateTime) -> i64 {
     i64::try_from(time.unix_timestamp_nanos()).unwrap_or(0)
 }
 
-/// One message of a stream as the stages see it.
+/// Builds a message of a stream as the stages see it.
 pub(super) fn to_message(
     shard: u32,
     seq: u64,
@@ -99,17 +99,17 @@ pub(super) async fn publish(
     Ok(Reply::Published(StreamSeq(ack.sequence)))
 }
 
-/// nats-server 2.15.1 goes on refusing when it has counted its disk as full once (seen; it counts
-/// at its start only).
-const NO_ROOM_HINT: &str = "its disk, or what its JetStream may store, is full: make room; if it \
-    goes on, start that nats-server again";
+/// Once nats-server 2.15.1 has counted its disk as full, it keeps refusing (observed; it counts
+/// only when it starts).
+const NO_ROOM_HINT: &str = "its disk or its JetStream storage is full: free space; if the error \
+    persists, restart that nats-server";
 
 fn refused(error: PublishError) -> BrokerError {
     match error.kind() {
         PublishErrorKind::WrongLastSequence => BrokerError::Conflict,
         PublishErrorKind::MaxPayloadExceeded => BrokerError::Refused(error.to_string()),
         PublishErrorKind::Other => {
-            // The server's own words; without an error of its own it is the connection.
+            // The server's message; without one the connection failed.
             let reason = error_text(&error);
             if reason.contains("wrong last sequence") {
                 BrokerError::Conflict
@@ -171,9 +171,9 @@ pub(super) async fn stream_state(
     }))
 }
 
-/// From when on the limits of a stream have removed nothing. A stream that is more than half full
-/// may be removing its oldest; and the last eighth of the age that messages may reach is left to
-/// clocks that differ.
+/// The time since which the limits of a stream have removed nothing. A stream that is more than
+/// half full may be removing its oldest messages. The last eighth of max_age is left as a margin
+/// for clocks that differ.
 fn kept_since_ns(config: &Config, state: &State, now_ns: i64) -> i64 {
     let half_full = |most: i64, has: u64| most > 0 && has.saturating_mul(2) >= most.unsigned_abs();
     if config.max_messages_per_subject > 0
@@ -189,7 +189,7 @@ fn kept_since_ns(config: &Config, state: &State, now_ns: i64) -> i64 {
     }
 }
 
-/// What the registry holds under a key, deletion markers included.
+/// Reads the registry's last message under a key, deletion markers included.
 async fn kv_last(session: &Session, key: &str) -> Result<Option<StreamMessage>> {
     let stream = stream(session, &format!("KV_{REGISTRY}")).await?;
     optional(stream.get_last_raw_message_by_subject(&format!("$KV.{REGISTRY}.{key}")).await)
@@ -200,7 +200,7 @@ fn is_marker(message: &StreamMessage) -> bool {
         || message.headers.get("Nats-Marker-Reason").is_some()
 }
 
-/// Reads a key; one that was deleted or has expired is none.
+/// Reads a key. A deleted or expired key is None.
 pub(super) async fn kv_get(session: &Session, key: &str) -> Result<Reply> {
     let found = kv_last(session, key).await?.filter(|m| !is_marker(m));
     Ok(Reply::Kv(found.map(|m| KvEntry { revision: m.sequence, value: m.payload })))
@@ -286,6 +286,7 @@ mod tests {
         assert_eq!(since(&endless, u64::MAX, u64::MAX), 0);
     }
 
-    const EMPTY: &str = r#"{"messages": 0, "bytes": 0, "first_seq": 0, "first_ts": "1970-01-01T00:00:00Z", "last_seq": 0,
-        "last_ts": "1970-01-01T00:00:00Z", "consumer_count": 0}"#;
+    const EMPTY: &str = r#"{"messages": 0, "bytes": 0, "first_seq": 0,
+        "first_ts": "1970-01-01T00:00:00Z", "last_seq": 0, "last_ts": "1970-01-01T00:00:00Z",
+        "consumer_count": 0}"#;
 }

@@ -1,4 +1,4 @@
-//! Shows what happens: a table that is redrawn in place on a terminal, a line a second otherwise.
+//! Shows the progress: a table that is redrawn in place on a terminal, otherwise one line a second.
 
 use super::observe::Look;
 use std::fmt::Write as _;
@@ -13,20 +13,20 @@ pub(super) struct Line {
     /// `replicating`, `cut off`, `killed`...
     pub(super) state: &'static str,
     pub(super) look: Look,
-    /// Rows that its application writes and rows that it receives, a second.
+    /// Rows per second that its application writes, and that it receives.
     pub(super) rates: (u64, u64),
 }
 
-/// Everything at one moment.
+/// The contents of the screen at one moment.
 pub(super) struct Frame {
     pub(super) elapsed_ms: u64,
-    /// How much of the whole is over, 0 to 1.
+    /// The progress of the demo, 0 to 1.
     pub(super) progress: f64,
     pub(super) phase: String,
     pub(super) lines: Vec<Line>,
 }
 
-/// Where it is shown.
+/// The output of the demo.
 pub(super) struct Screen {
     terminal: bool,
     drawn: usize,
@@ -38,7 +38,7 @@ impl Screen {
         Self { terminal: std::io::stdout().is_terminal(), drawn: 0, next_plain_ms: 0 }
     }
 
-    /// Shows the moment: at once on a terminal, now and then otherwise.
+    /// Shows a frame: always on a terminal, once a second otherwise.
     pub(super) fn show(&mut self, frame: &Frame) {
         if self.terminal {
             let text = table(frame);
@@ -50,7 +50,7 @@ impl Screen {
         }
     }
 
-    /// Says something that stays; on a terminal the table goes on below it.
+    /// Prints a line that stays; on a terminal the table continues below it.
     pub(super) fn say(&mut self, text: &str) {
         self.print(&format!("{}{text}\n", self.erase()));
         self.drawn = 0;
@@ -60,7 +60,7 @@ impl Screen {
         if self.drawn > 0 { format!("\x1b[{}A\x1b[J", self.drawn) } else { String::new() }
     }
 
-    /// A reader that has gone (`| head`) does not end the demo.
+    /// Writes to stdout. A closed pipe (`| head`) does not end the demo.
     fn print(&self, text: &str) {
         let mut out = std::io::stdout().lock();
         let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
@@ -113,7 +113,7 @@ fn plain(frame: &Frame) -> String {
     out + "\n"
 }
 
-/// What only a node that answers can say.
+/// The columns that need an answer from the node.
 struct Cells {
     lag: String,
     pending: String,
@@ -129,8 +129,8 @@ impl Cells {
                 conflicts: "-".to_owned(),
             };
         };
-        // Behind what it knows of, or, when caught up, what the last batches took from the broker
-        // into the database.
+        // The lag behind the newest known message or, without a lag, the time of the last batches
+        // from the broker into the database.
         let behind = status.streams.iter().map(|s| s.lag_ms).max().unwrap_or(0);
         let lag = match (status.broker.linked, behind) {
             (false, _) => "-".to_owned(),
@@ -148,7 +148,7 @@ impl Cells {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use harmonylite::model::status::{BrokerStatus, Status, StreamStatus};
+    use crate::model::status::{BrokerStatus, Status, StreamStatus};
 
     #[test]
     fn a_frame_tells_of_each_node() {

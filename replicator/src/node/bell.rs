@@ -1,12 +1,10 @@
-//! Waits on the bell that applications with the `harmonylite` VFS ring at their commits.
+//! Waits on the bell that applications with the `harmonylite` VFS ring on every commit.
 //!
 //! Arrives: rings. Leaves: wakes for the reader, each with the time of its oldest commit. The bell
-//! is a hint: the watcher goes on beside it, so that an application may start and stop using the
-//! VFS at any time. It also tells applications, through the bell's file, how far publishing has
-//! come.
+//! is a hint. The watcher also runs, so an application may start and stop using the VFS at any
+//! time. The bell's file also shows applications which changes are published.
 
-use super::reader::{Waker, Way};
-use super::watch::Known;
+use super::wake::{RecentWakes, WakeSource, Waker};
 use crate::model::ids::Site;
 use harmonylite_vfs_core::bell::{Bell, Commit, Progress, Woken};
 use parking_lot::RwLock;
@@ -15,11 +13,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// The heartbeat's interval, well below what applications take for a sign of life; and how often
-/// the file is looked at.
+/// Interval of the heartbeat and of the check of the file. Well below the interval after which
+/// applications consider the bell dead.
 const BEAT: Duration = Duration::from_secs(1);
 
-/// The bell as the threads share it: made anew when its file was deleted.
+/// The bell as the threads share it. It is created again if its file was deleted.
 #[derive(Clone)]
 pub(super) struct SharedBell {
     database: PathBuf,
@@ -29,7 +27,7 @@ pub(super) struct SharedBell {
 }
 
 impl SharedBell {
-    /// Makes the bell, or goes on without: then commits are noticed by the watcher.
+    /// Creates the bell. If that fails, only the watcher notices commits.
     pub(super) fn new(database: &Path) -> Self {
         let shared = Self {
             database: database.to_owned(),
@@ -38,7 +36,7 @@ impl SharedBell {
             last: Arc::default(),
         };
         if let Err(error) = shared.make() {
-            tracing::warn!(%error, "no bell for applications with the VFS; commits are noticed by \
+            tracing::warn!(%error, "cannot create the bell for applications with the VFS; using \
                 the file watcher");
         }
         shared
@@ -57,7 +55,7 @@ impl SharedBell {
         self.bell.read().clone()
     }
 
-    /// Tells applications up to which change the broker has acknowledged.
+    /// Shows applications the last change that the broker has acknowledged.
     pub(super) fn published(&self, site: Site, upto: i64) {
         let progress = Progress { site: site.0, published: upto };
         *self.last.write() = Some(progress);
@@ -74,15 +72,16 @@ impl SharedBell {
         }
     }
 
-    /// Waits for rings until it is stopped.
-    pub(super) fn run(&self, waker: &Waker, known: &Known) {
+    /// Waits for rings until [`SharedBell::stop`].
+    pub(super) fn run(&self, waker: &Waker, known: &RecentWakes) {
         let mut commits: Vec<Commit> = Vec::new();
         while !self.stopping.load(Ordering::Acquire) {
             let Some(bell) = self.get() else {
                 std::thread::park_timeout(BEAT);
-                // Said once at the start; a full disk or a missing permission may have passed.
+                // The start has logged the failure. Its cause may have passed: a full disk, a
+                // permission.
                 if self.make().is_ok() {
-                    tracing::info!("applications with the VFS can ring from now on");
+                    tracing::info!("created the bell for applications with the VFS");
                 }
                 continue;
             };
@@ -93,14 +92,14 @@ impl SharedBell {
                     let rings = bell.rings();
                     commits.clear();
                     bell.recent(seen, &mut commits);
-                    waker.wake(Way::Bell, commits.first().map(|c| c.time_ns.cast_signed()));
+                    waker.wake(WakeSource::Bell, commits.first().map(|c| c.time_ns.cast_signed()));
                     seen = rings;
                     bell.heartbeat();
                     continue;
                 }
                 bell.heartbeat();
                 if !bell.is_in_place() {
-                    tracing::info!("the bell's file was deleted or replaced; making another");
+                    tracing::info!("the bell's file was deleted or replaced; creating a new one");
                     *self.bell.write() = None;
                     break;
                 }

@@ -5,8 +5,8 @@
 
 use super::relay::Relay;
 use super::schema;
+use crate::embedded::{Access, LIFELINE_SHELL};
 use anyhow::{Context, Result, bail};
-use harmonylite::embedded::{Access, LIFELINE_SHELL};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -24,7 +24,7 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// Writes its files; it does not run yet.
+    /// Creates the node's files. It does not run yet.
     pub(super) fn create(dir: &Path, id: u64, relay: Relay, access: &Access) -> Result<Self> {
         let dir = dir.join(format!("node-{id}"));
         fs::create_dir(&dir)?;
@@ -67,7 +67,7 @@ impl Node {
         self.config.with_file_name("log")
     }
 
-    /// Starts its process.
+    /// Starts the node's process.
     pub(super) fn start(&mut self) -> Result<()> {
         let program = std::env::current_exe().context("cannot find this program")?;
         let log = File::options().create(true).append(true).open(self.log_path())?;
@@ -85,37 +85,37 @@ impl Node {
         Ok(())
     }
 
-    /// SIGKILL, and its end.
+    /// Sends SIGKILL and waits for the end.
     pub(super) fn kill(&mut self) {
         self.end("KILL");
     }
 
-    /// SIGTERM, and its end.
+    /// Sends SIGTERM and waits for the end.
     pub(super) fn stop(&mut self) {
         self.end("TERM");
     }
 
     fn end(&mut self, signal: &str) {
         let Some((mut child, mut lifeline)) = self.process.take() else { return };
-        // Broken when it has ended already.
+        // The pipe is broken if the process has ended already.
         let _ = writeln!(lifeline, "{signal}").and_then(|()| lifeline.flush());
         let _ = child.wait();
     }
 
-    /// Fails if its process has ended without being told to.
+    /// Fails if the process has ended by itself.
     pub(super) fn check(&mut self) -> Result<()> {
         let Some((child, _)) = &mut self.process else { return Ok(()) };
         match child.try_wait()? {
             None => Ok(()),
             Some(status) => bail!(
-                "node {} ended by itself: {status}. The last it said:\n{}",
+                "node {} ended by itself: {status}. The end of its log:\n{}",
                 self.id,
                 self.last_words()
             ),
         }
     }
 
-    /// The end of its log.
+    /// The last lines of the node's log.
     pub(super) fn last_words(&self) -> String {
         let log = fs::read(self.log_path()).unwrap_or_default();
         let text = String::from_utf8_lossy(&log);
@@ -130,7 +130,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        // The lifeline's end is SIGKILL; waiting makes sure that it is over before the files go.
+        // The end of the lifeline is SIGKILL. Wait for the process before the files are removed.
         if let Some((mut child, lifeline)) = self.process.take() {
             drop(lifeline);
             let _ = child.wait();

@@ -1,22 +1,22 @@
-//! The stage: nodes, writers, observers and the screen, and how long each scene lasts.
+//! The stage: nodes, writers, observers, the screen, and the duration of each scene.
 
 use super::interrupt::Interrupt;
 use super::nodes::Node;
 use super::observe::Observer;
 use super::table::{Frame, Line, Screen};
 use super::traffic::Traffic;
+use crate::clock;
+use crate::model::status::Status;
 use anyhow::{Result, bail};
-use harmonylite::clock;
-use harmonylite::model::status::Status;
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 const TICK: Duration = Duration::from_millis(200);
-/// Rates are means over so many ticks.
+/// The number of ticks over which rates are averaged.
 const RATE_TICKS: usize = 5;
 
-/// Everybody who takes part. Fields drop in this order: writers stop before nodes are killed.
+/// All participants. Fields drop in this order: writers stop before nodes are killed.
 pub(super) struct Stage {
     pub(super) traffic: Option<Traffic>,
     pub(super) observers: Vec<Observer>,
@@ -46,7 +46,7 @@ impl Stage {
         })
     }
 
-    /// Shows the scene for so long.
+    /// Shows the scene for a duration.
     pub(super) fn play(&mut self, phase: &str, ms: u64) -> Result<()> {
         let ends = clock::mono_ms() + ms;
         while clock::mono_ms() < ends {
@@ -55,7 +55,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Shows the scene until something is true; after `ms` at most.
+    /// Shows the scene until a condition holds; fails after `ms`.
     pub(super) fn until(
         &mut self,
         phase: &str,
@@ -68,7 +68,7 @@ impl Stage {
                 let words: String = self
                     .nodes
                     .iter()
-                    .map(|n| format!("node {} said last:\n{}", n.id, n.last_words()))
+                    .map(|n| format!("the end of the log of node {}:\n{}", n.id, n.last_words()))
                     .collect();
                 bail!("{phase}: still not after {} s\n{words}", ms / 1_000);
             }
@@ -106,7 +106,7 @@ impl Stage {
             self.history.pop_front();
         }
         let (then, before) = self.history.front().cloned().unwrap_or_default();
-        // A node that was started again counts from 0: then there is no rate for a moment.
+        // A restarted node counts from 0, so there is no rate for a moment.
         let rate = |now_count: u64, count: u64| {
             now_count.saturating_sub(count) * 1_000 / (now - then).max(1)
         };
@@ -128,25 +128,25 @@ impl Stage {
         Frame { elapsed_ms, progress, phase: phase.to_owned(), lines: lines.collect() }
     }
 
-    /// Changes what the table says of node `i + 1`.
+    /// Sets the state that the table shows for node `i + 1`.
     pub(super) fn state(&mut self, i: usize, state: &'static str) {
         if let Some(place) = self.states.get_mut(i) {
             *place = state;
         }
     }
 
-    /// Says what has been shown.
+    /// Prints that a scene is done.
     pub(super) fn done(&mut self, what: &str) {
         let seconds = (clock::mono_ms() - self.began_ms) as f64 / 1_000.0;
         self.screen.say(&format!("{seconds:5.1} s  done: {what}"));
     }
 
-    /// The last status of all nodes, if all answer.
+    /// Returns the last status of all nodes, if all answer.
     pub(super) fn statuses(&self) -> Option<Vec<Status>> {
         self.observers.iter().map(|o| o.look().status).collect()
     }
 
-    /// Counts looks: all nodes have been looked at since.
+    /// Returns the least number of observations of any node.
     pub(super) fn looks(&self) -> u64 {
         self.observers.iter().map(|o| o.look().number).min().unwrap_or(0)
     }

@@ -1,8 +1,8 @@
-//! Opens one connection to the broker as the settings say.
+//! Opens one connection to the broker according to the settings.
 //!
 //! Arrives: settings, or the access to an embedded server. Leaves: a client that reconnects by
-//! itself, and its events. Owns: which failures will never get better ([`LinkError::Lasting`]). No
-//! state: a crash here loses nothing.
+//! itself, and its events. Owns: which failures last until somebody acts ([`LinkError::Lasting`]).
+//! No state: a crash here loses nothing.
 
 use crate::embedded::Access;
 use crate::settings::Settings;
@@ -10,13 +10,13 @@ use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 
-/// Why there is no connection, or none that can be used.
+/// Why there is no usable connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LinkError {
-    /// It may get better by itself.
+    /// The failure may pass by itself.
     #[error("{0}")]
     Passing(String),
-    /// Somebody has to change something.
+    /// The failure lasts until somebody changes something.
     #[error("{0}")]
     Lasting(String),
 }
@@ -24,14 +24,14 @@ pub enum LinkError {
 /// Where to connect to.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// URLs.
+    /// The servers' URLs.
     pub urls: Vec<String>,
-    /// What an embedded server lets in.
+    /// The access to an embedded server; None for external servers.
     pub access: Option<Access>,
 }
 
 impl Target {
-    /// For people: without credentials.
+    /// The URLs without credentials.
     pub fn describe(&self) -> String {
         let plain: Vec<&str> =
             self.urls.iter().map(|url| url.rsplit('@').next().unwrap_or(url)).collect();
@@ -39,10 +39,10 @@ impl Target {
     }
 }
 
-/// Connects once. Later disconnects and reconnects are told through `events`.
+/// Connects once. `events` receives later disconnects and reconnects.
 ///
 /// # Errors
-/// Whether it is worth trying again.
+/// [`LinkError`], which tells whether a retry makes sense.
 pub(super) async fn connect(
     settings: &Settings,
     target: &Target,
@@ -55,21 +55,21 @@ pub(super) async fn connect(
         .connection_timeout(Duration::from_secs(5))
         .request_timeout(Some(Duration::from_secs(5)))
         .ping_interval(Duration::from_secs(10))
-        // A server that just restarted is back soon: try at once, then ever more rarely up to the
-        // configured wait.
+        // A restarted server is back soon: try at once, then with growing waits up to the
+        // configured one.
         .reconnect_delay_callback(move |attempts| {
             Duration::from_millis(50 << attempts.min(8)).min(wait)
         })
         .event_callback(move |event| {
             let events = events.clone();
             async move {
-                // Nobody listens any more: this client is being given up.
+                // The receiver is gone: this client is being dropped.
                 let _ = events.send(event);
             }
         });
     if target.access.is_some() {
-        // A clustered embedded server names the others' addresses, but those let in their own nodes
-        // only: trying them while ours restarts would take its time and fail.
+        // A clustered embedded server announces the others' addresses, but those accept only their
+        // own nodes: trying them while ours restarts would take time and fail.
         options = options.ignore_discovered_servers();
     }
     options = authenticate(options, settings, target).await?;
@@ -83,7 +83,7 @@ pub(super) async fn connect(
                 ))
             }
             ConnectErrorKind::ServerParse => LinkError::Lasting(format!("{text}: check nats.urls")),
-            // rustls tells of certificates as of I/O.
+            // rustls reports certificate errors as I/O errors.
             kind if kind == ConnectErrorKind::Tls
                 || text.contains(
                     "peer \

@@ -1,24 +1,26 @@
-//! The loop of a thread that owns an actor: takes what came, does one step, waits for more.
+//! The loop of a thread that owns an actor: receives messages, runs one step, waits.
 
 use crate::actor::Fatal;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-/// What the loop drives.
-pub(super) trait Drive {
-    /// What comes in.
+/// An actor that the loop runs.
+pub(super) trait Actor {
+    /// The messages in its inbox.
     type Message;
 
-    /// Takes a message in. False: stop.
+    /// Receives a message. Returns false if the loop has to stop.
     fn take(&mut self, message: Self::Message) -> Result<bool, Fatal>;
 
-    /// Does one step. How long to wait for a message after it; None: there is more to do.
+    /// Runs one step. Returns how long to wait for the next message; None if there is more work.
     fn step(&mut self) -> Result<Option<Duration>, Fatal>;
 }
 
-/// Runs until it is told to stop, or must. It waits only between steps, for a message or a
-/// deadline.
-pub(super) fn drive<D: Drive>(actor: &mut D, inbox: &Receiver<D::Message>) -> Result<(), Fatal> {
+/// Runs the actor until a stop message or a fatal error. It waits only between steps.
+pub(super) fn run_actor<A: Actor>(
+    actor: &mut A,
+    inbox: &Receiver<A::Message>,
+) -> Result<(), Fatal> {
     loop {
         while let Ok(message) = inbox.try_recv() {
             if !actor.take(message)? {
@@ -38,8 +40,8 @@ pub(super) fn drive<D: Drive>(actor: &mut D, inbox: &Receiver<D::Message>) -> Re
     }
 }
 
-/// From now to a deadline on the monotone clock, bounded so that a clock that jumps costs a minute
-/// at most.
-pub(super) fn until(deadline_ms: u64, now_ms: u64) -> Duration {
+/// Time until a deadline on the monotone clock, at most one minute, so that a clock that jumps
+/// delays the loop by no more than that.
+pub(super) fn wait_until(deadline_ms: u64, now_ms: u64) -> Duration {
     Duration::from_millis(deadline_ms.saturating_sub(now_ms).min(60_000))
 }

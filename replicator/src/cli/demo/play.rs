@@ -1,4 +1,4 @@
-//! The play: who writes, what breaks, and what must be so in the end.
+//! The script of the demo: who writes, what breaks, and what must hold at the end.
 
 use super::compare::compare;
 use super::ending::{report, what_to_type};
@@ -8,22 +8,22 @@ use super::relay::Relay;
 use super::schema::{self, PRODUCTS};
 use super::stage::{Stage, is_drained};
 use super::traffic::Traffic;
+use crate::clock;
+use crate::embedded::Embedded;
+use crate::model::ids::NodeId;
+use crate::settings::{ClusterSettings, Settings};
 use anyhow::{Context, Result};
-use harmonylite::clock;
-use harmonylite::embedded::Embedded;
-use harmonylite::model::ids::NodeId;
-use harmonylite::settings::{ClusterSettings, Settings};
 use std::path::Path;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
-/// Starting, joining, draining.
+/// Time limit for starting, joining and draining.
 const PATIENCE_MS: u64 = 30_000;
-/// Makes one row differ behind everybody's back at the end, to show that this is found. For tests.
+/// If set, the demo damages one row at the end, to test that the comparison finds it.
 const DAMAGE: &str = "HARMONYLITE_DEMO_DAMAGE";
 
-/// Plays it. False: the nodes differ in the end.
-pub(crate) fn run(keep: bool, seconds: u64) -> Result<bool> {
+/// Plays the demo. Returns false if the nodes differ at the end.
+pub(super) fn play(keep: bool, seconds: u64) -> Result<bool> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let interrupt = Interrupt::listen(&runtime)?;
@@ -32,9 +32,9 @@ pub(crate) fn run(keep: bool, seconds: u64) -> Result<bool> {
         .tempdir()
         .context("cannot make a temporary directory")?;
     let embedded = runtime.block_on(broker(dir.path()))?;
-    let played = play(dir.path(), &runtime, &embedded, &interrupt, keep, seconds);
+    let played = perform(dir.path(), &runtime, &embedded, &interrupt, keep, seconds);
     runtime.block_on(embedded.stop());
-    // What waits for an answer of a node that is gone need not be waited for.
+    // Tasks that wait for an answer of a stopped node are abandoned.
     runtime.shutdown_timeout(Duration::from_millis(100));
     let removed = dir.close().context("the temporary files cannot be removed");
     let equal = played?;
@@ -46,7 +46,7 @@ async fn broker(dir: &Path) -> Result<Embedded> {
     Ok(Embedded::start(&settings, NodeId(0), &ClusterSettings::default()).await?)
 }
 
-fn play(
+fn perform(
     dir: &Path,
     runtime: &Runtime,
     embedded: &Embedded,
@@ -88,16 +88,16 @@ fn play(
     Ok(found.differences.is_empty())
 }
 
-/// Three empty shops but one, and soon three full ones.
+/// Starts three nodes, one with a full shop, and waits until all three have it.
 fn join(stage: &mut Stage) -> Result<()> {
     stage.nodes.iter_mut().try_for_each(Node::start)?;
     let wanted = PRODUCTS.unsigned_abs() * 4;
-    stage.until("three nodes start; the shop is on node 1 only", PATIENCE_MS, |s| {
+    stage.until("three nodes start; only node 1 has the shop", PATIENCE_MS, |s| {
         s.statuses().is_some_and(|all| is_drained(&all))
             && s.observers.iter().all(|o| o.look().rows >= wanted)
     })?;
     (0..3).for_each(|i| stage.state(i, "replicating"));
-    stage.done("three nodes joined, and the shop is on all of them");
+    stage.done("three nodes joined, and all have the shop");
     Ok(())
 }
 
@@ -118,23 +118,23 @@ fn scenes(stage: &mut Stage, writing_ms: u64) -> Result<()> {
     stage.done("node 3 was cut off while all wrote the same rows");
     wire(stage, 2, Relay::mend, "replicating");
     stage.play("node 3 is back", writing_ms * 15 / 100)?;
-    stage.done("node 3 came back, and conflicts were decided");
+    stage.done("node 3 came back, and conflicts were resolved");
 
     if let Some(node) = stage.nodes.get_mut(1) {
         node.kill();
     }
     stage.state(1, "KILLED");
     stage.play(
-        "node 2 was killed (SIGKILL); its application goes on writing",
+        "node 2 was killed (SIGKILL); its application keeps writing",
         writing_ms * 12 / 100,
     )?;
     if let Some(node) = stage.nodes.get_mut(1) {
         node.start()?;
     }
     stage.state(1, "restarted");
-    stage.play("node 2 was started again", writing_ms * 18 / 100)?;
+    stage.play("node 2 was restarted", writing_ms * 18 / 100)?;
     stage.state(1, "replicating");
-    stage.done("node 2 was killed, and started again");
+    stage.done("node 2 was killed and restarted");
     Ok(())
 }
 
@@ -145,15 +145,15 @@ fn wire(stage: &mut Stage, i: usize, what: impl Fn(&Relay), state: &'static str)
     stage.state(i, state);
 }
 
-/// Nobody writes any more; what is under way arrives.
+/// Stops the writers and waits until all changes have arrived.
 fn settle(stage: &mut Stage) -> Result<()> {
     if let Some(traffic) = &mut stage.traffic {
         traffic.stop()?;
     }
-    // Two looks in a row that see the same: what one look takes for the end may be a message that
-    // has not been heard of.
+    // Two observations in a row must agree: after one, a message may still be unknown to its
+    // receiver.
     let mut seen = (stage.looks() + 1, Vec::new());
-    stage.until("nobody writes any more; the rest arrives", PATIENCE_MS, |s| {
+    stage.until("the writers stopped; the remaining changes arrive", PATIENCE_MS, |s| {
         let (looks, statuses) = (s.looks(), s.statuses().unwrap_or_default());
         if looks <= seen.0 {
             return false;
@@ -164,7 +164,7 @@ fn settle(stage: &mut Stage) -> Result<()> {
         seen = (looks, cursors);
         still
     })?;
-    stage.done("everything that was written has arrived");
+    stage.done("all changes have arrived");
     Ok(())
 }
 
@@ -176,7 +176,7 @@ fn damage(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// Whether this error is only that somebody pressed Ctrl-C.
-pub(crate) fn is_interrupt(error: &anyhow::Error) -> bool {
+/// Whether the error is an interruption by a signal.
+pub(super) fn is_interrupt(error: &anyhow::Error) -> bool {
     error.is::<Interrupted>()
 }
