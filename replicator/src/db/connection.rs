@@ -1,8 +1,8 @@
-//! Opens the application's database and keeps our own tables in it.
+//! Opens the application's database and creates our own tables in it.
 //!
-//! Arrives: a path. Leaves: connections set up for their use, and the small facts of [`Meta`].
-//! Owns: our tables exist and have the format that this program writes. Every change here is part
-//! of somebody's transaction; a crash leaves all or none.
+//! Arrives: a path. Leaves: connections configured for their use, and [`Meta`]. Owns: our tables
+//! exist in the format that this program writes. Every change here is part of the caller's
+//! transaction; a crash leaves all of it or nothing.
 
 use crate::model::action::Action;
 use crate::model::ids::{BatchNo, Hlc, NodeId, Site, Version};
@@ -10,22 +10,22 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, ToSql, params};
 use std::path::{Path, PathBuf};
 
-/// The layout of our tables. FORMAT.md tells what each number means.
+/// The format of our tables. FORMAT.md describes each number.
 pub const FORMAT: i64 = 1;
 
-/// What can go wrong with the database as such.
+/// An error of the database itself.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
     /// Another connection holds the write lock.
     #[error("the database is locked by another connection")]
     Busy,
-    /// Its disk is full.
+    /// The disk is full.
     #[error("the disk under the database is full")]
     Full,
-    /// The wal-index cannot grow. SQLite does not tell why.
+    /// The wal-index cannot grow. SQLite does not report the cause.
     #[error("the wal-index beside the database (-shm) cannot grow: its disk is full, or fails")]
     NoIndex,
-    /// The tables were written by a later program.
+    /// A later program wrote the tables.
     #[error(
         "{path}: our tables have format {found}, this program knows up to {FORMAT}: upgrade \
         harmonylite on this node"
@@ -36,8 +36,7 @@ pub enum DatabaseError {
         /// The format.
         found: i64,
     },
-    /// WAL mode cannot be had (a network file system, a read-only directory, an application in the
-    /// way).
+    /// WAL mode is impossible (a network file system, a read-only directory, another connection).
     #[error(
         "{path}: cannot switch the journal to WAL (it stays {found}): close other programs once, \
         or run PRAGMA journal_mode=WAL"
@@ -45,10 +44,10 @@ pub enum DatabaseError {
     NotWal {
         /// The file.
         path: PathBuf,
-        /// What it is.
+        /// The journal mode.
         found: String,
     },
-    /// Everything else SQLite says.
+    /// Any other error of SQLite.
     #[error(transparent)]
     Sqlite(rusqlite::Error),
 }
@@ -70,7 +69,8 @@ impl From<rusqlite::Error> for DatabaseError {
 }
 
 impl DatabaseError {
-    /// A lock and a full disk pass; anything else would go on to harm data.
+    /// Returns what to do: retry for a lock or a full disk, stop for everything else, to protect
+    /// data.
     pub fn action(&self) -> Action {
         match self {
             Self::Busy | Self::Full | Self::NoIndex => Action::Retry,
@@ -89,8 +89,8 @@ fn open(path: &Path, flags: OpenFlags) -> Result<Connection, DatabaseError> {
     Ok(db)
 }
 
-/// The connection that writes: no user trigger fires on it but TEMP ones, no foreign key acts, no
-/// CHECK is asked again.
+/// Opens the writing connection. Only TEMP triggers fire on it; foreign keys and CHECKs do not
+/// apply.
 ///
 /// # Errors
 /// [`DatabaseError::NotWal`] if another journal mode is in force and cannot be changed; what SQLite
@@ -105,23 +105,23 @@ pub fn open_writer(path: &Path) -> Result<Connection, DatabaseError> {
     Ok(db)
 }
 
-/// What makes a connection the writing one, see [`open_writer`].
+/// Configures a connection as the writing one, see [`open_writer`].
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn prepare_writer(db: &Connection) -> Result<(), DatabaseError> {
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
-    // The writer of a row has checked it; a CHECK may call functions that only the application
-    // registers. wal_autocheckpoint stays the default: checkpoints by commit run under the write
-    // lock's owner.
+    // The writer of a row has checked it, and a CHECK may call functions that only the application
+    // registers. wal_autocheckpoint keeps its default: the owner of the write lock checkpoints on
+    // commit.
     db.execute_batch("PRAGMA ignore_check_constraints = ON; PRAGMA synchronous = NORMAL;")?;
     Ok(())
 }
 
-/// The connection that collect reads with.
+/// Opens the reading connection of collect.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn open_reader(path: &Path) -> Result<Connection, DatabaseError> {
     // Not read-only: a read-only connection cannot recover a WAL that a crashed writer left.
     let db = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
@@ -129,10 +129,10 @@ pub fn open_reader(path: &Path) -> Result<Connection, DatabaseError> {
     Ok(db)
 }
 
-/// Creates our tables where they are missing. Inside the caller's transaction.
+/// Creates our missing tables, inside the caller's transaction.
 ///
 /// # Errors
-/// [`DatabaseError::NewerFormat`]; what SQLite says otherwise.
+/// [`DatabaseError::NewerFormat`] or SQLite's error.
 pub fn create_tables(db: &Connection, path: &Path) -> Result<(), DatabaseError> {
     db.execute_batch(include_str!("../store/tables.sql"))?;
     match get::<i64>(db, "format")? {
@@ -144,10 +144,10 @@ pub fn create_tables(db: &Connection, path: &Path) -> Result<(), DatabaseError> 
     }
 }
 
-/// Whether our tables are there.
+/// Returns whether our tables exist.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn is_installed(db: &Connection) -> Result<bool, DatabaseError> {
     Ok(db.query_row(
         "SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE name = '__harmonylite__meta')",
@@ -156,11 +156,10 @@ pub fn is_installed(db: &Connection) -> Result<bool, DatabaseError> {
     )?)
 }
 
-/// The node that a database has belonged to, if it ever had a sidecar. Opens and closes it, and
-/// writes nothing.
+/// Returns the node that a database belongs to, if it ever had a sidecar. Writes nothing.
 ///
 /// # Errors
-/// What SQLite says: not a database, encrypted, locked, damaged.
+/// SQLite's error: not a database, encrypted, locked, damaged.
 pub fn stored_node(path: &Path) -> Result<Option<NodeId>, DatabaseError> {
     let db = open_reader(path)?;
     if !is_installed(&db)? {
@@ -169,20 +168,19 @@ pub fn stored_node(path: &Path) -> Result<Option<NodeId>, DatabaseError> {
     Ok(get::<i64>(&db, "node")?.map(|node| NodeId(node.cast_unsigned())))
 }
 
-/// Runs a statement without parameters or rows that comes again and again (BEGIN, COMMIT,
-/// SAVEPOINT), parsed once.
+/// Runs a frequent statement without parameters or rows (BEGIN, COMMIT, SAVEPOINT), parsed once.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn run(db: &Connection, sql: &str) -> Result<(), DatabaseError> {
     db.prepare_cached(sql)?.raw_execute()?;
     Ok(())
 }
 
-/// Reads one fact.
+/// Reads one value of our meta table.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn get<T: rusqlite::types::FromSql>(
     db: &Connection,
     key: &str,
@@ -193,10 +191,10 @@ pub fn get<T: rusqlite::types::FromSql>(
         .optional()?)
 }
 
-/// Writes one fact.
+/// Writes one value of our meta table.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn set(db: &Connection, key: &str, value: impl ToSql) -> Result<(), DatabaseError> {
     db.prepare_cached(
         "INSERT INTO main.__harmonylite__meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO \
@@ -206,12 +204,12 @@ pub fn set(db: &Connection, key: &str, value: impl ToSql) -> Result<(), Database
     Ok(())
 }
 
-/// The facts that the stages start from.
+/// The state that the stages start from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meta {
     /// The node that this database belongs to.
     pub node: NodeId,
-    /// Its present life.
+    /// The present incarnation of the database.
     pub site: Site,
     /// The number of the last batch known to be acknowledged.
     pub batch: BatchNo,
@@ -219,17 +217,17 @@ pub struct Meta {
     pub absorbed: i64,
     /// Log entries up to here are published.
     pub published: i64,
-    /// The node has joined: every row has a version.
+    /// Whether the node has joined, so that every row has a version.
     pub joined: bool,
 }
 
 impl Meta {
-    /// Reads them.
+    /// Reads the state.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// SQLite's error.
     pub fn read(db: &Connection) -> Result<Self, DatabaseError> {
-        // One statement for all: collect asks for them at every commit.
+        // One statement for all: collect reads them at every commit.
         let mut read = db.prepare_cached(
             "SELECT key, value FROM main.__harmonylite__meta WHERE key IN ('node', 'site', \
             'batch', 'absorbed', 'published', 'joined')",
@@ -258,11 +256,11 @@ impl Meta {
     }
 }
 
-/// Begins a new life: the present site becomes a former one, of which this database has had every
-/// batch up to the last published.
+/// Begins a new incarnation. The present site becomes a superseded one, whose batches this database
+/// has up to the last published.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn begin_site(db: &Connection, site: Site, now_ms: i64) -> Result<(), DatabaseError> {
     assert!(site.0 > 0, "a site is a positive number");
     db.execute(
@@ -280,10 +278,10 @@ pub fn begin_site(db: &Connection, site: Site, now_ms: i64) -> Result<(), Databa
     set(db, "batch", 0)
 }
 
-/// All lives of this node's database, the present one included.
+/// Returns all incarnations of this node's database, including the present one.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn own_sites(db: &Connection) -> Result<std::collections::HashSet<Site>, DatabaseError> {
     let mut statement = db.prepare_cached("SELECT site FROM main.__harmonylite__site")?;
     let sites =
@@ -294,7 +292,7 @@ pub fn own_sites(db: &Connection) -> Result<std::collections::HashSet<Site>, Dat
 /// Reads a version from two columns.
 ///
 /// # Errors
-/// What SQLite says of the columns.
+/// SQLite's error on the columns.
 pub fn version_from(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Version> {
     Ok(Version { hlc: Hlc(row.get(column)?), site: Site(row.get(column + 1)?) })
 }
