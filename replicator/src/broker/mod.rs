@@ -1,34 +1,33 @@
 //! The broker as the stages see it: requests go in, events come out, nothing waits.
 //!
-//! The NATS side of it lives in `nats`; the simulation puts a faulty broker of its own in its
-//! place. Whoever owns an actor's inbox delivers [`BrokerEvent`]s to it in the order in which they
-//! happened.
+//! `nats` implements it on NATS; the simulation uses a faulty broker of its own. The owner of an
+//! actor's inbox delivers [`BrokerEvent`]s in the order in which they happened.
 
 use crate::model::batch::PartHeaders;
 use crate::model::ids::{NodeId, StreamSeq};
 use bytes::Bytes;
 
-/// Pairs an answer with its request. The asker chooses it.
+/// Pairs an answer with its request. The requesting actor chooses it.
 pub type Ticket = u64;
 
 /// One message of a stream.
 #[derive(Clone, Debug)]
 pub struct Message {
-    /// The stream it is in.
+    /// The message's stream.
     pub shard: u32,
-    /// Its position there.
+    /// The message's position in the stream.
     pub seq: StreamSeq,
     /// When the broker stored it, unix nanoseconds of the broker's clock.
     pub time_ns: i64,
     /// The origin, from the last token of the subject.
     pub node: NodeId,
-    /// Batch, part and digest, or what is wrong with the headers.
+    /// Batch, part and digest, or why the headers are invalid.
     pub headers: Result<PartHeaders, String>,
     /// The bytes of the part.
     pub payload: Bytes,
 }
 
-/// What a stream says of itself.
+/// The state of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamState {
     /// When it was created, unix nanoseconds: another value means another stream of the same name.
@@ -39,21 +38,21 @@ pub struct StreamState {
     pub last: StreamSeq,
     /// When the last message was stored, unix nanoseconds; 0 when the stream is empty.
     pub last_time_ns: i64,
-    /// No message stored from this time on has been removed for its age or for the size of the
-    /// stream; unix nanoseconds. May be later than the truth, never earlier.
+    /// The stream's limits have removed no message stored since this time, unix nanoseconds. May be
+    /// later than the truth, never earlier.
     pub kept_since_ns: i64,
 }
 
 /// A value of the registry bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KvEntry {
-    /// Its revision: what the next [`Request::KvPut`] expects.
+    /// The value's revision, which the next [`Request::KvPut`] expects.
     pub revision: u64,
     /// The bytes.
     pub value: Bytes,
 }
 
-/// What an actor can ask of the broker.
+/// A request of an actor to the broker.
 #[derive(Clone, Debug)]
 pub enum Request {
     /// Stores one part under this node's own subject, if `expected_last` is still the last position
@@ -61,7 +60,7 @@ pub enum Request {
     Publish {
         /// The stream.
         shard: u32,
-        /// What goes into the message's headers.
+        /// The contents of the message's headers.
         headers: PartHeaders,
         /// The bytes.
         payload: Bytes,
@@ -73,27 +72,27 @@ pub enum Request {
         /// The stream.
         shard: u32,
     },
-    /// The message at a position, whoever published it.
+    /// The message at a position, from any node.
     MessageAt {
         /// The stream.
         shard: u32,
         /// The position.
         seq: StreamSeq,
     },
-    /// The stream's state. A stream that does not exist is created first.
+    /// The stream's state. A missing stream is created first.
     StreamState {
         /// The stream.
         shard: u32,
     },
-    /// Delivers every message from `start` on as [`BrokerEvent::Delivered`], replacing what was
-    /// consumed of this stream before.
+    /// Delivers every message from `start` on as [`BrokerEvent::Delivered`]. Replaces an earlier
+    /// consumer of this stream.
     Consume {
         /// The stream.
         shard: u32,
-        /// The first position wanted. Below the stream's first: delivery starts there; beyond the
-        /// last: with what comes.
+        /// The first position wanted. If it is below the stream's first, delivery starts at the
+        /// first; if it is beyond the last, with the next message.
         start: StreamSeq,
-        /// Comes back with each delivery, so that an older consumer's late ones can be told apart.
+        /// Returned with each delivery, so that late ones of an older consumer can be recognised.
         generation: u64,
     },
     /// Reads a key of the registry bucket.
@@ -107,31 +106,31 @@ pub enum Request {
         key: String,
         /// The bytes.
         value: Bytes,
-        /// Only if this is still the key's revision (0: only if there is no such key). None: in any
-        /// case.
+        /// Writes only if this is still the key's revision (0: only if the key does not exist).
+        /// None: always.
         expected: Option<u64>,
-        /// After so many milliseconds without another put the key is gone (where the server can do
-        /// that).
+        /// The key expires after this time without another put, in milliseconds (if the server
+        /// supports it).
         ttl_ms: Option<u64>,
     },
-    /// Tells all nodes something, without storing it. No answer; may be lost.
+    /// Sends bytes to all nodes without storing them. No answer; may be lost.
     Signal {
         /// The bytes.
         payload: Bytes,
     },
 }
 
-/// Why a request was not done.
+/// Why a request failed.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BrokerError {
-    /// The fence: the subject or key is not where the asker thought.
+    /// The fence failed: another write to the subject or key came first.
     #[error("another write came first")]
     Conflict,
-    /// Not now: no connection, no leader, no answer in time. Whether it was done is not known.
+    /// No connection, no leader, or no answer in time. The request may have been carried out.
     #[error("the broker did not answer: {0}")]
     Unreachable(String),
-    /// The stream refuses it for a lasting reason (full with discard-new, payload too large, no
-    /// permission).
+    /// The stream refuses the request for a lasting reason (full with discard-new, payload too
+    /// large, no permission).
     #[error("the broker refused: {0}")]
     Refused(String),
 }
@@ -139,13 +138,13 @@ pub enum BrokerError {
 /// The answer to a request.
 #[derive(Clone, Debug)]
 pub enum Reply {
-    /// To `Publish`: where it was stored.
+    /// To `Publish`: the position of the message.
     Published(StreamSeq),
     /// To `LastOwn` and `MessageAt`: the message, if there is one.
     Message(Option<Message>),
     /// To `StreamState`.
     State(StreamState),
-    /// To `Consume`: it has begun.
+    /// To `Consume`: delivery has begun.
     Consuming,
     /// To `KvGet`: the entry, if there is one (a deleted or expired key is none).
     Kv(Option<KvEntry>),
@@ -153,8 +152,8 @@ pub enum Reply {
     KvPut(u64),
 }
 
-/// Counts a delivery's bytes against the budget until it is dropped; that is the back-pressure on
-/// the broker.
+/// A share of the byte budget for deliveries. Dropping it returns the bytes; that is the
+/// back-pressure on the broker.
 #[derive(Debug, Default)]
 pub struct Permit(#[allow(dead_code)] Option<tokio::sync::OwnedSemaphorePermit>);
 
@@ -165,13 +164,12 @@ impl Permit {
     }
 }
 
-/// What comes back from the broker.
+/// An event from the broker to an actor.
 #[derive(Debug)]
 pub enum BrokerEvent {
-    /// A connection is up (the first, or again), the streams exist and their server is good enough.
+    /// A new connection is prepared: the streams exist, and the server is recent enough.
     Connected,
-    /// The connection is down, with what is known of the reason. Requests under way get
-    /// `Unreachable`.
+    /// The connection is lost, with the reason. Pending requests are answered with `Unreachable`.
     Disconnected(String),
     /// The answer to a request.
     Reply(Ticket, Result<Reply, BrokerError>),
@@ -181,11 +179,11 @@ pub enum BrokerEvent {
         generation: u64,
         /// The message.
         message: Message,
-        /// Held until the message is dealt with.
+        /// Held until the message is processed.
         permit: Permit,
     },
-    /// The consumer with this generation ended (gap in delivery, missed heartbeats, deleted): ask
-    /// again.
+    /// The consumer with this generation ended (gap in delivery, missed heartbeats, deleted).
+    /// Request another one.
     ConsumerLost {
         /// The stream.
         shard: u32,
@@ -198,13 +196,13 @@ pub enum BrokerEvent {
     Signal(Bytes),
 }
 
-/// Where an actor's requests go. The events come back through the actor's inbox.
+/// Receives an actor's requests. The events arrive in the actor's inbox.
 pub trait Broker {
-    /// Hands a request over. Never waits. Every request but `Signal` is answered by exactly one
+    /// Accepts a request without waiting. Every request but `Signal` is answered by exactly one
     /// [`BrokerEvent::Reply`].
     fn request(&mut self, ticket: Ticket, request: Request);
 
-    /// The largest payload of one message, in bytes, as the server told; before the first
-    /// connection a guess of 1 MiB.
+    /// Returns the server's greatest payload of one message in bytes; 1 MiB before the first
+    /// connection.
     fn max_payload_bytes(&self) -> usize;
 }

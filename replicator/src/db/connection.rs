@@ -13,13 +13,13 @@ pub enum DatabaseError {
     /// Another connection holds the write lock.
     #[error("the database is locked by another connection")]
     Busy,
-    /// Its disk is full.
+    /// The disk is full.
     #[error("the disk under the database is full")]
     Full,
-    /// The wal-index cannot grow. SQLite does not tell why.
+    /// The wal-index cannot grow. SQLite does not report the cause.
     #[error("the wal-index beside the database (-shm) cannot grow: its disk is full, or fails")]
     NoIndex,
-    /// The tables were written by a later program.
+    /// A later program wrote the tables.
     #[error(
         "{path}: our tables have format {found}, this program knows up to {known}: upgrade \
         harmonylite on this node"
@@ -32,8 +32,7 @@ pub enum DatabaseError {
         /// The last format that this program knows.
         known: i64,
     },
-    /// WAL mode cannot be had (a network file system, a read-only directory, an application in the
-    /// way).
+    /// WAL mode is impossible (a network file system, a read-only directory, another connection).
     #[error(
         "{path}: cannot switch the journal to WAL (it stays {found}): close other programs once, \
         or run PRAGMA journal_mode=WAL"
@@ -41,10 +40,10 @@ pub enum DatabaseError {
     NotWal {
         /// The file.
         path: PathBuf,
-        /// What it is.
+        /// The journal mode.
         found: String,
     },
-    /// Everything else SQLite says.
+    /// Any other error of SQLite.
     #[error(transparent)]
     Sqlite(rusqlite::Error),
 }
@@ -66,7 +65,8 @@ impl From<rusqlite::Error> for DatabaseError {
 }
 
 impl DatabaseError {
-    /// A lock and a full disk pass; anything else would go on to harm data.
+    /// Returns what to do: retry for a lock or a full disk, stop for everything else, to protect
+    /// data.
     pub fn action(&self) -> Action {
         match self {
             Self::Busy | Self::Full | Self::NoIndex => Action::Retry,
@@ -85,8 +85,8 @@ fn open(path: &Path, flags: OpenFlags) -> Result<Connection, DatabaseError> {
     Ok(db)
 }
 
-/// The connection that writes: no user trigger fires on it but TEMP ones, no foreign key acts, no
-/// CHECK is asked again.
+/// Opens the writing connection. Only TEMP triggers fire on it; foreign keys and CHECKs do not
+/// apply.
 ///
 /// # Errors
 /// [`DatabaseError::NotWal`] if another journal mode is in force and cannot be changed; what SQLite
@@ -101,23 +101,23 @@ pub fn open_writer(path: &Path) -> Result<Connection, DatabaseError> {
     Ok(db)
 }
 
-/// What makes a connection the writing one, see [`open_writer`].
+/// Configures a connection as the writing one, see [`open_writer`].
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn prepare_writer(db: &Connection) -> Result<(), DatabaseError> {
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
-    // The writer of a row has checked it; a CHECK may call functions that only the application
-    // registers. wal_autocheckpoint stays the default: checkpoints by commit run under the write
-    // lock's owner.
+    // The writer of a row has checked it, and a CHECK may call functions that only the application
+    // registers. wal_autocheckpoint keeps its default: the owner of the write lock checkpoints on
+    // commit.
     db.execute_batch("PRAGMA ignore_check_constraints = ON; PRAGMA synchronous = NORMAL;")?;
     Ok(())
 }
 
-/// The connection that collect reads with.
+/// Opens the reading connection of collect.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn open_reader(path: &Path) -> Result<Connection, DatabaseError> {
     // Not read-only: a read-only connection cannot recover a WAL that a crashed writer left.
     let db = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
@@ -129,7 +129,7 @@ pub fn open_reader(path: &Path) -> Result<Connection, DatabaseError> {
 /// SAVEPOINT), parsed once.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn run(db: &Connection, sql: &str) -> Result<(), DatabaseError> {
     db.prepare_cached(sql)?.raw_execute()?;
     Ok(())

@@ -1,29 +1,30 @@
-//! Walks over the rows of a table in the order of its key, a bounded number at a time.
+//! Reads the rows of a table in the order of its key, a bounded number at a time.
 //!
-//! Arrives: where the last stretch ended. Leaves: the bounds of the next one, as SQL. Owns: no
-//! statement looks at more rows than the bound, however few of them it wants: what is done under
-//! the write lock keeps the application waiting. Reads only.
+//! Arrives: the end of the last page. Leaves: the bounds of the next one, as SQL. Owns: no
+//! statement reads more rows than the bound, because work under the write lock delays the
+//! application. Reads only.
 
 use crate::db::connection::DatabaseError;
 use crate::model::batch::Value;
 use rusqlite::{Connection, params_from_iter};
 
-/// Some rows that follow each other in key order.
+/// A range of rows in key order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stretch {
     /// A condition for WHERE, with parameters from ?1 on.
     pub condition: String,
-    /// Its parameters.
+    /// The parameters of the condition.
     pub values: Vec<Value>,
-    /// The key of its last row; None: nothing follows.
+    /// The key of the last row; None if no row follows.
     pub end: Option<Vec<Value>>,
 }
 
-/// The next stretch of at most `rows_max` rows of `from` (a FROM clause) behind the key `after`.
-/// `keys` are the expressions of the key's columns. Rows with NULL in the key are in none.
+/// Returns the next range of at most `rows_max` rows of `from` (a FROM clause) after the key
+/// `after`. `keys` are the expressions of the key's columns. Rows with NULL in the key are left
+/// out.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn stretch(
     db: &Connection,
     from: &str,

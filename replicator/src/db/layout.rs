@@ -1,5 +1,4 @@
-//! A replicated table as the stages use it: its number in the log and every statement about it,
-//! written once.
+//! A replicated table as the stages use it: its number in the log and all SQL statements on it.
 //!
 //! Arrives: a [`TableSchema`]. Leaves: a [`TableLayout`]. Pure; the statements are cached by the
 //! connections that run them.
@@ -30,20 +29,20 @@ pub struct Statements {
 pub struct TableLayout {
     /// `__harmonylite__table.id`.
     pub id: i64,
-    /// What the schema says.
+    /// The table's schema.
     pub schema: TableSchema,
     /// The hash before the last change, if there was one.
     pub previous_hash: Option<Digest>,
-    /// The columns that travel: for a table without PRIMARY KEY the rowid comes first.
+    /// The replicated columns. In a table without PRIMARY KEY the rowid comes first.
     pub batch_columns: Vec<String>,
-    /// Where in `batch_columns` the key is, in key order.
+    /// The places of the key in `batch_columns`, in key order.
     pub batch_key: Vec<usize>,
     /// The statements.
     pub sql: Statements,
 }
 
 impl TableLayout {
-    /// Derives everything from the schema.
+    /// Builds the layout from the schema.
     pub fn new(id: i64, schema: TableSchema, previous_hash: Option<Digest>) -> Self {
         let mut batch_columns: Vec<String> =
             schema.columns.iter().map(|c| c.name.clone()).collect();
@@ -64,7 +63,7 @@ impl TableLayout {
         &self.schema.name
     }
 
-    /// Its version table.
+    /// Returns the name of its version table.
     pub fn version_table(&self) -> String {
         version_table(&self.schema.name)
     }
@@ -74,8 +73,8 @@ impl TableLayout {
         key_condition(&self.schema, |i| format!("?{}", i + 1))
     }
 
-    /// The upsert for these columns (a peer with the previous schema sends fewer). The values are
-    /// bound in the same order.
+    /// Returns the upsert for these columns (a peer with the previous schema sends fewer). The
+    /// values are bound in the same order.
     pub fn upsert(&self, columns: &[&str]) -> String {
         let names: Vec<String> = columns.iter().map(|c| quote(c)).collect();
         let places: Vec<String> = (1..=columns.len()).map(|i| format!("?{i}")).collect();
@@ -91,8 +90,8 @@ impl TableLayout {
                 key.join(", ")
             }
         };
-        // The key columns are written too: equal under a collation is not equal in bytes. A rowid
-        // cannot differ.
+        // Write the key columns too: values that are equal under a collation may differ in bytes. A
+        // rowid cannot differ.
         let written: Vec<String> = names
             .iter()
             .filter(|n| self.schema.key_kind == KeyKind::Columns || **n != target)
@@ -103,7 +102,7 @@ impl TableLayout {
         } else {
             format!("UPDATE SET {}", written.join(", "))
         };
-        // OR ABORT: a clash must be an error here even where the schema says ON CONFLICT REPLACE or
+        // OR ABORT: a clash must be an error even if the schema declares ON CONFLICT REPLACE or
         // IGNORE.
         format!(
             "INSERT OR ABORT INTO main.{} ({}) VALUES ({}) ON CONFLICT ({target}) DO {action}",
@@ -113,7 +112,7 @@ impl TableLayout {
         )
     }
 
-    /// Bytes that are equal exactly for keys of the same row, led by the table.
+    /// Returns bytes that are equal exactly for keys of the same row of the same table.
     pub fn canonical(&self, key: &[Value]) -> Vec<u8> {
         let mut out = Vec::with_capacity(8 + 12 * key.len());
         out.extend_from_slice(&self.id.to_be_bytes());
@@ -211,18 +210,18 @@ impl Layout {
         }
     }
 
-    /// Whether the configuration excludes a table that exists here: rows of it that come in are
-    /// passed over.
+    /// Returns whether the configuration excludes an existing table, whose incoming rows are
+    /// skipped.
     pub fn is_excluded(&self, table: &str) -> bool {
         self.skipped.iter().any(|s| s.by_choice && s.name.eq_ignore_ascii_case(table))
     }
 
-    /// The table with this number in the log. None: it was dropped since.
+    /// Returns the table with this number in the log; None if it was dropped.
     pub fn by_id(&self, id: i64) -> Option<&Arc<TableLayout>> {
         self.by_id.get(&id).map(|i| &self.tables[*i])
     }
 
-    /// The table of this name, as SQLite compares names.
+    /// Returns the table of this name, compared as SQLite does.
     pub fn by_name(&self, name: &str) -> Option<&Arc<TableLayout>> {
         self.by_name.get(&name.to_ascii_lowercase()).map(|i| &self.tables[*i])
     }

@@ -1,8 +1,8 @@
-//! The file beside a database that says which sidecar works on it: one at a time.
+//! The lock file next to a database, which allows one sidecar at a time.
 //!
-//! Arrives: the database's path. Leaves: a held lock, or who holds it. Owns: the operating system
-//! gives the lock back when the process ends, however it ends; what the file says is only for
-//! people and for finding the control socket.
+//! Arrives: the database's path. Leaves: a held lock, or its holder. Owns: the operating system
+//! releases the lock when the process ends in any way. The file's content only serves people and
+//! the search for the control socket.
 
 use crate::db::preflight::beside;
 use serde::{Deserialize, Serialize};
@@ -11,27 +11,27 @@ use std::io::{Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Who holds the lock.
+/// The holder of the lock.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Owner {
-    /// Its process.
+    /// The process id.
     pub pid: u32,
-    /// Its node.
+    /// The node id.
     pub node_id: u64,
-    /// Where it answers, see `harmonylite status`.
+    /// The control socket, which `harmonylite status` uses.
     pub socket: PathBuf,
 }
 
-/// Why the lock cannot be had.
+/// Why the lock cannot be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Another sidecar has it.
+    /// Another sidecar holds the lock.
     #[error("another harmonylite already runs on {db}{}", who(.owner.as_ref()))]
     Running {
         /// The database.
         db: PathBuf,
-        /// Which, if it has said so yet.
+        /// The holder, if it has announced itself.
         owner: Option<Owner>,
     },
     /// The file system refuses.
@@ -53,19 +53,19 @@ impl LockError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Running { .. } => {
-                "one sidecar serves every program that uses the database; stop the other one \
-                first if it is to be replaced"
+                "one sidecar serves all programs that use the database; to replace it, stop it \
+                first"
             }
             Self::Io { .. } => {
-                "the lock lies beside the database: check the permissions of the directory, and \
-                that its disk has room"
+                "the lock file is next to the database: check the permissions of the directory \
+                and the free space on its disk"
             }
         }
     }
 }
 
-/// Where the lock of a database is. Links are followed, so that two names of one file have one
-/// lock.
+/// Returns the path of a database's lock file. Follows links, so that two names of one file have
+/// one lock.
 pub fn lock_path(db: &Path) -> PathBuf {
     beside(&db.canonicalize().unwrap_or_else(|_| db.to_owned()), "-harmonylite")
 }
@@ -94,7 +94,7 @@ impl Lock {
                 .open(&path)
                 .map_err(io)?;
             match file.try_lock() {
-                // Removed by its holder between our open and our lock: that lock is worth nothing.
+                // The holder removed the file between our open and our lock, so this lock is void.
                 Ok(()) if !is_at(&file, &path) => {}
                 Ok(()) => return Ok(Self { file, path }),
                 Err(TryLockError::WouldBlock) => {
@@ -105,14 +105,13 @@ impl Lock {
         }
     }
 
-    /// Gives the lock back and leaves no file behind.
+    /// Releases the lock and removes the file.
     pub fn remove(self) {
-        // Still held here, so nobody else can be using the file. What cannot be removed does no
-        // harm.
+        // The lock is still held, so nobody else uses the file. A file that stays does no harm.
         let _ = std::fs::remove_file(&self.path);
     }
 
-    /// Says who holds it.
+    /// Writes the holder into the file.
     ///
     /// # Errors
     /// What the file system says.
@@ -132,16 +131,16 @@ fn is_at(file: &File, path: &Path) -> bool {
     file.metadata().ok().map(id) == std::fs::metadata(path).ok().map(id)
 }
 
-/// Whether a sidecar runs.
+/// Whether a sidecar runs on a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sidecar {
-    /// None does.
+    /// No sidecar runs.
     Stopped,
-    /// One does; who, if it has said so yet.
+    /// A sidecar runs; its holder, if it has announced itself.
     Running(Option<Owner>),
 }
 
-/// Looks whether a sidecar runs on a database. Creates nothing; holds a shared lock for a moment.
+/// Checks whether a sidecar runs on a database. Creates nothing; holds a shared lock for a moment.
 ///
 /// # Errors
 /// [`LockError::Io`].

@@ -1,9 +1,9 @@
-//! Looks at the database file before SQLite opens it, so that each way of being unusable gets its
-//! own clear error.
+//! Checks the database file before SQLite opens it, so that each defect gets a clear error of its
+//! own.
 //!
-//! Arrives: a path. Leaves: [`FileFacts`], or why the file cannot be used. Owns: nothing is
-//! changed. It opens and closes the file itself, which drops every POSIX lock that this process
-//! holds on it: **only call it before SQLite opens the file.**
+//! Arrives: a path. Leaves: [`FileFacts`], or why the file is unusable. Owns: nothing changes. It
+//! opens and closes the file itself, which drops every POSIX lock that this process holds on it:
+//! **only call it before SQLite opens the file.**
 
 use rustix::fs::{Access, access};
 use std::fs::File;
@@ -15,7 +15,7 @@ const HEADER_BYTES: usize = 100;
 /// SQLite's own bounds.
 const PAGE_BYTES: std::ops::RangeInclusive<u32> = 512..=65_536;
 
-/// Why the file cannot be used.
+/// Why the file is unusable.
 #[derive(Debug, thiserror::Error)]
 pub enum PreflightError {
     /// There is nothing at this path.
@@ -52,7 +52,7 @@ pub enum PreflightError {
         /// Why.
         error: std::io::Error,
     },
-    /// SQLite keeps its -wal and -shm beside the file, and we our lock.
+    /// The directory is not writable. SQLite keeps -wal and -shm there, and we keep our lock.
     #[error("cannot create files in the directory {directory} of the database: {error}")]
     DirectoryNotWritable {
         /// The directory.
@@ -87,7 +87,7 @@ pub enum PreflightError {
 }
 
 impl PreflightError {
-    /// What a person can do.
+    /// A remedy for people.
     pub fn hint(&self) -> String {
         match self {
             Self::NoFile { path } => format!(
@@ -96,7 +96,7 @@ impl PreflightError {
                 path.display()
             ),
             Self::IsDirectory { .. } | Self::NotAFile { .. } => {
-                "name the database file itself (--db, or db_path)".to_owned()
+                "give the path of the database file itself (--db, or db_path)".to_owned()
             }
             Self::NotReadable { path, .. } | Self::NotWritable { path, .. } => format!(
                 "run harmonylite as the user that owns the database, or give it read and write \
@@ -122,7 +122,7 @@ impl PreflightError {
     }
 }
 
-/// What the file's header says.
+/// The facts from the file's header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FileFacts {
     /// No bytes yet: a new database.
@@ -152,8 +152,8 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// The question to the operating system comes in, because root is refused nothing and tests may run
-/// as root.
+/// The check of permissions is a parameter, because tests may run as root, which is refused
+/// nothing.
 fn check_with(
     path: &Path,
     allowed: &dyn Fn(&Path, Access) -> std::io::Result<()>,
@@ -218,9 +218,8 @@ fn header(path: &Path, real: &Path, found: u64) -> Result<FileFacts, PreflightEr
     if !page_bytes.is_power_of_two() || !PAGE_BYTES.contains(&page_bytes) {
         return Err(PreflightError::PageSize { path, found: page_bytes });
     }
-    // The page count is only valid if the change counter is the one that it was written with. With
-    // a WAL the rest of the pages may still be there: a checkpoint that was cut off, which SQLite
-    // repeats.
+    // The page count is valid only if it was written with the present change counter. With a WAL
+    // the missing pages may be there: SQLite repeats an interrupted checkpoint.
     let wal_bytes = std::fs::metadata(beside(real, "-wal")).map_or(0, |m| m.len());
     let journal = beside(real, "-journal").exists();
     let pages = if number(24) == number(92) && wal_bytes == 0 && !journal { number(28) } else { 1 };

@@ -1,4 +1,4 @@
-//! Reads the application's schema: what is replicated, under which key, and its hash.
+//! Reads the application's schema: the replicated tables, their keys, and the hash.
 //!
 //! Arrives: a connection and the table filter. Leaves: one [`TableSchema`] for each table that can
 //! be replicated and one [`Skipped`] for each that cannot, with the reason. Reads only; a crash
@@ -11,10 +11,10 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};
 use sha2::{Digest as _, Sha256};
 
-/// What all our own tables, views and triggers begin with.
+/// The prefix of all our own tables, views and triggers.
 pub const OWN_PREFIX: &str = "__harmonylite__";
 
-/// A column that travels: generated ones do not.
+/// A replicated column. Generated columns are not replicated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
     /// Its name.
@@ -30,7 +30,7 @@ pub struct Column {
 pub struct KeyColumn {
     /// Its name, or the name under which the rowid can be reached.
     pub name: String,
-    /// Its declared type, empty where a version table must not declare one.
+    /// Its declared type; empty if the version table must not declare one.
     pub declared: String,
     /// How its values are compared by the key's index.
     pub collation: Collation,
@@ -73,21 +73,20 @@ pub struct TableSchema {
     pub key_kind: KeyKind,
     /// Unique indexes besides the key.
     pub unique: Vec<UniqueIndex>,
-    /// Over names, types, keys, unique indexes (docs/design.md section 5).
+    /// The hash over names, types, keys and unique indexes (docs/design.md section 5).
     pub hash: Digest,
 }
 
-/// A table that is not replicated, and why.
+/// A table that is not replicated, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {
     /// Its name.
     pub name: String,
-    /// Why, for people.
+    /// The reason, for people.
     pub reason: String,
-    /// The owner would probably want to know (doctor warns).
+    /// Whether doctor warns of it.
     pub warn: bool,
-    /// It could be replicated, but the configuration excludes it: rows of it that come in are
-    /// passed over.
+    /// Whether the configuration excludes the table, so that its incoming rows are skipped.
     pub by_choice: bool,
 }
 
@@ -116,11 +115,11 @@ impl Schema {
 /// Reads the schema of `main`.
 ///
 /// # Errors
-/// What SQLite says, for instance that the schema is damaged.
+/// SQLite's error, for instance a damaged schema.
 pub fn inspect(db: &Connection, filter: &TableFilter) -> rusqlite::Result<Schema> {
     let mut found = Schema::default();
-    // table_list knows virtual and shadow tables. Our own SQLite is new enough for it; only
-    // triggers must run on old ones.
+    // table_list reports virtual and shadow tables. Our own SQLite has it; only triggers must run
+    // on old versions.
     let mut list = db.prepare(
         "SELECT name, type, wr, strict FROM pragma_table_list WHERE schema \
         = 'main' ORDER BY name COLLATE NOCASE",
@@ -140,10 +139,10 @@ pub fn inspect(db: &Connection, filter: &TableFilter) -> rusqlite::Result<Schema
         };
         match kind.as_str() {
             "virtual" => found.skipped.push(skip(
-                "a virtual table: its content follows from other tables or lies outside",
+                "a virtual table: its content comes from other tables or from outside",
                 false,
             )),
-            "shadow" => found.skipped.push(skip("the inner table of a virtual table", false)),
+            "shadow" => found.skipped.push(skip("an internal table of a virtual table", false)),
             _ if !filter.selects(&name) => {
                 found.skipped.push(Skipped {
                     by_choice: true,
@@ -160,9 +159,9 @@ pub fn inspect(db: &Connection, filter: &TableFilter) -> rusqlite::Result<Schema
     Ok(found)
 }
 
-/// Takes out the tables that this program cannot write to: their indexes or generated columns call
-/// functions or collations that the application registers. SQLite's compiler tells. As on the
-/// writing connection, triggers, foreign keys and CHECKs count for nothing.
+/// Removes the tables that this program cannot write to, because their indexes or generated columns
+/// call functions or collations that the application registers. It compiles a write to each table.
+/// As on the writing connection, triggers, foreign keys and CHECKs do not matter.
 fn skip_unwritable(db: &Connection, found: &mut Schema) -> rusqlite::Result<()> {
     let switches =
         [DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY];
@@ -179,7 +178,10 @@ fn skip_unwritable(db: &Connection, found: &mut Schema) -> rusqlite::Result<()> 
     found.tables.retain(|table| match unwritable(db, table) {
         None => true,
         Some(why) => {
-            let reason = format!("a write to it calls what only the application knows: {why}");
+            let reason = format!(
+                "a write to it needs something that only the application \
+                registers: {why}"
+            );
             skipped.push(Skipped {
                 name: table.name.clone(),
                 reason,
@@ -192,7 +194,7 @@ fn skip_unwritable(db: &Connection, found: &mut Schema) -> rusqlite::Result<()> 
     set(before, checks)
 }
 
-/// Why no write to it can be compiled.
+/// Returns why no write to the table can be compiled.
 fn unwritable(db: &Connection, table: &TableSchema) -> Option<String> {
     let name = quote(&table.name);
     let columns: Vec<String> = table.columns.iter().map(|c| quote(&c.name)).collect();
@@ -208,7 +210,7 @@ fn unwritable(db: &Connection, table: &TableSchema) -> Option<String> {
         rusqlite::Error::SqliteFailure(error, Some(msg)) if error.code == ErrorCode::Unknown => {
             Some(msg)
         }
-        // A lock or a failing disk says nothing about the table.
+        // A lock or a failing disk proves nothing about the table.
         _ => None,
     }
 }
@@ -255,7 +257,7 @@ fn read_table(
                 .map_or("BINARY", |(_, c)| c);
             let Some(collation) = Collation::named(collation) else {
                 return Ok(Err(format!(
-                    "its key uses the collation {collation}, which only the application knows"
+                    "its key uses the collation {collation}, which only the application registers"
                 )));
             };
             if column.generated {
@@ -277,7 +279,7 @@ fn read_table(
         .find(|(_, c)| Collation::named(c).is_none())
     {
         return Ok(Err(format!(
-            "a unique index uses the collation {}, which only the application knows",
+            "a unique index uses the collation {}, which only the application registers",
             foreign.1
         )));
     }
@@ -337,7 +339,8 @@ fn read_indexes(db: &Connection, table: &str) -> rusqlite::Result<Indexes> {
     Ok((primary, unique))
 }
 
-/// A canonical text of the table, hashed: columns by name, so that their order does not matter.
+/// Returns the hash of a canonical text of the table, with the columns sorted by name, so that
+/// their order does not matter.
 fn table_hash(
     name: &str,
     columns: &[RawColumn],
@@ -371,8 +374,8 @@ fn table_hash(
             })
             .collect();
         let special = index.partial || index.columns.contains(&None);
-        // Two nodes may spell the same index in two ways; only where the text decides what is
-        // unique does it count.
+        // Two nodes may spell the same index differently. The text counts only where it decides
+        // what is unique.
         lines.push(format!(
             "unique {} {}",
             parts.join(","),

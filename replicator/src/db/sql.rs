@@ -1,10 +1,10 @@
-//! Identifiers, literals and values between SQLite and this program. Pure.
+//! Converts identifiers, literals and values between SQLite and this program. Pure.
 
 use crate::model::batch::Value;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 use std::fmt::Write as _;
 
-/// Quotes a name for use in SQL text. Every name goes through here, ours too.
+/// Quotes a name for use in SQL text. Every name goes through this function, ours too.
 pub fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
@@ -49,7 +49,7 @@ impl From<ValueRef<'_>> for Value {
     }
 }
 
-/// Writes a value as an SQL literal that gives back the same value, byte for byte.
+/// Writes a value as an SQL literal that evaluates to the same value, byte for byte.
 pub fn literal(value: &Value) -> String {
     match value {
         Value::Null => "NULL".to_owned(),
@@ -80,15 +80,14 @@ fn hex(bytes: &[u8]) -> String {
 pub enum Collation {
     /// Byte by byte.
     Binary,
-    /// ASCII letters without case.
+    /// Ignores the case of ASCII letters.
     NoCase,
-    /// Without trailing spaces.
+    /// Ignores trailing spaces.
     RTrim,
 }
 
 impl Collation {
-    /// The built-in collation of this name. A collation that an application registers is not ours
-    /// to know: None.
+    /// Returns the built-in collation of this name; None for one that an application registers.
     pub fn named(name: &str) -> Option<Self> {
         match name.to_ascii_uppercase().as_str() {
             "BINARY" => Some(Self::Binary),
@@ -108,8 +107,8 @@ impl Collation {
     }
 }
 
-/// Appends bytes that are equal for two key values exactly if SQLite calls the values equal under
-/// the collation.
+/// Appends bytes that are equal for two key values exactly if SQLite considers the values equal
+/// under the collation.
 ///
 /// Two changes of one row must fold into one even if its key was written in two ways ('a' and 'A'
 /// under NOCASE, 1 and 1.0).
@@ -150,7 +149,7 @@ fn canonical_bytes(tag: u8, bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(bytes);
 }
 
-/// The integer that a float stands for exactly, as SQLite compares the two.
+/// Returns the integer that equals a float, as SQLite compares the two.
 fn exact_integer(r: f64) -> Option<i64> {
     // -2^63 is a float; 2^63 is the first float beyond i64.
     let fits = (-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&r);

@@ -1,28 +1,28 @@
-//! What the stages need to know of the settings: plain values, checked before.
+//! The configuration of the stages: plain values from checked settings.
 
 use crate::model::ids::NodeId;
 use crate::model::limits::Limits;
 use crate::model::table_filter::TableFilter;
 use std::path::PathBuf;
 
-/// What happens to rows that are here before a database joins.
+/// What happens to the rows of a database that joins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnJoin {
-    /// They are published, where the cluster does not have its own.
+    /// Rows that the cluster lacks are published.
     Merge,
-    /// They are removed, where the cluster does not have them.
+    /// Rows that the cluster lacks are removed.
     Replace,
     /// The node does not start if both sides have rows.
     Refuse,
 }
 
-/// One node's stages.
+/// The configuration of one node's stages.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
-    /// The node.
+    /// The node's id.
     pub node: NodeId,
-    /// The database.
+    /// The path of the database.
     pub path: PathBuf,
     /// Streams, numbered from 1.
     pub shards: u32,

@@ -1,4 +1,4 @@
-//! The numbers that must never be mixed up, each a type of its own.
+//! Ids and positions, each a type of its own so that they cannot be mixed up.
 //!
 //! Pure values; nothing here reads a clock or draws a random number.
 
@@ -8,22 +8,21 @@ use std::fmt;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct NodeId(pub u64);
 
-/// One life of a node's database: a random positive 63-bit number (docs/design.md section 2). 0
-/// stands for "no site".
+/// One incarnation of a node's database: a random positive 63-bit number (docs/design.md section
+/// 2). 0 means "no site".
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Site(pub i64);
 
-/// The running number of a batch within its site, from 1. 0 stands for "none yet".
+/// The consecutive number of a batch within its site, from 1. 0 means "none yet".
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct BatchNo(pub u64);
 
-/// A message's position in its stream, from 1, as the broker counts. 0 stands for "before the
-/// first".
+/// A message's position in its stream, from 1, as the broker counts. 0 means "before the first".
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct StreamSeq(pub u64);
 
 impl StreamSeq {
-    /// The position behind it.
+    /// Returns the next position.
     pub fn next(self) -> Self {
         Self(self.0 + 1)
     }
@@ -34,8 +33,8 @@ impl StreamSeq {
 pub struct Hlc(pub i64);
 
 impl Hlc {
-    /// What another node may claim (the year 4199). Beyond the end of the numbers no later version
-    /// could be given to a row.
+    /// The greatest time that another node may use (the year 4199). A greater one could leave no
+    /// number for a later version of a row.
     pub const FOREIGN_MAX: Self = Self(i64::MAX / 2);
 
     /// The first hybrid time of a millisecond. Times before 1970 count as 1970, times beyond the
@@ -55,17 +54,18 @@ impl Hlc {
     }
 }
 
-/// What orders two writes of one row: the later hybrid time, then the greater site.
+/// The version of a row. It orders two writes of one row: by the later hybrid time, then by the
+/// greater site.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Version {
-    /// When, as the writer's hybrid clock had it.
+    /// The time of the writer's hybrid clock.
     pub hlc: Hlc,
-    /// Who.
+    /// The site of the writer.
     pub site: Site,
 }
 
 impl Version {
-    /// The version of a row that was never seen.
+    /// The version of a row that has none.
     pub const NONE: Self = Self { hlc: Hlc(0), site: Site(0) };
 }
 

@@ -1,5 +1,5 @@
-//! Defects that can be switched on one by one, to prove that the simulation finds them. Without the
-//! feature `planted-bugs` none can, and the compiler removes every question.
+//! Defects that tests switch on one by one, to prove that the simulation finds them. Without the
+//! feature `planted-bugs` the compiler removes them.
 
 /// A defect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,7 +11,7 @@ pub enum Bug {
     MergedEntries,
     /// A version is the time alone, also if the row has that version already.
     NoPlusOne,
-    /// The loser of a unique clash is deleted and nobody is told.
+    /// The loser of a unique clash is deleted, and the delete is not published.
     SilentCompensation,
     /// Of two equal times the smaller site wins.
     TieBroken,
@@ -19,19 +19,19 @@ pub enum Bug {
     SameSite,
     /// The cursor is stored before the rows.
     CursorFirst,
-    /// Nobody looks whether the own last batch is still there.
+    /// The node does not check that its own last batch is still in the stream.
     NoOwnAnchor,
-    /// Nobody looks whether the cursor's message is still there.
+    /// The node does not check that the cursor's message is still in the stream.
     NoCursorAnchor,
     /// After a loss only rows of the own site are published again.
     OwnRowsOnly,
-    /// Holes are not noticed.
+    /// Gaps are not noticed.
     NoGapRepair,
     /// Tombstones are dropped whatever their age.
     TombstoneEarly,
     /// A compensation takes the present time instead of the version just above.
     CompensationNow,
-    /// A row from a node that does not know a column yet leaves that column as it was.
+    /// A row from a node that lacks a column leaves that column unchanged.
     MissingColumnsStay,
     /// Publishing goes on while the broker is checked, and any go-ahead counts.
     NoHold,

@@ -1,4 +1,4 @@
-//! What a running node says of itself: to `harmonylite status`, to health, to metrics. Plain data.
+//! The status of a node, for `harmonylite status`, health and metrics. Plain data.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ pub struct Status {
     pub db_path: String,
     pub started_ms: i64,
     pub now_ms: i64,
-    /// The present life of the database.
+    /// The present incarnation of the database.
     pub site: i64,
     pub joined: bool,
     pub publish: bool,
@@ -31,19 +31,19 @@ pub struct Status {
     pub conflicts: u64,
     pub quarantine: u64,
     pub open_gaps: u64,
-    /// Rows logged so far while this database joins; none: it does not just now.
+    /// Rows logged so far while this database joins; None: it is not joining.
     pub joining_rows: Option<u64>,
-    /// Rows logged so far of those that are published again; none: nothing is.
+    /// Rows logged so far for republication; None: nothing is republished.
     pub republishing_rows: Option<u64>,
     pub wake: WakeStatus,
     pub counters: Counters,
-    /// Why the node is not as well as it could be; empty: all is well.
+    /// The reasons why the node is degraded; empty: it is well.
     pub degraded: Vec<String>,
     pub last_published_ms: i64,
     pub last_applied_ms: i64,
 }
 
-/// The broker as this node sees it.
+/// The connection to the broker.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs)]
@@ -52,7 +52,7 @@ pub struct BrokerStatus {
     /// Without credentials.
     pub url: String,
     pub connected: bool,
-    /// The connection's anchors are checked; batches flow.
+    /// The streams are verified on this connection; batches flow.
     pub linked: bool,
     /// Failed attempts since the last connection.
     pub failed_attempts: u64,
@@ -60,22 +60,22 @@ pub struct BrokerStatus {
     pub server_version: String,
 }
 
-/// One stream.
+/// The state of one stream.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs)]
 pub struct StreamStatus {
     pub shard: u32,
     pub name: String,
-    /// Applied up to here.
+    /// The position up to which messages are applied.
     pub cursor: u64,
-    /// The last position that this node has heard of.
+    /// The last position that this node knows.
     pub last: u64,
-    /// How far the newest applied message is behind the newest known one, milliseconds.
+    /// Milliseconds between the newest applied message and the newest known one.
     pub lag_ms: i64,
 }
 
-/// An origin that waits for a schema.
+/// An origin whose changes are held until the schemas match.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs)]
@@ -86,13 +86,13 @@ pub struct HeldStatus {
     pub reason: String,
 }
 
-/// How commits of the application are noticed, and how long things took (microseconds, median and
-/// 99th of the last few).
+/// How the application's commits are noticed, and recent durations (microseconds, median and 99th
+/// percentile).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs)]
 pub struct WakeStatus {
-    /// `bell`, `watcher` or `poll`: the way of the last wake that found something.
+    /// `bell`, `watcher` or `poll`: the source of the last wake that led to a publication.
     pub last: String,
     pub bell: u64,
     pub watcher: u64,

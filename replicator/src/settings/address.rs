@@ -1,11 +1,12 @@
-//! Addresses to listen on, in the forms that Go programs take.
+//! Addresses to listen on, in the forms that Go programs accept.
 
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 
-/// Where to listen: ":3010" (every interface), "0.0.0.0:8090", "localhost:3010", "[::1]:3010".
+/// Parses an address to listen on: ":3010" (all interfaces), "0.0.0.0:8090", "localhost:3010",
+/// "\[::1\]:3010".
 ///
 /// # Errors
-/// What is wrong with the text, for people.
+/// The defect of the text, for people.
 pub fn bind_address(text: &str) -> Result<SocketAddr, String> {
     let (host, port) = split(text)?;
     let port =
@@ -17,14 +18,14 @@ pub fn bind_address(text: &str) -> Result<SocketAddr, String> {
         .to_socket_addrs()
         .ok()
         .and_then(|mut found| found.next())
-        .ok_or_else(|| format!("is {text:?}: {host:?} is no address or name of this machine"))
+        .ok_or_else(|| format!("is {text:?}: {host:?} is not an address or name of this machine"))
 }
 
-/// Where a nats-server listens: a host (None: not given) and a port (None: any free one, written
-/// -1).
+/// Parses the address of a nats-server: a host (None: not given) and a port (None: any free one,
+/// written -1).
 ///
 /// # Errors
-/// What is wrong with the text, for people.
+/// The defect of the text, for people.
 pub fn server_bind(text: &str) -> Result<(Option<String>, Option<u16>), String> {
     let (host, port) = split(text)?;
     let host = (!host.is_empty()).then(|| host.to_owned());
@@ -36,17 +37,18 @@ pub fn server_bind(text: &str) -> Result<(Option<String>, Option<u16>), String> 
     }
 }
 
-/// A server's URL as it may be shown: user, password and query are left out.
+/// Returns a server's URL without user, password and query, for logs and messages.
 pub fn without_credentials(url: &str) -> String {
     let (scheme, rest) =
         url.split_once("://").map_or((None, url), |(scheme, rest)| (Some(scheme), rest));
-    // The last @: a password may hold others, and what comes before any of them is not to be shown.
+    // Cut at the last @: a password may contain others, and nothing before any of them may be
+    // shown.
     let host = rest.rfind('@').map_or(rest, |at| &rest[at + 1..]);
     let host = host.split(['?', '#']).next().unwrap_or(host);
     scheme.map_or_else(|| host.to_owned(), |scheme| format!("{scheme}://{host}"))
 }
 
-/// A list of such URLs, for [`serde`].
+/// Serializes a list of URLs without their credentials.
 pub(super) fn masked<S: serde::Serializer>(
     urls: &[String],
     serializer: S,
@@ -60,7 +62,7 @@ fn split(text: &str) -> Result<(&str, i32), String> {
     let (host, port) = parts.ok_or_else(|| format!("is {text:?}: write host:port or :port"))?;
     let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
     if bare.is_none() && host.contains(':') {
-        return Err(format!("is {text:?}: an IPv6 address stands in [ ]"));
+        return Err(format!("is {text:?}: write an IPv6 address in [ ]"));
     }
     Ok((bare.unwrap_or(host), port))
 }

@@ -1,4 +1,4 @@
-//! Checks values that TOML cannot: each error names its key. Opens no connection and changes
+//! Checks values beyond their types. Each error names its key. Opens no connection and changes
 //! nothing.
 
 use super::address::{bind_address, server_bind};
@@ -6,19 +6,19 @@ use super::{NatsSettings, Settings, SnapshotSettings};
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use std::fs::File;
 
-/// The key, and what is wrong with its value.
+/// The key, and the defect of its value.
 pub(super) type Wrong = (&'static str, String);
 
 type Checked = Result<(), Wrong>;
 
 /// The streams of a cluster; each node consumes all of them.
 const SHARDS_MAX: u32 = 1024;
-/// What JetStream itself allows.
+/// JetStream's own limit.
 const REPLICAS_MAX: usize = 5;
-/// Where snapshots can go.
+/// The stores for snapshots.
 const STORES: [&str; 4] = ["nats", "s3", "webdav", "sftp"];
 
-/// All checks, the first failure wins.
+/// Runs all checks; returns the first failure.
 pub(super) fn check(s: &Settings) -> Checked {
     if s.db_path.as_os_str().is_empty() {
         return Err(("db_path", "is empty".to_owned()));
@@ -37,7 +37,7 @@ pub(super) fn check(s: &Settings) -> Checked {
             "version_retention",
             format!(
                 "is {}: it must exceed replication_log.max_age ({}), or a late delete could be \
-                forgotten",
+                lost",
                 s.version_retention, log.max_age
             ),
         ));
@@ -50,7 +50,7 @@ pub(super) fn check(s: &Settings) -> Checked {
     endpoints(s)
 }
 
-/// The globs of one key, compiled. Also used by the conversion into a table filter.
+/// Compiles the globs of one key. Also used to build the table filter.
 pub(super) fn globs(key: &'static str, patterns: &[String]) -> Result<GlobSet, Wrong> {
     let mut set = GlobSetBuilder::new();
     for pattern in patterns {
@@ -69,7 +69,7 @@ fn range(key: &'static str, value: u64, least: u64, most: u64) -> Checked {
     }
 }
 
-/// -1 stands for "no limit", as in NATS; 0 would keep nothing.
+/// Checks a limit: -1 means "no limit", as in NATS; 0 would keep nothing.
 fn limit(key: &'static str, value: i64) -> Checked {
     if value > 0 || value == -1 {
         Ok(())
@@ -86,7 +86,7 @@ fn one_of(key: &'static str, value: &str, allowed: &[&str]) -> Checked {
     }
 }
 
-/// What NATS takes as tokens of a subject that are not wildcards, and, for a stream, as its name.
+/// Checks for what NATS accepts as a subject without wildcards, or as the name of a stream.
 fn subject(key: &'static str, value: &str, dots: bool) -> Checked {
     let bad =
         |c: char| c.is_whitespace() || c.is_control() || "*>/\\".contains(c) || (!dots && c == '.');
@@ -104,7 +104,7 @@ fn nats(n: &NatsSettings) -> Checked {
     subject("nats.subject_prefix", &n.subject_prefix, true)?;
     subject("nats.stream_prefix", &n.stream_prefix, false)?;
     for (i, url) in n.urls.iter().enumerate() {
-        // The URL itself may hold a password.
+        // The URL may contain a password, so it is not shown.
         url.parse::<async_nats::ServerAddr>().map_err(|_| {
             (
                 "nats.urls",

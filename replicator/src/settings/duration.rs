@@ -1,4 +1,4 @@
-//! Durations as people write them.
+//! Durations as texts like "30d".
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt;
@@ -13,25 +13,25 @@ const UNITS: [(&str, u64); 5] =
     [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
 impl Span {
-    /// So many days.
+    /// A number of days.
     pub const fn from_days(days: u64) -> Self {
         Self { ms: days * 86_400_000 }
     }
 
-    /// So many seconds.
+    /// A number of seconds.
     pub const fn from_secs(secs: u64) -> Self {
         Self { ms: secs * 1_000 }
     }
 
-    /// In milliseconds.
+    /// Returns the span in milliseconds.
     pub const fn as_ms(self) -> u64 {
         self.ms
     }
 
-    /// Reads "30d" and the like.
+    /// Parses a text like "30d".
     ///
     /// # Errors
-    /// What is wrong with the text, for people.
+    /// The defect of the text, for people.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
         let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());

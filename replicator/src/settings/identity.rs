@@ -1,42 +1,42 @@
-//! Decides a node's number where the configuration leaves it open.
+//! Chooses a node's id if the configuration sets none.
 //!
-//! HarmonyLite (Go) derives it from the machine: the same number comes out here, so that its users
+//! HarmonyLite (Go) derives the id from the machine. The same id results here, so that its users
 //! keep theirs.
 
 use crate::model::ids::NodeId;
 use std::path::Path;
 
-/// Where a number came from.
+/// The source of a node's id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdentitySource {
     /// The configuration or the command line.
     Configured,
-    /// The database has belonged to this node before.
+    /// The id that the database has stored.
     Stored,
     /// The machine's id.
     Machine,
-    /// Drawn; the database keeps it from now on.
+    /// A random number, which the database keeps.
     Random,
 }
 
-/// A node's number, and where it came from.
+/// A node's id and its source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// The number.
+    /// The id.
     pub node: NodeId,
     /// Its source.
     pub source: IdentitySource,
 }
 
-/// No random number could be had from the operating system.
+/// The operating system returned no random number.
 #[derive(Debug, thiserror::Error)]
-#[error("the operating system gives no random numbers: {0}")]
+#[error("the operating system returned no random numbers: {0}")]
 pub struct NoRandom(getrandom::Error);
 
-/// The machine's id, in the order in which HarmonyLite (Go) looks.
+/// The files of the machine's id, in the order in which HarmonyLite (Go) reads them.
 pub const MACHINE_ID_FILES: [&str; 2] = ["/var/lib/dbus/machine-id", "/etc/machine-id"];
 
-/// The id of this machine. None: it has none (a container, usually).
+/// Returns the id of this machine; None if it has none (usually a container).
 pub fn machine_id() -> Option<String> {
     MACHINE_ID_FILES.iter().find_map(|file| read_id(Path::new(file)))
 }
@@ -44,15 +44,15 @@ pub fn machine_id() -> Option<String> {
 fn read_id(file: &Path) -> Option<String> {
     let text = std::fs::read_to_string(file).ok()?;
     let id = text.trim();
-    // systemd writes this word into images that have not been booted yet.
+    // systemd writes this word into images before their first boot.
     (!id.is_empty() && id != "uninitialized").then(|| id.to_owned())
 }
 
-/// Decides: what is configured, else what the database has stored, else what the machine gives,
-/// else a random number.
+/// Chooses the id: the configured one, else the stored one, else one derived from the machine, else
+/// a random one.
 ///
 /// # Errors
-/// [`NoRandom`], only where a random number is the last way.
+/// [`NoRandom`], only if a random id is needed.
 pub fn decide(
     configured: u64,
     stored: Option<NodeId>,
@@ -67,12 +67,12 @@ pub fn decide(
     }
     match machine {
         Some(id) => known(NodeId(fnv1(id.as_bytes()).max(1)), IdentitySource::Machine),
-        // Short of the sign bit, so that the number can be copied into a configuration file.
+        // Without the sign bit, so that the id can be copied into a configuration file.
         None => known(NodeId((random()? >> 1).max(1)), IdentitySource::Random),
     }
 }
 
-/// A random number from the operating system.
+/// Returns a random number from the operating system.
 ///
 /// # Errors
 /// [`NoRandom`].

@@ -1,55 +1,54 @@
-//! Compares the keys of a file with those that exist: the defaults, written out, are the list of
-//! them.
+//! Compares the keys of a file with the known ones, which are those of the default settings.
 
 use super::Settings;
 use std::collections::BTreeMap;
 use toml::Value;
 use toml::de::{DeTable, DeValue};
 
-/// Something wrong with one key.
+/// A defect of one key.
 #[derive(Clone, Debug)]
 pub(super) enum Finding {
-    /// There is no such key.
+    /// The key is unknown.
     Unknown { key: String, nearest: String, at: usize },
-    /// Its value has another type.
+    /// The value has a wrong type.
     WrongType { key: String, expected: &'static str, found: &'static str, at: usize },
 }
 
-/// The keys of a file.
+/// The keys found in a file.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    /// What is wrong, in the order of the file.
+    /// The defects, in the order of the file.
     pub(super) wrong: Vec<Finding>,
-    /// Where the value of each key stands in the file.
+    /// The position of each key's value in the file.
     spans: BTreeMap<String, std::ops::Range<usize>>,
 }
 
 impl Found {
-    /// Whether the file sets this key.
+    /// Returns whether the file sets this key.
     pub(super) fn has(&self, key: &str) -> bool {
         self.spans.contains_key(key)
     }
 
-    /// Whether the file sets any key of this section.
+    /// Returns whether the file sets any key of this section.
     pub(super) fn has_section(&self, section: &str) -> bool {
         self.spans
             .keys()
             .any(|key| key.strip_prefix(section).is_some_and(|rest| rest.starts_with('.')))
     }
 
-    /// The key whose value covers a position.
+    /// Returns the key whose value covers a position.
     pub(super) fn key_at(&self, at: usize) -> Option<&str> {
         self.spans.iter().find(|(_, span)| span.contains(&at)).map(|(key, _)| key.as_str())
     }
 }
 
-/// Keys whose values are never shown.
+/// Returns whether the value of a key must never be shown.
 pub(super) fn is_secret(key: &str) -> bool {
-    // Server URLs may carry a user and a password.
+    // Server URLs may contain a user and a password.
     ["password", "secret", "token", "url", "urls"].iter().any(|word| key.ends_with(word))
 }
 
-/// All keys with a default value, by full name; sections too.
+/// Returns all keys and sections with their default values, by full name.
 fn known() -> BTreeMap<String, Value> {
     let mut out = BTreeMap::new();
     if let Ok(Value::Table(defaults)) = Value::try_from(Settings::default()) {
@@ -72,7 +71,7 @@ fn join(prefix: &str, name: &str) -> String {
     if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") }
 }
 
-/// Goes through a file's keys.
+/// Finds the keys of a file.
 pub(super) fn find(table: &DeTable<'_>) -> Found {
     let mut found = Found::default();
     walk("", table, &known(), &mut found);
@@ -119,7 +118,7 @@ fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// The type that was found, if it is not the one of the default.
+/// Returns the found type if it differs from the default's.
 fn wrong_type(default: &Value, value: &DeValue<'_>) -> Option<&'static str> {
     let (found, fits) = match value {
         DeValue::String(_) => ("a text", default.is_str()),
@@ -136,8 +135,8 @@ fn wrong_type(default: &Value, value: &DeValue<'_>) -> Option<&'static str> {
     (!fits).then_some(found)
 }
 
-/// The known key that a person most probably meant: a like name in the same section, else a like
-/// name anywhere.
+/// Returns the known key that was most probably meant: a similar name in the same section, else a
+/// similar name anywhere.
 fn nearest(key: &str, known: &BTreeMap<String, Value>) -> String {
     let (section, leaf) = split(key);
     let distance = |candidate: &str| {

@@ -1,15 +1,15 @@
-//! Reads the configuration file: unknown keys are refused, naming the nearest known one.
+//! Reads the configuration file. An unknown key is refused, with a suggestion of a known one.
 //!
 //! Arrives: a TOML text. Leaves: [`Loaded`], checked, or one [`SettingsError`] that names file,
-//! line and key. Owns: nothing that a secret key holds is ever part of a message, so no source line
-//! is quoted.
+//! line and key. Owns: no message ever contains the value of a secret key, so none quotes a source
+//! line.
 
 use super::keys::{self, Finding};
 use super::{Settings, check, notes};
 use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
-/// Why the settings cannot be used.
+/// Why the settings are invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// The file cannot be read.
@@ -20,14 +20,14 @@ pub enum SettingsError {
         /// Why.
         error: std::io::Error,
     },
-    /// It is not TOML.
+    /// The file is not valid TOML.
     #[error("configuration {path}, line {line}: {reason}")]
     Syntax {
         /// The file.
         path: PathBuf,
         /// Where, from 1.
         line: usize,
-        /// What is wrong there.
+        /// The defect.
         reason: String,
     },
     /// A key that does not exist.
@@ -39,10 +39,10 @@ pub enum SettingsError {
         line: usize,
         /// Its full name.
         key: String,
-        /// The full name of the known key that is most like it.
+        /// The full name of the most similar known key.
         nearest: String,
     },
-    /// A key with a value of another type.
+    /// A value has a wrong type.
     #[error("configuration {path}, line {line}: {key} must be {expected}, not {found}")]
     WrongType {
         /// The file.
@@ -51,34 +51,34 @@ pub enum SettingsError {
         line: usize,
         /// Its full name.
         key: String,
-        /// What it has to be.
+        /// The expected type.
         expected: &'static str,
-        /// What it is.
+        /// The found type.
         found: &'static str,
     },
-    /// A value that makes no sense.
+    /// A value is invalid.
     #[error("configuration {path}: {key} {reason}")]
     Value {
-        /// The file, or what else the settings came from.
+        /// The file or another source of the settings.
         path: PathBuf,
         /// The full name of the key.
         key: String,
-        /// What is wrong with its value; never the value of a secret.
+        /// The defect of its value; never the value of a secret.
         reason: String,
     },
 }
 
 impl SettingsError {
-    /// What a person can do.
+    /// Returns a remedy for people.
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Read { .. } => "check the path given with -config and its permissions",
             Self::Syntax { .. } => {
-                "the file is TOML: [section], then key = value; texts in double quotes"
+                "write TOML: [section], then key = value, with texts in double quotes"
             }
-            Self::UnknownKey { .. } => "correct or remove the key; nothing is ignored silently",
+            Self::UnknownKey { .. } => "correct or remove the key; unknown keys are never ignored",
             Self::WrongType { .. } => {
-                "texts stand in double quotes, numbers and true/false do not, lists in [ ]"
+                "write texts in double quotes, lists in [ ], numbers and true/false without quotes"
             }
             Self::Value { .. } => {
                 "correct the value; `harmonylite doctor` checks a configuration without starting \
@@ -88,12 +88,12 @@ impl SettingsError {
     }
 }
 
-/// Settings with what is to be said about them once.
+/// Settings with notes on them.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The settings.
     pub settings: Settings,
-    /// Keys that are accepted and mean nothing here, or something else than in HarmonyLite (Go).
+    /// Notes on accepted keys that have no effect here, or another one than in HarmonyLite (Go).
     pub notes: Vec<String>,
 }
 
@@ -123,13 +123,13 @@ impl Settings {
         if let Some(finding) = found.wrong.first() {
             return Err(finding_error(finding, text, path));
         }
-        // What is left to go wrong is the value of a known key: durations, enumerations, numbers
-        // out of range.
+        // The remaining errors are values of known keys: durations, enumerations, numbers out of
+        // range.
         let settings: Settings = toml::from_str(text).map_err(|e| {
             let at = e.span().map_or(0, |span| span.start);
             let key = found.key_at(at).unwrap_or("").to_owned();
             let reason = if keys::is_secret(&key) {
-                "has a value that makes no sense".to_owned()
+                "has an invalid value".to_owned()
             } else {
                 e.message().to_owned()
             };
@@ -144,7 +144,7 @@ impl Settings {
         Ok(Loaded { settings, notes })
     }
 
-    /// The defaults, where there is no file.
+    /// Returns the default settings, for a start without a file.
     pub fn defaults() -> Loaded {
         Loaded { settings: Self::default(), notes: Vec::new() }
     }
@@ -312,7 +312,7 @@ mod tests {
         ));
     }
 
-    /// Whatever is wrong with a line, what a secret key holds is not shown.
+    /// No error shows the value of a secret key.
     #[test]
     fn secrets_are_never_printed() {
         for text in [

@@ -1,9 +1,9 @@
 //! The configuration: plain data with its defaults in one place.
 //!
-//! Every key of HarmonyLite (Go) is here under its own name, so that its users' files work; keys
-//! that mean nothing here are accepted and said once. Fields are named as their keys. Durations of
-//! the old keys are numbers in the unit that their name says; durations of new keys are texts like
-//! "30d", "12h", "60s", "500ms".
+//! Every key of HarmonyLite (Go) keeps its name, so that its users' files work. Keys without effect
+//! here are accepted, and one note reports each. Fields have the names of their keys. Durations of
+//! the old keys are numbers in the unit of their name; durations of new keys are texts like "30d",
+//! "12h", "60s", "500ms".
 
 mod address;
 mod check;
@@ -35,12 +35,12 @@ impl Secret {
         Self(text.into())
     }
 
-    /// The text itself, for the one who needs it.
+    /// Returns the text itself.
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// Whether there is none.
+    /// Returns whether the text is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -64,29 +64,28 @@ impl Serialize for Secret {
 pub struct Settings {
     /// The application's database.
     pub db_path: PathBuf,
-    /// This node's number, other than every other node's. 0: what the database has stored, else
-    /// derived from the machine's id, else drawn (see [`identity`]).
+    /// This node's id, unique in the cluster. 0: stored in the database, else derived from the
+    /// machine's id, else random (see [`identity`]).
     pub node_id: u64,
     /// Unused: the cursor is in the database.
     pub seq_map_path: PathBuf,
-    /// Whether local changes are sent.
+    /// Whether local changes are published.
     pub publish: bool,
     /// Whether remote changes are applied.
     pub replicate: bool,
-    /// Unused: batches grow by themselves.
+    /// Unused: batches grow automatically.
     pub scan_max_changes: u64,
     /// Unused: published changes are removed when they are acknowledged. Milliseconds.
     pub cleanup_interval: u64,
-    /// After so long without activity: snapshot if leader, then exit 0. Milliseconds, 0: never.
+    /// The node exits with 0 after this time without activity. Milliseconds, 0: never.
     pub sleep_timeout: u64,
-    /// Looks at the database this often even if nothing was noticed, milliseconds. 0: once a
-    /// second.
+    /// Interval of the poll for changes, milliseconds. 0: once a second.
     pub polling_interval: u64,
-    /// What happens to rows that are here before this database joins.
+    /// What happens to the rows of a database that joins.
     pub on_join: OnJoin,
     /// Versions (of rows and tombstones) older than this are dropped.
     pub version_retention: Span,
-    /// A remote clock further ahead than this is reported.
+    /// A remote clock that is further ahead is reported.
     pub max_clock_drift: Span,
     /// Which tables are replicated.
     pub tables: TablesSettings,
@@ -240,9 +239,9 @@ impl Default for ReplicationLogSettings {
     fn default() -> Self {
         Self {
             shards: 1,
-            // A batch a second for eleven days; the bytes and the age are what usually ends first.
-            // The server refuses a stream whose max_bytes exceed its free disk, so that a small
-            // machine must be able to afford the default.
+            // A batch a second for eleven days; the limits of bytes and age usually come first. The
+            // server refuses a stream whose max_bytes exceed its free disk, so the default must
+            // suit a small machine.
             max_entries: 1_000_000,
             max_bytes: 1 << 30,
             max_age: Span::from_days(7),
@@ -282,7 +281,7 @@ pub struct NatsSettings {
     pub key_file: String,
     /// Where the embedded server listens. `:-1`: loopback, any free port.
     pub bind_address: String,
-    /// After so many failed attempts health turns unhealthy; the node goes on trying.
+    /// After this number of failed attempts health reports unhealthy; the node keeps trying.
     pub connect_retries: u64,
     /// Seconds between two attempts.
     pub reconnect_wait_seconds: u64,
@@ -292,7 +291,7 @@ pub struct NatsSettings {
 }
 
 impl fmt::Debug for NatsSettings {
-    /// As it is written to a file: without secrets.
+    /// Formats the settings as TOML without secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -328,7 +327,7 @@ impl Default for NatsSettings {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LoggingSettings {
-    /// Say more.
+    /// Log more.
     pub verbose: bool,
     /// `console` or `json`.
     pub format: String,
@@ -390,7 +389,7 @@ impl Default for HealthCheckSettings {
     }
 }
 
-/// What the command line adds to the file: the embedded server's neighbours.
+/// The embedded server's neighbours, from the command line.
 #[derive(Clone, Default)]
 pub struct ClusterSettings {
     /// `-cluster-addr`: where the embedded server listens for routes.
@@ -402,7 +401,7 @@ pub struct ClusterSettings {
 }
 
 impl fmt::Debug for ClusterSettings {
-    /// Without the credentials that a URL may hold.
+    /// Formats the URLs without credentials.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown =
             |urls: &[String]| urls.iter().map(|url| without_credentials(url)).collect::<Vec<_>>();

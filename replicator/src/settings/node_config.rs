@@ -1,4 +1,4 @@
-//! Turns settings into what the stages need.
+//! Builds the stages' configuration from the settings.
 
 use super::check::globs;
 use super::identity::{machine_id, random};
@@ -9,14 +9,14 @@ use crate::model::limits::Limits;
 use crate::model::table_filter::TableFilter;
 use std::path::{Path, PathBuf};
 
-/// How long a lease lives without renewal: a node that died is replaced after this, a busy one must
-/// not lose its name.
+/// How long a lease is valid without renewal: short enough to replace a dead node, long enough for
+/// a busy one.
 const LEASE_TTL_MS: u64 = 10_000;
 
-/// Why no configuration of a node could be made.
+/// Why a node's configuration cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeConfigError {
-    /// The database's path cannot be followed.
+    /// The database's path leads nowhere.
     #[error("cannot find the database {path}: {error}")]
     Path {
         /// As configured.
@@ -24,7 +24,7 @@ pub enum NodeConfigError {
         /// Why.
         error: std::io::Error,
     },
-    /// Settings that were not checked.
+    /// The settings are invalid.
     #[error(transparent)]
     Settings(#[from] SettingsError),
     /// No random number for the instance.
@@ -33,10 +33,10 @@ pub enum NodeConfigError {
 }
 
 impl Settings {
-    /// Which tables are replicated.
+    /// Returns the filter of replicated tables.
     ///
     /// # Errors
-    /// [`SettingsError::Value`] for a pattern that is none; never after [`Settings::load`].
+    /// [`SettingsError::Value`] for an invalid pattern; never after [`Settings::load`].
     pub fn table_filter(&self) -> Result<TableFilter, SettingsError> {
         let wrong = |(key, reason): (&str, String)| SettingsError::Value {
             path: "settings".into(),
@@ -49,7 +49,7 @@ impl Settings {
         })
     }
 
-    /// The stages' configuration for a node whose database exists.
+    /// Returns the stages' configuration of a node. The database must exist.
     ///
     /// # Errors
     /// [`NodeConfigError`].

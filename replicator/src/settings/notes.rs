@@ -1,4 +1,4 @@
-//! What is said once about keys that mean nothing here, or something else than in HarmonyLite (Go).
+//! Notes on keys that have no effect here, or another one than in HarmonyLite (Go).
 
 use super::Settings;
 use super::keys::Found;
@@ -6,32 +6,31 @@ use super::keys::Found;
 /// Below this a stream may lose messages within hours of ordinary work.
 const FEW_ENTRIES: i64 = 100_000;
 
-/// One note for each such key that the file sets.
+/// Returns one note for each such key that the file sets.
 pub(super) fn notes(settings: &Settings, found: &Found) -> Vec<String> {
     let mut notes = Vec::new();
     let unused = [
-        ("seq_map_path", "the position in the stream is kept in the database itself"),
-        ("scan_max_changes", "batches grow with the load by themselves"),
-        ("cleanup_interval", "published changes are removed when the broker has acknowledged them"),
+        ("seq_map_path", "the database stores the position in the stream"),
+        ("scan_max_changes", "batches grow with the load automatically"),
+        ("cleanup_interval", "published changes are removed after the broker acknowledges them"),
     ];
     for (key, why) in unused {
         if found.has(key) {
-            notes.push(format!("{key} has no meaning here: {why}"));
+            notes.push(format!("{key} has no effect here: {why}"));
         }
     }
     if !settings.replication_log.compress {
         notes.push(
-            "replication_log.compress = false has no meaning here: batches are always compressed"
+            "replication_log.compress = false has no effect here: batches are always compressed"
                 .to_owned(),
         );
     }
     let entries = settings.replication_log.max_entries;
     if found.has("replication_log.max_entries") && (0..FEW_ENTRIES).contains(&entries) {
         notes.push(format!(
-            "replication_log.max_entries = {entries} counts messages here (a whole batch, or a \
-            part of one, each): a node that is away \
-             while more are published has to repair from its peers. Remove the key for the \
-             default of 1000000"
+            "replication_log.max_entries = {entries} counts messages here, each a batch or a part \
+            of one: a node that misses more than these must be repaired by its peers. Remove the \
+            key for the default of 1000000"
         ));
     }
     if found.has_section("snapshot") && settings.snapshot.enabled {
