@@ -1,8 +1,8 @@
 //! Brings a database that has not joined yet to the point where every row has a version.
 //!
-//! Arrives: a database that has consumed the streams to their end. Leaves: baseline versions (hlc
-//! 1) for rows that no version came for, and log entries that publish them. Runs inside one write
-//! transaction: a crash repeats it.
+//! Arrives: a database that has consumed the streams to their end. Leaves: baseline versions for
+//! rows without a version, and log entries that publish them. Runs inside one write transaction: a
+//! crash repeats it.
 
 use crate::db::connection::DatabaseError;
 use crate::db::layout::{Layout, TableLayout};

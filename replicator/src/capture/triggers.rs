@@ -1,7 +1,7 @@
 //! The text of everything that is installed for one table: triggers, version table, view.
 //!
-//! Arrives: a [`TableSchema`] and the table's number. Leaves: SQL. Pure. Owns: the triggers run in a
-//! stock shell and in every driver, back to SQLite 3.24, with `trusted_schema` off, and cost the
+//! Arrives: a [`TableSchema`] and the table's number. Leaves: SQL. Pure. Owns: the triggers run in
+//! a stock shell and in every driver, back to SQLite 3.24, with `trusted_schema` off, and cost the
 //! application one small insert for each changed row.
 
 use crate::db::layout::version_table;

@@ -1,5 +1,5 @@
-use super::super::stream::{Item, ItemKind};
 use super::*;
+use crate::inbound::stream::{Item, ItemKind};
 use crate::model::config::NodeConfig;
 use crate::model::ids::{BatchNo, StreamSeq};
 use crate::store::cursor::Anchor;

@@ -361,7 +361,8 @@ impl<'a> Transaction<'a> {
         let reached = |shard, position| self.durable.has_reached(shard, position);
         let Some(answerable) = answers.answerable(self.now, reached) else { return Ok(()) };
         let since_ms = answerable.since_ms;
-        tracing::info!(askers = ?answerable.askers, since_ms, "other nodes miss something; republishing");
+        let askers = &answerable.askers;
+        tracing::info!(?askers, since_ms, "other nodes miss something; republishing");
         let mut done = std::mem::take(&mut self.after.answers);
         answers.begin(answerable, reached, |shard| self.is_whole(shard), &mut done)?;
         self.after.answers = done;

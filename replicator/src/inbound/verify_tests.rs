@@ -86,7 +86,7 @@ fn a_question_without_an_answer_is_repeated_after_half_a_second() {
 #[test]
 fn the_lease_is_renewed_in_time_and_a_second_node_refused() {
     let (_, _, mut verify) = fresh();
-    assert!(matches!(verify.renew_lease(NOW, true), None), "it is being asked for");
+    assert!(verify.renew_lease(NOW, true).is_none(), "it is being asked for");
     let read = verify.renew_lease(NOW, false);
     assert!(matches!(read, Some(Outgoing::Ask(Question::Lease, _))), "{read:?}");
     verify.lease_written(3, NOW);

@@ -144,9 +144,8 @@ mod tests {
     fn a_clone_elsewhere_is_refused_while_the_holder_renews() {
         let (holder, mut clone) = (lease("a", "there"), lease("b", "here"));
         assert_eq!(clone.decide(Some(&entry(&holder, 5)), 0), Next::LookAgain);
-        assert!(
-            matches!(clone.decide(Some(&entry(&holder, 6)), 4_000), Next::Refuse(h) if h.place == "there")
-        );
+        let refused = clone.decide(Some(&entry(&holder, 6)), 4_000);
+        assert!(matches!(refused, Next::Refuse(h) if h.place == "there"));
     }
 
     #[test]

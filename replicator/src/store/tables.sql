@@ -14,7 +14,10 @@ CREATE TABLE IF NOT EXISTS main.__harmonylite__change_log (
   prev_site INTEGER,
   key0
 );
-CREATE TABLE IF NOT EXISTS main.__harmonylite__site (site INTEGER PRIMARY KEY, since INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS main.__harmonylite__site (
+  site INTEGER PRIMARY KEY,
+  since INTEGER NOT NULL
+);
 CREATE TABLE IF NOT EXISTS main.__harmonylite__origin (
   site INTEGER PRIMARY KEY,
   node INTEGER NOT NULL,
