@@ -144,7 +144,7 @@ impl Gaps {
         if self.open.is_empty() { u64::MAX } else { self.due_ms }
     }
 
-    /// The questions about open gaps, each [`ASK_MS`]. `position`: how far a stream is consumed.
+    /// The questions about open gaps, every ten seconds. `position`: how far a stream is consumed.
     pub fn ask(&mut self, now: Now, position: impl Fn(u32) -> u64) -> Vec<Outgoing> {
         if now.mono_ms < self.deadline() {
             return Vec::new();

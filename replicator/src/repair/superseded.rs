@@ -47,7 +47,7 @@ impl Superseded {
         self.due_ms
     }
 
-    /// Reads the registry entries of `held` origins, each [`ASK_MS`].
+    /// Reads the registry entries of `held` origins, every two seconds.
     pub fn ask(&mut self, mut held: Vec<NodeId>, now: Now) -> Vec<Outgoing> {
         if held.is_empty() || now.mono_ms < self.due_ms {
             return Vec::new();
