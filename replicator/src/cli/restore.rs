@@ -305,7 +305,7 @@ mod tests {
             restore(&mut db, &TableFilter::default(), &other)
                 .unwrap_err()
                 .to_string()
-                .contains("not replicated")
+                .contains("no longer replicated")
         );
         assert_eq!(log(&db), 0);
     }

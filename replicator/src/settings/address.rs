@@ -2,8 +2,8 @@
 
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs};
 
-/// Parses an address to listen on: ":3010" (all interfaces), "0.0.0.0:8090", "localhost:3010",
-/// "\[::1\]:3010".
+/// Parses an address to listen on: `:3010` (all interfaces), `0.0.0.0:8090`, `localhost:3010`,
+/// `[::1]:3010`.
 ///
 /// # Errors
 /// The defect of the text, for people.
