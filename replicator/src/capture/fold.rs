@@ -1,8 +1,8 @@
 //! Folds the change log into one version for each changed row.
 //!
 //! Arrives: log entries in log order and the stored versions. Leaves: for each row its version,
-//! what came before it, and whether it is to be published. Owns the rule of DESIGN.md section 2:
-//! the version of the i-th logged change to a row is max(time, previous version + 1), entry by
+//! what came before it, and whether it is to be published. Owns the rule of docs/design.md, section
+//! 2: the version of the i-th logged change to a row is max(time, previous version + 1), entry by
 //! entry. Collect and absorb both use this fold, so they compute the same number whenever they run.
 //! It only reads; a crash here loses nothing.
 

@@ -3,8 +3,8 @@
 //! fail because of content happens earlier, in decode.
 //!
 //! Arrives: the rows of one admitted batch, after absorb. Leaves: the database as if the greater
-//! version had always been there. Owns: unique clashes end the same way on every node (DESIGN.md
-//! section 2).
+//! version had always been there. Owns: unique clashes end the same way on every node
+//! (docs/design.md, section 2).
 
 use crate::db::connection::DatabaseError;
 use crate::db::layout::TableLayout;

@@ -23,10 +23,10 @@ pub enum Verdict {
     },
 }
 
-/// Compares the versions of one row (DESIGN.md section 2). `previous` is what the remote writer had
-/// before its change; equal to `remote` it says that nobody kept it (a repair). Then ours counts as
-/// unseen only if it was written here: better a needless journal entry than a local write without a
-/// trace.
+/// Compares the versions of one row (docs/design.md, section 2). `previous` is what the remote
+/// writer had before its change; equal to `remote` it says that nobody kept it (a repair). Then
+/// ours counts as unseen only if it was written here: better a needless journal entry than a local
+/// write without a trace.
 pub fn resolve(local: Version, remote: Version, previous: Version, local_is_own: bool) -> Verdict {
     let wins = if planted(Bug::TieBroken) && remote.hlc == local.hlc {
         local.site != remote.site
