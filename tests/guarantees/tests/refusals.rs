@@ -312,7 +312,11 @@ fn a_stream_with_another_configuration() {
     let mut cluster = Cluster::with(1, SCHEMA, "replication_log.max_entries = 5000");
     cluster.run();
     let other = cluster.add(SCHEMA, "replication_log.max_entries = 7000");
-    refused_unchanged(other, 6, &["max_entries is 5000, configured is 7000", "update_existing"]);
+    refused_unchanged(
+        other,
+        6,
+        &["max_entries is 5000, the configuration says 7000", "update_existing"],
+    );
     let changing = std::fs::read_to_string(&other.config).unwrap().replace(
         "max_entries = 7000",
         "max_entries = 7000\nreplication_log.update_existing = true",
@@ -325,7 +329,7 @@ fn a_stream_with_another_configuration() {
     cluster.nodes[0].start();
     assert_eq!(cluster.nodes[0].ended(), 6);
     assert!(
-        cluster.nodes[0].output().contains("max_entries is 7000, configured is 5000"),
+        cluster.nodes[0].output().contains("max_entries is 7000, the configuration says 5000"),
         "{}",
         cluster.nodes[0].output()
     );
