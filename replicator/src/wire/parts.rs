@@ -184,3 +184,7 @@ fn wrong(headers: &PartHeaders, reason: &'static str) -> PartError {
         reason,
     }
 }
+
+#[cfg(test)]
+#[path = "parts_tests.rs"]
+mod tests;
