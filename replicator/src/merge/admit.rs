@@ -61,3 +61,7 @@ fn difference(ours: &[String], header: &TableHeader) -> String {
     text.push_str(": run the same migration on both nodes");
     text
 }
+
+#[cfg(test)]
+#[path = "admit_tests.rs"]
+mod tests;
