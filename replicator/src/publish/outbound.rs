@@ -491,3 +491,7 @@ impl<B: Broker> Outbound<B> {
         self.db
     }
 }
+
+#[cfg(test)]
+#[path = "outbound_tests.rs"]
+mod tests;
