@@ -237,3 +237,7 @@ pub fn row_exists(
 ) -> Result<bool, DatabaseError> {
     Ok(db.prepare_cached(&table.sql.select_key)?.exists(params_from_iter(key))?)
 }
+
+#[cfg(test)]
+#[path = "fold_tests.rs"]
+mod tests;
