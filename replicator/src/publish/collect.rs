@@ -266,3 +266,7 @@ fn sites(own: Site, rows: &[FoldedRow]) -> (Vec<Site>, HashMap<Site, u64>) {
     }
     (further, index)
 }
+
+#[cfg(test)]
+#[path = "collect_tests.rs"]
+mod tests;
