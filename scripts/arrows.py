@@ -12,8 +12,8 @@ folders, separated by commas; `-` is none. A folder is what stands at the top of
 
 A use is a path in code that begins with `crate::` or `harmonylite::`, in a `use` or elsewhere.
 `super` must not lead out of a folder: such a path has to begin with `crate`. Test modules
-(`#[cfg(test)] mod`) may use everything. Also a fault: a circle among the allowed arrows, a folder
-that the table lacks, a row without its folder.
+(`#[cfg(test)] mod`, files `*_tests.rs`) may use everything. Also a fault: a circle among the
+allowed arrows, a folder that the table lacks, a row without its folder.
 """
 
 import pathlib
@@ -98,7 +98,11 @@ class Tree:
 
     def __init__(self, src):
         self.src = src
-        self.files = {path.relative_to(src): path for path in sorted(src.rglob("*.rs"))}
+        self.files = {
+            path.relative_to(src): path
+            for path in sorted(src.rglob("*.rs"))
+            if not path.name.endswith("_tests.rs")
+        }
         self.code = {name: code_of(path.read_text()) for name, path in self.files.items()}
         top = {name.parts[0] for name in self.files} - ROOT_FILES
         self.folders = {name.removesuffix(".rs") for name in top}
@@ -314,6 +318,7 @@ def self_test():
     with_attributes = "#[cfg(test)]\n#[allow(unused)]\npub(crate) mod t { use crate::high; }"
     expect("in a test with attributes", [], {"low.rs": with_attributes})
     expect("in a test", [], {"low.rs": "#[cfg(test)]\nmod tests { use super::super::high; }"})
+    expect("in a file of tests", [], {"mid/deep_tests.rs": "use crate::high::X;"})
     after = "#[cfg(test)]\nmod tests { fn f() { if x { } } }\nuse crate::high::X;"
     expect("after a test", ["src/low.rs:3: low may not use high"], {"low.rs": after})
     deep = ["src/mid/deep.rs:1: mid may not use high"]

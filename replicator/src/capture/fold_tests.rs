@@ -1,7 +1,7 @@
 use super::*;
 use crate::capture::absorb::{AbsorbState, absorb};
 use crate::capture::install::install;
-use crate::db::schema::TableFilter;
+use crate::model::table_filter::TableFilter;
 use crate::store::test_database;
 use rusqlite::types::Value as Sql;
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::capture::install::install;
-use crate::db::schema::TableFilter;
+use crate::model::table_filter::TableFilter;
 use crate::store::test_database;
 use globset::{Glob, GlobSetBuilder};
 

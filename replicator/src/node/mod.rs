@@ -21,8 +21,7 @@ mod watch;
 mod writer;
 
 pub use error::NodeError;
-pub use file_guard::FilesReplaced;
-pub use http::ListenError;
+use file_guard::FilesReplaced;
 
 use crate::actor::Fatal;
 use crate::clock;

@@ -2,7 +2,7 @@ use super::*;
 use crate::capture::absorb::{AbsorbState, absorb};
 use crate::capture::fold::log_end;
 use crate::capture::install::install;
-use crate::model::batch::Row;
+use crate::model::batch::{Row, Value};
 use crate::model::config::NodeConfig;
 use crate::model::ids::Hlc;
 use crate::model::limits::Limits;
