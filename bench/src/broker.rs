@@ -17,7 +17,7 @@ const STARTS_WITHIN_MS: u64 = 20_000;
 
 /// Which server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum BrokerKind {
     /// With the server's defaults.
     Plain,
     /// A node's own.
@@ -31,12 +31,12 @@ pub(crate) enum Broker {
 }
 
 impl Broker {
-    pub(crate) fn start(kind: Kind, dir: &Path) -> Result<Self> {
+    pub(crate) fn start(kind: BrokerKind, dir: &Path) -> Result<Self> {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         match kind {
-            Kind::Plain => plain(&runtime.block_on(server_program(&fetched()))?, dir),
-            Kind::Embedded => {
+            BrokerKind::Plain => plain(&runtime.block_on(server_program(&fetched()))?, dir),
+            BrokerKind::Embedded => {
                 let mut settings = Settings { db_path: dir.join("broker"), ..Settings::default() };
                 settings.nats.server_binary = fetched();
                 let server = runtime.block_on(Embedded::start(

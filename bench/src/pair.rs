@@ -1,6 +1,6 @@
 //! A broker and two nodes as real processes, which end with this one.
 
-use crate::broker::{Broker, Kind};
+use crate::broker::{Broker, BrokerKind};
 use anyhow::{Context, Result, bail};
 use harmonylite::clock;
 use harmonylite::db::lockfile::{Sidecar, sidecar};
@@ -33,7 +33,7 @@ struct Node {
 }
 
 impl Pair {
-    pub(crate) fn start(program: Option<PathBuf>, kind: Kind) -> Result<Self> {
+    pub(crate) fn start(program: Option<PathBuf>, kind: BrokerKind) -> Result<Self> {
         let program = program.map_or_else(beside_us, Ok)?;
         let dir = tempfile::Builder::new().prefix("harmonylite-bench-").tempdir()?;
         let broker = Broker::start(kind, dir.path())?;

@@ -18,7 +18,7 @@ pub(crate) enum Floor {
 
 /// One measurement.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Measured {
+pub(crate) struct Figure {
     name: String,
     value: f64,
     unit: String,
@@ -32,7 +32,7 @@ pub(crate) struct Report {
     version: String,
     cores: usize,
     debug_build: bool,
-    measured: Vec<Measured>,
+    measured: Vec<Figure>,
 }
 
 impl Report {
@@ -45,7 +45,7 @@ impl Report {
             Floor::AtMost(most) => value <= most,
         };
         eprintln!("{name}: {} {unit}", digits(value));
-        self.measured.push(Measured {
+        self.measured.push(Figure {
             name: name.to_owned(),
             value,
             unit: unit.to_owned(),

@@ -32,7 +32,7 @@ pub struct AbsorbState {
 /// was folded and whether the end was reached.
 ///
 /// # Errors
-/// What SQLite says; then the caller rolls back, and its state with it.
+/// SQLite's error. The caller then rolls back, and drops the changed state.
 pub fn absorb(
     db: &Connection,
     layout: &Layout,
@@ -73,7 +73,7 @@ pub fn absorb(
 /// there.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn published(db: &Connection, state: &mut AbsorbState, upto: i64) -> Result<(), DatabaseError> {
     debug_assert!(upto <= state.absorbed, "only absorbed entries may go");
     change_log::delete_published(db, upto)?;

@@ -34,7 +34,7 @@ fn unversioned(table: &TableLayout) -> String {
 /// Changes that the log holds must have been absorbed. Returns how many rows.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn baseline_table(db: &Connection, table: &TableLayout) -> Result<usize, DatabaseError> {
     baseline_rows(db, table, "TRUE", &[])
 }
@@ -43,7 +43,7 @@ pub fn baseline_table(db: &Connection, table: &TableLayout) -> Result<usize, Dat
 /// `values`.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn baseline_rows(
     db: &Connection,
     table: &TableLayout,
@@ -70,7 +70,7 @@ pub fn baseline_rows(
 /// published of that.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn replace(db: &Connection, layout: &Layout) -> Result<usize, DatabaseError> {
     let mut rows = 0;
     for table in &layout.tables {
@@ -92,7 +92,7 @@ pub fn replace(db: &Connection, layout: &Layout) -> Result<usize, DatabaseError>
 /// How many rows have no version, counted up to a bound.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn unversioned_rows(
     db: &Connection,
     layout: &Layout,

@@ -105,7 +105,7 @@ impl State {
 /// Folds the log.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn fold(
     db: &Connection,
     layout: &Layout,
@@ -229,7 +229,7 @@ fn finish(state: State, from: &FoldFrom<'_>) -> FoldedRow {
 /// Whether the row exists.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn row_exists(
     db: &Connection,
     table: &TableLayout,

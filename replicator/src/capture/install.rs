@@ -40,7 +40,7 @@ pub struct Installed {
 /// writer has to do that first.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn load(db: &Connection, filter: &TableFilter) -> Result<Option<Layout>, DatabaseError> {
     let version = schema_version(db)?;
     if meta::get(db, meta::SCHEMA_VERSION)? != Some(version) {
@@ -53,7 +53,7 @@ pub fn load(db: &Connection, filter: &TableFilter) -> Result<Option<Layout>, Dat
 /// `PRAGMA schema_version`: changes with every DDL statement of anyone.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn schema_version(db: &Connection) -> Result<i64, DatabaseError> {
     Ok(db.prepare_cached("PRAGMA main.schema_version")?.query_row([], |r| r.get(0))?)
 }
@@ -74,7 +74,7 @@ fn layout_of(db: &Connection, version: i64, schema: Schema) -> Result<Layout, Da
 /// transaction, on a connection where [`crate::store::install::create_tables`] has run.
 ///
 /// # Errors
-/// What SQLite says; then the caller rolls back and nothing has changed.
+/// SQLite's error. The caller then rolls back, and nothing has changed.
 pub fn install(
     db: &Connection,
     filter: &TableFilter,
@@ -123,7 +123,7 @@ pub fn install(
 /// Removes everything that we ever put into the database. Inside the caller's write transaction.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn uninstall(db: &Connection) -> Result<Vec<String>, DatabaseError> {
     let mut removed = Vec::new();
     for (name, kind, _) in own_objects(db)? {

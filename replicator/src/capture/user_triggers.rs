@@ -23,8 +23,8 @@ type Writes = BTreeMap<String, Vec<String>>;
 /// compiled here (they call a function of the application).
 ///
 /// # Errors
-/// What SQLite says of anything but the triggers themselves.
-pub fn mirror(
+/// SQLite's error, except for the triggers themselves.
+pub fn copy_to_temp(
     db: &mut Connection,
     replicated: &dyn Fn(&str) -> bool,
 ) -> Result<(Vec<String>, Vec<String>), DatabaseError> {

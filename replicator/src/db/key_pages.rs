@@ -10,7 +10,7 @@ use rusqlite::{Connection, params_from_iter};
 
 /// A range of rows in key order.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Stretch {
+pub struct KeyPage {
     /// A condition for WHERE, with parameters from ?1 on.
     pub condition: String,
     /// The parameters of the condition.
@@ -25,13 +25,13 @@ pub struct Stretch {
 ///
 /// # Errors
 /// SQLite's error.
-pub fn stretch(
+pub fn next_page(
     db: &Connection,
     from: &str,
     keys: &[String],
     after: Option<&[Value]>,
     rows_max: u64,
-) -> Result<Stretch, DatabaseError> {
+) -> Result<KeyPage, DatabaseError> {
     let n = keys.len();
     let columns = keys.join(", ");
     let places =
@@ -60,5 +60,5 @@ pub fn stretch(
         conditions.push(format!("({columns}) <= ({})", places(values.len() + 1)));
         values.extend(end.iter().cloned());
     }
-    Ok(Stretch { condition: conditions.join(" AND "), values, end })
+    Ok(KeyPage { condition: conditions.join(" AND "), values, end })
 }

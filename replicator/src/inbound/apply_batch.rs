@@ -56,34 +56,34 @@ impl std::fmt::Display for Sender {
 }
 
 /// Why a batch ended early inside its savepoint.
-enum Ended {
+enum EndedEarly {
     Fatal(Fatal),
     Outcome(Box<Outcome>),
 }
 
-impl<E: Into<Fatal>> From<E> for Ended {
+impl<E: Into<Fatal>> From<E> for EndedEarly {
     fn from(error: E) -> Self {
         Self::Fatal(error.into())
     }
 }
 
-impl From<Outcome> for Ended {
+impl From<Outcome> for EndedEarly {
     fn from(outcome: Outcome) -> Self {
         Self::Outcome(Box::new(outcome))
     }
 }
 
-fn undecodable(error: DecodeError) -> Ended {
+fn undecodable(error: DecodeError) -> EndedEarly {
     match error.action() {
         Action::HoldOrigin => Outcome::Held { reason: error.to_string(), header: None }.into(),
         _ => Outcome::Quarantine(error.to_string()).into(),
     }
 }
 
-fn inapplicable(error: ApplyError) -> Ended {
+fn inapplicable(error: ApplyError) -> EndedEarly {
     match error {
         ApplyError::Refused { .. } => Outcome::Quarantine(error.to_string()).into(),
-        ApplyError::Database(error) => Ended::Fatal(error.into()),
+        ApplyError::Database(error) => EndedEarly::Fatal(error.into()),
     }
 }
 
@@ -91,7 +91,7 @@ fn inapplicable(error: ApplyError) -> Ended {
 /// if that is known.
 ///
 /// # Errors
-/// What ends the node, or a lock that passes.
+/// The error that ends the node, or a temporary lock.
 pub(super) fn apply_body(
     tx: &Transaction<'_>,
     unpacker: &mut Unpacker,
@@ -104,12 +104,12 @@ pub(super) fn apply_body(
             connection::run(tx.db, "RELEASE __harmonylite__batch")?;
             Ok(outcome)
         }
-        Err(Ended::Outcome(outcome)) => {
+        Err(EndedEarly::Outcome(outcome)) => {
             tx.db
                 .execute_batch("ROLLBACK TO __harmonylite__batch; RELEASE __harmonylite__batch")?;
             Ok(*outcome)
         }
-        Err(Ended::Fatal(fatal)) => Err(fatal),
+        Err(EndedEarly::Fatal(fatal)) => Err(fatal),
     }
 }
 
@@ -119,7 +119,7 @@ fn apply_inside(
     unpacker: &mut Unpacker,
     body: &Spill,
     sender: Option<Sender>,
-) -> Result<Outcome, Ended> {
+) -> Result<Outcome, EndedEarly> {
     let limits = &tx.config.limits;
     if let Spill::Memory(packed) = body
         && let Some(plain) = unpacker.unpack(packed, limits).map_err(undecodable)?
@@ -134,9 +134,9 @@ fn apply_inside(
 /// `open` gives the decompressed batch from its start.
 fn apply_plain<R: Read>(
     tx: &Transaction<'_>,
-    open: impl Fn() -> Result<R, Ended>,
+    open: impl Fn() -> Result<R, EndedEarly>,
     sender: Option<Sender>,
-) -> Result<Outcome, Ended> {
+) -> Result<Outcome, EndedEarly> {
     let limits = &tx.config.limits;
     let found = outline(open()?, limits).map_err(undecodable)?;
     let header = found.header;

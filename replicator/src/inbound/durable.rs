@@ -54,7 +54,7 @@ impl Durable {
     /// Reads it.
     ///
     /// # Errors
-    /// What SQLite reports.
+    /// SQLite's error.
     pub(super) fn read(db: &Connection, config: &NodeConfig) -> Result<Self, DatabaseError> {
         let stored = Meta::read(db)?;
         let stream = |shard| {

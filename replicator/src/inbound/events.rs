@@ -10,7 +10,7 @@ use crate::actor::{Ack, Effect, Fatal};
 use crate::broker::{Broker, BrokerError, BrokerEvent, Message, Permit, Reply};
 use crate::model::config::Now;
 use crate::model::ids::{NodeId, StreamSeq};
-use crate::repair::answers::{Asked, Asking};
+use crate::repair::answers::{PeerQuestion, QuestionId};
 use crate::repair::gaps::Gaps;
 use crate::repair::question::{Outgoing, Question};
 use crate::repair::signal::Signal;
@@ -117,7 +117,7 @@ impl<B: Broker> Inbound<B> {
             spill_dir,
         };
         if let Err(error) = stream.deliver(message, permit, context) {
-            if stream.full.is_none() {
+            if stream.no_room.is_none() {
                 tracing::warn!(
                     shard,
                     seq = seq.0,
@@ -203,16 +203,16 @@ impl<B: Broker> Inbound<B> {
                 if !answers || shard == 0 || shard > self.config.shards {
                     return;
                 }
-                let asked = Asked { asker, gap, noticed_ms };
+                let id = QuestionId { asker, gap, noticed_ms };
                 let position = StreamSeq(upto);
                 let misses = !self.config.replicate || self.gaps.is_open(shard);
-                let asking = Asking { asked, origin, shard, position, since_ms };
-                let answer = self.answers.asked(asking, misses, now);
+                let question = PeerQuestion { id, origin, shard, position, since_ms };
+                let answer = self.answers.receive(question, misses, now);
                 self.requests.send(answer.map(Outgoing::Signal));
             }
             Signal::Answered { asker, gap, noticed_ms, by, whole } => {
-                let asked = Asked { asker, gap, noticed_ms };
-                self.answers.answered_by_another(asked, whole);
+                let id = QuestionId { asker, gap, noticed_ms };
+                self.answers.answered_by_another(id, whole);
                 if asker == self.config.node.0 {
                     let ask = self.gaps.answered((gap, noticed_ms), by, whole);
                     self.requests.send(ask);
@@ -265,7 +265,7 @@ impl<B: Broker> Inbound<B> {
         let began: Vec<_> = self.inbox.streams.iter().map(|s| (s.shard, s.began)).collect();
         let questions = self.verify.check(&self.durable, &began, self.config.own_shard());
         self.requests.send(questions);
-        self.requests.send([self.gaps.enroll_again()]);
+        self.requests.send([self.gaps.reread_members()]);
         self.requests.send(self.verify.ask_for_lease());
         true
     }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::inbound::stream::{Item, ItemKind};
+use crate::inbound::stream::{ItemKind, StreamItem};
 use crate::model::config::NodeConfig;
 use crate::model::ids::{BatchNo, StreamSeq};
 use crate::store::cursor::Anchor;
@@ -25,8 +25,8 @@ fn ack(upto: i64) -> Ack {
     Ack { batch: BatchNo(1), upto, seq: None, lowest_ms: 0 }
 }
 
-fn item(kind: ItemKind) -> Item {
-    Item { kind, anchor: Anchor::start(0), safe: Anchor::start(0) }
+fn item(kind: ItemKind) -> StreamItem {
+    StreamItem { kind, anchor: Anchor::start(0), safe: Anchor::start(0) }
 }
 
 fn gap() -> ItemKind {

@@ -11,7 +11,7 @@ use crate::capture::baseline;
 use crate::db::layout::Layout;
 use crate::model::config::{Now, OnJoin};
 use crate::model::ids::StreamSeq;
-use crate::repair::verdict::Answered;
+use crate::repair::verdict::BrokerAnswers;
 use rusqlite::Connection;
 use std::collections::HashMap;
 
@@ -34,7 +34,7 @@ impl Join {
     }
 
     /// A checked connection shows where the streams end now.
-    pub(super) fn checked(&mut self, answered: &Answered) {
+    pub(super) fn checked(&mut self, answered: &BrokerAnswers) {
         for (shard, state) in &answered.states {
             // A stream that was made again, or that lost its tail, may never again be as long.
             let target = self.targets.entry(*shard).or_insert(state.last);
@@ -74,13 +74,13 @@ impl Join {
 /// `on_join = "refuse"`: the node does not join if both sides have rows.
 ///
 /// # Errors
-/// [`Fatal::JoinRefused`]; what SQLite reports.
+/// [`Fatal::JoinRefused`]; SQLite's error.
 pub(super) fn refuse_join(
     db: &Connection,
     layout: &Layout,
     on_join: OnJoin,
     durable: &Durable,
-    answered: &Answered,
+    answered: &BrokerAnswers,
 ) -> Result<(), Fatal> {
     let has_data = answered.states.values().any(|s| s.last.0 > 0);
     if durable.joined || on_join != OnJoin::Refuse || !has_data {

@@ -64,7 +64,7 @@ pub struct Inbound<B: Broker> {
     join: Join,
     inbox: Inbox,
     /// Why the last transaction found no room on the disk.
-    full: Option<String>,
+    no_disk_room: Option<String>,
     /// For the other actor; the owner takes them after each call.
     pub effects: Vec<Effect>,
     /// Counters.
@@ -97,7 +97,7 @@ impl<B: Broker> Inbound<B> {
             pruning: Pruning::new(now),
             join: Join::new(config.replicate),
             inbox: Inbox::new(&durable, now),
-            full: None,
+            no_disk_room: None,
             effects: Vec::new(),
             stats: Stats::default(),
             config,
@@ -153,7 +153,7 @@ impl<B: Broker> Inbound<B> {
     }
 
     /// Whether the broker is up, checked, and consumed from.
-    pub fn is_linked(&self) -> bool {
+    pub fn is_connected(&self) -> bool {
         self.verify.is_up()
     }
 
@@ -179,15 +179,16 @@ impl<B: Broker> Inbound<B> {
     }
 
     /// What found no room on a disk and is tried again, for people.
-    pub fn full(&self) -> Option<String> {
-        if self.full.is_some() {
-            return self.full.clone();
+    pub fn no_room(&self) -> Option<String> {
+        if self.no_disk_room.is_some() {
+            return self.no_disk_room.clone();
         }
-        let (stream, full) = self.inbox.streams.iter().find_map(|s| Some((s, s.full.as_ref()?)))?;
+        let (stream, no_room) =
+            self.inbox.streams.iter().find_map(|s| Some((s, s.no_room.as_ref()?)))?;
         let dir = self.config.spill_dir.display();
         Some(format!(
             "no room in {dir} for a large batch, at {} in stream {}: {}",
-            full.seq, stream.shard, full.reason
+            no_room.seq, stream.shard, no_room.reason
         ))
     }
 

@@ -6,7 +6,7 @@
 
 use super::apply_batch::{Outcome, Sender, apply_body};
 use super::inbox::Inbox;
-use super::stream::{Item, ItemKind};
+use super::stream::{ItemKind, StreamItem};
 use super::transaction::Transaction;
 use crate::actor::Fatal;
 use crate::merge::apply::Applied;
@@ -39,13 +39,13 @@ struct Place<'i> {
     /// Index of the stream.
     i: usize,
     shard: u32,
-    item: &'i Item,
+    item: &'i StreamItem,
 }
 
 /// Tries again what people asked for, and then applies what was delivered, up to the bound on rows.
 ///
 /// # Errors
-/// What ends the node, or a lock that passes.
+/// The error that ends the node, or a temporary lock.
 pub(super) fn serve(
     tx: &mut Transaction<'_>,
     inbox: &mut Inbox,
@@ -294,7 +294,7 @@ impl Processing<'_, '_> {
 /// Writes down which origins are not held any more.
 ///
 /// # Errors
-/// What SQLite reports.
+/// SQLite's error.
 pub(super) fn release(tx: &mut Transaction<'_>) -> Result<(), Fatal> {
     for (shard, node) in std::mem::take(&mut tx.after.released) {
         held::remove(tx.db, node, shard)?;

@@ -42,7 +42,7 @@ impl FollowedSchema {
     /// Looks whether somebody changed the schema.
     ///
     /// # Errors
-    /// What SQLite reports.
+    /// SQLite's error.
     pub(super) fn look(&mut self, db: &Connection) -> Result<(), Fatal> {
         let version = self.layout.schema_version;
         self.moved = install::schema_version(db)? != version || self.prepared != version;
@@ -53,7 +53,7 @@ impl FollowedSchema {
     /// `writes`: see [`check_content`].
     ///
     /// # Errors
-    /// What ends the node, or a lock that passes; then it has to be called again.
+    /// The error that ends the node, or a temporary lock; the caller then calls it again.
     pub(super) fn follow(
         &mut self,
         db: &mut Connection,
@@ -92,13 +92,14 @@ impl FollowedSchema {
     /// replicated, and the probes for unique clashes.
     ///
     /// # Errors
-    /// What SQLite reports; then it has to be called again.
+    /// SQLite's error. The caller then calls it again.
     pub(super) fn prepare(&mut self, db: &mut Connection) -> Result<(), Fatal> {
         if self.prepared == self.layout.schema_version {
             return Ok(());
         }
         let layout = Arc::clone(&self.layout);
-        let (_, failed) = user_triggers::mirror(db, &|table| layout.by_name(table).is_some())?;
+        let (_, failed) =
+            user_triggers::copy_to_temp(db, &|table| layout.by_name(table).is_some())?;
         for trigger in failed {
             tracing::warn!(
                 trigger,

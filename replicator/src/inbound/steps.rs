@@ -26,12 +26,12 @@ impl<B: Broker> Inbound<B> {
     /// Does one piece of work, at most one write transaction. Deadlines are looked at here too.
     ///
     /// # Errors
-    /// What ends the node. Busy and full disks are not errors but [`Step::Busy`].
+    /// The error that ends the node. Busy and full disks are not errors but [`Step::Busy`].
     pub fn step(&mut self, now: Now) -> Result<Step, Fatal> {
         self.tick(now);
         self.judge_connection()?;
         let result = self.work(now);
-        self.full = match &result {
+        self.no_disk_room = match &result {
             Err(Fatal::Database(error @ (DatabaseError::Full | DatabaseError::NoIndex))) => {
                 Some(error.to_string())
             }

@@ -1,6 +1,6 @@
 //! One stream as it is consumed: puts parts together and keeps the order.
 //!
-//! Arrives: the messages of one consumer. Leaves: a queue of [`Item`]s, each with the cursor that
+//! Arrives: the messages of one consumer. Leaves: a queue of [`StreamItem`]s, each with the cursor that
 //! may be stored once it is dealt with. Owns: the cursor never passes the first part of a batch
 //! that is not complete yet. Only memory: after a crash the consumer starts again behind the stored
 //! cursor.
@@ -11,7 +11,7 @@ use crate::model::batch::PartHeaders;
 use crate::model::ids::{NodeId, Site, StreamSeq};
 use crate::model::limits::Limits;
 use crate::store::cursor::Anchor;
-use crate::wire::parts::{Assembler, Fed, PartError};
+use crate::wire::parts::{Assembler, PartError, PartOutcome};
 use crate::wire::spill::Spill;
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -51,7 +51,7 @@ pub enum ItemKind {
 
 /// One thing to deal with, in the order of the stream.
 #[derive(Debug)]
-pub struct Item {
+pub struct StreamItem {
     /// What it asks for.
     pub kind: ItemKind,
     /// The message that completed it.
@@ -98,20 +98,20 @@ pub struct ShardStream {
     /// When the stream was created.
     pub created_ns: i64,
     /// What is to be dealt with.
-    pub queue: VecDeque<Item>,
+    pub queue: VecDeque<StreamItem>,
     /// The last message seen.
     pub position: Anchor,
     /// The cursor that the consumer began behind. What it delivered may come from a connection that
     /// nobody has checked yet, and so may the cursor by now; this is what the last check knew.
     pub began: Option<Anchor>,
     /// A part found no room.
-    pub full: Option<Full>,
+    pub no_room: Option<NoRoom>,
     assembling: HashMap<NodeId, Assembling>,
 }
 
 /// A part of a large batch that could not be kept.
 #[derive(Debug)]
-pub struct Full {
+pub struct NoRoom {
     /// Which message.
     pub seq: StreamSeq,
     /// Of the stream that was created then.
@@ -119,7 +119,7 @@ pub struct Full {
     /// What the file system said.
     pub reason: String,
     /// When it is consumed again, on the monotone clock.
-    pub again_ms: u64,
+    pub retry_at_ms: u64,
     wait_ms: u64,
     /// Of what came behind it and was not taken: without them the broker would send all that it
     /// has.
@@ -127,8 +127,8 @@ pub struct Full {
 }
 
 /// What found no room is consumed again after so long, then ever more rarely.
-const FULL_AGAIN_MS: u64 = 2_000;
-const FULL_AGAIN_MS_MAX: u64 = 60_000;
+const NO_ROOM_RETRY_MS: u64 = 2_000;
+const NO_ROOM_RETRY_MS_MAX: u64 = 60_000;
 
 impl ShardStream {
     /// A stream of which nothing is consumed yet.
@@ -142,7 +142,7 @@ impl ShardStream {
             queue: VecDeque::new(),
             began: head,
             position,
-            full: None,
+            no_room: None,
             assembling: HashMap::new(),
         }
     }
@@ -151,7 +151,7 @@ impl ShardStream {
     /// or at the first batch that a held origin waits with.
     pub fn restart(&mut self, progress: &mut Progress, generation: u64) -> StreamSeq {
         self.generation = generation;
-        self.full.iter_mut().for_each(|full| full.permits.clear());
+        self.no_room.iter_mut().for_each(|no_room| no_room.permits.clear());
         self.queue.clear();
         self.assembling.clear();
         progress.resuming = progress.held.clone();
@@ -206,7 +206,7 @@ impl ShardStream {
             && (expected > progress.cursor.seq() || !progress.resuming.is_empty())
         {
             let safe = self.safe(self.position);
-            self.queue.push_back(Item {
+            self.queue.push_back(StreamItem {
                 kind: ItemKind::Gap { from: expected, to: message.seq },
                 anchor,
                 safe,
@@ -214,12 +214,13 @@ impl ShardStream {
         }
         let kind = self.sort(message, permit, context)?;
         let created_ns = self.created_ns;
-        self.full.take_if(|full| full.seq <= anchor.seq || full.created_ns != created_ns);
+        self.no_room
+            .take_if(|no_room| no_room.seq <= anchor.seq || no_room.created_ns != created_ns);
         self.abandon_stale(anchor.time_ns);
         let safe = self.safe(anchor);
         self.position = anchor;
         if let Some(kind) = kind {
-            self.queue.push_back(Item { kind, anchor, safe });
+            self.queue.push_back(StreamItem { kind, anchor, safe });
         }
         Ok(())
     }
@@ -229,14 +230,14 @@ impl ShardStream {
     pub fn wait_for_room(&mut self, seq: StreamSeq, reason: String, mono_ms: u64) {
         self.generation = 0;
         let wait_ms = self
-            .full
+            .no_room
             .as_ref()
-            .map_or(FULL_AGAIN_MS, |full| (full.wait_ms * 2).min(FULL_AGAIN_MS_MAX));
-        self.full = Some(Full {
+            .map_or(NO_ROOM_RETRY_MS, |no_room| (no_room.wait_ms * 2).min(NO_ROOM_RETRY_MS_MAX));
+        self.no_room = Some(NoRoom {
             seq,
             created_ns: self.created_ns,
             reason,
-            again_ms: mono_ms + wait_ms,
+            retry_at_ms: mono_ms + wait_ms,
             wait_ms,
             permits: Vec::new(),
         });
@@ -244,14 +245,15 @@ impl ShardStream {
 
     /// Does not take a message, and holds the broker back.
     pub fn turn_down(&mut self, permit: Permit) {
-        if let Some(full) = self.full.as_mut().filter(|_| self.generation == 0) {
-            full.permits.push(permit);
+        if let Some(no_room) = self.no_room.as_mut().filter(|_| self.generation == 0) {
+            no_room.permits.push(permit);
         }
     }
 
     /// Whether it listened to nobody for long enough.
     pub fn looks_for_room(&self, mono_ms: u64) -> bool {
-        self.generation == 0 && self.full.as_ref().is_some_and(|full| mono_ms >= full.again_ms)
+        self.generation == 0
+            && self.no_room.as_ref().is_some_and(|no_room| mono_ms >= no_room.retry_at_ms)
     }
 
     /// What a message is for us. None: a part of a batch that is not complete.
@@ -303,15 +305,15 @@ impl ShardStream {
             slot.since_ns = message.time_ns;
         }
         Ok(match slot.assembler.feed(message.seq, &headers, &message.payload) {
-            Ok(Fed::Incomplete) => None,
-            Ok(Fed::Complete { body, first }) => {
+            Ok(PartOutcome::Incomplete) => None,
+            Ok(PartOutcome::Complete { body, first }) => {
                 slot.before = None;
                 let permit = if headers.parts == 1 { permit } else { Permit::default() };
                 Some(ItemKind::Batch { headers, first, body, permit })
             }
             // We began in the middle of it: its first part was dealt with before, or the chain of
             // batch numbers shows the hole.
-            Ok(Fed::Orphan) => Some(ItemKind::Skip),
+            Ok(PartOutcome::Orphan) => Some(ItemKind::Skip),
             // Not damage: the batch stays incomplete, and so the cursor stays before it.
             Err(PartError::Io(error)) => return Err(error),
             Err(error) => {
@@ -337,7 +339,7 @@ impl ShardStream {
         });
         if self.assembling.len() < before {
             let (anchor, safe) = (self.position, self.safe(self.position));
-            self.queue.push_back(Item { kind: ItemKind::Skip, anchor, safe });
+            self.queue.push_back(StreamItem { kind: ItemKind::Skip, anchor, safe });
         }
     }
 
@@ -347,10 +349,10 @@ impl ShardStream {
             self.assembling.values().filter(|a| a.before.is_some()).filter_map(|a| a.idle_since_ms);
         let idle_ms = idle.min().map_or(u64::MAX, |since| since + INCOMPLETE_MS_MAX);
         let room_ms = self
-            .full
+            .no_room
             .as_ref()
             .filter(|_| self.generation == 0)
-            .map_or(u64::MAX, |full| full.again_ms);
+            .map_or(u64::MAX, |no_room| no_room.retry_at_ms);
         idle_ms.min(room_ms)
     }
 

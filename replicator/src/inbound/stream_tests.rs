@@ -121,12 +121,14 @@ fn while_there_is_no_room_nothing_is_listened_to_and_the_wait_grows() {
     let mut progress = progress(0);
     let mut stream = consuming(&mut progress);
     stream.wait_for_room(StreamSeq(1), "disk full".to_owned(), 0);
-    assert!(!stream.looks_for_room(FULL_AGAIN_MS - 1) && stream.looks_for_room(FULL_AGAIN_MS));
+    assert!(
+        !stream.looks_for_room(NO_ROOM_RETRY_MS - 1) && stream.looks_for_room(NO_ROOM_RETRY_MS)
+    );
     stream.restart(&mut progress, 2);
     assert_eq!(stream.deadline(), u64::MAX);
     stream.wait_for_room(StreamSeq(1), "disk full".to_owned(), 0);
-    assert_eq!(stream.deadline(), 2 * FULL_AGAIN_MS);
+    assert_eq!(stream.deadline(), 2 * NO_ROOM_RETRY_MS);
     stream.restart(&mut progress, 3);
     deliver(&mut stream, &progress, message(1, 2, 1, 1));
-    assert!(stream.full.is_none(), "it found room");
+    assert!(stream.no_room.is_none(), "it found room");
 }

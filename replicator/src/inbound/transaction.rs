@@ -17,7 +17,7 @@ use crate::model::config::{NodeConfig, Now, OnJoin};
 use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 use crate::model::planted_bugs::{Bug, planted};
 use crate::repair::answers::{Answers, AnswersDone};
-use crate::repair::republish::Stepped;
+use crate::repair::republish::RepublishStep;
 use crate::repair::verdict::{Rewind, Verdict};
 use crate::store::change_log::{self, log_end};
 use crate::store::cursor::{Anchor, NO_ROW_MS};
@@ -120,7 +120,7 @@ impl<'a> Transaction<'a> {
     /// may be written.
     ///
     /// # Errors
-    /// [`Fatal::Restored`]; what SQLite reports.
+    /// [`Fatal::Restored`]; SQLite's error.
     pub(super) fn begin(&mut self) -> Result<bool, Fatal> {
         check_content(self.db, self.durable.writes)?;
         self.durable.writes += 1;
@@ -132,7 +132,7 @@ impl<'a> Transaction<'a> {
     /// If somebody emptied the log, its ids begin again, and so do the marks.
     ///
     /// # Errors
-    /// What SQLite reports.
+    /// SQLite's error.
     pub(super) fn follow_emptied_log(&mut self) -> Result<(), Fatal> {
         if log_end(self.db)? >= self.durable.absorb.published {
             return Ok(());
@@ -151,7 +151,7 @@ impl<'a> Transaction<'a> {
     /// for another content.
     ///
     /// # Errors
-    /// What SQLite reports.
+    /// SQLite's error.
     pub(super) fn begin_incarnation(&mut self, site: Site) -> Result<(), Fatal> {
         tracing::warn!(
             site = site.0,
@@ -174,11 +174,11 @@ impl<'a> Transaction<'a> {
     /// has any more: they get the present time.
     ///
     /// # Errors
-    /// What SQLite reports.
+    /// SQLite's error.
     pub(super) fn stamp_old_changes(&mut self) -> Result<(), Fatal> {
         let oldest = self.now.unix_ms - self.config.version_retention_ms;
         let after = self.durable.absorb.absorbed;
-        let stamped = change_log::stamp_anew(self.db, after, oldest, self.now.unix_ms)?;
+        let stamped = change_log::restamp(self.db, after, oldest, self.now.unix_ms)?;
         if stamped > 0 {
             tracing::warn!(
                 changes = stamped,
@@ -193,7 +193,7 @@ impl<'a> Transaction<'a> {
     /// comes first, in the next transaction.
     ///
     /// # Errors
-    /// What SQLite reports.
+    /// SQLite's error.
     pub(super) fn absorb(&mut self, acks_wait: bool) -> Result<bool, Fatal> {
         let absorbs_first = !planted(Bug::NoAbsorbFirst) || acks_wait;
         let entries_max = if absorbs_first { ABSORB_ENTRIES_MAX } else { 0 };
@@ -209,7 +209,7 @@ impl<'a> Transaction<'a> {
     /// Writes down the acknowledgements that wait.
     ///
     /// # Errors
-    /// What SQLite reports.
+    /// SQLite's error.
     pub(super) fn mark_acknowledged(&mut self, inbox: &Inbox) -> Result<(), Fatal> {
         let acks = &inbox.acks;
         let Some(last) = acks.last() else { return Ok(()) };
@@ -247,7 +247,7 @@ impl<'a> Transaction<'a> {
     /// Carries out the verdict on the connection.
     ///
     /// # Errors
-    /// What SQLite reports.
+    /// SQLite's error.
     pub(super) fn carry_out(&mut self, verdict: &Verdict) -> Result<(), Fatal> {
         self.rewind(verdict);
         self.note_expired(verdict)?;
@@ -328,7 +328,7 @@ impl<'a> Transaction<'a> {
     /// lost message carried.
     ///
     /// # Errors
-    /// What SQLite reports.
+    /// SQLite's error.
     pub(super) fn note_gap(&mut self, shard: u32, node: NodeId, reason: &str) -> Result<(), Fatal> {
         if planted(Bug::NoGapRepair) {
             return Ok(());
@@ -348,7 +348,7 @@ impl<'a> Transaction<'a> {
     /// Whether everything that this stream had for this node, up to its cursor, is applied.
     ///
     /// # Errors
-    /// What SQLite reports.
+    /// SQLite's error.
     pub(super) fn is_whole(&self, shard: u32) -> Result<bool, DatabaseError> {
         Ok(self.config.replicate && gaps::misses_nothing(self.db, shard)?)
     }
@@ -356,7 +356,7 @@ impl<'a> Transaction<'a> {
     /// Republishes what others miss, once for all whose questions are due.
     ///
     /// # Errors
-    /// What SQLite reports.
+    /// SQLite's error.
     pub(super) fn answer(&mut self, answers: &Answers) -> Result<(), Fatal> {
         let reached = |shard, position| self.durable.has_reached(shard, position);
         let Some(answerable) = answers.answerable(self.now, reached) else { return Ok(()) };
@@ -374,7 +374,7 @@ impl<'a> Transaction<'a> {
     /// every row has a version. `found_data`: the cluster had data.
     ///
     /// # Errors
-    /// What SQLite reports.
+    /// SQLite's error.
     pub(super) fn begin_end_of_join(&mut self, found_data: bool) -> Result<(), Fatal> {
         if self.config.on_join == OnJoin::Replace && found_data {
             let rows = baseline::replace(self.db, self.layout)?;
@@ -393,18 +393,18 @@ impl<'a> Transaction<'a> {
     /// One step of the walk that is under way.
     ///
     /// # Errors
-    /// What SQLite reports.
+    /// SQLite's error.
     pub(super) fn step_republish(&mut self, answers: &Answers) -> Result<(), Fatal> {
         let published = self.durable.absorb.published;
-        let rows_max = self.config.limits.relog_rows_max;
+        let rows_max = self.config.limits.republish_rows_max;
         let walks = &mut self.durable.republish;
         let rows = match walks.step(self.db, self.layout, rows_max, published)? {
             None => return Ok(()),
-            Some(Stepped::Logged { rows, republished }) => {
+            Some(RepublishStep::Logged { rows, republished }) => {
                 self.stats.rows_republished += if republished { rows } else { 0 };
                 rows
             }
-            Some(Stepped::Republished { rows }) => {
+            Some(RepublishStep::Republished { rows }) => {
                 self.stats.rows_republished += rows;
                 let end = log_end(self.db)?;
                 let mut done = std::mem::take(&mut self.after.answers);
@@ -412,7 +412,7 @@ impl<'a> Transaction<'a> {
                 self.after.answers = done;
                 rows
             }
-            Some(Stepped::Joined { rows }) => {
+            Some(RepublishStep::Joined { rows }) => {
                 meta::set(self.db, meta::JOINED, true)?;
                 self.durable.joined = true;
                 rows
@@ -431,7 +431,7 @@ impl<'a> Transaction<'a> {
     /// Writes down which origins are not held any more, what is never sent, and the cursors.
     ///
     /// # Errors
-    /// What SQLite reports.
+    /// SQLite's error.
     pub(super) fn write_marks(&mut self) -> Result<(), Fatal> {
         if !self.config.publish {
             let end = self.durable.absorb.absorbed;
@@ -462,7 +462,7 @@ fn roll_back(db: &Connection) {
 /// lists.
 ///
 /// # Errors
-/// [`Fatal::Restored`]; what SQLite reports.
+/// [`Fatal::Restored`]; SQLite's error.
 pub(super) fn check_content(db: &Connection, writes: i64) -> Result<(), Fatal> {
     match meta::get(db, meta::WRITES) {
         Ok(stored) if stored.unwrap_or(0) == writes => Ok(()),

@@ -10,9 +10,9 @@ use crate::broker::{KvEntry, Reply, Request};
 use crate::model::config::{NodeConfig, Now};
 use crate::model::ids::{NodeId, Site};
 use crate::model::planted_bugs::{Bug, planted};
-use crate::repair::lease::{Lease, Next};
+use crate::repair::lease::{Lease, LeaseStep};
 use crate::repair::question::{Outgoing, Question};
-use crate::repair::verdict::{Answered, Known, Verdict, judge_connection};
+use crate::repair::verdict::{BrokerAnswers, NodeKnowledge, Verdict, judge_connection};
 use crate::store::cursor::Anchor;
 
 /// A check that failed is repeated after this.
@@ -23,7 +23,7 @@ const HEARTBEAT_MS: u64 = 10_000;
 /// A check under way.
 #[derive(Debug, Default)]
 struct Check {
-    answered: Answered,
+    answered: BrokerAnswers,
     outstanding: usize,
     /// The trail of the cursors that are lost was asked about.
     trail_asked: bool,
@@ -175,7 +175,7 @@ impl Verify {
         began: &[(u32, Option<Anchor>)],
         own_shard: u32,
     ) -> Vec<Outgoing> {
-        let mut answered = Answered { own: durable.own_anchor, ..Answered::default() };
+        let mut answered = BrokerAnswers { own: durable.own_anchor, ..BrokerAnswers::default() };
         let at = |shard, anchor: &Anchor| {
             let seq = anchor.seq;
             Outgoing::Ask(Question::At(shard, seq), Request::MessageAt { shard, seq })
@@ -234,9 +234,11 @@ impl Verify {
         now: Now,
     ) -> Result<Option<Outgoing>, Fatal> {
         match self.lease.decide(entry, now.mono_ms) {
-            Next::Put { expected } => return Ok(Some(self.put_lease(expected))),
-            Next::LookAgain => self.lease_due_ms = now.mono_ms + (self.lease_ttl_ms / 4).max(1),
-            Next::Refuse(holder) => {
+            LeaseStep::Put { expected } => return Ok(Some(self.put_lease(expected))),
+            LeaseStep::LookAgain => {
+                self.lease_due_ms = now.mono_ms + (self.lease_ttl_ms / 4).max(1)
+            }
+            LeaseStep::Refuse(holder) => {
                 return Err(Fatal::SecondNode { node: self.node, place: holder.place });
             }
         }
@@ -331,11 +333,15 @@ impl Verify {
     }
 
     /// Judges the connection. Returns the state of each stream.
-    pub(super) fn judge(&mut self, durable: &Durable, config: &NodeConfig) -> Option<Answered> {
+    pub(super) fn judge(
+        &mut self,
+        durable: &Durable,
+        config: &NodeConfig,
+    ) -> Option<BrokerAnswers> {
         let State::Checking(check) = std::mem::replace(&mut self.state, State::Down) else {
             return None;
         };
-        let known = Known {
+        let known = NodeKnowledge {
             cursors: durable.streams.iter().map(|s| (s.shard, &s.cursor)).collect(),
             own_shard: config.own_shard(),
             own_lowest_ms: durable.own_lowest_ms,

@@ -35,7 +35,7 @@ pub enum ApplyError {
         table: String,
         /// The key as JSON of SQL literals.
         key: String,
-        /// What SQLite says.
+        /// SQLite's error.
         reason: String,
     },
 }
@@ -330,7 +330,7 @@ fn same_content(a: Option<&[(&str, Value)]>, b: Option<&[(&str, Value)]>) -> boo
 /// Logs a row whose version is stored already, so that it is published.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn log_for_publication(
     db: &Connection,
     table: &TableLayout,

@@ -15,7 +15,7 @@ use rusqlite::Connection;
 /// layout.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn prepare(db: &Connection, layout: &Layout) -> Result<(), DatabaseError> {
     let old: Vec<String> = db
         .prepare(
@@ -57,7 +57,7 @@ pub fn prepare(db: &Connection, layout: &Layout) -> Result<(), DatabaseError> {
 /// differently here than there.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn set_probing(db: &Connection, on: bool) -> Result<(), DatabaseError> {
     Ok(db.execute_batch(if on {
         "PRAGMA recursive_triggers = ON"
@@ -70,7 +70,7 @@ pub fn set_probing(db: &Connection, on: bool) -> Result<(), DatabaseError> {
 /// [`set_probing`].
 ///
 /// # Errors
-/// What SQLite says, also of a row that no REPLACE can write.
+/// SQLite's error, also for a row that no REPLACE can write.
 pub fn others(
     db: &Connection,
     table: &TableLayout,

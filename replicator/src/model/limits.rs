@@ -39,7 +39,7 @@ pub struct Limits {
     /// Least number of messages between two kept cursors.
     pub cursor_trail_step: u64,
     /// Rows read in one write transaction of a republication (about 20 ms of work).
-    pub relog_rows_max: u64,
+    pub republish_rows_max: u64,
     /// Log entries that one batch folds. A longer log is read in pieces, which may split a
     /// transaction.
     pub batch_entries_max: u64,
@@ -62,7 +62,7 @@ impl Default for Limits {
             quarantine_max: 1_000,
             cursor_trail_max: 64,
             cursor_trail_step: 64,
-            relog_rows_max: 10_000,
+            republish_rows_max: 10_000,
             batch_entries_max: 4_000_000,
         }
     }

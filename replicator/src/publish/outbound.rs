@@ -48,15 +48,15 @@ enum State {
     /// A part is in flight.
     Sending(Ticket),
     /// Something failed: find out where we are at this time.
-    Again(u64),
+    RetryAt(u64),
 }
 
 /// The fence refused so often in a row, by messages of a site that is not ours: another process
 /// publishes as this node.
 const FOREIGN_MAX: u32 = 3;
-const AGAIN_MS: u64 = 100;
+const RETRY_MS: u64 = 100;
 /// What the broker refuses, or what finds no room on the disk, is tried again after so long.
-const REFUSED_AGAIN_MS: u64 = 2_000;
+const REFUSED_RETRY_MS: u64 = 2_000;
 /// So many in a row, on a connection that holds, are more than a leader that changes.
 const UNANSWERED_MAX: u32 = 2;
 /// nats-server 2.15.1 stores nothing more in a stream whose disk was full once, until it is started
@@ -235,7 +235,7 @@ impl<B: Broker> Outbound<B> {
                 }
                 self.stats.refused += 1;
                 self.refusal = Some(refusal);
-                self.state = State::Again(now.mono_ms + REFUSED_AGAIN_MS);
+                self.state = State::RetryAt(now.mono_ms + REFUSED_RETRY_MS);
             }
             (State::Sending(asked), Err(error)) if *asked == ticket => {
                 self.unanswered += 1;
@@ -247,12 +247,12 @@ impl<B: Broker> Outbound<B> {
                         {UNANSWERED_HINT}"
                     ));
                 }
-                self.state = State::Again(now.mono_ms + AGAIN_MS);
+                self.state = State::RetryAt(now.mono_ms + RETRY_MS);
             }
             (State::Finding(asked), Err(error)) if *asked == ticket => {
                 tracing::debug!(%error, "the broker did not answer; finding out where this node's \
                     subject is");
-                self.state = State::Again(now.mono_ms + AGAIN_MS);
+                self.state = State::RetryAt(now.mono_ms + RETRY_MS);
             }
             _ => {}
         }
@@ -318,7 +318,7 @@ impl<B: Broker> Outbound<B> {
             flight.part += 1;
             if let Err(error) = self.send() {
                 tracing::error!(%error, "cannot read a part of the batch back; trying again");
-                self.state = State::Again(now.mono_ms + AGAIN_MS);
+                self.state = State::RetryAt(now.mono_ms + RETRY_MS);
             }
             return;
         }
@@ -344,10 +344,10 @@ impl<B: Broker> Outbound<B> {
     /// Does one piece of work.
     ///
     /// # Errors
-    /// What ends the node.
+    /// The error that ends the node.
     pub fn step(&mut self, now: Now) -> Result<Step, Fatal> {
         match self.state {
-            State::Again(at) if now.mono_ms >= at => {
+            State::RetryAt(at) if now.mono_ms >= at => {
                 self.find();
                 Ok(Step::Worked)
             }
@@ -358,7 +358,7 @@ impl<B: Broker> Outbound<B> {
 
     /// When [`Outbound::step`] has something to do even if nothing comes in, on the monotone clock.
     pub fn deadline(&self) -> u64 {
-        if let State::Again(at) = self.state { at } else { u64::MAX }
+        if let State::RetryAt(at) = self.state { at } else { u64::MAX }
     }
 
     /// Whether nothing is in flight and nothing was left to look at.
@@ -395,7 +395,7 @@ impl<B: Broker> Outbound<B> {
                 }
                 self.refusal = Some(refusal);
                 self.look = true;
-                self.state = State::Again(now.mono_ms + REFUSED_AGAIN_MS);
+                self.state = State::RetryAt(now.mono_ms + REFUSED_RETRY_MS);
                 Ok(Step::Idle)
             }
             Err(error @ CollectError::RowTooLarge { .. }) => {

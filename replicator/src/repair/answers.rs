@@ -20,7 +20,7 @@ const GIVEN_MAX: usize = 256;
 
 /// Whose question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct QuestionId {
     /// The node that asks.
     pub asker: u64,
     /// Its number of the gap.
@@ -31,9 +31,9 @@ pub struct Asked {
 
 /// A question of another node, as it arrived.
 #[derive(Clone, Copy, Debug)]
-pub struct Asking {
+pub struct PeerQuestion {
     /// Whose.
-    pub asked: Asked,
+    pub id: QuestionId,
     /// The node whose batches are missing; 0: unknown.
     pub origin: u64,
     /// The stream.
@@ -46,7 +46,7 @@ pub struct Asking {
 
 #[derive(Clone, Debug)]
 struct Answer {
-    asking: Asking,
+    question: PeerQuestion,
     due_ms: u64,
     /// Once its rows are being logged: whether this node missed nothing then.
     begun: Option<bool>,
@@ -85,7 +85,7 @@ pub struct Answers {
     me: NodeId,
     replicates: bool,
     waiting: Vec<Answer>,
-    given: VecDeque<(Asked, bool)>,
+    given: VecDeque<(QuestionId, bool)>,
 }
 
 impl Answers {
@@ -113,29 +113,29 @@ impl Answers {
 
     /// Takes a question in. `misses`: this node misses something of that stream itself. Returns
     /// the answer if it was given before: it may have been lost.
-    pub fn asked(&mut self, asking: Asking, misses: bool, now: Now) -> Option<Signal> {
-        let asked = asking.asked;
-        if let Some(known) = self.waiting.iter_mut().find(|a| a.asking.asked == asked) {
+    pub fn receive(&mut self, question: PeerQuestion, misses: bool, now: Now) -> Option<Signal> {
+        let id = question.id;
+        if let Some(known) = self.waiting.iter_mut().find(|a| a.question.id == id) {
             // The stream may have begun again since, and with it the positions.
             if known.begun.is_none() {
-                known.asking.position = asking.position;
+                known.question.position = question.position;
             }
             return None;
         }
-        match self.given.iter().find(|(given, _)| *given == asked) {
-            Some((_, whole)) if *whole || misses => Some(self.signal(asked, *whole)),
+        match self.given.iter().find(|(given, _)| *given == id) {
+            Some((_, whole)) if *whole || misses => Some(self.signal(id, *whole)),
             _ => {
                 let delay = ANSWER_DELAY_MS * if misses { 2 } else { 1 } + self.me.0 % 1_000;
-                let due_ms = now.mono_ms + if asking.origin == self.me.0 { 0 } else { delay };
-                self.waiting.push(Answer { asking, due_ms, begun: None, logged: None });
+                let due_ms = now.mono_ms + if question.origin == self.me.0 { 0 } else { delay };
+                self.waiting.push(Answer { question, due_ms, begun: None, logged: None });
                 None
             }
         }
     }
 
     /// Another node has answered; a whole answer makes ours needless unless it is begun.
-    pub fn answered_by_another(&mut self, asked: Asked, whole: bool) {
-        self.waiting.retain(|a| !whole || a.asking.asked != asked || a.begun.is_some());
+    pub fn answered_by_another(&mut self, id: QuestionId, whole: bool) {
+        self.waiting.retain(|a| !whole || a.question.id != id || a.begun.is_some());
     }
 
     /// When an answer can be begun. A node that has not come as far as the asker waits for that,
@@ -144,7 +144,7 @@ impl Answers {
         if answer.begun.is_some() {
             return u64::MAX;
         }
-        let waits = self.replicates && !reached(answer.asking.shard, answer.asking.position);
+        let waits = self.replicates && !reached(answer.question.shard, answer.question.position);
         answer.due_ms + if waits { UNREACHED_DELAY_MS } else { 0 }
     }
 
@@ -166,10 +166,10 @@ impl Answers {
         let soon_ms = now.mono_ms + 3 * ANSWER_DELAY_MS;
         let is_near = |i: &usize| self.due_ms(&self.waiting[*i], &reached) <= soon_ms;
         let which: Vec<usize> = (0..self.waiting.len()).filter(is_near).collect();
-        let asking = || which.iter().map(|i| &self.waiting[*i].asking);
+        let question = || which.iter().map(|i| &self.waiting[*i].question);
         Some(Answerable {
-            since_ms: asking().map(|a| a.since_ms).min().unwrap_or(0),
-            askers: asking().map(|a| a.asked.asker).collect(),
+            since_ms: question().map(|a| a.since_ms).min().unwrap_or(0),
+            askers: question().map(|a| a.id.asker).collect(),
             which,
         })
     }
@@ -187,7 +187,7 @@ impl Answers {
         done: &mut AnswersDone,
     ) -> Result<(), E> {
         for i in answerable.which {
-            let Asking { shard, position, .. } = self.waiting[i].asking;
+            let PeerQuestion { shard, position, .. } = self.waiting[i].question;
             done.begun.push((i, reached(shard, position) && whole(shard)?));
         }
         Ok(())
@@ -205,7 +205,7 @@ impl Answers {
     ) -> Result<(), E> {
         for (i, answer) in self.waiting.iter().enumerate() {
             if let (Some(begun), None) = (answer.begun, answer.logged) {
-                let whole = begun && whole(answer.asking.shard)?;
+                let whole = begun && whole(answer.question.shard)?;
                 done.logged.push((i, Logged { end, whole }));
             }
         }
@@ -226,16 +226,16 @@ impl Answers {
     }
 
     fn give(&mut self, answer: &Answer) -> Signal {
-        let (asked, whole) = (answer.asking.asked, answer.logged.is_some_and(|l| l.whole));
-        self.given.retain(|(given, _)| *given != asked);
-        self.given.push_back((asked, whole));
+        let (id, whole) = (answer.question.id, answer.logged.is_some_and(|l| l.whole));
+        self.given.retain(|(given, _)| *given != id);
+        self.given.push_back((id, whole));
         if self.given.len() > GIVEN_MAX {
             self.given.pop_front();
         }
-        self.signal(asked, whole)
+        self.signal(id, whole)
     }
 
-    fn signal(&self, Asked { asker, gap, noticed_ms }: Asked, whole: bool) -> Signal {
+    fn signal(&self, QuestionId { asker, gap, noticed_ms }: QuestionId, whole: bool) -> Signal {
         Signal::Answered { asker, gap, noticed_ms, by: self.me.0, whole }
     }
 }

@@ -35,7 +35,7 @@ const GONE_MS_MIN: i64 = 86_400_000;
 
 /// What became of the questions about one gap.
 #[derive(Debug, Default)]
-struct Asked {
+struct GapInquiry {
     times: u32,
     /// Nodes that have republished what they have, although they miss something themselves.
     partial: BTreeSet<u64>,
@@ -51,7 +51,7 @@ pub struct Gaps {
     due_ms: u64,
     /// Their end is written by the next transaction.
     ended: Vec<GapKey>,
-    asked: HashMap<GapKey, Asked>,
+    asked: HashMap<GapKey, GapInquiry>,
     members: BTreeSet<u64>,
     /// Every origin in this database, and when its newest batch was made, unix milliseconds.
     origins: HashMap<u64, i64>,
@@ -65,7 +65,7 @@ impl Gaps {
     /// Gaps that were open when the process ended are asked for again.
     ///
     /// # Errors
-    /// What SQLite reports.
+    /// SQLite's error.
     pub fn read(config: &NodeConfig, db: &Connection) -> Result<Self, DatabaseError> {
         let newest = origins::newest_by_node(db)?;
         let origins = newest.into_iter().map(|(node, created_ms)| (node.0, created_ms)).collect();
@@ -118,7 +118,7 @@ impl Gaps {
     /// many, for [`Gaps::committed`].
     ///
     /// # Errors
-    /// What SQLite reports.
+    /// SQLite's error.
     pub fn write_ended(&self, db: &Connection) -> Result<usize, DatabaseError> {
         for key in &self.ended {
             gaps::close(db, *key)?;
@@ -183,7 +183,7 @@ impl Gaps {
     }
 
     /// A new connection: the list of members has to be read again.
-    pub fn enroll_again(&mut self) -> Outgoing {
+    pub fn reread_members(&mut self) -> Outgoing {
         self.enrolled = false;
         Self::ask_members()
     }

@@ -23,7 +23,7 @@ pub struct Holder {
 
 /// What to do about a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Next {
+pub enum LeaseStep {
     /// Write it, if the key still has this revision.
     Put {
         /// 0: the key must not exist.
@@ -82,19 +82,19 @@ impl Lease {
     }
 
     /// Decides by what the bucket holds.
-    pub fn decide(&mut self, entry: Option<&KvEntry>, mono_ms: u64) -> Next {
+    pub fn decide(&mut self, entry: Option<&KvEntry>, mono_ms: u64) -> LeaseStep {
         let Some(entry) = entry else {
-            return Next::Put { expected: 0 };
+            return LeaseStep::Put { expected: 0 };
         };
         let holder = serde_json::from_slice::<Holder>(&entry.value).ok();
         let ours = holder.as_ref().is_some_and(|h| {
             h.instance == self.me.instance || (h.place == self.me.place && self.held.is_none())
         });
         if ours {
-            return Next::Put { expected: entry.revision };
+            return LeaseStep::Put { expected: entry.revision };
         }
         let refuse = |holder: Option<Holder>| {
-            Next::Refuse(holder.unwrap_or(Holder {
+            LeaseStep::Refuse(holder.unwrap_or(Holder {
                 site: 0,
                 instance: String::new(),
                 place: "unknown".to_owned(),
@@ -106,12 +106,12 @@ impl Lease {
         match self.seen {
             Some((revision, _)) if revision != entry.revision => refuse(holder),
             Some((_, since)) if mono_ms.saturating_sub(since) > self.ttl_ms => {
-                Next::Put { expected: entry.revision }
+                LeaseStep::Put { expected: entry.revision }
             }
-            Some(_) => Next::LookAgain,
+            Some(_) => LeaseStep::LookAgain,
             None => {
                 self.seen = Some((entry.revision, mono_ms));
-                Next::LookAgain
+                LeaseStep::LookAgain
             }
         }
     }
@@ -133,33 +133,36 @@ mod tests {
     #[test]
     fn a_free_lease_is_taken_and_a_crashed_process_of_the_same_place_is_followed_at_once() {
         let mut new = lease("new", "here");
-        assert_eq!(new.decide(None, 0), Next::Put { expected: 0 });
+        assert_eq!(new.decide(None, 0), LeaseStep::Put { expected: 0 });
         assert_eq!(
             new.decide(Some(&entry(&lease("old", "here"), 5)), 0),
-            Next::Put { expected: 5 }
+            LeaseStep::Put { expected: 5 }
         );
     }
 
     #[test]
     fn a_clone_elsewhere_is_refused_while_the_holder_renews() {
         let (holder, mut clone) = (lease("a", "there"), lease("b", "here"));
-        assert_eq!(clone.decide(Some(&entry(&holder, 5)), 0), Next::LookAgain);
+        assert_eq!(clone.decide(Some(&entry(&holder, 5)), 0), LeaseStep::LookAgain);
         let refused = clone.decide(Some(&entry(&holder, 6)), 4_000);
-        assert!(matches!(refused, Next::Refuse(h) if h.place == "there"));
+        assert!(matches!(refused, LeaseStep::Refuse(h) if h.place == "there"));
     }
 
     #[test]
     fn a_dead_holder_elsewhere_is_followed_after_the_time_of_the_lease() {
         let (holder, mut next) = (lease("a", "there"), lease("b", "here"));
-        assert_eq!(next.decide(Some(&entry(&holder, 5)), 0), Next::LookAgain);
-        assert_eq!(next.decide(Some(&entry(&holder, 5)), 9_000), Next::LookAgain);
-        assert_eq!(next.decide(Some(&entry(&holder, 5)), 10_001), Next::Put { expected: 5 });
+        assert_eq!(next.decide(Some(&entry(&holder, 5)), 0), LeaseStep::LookAgain);
+        assert_eq!(next.decide(Some(&entry(&holder, 5)), 9_000), LeaseStep::LookAgain);
+        assert_eq!(next.decide(Some(&entry(&holder, 5)), 10_001), LeaseStep::Put { expected: 5 });
     }
 
     #[test]
     fn a_holder_that_was_replaced_stops_even_for_one_of_its_own_place() {
         let mut holder = lease("a", "here");
         holder.written(5);
-        assert!(matches!(holder.decide(Some(&entry(&lease("b", "here"), 6)), 0), Next::Refuse(_)));
+        assert!(matches!(
+            holder.decide(Some(&entry(&lease("b", "here"), 6)), 0),
+            LeaseStep::Refuse(_)
+        ));
     }
 }

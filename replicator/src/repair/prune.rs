@@ -6,7 +6,7 @@
 //! pass; the next pass begins anew.
 
 use crate::db::connection::DatabaseError;
-use crate::db::key_pages::stretch;
+use crate::db::key_pages::next_page;
 use crate::db::layout::Layout;
 use crate::db::sql::quote;
 use crate::model::batch::Value;
@@ -87,7 +87,7 @@ pub const PRUNE_ROWS_MAX: u64 = 2_000;
 /// the place to go on from; None: the pass is complete.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn prune(
     db: &Connection,
     layout: &Layout,
@@ -101,7 +101,7 @@ pub fn prune(
         return tombstones_early(db, table, pass.table);
     }
     let keys: Vec<String> = (0..table.schema.key.len()).map(|i| format!("key{i}")).collect();
-    let mut some = stretch(db, &format!("main.{name}"), &keys, pass.after.as_deref(), rows_max)?;
+    let mut some = next_page(db, &format!("main.{name}"), &keys, pass.after.as_deref(), rows_max)?;
     some.values.push(Value::Integer(Hlc::from_ms(before_ms).0));
     let sql = format!(
         "DELETE FROM main.{name} WHERE {} AND hlc < ?{}",

@@ -28,7 +28,7 @@ pub struct Republish {
 
 /// What a step came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stepped {
+pub enum RepublishStep {
     /// Log entries were added for a walk that goes on.
     Logged {
         /// How many.
@@ -52,7 +52,7 @@ impl Republish {
     /// Goes on with what a former process had stored.
     ///
     /// # Errors
-    /// What SQLite reports.
+    /// SQLite's error.
     pub fn read(db: &Connection) -> Result<Self, DatabaseError> {
         Ok(Self { wanted: noted_republish(db)?.map(Walk::since), ..Self::default() })
     }
@@ -86,7 +86,7 @@ impl Republish {
     /// The walk begins with the next transaction.
     ///
     /// # Errors
-    /// What SQLite reports.
+    /// SQLite's error.
     pub fn begin(&mut self, db: &Connection, since_ms: i64) -> Result<(), DatabaseError> {
         self.begins = Some(note_republish(db, since_ms)?);
         Ok(())
@@ -105,14 +105,14 @@ impl Republish {
     /// One step of the walk under way, inside the caller's transaction. None: nothing is due.
     ///
     /// # Errors
-    /// What SQLite reports.
+    /// SQLite's error.
     pub fn step(
         &mut self,
         db: &Connection,
         layout: &Layout,
         rows_max: u64,
         published: i64,
-    ) -> Result<Option<Stepped>, DatabaseError> {
+    ) -> Result<Option<RepublishStep>, DatabaseError> {
         if self.begins.is_some() || !self.is_due(published) {
             return Ok(None);
         }
@@ -121,7 +121,7 @@ impl Republish {
         let Some(walk) = slot else { return Ok(None) };
         let (rows, finished) = walk.step(db, layout, rows_max)?;
         let stepped = match (finished, republished) {
-            (false, _) => Stepped::Logged { rows, republished },
+            (false, _) => RepublishStep::Logged { rows, republished },
             (true, true) => {
                 republish_done(db)?;
                 tracing::warn!(
@@ -129,14 +129,14 @@ impl Republish {
                     since_ms = walk.since_ms(),
                     "publishing again what others miss, or the broker lost"
                 );
-                Stepped::Republished { rows }
+                RepublishStep::Republished { rows }
             }
             (true, false) => {
                 tracing::info!(
                     rows = walk.rows(),
                     "joined; rows that the cluster did not have are published"
                 );
-                Stepped::Joined { rows }
+                RepublishStep::Joined { rows }
             }
         };
         if finished {

@@ -21,7 +21,7 @@ const ASK_MS: u64 = 2_000;
 
 /// What the registry entry of a held origin showed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Caught {
+struct CaughtUp {
     /// The schema of origin and node.
     hash: Digest,
     /// The origin's incarnation.
@@ -37,7 +37,7 @@ struct Caught {
 /// Held origins that have this node's schema by now.
 #[derive(Debug, Default)]
 pub struct Superseded {
-    origins: HashMap<NodeId, Caught>,
+    origins: HashMap<NodeId, CaughtUp>,
     due_ms: u64,
 }
 
@@ -64,8 +64,8 @@ impl Superseded {
     pub fn read(&mut self, node: NodeId, entry: Option<&KvEntry>, ours: Digest) -> bool {
         let Some(caught) = entry.and_then(|e| read_entry(e, ours)) else { return false };
         let known = self.origins.get(&node).is_some_and(|known| {
-            Caught { asked: false, updated_ms: 0, ..known.clone() }
-                == Caught { updated_ms: 0, ..caught.clone() }
+            CaughtUp { asked: false, updated_ms: 0, ..known.clone() }
+                == CaughtUp { updated_ms: 0, ..caught.clone() }
         });
         if known {
             return false;
@@ -101,12 +101,12 @@ impl Superseded {
 }
 
 /// None: another schema, or no entry that we can read.
-fn read_entry(entry: &KvEntry, ours: Digest) -> Option<Caught> {
+fn read_entry(entry: &KvEntry, ours: Digest) -> Option<CaughtUp> {
     let value: serde_json::Value = serde_json::from_slice(&entry.value).ok()?;
     if value["schema_hash"].as_str()? != HEXLOWER.encode(&ours) {
         return None;
     }
-    Some(Caught {
+    Some(CaughtUp {
         hash: ours,
         site: Site(value["site"].as_i64()?),
         batch: BatchNo(value["batch"].as_u64()?),

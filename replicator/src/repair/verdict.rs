@@ -13,7 +13,7 @@ use std::collections::{HashMap, HashSet};
 /// The answers of the broker, and the anchors that were asked about: both move on while the answers
 /// are on their way.
 #[derive(Debug, Default)]
-pub struct Answered {
+pub struct BrokerAnswers {
     /// The state of each stream.
     pub states: HashMap<u32, StreamState>,
     /// What stands at the positions that were asked about.
@@ -32,7 +32,7 @@ pub struct Answered {
 
 /// What this node knows besides the anchors.
 #[derive(Debug)]
-pub struct Known<'a> {
+pub struct NodeKnowledge<'a> {
     /// The cursor of each stream.
     pub cursors: Vec<(u32, &'a Cursor)>,
     /// The stream that this node publishes to.
@@ -78,7 +78,7 @@ pub struct Verdict {
     pub shards: Vec<ShardVerdict>,
 }
 
-impl Answered {
+impl BrokerAnswers {
     fn judge(&self, shard: u32, anchor: &Anchor, since_ns: i64, state: &StreamState) -> Evidence {
         let found = self.found.get(&(shard, anchor.seq)).and_then(Option::as_ref);
         judge(anchor, since_ns, state, found)
@@ -145,8 +145,8 @@ fn lost_since_ms(cursor: &Cursor, kept: usize, drift_ms: i64) -> i64 {
 }
 
 /// Judges the streams and the own anchor. [`Verdict::behind_broker`] is the caller's: only a
-/// process that has published nothing yet can tell by [`Answered::is_ahead_of`].
-pub fn judge_connection(answered: &Answered, known: &Known<'_>) -> Verdict {
+/// process that has published nothing yet can tell by [`BrokerAnswers::is_ahead_of`].
+pub fn judge_connection(answered: &BrokerAnswers, known: &NodeKnowledge<'_>) -> Verdict {
     let mut verdict = Verdict::default();
     let mut since_ms = NO_ROW_MS;
     for (shard, cursor) in &known.cursors {
@@ -179,7 +179,7 @@ pub fn judge_connection(answered: &Answered, known: &Known<'_>) -> Verdict {
 }
 
 /// If the last own acknowledged batch is gone: rows from this time on may be lost with it.
-fn own_lost_since_ms(answered: &Answered, known: &Known<'_>) -> Option<i64> {
+fn own_lost_since_ms(answered: &BrokerAnswers, known: &NodeKnowledge<'_>) -> Option<i64> {
     let shard = known.own_shard;
     let (anchor, state) = (answered.own.as_ref()?, answered.states.get(&shard)?);
     let cursor = known.cursors.iter().find(|(s, _)| *s == shard).map(|(_, cursor)| *cursor);

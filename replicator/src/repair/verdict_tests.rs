@@ -50,21 +50,21 @@ fn state(first: u64, last: u64) -> StreamState {
 }
 
 /// What the broker answers: the stream's state, and which of our messages it still has.
-fn answered(state: StreamState, found: &[u64], own: Option<u64>) -> Answered {
+fn answered(state: StreamState, found: &[u64], own: Option<u64>) -> BrokerAnswers {
     let found = found.iter().map(|seq| ((1, StreamSeq(*seq)), Some(message(*seq))));
-    Answered {
+    BrokerAnswers {
         states: HashMap::from([(1, state)]),
         found: found.collect(),
         own: own.map(anchor),
         heads: HashMap::from([(1, anchor(30))]),
-        ..Answered::default()
+        ..BrokerAnswers::default()
     }
 }
 
-fn judged(answered: &Answered) -> Verdict {
+fn judged(answered: &BrokerAnswers) -> Verdict {
     let cursor = cursor();
     let cursors = vec![(1, &cursor)];
-    let known = Known { cursors, own_shard: 1, own_lowest_ms: 25, drift_ms: 100 };
+    let known = NodeKnowledge { cursors, own_shard: 1, own_lowest_ms: 25, drift_ms: 100 };
     judge_connection(answered, &known)
 }
 
@@ -124,12 +124,12 @@ fn a_database_that_went_back_in_time_is_noticed() {
         (4, Site(8), true),
         (0, Site(7), false), // Site 8 is a former one of ours.
     ] {
-        let answered = Answered { last_own: Some(message(5)), ..Answered::default() };
+        let answered = BrokerAnswers { last_own: Some(message(5)), ..BrokerAnswers::default() };
         assert_eq!(answered.is_ahead_of(site, BatchNo(batch), &own), ahead, "{batch} {site}");
     }
     let value = serde_json::json!({ "site": 9, "batch": 1 }).to_string().into();
     let registry = Some(KvEntry { revision: 1, value });
-    let answered = Answered { registry, ..Answered::default() };
+    let answered = BrokerAnswers { registry, ..BrokerAnswers::default() };
     assert!(answered.is_ahead_of(Site(8), BatchNo(100), &own), "site 9 is unknown here");
-    assert!(!Answered::default().is_ahead_of(Site(8), BatchNo(0), &own));
+    assert!(!BrokerAnswers::default().is_ahead_of(Site(8), BatchNo(0), &own));
 }

@@ -7,7 +7,7 @@
 
 use crate::capture::baseline::baseline_rows;
 use crate::db::connection::DatabaseError;
-use crate::db::key_pages::stretch;
+use crate::db::key_pages::next_page;
 use crate::db::layout::{Layout, TableLayout};
 use crate::db::sql::quote;
 use crate::model::batch::Value;
@@ -61,7 +61,7 @@ impl Walk {
     /// if the schema has changed.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// SQLite's error.
     pub fn step(
         &mut self,
         db: &Connection,
@@ -100,7 +100,7 @@ impl Walk {
     ) -> Result<u64, DatabaseError> {
         let keys: Vec<String> = (0..table.schema.key.len()).map(|i| format!("key{i}")).collect();
         let from = format!("main.{}", quote(&table.version_table()));
-        let mut next = stretch(db, &from, &keys, self.after.as_deref(), rows_max)?;
+        let mut next = next_page(db, &from, &keys, self.after.as_deref(), rows_max)?;
         next.values.push(Value::Integer(self.since_ms.unwrap_or(0) << 16));
         let own = if planted(Bug::OwnRowsOnly) { format!(" AND {IS_OWN}") } else { String::new() };
         let from =
@@ -119,7 +119,7 @@ impl Walk {
         let keys: Vec<String> =
             table.schema.key.iter().map(|k| format!("t.{}", quote(&k.name))).collect();
         let from = format!("main.{} AS t", quote(table.name()));
-        let next = stretch(db, &from, &keys, self.after.as_deref(), rows_max)?;
+        let next = next_page(db, &from, &keys, self.after.as_deref(), rows_max)?;
         let logged = baseline_rows(db, table, &next.condition, &next.values)?;
         self.after = next.end;
         Ok(logged as u64)

@@ -46,7 +46,7 @@ impl LogEntry<'_> {
     /// The key of its row, which has so many columns.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// SQLite's error.
     pub fn key(&self, length: usize) -> Result<Vec<Value>, DatabaseError> {
         let key = (0..length).map(|i| self.row.get_ref(BEFORE_KEY + i).map(Value::from));
         Ok(key.collect::<rusqlite::Result<_>>()?)
@@ -57,7 +57,7 @@ impl LogEntry<'_> {
 /// `key_columns_max`: the length of the longest key.
 ///
 /// # Errors
-/// What SQLite says, or `visit`.
+/// The error of SQLite or of `visit`.
 pub fn for_each(
     db: &Connection,
     key_columns_max: usize,
@@ -89,7 +89,7 @@ pub fn for_each(
 /// beyond `after` that is a change.
 ///
 /// # Errors
-/// What SQLite says, or `visit`.
+/// The error of SQLite or of `visit`.
 pub fn for_each_change_after(
     db: &Connection,
     key_columns_max: usize,
@@ -114,7 +114,7 @@ pub fn for_each_change_after(
 /// The last number in the log; 0 if the log is empty.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn log_end(db: &Connection) -> Result<i64, DatabaseError> {
     Ok(db
         .prepare_cached("SELECT coalesce(max(id), 0) FROM main.__harmonylite__change_log")?
@@ -124,7 +124,7 @@ pub fn log_end(db: &Connection) -> Result<i64, DatabaseError> {
 /// The number of the n-th entry beyond `after`, from 1; None if there are fewer.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn nth_entry(db: &Connection, after: i64, n: u64) -> Result<Option<i64>, DatabaseError> {
     let mut read = db.prepare_cached(
         "SELECT id FROM main.__harmonylite__change_log WHERE id > ?1 ORDER BY id LIMIT 1 OFFSET ?2",
@@ -136,7 +136,7 @@ pub fn nth_entry(db: &Connection, after: i64, n: u64) -> Result<Option<i64>, Dat
 /// Removes the entries up to `upto`, but not the last of the log: numbers must go on from there.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn delete_published(db: &Connection, upto: i64) -> Result<(), DatabaseError> {
     db.prepare_cached(
         "DELETE FROM main.__harmonylite__change_log WHERE id <= ?1 AND id < (SELECT max(id) FROM \
@@ -149,7 +149,7 @@ pub fn delete_published(db: &Connection, upto: i64) -> Result<(), DatabaseError>
 /// Keeps with each entry the version that its row had before it.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn keep_previous(
     db: &Connection,
     entries: impl IntoIterator<Item = (i64, Version)>,
@@ -167,8 +167,8 @@ pub fn keep_previous(
 /// many there were.
 ///
 /// # Errors
-/// What SQLite says.
-pub fn stamp_anew(
+/// SQLite's error.
+pub fn restamp(
     db: &Connection,
     after: i64,
     before_ms: i64,
@@ -194,7 +194,7 @@ pub struct Pending {
 /// What waits beyond the last published entry.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn pending(db: &Connection, published: i64) -> Result<Pending, DatabaseError> {
     let mut read = db.prepare_cached(
         "SELECT count(*), coalesce(min(CASE WHEN time > 0 THEN time END), 0) FROM \
@@ -208,7 +208,7 @@ pub fn pending(db: &Connection, published: i64) -> Result<Pending, DatabaseError
 /// Logs a row whose version is stored for publication.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn publish_row(db: &Connection, table_id: i64, key: &[Value]) -> Result<(), DatabaseError> {
     let places: Vec<String> = (1..=key.len()).map(|i| format!("?{i}")).collect();
     let mut insert = db.prepare_cached(&format!(
@@ -225,7 +225,7 @@ pub fn publish_row(db: &Connection, table_id: i64, key: &[Value]) -> Result<(), 
 /// the key; `from`: the rest of the SELECT, from FROM on; `values`: its parameters.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn publish_rows(
     db: &Connection,
     table_id: i64,
@@ -245,7 +245,7 @@ pub fn publish_rows(
 /// Adds the columns that keys of this length need.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn widen(db: &Connection, columns: usize) -> Result<(), DatabaseError> {
     let have: usize = db.query_row(
         "SELECT count(*) FROM pragma_table_info('__harmonylite__change_log', 'main') \
@@ -349,14 +349,14 @@ mod tests {
     }
 
     #[test]
-    fn only_old_changes_beyond_the_absorbed_are_stamped_anew() {
+    fn only_old_changes_beyond_the_absorbed_are_restamped() {
         let db = test_database();
         for (id, time_ms, kind) in
             [(1, 5, KIND_CHANGED), (2, 5, KIND_CHANGED), (3, 50, KIND_FOUND), (4, 0, KIND_PUBLISH)]
         {
             log(&db, id, time_ms, kind);
         }
-        assert_eq!(stamp_anew(&db, 1, 10, 100).unwrap(), 1);
+        assert_eq!(restamp(&db, 1, 10, 100).unwrap(), 1);
         let mut times = Vec::new();
         for_each(&db, 1, 0, 9, |e| {
             times.push(e.time_ms);

@@ -40,7 +40,7 @@ pub const JOINED_OVER: &str = "joined with another content";
 /// already.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn record(
     db: &Connection,
     loss: &Loss<'_>,
@@ -109,7 +109,7 @@ pub struct Conflict {
 /// The journal, newest first.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn list(db: &Connection, most: i64) -> Result<Vec<Conflict>, DatabaseError> {
     let mut read = db.prepare(
         "SELECT id, time, table_name, key, reason, loser, winner_hlc, winner_site, loser_hlc, \
@@ -134,7 +134,7 @@ pub fn list(db: &Connection, most: i64) -> Result<Vec<Conflict>, DatabaseError> 
 /// How many conflicts the journal holds.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn count(db: &Connection) -> Result<i64, DatabaseError> {
     Ok(db
         .prepare_cached("SELECT count(*) FROM main.__harmonylite__conflict")?
@@ -144,7 +144,7 @@ pub fn count(db: &Connection) -> Result<i64, DatabaseError> {
 /// Removes one conflict.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn remove(db: &Connection, id: i64) -> Result<(), DatabaseError> {
     db.execute("DELETE FROM main.__harmonylite__conflict WHERE id = ?1", [id])?;
     Ok(())
@@ -153,7 +153,7 @@ pub fn remove(db: &Connection, id: i64) -> Result<(), DatabaseError> {
 /// Removes all conflicts and returns how many there were.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn clear(db: &Connection) -> Result<usize, DatabaseError> {
     Ok(db.execute("DELETE FROM main.__harmonylite__conflict", [])?)
 }

@@ -68,7 +68,7 @@ impl Anchor {
 
 /// A kept position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kept {
+pub struct KeptPosition {
     /// The message there.
     pub anchor: Anchor,
     /// The lowest row time (unix milliseconds) in the messages after the kept position before this
@@ -80,7 +80,7 @@ pub struct Kept {
 #[derive(Clone, Debug, Default)]
 pub struct Cursor {
     /// Oldest first; the last one is the head.
-    pub kept: Vec<Kept>,
+    pub kept: Vec<KeptPosition>,
     /// From here on `kept` differs from what is stored.
     changed: usize,
     /// Stored, and no longer kept.
@@ -90,7 +90,7 @@ pub struct Cursor {
 /// The streams that have a cursor, in order.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn shards(db: &Connection) -> Result<Vec<u32>, DatabaseError> {
     let mut read =
         db.prepare("SELECT DISTINCT shard FROM main.__harmonylite__cursor ORDER BY shard")?;
@@ -115,14 +115,14 @@ impl Cursor {
     /// Reads the cursor of a shard.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// SQLite's error.
     pub fn read(db: &Connection, shard: u32) -> Result<Self, DatabaseError> {
         let mut read = db.prepare_cached(
             "SELECT seq, created, time, node, site, batch, lowest FROM main.__harmonylite__cursor \
             WHERE shard = ?1 ORDER BY seq",
         )?;
         let kept = read.query_map([shard], |r| {
-            Ok(Kept {
+            Ok(KeptPosition {
                 anchor: Anchor {
                     seq: r.get(0)?,
                     created_ns: r.get(1)?,
@@ -150,10 +150,10 @@ impl Cursor {
             [_] => true,
         };
         if keep_head {
-            self.kept.push(Kept { anchor: to, lowest_ms });
+            self.kept.push(KeptPosition { anchor: to, lowest_ms });
         } else if let Some(head) = self.kept.last_mut() {
             self.removed.push(head.anchor.seq);
-            *head = Kept { anchor: to, lowest_ms: head.lowest_ms.min(lowest_ms) };
+            *head = KeptPosition { anchor: to, lowest_ms: head.lowest_ms.min(lowest_ms) };
         }
         self.changed = self.changed.min(self.kept.len() - 1);
         self.thin(most);
@@ -194,7 +194,8 @@ impl Cursor {
         self.removed.extend(self.kept.drain(from..).map(|k| k.anchor.seq));
         self.changed = self.changed.min(from);
         if self.kept.is_empty() {
-            self.kept.push(Kept { anchor: Anchor::start(created_ns), lowest_ms: NO_ROW_MS });
+            self.kept
+                .push(KeptPosition { anchor: Anchor::start(created_ns), lowest_ms: NO_ROW_MS });
         }
         lowest
     }
@@ -202,7 +203,7 @@ impl Cursor {
     /// Stores the cursor of a shard.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// SQLite's error.
     pub fn write(&mut self, db: &Connection, shard: u32) -> Result<(), DatabaseError> {
         let mut remove = db.prepare_cached(
             "DELETE FROM main.__harmonylite__cursor WHERE shard = ?1 AND seq = ?2",
@@ -217,7 +218,8 @@ impl Cursor {
              excluded.time, node = excluded.node, site = excluded.site,
              batch = excluded.batch, lowest = excluded.lowest",
         )?;
-        for Kept { anchor: a, lowest_ms } in &self.kept[self.changed.min(self.kept.len())..] {
+        for KeptPosition { anchor: a, lowest_ms } in &self.kept[self.changed.min(self.kept.len())..]
+        {
             put.execute(params![
                 shard,
                 a.seq,

@@ -49,7 +49,7 @@ pub struct Missing<'a> {
 /// instead.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn note(db: &Connection, missing: Missing<'_>, now_ms: i64) -> Result<(), DatabaseError> {
     let Missing { shard, node, since_ms, reason } = missing;
     let renewed = db.execute(
@@ -71,7 +71,7 @@ pub fn note(db: &Connection, missing: Missing<'_>, now_ms: i64) -> Result<(), Da
 /// The gaps that wait for an answer.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn list(db: &Connection) -> Result<Vec<Gap>, DatabaseError> {
     let mut read = db.prepare_cached(
         "SELECT id, shard, node, since, noticed, reason FROM main.__harmonylite__gap ORDER BY id",
@@ -92,7 +92,7 @@ pub fn list(db: &Connection) -> Result<Vec<Gap>, DatabaseError> {
 /// How many gaps wait for an answer.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn count(db: &Connection) -> Result<u64, DatabaseError> {
     Ok(db.query_row("SELECT count(*) FROM main.__harmonylite__gap", [], |r| {
         r.get::<_, i64>(0).map(i64::cast_unsigned)
@@ -102,7 +102,7 @@ pub fn count(db: &Connection) -> Result<u64, DatabaseError> {
 /// Closes an answered gap, unless more was found to be missing since it was asked for.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn close(db: &Connection, (id, noticed_ms): GapKey) -> Result<(), DatabaseError> {
     db.execute(
         "DELETE FROM main.__harmonylite__gap WHERE id = ?1 AND noticed = ?2",
@@ -115,7 +115,7 @@ pub fn close(db: &Connection, (id, noticed_ms): GapKey) -> Result<(), DatabaseEr
 /// no gap, no held origin and no batch in quarantine.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn misses_nothing(db: &Connection, shard: u32) -> Result<bool, DatabaseError> {
     Ok(db
         .prepare_cached(

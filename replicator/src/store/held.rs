@@ -22,7 +22,7 @@ pub struct Hold<'a> {
 /// The origins of a stream that are held, and from where on.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn read(db: &Connection, shard: u32) -> Result<HashMap<NodeId, StreamSeq>, DatabaseError> {
     let mut read = db.prepare("SELECT node, seq FROM main.__harmonylite__held WHERE shard = ?1")?;
     let rows = read.query_map([shard], |r| Ok((r.get(0)?, r.get(1)?)))?;
@@ -32,7 +32,7 @@ pub fn read(db: &Connection, shard: u32) -> Result<HashMap<NodeId, StreamSeq>, D
 /// Holds an origin. One that is held already keeps its time.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn put(db: &Connection, hold: Hold<'_>, now_ms: i64) -> Result<(), DatabaseError> {
     let Hold { node, shard, seq, reason } = hold;
     db.prepare_cached(
@@ -47,7 +47,7 @@ pub fn put(db: &Connection, hold: Hold<'_>, now_ms: i64) -> Result<(), DatabaseE
 /// Holds an origin no longer.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn remove(db: &Connection, node: NodeId, shard: u32) -> Result<(), DatabaseError> {
     db.execute(
         "DELETE FROM main.__harmonylite__held WHERE node = ?1 AND shard = ?2",
@@ -59,7 +59,7 @@ pub fn remove(db: &Connection, node: NodeId, shard: u32) -> Result<(), DatabaseE
 /// All origins that are held, for people.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn list(db: &Connection) -> Result<Vec<HeldStatus>, DatabaseError> {
     let mut read = db.prepare_cached(
         "SELECT node, shard, since, reason FROM main.__harmonylite__held ORDER BY node, shard",

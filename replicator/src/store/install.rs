@@ -29,7 +29,7 @@ pub const FIXED_TABLES: [&str; 10] = [
 /// Creates our tables where they are missing.
 ///
 /// # Errors
-/// [`DatabaseError::NewerFormat`]; what SQLite says otherwise.
+/// [`DatabaseError::NewerFormat`]; any other error of SQLite.
 pub fn create_tables(db: &Connection, path: &Path) -> Result<(), DatabaseError> {
     db.execute_batch(include_str!("tables.sql"))?;
     match meta::get(db, meta::FORMAT)? {
@@ -52,7 +52,7 @@ pub fn check_format(path: &Path, found: i64) -> Result<(), DatabaseError> {
 /// Whether our tables are there.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn is_installed(db: &Connection) -> Result<bool, DatabaseError> {
     Ok(db.query_row(
         "SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE name = '__harmonylite__meta')",
@@ -65,7 +65,7 @@ pub fn is_installed(db: &Connection) -> Result<bool, DatabaseError> {
 /// database, and writes nothing.
 ///
 /// # Errors
-/// What SQLite says: not a database, encrypted, locked, damaged.
+/// SQLite's error: not a database, encrypted, locked, damaged.
 pub fn stored_node(path: &Path) -> Result<Option<NodeId>, DatabaseError> {
     let db = open_reader(path)?;
     if !is_installed(&db)? {

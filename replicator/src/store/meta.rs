@@ -65,7 +65,7 @@ pub const WRITES: Key<i64> = Key::new("writes");
 /// Reads a fact; None if it is not stored.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn get<T: FromSql>(db: &Connection, key: Key<T>) -> Result<Option<T>, DatabaseError> {
     Ok(db
         .prepare_cached("SELECT value FROM main.__harmonylite__meta WHERE key = ?1")?
@@ -76,7 +76,7 @@ pub fn get<T: FromSql>(db: &Connection, key: Key<T>) -> Result<Option<T>, Databa
 /// Stores a fact.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn set<T: ToSql>(db: &Connection, key: Key<T>, value: T) -> Result<(), DatabaseError> {
     db.prepare_cached(
         "INSERT INTO main.__harmonylite__meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO \
@@ -89,7 +89,7 @@ pub fn set<T: ToSql>(db: &Connection, key: Key<T>, value: T) -> Result<(), Datab
 /// Removes a fact.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn remove<T>(db: &Connection, key: Key<T>) -> Result<(), DatabaseError> {
     db.execute("DELETE FROM main.__harmonylite__meta WHERE key = ?1", [key.name])?;
     Ok(())
@@ -116,7 +116,7 @@ impl Meta {
     /// Reads all of them with one statement: collect needs them at every commit.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// SQLite's error.
     pub fn read(db: &Connection) -> Result<Self, DatabaseError> {
         let mut read = db.prepare_cached(
             "SELECT key, value FROM main.__harmonylite__meta WHERE key IN ('node', 'site', \
@@ -149,7 +149,7 @@ impl Meta {
 /// it.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn read_own_anchor(db: &Connection) -> Result<Option<Anchor>, DatabaseError> {
     let meta = Meta::read(db)?;
     let Some(seq) = get(db, OWN_SEQ)? else { return Ok(None) };
@@ -161,7 +161,7 @@ pub fn read_own_anchor(db: &Connection) -> Result<Option<Anchor>, DatabaseError>
 /// Stores the last own acknowledged batch. Its node and site are those of the database.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn write_own_anchor(db: &Connection, anchor: &Anchor) -> Result<(), DatabaseError> {
     set(db, OWN_SEQ, anchor.seq)?;
     set(db, OWN_CREATED, anchor.created_ns)?;
@@ -171,7 +171,7 @@ pub fn write_own_anchor(db: &Connection, anchor: &Anchor) -> Result<(), Database
 /// Forgets the last own acknowledged batch, and the lowest row time with it.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn forget_own_anchor(db: &Connection) -> Result<(), DatabaseError> {
     db.execute("DELETE FROM main.__harmonylite__meta WHERE key GLOB 'own_*'", [])?;
     Ok(())
@@ -181,7 +181,7 @@ pub fn forget_own_anchor(db: &Connection) -> Result<(), DatabaseError> {
 /// outlives a crash. Returns the start of the whole, with what was noted before and is not done.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn note_republish(db: &Connection, since_ms: i64) -> Result<i64, DatabaseError> {
     let since_ms = noted_republish(db)?.unwrap_or(i64::MAX).min(since_ms.max(0));
     set(db, REPUBLISH, since_ms)?;
@@ -191,7 +191,7 @@ pub fn note_republish(db: &Connection, since_ms: i64) -> Result<i64, DatabaseErr
 /// What is noted to be logged for publication and not done.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn noted_republish(db: &Connection) -> Result<Option<i64>, DatabaseError> {
     get(db, REPUBLISH)
 }
@@ -199,7 +199,7 @@ pub fn noted_republish(db: &Connection) -> Result<Option<i64>, DatabaseError> {
 /// Removes the note: all rows are logged.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn republish_done(db: &Connection) -> Result<(), DatabaseError> {
     remove(db, REPUBLISH)
 }

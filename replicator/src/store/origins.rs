@@ -21,7 +21,7 @@ pub struct Origin {
 /// The number of the last applied batch of a site; 0 if none is known.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn known_batch(db: &Connection, site: Site) -> Result<BatchNo, DatabaseError> {
     let known = db
         .prepare_cached("SELECT batch FROM main.__harmonylite__origin WHERE site = ?1")?
@@ -33,7 +33,7 @@ pub fn known_batch(db: &Connection, site: Site) -> Result<BatchNo, DatabaseError
 /// Stores the last applied batch of a site.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn put(db: &Connection, origin: &Origin) -> Result<(), DatabaseError> {
     db.prepare_cached(
         "INSERT INTO main.__harmonylite__origin (site, node, batch, created) VALUES (?1, ?2, ?3, \
@@ -48,7 +48,7 @@ pub fn put(db: &Connection, origin: &Origin) -> Result<(), DatabaseError> {
 /// Every node with an applied batch, and when its newest one was made, unix milliseconds.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn newest_by_node(db: &Connection) -> Result<HashMap<NodeId, i64>, DatabaseError> {
     let mut read = db.prepare(
         "SELECT node, max(created) FROM main.__harmonylite__origin WHERE node <> 0 GROUP BY node",
@@ -61,7 +61,7 @@ pub fn newest_by_node(db: &Connection) -> Result<HashMap<NodeId, i64>, DatabaseE
 /// published is applied. Does nothing if there is no present site.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn add_former(db: &Connection, now_ms: i64) -> Result<(), DatabaseError> {
     db.execute(
         "INSERT OR IGNORE INTO main.__harmonylite__origin (site, node, batch, created)

@@ -34,7 +34,7 @@ pub struct Entry {
 /// Sets a batch aside (once, however often it comes) and returns how many there are.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn add(db: &Connection, entry: &Entry) -> Result<i64, DatabaseError> {
     db.execute(
         "INSERT INTO main.__harmonylite__quarantine (time, shard, seq, node, site, batch, reason, \
@@ -58,7 +58,7 @@ pub fn add(db: &Connection, entry: &Entry) -> Result<i64, DatabaseError> {
 /// How many entries there are.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn count(db: &Connection) -> Result<i64, DatabaseError> {
     Ok(db.query_row("SELECT count(*) FROM main.__harmonylite__quarantine", [], |r| r.get(0))?)
 }
@@ -80,7 +80,7 @@ fn entry(r: &Row<'_>) -> rusqlite::Result<Entry> {
 /// All entries, oldest first, without their bytes.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn list(db: &Connection) -> Result<Vec<Entry>, DatabaseError> {
     let mut read = db.prepare(
         "SELECT id, time, shard, seq, node, site, batch, reason, X'' FROM \
@@ -93,7 +93,7 @@ pub fn list(db: &Connection) -> Result<Vec<Entry>, DatabaseError> {
 /// One entry with its bytes.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn load(db: &Connection, id: i64) -> Result<Option<Entry>, DatabaseError> {
     let sql = "SELECT id, time, shard, seq, node, site, batch, reason, body FROM \
         main.__harmonylite__quarantine WHERE id = ?1";
@@ -103,7 +103,7 @@ pub fn load(db: &Connection, id: i64) -> Result<Option<Entry>, DatabaseError> {
 /// Writes a new reason down.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn set_reason(db: &Connection, id: i64, reason: &str) -> Result<(), DatabaseError> {
     db.execute(
         "UPDATE main.__harmonylite__quarantine SET reason = ?2 WHERE id = ?1",
@@ -115,7 +115,7 @@ pub fn set_reason(db: &Connection, id: i64, reason: &str) -> Result<(), Database
 /// Removes an entry; false if there is none.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn remove(db: &Connection, id: i64) -> Result<bool, DatabaseError> {
     Ok(db.execute("DELETE FROM main.__harmonylite__quarantine WHERE id = ?1", [id])? > 0)
 }

@@ -14,7 +14,7 @@ pub const IS_OWN: &str = "site IN (SELECT site FROM main.__harmonylite__site)";
 /// every batch up to the last published.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn begin_site(db: &Connection, site: Site, now_ms: i64) -> Result<(), DatabaseError> {
     assert!(site.0 > 0, "a site is a positive number");
     db.execute(
@@ -29,7 +29,7 @@ pub fn begin_site(db: &Connection, site: Site, now_ms: i64) -> Result<(), Databa
 /// All incarnations of this node's database.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn own_sites(db: &Connection) -> Result<HashSet<Site>, DatabaseError> {
     let mut read = db.prepare_cached("SELECT site FROM main.__harmonylite__site")?;
     let sites = read.query_map([], |r| r.get(0))?.collect::<rusqlite::Result<_>>()?;

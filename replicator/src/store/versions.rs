@@ -55,7 +55,7 @@ impl<'a> Versions<'a> {
     /// The stored version of a row; [`Version::NONE`] if it was never seen.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// SQLite's error.
     pub fn get(&mut self, table: &TableLayout, key: &[Value]) -> Result<Version, DatabaseError> {
         let get = &mut self.of(table)?.get;
         Ok(get
@@ -67,7 +67,7 @@ impl<'a> Versions<'a> {
     /// Stores the version of a row.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// SQLite's error.
     pub fn put(
         &mut self,
         table: &TableLayout,

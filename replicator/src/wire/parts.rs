@@ -37,7 +37,7 @@ pub fn part_headers(
 /// The bytes of part `part` (from 1).
 ///
 /// # Errors
-/// What the file system says of a spilled batch.
+/// The file system's error, for a spilled batch.
 pub fn part_payload(
     body: &Spill,
     part: u32,
@@ -76,7 +76,7 @@ pub enum PartError {
 
 /// What a part led to.
 #[derive(Debug)]
-pub enum Fed {
+pub enum PartOutcome {
     /// More must come.
     Incomplete,
     /// The batch is whole.
@@ -90,7 +90,7 @@ pub enum Fed {
     Orphan,
 }
 
-struct Open {
+struct OpenBatch {
     headers: PartHeaders,
     first: StreamSeq,
     digest: Sha256,
@@ -99,7 +99,7 @@ struct Open {
 /// Puts the batches of one origin together.
 pub struct Assembler {
     out: SpillWriter,
-    open: Option<Open>,
+    open: Option<OpenBatch>,
     total_bytes_max: u64,
 }
 
@@ -125,7 +125,7 @@ impl Assembler {
         seq: StreamSeq,
         headers: &PartHeaders,
         payload: &[u8],
-    ) -> Result<Fed, PartError> {
+    ) -> Result<PartOutcome, PartError> {
         if headers.part == 0
             || headers.part > headers.parts
             || headers.total_bytes > self.total_bytes_max
@@ -136,26 +136,27 @@ impl Assembler {
         }
         if headers.part == 1 {
             drop(self.out.finish());
-            self.open = Some(Open { headers: headers.clone(), first: seq, digest: Sha256::new() });
+            self.open =
+                Some(OpenBatch { headers: headers.clone(), first: seq, digest: Sha256::new() });
         } else {
             let continues = self.open.as_ref().is_some_and(|o| {
                 let next = PartHeaders { part: headers.part, ..o.headers.clone() };
                 o.headers.part + 1 == headers.part && next == *headers
             });
             if !continues {
-                return Ok(Fed::Orphan);
+                return Ok(PartOutcome::Orphan);
             }
         }
         let result = self.append(headers, payload);
-        if !matches!(result, Ok(Fed::Incomplete)) {
+        if !matches!(result, Ok(PartOutcome::Incomplete)) {
             self.open = None;
             drop(self.out.finish());
         }
         result
     }
 
-    fn append(&mut self, headers: &PartHeaders, payload: &[u8]) -> Result<Fed, PartError> {
-        let Some(open) = &mut self.open else { return Ok(Fed::Orphan) };
+    fn append(&mut self, headers: &PartHeaders, payload: &[u8]) -> Result<PartOutcome, PartError> {
+        let Some(open) = &mut self.open else { return Ok(PartOutcome::Orphan) };
         open.headers.part = headers.part;
         open.digest.update(payload);
         self.out.write(payload)?;
@@ -163,7 +164,7 @@ impl Assembler {
             return Err(wrong(headers, "more bytes than announced"));
         }
         if headers.part < headers.parts {
-            return Ok(Fed::Incomplete);
+            return Ok(PartOutcome::Incomplete);
         }
         if self.out.len() != headers.total_bytes {
             return Err(wrong(headers, "fewer bytes than announced"));
@@ -172,7 +173,7 @@ impl Assembler {
         if <[u8; 32]>::from(std::mem::take(&mut open.digest).finalize()) != headers.digest {
             return Err(PartError::Digest);
         }
-        Ok(Fed::Complete { body: self.out.finish(), first })
+        Ok(PartOutcome::Complete { body: self.out.finish(), first })
     }
 }
 

@@ -40,7 +40,7 @@ impl Spill {
     /// A reader from the start. Only one at a time for a file.
     ///
     /// # Errors
-    /// What the file system says.
+    /// The file system's error.
     pub fn reader(&self) -> io::Result<Box<dyn Read + '_>> {
         match self {
             Self::Memory(bytes) => Ok(Box::new(&bytes[..])),
@@ -55,7 +55,7 @@ impl Spill {
     /// A piece of it.
     ///
     /// # Errors
-    /// What the file system says; a piece beyond the end.
+    /// The file system's error, or that the piece ends beyond the end.
     pub fn slice(&self, from: u64, len: usize) -> io::Result<Bytes> {
         match self {
             Self::Memory(bytes) => {
@@ -78,7 +78,7 @@ impl Spill {
     /// All of it, in memory.
     ///
     /// # Errors
-    /// What the file system says.
+    /// The file system's error.
     pub fn to_vec(&self) -> io::Result<Vec<u8>> {
         let mut all = Vec::new();
         self.reader()?.read_to_end(&mut all)?;
@@ -105,7 +105,7 @@ impl SpillWriter {
     /// Appends.
     ///
     /// # Errors
-    /// What the file system says, for instance that the disk is full.
+    /// The file system's error, for instance a full disk.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.len += bytes.len() as u64;
         if self.file.is_none() && self.len > self.memory_max {

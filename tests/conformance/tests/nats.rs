@@ -31,7 +31,7 @@ struct Client {
 }
 
 // Dropped in this order: clients before the runtime, the server before its folder.
-struct Real {
+struct RealBroker {
     clients: Vec<Client>,
     runtime: Runtime,
     broker: Broker,
@@ -39,7 +39,7 @@ struct Real {
     _dir: TempDir,
 }
 
-impl Real {
+impl RealBroker {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let broker = Broker::start(dir.path());
@@ -66,7 +66,7 @@ impl Real {
     }
 }
 
-impl Subject for Real {
+impl Subject for RealBroker {
     fn connect(&mut self, node: NodeId) -> usize {
         let (sender, events) = channel();
         let sender = std::sync::Mutex::new(sender);
@@ -127,7 +127,7 @@ fn a_real_server_conforms() {
     let failed: Vec<String> = BEHAVIOURS
         .iter()
         .filter_map(|(name, behaviour)| {
-            behaviour(&mut Real::new()).err().map(|why| format!("{name}: {why}"))
+            behaviour(&mut RealBroker::new()).err().map(|why| format!("{name}: {why}"))
         })
         .collect();
     assert!(failed.is_empty(), "{failed:#?}");

@@ -31,12 +31,12 @@ const SCHEMA: &str = r#"
 "#;
 
 /// A value to bind, also text that is not UTF-8.
-enum Any {
+enum BoundValue {
     Value(Value),
     Text(&'static [u8]),
 }
 
-impl ToSql for Any {
+impl ToSql for BoundValue {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(ToSqlOutput::Borrowed(match self {
             Self::Value(value) => value.into(),
@@ -45,7 +45,7 @@ impl ToSql for Any {
     }
 }
 
-fn values() -> Vec<Any> {
+fn values() -> Vec<BoundValue> {
     let integers = [0, 1, -1, 127, 128, 1 << 47, i64::MAX, i64::MIN, i64::MIN + 1, (1 << 53) + 1];
     let reals = [
         0.5,
@@ -78,11 +78,11 @@ fn values() -> Vec<Any> {
         b"true",
     ];
     let blobs = [vec![], vec![0], b"text".to_vec(), (0..=255).collect(), vec![0xff; 5_000]];
-    let mut all = vec![Any::Value(Value::Null)];
-    all.extend(integers.map(|i| Any::Value(Value::Integer(i))));
-    all.extend(reals.map(|r| Any::Value(Value::Real(r))));
-    all.extend(texts.map(Any::Text));
-    all.extend(blobs.map(|b| Any::Value(Value::Blob(b))));
+    let mut all = vec![BoundValue::Value(Value::Null)];
+    all.extend(integers.map(|i| BoundValue::Value(Value::Integer(i))));
+    all.extend(reals.map(|r| BoundValue::Value(Value::Real(r))));
+    all.extend(texts.map(BoundValue::Text));
+    all.extend(blobs.map(|b| BoundValue::Value(Value::Blob(b))));
     all
 }
 
@@ -122,8 +122,8 @@ fn write(db: &Connection, shift: usize) {
     db.execute_batch("COMMIT").unwrap();
 }
 
-fn v_or_zero(v: &Any) -> &dyn ToSql {
-    if matches!(v, Any::Value(Value::Null)) { &0 } else { v }
+fn v_or_zero(v: &BoundValue) -> &dyn ToSql {
+    if matches!(v, BoundValue::Value(Value::Null)) { &0 } else { v }
 }
 
 fn published(node: &Node) -> (u64, u64) {

@@ -21,18 +21,18 @@ const STREAM: &str = "harmonylite-changes-batch-1";
 const FIRST: u64 = 100;
 
 /// What becomes of a message.
-enum End {
+enum ExpectedEnd {
     Aside(&'static str),
     Waits(&'static str),
 }
-use End::{Aside, Waits};
+use ExpectedEnd::{Aside, Waits};
 
 /// One message of an origin of its own.
 struct Case {
     payload: Vec<u8>,
     /// Headers that differ from the right ones; None: none at all.
     headers: Option<&'static [(&'static str, &'static str)]>,
-    end: End,
+    end: ExpectedEnd,
 }
 
 fn packed(plain: &[u8]) -> Vec<u8> {

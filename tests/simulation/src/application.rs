@@ -79,7 +79,7 @@ pub const MIGRATIONS: &[&str] = &[
 /// How far the schema is.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn level(db: &Connection) -> rusqlite::Result<i64> {
     db.prepare_cached("PRAGMA user_version")?.query_row([], |r| r.get(0))
 }
@@ -87,7 +87,7 @@ pub fn level(db: &Connection) -> rusqlite::Result<i64> {
 /// The next migration, if there is one.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn migrate(db: &Connection) -> rusqlite::Result<Option<i64>> {
     let level = level(db)?;
     let Some(sql) = usize::try_from(level).ok().and_then(|l| MIGRATIONS.get(l)) else {
@@ -113,7 +113,7 @@ fn is_note_captured(db: &Connection) -> rusqlite::Result<bool> {
 /// default before.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn row_expression(db: &Connection, table: &Table) -> rusqlite::Result<String> {
     let mut quoted: Vec<String> =
         table.columns.split(", ").map(|c| format!("quote({c})")).collect();
@@ -126,7 +126,7 @@ pub fn row_expression(db: &Connection, table: &Table) -> rusqlite::Result<String
 /// Lets the triggers of this connection read the node's clock instead of the machine's.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn use_clock(db: &Connection, shown: Arc<AtomicI64>) -> rusqlite::Result<()> {
     db.create_scalar_function("julianday", 1, FunctionFlags::SQLITE_UTF8, move |_| {
         Ok(shown.load(Ordering::Relaxed) as f64 / 86_400_000.0 + 2_440_587.5)
@@ -153,7 +153,7 @@ pub fn canonical(table: &Table, key: &[Value]) -> String {
 /// ignores errors has it; a few transactions are rolled back. Returns what was done, for the trace.
 ///
 /// # Errors
-/// What SQLite says beside constraints.
+/// SQLite's error, constraints excepted.
 pub fn transaction(
     db: &Connection,
     work: &Work,

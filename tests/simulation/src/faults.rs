@@ -3,18 +3,23 @@
 use crate::application;
 use crate::node::RETENTION_MS;
 use crate::oracle::meta;
-use crate::plan::What;
+use crate::plan::ActionKind;
 use crate::rng::Rng;
 use crate::world::{World, sql};
 
 impl World<'_> {
-    pub(crate) fn fault(&mut self, what: What, n: usize, rng: &mut Rng) -> Result<(), String> {
-        match what {
-            What::Sync => {
+    pub(crate) fn fault(
+        &mut self,
+        kind: ActionKind,
+        n: usize,
+        rng: &mut Rng,
+    ) -> Result<(), String> {
+        match kind {
+            ActionKind::Sync => {
                 self.nodes[n].sync().map_err(sql)?;
                 self.say(|| format!("node {n}: synced"));
             }
-            What::Crash => {
+            ActionKind::Crash => {
                 self.last_step(n, rng)?;
                 self.crash(n, rng);
                 self.maybe_start(n, rng)?;
@@ -22,40 +27,40 @@ impl World<'_> {
             // A batch that its origin forgets by a power cut, and the broker by a lost tail, before
             // the two have talked, leaves nothing by which the origin could know: two failures at
             // once, which the design does not survive.
-            What::PowerCut if self.is_unseen(&self.unseen_loss, n) => self.crash(n, rng),
-            What::PowerCut => self.power_cut(n, rng)?,
-            What::Start => self.start(n)?,
-            What::Cut => self.cut_off(n, rng),
-            What::Heal => self.reach(n),
-            What::OneWay => self.one_way(n, rng),
-            What::Ghost => {
+            ActionKind::PowerCut if self.is_unseen(&self.unseen_loss, n) => self.crash(n, rng),
+            ActionKind::PowerCut => self.power_cut(n, rng)?,
+            ActionKind::Start => self.start(n)?,
+            ActionKind::Cut => self.cut_off(n, rng),
+            ActionKind::Heal => self.reach(n),
+            ActionKind::OneWay => self.one_way(n, rng),
+            ActionKind::Ghost => {
                 self.broker.at(self.true_ms);
                 if self.nodes[n].link.ghost(&mut self.broker) {
                     self.marks.hit("late request arrived");
                     self.say(|| format!("a late request of node {n} arrives"));
                 }
             }
-            What::ConsumerLost => self.lose_consumers(n),
-            What::Redeliver => {
+            ActionKind::ConsumerLost => self.lose_consumers(n),
+            ActionKind::Redeliver => {
                 if let Some(event) = self.nodes[n].link.redeliver(&mut self.broker, rng) {
                     self.marks.hit("message redelivered");
                     self.nodes[n].tell(crate::network::Actor::Inbound, event);
                     self.say(|| format!("node {n}: a message comes again"));
                 }
             }
-            What::RollBack | What::Hole | What::Recreate | What::Expire => {
-                self.broker_fault(what, rng)
+            ActionKind::RollBack | ActionKind::Hole | ActionKind::Recreate | ActionKind::Expire => {
+                self.broker_fault(kind, rng)
             }
-            What::ClockJump => {
+            ActionKind::ClockJump => {
                 let by = rng.pick(&[-5_000, -1, 1, 400, 30_000, -600_000, 3_600_000]);
                 self.nodes[n].clock.skew_ms += by;
                 self.marks.hit("clock jumped");
                 self.say(|| format!("node {n}: its clock jumps by {by} ms"));
             }
-            What::LongQuiet => self.long_quiet()?,
-            What::Lock => self.lock(n)?,
-            What::Migrate => drop(self.migrate(n)?),
-            What::App | What::Pump | What::Tick => {}
+            ActionKind::LongQuiet => self.long_quiet()?,
+            ActionKind::Lock => self.lock(n)?,
+            ActionKind::Migrate => drop(self.migrate(n)?),
+            ActionKind::App | ActionKind::Pump | ActionKind::Tick => {}
         }
         Ok(())
     }
@@ -155,7 +160,7 @@ impl World<'_> {
         }
     }
 
-    fn broker_fault(&mut self, what: What, rng: &mut Rng) {
+    fn broker_fault(&mut self, kind: ActionKind, rng: &mut Rng) {
         // Nor does a message expire within moments of a power cut that makes its origin forget it:
         // they are kept for days. So a message that goes counts as a loss like the others,
         // whichever of the two comes first.
@@ -169,8 +174,8 @@ impl World<'_> {
             let stream = self.broker.stream(shard);
             (stream.first, stream.last)
         };
-        match what {
-            What::RollBack if last >= first => {
+        match kind {
+            ActionKind::RollBack if last >= first => {
                 // A server that restarts: all connections end, before and after are told apart by
                 // nobody.
                 self.restart_broker(rng);
@@ -182,7 +187,7 @@ impl World<'_> {
                 });
                 self.connect_all();
             }
-            What::Hole if last >= first => {
+            ActionKind::Hole if last >= first => {
                 let seq = first + rng.below(last - first + 1);
                 if self.broker.destroy(shard, seq) {
                     self.marks.hit("message destroyed");
@@ -193,7 +198,7 @@ impl World<'_> {
                     }
                 }
             }
-            What::Recreate => {
+            ActionKind::Recreate => {
                 if rng.chance(50) {
                     self.restart_broker(rng);
                 } else {
@@ -207,7 +212,7 @@ impl World<'_> {
                 self.say(|| format!("stream {shard} is deleted and made again"));
                 self.connect_all();
             }
-            What::Expire if last >= first => {
+            ActionKind::Expire if last >= first => {
                 let upto = first + rng.below(last - first + 1);
                 self.broker.expire(shard, upto);
                 self.marks.hit("messages expired");
@@ -262,7 +267,7 @@ impl World<'_> {
         let site = meta(&self.nodes[n].app, "site").map_err(sql)?;
         if level == 2 {
             // A power cut may take the migration back, and nobody else may ever do it.
-            let firm = !self.plan.has(What::PowerCut);
+            let firm = !self.plan.has(ActionKind::PowerCut);
             self.oracle.populated(n, site, &self.nodes[n].app, level, firm)?;
         }
         self.nodes[n].wake();

@@ -113,7 +113,7 @@ impl Node {
     /// A machine with an empty schema and no process.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// SQLite's error.
     pub fn new(plan: &Plan, index: usize) -> rusqlite::Result<Self> {
         let id = NodeId(index as u64 + 1);
         let (skew_ms, drift_ppm) = plan.clocks[index];
@@ -169,7 +169,7 @@ impl Node {
     /// Another connection to the database, without the application's functions.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// SQLite's error.
     pub fn connect(&self) -> rusqlite::Result<Connection> {
         open(&self.name)
     }
@@ -177,7 +177,7 @@ impl Node {
     /// Begins a process, if there is none.
     ///
     /// # Errors
-    /// What ends the node.
+    /// The error that ends the node.
     pub fn start(&mut self, true_ms: i64) -> Result<bool, String> {
         if self.process.is_some() {
             return Ok(false);
@@ -259,7 +259,7 @@ impl Node {
     /// All that was written reaches the disk.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// SQLite's error.
     pub fn sync(&mut self) -> rusqlite::Result<()> {
         copy(&self.app, &mut self.synced)
     }
@@ -267,7 +267,7 @@ impl Node {
     /// The machine ends: the database is as at its last sync. The process must have ended.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// SQLite's error.
     pub fn power_cut(&mut self) -> rusqlite::Result<()> {
         assert!(self.process.is_none(), "a process cannot outlive its machine");
         let name = fresh_name();

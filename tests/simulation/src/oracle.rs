@@ -49,7 +49,7 @@ struct Entry {
 /// A fact of a database.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn meta(db: &Connection, name: &str) -> rusqlite::Result<i64> {
     Ok(db
         .prepare_cached("SELECT value FROM __harmonylite__meta WHERE key = ?1")?
@@ -148,7 +148,7 @@ pub fn versions(db: &Connection, table: &Table) -> rusqlite::Result<BTreeMap<Str
 /// Whether the rows of `pair` are whole: both rows of a pair are always written together.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn broken_pair(db: &Connection) -> rusqlite::Result<Option<i64>> {
     db.prepare_cached(
         "SELECT id / 2 FROM pair GROUP BY id / 2 HAVING count(*) <> 2 OR min(token) \
@@ -162,7 +162,7 @@ impl Oracle {
     /// Rows that are there before a database joins, or before their table is captured.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// SQLite's error.
     pub fn populated(
         &mut self,
         node: usize,
@@ -184,7 +184,7 @@ impl Oracle {
     /// Begins (again) to follow the log of a node from where it is.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// SQLite's error.
     pub fn follow(&mut self, node: usize, db: &Connection) -> Result<(), String> {
         self.last_log.insert(node, last_log(db).map_err(|e| e.to_string())?);
         Ok(())
@@ -272,7 +272,7 @@ impl Oracle {
     /// `acknowledged`).
     ///
     /// # Errors
-    /// What SQLite says.
+    /// SQLite's error.
     pub fn power_cut(
         &mut self,
         node: usize,

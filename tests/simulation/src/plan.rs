@@ -11,7 +11,7 @@ use harmonylite::model::limits::Limits;
 /// What happens at one point of a world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs)]
-pub enum What {
+pub enum ActionKind {
     /// The application commits a transaction.
     App,
     /// Some steps of the sidecar, its connection and its consumers, in any order.
@@ -57,31 +57,31 @@ pub enum What {
 }
 
 /// All faults, with the most weight that a seed may give them.
-const FAULTS: [(What, u64); 17] = [
-    (What::Sync, 12),
-    (What::Crash, 10),
-    (What::PowerCut, 10),
-    (What::Cut, 12),
-    (What::OneWay, 8),
-    (What::Ghost, 20),
-    (What::ConsumerLost, 8),
-    (What::Redeliver, 10),
-    (What::RollBack, 8),
-    (What::Hole, 6),
-    (What::Recreate, 4),
-    (What::Expire, 6),
-    (What::ClockJump, 8),
-    (What::LongQuiet, 3),
-    (What::Lock, 10),
-    (What::Start, 10),
-    (What::Heal, 20),
+const FAULTS: [(ActionKind, u64); 17] = [
+    (ActionKind::Sync, 12),
+    (ActionKind::Crash, 10),
+    (ActionKind::PowerCut, 10),
+    (ActionKind::Cut, 12),
+    (ActionKind::OneWay, 8),
+    (ActionKind::Ghost, 20),
+    (ActionKind::ConsumerLost, 8),
+    (ActionKind::Redeliver, 10),
+    (ActionKind::RollBack, 8),
+    (ActionKind::Hole, 6),
+    (ActionKind::Recreate, 4),
+    (ActionKind::Expire, 6),
+    (ActionKind::ClockJump, 8),
+    (ActionKind::LongQuiet, 3),
+    (ActionKind::Lock, 10),
+    (ActionKind::Start, 10),
+    (ActionKind::Heal, 20),
 ];
 
 /// One action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Action {
     /// What.
-    pub what: What,
+    pub kind: ActionKind,
     /// At which node.
     pub node: usize,
     /// Decides the rest.
@@ -170,7 +170,7 @@ fn limits(rng: &mut Rng) -> (Limits, bool) {
     }
     if splits {
         // What is published again in pieces may show half of a transaction that was lost.
-        limits.relog_rows_max = limits.batch_entries_max.min(6);
+        limits.republish_rows_max = limits.batch_entries_max.min(6);
     }
     if shrink(rng) {
         limits.apply_rows_max = rng.range(1, 8).cast_unsigned();
@@ -244,8 +244,8 @@ impl Plan {
         // What was lost and whose position has expired since, before its publisher looked, leaves
         // no trace that anybody could find: that takes a node that was away for longer than the
         // stream keeps its messages.
-        if plan.has(What::RollBack) || plan.has(What::Hole) {
-            plan.actions.retain(|a| a.what != What::Expire);
+        if plan.has(ActionKind::RollBack) || plan.has(ActionKind::Hole) {
+            plan.actions.retain(|a| a.kind != ActionKind::Expire);
         }
         plan.migrate();
         plan
@@ -257,42 +257,51 @@ impl Plan {
         let mut rng = Rng::new(self.seed ^ 0x5c4e_3a00_0000_0001);
         if rng.chance(20) {
             for _ in 0..rng.range(1, 7) {
-                let action =
-                    Action { what: What::Migrate, node: rng.index(self.nodes), seed: rng.bits() };
+                let action = Action {
+                    kind: ActionKind::Migrate,
+                    node: rng.index(self.nodes),
+                    seed: rng.bits(),
+                };
                 self.actions.insert(rng.index(self.actions.len()), action);
             }
         }
     }
 
     /// Whether an action of this kind is in it.
-    pub fn has(&self, what: What) -> bool {
-        self.actions.iter().any(|a| a.what == what)
+    pub fn has(&self, kind: ActionKind) -> bool {
+        self.actions.iter().any(|a| a.kind == kind)
     }
 
     /// Whether the broker loses what it acknowledged.
     pub fn broker_loses(&self) -> bool {
-        [What::RollBack, What::Hole, What::Recreate, What::Expire].iter().any(|w| self.has(*w))
+        [ActionKind::RollBack, ActionKind::Hole, ActionKind::Recreate, ActionKind::Expire]
+            .iter()
+            .any(|w| self.has(*w))
     }
 }
 
 fn actions(rng: &mut Rng, nodes: usize) -> Vec<Action> {
-    let mut weights: Vec<(What, u64)> = vec![
-        (What::App, rng.range(20, 60).cast_unsigned()),
-        (What::Pump, rng.range(60, 300).cast_unsigned()),
-        (What::Tick, rng.range(10, 60).cast_unsigned()),
+    let mut weights: Vec<(ActionKind, u64)> = vec![
+        (ActionKind::App, rng.range(20, 60).cast_unsigned()),
+        (ActionKind::Pump, rng.range(60, 300).cast_unsigned()),
+        (ActionKind::Tick, rng.range(10, 60).cast_unsigned()),
     ];
-    for (what, most) in FAULTS {
+    for (kind, most) in FAULTS {
         if rng.chance(35) {
-            weights.push((what, rng.range(1, most.cast_signed()).cast_unsigned()));
+            weights.push((kind, rng.range(1, most.cast_signed()).cast_unsigned()));
         }
     }
     // What goes down must come up again.
-    let needs = |what: &[What]| weights.iter().any(|(w, _)| what.contains(w));
-    let (dies, cut) =
-        (needs(&[What::Crash, What::PowerCut]), needs(&[What::Cut, What::OneWay, What::RollBack]));
-    for (what, needed) in [(What::Start, dies), (What::Heal, cut), (What::Sync, dies)] {
-        if needed && !weights.iter().any(|(w, _)| *w == what) {
-            weights.push((what, rng.range(5, 25).cast_unsigned()));
+    let needs = |kind: &[ActionKind]| weights.iter().any(|(w, _)| kind.contains(w));
+    let (dies, cut) = (
+        needs(&[ActionKind::Crash, ActionKind::PowerCut]),
+        needs(&[ActionKind::Cut, ActionKind::OneWay, ActionKind::RollBack]),
+    );
+    for (kind, needed) in
+        [(ActionKind::Start, dies), (ActionKind::Heal, cut), (ActionKind::Sync, dies)]
+    {
+        if needed && !weights.iter().any(|(w, _)| *w == kind) {
+            weights.push((kind, rng.range(5, 25).cast_unsigned()));
         }
     }
     let total = weights.iter().map(|(_, w)| w).sum();
@@ -300,15 +309,15 @@ fn actions(rng: &mut Rng, nodes: usize) -> Vec<Action> {
     (0..length)
         .map(|_| {
             let mut at = rng.below(total);
-            let what = weights
+            let kind = weights
                 .iter()
                 .find(|(_, w)| {
                     let here = at < *w;
                     at = at.saturating_sub(*w);
                     here
                 })
-                .map_or(What::Pump, |(what, _)| *what);
-            Action { what, node: rng.index(nodes), seed: rng.bits() }
+                .map_or(ActionKind::Pump, |(kind, _)| *kind);
+            Action { kind, node: rng.index(nodes), seed: rng.bits() }
         })
         .collect()
 }

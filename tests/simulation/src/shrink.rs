@@ -1,7 +1,7 @@
 //! Makes a failing plan small enough to read: fewer faults, fewer actions, quieter settings, as
 //! long as it fails alike.
 
-use crate::plan::{Fates, Plan, What};
+use crate::plan::{ActionKind, Fates, Plan};
 use crate::world::run;
 
 /// Lives at most so many worlds on the way.
@@ -37,33 +37,33 @@ pub fn shrink(plan: &Plan) -> Plan {
     let mut shrinker = Shrinker { wanted: kind(&failure), worlds: 0 };
     let mut best = plan.clone();
     let kinds = [
-        What::Migrate,
-        What::Ghost,
-        What::Redeliver,
-        What::ConsumerLost,
-        What::Lock,
-        What::ClockJump,
-        What::LongQuiet,
-        What::Recreate,
-        What::Hole,
-        What::RollBack,
-        What::Expire,
-        What::OneWay,
-        What::PowerCut,
-        What::Crash,
-        What::Cut,
-        What::Sync,
-        What::Start,
-        What::Heal,
+        ActionKind::Migrate,
+        ActionKind::Ghost,
+        ActionKind::Redeliver,
+        ActionKind::ConsumerLost,
+        ActionKind::Lock,
+        ActionKind::ClockJump,
+        ActionKind::LongQuiet,
+        ActionKind::Recreate,
+        ActionKind::Hole,
+        ActionKind::RollBack,
+        ActionKind::Expire,
+        ActionKind::OneWay,
+        ActionKind::PowerCut,
+        ActionKind::Crash,
+        ActionKind::Cut,
+        ActionKind::Sync,
+        ActionKind::Start,
+        ActionKind::Heal,
     ];
-    for what in kinds.into_iter().filter(|w| plan.has(*w)) {
-        if let Some(smaller) = shrinker.without(&best, |p| p.actions.retain(|a| a.what != what)) {
+    for kind in kinds.into_iter().filter(|w| plan.has(*w)) {
+        if let Some(smaller) = shrinker.without(&best, |p| p.actions.retain(|a| a.kind != kind)) {
             best = smaller;
         }
     }
     for node in 0..best.nodes {
         if let Some(smaller) = shrinker
-            .without(&best, |p| p.actions.retain(|a| a.node != node || a.what == What::Tick))
+            .without(&best, |p| p.actions.retain(|a| a.node != node || a.kind == ActionKind::Tick))
         {
             best = smaller;
         }

@@ -83,7 +83,7 @@ pub fn run_suite(suite: &Suite) -> Result {
 }
 
 /// The line that repeats a failure.
-pub fn again(seed: u64, bug: Option<Bug>) -> String {
+pub fn repeat_command(seed: u64, bug: Option<Bug>) -> String {
     let bug = bug.map_or(String::new(), |b| format!(" --bug {b:?}"));
     format!("cargo run -p harmonylite-simulation --bin sim -- --seed {seed}{bug} --shrink")
 }

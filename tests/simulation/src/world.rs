@@ -9,7 +9,7 @@ use crate::describe;
 use crate::network::{Actor, Served};
 use crate::node::Node;
 use crate::oracle::{Oracle, Version};
-use crate::plan::{Action, Fates, Plan, What};
+use crate::plan::{Action, ActionKind, Fates, Plan};
 use crate::rng::Rng;
 use harmonylite::actor::{Fatal, Step};
 use harmonylite::broker::BrokerEvent;
@@ -159,15 +159,15 @@ impl<'p> World<'p> {
     fn act(&mut self, action: Action) -> Result<(), String> {
         let mut rng = Rng::new(action.seed);
         let n = action.node % self.nodes.len();
-        match action.what {
-            What::App => self.application(n, &mut rng)?,
-            What::Pump => self.pump(n, &mut rng)?,
-            What::Tick => {
+        match action.kind {
+            ActionKind::App => self.application(n, &mut rng)?,
+            ActionKind::Pump => self.pump(n, &mut rng)?,
+            ActionKind::Tick => {
                 // Mostly a little, now and then so much that deadlines pass.
                 let most = if rng.chance(10) { 12_000 } else { self.plan.tick_ms };
                 self.true_ms += rng.range(0, most);
             }
-            _ => self.fault(action.what, n, &mut rng)?,
+            _ => self.fault(action.kind, n, &mut rng)?,
         }
         Ok(())
     }
@@ -426,7 +426,7 @@ impl<'p> World<'p> {
         for (n, node) in self.nodes.iter().enumerate() {
             let Some(p) = &node.process else { continue };
             for (is, what) in [
-                (!p.inbound.is_linked(), "not linked"),
+                (!p.inbound.is_connected(), "not linked"),
                 (!p.inbound.is_drained(), "inbound not drained"),
                 (!p.outbound.is_drained(), "outbound not drained"),
                 (!p.inbound.is_joined(), "not joined"),

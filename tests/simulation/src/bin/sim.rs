@@ -4,7 +4,7 @@ use harmonylite::model::planted_bugs::{BUGS, Bug, plant};
 use harmonylite_simulation::coverage::EXPECTED;
 use harmonylite_simulation::plan::Plan;
 use harmonylite_simulation::shrink::shrink;
-use harmonylite_simulation::suite::{Suite, again, run_suite};
+use harmonylite_simulation::suite::{Suite, repeat_command, run_suite};
 use harmonylite_simulation::world::run;
 use std::process::ExitCode;
 
@@ -109,7 +109,7 @@ fn many(options: &Options) -> bool {
     });
     for (seed, failure) in &result.failed {
         println!("seed {seed}: {}", failure.chars().take(600).collect::<String>());
-        println!("    again: {}", again(*seed, options.bug));
+        println!("    again: {}", repeat_command(*seed, options.bug));
     }
     if !options.quiet {
         for (mark, count) in result.marks.iter() {
