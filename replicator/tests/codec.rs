@@ -201,7 +201,7 @@ fn bombs_are_refused_before_they_grow() {
     assert!(zeros.len() < 20_000 && outline(&zeros[..], &limits).is_err());
     // Arrays in arrays, ten thousand deep.
     assert!(
-        refused(&[0x81; 10_000], &limits).contains("format number is not what the format says"),
+        refused(&[0x81; 10_000], &limits).contains("format number does not follow the format"),
         "{}",
         refused(&[0x81; 10_000], &limits)
     );

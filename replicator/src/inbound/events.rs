@@ -153,10 +153,10 @@ impl<B: Broker> Inbound<B> {
                     self.consume_held(node);
                 }
             }
-            (Question::SignOfLife(node), Ok(Reply::Kv(entry))) => {
-                self.gaps.sign_of_life(node, entry.as_ref(), now);
+            (Question::LastSeen(node), Ok(Reply::Kv(entry))) => {
+                self.gaps.last_seen(node, entry.as_ref(), now);
             }
-            (Question::Heartbeat | Question::HeldOrigin(_) | Question::SignOfLife(_), _) => {}
+            (Question::Heartbeat | Question::HeldOrigin(_) | Question::LastSeen(_), _) => {}
             (Question::Members, Ok(Reply::Kv(entry))) => {
                 let put = self.gaps.members_read(entry.as_ref());
                 self.requests.send(put);

@@ -1,46 +1,46 @@
-//! Answers other nodes that miss something.
+//! Answers other nodes that miss messages.
 //!
-//! Arrives: questions on the signal subject. Leaves: the wish to republish, and, once the rows are
-//! published, the answer, with whether this node missed nothing itself. Owns: an answer leaves only
-//! when its rows are acknowledged, and is "whole" only if everything up to the asker's position is
-//! applied here. Memory only: who gets no answer asks again.
+//! Arrives: questions on the signal subject. Leaves: the request to republish rows, and after their
+//! publication the answer. Owns: an answer is sent only when its rows are acknowledged. It is
+//! "whole" only if this node misses nothing and has applied everything up to the asker's position.
+//! Memory only: a node without an answer repeats its question.
 
 use super::signal::Signal;
 use crate::model::config::{NodeConfig, Now};
 use crate::model::ids::{NodeId, StreamSeq};
 use std::collections::VecDeque;
 
-/// A node that is not the origin answers after this, if nobody else did; one that misses something
-/// itself after twice that.
+/// A node that is not the origin answers after this wait, unless another node answered. If it
+/// misses messages itself, it waits twice as long.
 const ANSWER_DELAY_MS: u64 = 5_000;
-/// A node that has not come as far as the asker answers this much later.
+/// The additional wait of a node that is not yet at the asker's position.
 const UNREACHED_DELAY_MS: u64 = 20_000;
-/// Questions remembered, so that one that comes twice is republished for once.
+/// The number of remembered answers, so that a repeated question does not republish again.
 const GIVEN_MAX: usize = 256;
 
-/// Whose question.
+/// The identity of a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuestionId {
-    /// The node that asks.
+    /// The asking node.
     pub asker: u64,
-    /// Its number of the gap.
+    /// The asker's number of the gap.
     pub gap: i64,
-    /// When it noticed the gap, unix milliseconds.
+    /// When the asker noticed the gap, unix milliseconds.
     pub noticed_ms: i64,
 }
 
-/// A question of another node, as it arrived.
+/// A question of another node.
 #[derive(Clone, Copy, Debug)]
 pub struct PeerQuestion {
-    /// Whose.
+    /// Its identity.
     pub id: QuestionId,
     /// The node whose batches are missing; 0: unknown.
     pub origin: u64,
     /// The stream.
     pub shard: u32,
-    /// How far the asker has consumed the stream.
+    /// The position up to which the asker has consumed the stream.
     pub position: StreamSeq,
-    /// Rows from this time on are wanted, unix milliseconds.
+    /// The oldest requested row time, unix milliseconds.
     pub since_ms: i64,
 }
 
@@ -48,9 +48,9 @@ pub struct PeerQuestion {
 struct Answer {
     question: PeerQuestion,
     due_ms: u64,
-    /// Once its rows are being logged: whether this node missed nothing then.
+    /// Set when the logging of its rows starts: whether this node missed nothing at that time.
     begun: Option<bool>,
-    /// Once they are logged.
+    /// Set when its rows are logged.
     logged: Option<Logged>,
 }
 
@@ -58,28 +58,28 @@ struct Answer {
 struct Logged {
     /// The last log entry.
     end: i64,
-    /// This node missed nothing, neither then nor now.
+    /// This node missed nothing, neither at the start nor at the end.
     whole: bool,
 }
 
-/// What a transaction did about answers; it counts once the transaction is committed.
+/// The progress of answers in a transaction. It counts after the commit.
 #[derive(Debug, Default)]
 pub struct AnswersDone {
     begun: Vec<(usize, bool)>,
     logged: Vec<(usize, Logged)>,
 }
 
-/// The questions that can be answered together.
+/// Questions that are answered together.
 #[derive(Debug)]
 pub struct Answerable {
-    /// Rows from this time on are to be republished, unix milliseconds.
+    /// The oldest row time to republish, unix milliseconds.
     pub since_ms: i64,
-    /// Who asks.
+    /// The asking nodes.
     pub askers: Vec<u64>,
     which: Vec<usize>,
 }
 
-/// Questions of other nodes.
+/// The questions of other nodes, and the given answers.
 #[derive(Debug)]
 pub struct Answers {
     me: NodeId,
@@ -89,7 +89,7 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// No question yet.
+    /// Creates it without questions.
     pub fn new(config: &NodeConfig) -> Self {
         Self {
             me: config.node,
@@ -99,24 +99,23 @@ impl Answers {
         }
     }
 
-    /// Whether no question waits.
+    /// Returns whether no question waits.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Forgets all questions: they were about a stream that has to be checked again. Who misses
-    /// something asks again.
+    /// Forgets all questions, because the stream has to be checked again. The askers repeat them.
     pub fn forget(&mut self) {
         self.waiting.clear();
         self.given.clear();
     }
 
-    /// Takes a question in. `misses`: this node misses something of that stream itself. Returns
-    /// the answer if it was given before: it may have been lost.
+    /// Takes a question. `misses` tells whether this node misses messages of that stream itself.
+    /// Returns an answer that was already given, because it may have been lost.
     pub fn receive(&mut self, question: PeerQuestion, misses: bool, now: Now) -> Option<Signal> {
         let id = question.id;
         if let Some(known) = self.waiting.iter_mut().find(|a| a.question.id == id) {
-            // The stream may have begun again since, and with it the positions.
+            // If the stream was recreated since, its positions started again.
             if known.begun.is_none() {
                 known.question.position = question.position;
             }
@@ -133,13 +132,13 @@ impl Answers {
         }
     }
 
-    /// Another node has answered; a whole answer makes ours needless unless it is begun.
+    /// Notes the answer of another node. A whole answer replaces ours, unless ours has started.
     pub fn answered_by_another(&mut self, id: QuestionId, whole: bool) {
         self.waiting.retain(|a| !whole || a.question.id != id || a.begun.is_some());
     }
 
-    /// When an answer can be begun. A node that has not come as far as the asker waits for that,
-    /// but not for ever: the messages between may have expired.
+    /// Returns when an answer can start. A node that is not yet at the asker's position waits
+    /// longer, but not without end, because the messages between may have expired.
     fn due_ms(&self, answer: &Answer, reached: &impl Fn(u32, StreamSeq) -> bool) -> u64 {
         if answer.begun.is_some() {
             return u64::MAX;
@@ -148,13 +147,14 @@ impl Answers {
         answer.due_ms + if waits { UNREACHED_DELAY_MS } else { 0 }
     }
 
-    /// When the next answer can be begun, on the monotone clock. `reached`: whether a stream is
-    /// applied up to a position.
+    /// Returns when the next answer can start, on the monotone clock. `reached` returns whether a
+    /// stream is applied up to a position.
     pub fn deadline(&self, reached: impl Fn(u32, StreamSeq) -> bool) -> u64 {
         self.waiting.iter().map(|a| self.due_ms(a, &reached)).min().unwrap_or(u64::MAX)
     }
 
-    /// The questions that are due, and those that soon will be: rows are republished once for all.
+    /// Returns the questions that can be answered now or soon, so that rows are republished once
+    /// for all of them.
     pub fn answerable(
         &self,
         now: Now,
@@ -174,11 +174,11 @@ impl Answers {
         })
     }
 
-    /// Their rows are being logged from now on. `whole`: whether this node misses nothing of a
-    /// stream.
+    /// Notes that the logging of their rows starts. `whole` returns whether this node misses
+    /// nothing of a stream.
     ///
     /// # Errors
-    /// Those of `whole`.
+    /// The errors of `whole`.
     pub fn begin<E>(
         &self,
         answerable: Answerable,
@@ -193,10 +193,10 @@ impl Answers {
         Ok(())
     }
 
-    /// The rows of the answers that were begun are logged, up to `end`.
+    /// Notes that the rows of the started answers are logged, up to the log entry `end`.
     ///
     /// # Errors
-    /// Those of `whole`.
+    /// The errors of `whole`.
     pub fn logged<E>(
         &self,
         end: i64,
@@ -212,7 +212,8 @@ impl Answers {
         Ok(())
     }
 
-    /// After the commit. Returns the answers whose rows are published, up to log entry `published`.
+    /// Takes over the progress after the commit. Returns the answers whose rows are published, up
+    /// to log entry `published`.
     pub fn committed(&mut self, done: AnswersDone, published: i64) -> Vec<Signal> {
         for (i, whole) in done.begun {
             self.waiting[i].begun = Some(whole);

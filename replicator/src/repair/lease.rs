@@ -1,41 +1,41 @@
-//! Holds the lease that makes a node id belong to one process in the whole cluster.
+//! Holds the lease by which one process in the cluster owns a node id.
 //!
-//! Arrives: what the registry bucket holds for this node id. Leaves: what to write there, or the
-//! refusal. Owns: two sidecars with one node id (a cloned disk, a copied configuration) do not both
-//! go on. A crash leaves a lease that lives until its time is over; a restart at the same place
-//! takes it at once, because the lock on the file proves that its holder ended. Pure: the caller
-//! asks the broker and passes the time in.
+//! Arrives: the registry entry of this node id's lease. Leaves: the entry to write, or a refusal.
+//! Owns: of two sidecars with one node id (a cloned disk, a copied configuration) only one
+//! continues. After a crash the lease stays until it expires. A restart at the same place takes it
+//! at once, because the lock on the file proves that its holder ended. Pure: the caller asks the
+//! broker and passes the time.
 
 use crate::broker::KvEntry;
 use crate::model::ids::{NodeId, Site};
 use serde::{Deserialize, Serialize};
 
-/// What a lease says of its holder.
+/// The content of a lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     /// The site of the holder's database.
     pub site: i64,
-    /// The holder's process, at random.
+    /// A random id of the holder's process.
     pub instance: String,
     /// The holder's machine and database path.
     pub place: String,
 }
 
-/// What to do about a lease.
+/// The next action for a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeaseStep {
-    /// Write it, if the key still has this revision.
+    /// Write the lease if the key still has this revision.
     Put {
         /// 0: the key must not exist.
         expected: u64,
     },
-    /// Somebody else held it not long ago: look again.
+    /// Another process held it recently: read it again later.
     LookAgain,
-    /// Somebody else holds it and is alive.
+    /// Another running process holds it.
     Refuse(Holder),
 }
 
-/// The lease as this process knows it.
+/// The lease, as known to this process.
 #[derive(Debug)]
 pub struct Lease {
     me: Holder,
@@ -45,7 +45,7 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Not held yet.
+    /// Creates a lease that is not held yet.
     pub fn new(site: Site, instance: &str, place: &str, ttl_ms: u64) -> Self {
         Self {
             me: Holder { site: site.0, instance: instance.to_owned(), place: place.to_owned() },
@@ -55,33 +55,33 @@ impl Lease {
         }
     }
 
-    /// The key in the registry bucket.
+    /// Returns the key in the registry bucket.
     pub fn key(node: NodeId) -> String {
         format!("lease-{node}")
     }
 
-    /// Whether this process holds it, as far as it knows.
+    /// Returns whether this process holds it, as far as it knows.
     pub fn is_held(&self) -> bool {
         self.held.is_some()
     }
 
-    /// What is to be written.
+    /// Returns the value to write.
     pub fn value(&self) -> Vec<u8> {
         serde_json::to_vec(&self.me).unwrap_or_default()
     }
 
-    /// The revision to renew from, if it is held.
+    /// Returns the revision to renew from, if the lease is held.
     pub fn revision(&self) -> Option<u64> {
         self.held
     }
 
-    /// The write succeeded.
+    /// Notes a successful write.
     pub fn written(&mut self, revision: u64) {
         self.held = Some(revision);
         self.seen = None;
     }
 
-    /// Decides by what the bucket holds.
+    /// Decides the next action by the registry entry.
     pub fn decide(&mut self, entry: Option<&KvEntry>, mono_ms: u64) -> LeaseStep {
         let Some(entry) = entry else {
             return LeaseStep::Put { expected: 0 };

@@ -1,4 +1,4 @@
-//! The table `__harmonylite__held`: origins whose batches wait until the schemas match.
+//! The table `__harmonylite__held`: origins whose batches wait for a matching schema.
 
 use crate::db::connection::DatabaseError;
 use crate::model::ids::{NodeId, StreamSeq};
@@ -6,20 +6,20 @@ use crate::model::status::HeldStatus;
 use rusqlite::{Connection, params};
 use std::collections::HashMap;
 
-/// An origin that is to be held.
+/// An origin to hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Hold<'a> {
     /// The origin.
     pub node: NodeId,
     /// The stream.
     pub shard: u32,
-    /// From this position on.
+    /// The position of its first held batch.
     pub seq: StreamSeq,
-    /// Why, for people.
+    /// The reason, for people.
     pub reason: &'a str,
 }
 
-/// The origins of a stream that are held, and from where on.
+/// Returns the held origins of a stream, and the position of the first held batch of each.
 ///
 /// # Errors
 /// SQLite's error.
@@ -29,7 +29,7 @@ pub fn read(db: &Connection, shard: u32) -> Result<HashMap<NodeId, StreamSeq>, D
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// Holds an origin. One that is held already keeps its time.
+/// Holds an origin. An origin that is already held keeps its time.
 ///
 /// # Errors
 /// SQLite's error.
@@ -44,7 +44,7 @@ pub fn put(db: &Connection, hold: Hold<'_>, now_ms: i64) -> Result<(), DatabaseE
     Ok(())
 }
 
-/// Holds an origin no longer.
+/// Releases an origin.
 ///
 /// # Errors
 /// SQLite's error.
@@ -56,7 +56,7 @@ pub fn remove(db: &Connection, node: NodeId, shard: u32) -> Result<(), DatabaseE
     Ok(())
 }
 
-/// All origins that are held, for people.
+/// Returns all held origins, for people.
 ///
 /// # Errors
 /// SQLite's error.

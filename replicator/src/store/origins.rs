@@ -18,7 +18,7 @@ pub struct Origin {
     pub created_ms: i64,
 }
 
-/// The number of the last applied batch of a site; 0 if none is known.
+/// Returns the number of the last applied batch of a site; 0 if none is known.
 ///
 /// # Errors
 /// SQLite's error.
@@ -45,7 +45,7 @@ pub fn put(db: &Connection, origin: &Origin) -> Result<(), DatabaseError> {
     Ok(())
 }
 
-/// Every node with an applied batch, and when its newest one was made, unix milliseconds.
+/// Returns every node with an applied batch, and when its newest one was made, unix milliseconds.
 ///
 /// # Errors
 /// SQLite's error.
@@ -57,8 +57,8 @@ pub fn newest_by_node(db: &Connection) -> Result<HashMap<NodeId, i64>, DatabaseE
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// Adds the present site of this database as a former one, of which every batch up to the last
-/// published is applied. Does nothing if there is no present site.
+/// Adds the present site of this database as a former one, with its last published batch as
+/// applied. Does nothing if there is no present site.
 ///
 /// # Errors
 /// SQLite's error.

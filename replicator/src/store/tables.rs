@@ -1,4 +1,4 @@
-//! The table `__harmonylite__table`: a number for every table that is or was replicated, and the
+//! The table `__harmonylite__table`: the number of every table that is or was replicated, and the
 //! hash of its schema.
 
 use crate::db::connection::DatabaseError;
@@ -12,22 +12,22 @@ use std::collections::HashSet;
 pub struct Registered {
     /// The number.
     pub id: i64,
-    /// What registering it changed.
+    /// The change that registering it made.
     pub change: Change,
 }
 
-/// What registering a table changed.
+/// The change that registering a table made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// The table was replicated with this schema before.
+    /// The table was already replicated with this schema.
     None,
-    /// Its schema is another.
+    /// Its schema changed.
     Schema,
-    /// It was not replicated before.
+    /// The table was not replicated before.
     Added,
 }
 
-/// A table as it is stored.
+/// A registered table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KnownTable {
     /// The number.
@@ -69,8 +69,8 @@ pub fn register(db: &Connection, table: &TableSchema) -> Result<Registered, Data
     }
 }
 
-/// Marks the tables that the schema does not have any more as not replicated, and returns their
-/// names. Their numbers stay taken: log entries of a dropped table must never be read as another's.
+/// Marks tables that are no longer in the schema as not replicated, and returns their names. Their
+/// numbers are not reused: log entries of a dropped table must never count for another table.
 ///
 /// # Errors
 /// SQLite's error.
@@ -96,7 +96,7 @@ pub fn forget_dropped(db: &Connection, schema: &Schema) -> Result<Vec<String>, D
     Ok(dropped)
 }
 
-/// Number and previous hash of a table; None if it never had a number.
+/// Returns number and previous hash of a table; None if it was never registered.
 ///
 /// # Errors
 /// SQLite's error.
@@ -109,7 +109,7 @@ pub fn find(db: &Connection, name: &str) -> Result<Option<KnownTable>, DatabaseE
     Ok(known.optional()?)
 }
 
-/// The hash with which a table is replicated; None if it is not.
+/// Returns the schema hash of a replicated table; None if the table is not replicated.
 ///
 /// # Errors
 /// SQLite's error.
@@ -119,7 +119,7 @@ pub fn hash(db: &Connection, name: &str) -> Result<Option<Digest>, DatabaseError
     Ok(read.query_row([name], |r| r.get::<_, Option<Digest>>(0)).optional()?.flatten())
 }
 
-/// The names of the replicated tables, in order.
+/// Returns the names of the replicated tables, in order.
 ///
 /// # Errors
 /// SQLite's error.

@@ -1,4 +1,4 @@
-//! A batch as bytes, in both directions (FORMAT.md).
+//! Encodes a batch as bytes, and decodes it (FORMAT.md).
 
 pub mod decode;
 pub mod encode;

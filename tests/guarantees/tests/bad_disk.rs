@@ -141,7 +141,7 @@ fn a_full_disk_delays_what_comes_and_what_goes_and_loses_nothing() {
     // And as it goes.
     disk.fill();
     write(&cluster.nodes[0], "huge", 70, MB);
-    says(&cluster.nodes[0], "a batch cannot be put together");
+    says(&cluster.nodes[0], "cannot build a batch");
     disk.free();
     is_well(&cluster, 303);
 

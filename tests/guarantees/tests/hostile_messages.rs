@@ -121,7 +121,10 @@ fn cases(real: &Value) -> Vec<Case> {
         Case { payload: Vec::new(), ..headed(&[], "") },
         whole(short(packed(&bytes(&next()))), Aside("")),
         whole(wide(bytes(&next())), Aside("too much memory")),
-        whole(packed(&[bytes(&next()), vec![0; 50_000_000]].concat()), Aside("follows the batch")),
+        whole(
+            packed(&[bytes(&next()), vec![0; 50_000_000]].concat()),
+            Aside("data after the batch"),
+        ),
         cut(&announcing(1 << 63), "exceeds the limit"),
         cut(&announcing(4_000), "a table name"),
         cut(&[0x81; 10_000], "a table name"),
