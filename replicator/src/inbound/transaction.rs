@@ -1,8 +1,8 @@
-//! One write transaction of the sidecar: its working copy and the changes that belong to it.
+//! One write transaction of the sidecar: its working copy and its changes.
 //!
-//! Arrives: copies of what is in memory. Leaves: a commit, whose copies take the place of the
-//! originals, or nothing. Owns: nothing is written into a database whose content is not the one
-//! that we left. A crash leaves all or none.
+//! Arrives: copies of the state in memory. Leaves: a commit, whose copies replace the originals, or
+//! nothing. Owns: nothing is written into a database whose content was replaced. A crash leaves all
+//! or none.
 
 use super::durable::Durable;
 use super::inbox::{Inbox, Served};
@@ -28,14 +28,14 @@ use rusqlite::Connection;
 /// Log entries absorbed in one transaction: some 20 ms of work.
 const ABSORB_ENTRIES_MAX: i64 = 10_000;
 
-/// What a transaction leaves to be done once it is committed.
+/// The work that remains after the commit of a transaction.
 #[derive(Debug, Default)]
 pub(super) struct AfterCommit {
-    /// How much of the inbox it dealt with.
+    /// The processed part of the inbox.
     pub(super) served: Served,
-    /// The schema has moved: nothing was done.
+    /// The schema changed, so the transaction did nothing.
     pub(super) schema_moved: bool,
-    /// Outbound has something to collect.
+    /// Outbound has entries to collect.
     pub(super) look: bool,
     /// The verdict on the connection is carried out.
     pub(super) connection_passes: bool,
@@ -43,27 +43,27 @@ pub(super) struct AfterCommit {
     pub(super) new_incarnation: bool,
     /// Gaps were noted.
     pub(super) gaps_changed: bool,
-    /// The ends of so many gaps are written.
+    /// The number of closed gaps.
     pub(super) ended_gaps: usize,
-    /// Answers that were begun or logged.
+    /// The progress of answers.
     pub(super) answers: AnswersDone,
-    /// Origins whose superseded batches the others are asked about.
+    /// Origins with superseded batches about which the other nodes are now asked.
     pub(super) superseded_asked: Vec<NodeId>,
     /// Origins of applied batches, and when the batches were made.
     pub(super) seen_origins: Vec<(NodeId, i64)>,
-    /// Tables with changed rows that have NULL in the key.
+    /// Tables with changed rows with NULL in the key.
     pub(super) null_key_tables: Vec<String>,
-    /// Origins that are not held any more, by stream. Written down at the end.
+    /// Released origins, by stream. They are stored at the end of the transaction.
     pub(super) released: Vec<(u32, NodeId)>,
 }
 
-/// A transaction under way.
+/// A running transaction.
 pub(super) struct Transaction<'a> {
     /// The connection, inside `BEGIN IMMEDIATE`.
     pub(super) db: &'a Connection,
-    /// The settings.
+    /// The node's configuration.
     pub(super) config: &'a NodeConfig,
-    /// The layout in force.
+    /// The present layout.
     pub(super) layout: &'a Layout,
     /// The time.
     pub(super) now: Now,
@@ -71,13 +71,13 @@ pub(super) struct Transaction<'a> {
     pub(super) durable: Durable,
     /// The working copy of the counters.
     pub(super) stats: Stats,
-    /// What is left for after the commit.
+    /// The work for after the commit.
     pub(super) after: AfterCommit,
     own_lowest_changed: bool,
 }
 
 impl<'a> Transaction<'a> {
-    /// Works on copies.
+    /// Creates a transaction that works on copies.
     pub(super) fn new(
         db: &'a Connection,
         config: &'a NodeConfig,
@@ -97,11 +97,11 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    /// Runs `work` between BEGIN and COMMIT, or rolls back. Statements and not rusqlite's guard:
-    /// that one would borrow the connection from `work`.
+    /// Runs `work` between BEGIN and COMMIT, or rolls back. It uses plain statements, because
+    /// rusqlite's guard would borrow the connection from `work`.
     ///
     /// # Errors
-    /// Those of `work`, of BEGIN and of COMMIT.
+    /// The errors of `work`, of BEGIN and of COMMIT.
     pub(super) fn run(
         mut self,
         work: impl FnOnce(&mut Self) -> Result<(), Fatal>,
@@ -116,8 +116,8 @@ impl<'a> Transaction<'a> {
         Ok((self.durable, self.stats, self.after))
     }
 
-    /// Counts this transaction. False: somebody changed the schema, and by the old layout nothing
-    /// may be written.
+    /// Counts this transaction. False if the schema changed: nothing may be written with the old
+    /// layout.
     ///
     /// # Errors
     /// [`Fatal::Restored`]; SQLite's error.
@@ -129,7 +129,7 @@ impl<'a> Transaction<'a> {
         Ok(!self.after.schema_moved)
     }
 
-    /// If somebody emptied the log, its ids begin again, and so do the marks.
+    /// Resets the marks if somebody emptied the log, because its ids start again.
     ///
     /// # Errors
     /// SQLite's error.
@@ -137,7 +137,7 @@ impl<'a> Transaction<'a> {
         if log_end(self.db)? >= self.durable.absorb.published {
             return Ok(());
         }
-        tracing::warn!("the change log was emptied by someone; capture goes on from here");
+        tracing::warn!("somebody emptied the change log; capture continues from here");
         (self.durable.absorb.absorbed, self.durable.absorb.published) = (0, 0);
         meta::set(self.db, meta::ABSORBED, 0)?;
         meta::set(self.db, meta::PUBLISHED, 0)?;
@@ -146,18 +146,18 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    /// Before anything is absorbed: what was written since the database went back in time must not
-    /// get versions of the incarnation of which others know more, where the same version may stand
-    /// for another content.
+    /// Starts a new incarnation, before anything is absorbed. Other nodes may know later versions
+    /// of the present incarnation. Changes since the database went back in time must not get
+    /// versions of it, because the same version could then have two contents.
     ///
     /// # Errors
     /// SQLite's error.
     pub(super) fn begin_incarnation(&mut self, site: Site) -> Result<(), Fatal> {
         tracing::warn!(
             site = site.0,
-            former = self.durable.absorb.site.0,
-            "the broker knows more of this database than the database itself: it went back in \
-            time, and begins a new incarnation"
+            previous = self.durable.absorb.site.0,
+            "the broker has later batches of this database than the database itself: it went back \
+            in time, and starts a new incarnation"
         );
         sites::begin_site(self.db, site, self.now.unix_ms)?;
         self.durable.absorb.own_sites.insert(site);
@@ -170,8 +170,8 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    /// Changes that waited longer than versions are kept would lose against tombstones that nobody
-    /// has any more: they get the present time.
+    /// Gives the present time to changes that waited longer than versions are kept. Other nodes may
+    /// have pruned the tombstones that such changes would have to be compared with.
     ///
     /// # Errors
     /// SQLite's error.
@@ -182,15 +182,15 @@ impl<'a> Transaction<'a> {
         if stamped > 0 {
             tracing::warn!(
                 changes = stamped,
-                "changes older than version_retention were never published; they get the present \
-                time"
+                "changes older than version_retention were never published; giving them the \
+                present time"
             );
         }
         Ok(())
     }
 
-    /// Absorb first: gives versions to what the application wrote. False: the rest of the log
-    /// comes first, in the next transaction.
+    /// Gives versions to the application's changes ("absorb first"). False if the log has more
+    /// entries, which the next transaction absorbs first.
     ///
     /// # Errors
     /// SQLite's error.
@@ -206,7 +206,7 @@ impl<'a> Transaction<'a> {
         Ok(complete || !absorbs_first)
     }
 
-    /// Writes down the acknowledgements that wait.
+    /// Stores the waiting acknowledgements.
     ///
     /// # Errors
     /// SQLite's error.
@@ -286,9 +286,9 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    /// Messages that are gone and were never read here: in a quiet stream nothing else would ever
-    /// show the hole. A backlog that is held can expire too; its origin is held again by the next
-    /// batch that does not fit.
+    /// Notes gaps for messages that are gone before this node read them; in a quiet stream nothing
+    /// else would show the hole. A held backlog can expire too. Its origin is released, and held
+    /// again by the next batch that does not fit.
     fn note_expired(&mut self, verdict: &Verdict) -> Result<(), Fatal> {
         let mut expired = Vec::new();
         let limits = &self.config.limits;
@@ -324,8 +324,7 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    /// Notes a gap. Others are asked for everything: nobody knows how old the rows were that a
-    /// lost message carried.
+    /// Notes a gap. It requests all rows, because the age of the rows in a lost message is unknown.
     ///
     /// # Errors
     /// SQLite's error.
@@ -345,7 +344,7 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    /// Whether everything that this stream had for this node, up to its cursor, is applied.
+    /// Returns whether everything in this stream up to its cursor is applied.
     ///
     /// # Errors
     /// SQLite's error.
@@ -353,7 +352,7 @@ impl<'a> Transaction<'a> {
         Ok(self.config.replicate && gaps::misses_nothing(self.db, shard)?)
     }
 
-    /// Republishes what others miss, once for all whose questions are due.
+    /// Starts to republish rows for other nodes, once for all due questions.
     ///
     /// # Errors
     /// SQLite's error.
@@ -362,7 +361,7 @@ impl<'a> Transaction<'a> {
         let Some(answerable) = answers.answerable(self.now, reached) else { return Ok(()) };
         let since_ms = answerable.since_ms;
         let askers = &answerable.askers;
-        tracing::info!(?askers, since_ms, "other nodes miss something; republishing");
+        tracing::info!(?askers, since_ms, "other nodes miss messages; republishing rows");
         let mut done = std::mem::take(&mut self.after.answers);
         answers.begin(answerable, reached, |shard| self.is_whole(shard), &mut done)?;
         self.after.answers = done;
@@ -370,8 +369,8 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    /// Joining ends when the streams are consumed to where they ended when the node came, and
-    /// every row has a version. `found_data`: the cluster had data.
+    /// Starts the end of joining: every row gets a version. The streams are consumed up to their
+    /// ends at the start of the node. `found_data` tells whether the cluster had data.
     ///
     /// # Errors
     /// SQLite's error.
@@ -390,7 +389,7 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    /// One step of the walk that is under way.
+    /// Does one step of the running walk.
     ///
     /// # Errors
     /// SQLite's error.
@@ -422,13 +421,14 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    /// The own batches that the cursor has passed count no longer for the own anchor.
+    /// Clears the lowest row time of own batches, because the cursor has passed them.
     pub(super) fn clear_own_lowest(&mut self) {
         self.durable.own_lowest_ms = NO_ROW_MS;
         self.own_lowest_changed = true;
     }
 
-    /// Writes down which origins are not held any more, what is never sent, and the cursors.
+    /// Stores the marks and the cursors. If this node does not publish, marks the absorbed entries
+    /// as published.
     ///
     /// # Errors
     /// SQLite's error.
@@ -448,7 +448,7 @@ impl<'a> Transaction<'a> {
 }
 
 fn roll_back(db: &Connection) {
-    // Some errors (a full disk) have rolled back already.
+    // After some errors (a full disk) SQLite has already rolled back.
     if !db.is_autocommit()
         && let Err(error) = db.execute_batch("ROLLBACK")
     {
@@ -456,10 +456,9 @@ fn roll_back(db: &Connection) {
     }
 }
 
-/// Whether the database is the one that our last transaction left, by the number of transactions
-/// it counts. A backup that is restored into the live file (SQLite's backup interface, the shell's
-/// `.restore`) takes back what this process believes to be stored, and rows with it that no log
-/// lists.
+/// Checks by the number of our transactions that nobody replaced the content of the database.
+/// Restoring a backup into the live file (SQLite's backup interface, the shell's `.restore`) takes
+/// back changes that this process believes to be stored, and no log lists them.
 ///
 /// # Errors
 /// [`Fatal::Restored`]; SQLite's error.

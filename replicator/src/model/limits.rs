@@ -30,8 +30,8 @@ pub struct Limits {
     pub apply_rows_max: u64,
     /// Entries in the conflict journal. The oldest are dropped.
     pub conflicts_max: u64,
-    /// Batches in quarantine. With a full quarantine the node stops applying; it never drops a
-    /// batch by itself.
+    /// Batches in quarantine. The node ends instead of quarantining another batch; it never drops a
+    /// batch automatically.
     pub quarantine_max: u64,
     /// Older cursors, kept at growing distances. After a loss the newest one that still matches is
     /// used.

@@ -123,8 +123,8 @@ pub fn collect(
                 tracing::warn!(
                     limit,
                     entries = most,
-                    "a transaction is larger than a batch may be; sending it in pieces, which is not \
-                    atomic at the peers"
+                    "a transaction is larger than a batch may be; sending it in pieces, which is \
+                    not atomic at the peers"
                 );
             }
             Err(CollectError::Encode(EncodeError::TooLarge { limit })) => {

@@ -15,7 +15,7 @@ pub enum Question {
     At(u32, StreamSeq),
     /// Reads the newest message of this node.
     LastOwn,
-    /// This node's registry entry.
+    /// Reads this node's registry entry.
     Registry,
     /// Reads the lease of this node id.
     Lease,

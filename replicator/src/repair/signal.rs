@@ -7,7 +7,7 @@
 pub enum Signal {
     /// A node misses messages, and asks the others to republish their rows from a time on.
     Ask {
-        /// Who asks.
+        /// The asking node.
         asker: u64,
         /// The asker's number of the gap.
         gap: i64,
