@@ -1,13 +1,13 @@
-//! Makes a failing plan small enough to read: fewer faults, fewer actions, quieter settings, as
-//! long as it fails alike.
+//! Makes a failing plan small enough to read: fewer faults, fewer actions, quieter settings, while
+//! it still fails in the same way.
 
 use crate::plan::{ActionKind, Fates, Plan};
 use crate::world::run;
 
-/// Lives at most so many worlds on the way.
+/// The most worlds to try.
 const WORLDS_MAX: u32 = 3_000;
 
-/// A failure is alike if it begins alike but for numbers.
+/// Two failures are the same if they start with the same text, numbers excepted.
 fn kind(failure: &str) -> String {
     failure.chars().filter(|c| !c.is_ascii_digit()).take(48).collect()
 }
@@ -31,7 +31,7 @@ impl Shrinker {
     }
 }
 
-/// The smallest plan found that fails as this one does; the plan itself if it does not fail.
+/// Returns the smallest found plan with the same failure; the plan itself if it does not fail.
 pub fn shrink(plan: &Plan) -> Plan {
     let Some(failure) = run(plan, false).failure else { return plan.clone() };
     let mut shrinker = Shrinker { wanted: kind(&failure), worlds: 0 };
@@ -84,7 +84,7 @@ pub fn shrink(plan: &Plan) -> Plan {
     fewer_actions(&mut shrinker, best)
 }
 
-/// Leaves out ever smaller pieces.
+/// Removes smaller and smaller groups of actions.
 fn fewer_actions(shrinker: &mut Shrinker, mut best: Plan) -> Plan {
     let mut piece = (best.actions.len() / 2).max(1);
     loop {

@@ -1,4 +1,4 @@
-//! The simulated broker does what a real one does: the same list of behaviours runs on both.
+//! The simulated broker behaves like a real one: the same list of behaviours runs on both.
 
 use harmonylite::broker::{Broker, BrokerEvent, Request, Ticket};
 use harmonylite::model::ids::{NodeId, StreamSeq};

@@ -1,5 +1,4 @@
-//! Five thousand worlds, the same ones each time, and every fault and repair in them must have
-//! happened.
+//! Runs five thousand worlds, the same ones each time. Every fault and repair must happen in them.
 
 use harmonylite_simulation::coverage::EXPECTED;
 use harmonylite_simulation::suite::{Suite, repeat_command, run_suite};

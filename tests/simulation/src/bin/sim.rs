@@ -1,4 +1,4 @@
-//! Lives through worlds: `sim --seeds N`, or `sim --seed X --shrink` for one that failed.
+//! Runs worlds: `sim --seeds N`, or `sim --seed X --shrink` for one that failed.
 
 use harmonylite::model::planted_bugs::{BUGS, Bug, plant};
 use harmonylite_simulation::coverage::EXPECTED;
@@ -12,7 +12,7 @@ const HELP: &str =
     "sim [--seeds N] [--start S] [--seconds T] [--threads N] [--bug NAME] [--keep-going] [--quiet]
 sim --seed X [--bug NAME] [--shrink]      one world, with its trace";
 
-/// From so many worlds on every fault and repair must have happened.
+/// In a run of at least this many worlds every fault and repair must happen.
 const COVERAGE_WORLDS_MIN: u64 = 1_000;
 
 #[derive(Default)]
