@@ -1,9 +1,9 @@
-//! What replication costs and how fast it is: two real nodes around one nats-server with its
-//! defaults, measured and held against floors.
+//! Measures the cost and the speed of replication with two real nodes and one nats-server with its
+//! defaults, and compares them with floors.
 //!
-//! `make bench` runs everything with a release build; `--quick` is for the time between two
-//! changes, `--only latency` for one thing. Ends with 1 if a floor is missed. `baseline.json` is
-//! what the project's own machine (2 cores) measured last.
+//! `make bench` runs everything with a release build. `--quick` gives a short run for work in
+//! progress, `--only latency` a single measurement. The exit status is 1 if a floor is missed.
+//! `baseline.json` has the last results of the project's own machine (2 cores).
 
 mod bare;
 mod broker;
@@ -62,7 +62,7 @@ fn main() -> Result<ExitCode> {
     let mut report = Report::default();
     let wanted = |part| options.only.is_empty() || options.only.contains(&part);
     if wanted(Measurement::Cost) {
-        // First, while nothing else runs.
+        // This comes first, while nothing else runs.
         cost::measure(&mut report, options.quick)?;
     }
     if [
@@ -89,7 +89,7 @@ fn main() -> Result<ExitCode> {
             idle::measure(&pair, &mut report, options.quick)?;
         }
         if wanted(Measurement::Hold) {
-            // Last: it takes memory, which idle measures.
+            // This comes last, because it uses memory, which `idle` measures.
             hold::measure(&pair, &mut report, options.quick)?;
         }
     }

@@ -1,11 +1,11 @@
-//! An application that holds locks for long, and one that shares the database with heavy incoming
+//! An application holds locks for a long time, and another shares the database with heavy incoming
 //! load (fault 24).
 //!
 //! Goal: a write lock held for seconds, or a reader that never ends, delays replication and loses
-//! nothing, and `status` counts it; the sidecar's own write transactions are so short that an
-//! application with an ordinary busy timeout is never refused, and a node that only writes meets
-//! them seldom. Method: real locks by real connections; the worst commit latency of an application
-//! is measured, and the sidecar's transactions are counted.
+//! nothing, and `status` counts it. The sidecar's write transactions are short enough that an
+//! application with an ordinary busy timeout never gets `database is locked`. A node that only
+//! writes seldom meets them. Method: real connections hold real locks. The test measures the worst
+//! commit latency of an application, and counts the sidecar's transactions.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 

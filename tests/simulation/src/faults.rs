@@ -65,7 +65,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Ends a process. Most are restarted at once, as by a service manager.
+    /// Restarts most processes at once, as a service manager does.
     fn maybe_start(&mut self, n: usize, rng: &mut Rng) -> Result<(), String> {
         if rng.chance(60) { self.start(n) } else { Ok(()) }
     }

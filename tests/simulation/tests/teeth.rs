@@ -6,7 +6,7 @@
 use harmonylite::model::planted_bugs::{BUGS, Bug};
 use harmonylite_simulation::suite::{Suite, run_suite};
 
-/// Each bug, the number of worlds within which it must be found, and the first seed. (The rare ones
+/// Returns the number of worlds within which a bug must be found, and the first seed. (Rare bugs
 /// start near a world that finds them, so that the test stays short. From 0 on they take 1,019 to
 /// 6,044 worlds.)
 fn bound(bug: Bug) -> (u64, u64) {
