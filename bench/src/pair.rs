@@ -156,7 +156,7 @@ impl Pair {
 impl Drop for Pair {
     fn drop(&mut self) {
         for node in &mut self.nodes {
-            // It ends with SIGKILL.
+            // Closing the lifeline ends the process with SIGKILL.
             node.lifeline.take();
             let _ = node.child.wait();
         }

@@ -13,7 +13,7 @@ fn progress(applied: u64) -> Progress {
     Progress { shard: 1, cursor, held: HashMap::new(), resuming: HashMap::new() }
 }
 
-/// Part `part` of `parts` of a batch of this node; its body is one byte a part.
+/// Returns part `part` of `parts` of a batch of this node. Its body has one byte for each part.
 fn message(seq: u64, node: u64, part: u32, parts: u32) -> Message {
     use sha2::{Digest as _, Sha256};
     let body: Vec<u8> = (1..=parts).map(|i| i as u8).collect();
@@ -44,7 +44,7 @@ fn consuming(progress: &mut Progress) -> ShardStream {
     stream
 }
 
-/// What the queue holds: the kind's name, and the position that may be stored afterwards.
+/// Returns the items of the queue: the kind's name, and the position to store afterwards.
 fn queued(stream: &ShardStream) -> Vec<(&'static str, u64)> {
     let name = |kind: &ItemKind| match kind {
         ItemKind::Skip => "skip",

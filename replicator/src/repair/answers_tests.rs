@@ -7,7 +7,7 @@ fn at(mono_ms: u64) -> Now {
     Now { mono_ms, ..NOW }
 }
 
-/// Node 3 asks about a message of `origin` in stream 1.
+/// Returns a question of node 3 about a message of `origin` in stream 1.
 fn question(gap: i64, origin: u64, since_ms: i64) -> PeerQuestion {
     let id = QuestionId { asker: 3, gap, noticed_ms: 5 };
     PeerQuestion { id, origin, shard: 1, position: StreamSeq(7), since_ms }
@@ -25,7 +25,7 @@ fn no(_: u32, _: StreamSeq) -> bool {
     false
 }
 
-/// Begins and logs what is answerable, with log entry 10 as the last.
+/// Starts and logs all answerable questions, with log entry 10 as the last.
 fn begin_and_log(answers: &mut Answers, now: Now, reached: bool, whole: bool) {
     let reach = move |_: u32, _: StreamSeq| reached;
     let is_whole = move |_: u32| Ok::<_, Infallible>(whole);

@@ -4,7 +4,7 @@ use crate::store::install::create_tables;
 
 const NOW: Now = Now { unix_ms: 1_000_000, mono_ms: 1_000 };
 
-/// Node 1 with one gap in stream 1, and the list of members 1, 2, 3.
+/// Returns node 1 with one gap in stream 1, and the list of members 1, 2, 3.
 fn with_a_gap() -> (Connection, Gaps, GapKey) {
     let db = Connection::open_in_memory().unwrap();
     create_tables(&db, std::path::Path::new(":memory:")).unwrap();
