@@ -9,10 +9,9 @@
 use harmonylite::model::batch::{BatchHeader, Op, Row, TableHeader, Value};
 use harmonylite::model::ids::{BatchNo, Hlc, NodeId, Site, Version};
 use harmonylite::model::limits::Limits;
-use harmonylite::wire::decode::{
-    BatchReader, DecodeError, Outline, Unpacker, outline as outline_plain, unpacking,
-};
+use harmonylite::wire::decode::{BatchReader, DecodeError, Outline, outline as outline_plain};
 use harmonylite::wire::encode::Encoder;
+use harmonylite::wire::unpack::{Unpacker, unpacking};
 use proptest::prelude::*;
 
 type Table = (TableHeader, Vec<Row>);

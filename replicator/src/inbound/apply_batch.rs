@@ -12,8 +12,9 @@ use crate::model::action::Action;
 use crate::model::batch::{BatchHeader, Op, Row};
 use crate::model::ids::{BatchNo, NodeId, Site, Version};
 use crate::store::cursor::NO_ROW_MS;
-use crate::wire::decode::{BatchReader, DecodeError, Unpacker, outline, unpacking};
+use crate::wire::decode::{BatchReader, DecodeError, outline};
 use crate::wire::spill::Spill;
+use crate::wire::unpack::{Unpacker, unpacking};
 use std::io::Read;
 
 /// The result of applying a batch.

@@ -8,7 +8,7 @@ use super::durable::Durable;
 use super::stream::ShardStream;
 use crate::actor::Ack;
 use crate::model::config::Now;
-use crate::wire::decode::Unpacker;
+use crate::wire::unpack::Unpacker;
 
 /// Acknowledgements wait this long for more, or for another reason to write. If a crash comes
 /// before they are written, the batches are sent again.

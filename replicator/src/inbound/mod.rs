@@ -6,6 +6,7 @@
 //! changes nothing.
 
 mod apply_batch;
+mod carry_out;
 mod durable;
 mod events;
 mod inbox;

@@ -17,8 +17,8 @@ use crate::store::cursor::NO_ROW_MS;
 use crate::store::held::{self, Hold};
 use crate::store::origins::{self, Origin};
 use crate::store::quarantine::{self, Entry};
-use crate::wire::decode::Unpacker;
 use crate::wire::spill::Spill;
+use crate::wire::unpack::Unpacker;
 
 /// The transaction, and the components for applying batches.
 pub(super) struct Processing<'t, 'a> {

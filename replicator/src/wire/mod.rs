@@ -4,3 +4,4 @@ pub mod decode;
 pub mod encode;
 pub mod parts;
 pub mod spill;
+pub mod unpack;
