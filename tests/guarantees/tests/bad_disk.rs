@@ -69,8 +69,8 @@ fn write(node: &Node, prefix: &str, rows: i64, bytes: i64) {
 }
 
 #[track_caller]
-fn says(node: &Node, part: &str) {
-    eventually(&format!("status says: {part}"), || {
+fn status_reports(node: &Node, part: &str) {
+    eventually(&format!("status reports: {part}"), || {
         node.status().is_some_and(|s| s["degraded"].to_string().contains(part))
     });
 }
@@ -118,7 +118,7 @@ fn a_full_disk_delays_what_comes_and_what_goes_and_loses_nothing() {
     disk.fill();
     write(&cluster.nodes[1], "small", 200, 1_000);
     write(&cluster.nodes[0], "own", 1, 100);
-    says(&cluster.nodes[0], "the disk under the database is full");
+    status_reports(&cluster.nodes[0], "the disk under the database is full");
     eventually("it is sent", || {
         number(&cluster.nodes[1].app(), "SELECT count(*) FROM entry WHERE id = 'own1'") == 1
     });
@@ -129,7 +129,7 @@ fn a_full_disk_delays_what_comes_and_what_goes_and_loses_nothing() {
     disk.fill();
     write(&cluster.nodes[1], "large", 12, MB);
     write(&cluster.nodes[1], "after", 10, 100);
-    says(&cluster.nodes[0], "for a large batch");
+    status_reports(&cluster.nodes[0], "for a large batch");
     assert_eq!(
         number(&cluster.nodes[0].app(), "SELECT count(*) FROM entry WHERE id LIKE 'after%'"),
         0,
@@ -141,7 +141,7 @@ fn a_full_disk_delays_what_comes_and_what_goes_and_loses_nothing() {
     // An outgoing one finds no room either.
     disk.fill();
     write(&cluster.nodes[0], "huge", 70, MB);
-    says(&cluster.nodes[0], "cannot build a batch");
+    status_reports(&cluster.nodes[0], "cannot build a batch");
     disk.free();
     is_well(&cluster, 303);
 
@@ -159,7 +159,7 @@ fn a_node_that_is_killed_while_its_disk_is_full_loses_nothing() {
     disk.fill();
     write(&cluster.nodes[1], "large", 12, MB);
     write(&cluster.nodes[0], "own", 100, 1_000);
-    says(&cluster.nodes[0], "full");
+    status_reports(&cluster.nodes[0], "full");
     cluster.nodes[0].kill();
     disk.free();
     cluster.nodes[0].run();

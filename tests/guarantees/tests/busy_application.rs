@@ -32,7 +32,7 @@ fn a_write_lock_held_for_long_is_waited_for() {
     two.execute_batch("BEGIN IMMEDIATE; INSERT INTO own VALUES (1, 1)").unwrap();
     fill(&one, 500);
     let begin = Instant::now();
-    eventually("the sidecar meets the lock, for seconds, and says so", || {
+    eventually("the sidecar meets the lock, for seconds, and reports it", || {
         begin.elapsed() > Duration::from_secs(2) && cluster.nodes[1].counter("busy") > 10
     });
     assert!(cluster.nodes[1].is_running());

@@ -35,7 +35,7 @@ fn holds(node: &Node, origin: u64, name: &str) {
     let status = node.status().unwrap();
     assert!(
         status["degraded"].to_string().contains(name),
-        "health says it too: {}",
+        "health reports it too: {}",
         status["degraded"]
     );
 }
@@ -194,17 +194,17 @@ fn the_schemas_of_all_nodes_are_compared_from_one() {
     let state = |text: &str, id: u64| {
         text.lines().find(|line| line.starts_with(&format!("{id} "))).unwrap_or_default().to_owned()
     };
-    let says = |node: &Node, states: [&str; 3]| {
+    let shows = |node: &Node, states: [&str; 3]| {
         let mut text = String::new();
         eventually(&format!("{states:?}"), || {
             text = compared(node);
             (1..).zip(states).all(|(id, part)| state(&text, id).contains(part))
         });
     };
-    says(&cluster.nodes[0], ["this node", "same", "same"]);
+    shows(&cluster.nodes[0], ["this node", "same", "same"]);
     cluster.nodes[1].app().execute_batch("CREATE TABLE only_here (id TEXT PRIMARY KEY)").unwrap();
-    says(&cluster.nodes[0], ["this node", "one migration ahead", "same"]);
-    says(&cluster.nodes[1], ["one migration behind", "this node", "one migration behind"]);
+    shows(&cluster.nodes[0], ["this node", "one migration ahead", "same"]);
+    shows(&cluster.nodes[1], ["one migration behind", "this node", "one migration behind"]);
 }
 
 #[test]

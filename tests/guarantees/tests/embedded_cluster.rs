@@ -211,7 +211,7 @@ fn an_added_column_pauses_the_others_until_they_have_it() {
     write(&cluster.nodes[0], alter);
     write(&cluster.nodes[0], "INSERT INTO book VALUES (1, 'with a number', NULL, 2000, '978-0')");
     for node in &cluster.nodes[1..] {
-        eventually(&format!("node {} has paused node 1 and says why", node.id), || {
+        eventually(&format!("node {} has paused node 1 and reports why", node.id), || {
             node.status().is_some_and(|s| {
                 s["held"][0]["node_id"] == 1
                     && s["held"][0]["reason"].as_str().is_some_and(|r| r.contains("book"))

@@ -37,11 +37,11 @@ fn refused(out: &Output, status: i32, named: &[&str]) {
     let text =
         String::from_utf8_lossy(&out.stderr).into_owned() + &String::from_utf8_lossy(&out.stdout);
     assert_eq!(out.status.code(), Some(status), "{text}");
-    says(&text, named);
+    assert_names(&text, named);
 }
 
 #[track_caller]
-fn says(text: &str, named: &[&str]) {
+fn assert_names(text: &str, named: &[&str]) {
     let said: Vec<&str> = text
         .lines()
         .filter(|l| l.starts_with("harmonylite: ") || l.starts_with("hint: "))
@@ -63,7 +63,7 @@ fn refused_unchanged(node: &mut Node, status: i32, named: &[&str]) {
     let said = node.output().len();
     node.start();
     assert_eq!(node.ended(), status, "{}", node.output());
-    says(&node.output()[said..], named);
+    assert_names(&node.output()[said..], named);
     let after = content(files(&dir));
     assert_eq!(
         after.keys().collect::<Vec<_>>(),
@@ -222,7 +222,7 @@ fn the_same_node_id_elsewhere() {
     std::fs::write(&clone.config, config).unwrap();
     clone.start();
     assert_eq!(clone.ended(), 5, "{}", clone.output());
-    says(&clone.output(), &["node id 1", node.db.to_str().unwrap(), "node_id"]);
+    assert_names(&clone.output(), &["node id 1", node.db.to_str().unwrap(), "node_id"]);
     // Another database under the same id stays without our tables.
     let mut stranger = Node::new(&cluster.dir.path().join("stranger"), node.id, "");
     std::fs::remove_file(&stranger.db).ok();
@@ -357,7 +357,7 @@ fn a_broker_that_cannot_be_reached_is_waited_for() {
     cluster.broker.kill();
     cluster.nodes[0].start();
     let node = &cluster.nodes[0];
-    eventually("it says what it waits for", || {
+    eventually("it reports what it waits for", || {
         node.status().is_some_and(|s| {
             s["broker"]["connected"] == false
                 && s["degraded"].to_string().contains("disconnected from NATS")

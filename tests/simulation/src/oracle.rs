@@ -372,7 +372,8 @@ fn version_after(stored: Version, site: i64, entries: &[Entry], gone: bool) -> O
     if gone && floor > real.0 { Some((floor, site)) } else { changed.then_some(real) }
 }
 
-/// The most compensations in a row; each has the version just above the deleted one.
+/// The most compensations of one row after each other. Each has the version just above the deleted
+/// one.
 const COMPENSATIONS_MAX: i64 = 1_000;
 
 fn judge_row(
