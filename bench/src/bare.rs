@@ -1,6 +1,6 @@
-//! The broker's share of the latency: a message of a small batch's size, from its publisher to a
-//! consumer on another connection, with nothing of ours between them. What a commit takes beyond
-//! this is ours.
+//! Measures the broker's share of the latency: a message of a small batch's size, from its
+//! publisher to a consumer on another connection, without our code between them. The rest of a
+//! commit's latency is ours.
 
 use crate::latency::{PACE, WARM_UP, quantile};
 use crate::report::{Floor, Report};
@@ -12,11 +12,11 @@ use harmonylite::clock;
 use std::time::Duration;
 
 const SUBJECT: &str = "harmonylite-bench";
-/// What a batch of one row takes, headers included.
+/// The size of a batch of one row, headers included.
 const MESSAGE_BYTES: usize = 500;
 const ARRIVES_WITHIN: Duration = Duration::from_secs(10);
 
-/// At the same pace as the commits.
+/// Publishes at the same rate as the commits.
 pub(crate) fn measure(url: &str, report: &mut Report, commits: i64) -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -26,7 +26,7 @@ pub(crate) fn measure(url: &str, report: &mut Report, commits: i64) -> Result<()
     Ok(())
 }
 
-/// Nanoseconds from the call that publishes to the delivery, sorted.
+/// Returns the nanoseconds from the publishing call to the delivery, sorted.
 async fn series(url: &str, messages: i64) -> Result<Vec<i64>> {
     let publisher = async_nats::jetstream::new(async_nats::connect(url).await?);
     let consumer = async_nats::connect(url).await?;

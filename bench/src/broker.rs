@@ -1,5 +1,5 @@
-//! The nats-server of a run: one as anybody would start it, with the server's own defaults; or the
-//! one that a node embeds, which syncs every message to the disk.
+//! The nats-server of a run: either with the server's own defaults, or the embedded one of a node,
+//! which syncs every message to the disk.
 
 use anyhow::{Context, Result};
 use harmonylite::clock;
@@ -15,12 +15,12 @@ use tokio::runtime::Runtime;
 
 const STARTS_WITHIN_MS: u64 = 20_000;
 
-/// Which server.
+/// The kind of server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum BrokerKind {
     /// With the server's defaults.
     Plain,
-    /// A node's own.
+    /// The embedded server of a node.
     Embedded,
 }
 
@@ -31,12 +31,12 @@ pub(crate) enum Broker {
 }
 
 impl Broker {
-    pub(crate) fn start(kind: Kind, dir: &Path) -> Result<Self> {
+    pub(crate) fn start(kind: BrokerKind, dir: &Path) -> Result<Self> {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         match kind {
-            Kind::Plain => plain(&runtime.block_on(server_program(&fetched()))?, dir),
-            Kind::Embedded => {
+            BrokerKind::Plain => plain(&runtime.block_on(server_program(&fetched()))?, dir),
+            BrokerKind::Embedded => {
                 let mut settings = Settings { db_path: dir.join("broker"), ..Settings::default() };
                 settings.nats.server_binary = fetched();
                 let server = runtime.block_on(Embedded::start(
@@ -49,7 +49,7 @@ impl Broker {
         }
     }
 
-    /// The `[nats]` section of a node's configuration.
+    /// Returns the `[nats]` section of a node's configuration.
     pub(crate) fn settings(&self) -> String {
         let text = |s: &str| toml::Value::String(s.to_owned()).to_string();
         match self {
@@ -70,7 +70,7 @@ impl Drop for Broker {
     fn drop(&mut self) {
         match self {
             Self::Plain { child, lifeline, .. } => {
-                // Its end is SIGKILL.
+                // Closing the lifeline ends the server with SIGKILL.
                 lifeline.take();
                 let _ = child.wait();
             }
@@ -83,7 +83,7 @@ impl Drop for Broker {
     }
 }
 
-/// The one that `make` fetched, unless the environment names one.
+/// Returns the program that `make` fetched, unless the environment names one.
 fn fetched() -> String {
     let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools/nats-server");
     let named = std::env::var_os("HARMONYLITE_NATS_SERVER").is_some();
@@ -123,7 +123,7 @@ fn plain(program: &Path, dir: &Path) -> Result<Broker> {
     Ok(Broker::Plain { url, child, lifeline })
 }
 
-/// From the file in which the server says its ports, once it listens.
+/// Reads the address from the file in which the server writes its ports when it listens.
 fn read_url(dir: &Path) -> Option<String> {
     let ports: PathBuf = std::fs::read_dir(dir)
         .ok()?

@@ -1,8 +1,8 @@
-//! What capture costs the application: the same writes with the triggers and without, in turns, in
-//! one run.
+//! Measures the cost of capture for the application: the same writes with the triggers and without,
+//! in turns, in one run.
 //!
-//! No sidecar runs meanwhile, so nothing else is measured. The floors are 1.2 times what
-//! docs/design.md section 1 measured.
+//! No sidecar runs during the measurement, so nothing else is measured. The floors are 1.2 times
+//! what docs/design.md section 1 measured.
 
 use crate::pair::open;
 use crate::report::{Floor, Report};
@@ -15,8 +15,7 @@ use harmonylite::store::meta;
 use rusqlite::Connection;
 use std::path::Path;
 
-/// A row of some 250 bytes, as an application's rows are; on a row of 60 the same microseconds are
-/// a larger share.
+/// A typical row of some 250 bytes. On a row of 60 bytes the same microseconds are a larger share.
 const NOTE: &str = "a few words about it, as there often are; what it is made of, where it comes \
     from, how to wash it, who may want it and why, \
                     and the sentence that the lawyers asked for, which nobody has ever read to \
@@ -39,7 +38,8 @@ pub(crate) fn measure(report: &mut Report, quick: bool) -> Result<()> {
         let with = dir.path().join(format!("with-{round}.db"));
         open(&without)?.execute_batch(SCHEMA)?;
         captured(&with)?;
-        // In turns, so that a busy neighbour hits both; each first every other time.
+        // Measure in turns, so that a busy neighbour affects both. Each one is first every other
+        // time.
         let (plain, logged) = if round % 2 == 0 {
             let plain = writes(&without, commits, rows)?;
             (plain, writes(&with, commits, rows)?)
@@ -67,7 +67,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// A database as a sidecar leaves it: with its tables and triggers.
+/// Creates a database with the tables and triggers of a sidecar.
 fn captured(path: &Path) -> Result<()> {
     let db = open(path)?;
     db.execute_batch(SCHEMA)?;
@@ -88,7 +88,7 @@ fn insert(db: &Connection, id: i64) -> Result<()> {
     Ok(())
 }
 
-/// Nanoseconds of each kind of write.
+/// Returns the nanoseconds of each kind of write.
 fn writes(path: &Path, commits: i64, rows: i64) -> Result<[i64; 4]> {
     let mut db = open(path)?;
     let autocommit = timed(|| (0..commits).try_for_each(|id| insert(&db, id)))?;
@@ -105,7 +105,7 @@ fn writes(path: &Path, commits: i64, rows: i64) -> Result<[i64; 4]> {
 }
 
 fn bulk(db: &mut Connection, work: impl FnOnce(&Connection) -> Result<()>) -> Result<i64> {
-    // What the write before left in the WAL is not this one's cost.
+    // The WAL of the previous write must not count for this one.
     db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")?;
     timed(|| {
         let tx = db.transaction()?;

@@ -1,4 +1,4 @@
-//! How many rows arrive a second.
+//! Measures how many rows arrive per second.
 
 use crate::pair::{Pair, count};
 use crate::report::{Floor, Report};
@@ -8,11 +8,11 @@ use rusqlite::{Connection, params};
 
 const INSERT: &str = "INSERT INTO item VALUES (?1, ?2, ?3, ?4)";
 const BULK_TX_ROWS: i64 = 1_000;
-/// Apart from the other measurements' rows.
+/// The ids do not overlap with those of the other measurements.
 const BULK_FROM: i64 = 1_000_000;
 const SINGLE_FROM: i64 = 100_000_000;
 
-/// 100,000 rows in transactions of 1,000.
+/// Writes 100,000 rows in transactions of 1,000.
 pub(crate) fn bulk(pair: &Pair, report: &mut Report, quick: bool) -> Result<()> {
     let rows = if quick { 20_000 } else { 100_000 };
     let (mut app, peer) = (pair.open(0)?, pair.open(1)?);
@@ -34,7 +34,7 @@ pub(crate) fn bulk(pair: &Pair, report: &mut Report, quick: bool) -> Result<()> 
     pair.settle()
 }
 
-/// Single-row commits as fast as one connection can.
+/// Commits single rows as fast as one connection can.
 pub(crate) fn single(pair: &Pair, report: &mut Report, quick: bool) -> Result<()> {
     let ms = if quick { 1_000 } else { 5_000 };
     let (app, peer) = (pair.open(0)?, pair.open(1)?);
@@ -67,7 +67,7 @@ pub(crate) fn insert(db: &Connection, id: i64) -> Result<()> {
     Ok(())
 }
 
-/// The last row is there, so all are: batches arrive in order.
+/// Waits for the last row. Batches arrive in order, so all rows are there then.
 pub(crate) fn arrived(pair: &Pair, peer: &Connection, last: i64) -> Result<()> {
     pair.wait("the last row", || {
         Ok(count(peer, "SELECT count(*) FROM item WHERE id = ?1", last)? == 1)

@@ -1,5 +1,5 @@
-//! How long an application waits for the write lock while a large transaction of another node is
-//! applied, which happens as a whole.
+//! Measures how long an application waits for the write lock while a large transaction of another
+//! node is applied, in one piece.
 
 use crate::flow::{arrived, insert};
 use crate::pair::{Pair, pause};
@@ -10,11 +10,11 @@ use rusqlite::Connection;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Apart from the other measurements' rows.
+/// The ids do not overlap with those of the other measurements.
 const HOLD_FROM: i64 = 5_000_000_000;
 const BESIDE_FROM: i64 = 6_000_000_000;
 
-/// 100,000 rows in one transaction, while an application at the peer commits a row every few
+/// Writes 100,000 rows in one transaction, while an application at the peer commits a row every few
 /// milliseconds.
 pub(crate) fn measure(pair: &Pair, report: &mut Report, quick: bool) -> Result<()> {
     let rows = if quick { 20_000 } else { 100_000 };

@@ -1,5 +1,4 @@
-//! A node with nothing to do: CPU and memory of the sidecar, after the work of the other
-//! measurements. From Linux' /proc.
+//! Measures CPU and memory of an idle sidecar, after the other measurements. Uses Linux' /proc.
 
 use crate::pair::{Pair, pause};
 use crate::report::{Floor, Report};
@@ -11,7 +10,8 @@ use std::time::Duration;
 pub(crate) fn measure(pair: &Pair, report: &mut Report, quick: bool) -> Result<()> {
     pair.settle()?;
     let pid = pair.pid(0)?;
-    // What the work before has still to finish (a checkpoint, a timer) is not idleness.
+    // Let the sidecar first finish earlier work (a checkpoint, a timer), which does not count as
+    // idle.
     pause(Duration::from_secs(1));
     let (began, used) = (clock::unix_ns(), cpu_ns(pid)?);
     let ends = clock::mono_ms() + if quick { 3_000 } else { 10_000 };
@@ -25,7 +25,8 @@ pub(crate) fn measure(pair: &Pair, report: &mut Report, quick: bool) -> Result<(
     Ok(())
 }
 
-/// Time on a CPU of all its threads. Not /proc/PID/stat: that counts hundredths of a second.
+/// Returns the CPU time of all its threads. /proc/PID/stat is too coarse, because it counts
+/// hundredths of a second.
 fn cpu_ns(pid: u32) -> Result<i64> {
     let mut sum = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task")).context("the sidecar has ended")? {

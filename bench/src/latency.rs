@@ -1,4 +1,4 @@
-//! From the end of a commit to the moment at which a reader of the peer sees it.
+//! Measures the time from the end of a commit until a reader at the peer sees it.
 
 use crate::bare;
 use crate::flow::insert;
@@ -12,16 +12,17 @@ use std::time::Duration;
 const FROM: i64 = 200_000_000;
 /// 50 commits a second.
 pub(crate) const PACE: Duration = Duration::from_millis(20);
-/// The reader's own part of what is measured.
+/// The reader's own share of the measured time.
 const LOOK_EVERY: Duration = Duration::from_micros(50);
-/// Connections, caches, statements: the first commits measure those.
+/// The first commits do not count: they measure connections, caches and statements.
 pub(crate) const WARM_UP: i64 = 20;
 
 fn commits(quick: bool) -> i64 {
     if quick { 100 } else { 500 }
 }
 
-/// Through the operating system's VFS (the file watcher notices) and through ours (the bell rings).
+/// Measures with the operating system's VFS (the file watcher notices commits) and with ours (the
+/// bell rings).
 pub(crate) fn measure(pair: &Pair, report: &mut Report, quick: bool) -> Result<()> {
     let commits = commits(quick);
     let plain = series(pair, &pair.open(0)?, FROM, commits)?;
@@ -46,7 +47,7 @@ pub(crate) fn measure(pair: &Pair, report: &mut Report, quick: bool) -> Result<(
     pair.settle()
 }
 
-/// With a broker that syncs each message before it acknowledges and delivers it.
+/// Measures with a broker that syncs each message before it acknowledges and delivers it.
 pub(crate) fn measure_synced(pair: &Pair, report: &mut Report, quick: bool) -> Result<()> {
     let rung = series(pair, &open_ringing(pair)?, FROM, commits(quick))?;
     report.add("  the same, embedded broker, median", quantile(&rung, 50), "ms", Floor::None);
@@ -61,9 +62,9 @@ fn open_ringing(pair: &Pair) -> Result<Connection> {
     Ok(app)
 }
 
-/// Nanoseconds from commit to visible, sorted.
+/// Returns the nanoseconds from commit to visible, sorted.
 fn series(pair: &Pair, app: &Connection, from: i64, commits: i64) -> Result<Vec<i64>> {
-    // By default the kernel lets a short pause grow by 50 us.
+    // By default the kernel lengthens a short pause by 50 us.
     #[cfg(target_os = "linux")]
     rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1))?;
     let peer = pair.open(1)?;
@@ -75,8 +76,7 @@ fn series(pair: &Pair, app: &Connection, from: i64, commits: i64) -> Result<Vec<
         let gives_up = committed + 60_000_000_000;
         let mut version = 0;
         loop {
-            // Looking at the data version takes less from those who are measured than looking for
-            // the row.
+            // Reading the data version disturbs the measured processes less than searching the row.
             let now = peer
                 .prepare_cached("PRAGMA data_version")?
                 .query_row([], |r| r.get::<_, i64>(0))?;

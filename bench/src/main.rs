@@ -1,9 +1,9 @@
-//! What replication costs and how fast it is: two real nodes around one nats-server with its
-//! defaults, measured and held against floors.
+//! Measures the cost and the speed of replication with two real nodes and one nats-server with its
+//! defaults, and compares them with floors.
 //!
-//! `make bench` runs everything with a release build; `--quick` is for the time between two
-//! changes, `--only latency` for one thing. Ends with 1 if a floor is missed. `baseline.json` is
-//! what the project's own machine (2 cores) measured last.
+//! `make bench` runs everything with a release build. `--quick` gives a short run for work in
+//! progress, `--only latency` a single measurement. The exit status is 1 if a floor is missed.
+//! `baseline.json` has the last results of the project's own machine (2 cores).
 
 mod bare;
 mod broker;
@@ -16,7 +16,7 @@ mod pair;
 mod report;
 
 use anyhow::Result;
-use broker::Kind;
+use broker::BrokerKind;
 use clap::{Parser, ValueEnum};
 use pair::Pair;
 use report::Report;
@@ -35,14 +35,14 @@ struct Options {
     json: Option<PathBuf>,
     /// Only these measurements
     #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME,NAME")]
-    only: Vec<Part>,
+    only: Vec<Measurement>,
     /// The program to measure; without it, the `harmonylite` beside this one
     #[arg(long, value_name = "PATH")]
     program: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Part {
+enum Measurement {
     /// 100,000 rows in transactions of 1,000
     Bulk,
     /// Single-row commits as fast as one connection can
@@ -61,31 +61,40 @@ fn main() -> Result<ExitCode> {
     let options = Options::parse();
     let mut report = Report::default();
     let wanted = |part| options.only.is_empty() || options.only.contains(&part);
-    if wanted(Part::Cost) {
-        // First, while nothing else runs.
+    if wanted(Measurement::Cost) {
+        // This comes first, while nothing else runs.
         cost::measure(&mut report, options.quick)?;
     }
-    if [Part::Bulk, Part::Single, Part::Latency, Part::Idle, Part::Hold].into_iter().any(wanted) {
-        let pair = Pair::start(options.program.clone(), Kind::Plain)?;
-        if wanted(Part::Bulk) {
+    if [
+        Measurement::Bulk,
+        Measurement::Single,
+        Measurement::Latency,
+        Measurement::Idle,
+        Measurement::Hold,
+    ]
+    .into_iter()
+    .any(wanted)
+    {
+        let pair = Pair::start(options.program.clone(), BrokerKind::Plain)?;
+        if wanted(Measurement::Bulk) {
             flow::bulk(&pair, &mut report, options.quick)?;
         }
-        if wanted(Part::Single) {
+        if wanted(Measurement::Single) {
             flow::single(&pair, &mut report, options.quick)?;
         }
-        if wanted(Part::Latency) {
+        if wanted(Measurement::Latency) {
             latency::measure(&pair, &mut report, options.quick)?;
         }
-        if wanted(Part::Idle) {
+        if wanted(Measurement::Idle) {
             idle::measure(&pair, &mut report, options.quick)?;
         }
-        if wanted(Part::Hold) {
-            // Last: it takes memory, which idle measures.
+        if wanted(Measurement::Hold) {
+            // This comes last, because it uses memory, which `idle` measures.
             hold::measure(&pair, &mut report, options.quick)?;
         }
     }
-    if wanted(Part::Latency) {
-        let pair = Pair::start(options.program.clone(), Kind::Embedded)?;
+    if wanted(Measurement::Latency) {
+        let pair = Pair::start(options.program.clone(), BrokerKind::Embedded)?;
         latency::measure_synced(&pair, &mut report, options.quick)?;
     }
     print!("{}", report.table());

@@ -1,6 +1,6 @@
 //! A broker and two nodes as real processes, which end with this one.
 
-use crate::broker::{Broker, Kind};
+use crate::broker::{Broker, BrokerKind};
 use anyhow::{Context, Result, bail};
 use harmonylite::clock;
 use harmonylite::db::lockfile::{Sidecar, sidecar};
@@ -13,7 +13,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// How long anything may take to arrive.
+/// The longest time for a change to arrive.
 const PATIENCE_MS: u64 = 120_000;
 const SCHEMA: &str = "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT NOT NULL, price REAL \
     NOT NULL, note TEXT)";
@@ -33,7 +33,7 @@ struct Node {
 }
 
 impl Pair {
-    pub(crate) fn start(program: Option<PathBuf>, kind: Kind) -> Result<Self> {
+    pub(crate) fn start(program: Option<PathBuf>, kind: BrokerKind) -> Result<Self> {
         let program = program.map_or_else(beside_us, Ok)?;
         let dir = tempfile::Builder::new().prefix("harmonylite-bench-").tempdir()?;
         let broker = Broker::start(kind, dir.path())?;
@@ -42,7 +42,7 @@ impl Pair {
             let node = pair.node(id)?;
             pair.nodes.push(node);
         }
-        // Joined and connected: a row goes through in both directions.
+        // Both nodes are joined and connected when a row arrives in each direction.
         for (from, to) in [(0, 1), (1, 0)] {
             let id = -1 - from as i64;
             pair.open(from)?.execute("INSERT INTO item VALUES (?1, 'ready', 0, NULL)", [id])?;
@@ -62,7 +62,7 @@ impl Pair {
         open(&db)?.execute_batch(SCHEMA)?;
         let path = toml::Value::String(db.to_string_lossy().into_owned()).to_string();
         let content = format!("db_path = {path}\nnode_id = {id}\n{}", self.broker.settings());
-        // The directory is ours alone.
+        // No other process uses the directory.
         std::fs::write(&config, content)?;
         let mut command = Command::new("/bin/sh");
         command
@@ -76,7 +76,7 @@ impl Pair {
         Ok(Node { db, child, lifeline })
     }
 
-    /// Where the server listens, if anybody may connect to it.
+    /// Returns the server's address, if it accepts connections without a password.
     pub(crate) fn broker_url(&self) -> Option<&str> {
         match &self.broker {
             Broker::Plain { url, .. } => Some(url),
@@ -84,7 +84,7 @@ impl Pair {
         }
     }
 
-    /// An application's connection to node 0 or 1.
+    /// Opens a connection of an application to node 0 or 1.
     pub(crate) fn open(&self, node: usize) -> Result<Connection> {
         open(self.database(node)?)
     }
@@ -93,7 +93,7 @@ impl Pair {
         Ok(&self.nodes.get(node).context("no such node")?.db)
     }
 
-    /// The process of the sidecar itself.
+    /// Returns the process id of the sidecar.
     pub(crate) fn pid(&self, node: usize) -> Result<u32> {
         match sidecar(&self.nodes.get(node).context("no such node")?.db)? {
             Sidecar::Running(Some(owner)) => Ok(owner.pid),
@@ -101,7 +101,7 @@ impl Pair {
         }
     }
 
-    /// Waits for something to arrive.
+    /// Waits for a change to arrive.
     pub(crate) fn wait(
         &self,
         what: &str,
@@ -121,7 +121,7 @@ impl Pair {
         Ok(())
     }
 
-    /// What both nodes say of themselves, for an error.
+    /// Returns the status of both nodes, for an error.
     pub(crate) fn what_they_say(&self) -> String {
         let say = |i: usize| {
             let dir = self.dir.path().join(format!("node-{i}"));
@@ -136,10 +136,10 @@ impl Pair {
         say(1) + &say(2)
     }
 
-    /// Waits until nothing is pending and both hold as many rows.
+    /// Waits until nothing is pending and both nodes hold the same number of rows.
     pub(crate) fn settle(&self) -> Result<()> {
         let nodes = [self.open(0)?, self.open(1)?];
-        // What is published leaves the log with the node's next transaction.
+        // Published changes leave the log with the node's next transaction.
         let pending = "SELECT count(*) FROM __harmonylite__change_log
             WHERE id > max(?1, coalesce((SELECT value FROM __harmonylite__meta WHERE key = \
             'published'), 0))";
@@ -156,7 +156,7 @@ impl Pair {
 impl Drop for Pair {
     fn drop(&mut self) {
         for node in &mut self.nodes {
-            // Its end is SIGKILL.
+            // Closing the lifeline ends the process with SIGKILL.
             node.lifeline.take();
             let _ = node.child.wait();
         }
@@ -174,7 +174,7 @@ fn beside_us() -> Result<PathBuf> {
     Ok(program)
 }
 
-/// Opens a database as an ordinary application does.
+/// Opens a database like an ordinary application.
 pub(crate) fn open(path: &Path) -> Result<Connection> {
     let db = Connection::open(path)?;
     db.busy_timeout(Duration::from_secs(20))?;
@@ -182,12 +182,12 @@ pub(crate) fn open(path: &Path) -> Result<Connection> {
     Ok(db)
 }
 
-/// A count with one parameter.
+/// Returns the result of a count with one parameter.
 pub(crate) fn count(db: &Connection, sql: &str, value: i64) -> Result<i64> {
     Ok(db.prepare_cached(sql)?.query_row([value], |r| r.get(0))?)
 }
 
-/// Between two looks; nothing wakes us but time.
+/// Pauses between two looks.
 pub(crate) fn pause(time: Duration) {
     std::thread::park_timeout(time);
 }

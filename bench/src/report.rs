@@ -1,4 +1,4 @@
-//! What was measured, what it had to be, and what it was last time.
+//! The report: measured values, their floors, and the last baseline.
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -7,7 +7,7 @@ use std::path::Path;
 
 const BASELINE: &str = include_str!("../baseline.json");
 
-/// What a measurement must reach.
+/// The required value of a measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Floor {
@@ -18,7 +18,7 @@ pub(crate) enum Floor {
 
 /// One measurement.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Measured {
+pub(crate) struct Figure {
     name: String,
     value: f64,
     unit: String,
@@ -26,26 +26,26 @@ pub(crate) struct Measured {
     passed: bool,
 }
 
-/// All of a run.
+/// All measurements of a run.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Report {
     version: String,
     cores: usize,
     debug_build: bool,
-    measured: Vec<Measured>,
+    measured: Vec<Figure>,
 }
 
 impl Report {
-    /// Adds a measurement, and says that it is done.
+    /// Adds a measurement, and prints that it is done.
     pub(crate) fn add(&mut self, name: &str, value: f64, unit: &str, floor: Floor) {
-        // What is no number passes nothing.
+        // A value that is not a number does not pass.
         let passed = match floor {
             Floor::None => true,
             Floor::AtLeast(least) => value >= least,
             Floor::AtMost(most) => value <= most,
         };
         eprintln!("{name}: {} {unit}", digits(value));
-        self.measured.push(Measured {
+        self.measured.push(Figure {
             name: name.to_owned(),
             value,
             unit: unit.to_owned(),
@@ -58,7 +58,7 @@ impl Report {
         self.measured.iter().all(|m| m.passed)
     }
 
-    /// For people, beside the stored baseline.
+    /// Returns a table for people, next to the stored baseline.
     pub(crate) fn table(&self) -> String {
         let baseline: Self = serde_json::from_str(BASELINE).unwrap_or_default();
         let mut out = format!(
@@ -91,7 +91,7 @@ impl Report {
         out
     }
 
-    /// For programs.
+    /// Writes the results as JSON, for programs.
     pub(crate) fn write(mut self, path: &Path) -> Result<()> {
         self.version = env!("CARGO_PKG_VERSION").to_owned();
         self.cores = std::thread::available_parallelism().map_or(0, usize::from);
@@ -101,7 +101,7 @@ impl Report {
     }
 }
 
-/// Three digits that matter.
+/// Formats a number with three significant digits.
 fn digits(value: f64) -> String {
     match value.abs() {
         v if v >= 100.0 => format!("{value:.0}"),

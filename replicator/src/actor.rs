@@ -1,29 +1,30 @@
-//! What the two actors, inbound and outbound, and their owner exchange.
+//! The values that the two actors, inbound and outbound, exchange with each other and with their
+//! owner.
 
 use crate::db::connection::DatabaseError;
 use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 use crate::store::install::is_installed;
 use rusqlite::Connection;
 
-/// What outbound learned from an acknowledgement.
+/// An acknowledgement of the broker, as outbound passes it on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ack {
-    /// The batch; the same number as before if nothing had to be sent.
+    /// The number of the batch. It stays the same if nothing had to be sent.
     pub batch: BatchNo,
-    /// Log entries up to here are dealt with.
+    /// Log entries up to here are published, or need no publication.
     pub upto: i64,
-    /// Position of its last part in the stream. None if nothing had to be sent.
+    /// The position of its last part in the stream. None if nothing had to be sent.
     pub seq: Option<StreamSeq>,
     /// The lowest row time in it, unix milliseconds.
     pub lowest_ms: i64,
 }
 
-/// What inbound has for outbound.
+/// A message of inbound to outbound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Publishing may begin (again), with this identity and these acknowledgements.
+    /// Outbound may start or resume publishing, with this identity and these acknowledgements.
     Go {
-        /// The check that allowed it. A go-ahead of an older check counts for nothing.
+        /// The check that allowed it. Outbound ignores the go-ahead of an older check.
         check: u64,
         /// The present incarnation of the database.
         site: Site,
@@ -32,41 +33,42 @@ pub enum Effect {
         /// Log entries up to here are published.
         published: i64,
     },
-    /// The broker is about to be checked: publish nothing until the go-ahead, and confirm.
+    /// Inbound is about to check the broker. Outbound confirms, and publishes nothing until the
+    /// go-ahead.
     Hold {
-        /// Which check.
+        /// The number of the check.
         check: u64,
-        /// On which connection, counted from 1 as both actors see them come.
+        /// The number of the connection, counted from 1. Both actors count every connection.
         connection: u64,
     },
-    /// The log has new entries, or the triggers were installed again.
+    /// The log has new entries, or the triggers were reinstalled.
     Look,
 }
 
-/// What a step came to.
+/// The result of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Nothing to do before the next input or deadline.
     Idle,
-    /// Something was done; step again.
+    /// The step did some work. Step again.
     Worked,
-    /// Another connection holds the write lock, or the disk is full: step again a little later.
+    /// Another connection holds the write lock, or the disk is full. Step again a little later.
     Busy,
 }
 
-/// Why the node has to end.
+/// The reason why the node has to end.
 #[derive(Debug, thiserror::Error)]
 pub enum Fatal {
-    /// The database.
+    /// An error of the database.
     #[error(transparent)]
     Database(#[from] DatabaseError),
-    /// A temporary file for a batch that is too large for memory.
+    /// The temporary file of a batch that is too large for memory failed.
     #[error("cannot use the directory for large batches: {0}")]
     Spill(#[from] std::io::Error),
-    /// One row alone is larger than a batch may be.
+    /// A single row is larger than a batch may be.
     #[error("{0}")]
     RowTooLarge(String),
-    /// Two processes with one node id.
+    /// Another process uses the same node id.
     #[error(
         "node id {node} is in use by another process ({place}): give this node its own node_id, \
         and if its disk was cloned, remove our tables from the copy (harmonylite cleanup)"
@@ -74,37 +76,37 @@ pub enum Fatal {
     SecondNode {
         /// The node id.
         node: NodeId,
-        /// Where the other runs.
+        /// The place where the other process runs.
         place: String,
     },
-    /// `on_join = "refuse"`.
+    /// `on_join = "refuse"`, and both the database and the cluster have rows.
     #[error(
         "this database has {rows} rows or more that never joined, and the cluster has data: set \
         on_join to merge or replace"
     )]
     JoinRefused {
-        /// At least so many.
+        /// The number of rows, counted up to a bound.
         rows: i64,
     },
-    /// What was written into the database is not in it any more.
+    /// The database does not contain what this node wrote.
     #[error(
         "the content of the database was replaced while this node ran (a backup was restored into \
         it?): nothing was written to what is there now"
     )]
     Restored,
-    /// Too much in quarantine.
+    /// The quarantine is over its limit.
     #[error(
         "{count} batches are in quarantine, which is the limit: look at them with `harmonylite \
         quarantine list`, then retry or drop them"
     )]
     QuarantineFull {
-        /// How many.
+        /// The number of batches.
         count: i64,
     },
 }
 
 impl Fatal {
-    /// What an error of this database means: without our tables it is another content.
+    /// Classifies an error of this database. If our tables are missing, the content was replaced.
     pub(crate) fn of(db: &Connection, error: DatabaseError) -> Self {
         if matches!(is_installed(db), Ok(false)) { Self::Restored } else { Self::Database(error) }
     }

@@ -25,7 +25,7 @@ pub fn mono_ms() -> u64 {
     u64::try_from(START.get_or_init(Instant::now).elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Returns both clocks for the stages.
+/// Returns the readings of both clocks, for the stages.
 pub fn now() -> Now {
     Now { unix_ms: unix_ms(), mono_ms: mono_ms() }
 }

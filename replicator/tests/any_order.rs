@@ -1,8 +1,8 @@
-//! In whatever order batches come, the rows are the same in the end.
+//! The rows at the end do not depend on the order of the batches.
 //!
-//! Method: random writes of three nodes to a handful of rows become batches; two fresh databases
+//! Method: random writes of three nodes to a handful of rows become batches. Two new databases
 //! apply them in two random orders, some of them twice, through the real apply. Unique clashes are
-//! not here: they need the nodes to answer each other, which the simulation shows.
+//! missing here, because their compensations need a running cluster; the simulation covers them.
 
 #![allow(clippy::unwrap_used)]
 
@@ -28,7 +28,7 @@ fn rows() -> impl Strategy<Value = Batch> {
     let row = (0_i64..6, 1_i64..50, 1_i64..4, prop::option::of(any::<i64>())).prop_map(
         |(key, hlc, site, value)| {
             let version = Version { hlc: Hlc(hlc), site: Site(site) };
-            // A version stands for one content: the value follows from it.
+            // Each version has one content, so the value follows from the version.
             let value =
                 value.map(|_| Value::Integer(hlc * 10 + site)).filter(|_| (hlc + site) % 4 != 0);
             let (op, values) = match value {

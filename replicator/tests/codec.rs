@@ -1,18 +1,17 @@
-//! What is encoded is decoded, whatever the values; and no bytes, however hostile, do harm.
+//! Decoding returns the encoded values, and no hostile bytes do harm.
 //!
-//! Method: random batches make the round trip; then their bytes are flipped, cut, and replaced by
-//! bombs (faults 25-27 of the reliability list). Decoding answers with a reason, never with a panic
-//! or with unbounded memory.
+//! Method: random batches make the round trip. Then their bytes are flipped, cut, and replaced by
+//! bombs (faults 25-27 of the reliability list). Decoding returns a reason, and never panics or
+//! uses unbounded memory.
 
 #![allow(clippy::unwrap_used)]
 
 use harmonylite::model::batch::{BatchHeader, Op, Row, TableHeader, Value};
 use harmonylite::model::ids::{BatchNo, Hlc, NodeId, Site, Version};
 use harmonylite::model::limits::Limits;
-use harmonylite::wire::decode::{
-    BatchReader, DecodeError, Outline, Unpacker, outline as outline_plain, unpacking,
-};
+use harmonylite::wire::decode::{BatchReader, DecodeError, Outline, outline as outline_plain};
 use harmonylite::wire::encode::Encoder;
+use harmonylite::wire::unpack::{Unpacker, unpacking};
 use proptest::prelude::*;
 
 type Table = (TableHeader, Vec<Row>);
@@ -31,7 +30,7 @@ fn value() -> impl Strategy<Value = Value> {
     prop_oneof![
         Just(Value::Null),
         integers.prop_map(Value::Integer),
-        // SQLite stores NaN as NULL, so none ever comes.
+        // SQLite stores NaN as NULL, so NaN never occurs.
         reals.prop_map(|r| if r.is_nan() { Value::Null } else { Value::Real(r) }),
         ".{0,20}".prop_map(|t| Value::Text(t.into_bytes())),
         prop::collection::vec(any::<u8>(), 0..40).prop_map(Value::Text),
@@ -121,8 +120,8 @@ fn decode(bytes: &[u8], limits: &Limits) -> Result<Vec<Table>, DecodeError> {
     Ok(tables)
 }
 
-/// Decompressed while it is read; and, if it says of itself that it is small, at once, which must
-/// come to the same.
+/// Decompresses while reading, and also in one step if the frame announces a small size. Both
+/// results must be equal.
 fn outline(bytes: &[u8], limits: &Limits) -> Result<Outline, DecodeError> {
     let streamed = unpacking(bytes, limits).and_then(|source| outline_plain(source, limits));
     if let Some(at_once) = Unpacker::default().unpack(bytes, limits).transpose() {
@@ -155,7 +154,7 @@ proptest! {
             prop_assert_eq!(header, found_header);
             prop_assert_eq!(rows.len(), found_rows.len());
             for (row, found) in rows.iter().zip(found_rows) {
-                // A version without a site is "none", whatever its time.
+                // A version without a site is "none" with any time.
                 prop_assert_eq!((row.version, row.op), (found.version, found.op));
                 prop_assert!(row.values.iter().zip(&found.values).all(|(a, b)| same(a, b)), "{:?} \
                     became {:?}", row, found);
@@ -174,7 +173,7 @@ proptest! {
         let bytes = encode(&tables);
         let mut flipped = bytes.clone();
         flipped[at.index(bytes.len())] ^= flip;
-        // The parts' digest catches these earlier; this test is of decode alone.
+        // The digest of the parts finds these earlier. This test covers only decode.
         let _ = outline(&flipped[..], &Limits::default());
         let cut = cut.index(bytes.len());
         prop_assert!(outline(&bytes[..cut], &Limits::default()).is_err(), "cut to {} of {} \
@@ -199,13 +198,13 @@ fn bombs_are_refused_before_they_grow() {
     // 64 MB of zeros in a few KB.
     let zeros = zstd::encode_all(&vec![0_u8; 64 << 20][..], 1).unwrap();
     assert!(zeros.len() < 20_000 && outline(&zeros[..], &limits).is_err());
-    // Arrays in arrays, ten thousand deep.
+    // Nested arrays, ten thousand deep.
     assert!(
-        refused(&[0x81; 10_000], &limits).contains("format number is not what the format says"),
+        refused(&[0x81; 10_000], &limits).contains("format number does not follow the format"),
         "{}",
         refused(&[0x81; 10_000], &limits)
     );
-    // A text of 2^63 bytes, where the name of a table stands.
+    // A text of 2^63 bytes in place of a table's name.
     let mut batch = vec![0x89, 1, 1, 1, 1, 0, 0x58, 32];
     batch.extend([0; 32]);
     batch.extend([0, 0x80, 0x81, 0x85, 0x7b, 0x80, 0, 0, 0, 0, 0, 0, 0]);

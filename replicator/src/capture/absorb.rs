@@ -1,8 +1,8 @@
-//! Gives every logged change its version, before anything remote is applied.
+//! Gives every logged change its version before any remote change is applied.
 //!
 //! Arrives: a write transaction. Leaves: versions for all log entries not absorbed yet. Owns
-//! "absorb first": a remote change can never slip between a local change and its version. Part of
-//! the caller's transaction: a crash undoes it whole.
+//! "absorb first": a remote change never comes between a local change and its version. All of it
+//! belongs to the caller's transaction, so a crash undoes all of it.
 
 use crate::capture::fold::{FoldFrom, Folded, fold, row_exists};
 use crate::db::connection::DatabaseError;
@@ -14,25 +14,26 @@ use crate::store::versions::Versions;
 use rusqlite::Connection;
 use std::collections::HashSet;
 
-/// What the writer carries from transaction to transaction.
+/// The state that the writer keeps from transaction to transaction.
 #[derive(Clone, Debug)]
 pub struct AbsorbState {
-    /// The present life.
+    /// The present incarnation.
     pub site: Site,
-    /// All lives.
+    /// All incarnations, the present one included.
     pub own_sites: HashSet<Site>,
     /// Entries up to here are absorbed.
     pub absorbed: i64,
-    /// Entries up to here are published; they are about to be removed and need no predecessor kept.
+    /// Entries up to here are published. They will be removed soon, so absorb stores no previous
+    /// version for them.
     pub published: i64,
 }
 
-/// Absorbs the log up to its end, at most `entries_max` entries of it (a long outage leaves
-/// millions: they go in turns, so that the application waits for none of them long). Returns what
-/// was folded and whether the end was reached.
+/// Absorbs the log up to its end, but at most `entries_max` entries. A long outage leaves millions
+/// of entries; absorbing them in several transactions keeps the write lock free for the
+/// application. Returns the folded rows, and whether the end was reached.
 ///
 /// # Errors
-/// What SQLite says; then the caller rolls back, and its state with it.
+/// SQLite's error. The caller then rolls back, and drops the changed state.
 pub fn absorb(
     db: &Connection,
     layout: &Layout,
@@ -69,11 +70,11 @@ pub fn absorb(
     Ok((folded, upto == end))
 }
 
-/// Marks entries as published and removes them, all but the last of the log: ids must go on from
-/// there.
+/// Marks entries as published and removes them, except the last of the log: new ids continue from
+/// it.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn published(db: &Connection, state: &mut AbsorbState, upto: i64) -> Result<(), DatabaseError> {
     debug_assert!(upto <= state.absorbed, "only absorbed entries may go");
     change_log::delete_published(db, upto)?;

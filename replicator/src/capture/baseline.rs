@@ -1,8 +1,8 @@
-//! Brings a database that has not joined yet to the point where every row has a version.
+//! Gives every row of a joining database a version.
 //!
 //! Arrives: a database that has consumed the streams to their end. Leaves: baseline versions for
-//! rows without a version, and log entries that publish them. Runs inside one write transaction: a
-//! crash repeats it.
+//! rows without a version, and log entries that publish them. Runs inside one write transaction;
+//! after a crash it is repeated.
 
 use crate::db::connection::DatabaseError;
 use crate::db::layout::{Layout, TableLayout};
@@ -12,7 +12,7 @@ use crate::model::ids::{Hlc, Site};
 use crate::store::{change_log, meta};
 use rusqlite::{Connection, params_from_iter};
 
-/// The version of what was there before its database joined.
+/// The version of rows that existed before their database joined.
 pub const BASELINE: Hlc = Hlc(1);
 
 fn unversioned(table: &TableLayout) -> String {
@@ -30,20 +30,20 @@ fn unversioned(table: &TableLayout) -> String {
     )
 }
 
-/// Gives every row of a table that has no version the baseline version and logs it for publication.
-/// Changes that the log holds must have been absorbed. Returns how many rows.
+/// Gives the baseline version to every row of a table without one, and logs the row for
+/// publication. All changes in the log must be absorbed. Returns the number of rows.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn baseline_table(db: &Connection, table: &TableLayout) -> Result<usize, DatabaseError> {
     baseline_rows(db, table, "TRUE", &[])
 }
 
-/// As [`baseline_table`], for rows of `t` under a condition whose parameters (from ?1 on) are
-/// `values`.
+/// Does the same as [`baseline_table`] for the rows of `t` that match a condition. `values` are the
+/// parameters of the condition, from ?1 on.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn baseline_rows(
     db: &Connection,
     table: &TableLayout,
@@ -66,11 +66,11 @@ pub fn baseline_rows(
     Ok(logged)
 }
 
-/// Ends joining by `replace`: rows that the streams did not bring are removed here, and nothing is
-/// published of that.
+/// Ends joining by `replace`: removes the rows that the streams did not bring. The removal is not
+/// published.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn replace(db: &Connection, layout: &Layout) -> Result<usize, DatabaseError> {
     let mut rows = 0;
     for table in &layout.tables {
@@ -89,10 +89,10 @@ pub fn replace(db: &Connection, layout: &Layout) -> Result<usize, DatabaseError>
     Ok(rows)
 }
 
-/// How many rows have no version, counted up to a bound.
+/// Counts the rows without a version, up to a bound.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn unversioned_rows(
     db: &Connection,
     layout: &Layout,
@@ -112,7 +112,7 @@ pub fn unversioned_rows(
     Ok(rows)
 }
 
-/// The site that a database without one gets, from random bits.
+/// Returns a new site made of random bits.
 pub fn site_from(random: u64) -> Site {
     Site((random >> 1).max(1).cast_signed())
 }

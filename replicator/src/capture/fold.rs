@@ -1,10 +1,10 @@
 //! Folds the change log into one version for each changed row.
 //!
-//! Arrives: log entries in log order and the stored versions. Leaves: for each row its version,
-//! what came before it, and whether it is to be published. Owns the rule of docs/design.md, section
-//! 2: the version of the i-th logged change to a row is max(time, previous version + 1), entry by
-//! entry. Collect and absorb both use this fold, so they compute the same number whenever they run.
-//! It only reads; a crash here loses nothing.
+//! Arrives: log entries in log order and the stored versions. Leaves: for each row its version, its
+//! previous version, and whether to publish it. Owns the rule of docs/design.md, section 2: the
+//! version of the i-th logged change to a row is max(time, previous version + 1), entry by entry.
+//! Collect and absorb both use this fold, so they compute the same version at any time. It only
+//! reads, so a crash loses nothing.
 
 use crate::db::connection::DatabaseError;
 use crate::db::layout::{Layout, TableLayout};
@@ -20,18 +20,18 @@ use rusqlite::{Connection, params_from_iter};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-/// Where a fold starts and whose versions it gives.
+/// The range of log entries that a fold reads, and the site of the versions that it gives.
 #[derive(Clone, Debug)]
 pub struct FoldFrom<'a> {
-    /// The present life of this database.
+    /// The present incarnation of this database.
     pub site: Site,
-    /// All its lives.
+    /// All incarnations of this database.
     pub own_sites: &'a HashSet<Site>,
-    /// Entries up to here have given their versions already.
+    /// Entries up to here are absorbed: their versions are stored.
     pub absorbed: i64,
-    /// Entries up to here are published already.
+    /// Entries up to here are published.
     pub sent: i64,
-    /// Read entries beyond `min(absorbed, sent)` up to here.
+    /// The fold reads the entries after `min(absorbed, sent)` up to here.
     pub upto: i64,
 }
 
@@ -40,33 +40,35 @@ pub struct FoldFrom<'a> {
 pub struct FoldedRow {
     /// Its table.
     pub table: Arc<TableLayout>,
-    /// Its key as last logged.
+    /// Its key as the first of the entries spells it. Later entries may spell an equal key
+    /// differently (`COLLATE NOCASE`, 1 and 1.0).
     pub key: Vec<Value>,
     /// Its version after all entries.
     pub version: Version,
-    /// Its version if the row is gone: REPLACE removed it after the last change that was logged.
+    /// Its version if the row does not exist: REPLACE removed it after its last logged change.
     pub if_gone: Option<Version>,
-    /// What its writer had before the entries that are not published yet. Equal to `version`: not
-    /// known.
+    /// The version that its writer had before the unpublished entries. Equal to `version` if it is
+    /// not known.
     pub previous: Version,
-    /// Only if the row is gone has anything happened ([`KIND_DISPLACED`] alone).
+    /// The row changed only if it does not exist any more (all its entries are [`KIND_DISPLACED`]).
     pub only_if_gone: bool,
     /// The version is not stored yet.
     pub unabsorbed: bool,
-    /// It is to be published: an entry is new, and the version is ours or to be sent again.
+    /// The row is to be published: it has a new entry, and its version is ours or is to be
+    /// republished.
     pub publish: bool,
 }
 
-/// What the log came to.
+/// The result of a fold.
 #[derive(Debug, Default)]
 pub struct Folded {
     /// The rows, in the order of their first entry.
     pub rows: Vec<FoldedRow>,
     /// Entries read.
     pub entries: u64,
-    /// Tables with rows whose key has a NULL: those rows have no identity.
+    /// The number of entries with NULL in the key, by table. Their rows have no identity.
     pub null_keys: HashMap<String, u64>,
-    /// For each unabsorbed change its log id and the version before it.
+    /// The log id of each unabsorbed change, and the version before it.
     pub previous_of: Vec<(i64, Version)>,
 }
 
@@ -93,7 +95,7 @@ impl State {
         Hlc::from_ms(time_ms).max(self.real.hlc.max(self.floor).next())
     }
 
-    /// A run of our own unpublished writes has one predecessor; a remote row in between starts a
+    /// A run of our own unpublished writes has one predecessor. A remote row in between starts a
     /// new run.
     fn note_previous(&mut self, candidate: Version, own: &HashSet<Site>) {
         if self.previous.is_none() || !own.contains(&candidate.site) {
@@ -105,7 +107,7 @@ impl State {
 /// Folds the log.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn fold(
     db: &Connection,
     layout: &Layout,
@@ -172,7 +174,7 @@ fn step(
                 return;
             }
             if planted(Bug::MergedEntries) && state.unabsorbed {
-                // As if the row had been written once, at the time of its last entry.
+                // This treats the row as written once, at the time of its last entry.
                 state.real = state.merged_from;
             }
             let before = state.real;
@@ -191,20 +193,21 @@ fn step(
                     state.note_previous(previous, from.own_sites);
                 }
             } else {
-                // Kept like a change's, or the delete of a row that another node wrote would look
-                // concurrent there.
+                // The previous version is kept as for a change. Otherwise the delete of a row that
+                // another node wrote would look like a concurrent write on that node.
                 if new {
                     state.note_previous(state.real, from.own_sites);
                 }
                 previous_of.push((entry.id, state.real));
-                // Whether the row really went is known when its table is read. If it did, this is
-                // the version of that delete; if it came back or was never gone, later changes
-                // still stand above it.
+                // Only reading the table shows whether the row was really removed. If it was, this
+                // is the version of that delete. If it came back or was never removed, later
+                // changes still get a greater version.
                 state.floor = state.next_hlc(entry.time_ms);
             }
         }
         KIND_PUBLISH => state.republish = true,
-        // Written by a later program; the format number keeps that from happening.
+        // Only a later program writes other kinds, and the format number keeps it from using this
+        // database.
         _ => {}
     }
 }
@@ -226,10 +229,10 @@ fn finish(state: State, from: &FoldFrom<'_>) -> FoldedRow {
     }
 }
 
-/// Whether the row exists.
+/// Returns whether the row exists.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn row_exists(
     db: &Connection,
     table: &TableLayout,

@@ -1,9 +1,9 @@
-//! Installs the triggers that log which rows the application changes, and follows its DDL.
+//! Installs the triggers that log the application's row changes, and follows its DDL.
 //!
 //! Arrives: a write transaction on a database whose schema may have changed. Leaves: triggers,
-//! version tables and hashes that fit the schema, and the [`Layout`]. Owns: from the commit of this
-//! transaction on, no change of a replicated row goes unlogged. A crash before it leaves the former
-//! triggers; the next start compares again.
+//! version tables and hashes that fit the schema, and the [`Layout`]. Owns: after the commit of
+//! this transaction, every change of a replicated row is logged. A crash before the commit leaves
+//! the previous triggers; the next start compares them with the schema.
 
 use super::triggers::{key_of, log_columns, trigger_name, triggers, version_table_sql, view_sql};
 use crate::db::connection::DatabaseError;
@@ -19,28 +19,28 @@ use crate::store::tables::{self, Change};
 use rusqlite::Connection;
 use std::collections::{BTreeMap, HashSet};
 
-/// What an installation did, for the log and for people.
+/// The changes that an installation made, for the log.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Installed {
-    /// Tables that are replicated from now on and were not before.
+    /// Tables that are newly replicated.
     pub added: Vec<String>,
-    /// Tables that are not replicated any more.
+    /// Tables that are no longer replicated.
     pub removed: Vec<String>,
     /// Tables whose triggers or hashes changed.
     pub changed: Vec<String>,
-    /// Rows found without a version in tables that were made over.
+    /// Rows without a version, found in tables that were rebuilt.
     pub found_rows: usize,
     /// Tables that cannot be replicated, and why.
     pub unable: Vec<(String, String)>,
-    /// Objects left by HarmonyLite (Go) that were removed.
+    /// Removed objects of HarmonyLite (Go).
     pub foreign_removed: Vec<String>,
 }
 
-/// The layout, read anew. None if the triggers were not installed for the present schema: the
-/// writer has to do that first.
+/// Reads the layout. None if the triggers do not fit the present schema: the writer has to install
+/// them first.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn load(db: &Connection, filter: &TableFilter) -> Result<Option<Layout>, DatabaseError> {
     let version = schema_version(db)?;
     if meta::get(db, meta::SCHEMA_VERSION)? != Some(version) {
@@ -50,10 +50,10 @@ pub fn load(db: &Connection, filter: &TableFilter) -> Result<Option<Layout>, Dat
     Ok(Some(layout_of(db, version, schema)?))
 }
 
-/// `PRAGMA schema_version`: changes with every DDL statement of anyone.
+/// Reads `PRAGMA schema_version`, which changes with every DDL statement of any connection.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn schema_version(db: &Connection) -> Result<i64, DatabaseError> {
     Ok(db.prepare_cached("PRAGMA main.schema_version")?.query_row([], |r| r.get(0))?)
 }
@@ -70,11 +70,11 @@ fn layout_of(db: &Connection, version: i64, schema: Schema) -> Result<Layout, Da
     Ok(Layout::new(version, layouts, hash, previous, schema.skipped))
 }
 
-/// Brings triggers, version tables and hashes in line with the schema. Inside the caller's write
+/// Brings triggers, version tables and hashes in line with the schema, inside the caller's write
 /// transaction, on a connection where [`crate::store::install::create_tables`] has run.
 ///
 /// # Errors
-/// What SQLite says; then the caller rolls back and nothing has changed.
+/// SQLite's error. The caller then rolls back, and nothing has changed.
 pub fn install(
     db: &Connection,
     filter: &TableFilter,
@@ -120,10 +120,10 @@ pub fn install(
     Ok((layout_of(db, version, schema)?, done))
 }
 
-/// Removes everything that we ever put into the database. Inside the caller's write transaction.
+/// Removes all our objects from the database, inside the caller's write transaction.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn uninstall(db: &Connection) -> Result<Vec<String>, DatabaseError> {
     let mut removed = Vec::new();
     for (name, kind, _) in own_objects(db)? {
@@ -146,7 +146,7 @@ fn store_hash(db: &Connection, hash: Digest) -> Result<(), DatabaseError> {
 
 type Object = (String, String, String);
 
-/// Name, type and text of all that carries our prefix.
+/// Returns name, type and text of every object with our prefix.
 fn own_objects(db: &Connection) -> Result<Vec<Object>, DatabaseError> {
     // Triggers and views first: they name the tables.
     let mut read = db.prepare(
@@ -162,8 +162,8 @@ fn drop_object(db: &Connection, name: &str, kind: &str) -> Result<(), DatabaseEr
     Ok(db.execute_batch(&format!("DROP {kind} IF EXISTS main.{}", quote(name)))?)
 }
 
-/// Drops what is not wanted or reads otherwise, creates what is missing; returns the names of what
-/// it created.
+/// Drops objects that are not wanted or have another text, and creates missing ones. Returns the
+/// names of the created objects.
 fn align_objects(
     db: &Connection,
     wanted: &BTreeMap<String, String>,
@@ -174,7 +174,7 @@ fn align_objects(
         if kind == "table" && FIXED_TABLES.iter().any(|fixed| name[OWN_PREFIX.len()..] == **fixed) {
             continue;
         }
-        // SQLite stores the text as it came, but for what stands before the name.
+        // SQLite stores the text unchanged, except for the part before the name.
         if wanted.get(&name).is_some_and(|text| tail(text, &name) == tail(&sql, &name)) {
             present.insert(name);
             continue;
@@ -202,8 +202,8 @@ fn tail<'a>(sql: &'a str, name: &str) -> &'a str {
     sql.find(&quoted).map_or(sql, |at| &sql[at + quoted.len()..])
 }
 
-/// A table that was made over lost its triggers for a while: rows that have neither version nor log
-/// entry came meanwhile.
+/// Logs the rows that have neither a version nor a log entry. They were written while their table
+/// was rebuilt and had no triggers.
 fn find_unversioned(
     db: &Connection,
     table: &TableSchema,

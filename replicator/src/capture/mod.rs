@@ -1,4 +1,4 @@
-//! From the application's writes to versions: triggers, user triggers, fold, absorb, baseline.
+//! Turns the application's writes into versions: triggers, user triggers, fold, absorb, baseline.
 
 pub mod absorb;
 pub mod baseline;

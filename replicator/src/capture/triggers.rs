@@ -1,7 +1,7 @@
-//! The text of everything that is installed for one table: triggers, version table, view.
+//! The SQL text of all objects that are installed for one table: triggers, version table, view.
 //!
 //! Arrives: a [`TableSchema`] and the table's number. Leaves: SQL. Pure. Owns: the triggers run in
-//! a stock shell and in every driver, back to SQLite 3.24, with `trusted_schema` off, and cost the
+//! a stock shell and in every driver, back to SQLite 3.24, with `trusted_schema` off. They cost the
 //! application one small insert for each changed row.
 
 use crate::db::layout::version_table;
@@ -9,7 +9,7 @@ use crate::db::schema::{KeyKind, OWN_PREFIX, TableSchema};
 use crate::db::sql::{key_columns, quote};
 use crate::store::change_log::{self, KIND_CHANGED, KIND_DISPLACED};
 
-/// Milliseconds since 1970, in SQL that SQLite 3.24 knows and that is allowed with `trusted_schema`
+/// Milliseconds since 1970, in SQL that SQLite 3.24 supports and that works with `trusted_schema`
 /// off.
 const NOW_MS: &str = "CAST((julianday('now') - 2440587.5) * 86400000 + 0.5 AS INTEGER)";
 
@@ -75,7 +75,8 @@ pub(super) fn key_of(table: &TableSchema, row: &str) -> String {
     keys.join(", ")
 }
 
-/// `NEW` and `OLD`, or a row and `NEW`, have the same key.
+/// Returns the condition that rows `a` and `b` (`OLD.` and `NEW.`, or a row of the table and one of
+/// them) have the same key.
 fn same_key(table: &TableSchema, a: &str, b: &str) -> String {
     let parts: Vec<String> = table
         .key
@@ -121,8 +122,8 @@ pub(super) fn triggers(table: &TableSchema, id: i64) -> Vec<(String, String)> {
     all
 }
 
-/// The entry for rows that clash with NEW on one unique index. None for an index over an
-/// expression: only the audit sees those.
+/// Returns the statement that logs the rows that clash with NEW on one unique index. None for an
+/// index over an expression: rows that REPLACE removes there are not logged.
 fn displaced(
     table: &TableSchema,
     id: i64,
@@ -146,8 +147,8 @@ fn displaced(
     ))
 }
 
-/// `OF` the unique columns, so that other updates pay nothing; empty where a generated column takes
-/// part.
+/// Returns `OF` and the unique columns, so that updates of other columns cost nothing. Empty if a
+/// generated column is among them.
 fn touched(table: &TableSchema) -> String {
     let names: Vec<&String> =
         table.unique.iter().flat_map(|u| u.columns.iter().flatten().map(|(n, _)| n)).collect();

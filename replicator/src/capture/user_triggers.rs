@@ -1,10 +1,9 @@
-//! Makes user triggers fire on apply where they must: those that write only to tables which are not
-//! replicated.
+//! Makes user triggers fire on apply if they write only to tables that are not replicated.
 //!
 //! Arrives: the writing connection, on which ordinary triggers are off. Leaves: TEMP copies of such
-//! triggers, which fire in any case. Owns: an index that the application keeps by triggers (FTS)
-//! follows remote rows too, and nothing that a trigger writes to a replicated table is done twice
-//! (its effects arrive as rows).
+//! triggers, which always fire. Owns: an index that the application maintains by triggers (FTS)
+//! also contains remote rows. The writes of a trigger to replicated tables are not repeated,
+//! because they arrive as rows.
 
 use crate::db::connection::DatabaseError;
 use crate::db::schema::OWN_PREFIX;
@@ -16,15 +15,15 @@ use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What each trigger writes, as SQLite's compiler reports it: trigger -> tables.
+/// The tables that each trigger writes, as SQLite's compiler reports them.
 type Writes = BTreeMap<String, Vec<String>>;
 
-/// Makes the TEMP copies anew. Returns the names of the triggers made, and of those that cannot be
-/// compiled here (they call a function of the application).
+/// Replaces the TEMP copies. Returns the names of the copied triggers, and of those that cannot be
+/// compiled here because they call a function of the application.
 ///
 /// # Errors
-/// What SQLite says of anything but the triggers themselves.
-pub fn mirror(
+/// SQLite's error, except for the triggers themselves.
+pub fn copy_to_temp(
     db: &mut Connection,
     replicated: &dyn Fn(&str) -> bool,
 ) -> Result<(Vec<String>, Vec<String>), DatabaseError> {
@@ -42,8 +41,7 @@ pub fn mirror(
         if targets.iter().any(|t| replicated(t)) {
             continue;
         }
-        // sqlite_schema keeps the text from the name on; TEMP, IF NOT EXISTS and a schema before
-        // the name are gone.
+        // The text in sqlite_schema has no TEMP, IF NOT EXISTS or schema before the name.
         let Some(rest) = sql.get("CREATE TRIGGER".len()..) else { continue };
         match db.execute_batch(&format!("CREATE TEMP TRIGGER{rest}")) {
             Ok(()) => made.push(name),
@@ -74,8 +72,8 @@ fn user_triggers(db: &Connection) -> Result<Vec<(String, String, String)>, Datab
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// Compiles an insert, update and delete of every table that has triggers, with triggers on, and
-/// listens to the authorizer.
+/// Compiles an insert, update and delete of every table with triggers, with triggers on, and
+/// records the writes that the authorizer reports.
 fn observe_writes(db: &mut Connection) -> Result<(Writes, Vec<String>), DatabaseError> {
     let writes: Arc<Mutex<Writes>> = Arc::default();
     let sink = Arc::clone(&writes);

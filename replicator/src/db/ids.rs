@@ -41,7 +41,7 @@ signed!(Site, Hlc);
 /// Reads a version from two columns, the time first.
 ///
 /// # Errors
-/// What SQLite says of the columns.
+/// SQLite's error about the columns.
 pub fn version_from(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Version> {
     Ok(Version { hlc: row.get(column)?, site: row.get(column + 1)? })
 }

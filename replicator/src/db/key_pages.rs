@@ -8,30 +8,30 @@ use crate::db::connection::DatabaseError;
 use crate::model::batch::Value;
 use rusqlite::{Connection, params_from_iter};
 
-/// A range of rows in key order.
+/// A page: a range of rows in key order.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Stretch {
+pub struct KeyPage {
     /// A condition for WHERE, with parameters from ?1 on.
     pub condition: String,
     /// The parameters of the condition.
     pub values: Vec<Value>,
-    /// The key of the last row; None if no row follows.
+    /// The key of the last row; None on the last page.
     pub end: Option<Vec<Value>>,
 }
 
-/// Returns the next range of at most `rows_max` rows of `from` (a FROM clause) after the key
+/// Returns the next page of at most `rows_max` rows of `from` (a FROM clause) after the key
 /// `after`. `keys` are the expressions of the key's columns. Rows with NULL in the key are left
 /// out.
 ///
 /// # Errors
 /// SQLite's error.
-pub fn stretch(
+pub fn next_page(
     db: &Connection,
     from: &str,
     keys: &[String],
     after: Option<&[Value]>,
     rows_max: u64,
-) -> Result<Stretch, DatabaseError> {
+) -> Result<KeyPage, DatabaseError> {
     let n = keys.len();
     let columns = keys.join(", ");
     let places =
@@ -60,5 +60,5 @@ pub fn stretch(
         conditions.push(format!("({columns}) <= ({})", places(values.len() + 1)));
         values.extend(end.iter().cloned());
     }
-    Ok(Stretch { condition: conditions.join(" AND "), values, end })
+    Ok(KeyPage { condition: conditions.join(" AND "), values, end })
 }

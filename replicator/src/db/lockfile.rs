@@ -114,7 +114,7 @@ impl Lock {
     /// Writes the holder into the file.
     ///
     /// # Errors
-    /// What the file system says.
+    /// The file system's error.
     pub fn announce(&mut self, owner: &Owner) -> Result<(), LockError> {
         let io = |error| LockError::Io { path: self.path.clone(), error };
         let text = serde_json::to_vec(owner).map_err(|e| io(e.into()))?;

@@ -1,7 +1,7 @@
 //! Applies one batch: decode, admit, apply, inside a savepoint.
 //!
-//! Arrives: the bytes of a batch. Leaves: its rows, or the reason why not and no trace of it.
-//! Owns: a batch whose content ends it early leaves nothing behind.
+//! Arrives: the bytes of a batch. Leaves: its rows, or only the reason why they cannot be applied.
+//! Owns: a batch that fails because of its content changes nothing.
 
 use super::transaction::Transaction;
 use crate::actor::Fatal;
@@ -12,29 +12,30 @@ use crate::model::action::Action;
 use crate::model::batch::{BatchHeader, Op, Row};
 use crate::model::ids::{BatchNo, NodeId, Site, Version};
 use crate::store::cursor::NO_ROW_MS;
-use crate::wire::decode::{BatchReader, DecodeError, Unpacker, outline, unpacking};
+use crate::wire::decode::{BatchReader, DecodeError, outline};
 use crate::wire::spill::Spill;
+use crate::wire::unpack::{Unpacker, unpacking};
 use std::io::Read;
 
-/// What became of a batch.
+/// The result of applying a batch.
 pub(super) enum Outcome {
-    /// Its rows are written, or known already.
+    /// Its rows are written, or were already known.
     Applied {
         /// Its header.
         header: BatchHeader,
-        /// Counts.
+        /// The counts of its rows.
         applied: Applied,
         /// The lowest row time in it, unix milliseconds.
         lowest_ms: i64,
     },
     /// Its origin has to wait.
     Held {
-        /// Why, for people.
+        /// The reason, for people.
         reason: String,
-        /// The reason is its schema; None: this program cannot read it.
+        /// The header if the schema is the reason; None if this program cannot read the batch.
         header: Option<Box<BatchHeader>>,
     },
-    /// It can never be applied, for this reason.
+    /// It cannot be applied, for this reason.
     Quarantine(String),
 }
 
@@ -51,47 +52,47 @@ pub(super) struct Sender {
 
 impl std::fmt::Display for Sender {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "batch {} of node {}, life {}", self.batch, self.node, self.site)
+        write!(f, "batch {} of node {}, incarnation {}", self.batch, self.node, self.site)
     }
 }
 
-/// Why a batch ended early inside its savepoint.
-enum Ended {
+/// The reason why applying a batch ended early inside its savepoint.
+enum EndedEarly {
     Fatal(Fatal),
     Outcome(Box<Outcome>),
 }
 
-impl<E: Into<Fatal>> From<E> for Ended {
+impl<E: Into<Fatal>> From<E> for EndedEarly {
     fn from(error: E) -> Self {
         Self::Fatal(error.into())
     }
 }
 
-impl From<Outcome> for Ended {
+impl From<Outcome> for EndedEarly {
     fn from(outcome: Outcome) -> Self {
         Self::Outcome(Box::new(outcome))
     }
 }
 
-fn undecodable(error: DecodeError) -> Ended {
+fn undecodable(error: DecodeError) -> EndedEarly {
     match error.action() {
         Action::HoldOrigin => Outcome::Held { reason: error.to_string(), header: None }.into(),
         _ => Outcome::Quarantine(error.to_string()).into(),
     }
 }
 
-fn inapplicable(error: ApplyError) -> Ended {
+fn inapplicable(error: ApplyError) -> EndedEarly {
     match error {
         ApplyError::Refused { .. } => Outcome::Quarantine(error.to_string()).into(),
-        ApplyError::Database(error) => Ended::Fatal(error.into()),
+        ApplyError::Database(error) => EndedEarly::Fatal(error.into()),
     }
 }
 
-/// Decodes, admits and applies one batch inside a savepoint. `sender`: the one its message named,
-/// if that is known.
+/// Decodes, admits and applies one batch inside a savepoint. `sender` is the one that its message
+/// names, if that is known.
 ///
 /// # Errors
-/// What ends the node, or a lock that passes.
+/// The error that ends the node, or a temporary lock.
 pub(super) fn apply_body(
     tx: &Transaction<'_>,
     unpacker: &mut Unpacker,
@@ -104,22 +105,22 @@ pub(super) fn apply_body(
             connection::run(tx.db, "RELEASE __harmonylite__batch")?;
             Ok(outcome)
         }
-        Err(Ended::Outcome(outcome)) => {
+        Err(EndedEarly::Outcome(outcome)) => {
             tx.db
                 .execute_batch("ROLLBACK TO __harmonylite__batch; RELEASE __harmonylite__batch")?;
             Ok(*outcome)
         }
-        Err(Ended::Fatal(fatal)) => Err(fatal),
+        Err(EndedEarly::Fatal(fatal)) => Err(fatal),
     }
 }
 
-/// Most batches are small and are decompressed once; the others twice, a piece at a time.
+/// Decompresses a small batch once, and another batch twice, in pieces. Most batches are small.
 fn apply_inside(
     tx: &Transaction<'_>,
     unpacker: &mut Unpacker,
     body: &Spill,
     sender: Option<Sender>,
-) -> Result<Outcome, Ended> {
+) -> Result<Outcome, EndedEarly> {
     let limits = &tx.config.limits;
     if let Spill::Memory(packed) = body
         && let Some(plain) = unpacker.unpack(packed, limits).map_err(undecodable)?
@@ -131,18 +132,18 @@ fn apply_inside(
     apply_plain(tx, || unpacking(body.reader()?, limits).map_err(undecodable), sender)
 }
 
-/// `open` gives the decompressed batch from its start.
+/// Applies a batch. `open` returns its decompressed bytes from the start.
 fn apply_plain<R: Read>(
     tx: &Transaction<'_>,
-    open: impl Fn() -> Result<R, Ended>,
+    open: impl Fn() -> Result<R, EndedEarly>,
     sender: Option<Sender>,
-) -> Result<Outcome, Ended> {
+) -> Result<Outcome, EndedEarly> {
     let limits = &tx.config.limits;
     let found = outline(open()?, limits).map_err(undecodable)?;
     let header = found.header;
     let named = Sender { node: header.node, site: header.site, batch: header.number };
     if let Some(sender) = sender.filter(|sender| *sender != named) {
-        let reason = format!("it says that it is {named}, and came as {sender}");
+        let reason = format!("its content is {named}, but it came as {sender}");
         return Err(Outcome::Quarantine(reason).into());
     }
     let maps = match admit(tx.layout, &found.tables) {

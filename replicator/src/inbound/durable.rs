@@ -1,8 +1,8 @@
-//! What the database says, as the writing actor keeps it in memory.
+//! The state of the database, as the writing actor keeps it in memory.
 //!
-//! Arrives: a database, at the start. Leaves: copies, each of which one transaction works on. Owns:
-//! memory and database agree: the copy takes the place of the original when the transaction is
-//! committed, and is dropped when it is not. So nothing is ever put back by hand.
+//! Arrives: a database, at the start. Leaves: copies for transactions to work on. Owns: memory and
+//! database agree. The copy replaces the original after the commit, and is dropped after a
+//! rollback, so no code has to undo changes in memory.
 
 use crate::capture::absorb::AbsorbState;
 use crate::db::connection::DatabaseError;
@@ -15,21 +15,21 @@ use crate::store::{held, sites};
 use rusqlite::Connection;
 use std::collections::HashMap;
 
-/// How far one stream is applied.
+/// The progress of one stream.
 #[derive(Clone, Debug)]
 pub struct Progress {
     /// The stream.
     pub shard: u32,
-    /// How far it is applied.
+    /// The position up to which it is applied.
     pub cursor: Cursor,
-    /// Origins that wait for a schema, and from which message on.
+    /// The held origins, and the first held message of each.
     pub held: HashMap<NodeId, StreamSeq>,
-    /// Held origins whose backlog the consumer delivers again. Not stored: every new consumer
-    /// begins with all that are held.
+    /// The held origins whose backlog the consumer delivers again. Not stored: every new consumer
+    /// starts with all held origins.
     pub resuming: HashMap<NodeId, StreamSeq>,
 }
 
-/// What the database says.
+/// The state of the database in memory.
 #[derive(Clone, Debug)]
 pub(super) struct Durable {
     /// The present incarnation, the former ones, and how far the log is absorbed and published.
@@ -42,19 +42,20 @@ pub(super) struct Durable {
     pub(super) own_lowest_ms: i64,
     /// Every row has a version.
     pub(super) joined: bool,
-    /// Transactions of the sidecar so far: another number in the file means another content.
+    /// The number of the sidecar's transactions so far. Another number in the file means that its
+    /// content was replaced.
     pub(super) writes: i64,
-    /// One for each stream, by shard.
+    /// The progress of each stream, by shard.
     pub(super) streams: Vec<Progress>,
-    /// Rows that are logged in steps to be published again.
+    /// The walks that log rows to republish.
     pub(super) republish: Republish,
 }
 
 impl Durable {
-    /// Reads it.
+    /// Reads the state.
     ///
     /// # Errors
-    /// What SQLite reports.
+    /// SQLite's error.
     pub(super) fn read(db: &Connection, config: &NodeConfig) -> Result<Self, DatabaseError> {
         let stored = Meta::read(db)?;
         let stream = |shard| {
@@ -82,32 +83,32 @@ impl Durable {
         })
     }
 
-    /// The present incarnation.
+    /// Returns the present incarnation.
     pub(super) fn site(&self) -> Site {
         self.absorb.site
     }
 
-    /// How far a stream is applied.
+    /// Returns the position up to which a stream is applied.
     pub(super) fn position(&self, shard: u32) -> StreamSeq {
         self.stream(shard).map_or(StreamSeq(0), |s| s.cursor.seq())
     }
 
-    /// Whether a stream is applied up to a position.
+    /// Returns whether a stream is applied up to a position.
     pub(super) fn has_reached(&self, shard: u32, position: StreamSeq) -> bool {
         self.stream(shard).is_some_and(|s| s.cursor.seq() >= position)
     }
 
-    /// One stream.
+    /// Returns the progress of a stream.
     pub(super) fn stream(&self, shard: u32) -> Option<&Progress> {
         self.streams.iter().find(|s| s.shard == shard)
     }
 
-    /// One stream.
+    /// Returns the progress of a stream.
     pub(super) fn stream_mut(&mut self, shard: u32) -> Option<&mut Progress> {
         self.streams.iter_mut().find(|s| s.shard == shard)
     }
 
-    /// Origins that are held, once for each stream.
+    /// Returns the held origins of each stream; an origin can appear several times.
     pub(super) fn held_origins(&self) -> Vec<NodeId> {
         self.streams.iter().flat_map(|s| s.held.keys().copied()).collect()
     }

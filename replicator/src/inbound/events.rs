@@ -1,7 +1,7 @@
-//! What comes in, and what time alone makes due.
+//! Handles inputs, and work that is due by time alone.
 //!
-//! Arrives: events of the broker, acknowledgements, the time. Leaves: the component that each
-//! belongs to has it, and its requests are on their way. Never writes to the database.
+//! Arrives: events of the broker, acknowledgements, the time. Leaves: calls of the component in
+//! charge, and its requests to the broker. Never writes to the database.
 
 use super::Inbound;
 use super::join::refuse_join;
@@ -10,29 +10,29 @@ use crate::actor::{Ack, Effect, Fatal};
 use crate::broker::{Broker, BrokerError, BrokerEvent, Message, Permit, Reply};
 use crate::model::config::Now;
 use crate::model::ids::{NodeId, StreamSeq};
-use crate::repair::answers::{Asked, Asking};
+use crate::repair::answers::{PeerQuestion, QuestionId};
 use crate::repair::gaps::Gaps;
 use crate::repair::question::{Outgoing, Question};
 use crate::repair::signal::Signal;
 use data_encoding::HEXLOWER;
 
-/// What comes in.
+/// An input of the writing actor.
 #[derive(Debug)]
 pub enum Input {
-    /// From the broker.
+    /// An event of the broker.
     Broker(BrokerEvent),
-    /// From outbound.
+    /// An acknowledgement, from outbound.
     Acknowledged(Ack),
-    /// Look at the database: its schema may have changed, or its log grown.
+    /// The schema may have changed, or the log grown.
     Wake,
-    /// Outbound holds still for this check; its acknowledgements came before this.
+    /// Outbound has stopped publishing for this check. Its acknowledgements came before.
     OutboundHeld(u64),
-    /// Try a batch in quarantine again.
+    /// Retry a batch in quarantine.
     RetryQuarantine(i64),
 }
 
 impl<B: Broker> Inbound<B> {
-    /// Takes an input in. Never touches the database.
+    /// Handles an input. Never accesses the database.
     ///
     /// # Errors
     /// [`Fatal::SecondNode`].
@@ -71,7 +71,7 @@ impl<B: Broker> Inbound<B> {
                     tracing::debug!(
                         shard,
                         reason,
-                        "the consumer ended; checking the stream and consuming again"
+                        "the consumer ended; checking the stream before consuming again"
                     );
                     self.begin_check();
                 }
@@ -117,13 +117,13 @@ impl<B: Broker> Inbound<B> {
             spill_dir,
         };
         if let Err(error) = stream.deliver(message, permit, context) {
-            if stream.full.is_none() {
+            if stream.no_room.is_none() {
                 tracing::warn!(
                     shard,
                     seq = seq.0,
                     %error,
                     dir = %spill_dir.display(),
-                    "no room for a large batch; trying again"
+                    "no room for a large batch; retrying"
                 );
             }
             stream.wait_for_room(seq, error.to_string(), now.mono_ms);
@@ -153,10 +153,10 @@ impl<B: Broker> Inbound<B> {
                     self.consume_held(node);
                 }
             }
-            (Question::SignOfLife(node), Ok(Reply::Kv(entry))) => {
-                self.gaps.sign_of_life(node, entry.as_ref(), now);
+            (Question::LastSeen(node), Ok(Reply::Kv(entry))) => {
+                self.gaps.last_seen(node, entry.as_ref(), now);
             }
-            (Question::Heartbeat | Question::HeldOrigin(_) | Question::SignOfLife(_), _) => {}
+            (Question::Heartbeat | Question::HeldOrigin(_) | Question::LastSeen(_), _) => {}
             (Question::Members, Ok(Reply::Kv(entry))) => {
                 let put = self.gaps.members_read(entry.as_ref());
                 self.requests.send(put);
@@ -167,7 +167,7 @@ impl<B: Broker> Inbound<B> {
             }
             (Question::Consume(shard, generation), Err(error)) => {
                 if self.is_consuming(shard, generation) {
-                    tracing::warn!(shard, %error, "cannot consume; trying again");
+                    tracing::warn!(shard, %error, "cannot consume; retrying");
                     self.verify.check_later(now);
                 }
             }
@@ -177,7 +177,7 @@ impl<B: Broker> Inbound<B> {
                 tracing::debug!(
                     ?question,
                     %error,
-                    "the check of the connection was not answered; trying again"
+                    "no answer to the check of the connection; retrying"
                 );
                 self.verify.not_answered(now);
             }
@@ -197,22 +197,23 @@ impl<B: Broker> Inbound<B> {
         match signal {
             Signal::Ask { asker, .. } if asker == self.config.node.0 => {}
             Signal::Ask { asker, gap, noticed_ms, origin, shard, upto, since_ms } => {
-                // The asker knows the listed members only, and the list may have been lost.
+                // The asker knows only the members on the list, and the broker may have lost the
+                // list.
                 self.requests.send([Gaps::ask_members()]);
                 let answers = self.config.publish && self.durable.joined;
                 if !answers || shard == 0 || shard > self.config.shards {
                     return;
                 }
-                let asked = Asked { asker, gap, noticed_ms };
+                let id = QuestionId { asker, gap, noticed_ms };
                 let position = StreamSeq(upto);
                 let misses = !self.config.replicate || self.gaps.is_open(shard);
-                let asking = Asking { asked, origin, shard, position, since_ms };
-                let answer = self.answers.asked(asking, misses, now);
+                let question = PeerQuestion { id, origin, shard, position, since_ms };
+                let answer = self.answers.receive(question, misses, now);
                 self.requests.send(answer.map(Outgoing::Signal));
             }
             Signal::Answered { asker, gap, noticed_ms, by, whole } => {
-                let asked = Asked { asker, gap, noticed_ms };
-                self.answers.answered_by_another(asked, whole);
+                let id = QuestionId { asker, gap, noticed_ms };
+                self.answers.answered_by_another(id, whole);
                 if asker == self.config.node.0 {
                     let ask = self.gaps.answered((gap, noticed_ms), by, whole);
                     self.requests.send(ask);
@@ -221,7 +222,7 @@ impl<B: Broker> Inbound<B> {
         }
     }
 
-    /// What time alone makes due.
+    /// Does the work that is due by time alone.
     pub(super) fn tick(&mut self, now: Now) {
         if self.verify.is_down() || !self.check_settled() {
             return;
@@ -252,7 +253,7 @@ impl<B: Broker> Inbound<B> {
         self.requests.send(self.gaps.ask(now, |shard| durable.position(shard).0));
     }
 
-    /// Begins the check that waits for outbound and for deliveries. False: it still waits.
+    /// Starts the check that waits for outbound and for deliveries. False if it still waits.
     fn check_settled(&mut self) -> bool {
         if !self.verify.is_settling() {
             return true;
@@ -265,12 +266,12 @@ impl<B: Broker> Inbound<B> {
         let began: Vec<_> = self.inbox.streams.iter().map(|s| (s.shard, s.began)).collect();
         let questions = self.verify.check(&self.durable, &began, self.config.own_shard());
         self.requests.send(questions);
-        self.requests.send([self.gaps.enroll_again()]);
+        self.requests.send([self.gaps.reread_members()]);
         self.requests.send(self.verify.ask_for_lease());
         true
     }
 
-    /// Once all is answered: asks for the trail of the cursors that are lost, or judges.
+    /// When all questions are answered, asks for the trail of lost cursors, or judges.
     pub(super) fn judge_connection(&mut self) -> Result<(), Fatal> {
         let enrolled = self.gaps.is_enrolled();
         let Some(questions) = self.verify.trail_to_ask(&self.durable, enrolled) else {
@@ -291,7 +292,8 @@ impl<B: Broker> Inbound<B> {
         Ok(())
     }
 
-    /// After the transaction that carried out the verdict: consume, and let outbound go.
+    /// Starts the consumers and lets outbound publish, after the transaction that carried out the
+    /// verdict.
     pub(super) fn connection_passes(&mut self, now: Now) {
         if let Some(verdict) = self.verify.verdict() {
             for judged in &verdict.shards {

@@ -1,57 +1,57 @@
-//! What waits for the next transaction: deliveries, acknowledgements, retries of quarantine.
+//! Collects the work of the next transaction: deliveries, acknowledgements, retries of quarantine.
 //!
 //! Arrives: inputs. Leaves: whether they are due. Owns: each transaction takes the write lock from
-//! the application, so what can wait for more does, for a bounded time; and streams are served in
-//! turn. Only memory: what is lost is delivered or acknowledged again.
+//! the application, so inputs wait for more if they can, for a bounded time. Streams are served in
+//! turn. Memory only: after a crash the broker delivers and acknowledges again.
 
 use super::durable::Durable;
 use super::stream::ShardStream;
 use crate::actor::Ack;
 use crate::model::config::Now;
-use crate::wire::decode::Unpacker;
+use crate::wire::unpack::Unpacker;
 
-/// Acknowledgements wait this long for more, or for another reason to write: until they are written
-/// a crash costs no more than sending the same batches again.
+/// Acknowledgements wait this long for more, or for another reason to write. If a crash comes
+/// before they are written, the batches are sent again.
 const ACKS_WAIT_MS: u64 = 5;
-/// More of them do not wait.
+/// This many acknowledgements do not wait.
 const ACKS_MAX: usize = 64;
 
-/// What waits for the next transaction.
+/// The work of the next transaction.
 pub(super) struct Inbox {
     /// Acknowledgements of own batches.
     pub(super) acks: Vec<Ack>,
     acks_due_ms: u64,
-    /// Batches of the quarantine to try again.
+    /// The batches of the quarantine to retry.
     pub(super) retries: Vec<i64>,
-    /// Somebody asked to look at the database.
+    /// Whether to look at the schema and the log.
     pub(super) wake: bool,
-    /// Since when what only moves the cursor waits, on the monotone clock.
+    /// Since when deliveries wait, on the monotone clock.
     skips_since: Option<u64>,
     /// The streams with their deliveries, in the order of [`Durable::streams`].
     pub(super) streams: Vec<ShardStream>,
     /// The stream that the next transaction begins with.
     first_served: usize,
-    /// When the last message came, or the connection became usable.
+    /// When the last message arrived, or the connection became usable.
     pub(super) delivered_ms: u64,
-    /// The memory in which batches are decompressed.
+    /// The memory for decompressing batches.
     pub(super) unpacker: Unpacker,
 }
 
-/// How much of the inbox a transaction dealt with.
+/// The part of the inbox that a transaction has processed.
 #[derive(Debug, Default)]
 pub(super) struct Served {
-    /// Acknowledgements.
+    /// The number of acknowledgements.
     pub(super) acks: usize,
-    /// Retries of quarantine.
+    /// The number of retries of quarantine.
     pub(super) retries: usize,
-    /// Items of each stream's queue.
+    /// The number of items of each stream's queue.
     pub(super) items: Vec<usize>,
     /// The stream at which the bound on rows was reached.
     pub(super) full_at: Option<usize>,
 }
 
 impl Inbox {
-    /// Empty, but for the wish to look at the database.
+    /// Creates an inbox that is empty, except for a first look at the database.
     pub(super) fn new(durable: &Durable, now: Now) -> Self {
         Self {
             acks: Vec::new(),
@@ -66,7 +66,7 @@ impl Inbox {
         }
     }
 
-    /// An own batch is stored.
+    /// Takes the acknowledgement of an own batch.
     pub(super) fn acknowledged(&mut self, ack: Ack, now: Now) {
         if self.acks.is_empty() {
             self.acks_due_ms = now.mono_ms + ACKS_WAIT_MS;
@@ -74,38 +74,38 @@ impl Inbox {
         self.acks.push(ack);
     }
 
-    /// The streams in the order in which a transaction serves them: it begins behind the stream at
-    /// which the last one was full.
+    /// Returns the streams in the order of serving. It starts after the stream at which the last
+    /// transaction was full.
     pub(super) fn order(&self) -> impl Iterator<Item = usize> + use<> {
         let (first, streams) = (self.first_served, self.streams.len());
         (0..streams).map(move |i| (first + i) % streams)
     }
 
-    /// Whether deliveries wait.
+    /// Returns whether deliveries wait.
     pub(super) fn any_delivered(&self) -> bool {
         self.streams.iter().any(|s| !s.queue.is_empty())
     }
 
-    /// Whether everything delivered so far is dealt with, and every acknowledgement.
+    /// Returns whether all deliveries and acknowledgements are processed.
     pub(super) fn is_drained(&self) -> bool {
         self.acks.is_empty() && self.streams.iter().all(ShardStream::is_drained)
     }
 
-    /// Whether acknowledgements are due. `steady`: nothing waits for them.
+    /// Returns whether acknowledgements are due. `steady` tells that nothing waits for them.
     pub(super) fn acks_are_due(&self, steady: bool, now: Now) -> bool {
         let wait = steady && self.acks.len() < ACKS_MAX && now.mono_ms < self.acks_due_ms;
         !self.acks.is_empty() && !wait
     }
 
-    /// Notes since when deliveries wait.
+    /// Remembers since when deliveries wait.
     pub(super) fn note_waiting(&mut self, now: Now) {
         let since_ms = self.skips_since.unwrap_or(now.mono_ms);
         self.skips_since = self.any_delivered().then_some(since_ms);
     }
 
-    /// Whether deliveries are due. What only moves the cursor, as own batches that come back do,
-    /// waits for more like acknowledgements, unless a held origin waits for it. `steady`: joined,
-    /// and the connection is checked.
+    /// Returns whether deliveries are due. Items that only move the cursor (own batches that come
+    /// back) wait for more, like acknowledgements, unless a held origin waits for them. `steady`
+    /// tells that the node has joined and the connection is checked.
     pub(super) fn items_are_due(&self, durable: &Durable, steady: bool, now: Now) -> bool {
         let Some(since_ms) = self.skips_since else { return false };
         let mut streams = self.streams.iter().zip(&durable.streams);
@@ -117,7 +117,7 @@ impl Inbox {
         !steady || now.mono_ms >= since_ms + ACKS_WAIT_MS || !all_wait
     }
 
-    /// After the commit.
+    /// Removes the processed inputs, after the commit.
     pub(super) fn committed(&mut self, served: &Served) {
         self.acks.drain(..served.acks);
         self.retries.drain(..served.retries);
@@ -130,19 +130,19 @@ impl Inbox {
         self.skips_since = None;
     }
 
-    /// When something waits no longer although nothing comes in, on the monotone clock.
+    /// Returns when waiting inputs become due, on the monotone clock.
     pub(super) fn deadline(&self) -> u64 {
         let skips_ms = self.skips_since.map_or(u64::MAX, |since| since + ACKS_WAIT_MS);
         if self.acks.is_empty() { skips_ms } else { skips_ms.min(self.acks_due_ms) }
     }
 
-    /// When a stream has something to do although nothing comes in, on the monotone clock.
+    /// Returns when a stream has work although no input arrives, on the monotone clock.
     pub(super) fn streams_deadline(&self) -> u64 {
         self.streams.iter().map(ShardStream::deadline).min().unwrap_or(u64::MAX)
     }
 
-    /// Whether everything is applied that the streams held up to these positions. `served`: items
-    /// of each stream that the transaction under way has dealt with.
+    /// Returns whether the streams are applied up to these positions. `served` is the number of
+    /// items of each stream that the running transaction has processed.
     pub(super) fn has_consumed_to(
         &self,
         target: impl Fn(u32) -> Option<u64>,
@@ -154,7 +154,7 @@ impl Inbox {
         })
     }
 
-    /// Whether what waits, if anything does, only moves cursors.
+    /// Returns whether all waiting deliveries only move cursors.
     pub(super) fn waits_for_nothing(&self) -> bool {
         self.streams.iter().all(ShardStream::waits_for_nothing)
     }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::inbound::stream::{Item, ItemKind};
+use crate::inbound::stream::{ItemKind, StreamItem};
 use crate::model::config::NodeConfig;
 use crate::model::ids::{BatchNo, StreamSeq};
 use crate::store::cursor::Anchor;
@@ -25,15 +25,15 @@ fn ack(upto: i64) -> Ack {
     Ack { batch: BatchNo(1), upto, seq: None, lowest_ms: 0 }
 }
 
-fn item(kind: ItemKind) -> Item {
-    Item { kind, anchor: Anchor::start(0), safe: Anchor::start(0) }
+fn item(kind: ItemKind) -> StreamItem {
+    StreamItem { kind, anchor: Anchor::start(0), safe: Anchor::start(0) }
 }
 
 fn gap() -> ItemKind {
     ItemKind::Gap { from: StreamSeq(1), to: StreamSeq(2) }
 }
 
-/// A busy stream must not starve the others (issue 11): the next transaction begins behind it.
+/// A busy stream must not starve the others (issue 11): the next transaction starts after it.
 #[test]
 fn streams_are_served_in_turn() {
     let (_, mut inbox) = empty();
@@ -46,7 +46,7 @@ fn streams_are_served_in_turn() {
     assert_eq!(inbox.order().collect::<Vec<_>>(), [0, 1, 2], "nothing was left");
 }
 
-/// What a transaction that is rolled back took up is still there: only a commit removes it.
+/// Inputs of a transaction that is rolled back stay: only a commit removes them.
 #[test]
 fn only_a_commit_removes() {
     let (_, mut inbox) = empty();

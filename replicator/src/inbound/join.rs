@@ -1,8 +1,8 @@
-//! When a database has joined: everything the streams held when it came is applied.
+//! Decides when a database has joined: everything that the streams held at its start is applied.
 //!
-//! Arrives: the streams' ends at the check of a connection. Leaves: whether joining can end. Owns:
-//! joining ends even if the last message was destroyed. Only memory: after a crash the ends are
-//! those of the next connection.
+//! Arrives: the ends of the streams at the check of a connection. Leaves: whether joining can end.
+//! Owns: joining ends even if the last message was destroyed. Memory only: after a crash the next
+//! connection gives the ends.
 
 use super::durable::Durable;
 use super::inbox::Inbox;
@@ -11,16 +11,17 @@ use crate::capture::baseline;
 use crate::db::layout::Layout;
 use crate::model::config::{Now, OnJoin};
 use crate::model::ids::StreamSeq;
-use crate::repair::verdict::Answered;
+use crate::repair::verdict::BrokerAnswers;
 use rusqlite::Connection;
 use std::collections::HashMap;
 
-/// Joining ends after this long without any message: longer than an incomplete batch is waited for.
+/// Joining ends after this time without any message. It is longer than the wait for an incomplete
+/// batch.
 const JOIN_IDLE_MS: u64 = 900_000;
-/// Rows counted for the message of a refusal, at most.
+/// The most rows to count for the message of a refusal.
 const REFUSED_ROWS_MAX: i64 = 1_000;
 
-/// Where the streams ended when this database came.
+/// The ends of the streams when this database came.
 #[derive(Debug)]
 pub(super) struct Join {
     replicates: bool,
@@ -28,28 +29,28 @@ pub(super) struct Join {
 }
 
 impl Join {
-    /// The ends are not known yet.
+    /// Creates it with unknown ends.
     pub(super) fn new(replicates: bool) -> Self {
         Self { replicates, targets: HashMap::new() }
     }
 
-    /// A checked connection shows where the streams end now.
-    pub(super) fn checked(&mut self, answered: &Answered) {
+    /// Takes the ends of the streams on a checked connection.
+    pub(super) fn checked(&mut self, answered: &BrokerAnswers) {
         for (shard, state) in &answered.states {
-            // A stream that was made again, or that lost its tail, may never again be as long.
+            // A stream that was recreated, or that lost its tail, may never be as long again.
             let target = self.targets.entry(*shard).or_insert(state.last);
             *target = state.last.min(*target);
         }
     }
 
-    /// Whether the cluster had data when this database came.
+    /// Returns whether the cluster had data when this database came.
     pub(super) fn found_data(&self) -> bool {
         self.targets.values().any(|t| t.0 > 0)
     }
 
-    /// Whether joining can end on a checked connection: everything is applied that was there. If
-    /// nothing comes for very long, nothing is there: the last message may have been destroyed.
-    /// `served`: see [`Inbox::has_consumed_to`].
+    /// Returns whether joining can end on a checked connection: everything up to the ends is
+    /// applied. If no message arrives for a very long time, joining ends too, because the last
+    /// message may have been destroyed. For `served` see [`Inbox::has_consumed_to`].
     pub(super) fn is_complete(
         &self,
         durable: &Durable,
@@ -65,22 +66,23 @@ impl Join {
                 || inbox.has_consumed_to(target, served))
     }
 
-    /// When joining ends although the streams' ends were not seen, on the monotone clock.
+    /// Returns when joining ends although the ends of the streams were not reached, on the monotone
+    /// clock.
     pub(super) fn deadline(inbox: &Inbox) -> u64 {
         inbox.delivered_ms.saturating_add(JOIN_IDLE_MS)
     }
 }
 
-/// `on_join = "refuse"`: the node does not join if both sides have rows.
+/// Refuses to join if both sides have rows and `on_join = "refuse"`.
 ///
 /// # Errors
-/// [`Fatal::JoinRefused`]; what SQLite reports.
+/// [`Fatal::JoinRefused`]; SQLite's error.
 pub(super) fn refuse_join(
     db: &Connection,
     layout: &Layout,
     on_join: OnJoin,
     durable: &Durable,
-    answered: &Answered,
+    answered: &BrokerAnswers,
 ) -> Result<(), Fatal> {
     let has_data = answered.states.values().any(|s| s.last.0 > 0);
     if durable.joined || on_join != OnJoin::Refuse || !has_data {

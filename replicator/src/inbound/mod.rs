@@ -1,12 +1,12 @@
-//! The writing actor: everything that changes the database happens here, one short transaction at a
-//! time.
+//! The writing actor: makes all changes to the database, in short transactions.
 //!
 //! Arrives: messages and answers of the broker, acknowledgements from outbound. Leaves: applied
-//! rows, versions, cursors; [`Effect`]s for the other actor. Owns the order inside a transaction:
-//! absorb, mark what is acknowledged, repair, apply, move the cursor. A crash before its commit
-//! leaves everything as it was.
+//! rows, versions, cursors, and [`Effect`]s for outbound. Owns the order inside a transaction:
+//! absorb, mark acknowledged entries, repair, apply, move the cursor. A crash before the commit
+//! changes nothing.
 
 mod apply_batch;
+mod carry_out;
 mod durable;
 mod events;
 mod inbox;
@@ -63,21 +63,21 @@ pub struct Inbound<B: Broker> {
     pruning: Pruning,
     join: Join,
     inbox: Inbox,
-    /// Why the last transaction found no room on the disk.
-    full: Option<String>,
-    /// For the other actor; the owner takes them after each call.
+    /// The reason why the last transaction found no room on the disk.
+    no_disk_room: Option<String>,
+    /// Messages for outbound. The owner takes them after each call.
     pub effects: Vec<Effect>,
     /// Counters.
     pub stats: Stats,
 }
 
 impl<B: Broker> Inbound<B> {
-    /// Prepares the database (our tables, the site, triggers) and begins to wait for the broker.
-    /// `random` gives the bits of new sites.
+    /// Prepares the database (our tables, the site, triggers) and waits for the broker. `random`
+    /// returns the bits of new sites.
     ///
     /// # Errors
-    /// [`Fatal::Database`], with `DatabaseError::Busy` if another connection holds the write
-    /// lock: try again.
+    /// [`Fatal::Database`], with `DatabaseError::Busy` if another connection holds the write lock;
+    /// the caller then retries.
     pub fn open(
         config: NodeConfig,
         mut db: Connection,
@@ -97,7 +97,7 @@ impl<B: Broker> Inbound<B> {
             pruning: Pruning::new(now),
             join: Join::new(config.replicate),
             inbox: Inbox::new(&durable, now),
-            full: None,
+            no_disk_room: None,
             effects: Vec::new(),
             stats: Stats::default(),
             config,
@@ -106,13 +106,13 @@ impl<B: Broker> Inbound<B> {
         })
     }
 
-    /// The components that have deadlines.
+    /// Returns the components with deadlines.
     fn schedule(&self) -> Schedule<'_> {
         let Self { durable, verify, gaps, answers, superseded, pruning, join, inbox, .. } = self;
         Schedule { durable, verify, gaps, answers, superseded, pruning, join, inbox }
     }
 
-    /// Starts the consumer of a stream behind its cursor.
+    /// Starts the consumer of a stream after its cursor.
     fn consume(&mut self, index: usize) {
         let generation = self.requests.next_generation();
         let stream = &mut self.inbox.streams[index];
@@ -122,87 +122,87 @@ impl<B: Broker> Inbound<B> {
         self.requests.send([Outgoing::Ask(Question::Consume(shard, generation), request)]);
     }
 
-    /// When [`Inbound::step`] has something to do even if nothing comes in, on the monotone clock.
+    /// Returns when [`Inbound::step`] has work although no input arrives, on the monotone clock.
     pub fn deadline(&self) -> u64 {
         self.schedule().deadline()
     }
 
-    /// Whether everything that came in is dealt with (for tests and shutdown).
+    /// Returns whether all inputs are processed, for tests and shutdown.
     pub fn is_drained(&self) -> bool {
         self.inbox.is_drained() && self.durable.republish.is_idle()
     }
 
-    /// Whether this database has joined: every row has a version.
+    /// Returns whether this database has joined: every row has a version.
     pub fn is_joined(&self) -> bool {
         self.durable.joined
     }
 
-    /// The layout in force.
+    /// Returns the present layout.
     pub fn layout(&self) -> &Arc<Layout> {
         &self.schema.layout
     }
 
-    /// The streams as they are consumed and applied, for status.
+    /// Returns the streams and their progress, for status.
     pub fn streams(&self) -> impl Iterator<Item = (&ShardStream, &Progress)> {
         self.inbox.streams.iter().zip(&self.durable.streams)
     }
 
-    /// The present incarnation of the database.
+    /// Returns the present incarnation of the database.
     pub fn site(&self) -> Site {
         self.durable.site()
     }
 
-    /// Whether the broker is up, checked, and consumed from.
-    pub fn is_linked(&self) -> bool {
+    /// Returns whether the connection to the broker is up and checked.
+    pub fn is_connected(&self) -> bool {
         self.verify.is_up()
     }
 
-    /// Checks of connections passed so far.
+    /// Returns the number of passed checks of connections.
     pub fn checks_passed(&self) -> u64 {
         self.verify.passed()
     }
 
-    /// Rows logged so far by the walk that is under way: of a database that joins, and to be
-    /// republished.
+    /// Returns the rows logged so far by the running walks: for joining, and to republish.
     pub fn republished_rows(&self) -> (Option<u64>, Option<u64>) {
         self.durable.republish.rows()
     }
 
-    /// Gaps that other nodes were asked to fill, for people.
+    /// Returns the open gaps, for people.
     pub fn open_gaps(&self) -> Vec<String> {
         self.gaps.describe()
     }
 
-    /// What the broker did not answer since the connection was last usable, for people.
+    /// Returns the last failed request since the connection was usable, for people.
     pub fn trouble(&self) -> Option<&str> {
         self.requests.trouble()
     }
 
-    /// What found no room on a disk and is tried again, for people.
-    pub fn full(&self) -> Option<String> {
-        if self.full.is_some() {
-            return self.full.clone();
+    /// Describes a write that found no room on a disk and is retried, for people.
+    pub fn no_room(&self) -> Option<String> {
+        if self.no_disk_room.is_some() {
+            return self.no_disk_room.clone();
         }
-        let (stream, full) = self.inbox.streams.iter().find_map(|s| Some((s, s.full.as_ref()?)))?;
+        let (stream, no_room) =
+            self.inbox.streams.iter().find_map(|s| Some((s, s.no_room.as_ref()?)))?;
         let dir = self.config.spill_dir.display();
         Some(format!(
             "no room in {dir} for a large batch, at {} in stream {}: {}",
-            full.seq, stream.shard, full.reason
+            no_room.seq, stream.shard, no_room.reason
         ))
     }
 
-    /// The connection, for its owner between steps.
+    /// Returns the connection, for its owner between steps.
     pub fn database(&self) -> &Connection {
         &self.db
     }
 
-    /// Gives the connection back.
+    /// Ends the actor and returns its connection.
     pub fn into_database(self) -> Connection {
         self.db
     }
 }
 
-/// Our tables, an identity that belongs to this node, triggers.
+/// Installs our tables, a site for this node, and the triggers.
 fn install_all(
     config: &NodeConfig,
     db: &mut Connection,
@@ -213,7 +213,8 @@ fn install_all(
     create_tables(&transaction, &config.path)?;
     let known = Meta::read(&transaction)?;
     if known.site.0 == 0 || known.node != config.node {
-        // A copy under another node id is another incarnation: its original goes on elsewhere.
+        // A copy under another node id is another incarnation, because the original continues
+        // elsewhere.
         sites::begin_site(&transaction, baseline::site_from(random()), now.unix_ms)?;
         meta::set(&transaction, meta::NODE, config.node)?;
         meta::forget_own_anchor(&transaction)?;

@@ -1,12 +1,12 @@
-//! Processes what was delivered: applies a batch, holds its origin, or sets it aside.
+//! Processes deliveries: applies a batch, holds its origin, or quarantines it.
 //!
-//! Arrives: the items of the streams, inside the write transaction. Leaves: rows, or a held origin,
-//! or a quarantine entry; and the moved cursor. Owns: a batch is applied whole or not at all, and
-//! what is not applied is kept. The transaction decides what a crash leaves.
+//! Arrives: the items of the streams, inside the write transaction. Leaves: rows, a held origin or
+//! a quarantine entry, and the moved cursor. Owns: a batch is applied whole or not at all, and a
+//! batch that is not applied is kept. The transaction decides what a crash leaves.
 
 use super::apply_batch::{Outcome, Sender, apply_body};
 use super::inbox::Inbox;
-use super::stream::{Item, ItemKind};
+use super::stream::{ItemKind, StreamItem};
 use super::transaction::Transaction;
 use crate::actor::Fatal;
 use crate::merge::apply::Applied;
@@ -17,35 +17,36 @@ use crate::store::cursor::NO_ROW_MS;
 use crate::store::held::{self, Hold};
 use crate::store::origins::{self, Origin};
 use crate::store::quarantine::{self, Entry};
-use crate::wire::decode::Unpacker;
 use crate::wire::spill::Spill;
+use crate::wire::unpack::Unpacker;
 
-/// The transaction, and what it needs to apply batches.
+/// The transaction, and the components for applying batches.
 pub(super) struct Processing<'t, 'a> {
     /// The transaction.
     pub(super) tx: &'t mut Transaction<'a>,
-    /// Origins whose former batches are passed over.
+    /// The origins with superseded batches.
     pub(super) superseded: &'t Superseded,
-    /// The memory in which batches are decompressed.
+    /// The memory for decompressing batches.
     pub(super) unpacker: &'t mut Unpacker,
 }
 
-/// The rows that were looked at, and the lowest row time among them.
+/// The number of processed rows, and the lowest row time among them.
 type Rows = (u64, i64);
 
-/// One item, and the stream it belongs to.
+/// One item and its stream.
 #[derive(Clone, Copy)]
 struct Place<'i> {
-    /// Index of the stream.
+    /// The index of the stream.
     i: usize,
     shard: u32,
-    item: &'i Item,
+    item: &'i StreamItem,
 }
 
-/// Tries again what people asked for, and then applies what was delivered, up to the bound on rows.
+/// Retries the batches that people asked for, and then processes deliveries, up to the bound on
+/// rows.
 ///
 /// # Errors
-/// What ends the node, or a lock that passes.
+/// The error that ends the node, or a temporary lock.
 pub(super) fn serve(
     tx: &mut Transaction<'_>,
     inbox: &mut Inbox,
@@ -56,7 +57,7 @@ pub(super) fn serve(
     let mut processing = Processing { tx, superseded, unpacker };
     processing.retry_quarantine(retries)?;
     processing.tx.after.served.items = vec![0; streams.len()];
-    // After a verdict the consumers start again: what they delivered before is dropped then.
+    // After a verdict the consumers start again, and their earlier deliveries are dropped.
     if processing.tx.after.connection_passes {
         return Ok(());
     }
@@ -134,7 +135,7 @@ impl Processing<'_, '_> {
             Outcome::Held { header: Some(header), .. }
                 if self.superseded.covers(node, &header, self.tx.layout.hash) =>
             {
-                self.pass_over(shard, node, &header)?;
+                self.skip_superseded(shard, node, &header)?;
                 Ok((1, NO_ROW_MS))
             }
             Outcome::Held { reason, .. } => {
@@ -172,13 +173,13 @@ impl Processing<'_, '_> {
                 origin = node.0,
                 ahead_ms,
                 "the clock of another node is ahead of ours by more than max_clock_drift; its \
-                writes win until ours catches up"
+                writes win until our clock catches up"
             );
         }
     }
 
-    /// Follows the chain of batch numbers of a site: a hole in it is a lost message. It begins with
-    /// the first batch: a site that is new here has been here with all its batches.
+    /// Follows the chain of batch numbers of a site. A hole in it is a lost message. The chain
+    /// starts with batch 1, also for a site that is new here: all its batches must arrive.
     fn note_origin(&mut self, shard: u32, node: NodeId, header: &BatchHeader) -> Result<(), Fatal> {
         let known = origins::known_batch(self.tx.db, header.site)?.0;
         self.tx.after.seen_origins.push((node, header.created_ms));
@@ -195,8 +196,13 @@ impl Processing<'_, '_> {
         Ok(())
     }
 
-    /// Passes over a superseded batch, and once asks the other nodes to republish.
-    fn pass_over(&mut self, shard: u32, node: NodeId, header: &BatchHeader) -> Result<(), Fatal> {
+    /// Skips a superseded batch, and asks the other nodes once to republish.
+    fn skip_superseded(
+        &mut self,
+        shard: u32,
+        node: NodeId,
+        header: &BatchHeader,
+    ) -> Result<(), Fatal> {
         self.note_origin(shard, node, header)?;
         if let Some(reason) = self.superseded.gap(node)
             && !self.tx.after.superseded_asked.contains(&node)
@@ -215,7 +221,7 @@ impl Processing<'_, '_> {
                 origin = node.0,
                 shard,
                 reason,
-                "holding this origin until the schema fits"
+                "holding this origin until the schemas match"
             );
             self.tx.stats.held += 1;
         }
@@ -234,7 +240,7 @@ impl Processing<'_, '_> {
             shard = entry.shard,
             seq = entry.seq.0,
             reason = entry.reason,
-            "a batch cannot be applied and is set aside; see `harmonylite quarantine`"
+            "a batch cannot be applied; it is in quarantine, see `harmonylite quarantine`"
         );
         self.tx.stats.quarantined += 1;
         if count.cast_unsigned() > self.tx.config.limits.quarantine_max {
@@ -243,7 +249,7 @@ impl Processing<'_, '_> {
         Ok(())
     }
 
-    /// Moves the cursor, and ends the holding of origins whose backlog is through.
+    /// Moves the cursor, and releases origins whose backlog is processed.
     fn advance(&mut self, place: Place<'_>, lowest_ms: i64) {
         let limits = &self.tx.config.limits;
         let (own_anchor, own_lowest_ms) =
@@ -256,7 +262,7 @@ impl Processing<'_, '_> {
             && own_anchor.is_some_and(|a| progress.cursor.seq() >= a.seq);
         if !progress.resuming.is_empty() && place.item.anchor.seq >= progress.cursor.seq() {
             for (node, _) in progress.resuming.drain() {
-                // At once: what waits behind this item in the same transaction is not held any
+                // Release at once, so that later items in the same transaction are not held any
                 // more.
                 progress.held.remove(&node);
                 self.tx.after.released.push((place.shard, node));
@@ -268,20 +274,20 @@ impl Processing<'_, '_> {
         }
     }
 
-    /// Tries again what people asked for.
+    /// Retries the batches that people asked for.
     fn retry_quarantine(&mut self, retries: &[i64]) -> Result<(), Fatal> {
         for id in retries {
             let Some(entry) = quarantine::load(self.tx.db, *id)? else { continue };
             let body = Spill::from_bytes(entry.body);
             match apply_body(self.tx, self.unpacker, &body, None)? {
                 Outcome::Applied { applied, .. } => {
-                    tracing::info!(id, rows = applied.taken, "a batch from quarantine is applied");
+                    tracing::info!(id, rows = applied.taken, "applied a batch from quarantine");
                     self.count(&applied, entry.node);
                     self.tx.after.look |= applied.compensated > 0;
                     quarantine::remove(self.tx.db, *id)?;
                 }
                 Outcome::Held { reason, .. } | Outcome::Quarantine(reason) => {
-                    tracing::warn!(id, reason, "a batch from quarantine can still not be applied");
+                    tracing::warn!(id, reason, "a batch in quarantine still cannot be applied");
                     quarantine::set_reason(self.tx.db, *id, &reason)?;
                 }
             }
@@ -291,14 +297,14 @@ impl Processing<'_, '_> {
     }
 }
 
-/// Writes down which origins are not held any more.
+/// Stores the release of origins.
 ///
 /// # Errors
-/// What SQLite reports.
+/// SQLite's error.
 pub(super) fn release(tx: &mut Transaction<'_>) -> Result<(), Fatal> {
     for (shard, node) in std::mem::take(&mut tx.after.released) {
         held::remove(tx.db, node, shard)?;
-        tracing::info!(origin = node.0, shard, "the schema fits again; this origin goes on");
+        tracing::info!(origin = node.0, shard, "the schemas match; no longer holding this origin");
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
-//! Requests to the broker that wait for an answer.
+//! Sends requests to the broker, and remembers their questions until the answer.
 //!
-//! Arrives: what components want to ask. Leaves: requests with tickets, and the question of each
-//! answer. Owns: an answer that belongs to a former connection or check finds no question.
+//! Arrives: the questions of components. Leaves: requests with tickets, and the question of each
+//! answer. Owns: an answer for an earlier connection or check finds no question.
 
 use crate::broker::{Broker, BrokerError, Request, Ticket};
 use crate::repair::question::{Outgoing, Question};
@@ -18,12 +18,12 @@ pub(super) struct Requests<B> {
 }
 
 impl<B: Broker> Requests<B> {
-    /// Nothing is asked yet.
+    /// Creates it without questions.
     pub(super) fn new(broker: B) -> Self {
         Self { broker, next_ticket: 1, outstanding: HashMap::new(), trouble: None }
     }
 
-    /// Sends what a component returned.
+    /// Sends the messages of a component.
     pub(super) fn send(&mut self, outgoing: impl IntoIterator<Item = Outgoing>) {
         for out in outgoing {
             match out {
@@ -42,12 +42,12 @@ impl<B: Broker> Requests<B> {
         self.broker.request(ticket, request);
     }
 
-    /// A number that no consumer had before.
+    /// Returns a generation that no consumer has used.
     pub(super) fn next_generation(&self) -> u64 {
         self.next_ticket
     }
 
-    /// The question of an answer; None if nobody waits for it any more.
+    /// Returns the question of an answer; None if no component waits for it any more.
     pub(super) fn answered(
         &mut self,
         ticket: Ticket,
@@ -65,17 +65,17 @@ impl<B: Broker> Requests<B> {
         self.outstanding.retain(|_, question| keep(question));
     }
 
-    /// Whether an outstanding question matches.
+    /// Returns whether an outstanding question matches.
     pub(super) fn awaits(&self, matches: impl Fn(&Question) -> bool) -> bool {
         self.outstanding.values().any(matches)
     }
 
-    /// The connection is usable.
+    /// Clears the last error, when the connection is usable.
     pub(super) fn no_trouble(&mut self) {
         self.trouble = None;
     }
 
-    /// The last error since the connection was usable, for people.
+    /// Returns the last error since the connection was usable, for people.
     pub(super) fn trouble(&self) -> Option<&str> {
         self.trouble.as_deref()
     }

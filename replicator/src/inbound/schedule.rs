@@ -1,9 +1,8 @@
-//! What is due: whether the next step has anything to do, and when it has although nothing comes
-//! in.
+//! Decides whether the next step has work, and when it has work although no input arrives.
 //!
 //! Arrives: the components and the time. Leaves: yes or no, or the least deadline. Owns: each
-//! transaction takes the write lock from the application, so what can wait for more does, for a
-//! bounded time. Reads only.
+//! transaction takes the write lock from the application, so inputs wait for more if they can, for
+//! a bounded time. Reads only.
 
 use super::durable::Durable;
 use super::inbox::Inbox;
@@ -16,28 +15,28 @@ use crate::repair::gaps::Gaps;
 use crate::repair::prune::Pruning;
 use crate::repair::superseded::Superseded;
 
-/// The components that have deadlines.
+/// The components with deadlines.
 pub(super) struct Schedule<'a> {
-    /// What the database says.
+    /// The state of the database.
     pub(super) durable: &'a Durable,
     /// The connection.
     pub(super) verify: &'a Verify,
-    /// Gaps of this node.
+    /// The gaps of this node.
     pub(super) gaps: &'a Gaps,
-    /// Questions of others.
+    /// The questions of other nodes.
     pub(super) answers: &'a Answers,
-    /// Origins that were held.
+    /// The held origins with superseded batches.
     pub(super) superseded: &'a Superseded,
-    /// Old versions.
+    /// The schedule of dropping old versions.
     pub(super) pruning: &'a Pruning,
-    /// Where joining ends.
+    /// The end of joining.
     pub(super) join: &'a Join,
-    /// What waits.
+    /// The waiting inputs.
     pub(super) inbox: &'a Inbox,
 }
 
 impl Schedule<'_> {
-    /// Whether a write transaction is due.
+    /// Returns whether a write transaction is due.
     pub(super) fn transaction_is_due(&self, now: Now) -> bool {
         let (up, durable, inbox) = (self.verify.is_up(), self.durable, self.inbox);
         self.verify.knows_incarnation()
@@ -51,8 +50,8 @@ impl Schedule<'_> {
                 || (up && self.join.is_complete(durable, inbox, &[], now)))
     }
 
-    /// When an answer can be begun. A question that comes while rows are republished needs those
-    /// that were logged before it too, so it waits.
+    /// Returns when an answer can start. A question that arrives while rows are republished waits,
+    /// because it also needs the rows that were logged before it.
     fn answer_deadline(&self) -> u64 {
         if !self.verify.is_up() || self.durable.republish.is_republishing() {
             return u64::MAX;
@@ -61,7 +60,7 @@ impl Schedule<'_> {
         self.answers.deadline(reached)
     }
 
-    /// Whether nothing is under way that may need old versions.
+    /// Returns whether nothing may need old versions.
     pub(super) fn is_quiet(&self) -> bool {
         self.durable.joined
             && !self.gaps.any_open()
@@ -71,7 +70,7 @@ impl Schedule<'_> {
             && self.inbox.waits_for_nothing()
     }
 
-    /// When a step has something to do although nothing comes in, on the monotone clock.
+    /// Returns when a step has work although no input arrives, on the monotone clock.
     pub(super) fn deadline(&self) -> u64 {
         let inbox = self.inbox;
         let always = self.verify.deadline().min(inbox.deadline()).min(self.answer_deadline());

@@ -1,9 +1,8 @@
-//! The schema as the writing actor follows it: layout, triggers, what the connection was prepared
-//! for.
+//! Follows the schema for the writing actor: layout, triggers, preparation of the connection.
 //!
 //! Arrives: a database whose schema may have changed. Leaves: triggers and a [`Layout`] that fit,
-//! in a transaction of its own. Owns: nothing is written by an old layout. A crash before its
-//! commit leaves the former triggers; the next start compares again.
+//! in a separate transaction. Owns: nothing is written with an old layout. A crash before the
+//! commit leaves the previous triggers; the next start compares them with the schema.
 
 use super::transaction::check_content;
 use crate::actor::Fatal;
@@ -16,20 +15,20 @@ use rusqlite::{Connection, TransactionBehavior};
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// The schema that is followed.
+/// The followed schema.
 pub(super) struct FollowedSchema {
-    /// The layout in force.
+    /// The present layout.
     pub(super) layout: Arc<Layout>,
-    /// The schema differs from the layout, or was not looked at yet.
+    /// Whether the schema differs from the layout, or was not compared yet.
     pub(super) moved: bool,
-    /// The schema version that the connection's TEMP triggers and probes fit.
+    /// The schema version for which the connection's TEMP triggers and probes were made.
     prepared: i64,
-    /// Tables about which a warning was logged.
+    /// Tables with a logged warning.
     warned_null_keys: HashSet<String>,
 }
 
 impl FollowedSchema {
-    /// The layout is installed; the connection is not prepared yet.
+    /// Starts with an installed layout. The connection is not prepared yet.
     pub(super) fn new(layout: Layout) -> Self {
         Self {
             layout: Arc::new(layout),
@@ -39,21 +38,21 @@ impl FollowedSchema {
         }
     }
 
-    /// Looks whether somebody changed the schema.
+    /// Compares the schema version with the layout.
     ///
     /// # Errors
-    /// What SQLite reports.
+    /// SQLite's error.
     pub(super) fn look(&mut self, db: &Connection) -> Result<(), Fatal> {
         let version = self.layout.schema_version;
         self.moved = install::schema_version(db)? != version || self.prepared != version;
         Ok(())
     }
 
-    /// Installs the triggers again if somebody changed the schema. True: there is a new layout.
-    /// `writes`: see [`check_content`].
+    /// Reinstalls the triggers if the schema changed. True if there is a new layout. For `writes`
+    /// see [`check_content`].
     ///
     /// # Errors
-    /// What ends the node, or a lock that passes; then it has to be called again.
+    /// The error that ends the node, or a temporary lock; the caller then calls it again.
     pub(super) fn follow(
         &mut self,
         db: &mut Connection,
@@ -88,22 +87,23 @@ impl FollowedSchema {
         Ok(changed)
     }
 
-    /// Prepares the connection for the layout: user triggers that keep tables that are not
-    /// replicated, and the probes for unique clashes.
+    /// Prepares the connection for the layout: copies of user triggers that write only to tables
+    /// that are not replicated, and the probes for unique clashes.
     ///
     /// # Errors
-    /// What SQLite reports; then it has to be called again.
+    /// SQLite's error. The caller then calls it again.
     pub(super) fn prepare(&mut self, db: &mut Connection) -> Result<(), Fatal> {
         if self.prepared == self.layout.schema_version {
             return Ok(());
         }
         let layout = Arc::clone(&self.layout);
-        let (_, failed) = user_triggers::mirror(db, &|table| layout.by_name(table).is_some())?;
+        let (_, failed) =
+            user_triggers::copy_to_temp(db, &|table| layout.by_name(table).is_some())?;
         for trigger in failed {
             tracing::warn!(
                 trigger,
-                "this trigger calls what only the application knows; it does not fire for rows \
-                that other nodes wrote"
+                "this trigger calls functions of the application; it does not fire for rows of \
+                other nodes"
             );
         }
         unique_clash::prepare(db, &layout)?;
@@ -122,16 +122,16 @@ impl FollowedSchema {
     }
 }
 
-/// Logs what an installation did.
+/// Logs the changes of an installation.
 pub(super) fn report_installed(installed: &Installed) {
     for table in &installed.added {
         tracing::info!(table, "replicating");
     }
     for table in &installed.changed {
-        tracing::info!(table, "the schema changed; triggers installed anew");
+        tracing::info!(table, "the schema changed; triggers reinstalled");
     }
     for table in &installed.removed {
-        tracing::info!(table, "not replicated any more");
+        tracing::info!(table, "no longer replicated");
     }
     for (table, reason) in &installed.unable {
         tracing::warn!(
@@ -143,12 +143,12 @@ pub(super) fn report_installed(installed: &Installed) {
     if installed.found_rows > 0 {
         tracing::warn!(
             rows = installed.found_rows,
-            "rows written while a table was made over were found without a version and are \
-            published"
+            "found rows without a version, written while a table was rebuilt; publishing \
+            them"
         );
     }
     if !installed.foreign_removed.is_empty() {
-        tracing::info!(tables = ?installed.foreign_removed, "removed what HarmonyLite (Go) left \
-            in the database");
+        tracing::info!(tables = ?installed.foreign_removed, "removed the objects of HarmonyLite \
+            (Go) from the database");
     }
 }

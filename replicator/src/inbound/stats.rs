@@ -1,4 +1,4 @@
-//! What the writing actor counts since the start, for metrics and tests.
+//! The counters of the writing actor, for metrics and tests.
 
 /// Counters since the start, for metrics and tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

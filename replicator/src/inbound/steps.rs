@@ -1,9 +1,8 @@
-//! The steps of the writing actor: at most one write transaction each.
+//! The steps of the writing actor, each with at most one write transaction.
 //!
-//! Arrives: what waits in the inbox, and the time. Leaves: a commit, and what follows from it for
-//! the components and the other actor. Owns the order inside a transaction: absorb, mark what is
-//! acknowledged, repair, apply, move the cursor. A crash before its commit leaves everything as it
-//! was.
+//! Arrives: the inbox, and the time. Leaves: a commit, and its consequences for the components and
+//! outbound. Owns the order inside a transaction: absorb, mark acknowledged entries, repair, apply,
+//! move the cursor. A crash before the commit changes nothing.
 
 use super::Inbound;
 use super::process;
@@ -23,15 +22,15 @@ use rusqlite::TransactionBehavior;
 use std::sync::Arc;
 
 impl<B: Broker> Inbound<B> {
-    /// Does one piece of work, at most one write transaction. Deadlines are looked at here too.
+    /// Does one piece of work, with at most one write transaction. It also checks the deadlines.
     ///
     /// # Errors
-    /// What ends the node. Busy and full disks are not errors but [`Step::Busy`].
+    /// The error that ends the node. A busy database or a full disk gives [`Step::Busy`] instead.
     pub fn step(&mut self, now: Now) -> Result<Step, Fatal> {
         self.tick(now);
         self.judge_connection()?;
         let result = self.work(now);
-        self.full = match &result {
+        self.no_disk_room = match &result {
             Err(Fatal::Database(error @ (DatabaseError::Full | DatabaseError::NoIndex))) => {
                 Some(error.to_string())
             }
@@ -60,8 +59,8 @@ impl<B: Broker> Inbound<B> {
         Ok(Step::Worked)
     }
 
-    /// Whether a transaction has anything to do. Reads the schema version and the end of the log,
-    /// no more.
+    /// Returns whether a transaction has work. Reads only the schema version and the end of the
+    /// log.
     fn has_work(&mut self, now: Now) -> Result<bool, Fatal> {
         self.inbox.note_waiting(now);
         if self.schedule().transaction_is_due(now) || self.schema.moved {
@@ -74,12 +73,13 @@ impl<B: Broker> Inbound<B> {
         let unsent = self.verify.knows_incarnation()
             && !self.config.publish
             && log_end(&self.db)? > self.durable.absorb.published;
-        // Not before: a database that is busy must be looked at again.
+        // The wake is cleared only now, because a busy database must be looked at again.
         self.inbox.wake = false;
         Ok(self.schema.moved || unsent)
     }
 
-    /// One write transaction: all that waits, within the bounds. Its order is this function.
+    /// Does all waiting work, within the bounds, in one write transaction. This function is its
+    /// order.
     fn transact(&mut self, now: Now) -> Result<(), Fatal> {
         self.follow_schema(now)?;
         if !self.verify.knows_incarnation() {
@@ -152,14 +152,14 @@ impl<B: Broker> Inbound<B> {
         }
     }
 
-    /// Follows DDL, in a transaction of its own.
+    /// Follows DDL, in a separate transaction.
     fn follow_schema(&mut self, now: Now) -> Result<(), Fatal> {
         let was_moved = self.schema.moved;
         let result = self.schema.follow(&mut self.db, &self.config, self.durable.writes, now);
         if result? {
             self.verify.heartbeat_at_once();
             self.effects.push(Effect::Look);
-            // Whoever waited for this schema tries again, from where it was held.
+            // Held origins may fit this schema: consume their backlogs again.
             for i in 0..self.durable.streams.len() {
                 if !self.durable.streams[i].held.is_empty() && self.verify.is_up() {
                     self.consume(i);
@@ -173,7 +173,7 @@ impl<B: Broker> Inbound<B> {
         Ok(())
     }
 
-    /// Whether old versions may go now; a pass that is held up is looked at again later.
+    /// Returns whether old versions may be dropped now. Otherwise postpones the pass.
     fn may_prune(&mut self, now: Now) -> Result<bool, Fatal> {
         if now.mono_ms < self.pruning.deadline() || !self.verify.is_up() {
             return Ok(false);
@@ -199,7 +199,7 @@ impl<B: Broker> Inbound<B> {
         let layout = &self.schema.layout;
         let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         check_content(&transaction, self.durable.writes)?;
-        // A change that came since we looked needs its predecessor.
+        // A change since the last look needs its previous version.
         if log_end(&transaction)? > self.durable.absorb.published
             || install::schema_version(&transaction)? != layout.schema_version
         {
@@ -212,7 +212,7 @@ impl<B: Broker> Inbound<B> {
         Ok(())
     }
 
-    /// Only for [`Bug::CursorFirst`].
+    /// Stores cursors before their rows are applied. Only for [`Bug::CursorFirst`].
     fn stores_cursor_first(&mut self) -> Result<bool, Fatal> {
         let mut stored = false;
         let streams = self.inbox.streams.iter().zip(&self.durable.streams);

@@ -1,9 +1,8 @@
-//! One stream as it is consumed: puts parts together and keeps the order.
+//! The consumed messages of one stream: reassembles parts and keeps the order.
 //!
-//! Arrives: the messages of one consumer. Leaves: a queue of [`Item`]s, each with the cursor that
-//! may be stored once it is dealt with. Owns: the cursor never passes the first part of a batch
-//! that is not complete yet. Only memory: after a crash the consumer starts again behind the stored
-//! cursor.
+//! Arrives: the messages of one consumer. Leaves: a queue of [`StreamItem`]s, each with the cursor
+//! to store after its processing. Owns: the cursor never passes the first part of an incomplete
+//! batch. Memory only: after a crash the consumer starts again after the stored cursor.
 
 use super::durable::Progress;
 use crate::broker::{Message, Permit};
@@ -11,127 +10,127 @@ use crate::model::batch::PartHeaders;
 use crate::model::ids::{NodeId, Site, StreamSeq};
 use crate::model::limits::Limits;
 use crate::store::cursor::Anchor;
-use crate::wire::parts::{Assembler, Fed, PartError};
+use crate::wire::parts::{Assembler, PartError, PartOutcome};
 use crate::wire::spill::Spill;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::path::Path;
 
-/// What a message or a completed batch asks for.
+/// The kinds of items.
 #[derive(Debug)]
 pub enum ItemKind {
-    /// Nothing: our own, or seen before.
+    /// There is nothing to apply: the message is our own, or was seen before.
     Skip,
     /// A whole batch.
     Batch {
         /// Its headers.
         headers: PartHeaders,
-        /// Where its first part is.
+        /// The position of its first part.
         first: StreamSeq,
         /// Its bytes.
         body: Spill,
-        /// The share of the inbox that they take.
+        /// The share of the inbox that the bytes occupy.
         permit: Permit,
     },
-    /// Something that is no part of any batch.
+    /// The message is not part of any batch.
     Bad {
-        /// Why.
+        /// The reason, for people.
         reason: String,
         /// The message.
         message: Box<Message>,
     },
     /// Messages are missing between the last one and this one.
     Gap {
-        /// The first that is missing.
+        /// The first missing message.
         from: StreamSeq,
-        /// The first that is there again.
+        /// The first message after the missing ones.
         to: StreamSeq,
     },
 }
 
-/// One thing to deal with, in the order of the stream.
+/// One unit of work, in the order of the stream.
 #[derive(Debug)]
-pub struct Item {
-    /// What it asks for.
+pub struct StreamItem {
+    /// The kind of work.
     pub kind: ItemKind,
     /// The message that completed it.
     pub anchor: Anchor,
-    /// The cursor that may be stored afterwards.
+    /// The cursor to store afterwards.
     pub safe: Anchor,
 }
 
 struct Assembling {
     assembler: Assembler,
-    /// The message before its first part, while it is incomplete.
+    /// The message before its first part, while the batch is incomplete.
     before: Option<Anchor>,
     since_ns: i64,
-    /// When its last part was noticed to be here, on the monotone clock.
+    /// Since when no part has arrived, on the monotone clock; set by the first look after a part.
     idle_since_ms: Option<u64>,
 }
 
-/// The parts of a batch come close together; what is incomplete after so long in the stream's own
-/// time will never be complete (its publisher ended in the middle) and must not hold the cursor, or
-/// the end of joining, for ever.
+/// An incomplete batch is given up after this time, by the timestamps of the stream. The parts of a
+/// batch come close together, so its publisher ended in the middle. The batch must not hold up the
+/// cursor, or the end of joining, without end.
 const INCOMPLETE_NS_MAX: i64 = 600_000_000_000;
-/// The same by our own clock: in a stream in which nothing more comes, its time stands still.
+/// The same by our own clock, because the timestamps of a quiet stream stand still.
 const INCOMPLETE_MS_MAX: u64 = 600_000;
 
-/// What a delivery is judged by.
+/// The facts for judging a delivery.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
-    /// How far the stream is applied.
+    /// The progress of the stream.
     pub progress: &'a Progress,
     /// The present incarnation of this database: its batches are skipped.
     pub own_site: Site,
-    /// Bounds.
+    /// The limits.
     pub limits: &'a Limits,
-    /// Where the parts of large batches go.
+    /// The directory for the parts of large batches.
     pub spill_dir: &'a Path,
 }
 
-/// One stream.
+/// One consumed stream.
 pub struct ShardStream {
     /// Its number.
     pub shard: u32,
-    /// The consumer that is listened to.
+    /// The generation of the accepted consumer; 0 for none.
     pub generation: u64,
     /// When the stream was created.
     pub created_ns: i64,
-    /// What is to be dealt with.
-    pub queue: VecDeque<Item>,
-    /// The last message seen.
+    /// The items to process.
+    pub queue: VecDeque<StreamItem>,
+    /// The last delivered message.
     pub position: Anchor,
-    /// The cursor that the consumer began behind. What it delivered may come from a connection that
-    /// nobody has checked yet, and so may the cursor by now; this is what the last check knew.
+    /// The cursor after which the consumer started. Deliveries, and so the present cursor, may come
+    /// from a connection that is not checked yet; this cursor was covered by the last check.
     pub began: Option<Anchor>,
-    /// A part found no room.
-    pub full: Option<Full>,
+    /// Set while a part of a large batch found no room on the disk.
+    pub no_room: Option<NoRoom>,
     assembling: HashMap<NodeId, Assembling>,
 }
 
-/// A part of a large batch that could not be kept.
+/// A part of a large batch that found no room on the disk.
 #[derive(Debug)]
-pub struct Full {
-    /// Which message.
+pub struct NoRoom {
+    /// The position of the part.
     pub seq: StreamSeq,
-    /// Of the stream that was created then.
+    /// When its stream was created, unix nanoseconds.
     pub created_ns: i64,
-    /// What the file system said.
+    /// The file system's error.
     pub reason: String,
-    /// When it is consumed again, on the monotone clock.
-    pub again_ms: u64,
+    /// When to consume it again, on the monotone clock.
+    pub retry_at_ms: u64,
     wait_ms: u64,
-    /// Of what came behind it and was not taken: without them the broker would send all that it
-    /// has.
+    /// The permits of later messages that were not taken. Holding them keeps the broker from
+    /// sending more.
     permits: Vec<Permit>,
 }
 
-/// What found no room is consumed again after so long, then ever more rarely.
-const FULL_AGAIN_MS: u64 = 2_000;
-const FULL_AGAIN_MS_MAX: u64 = 60_000;
+/// The wait before a part without room is consumed again. It doubles up to a maximum.
+const NO_ROOM_RETRY_MS: u64 = 2_000;
+const NO_ROOM_RETRY_MS_MAX: u64 = 60_000;
 
 impl ShardStream {
-    /// A stream of which nothing is consumed yet.
+    /// Creates a stream without deliveries.
     pub fn new(progress: &Progress) -> Self {
         let head = progress.cursor.head().copied();
         let position = head.unwrap_or(Anchor::start(0));
@@ -142,16 +141,16 @@ impl ShardStream {
             queue: VecDeque::new(),
             began: head,
             position,
-            full: None,
+            no_room: None,
             assembling: HashMap::new(),
         }
     }
 
-    /// Forgets what was delivered and returns where a new consumer has to start: behind the cursor,
-    /// or at the first batch that a held origin waits with.
+    /// Forgets all deliveries, and returns the start of a new consumer: after the cursor, or at the
+    /// first held batch of a held origin.
     pub fn restart(&mut self, progress: &mut Progress, generation: u64) -> StreamSeq {
         self.generation = generation;
-        self.full.iter_mut().for_each(|full| full.permits.clear());
+        self.no_room.iter_mut().for_each(|no_room| no_room.permits.clear());
         self.queue.clear();
         self.assembling.clear();
         progress.resuming = progress.held.clone();
@@ -167,27 +166,27 @@ impl ShardStream {
         StreamSeq(start)
     }
 
-    /// Whether everything delivered so far is dealt with.
+    /// Returns whether all deliveries are processed.
     pub fn is_drained(&self) -> bool {
         self.is_drained_but(0)
     }
 
-    /// Whether everything delivered so far is dealt with, once the first `served` items are.
+    /// Returns whether all deliveries are processed, apart from the first `served` items.
     pub fn is_drained_but(&self, served: usize) -> bool {
         self.queue.len() == served && self.assembling.values().all(|a| a.before.is_none())
     }
 
-    /// Whether what waits, if anything does, only moves the cursor.
+    /// Returns whether all waiting deliveries only move the cursor.
     pub fn waits_for_nothing(&self) -> bool {
         self.queue.iter().all(|item| matches!(item.kind, ItemKind::Skip))
             && self.assembling.values().all(|a| a.before.is_none())
     }
 
-    /// Takes a message in.
+    /// Takes a message.
     ///
     /// # Errors
-    /// It is a part of a large batch, and the file system has no room for it. It is not taken then,
-    /// see [`ShardStream::wait_for_room`].
+    /// The message is a part of a large batch, and the file system has no room for it. The message
+    /// is not taken then, see [`ShardStream::wait_for_room`].
     pub fn deliver(
         &mut self,
         message: Message,
@@ -199,14 +198,14 @@ impl ShardStream {
         }
         let anchor = Anchor::of(&message, self.created_ns);
         let expected = StreamSeq(self.position.seq.0 + 1);
-        // Below the cursor a hole was seen before, but for the backlog of an origin that is held:
-        // nobody has looked at that yet.
+        // A hole before the cursor is already known, except in the backlog of a held origin, which
+        // was not examined yet.
         let progress = context.progress;
         if message.seq > expected
             && (expected > progress.cursor.seq() || !progress.resuming.is_empty())
         {
             let safe = self.safe(self.position);
-            self.queue.push_back(Item {
+            self.queue.push_back(StreamItem {
                 kind: ItemKind::Gap { from: expected, to: message.seq },
                 anchor,
                 safe,
@@ -214,47 +213,49 @@ impl ShardStream {
         }
         let kind = self.sort(message, permit, context)?;
         let created_ns = self.created_ns;
-        self.full.take_if(|full| full.seq <= anchor.seq || full.created_ns != created_ns);
+        self.no_room
+            .take_if(|no_room| no_room.seq <= anchor.seq || no_room.created_ns != created_ns);
         self.abandon_stale(anchor.time_ns);
         let safe = self.safe(anchor);
         self.position = anchor;
         if let Some(kind) = kind {
-            self.queue.push_back(Item { kind, anchor, safe });
+            self.queue.push_back(StreamItem { kind, anchor, safe });
         }
         Ok(())
     }
 
-    /// Listens to nobody until it consumes again: what comes after a part that found no room would
-    /// be taken for orphans.
+    /// Accepts no consumer until the retry. Otherwise the parts after the one without room would
+    /// count as orphans.
     pub fn wait_for_room(&mut self, seq: StreamSeq, reason: String, mono_ms: u64) {
         self.generation = 0;
         let wait_ms = self
-            .full
+            .no_room
             .as_ref()
-            .map_or(FULL_AGAIN_MS, |full| (full.wait_ms * 2).min(FULL_AGAIN_MS_MAX));
-        self.full = Some(Full {
+            .map_or(NO_ROOM_RETRY_MS, |no_room| (no_room.wait_ms * 2).min(NO_ROOM_RETRY_MS_MAX));
+        self.no_room = Some(NoRoom {
             seq,
             created_ns: self.created_ns,
             reason,
-            again_ms: mono_ms + wait_ms,
+            retry_at_ms: mono_ms + wait_ms,
             wait_ms,
             permits: Vec::new(),
         });
     }
 
-    /// Does not take a message, and holds the broker back.
+    /// Refuses a message, and keeps its permit to slow the broker down.
     pub fn turn_down(&mut self, permit: Permit) {
-        if let Some(full) = self.full.as_mut().filter(|_| self.generation == 0) {
-            full.permits.push(permit);
+        if let Some(no_room) = self.no_room.as_mut().filter(|_| self.generation == 0) {
+            no_room.permits.push(permit);
         }
     }
 
-    /// Whether it listened to nobody for long enough.
+    /// Returns whether the wait for room is over.
     pub fn looks_for_room(&self, mono_ms: u64) -> bool {
-        self.generation == 0 && self.full.as_ref().is_some_and(|full| mono_ms >= full.again_ms)
+        self.generation == 0
+            && self.no_room.as_ref().is_some_and(|no_room| mono_ms >= no_room.retry_at_ms)
     }
 
-    /// What a message is for us. None: a part of a batch that is not complete.
+    /// Returns the kind of work for a message; None if its batch is incomplete.
     fn sort(
         &mut self,
         message: Message,
@@ -303,16 +304,16 @@ impl ShardStream {
             slot.since_ns = message.time_ns;
         }
         Ok(match slot.assembler.feed(message.seq, &headers, &message.payload) {
-            Ok(Fed::Incomplete) => None,
-            Ok(Fed::Complete { body, first }) => {
+            Ok(PartOutcome::Incomplete) => None,
+            Ok(PartOutcome::Complete { body, first }) => {
                 slot.before = None;
                 let permit = if headers.parts == 1 { permit } else { Permit::default() };
                 Some(ItemKind::Batch { headers, first, body, permit })
             }
-            // We began in the middle of it: its first part was dealt with before, or the chain of
-            // batch numbers shows the hole.
-            Ok(Fed::Orphan) => Some(ItemKind::Skip),
-            // Not damage: the batch stays incomplete, and so the cursor stays before it.
+            // The consumer started in the middle of the batch. Either its first part was processed
+            // before, or the chain of batch numbers shows the hole.
+            Ok(PartOutcome::Orphan) => Some(ItemKind::Skip),
+            // This is no damage. The batch stays incomplete, and so the cursor stays before it.
             Err(PartError::Io(error)) => return Err(error),
             Err(error) => {
                 slot.before = None;
@@ -327,7 +328,7 @@ impl ShardStream {
         });
     }
 
-    /// Gives up what no part has come of for long, although nothing else came either.
+    /// Gives up incomplete batches without a new part for a long time, by our own clock.
     pub fn abandon_idle(&mut self, mono_ms: u64) {
         let before = self.assembling.len();
         self.assembling.retain(|_, a| {
@@ -337,24 +338,24 @@ impl ShardStream {
         });
         if self.assembling.len() < before {
             let (anchor, safe) = (self.position, self.safe(self.position));
-            self.queue.push_back(Item { kind: ItemKind::Skip, anchor, safe });
+            self.queue.push_back(StreamItem { kind: ItemKind::Skip, anchor, safe });
         }
     }
 
-    /// When [`ShardStream::abandon_idle`] or [`ShardStream::looks_for_room`] has something to do.
+    /// Returns when [`ShardStream::abandon_idle`] or [`ShardStream::looks_for_room`] has work.
     pub fn deadline(&self) -> u64 {
         let idle =
             self.assembling.values().filter(|a| a.before.is_some()).filter_map(|a| a.idle_since_ms);
         let idle_ms = idle.min().map_or(u64::MAX, |since| since + INCOMPLETE_MS_MAX);
         let room_ms = self
-            .full
+            .no_room
             .as_ref()
             .filter(|_| self.generation == 0)
-            .map_or(u64::MAX, |full| full.again_ms);
+            .map_or(u64::MAX, |no_room| no_room.retry_at_ms);
         idle_ms.min(room_ms)
     }
 
-    /// The cursor that may be stored once everything up to `anchor` is dealt with.
+    /// Returns the cursor to store after everything up to `anchor` is processed.
     fn safe(&self, anchor: Anchor) -> Anchor {
         self.assembling
             .values()

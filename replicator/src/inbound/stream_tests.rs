@@ -13,7 +13,7 @@ fn progress(applied: u64) -> Progress {
     Progress { shard: 1, cursor, held: HashMap::new(), resuming: HashMap::new() }
 }
 
-/// Part `part` of `parts` of a batch of this node; its body is one byte a part.
+/// Returns part `part` of `parts` of a batch of this node. Its body has one byte for each part.
 fn message(seq: u64, node: u64, part: u32, parts: u32) -> Message {
     use sha2::{Digest as _, Sha256};
     let body: Vec<u8> = (1..=parts).map(|i| i as u8).collect();
@@ -44,7 +44,7 @@ fn consuming(progress: &mut Progress) -> ShardStream {
     stream
 }
 
-/// What the queue holds: the kind's name, and the position that may be stored afterwards.
+/// Returns the items of the queue: the kind's name, and the position to store afterwards.
 fn queued(stream: &ShardStream) -> Vec<(&'static str, u64)> {
     let name = |kind: &ItemKind| match kind {
         ItemKind::Skip => "skip",
@@ -121,12 +121,14 @@ fn while_there_is_no_room_nothing_is_listened_to_and_the_wait_grows() {
     let mut progress = progress(0);
     let mut stream = consuming(&mut progress);
     stream.wait_for_room(StreamSeq(1), "disk full".to_owned(), 0);
-    assert!(!stream.looks_for_room(FULL_AGAIN_MS - 1) && stream.looks_for_room(FULL_AGAIN_MS));
+    assert!(
+        !stream.looks_for_room(NO_ROOM_RETRY_MS - 1) && stream.looks_for_room(NO_ROOM_RETRY_MS)
+    );
     stream.restart(&mut progress, 2);
     assert_eq!(stream.deadline(), u64::MAX);
     stream.wait_for_room(StreamSeq(1), "disk full".to_owned(), 0);
-    assert_eq!(stream.deadline(), 2 * FULL_AGAIN_MS);
+    assert_eq!(stream.deadline(), 2 * NO_ROOM_RETRY_MS);
     stream.restart(&mut progress, 3);
     deliver(&mut stream, &progress, message(1, 2, 1, 1));
-    assert!(stream.full.is_none(), "it found room");
+    assert!(stream.no_room.is_none(), "it found room");
 }

@@ -41,7 +41,7 @@ fn ack(batch: u64) -> Ack {
     Ack { batch: BatchNo(batch), upto: 0, seq: Some(StreamSeq(4)), lowest_ms: 500 }
 }
 
-/// What the database holds and what memory holds agree, whatever happened.
+/// Checks that database and memory agree.
 fn assert_agrees(memory: &Memory, durable: &Durable) {
     let stored = Durable::read(&memory.db, &memory.config).unwrap();
     let marks = |d: &Durable| (d.absorb.absorbed, d.absorb.published, d.joined, d.writes);
@@ -64,7 +64,7 @@ fn a_commit_puts_the_copies_in_place() {
     assert_agrees(&memory, &durable);
 }
 
-/// Nothing is put back by hand: the original was never touched.
+/// Nothing has to be undone in memory, because the original never changes.
 #[test]
 fn a_failure_leaves_memory_and_database_as_they_were() {
     let memory = memory();

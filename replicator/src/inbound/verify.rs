@@ -1,8 +1,9 @@
-//! Verifies each connection: is the node id ours, does the broker still hold what it acknowledged.
+//! Verifies each connection: is the node id ours, does the broker still hold the acknowledged
+//! messages.
 //!
-//! Arrives: the answers of the broker. Leaves: either "all holds", or a verdict that the next
-//! transaction carries out. Owns: nothing is published or consumed on a connection before its
-//! anchors are checked. Only memory: a crash begins again.
+//! Arrives: the answers of the broker. Leaves: a verdict, which the next transaction carries out.
+//! Owns: nothing is published or consumed on a connection before its anchors are checked. Memory
+//! only: after a crash the check starts again.
 
 use super::durable::Durable;
 use crate::actor::{Effect, Fatal};
@@ -10,36 +11,36 @@ use crate::broker::{KvEntry, Reply, Request};
 use crate::model::config::{NodeConfig, Now};
 use crate::model::ids::{NodeId, Site};
 use crate::model::planted_bugs::{Bug, planted};
-use crate::repair::lease::{Lease, Next};
+use crate::repair::lease::{Lease, LeaseStep};
 use crate::repair::question::{Outgoing, Question};
-use crate::repair::verdict::{Answered, Known, Verdict, judge_connection};
+use crate::repair::verdict::{BrokerAnswers, NodeKnowledge, Verdict, judge_connection};
 use crate::store::cursor::Anchor;
 
-/// A check that failed is repeated after this.
+/// The wait before a failed check is repeated.
 const RETRY_MS: u64 = 500;
-/// The registry entry is written this often.
+/// The interval of writing the registry entry.
 const HEARTBEAT_MS: u64 = 10_000;
 
-/// A check under way.
+/// A running check.
 #[derive(Debug, Default)]
 struct Check {
-    answered: Answered,
+    answered: BrokerAnswers,
     outstanding: usize,
-    /// The trail of the cursors that are lost was asked about.
+    /// Whether the trail of lost cursors was requested.
     trail_asked: bool,
 }
 
-/// Where the connection stands.
+/// The state of the connection.
 #[derive(Debug)]
 enum State {
     Down,
-    /// Up, but outbound may still bring acknowledgements, which the check has to include.
+    /// Up, but outbound may still pass on acknowledgements, which the check has to include.
     Settling,
-    /// Answers are awaited.
+    /// Waits for answers.
     Checking(Box<Check>),
-    /// Something failed: check again at this time.
+    /// The check failed. Repeat it at this time.
     RetryAt(u64),
-    /// Checked; the next transaction carries this out.
+    /// Checked. The next transaction carries out this verdict.
     Judged(Box<Verdict>),
     Up,
 }
@@ -49,13 +50,13 @@ pub(super) struct Verify {
     node: NodeId,
     lease_ttl_ms: u64,
     state: State,
-    /// Connections so far.
+    /// The number of connections so far.
     connection: u64,
-    /// Checks begun so far.
+    /// The number of started checks.
     check: u64,
-    /// Checks passed so far.
+    /// The number of passed checks.
     passed: u64,
-    /// The last check for which outbound holds still.
+    /// The last check for which outbound has stopped publishing.
     outbound_held: u64,
     lease: Lease,
     lease_due_ms: u64,
@@ -64,7 +65,7 @@ pub(super) struct Verify {
 }
 
 impl Verify {
-    /// No connection yet. `random` gives the bits of a new incarnation's site.
+    /// Creates it without a connection. `random` returns the bits of a new incarnation's site.
     pub(super) fn new(
         config: &NodeConfig,
         site: Site,
@@ -85,97 +86,96 @@ impl Verify {
         }
     }
 
-    /// A connection is up: its check begins.
+    /// Takes a new connection, and starts its check.
     pub(super) fn connected(&mut self) -> Effect {
         self.connection += 1;
         self.begin_check()
     }
 
-    /// The connection is down.
+    /// Takes the loss of the connection.
     pub(super) fn disconnected(&mut self) {
         self.state = State::Down;
     }
 
-    /// Lets outbound hold still first: an acknowledgement that arrives during the check would not
-    /// be part of it.
+    /// Starts a check. Outbound has to stop publishing first, because the check would not include
+    /// an acknowledgement that arrives during it.
     pub(super) fn begin_check(&mut self) -> Effect {
         self.check += 1;
         self.state = State::Settling;
         Effect::Hold { check: self.check, connection: self.connection }
     }
 
-    /// Outbound holds still for this check.
+    /// Notes that outbound has stopped publishing for this check.
     pub(super) fn outbound_holds(&mut self, check: u64) {
         self.outbound_held = check;
     }
 
-    /// Whether the connection is checked and used.
+    /// Returns whether the connection is checked and in use.
     pub(super) fn is_up(&self) -> bool {
         matches!(self.state, State::Up)
     }
 
-    /// Whether there is no connection.
+    /// Returns whether there is no connection.
     pub(super) fn is_down(&self) -> bool {
         matches!(self.state, State::Down)
     }
 
-    /// Whether a check waits to begin.
+    /// Returns whether a check waits to start.
     pub(super) fn is_settling(&self) -> bool {
         matches!(self.state, State::Settling)
     }
 
-    /// Whether the end of a consumer makes another check necessary.
+    /// Returns whether the end of a consumer makes another check necessary.
     pub(super) fn is_checkable(&self) -> bool {
         matches!(self.state, State::Up | State::Checking(_) | State::RetryAt(_))
     }
 
-    /// The verdict that waits for a transaction.
+    /// Returns the verdict that waits for a transaction.
     pub(super) fn verdict(&self) -> Option<&Verdict> {
         if let State::Judged(verdict) = &self.state { Some(verdict) } else { None }
     }
 
-    /// Checks passed so far.
+    /// Returns the number of passed checks.
     pub(super) fn passed(&self) -> u64 {
         self.passed
     }
 
-    /// Whether it is known which incarnation of the database this is: the broker has answered at
-    /// least once. Before that nothing gets a version, because a database that went back in time
-    /// would give it in the name of an incarnation of which others know more.
+    /// Returns whether the incarnation of the database is known: the broker has answered at least
+    /// once. Before that no change gets a version. If the database went back in time, the version
+    /// could exist with another content on other nodes.
     pub(super) fn knows_incarnation(&self) -> bool {
         self.passed > 0 || self.verdict().is_some()
     }
 
-    /// Random bits for the site of a new incarnation.
+    /// Returns random bits for the site of a new incarnation.
     pub(super) fn random(&mut self) -> u64 {
         (self.random)()
     }
 
-    /// The new incarnation has begun.
+    /// Notes that the new incarnation has started.
     pub(super) fn incarnation_begun(&mut self) {
         if let State::Judged(verdict) = &mut self.state {
             verdict.behind_broker = false;
         }
     }
 
-    /// Whether a check waits for outbound and for what was delivered before. `settled`: no
-    /// acknowledgement and no delivery waits.
+    /// Returns whether the check can start: outbound has stopped publishing, and no acknowledgement
+    /// or delivery waits.
     pub(super) fn may_check(&self, acks_wait: bool, deliveries_wait: bool) -> bool {
         let held = self.outbound_held == self.check && !acks_wait;
-        // A delivery from before would move the cursor behind the back of the check: to a position
-        // that may be another message by now.
+        // An earlier delivery would move the cursor during the check, to a position that may hold
+        // another message by now.
         self.is_settling() && (held || planted(Bug::NoHold)) && !deliveries_wait
     }
 
-    /// Asks all that is needed to judge this connection. `began`: the cursor behind which each
-    /// consumer began.
+    /// Returns all questions of a check. `began` has the cursor after which each consumer started.
     pub(super) fn check(
         &mut self,
         durable: &Durable,
         began: &[(u32, Option<Anchor>)],
         own_shard: u32,
     ) -> Vec<Outgoing> {
-        let mut answered = Answered { own: durable.own_anchor, ..Answered::default() };
+        let mut answered = BrokerAnswers { own: durable.own_anchor, ..BrokerAnswers::default() };
         let at = |shard, anchor: &Anchor| {
             let seq = anchor.seq;
             Outgoing::Ask(Question::At(shard, seq), Request::MessageAt { shard, seq })
@@ -205,7 +205,7 @@ impl Verify {
         out
     }
 
-    /// Reads the lease, if this process does not hold it.
+    /// Returns the request for the lease, if this process does not hold it.
     pub(super) fn ask_for_lease(&self) -> Option<Outgoing> {
         (!self.lease.is_held()).then(|| self.read_lease())
     }
@@ -224,7 +224,7 @@ impl Verify {
         Outgoing::Ask(Question::LeasePut, request)
     }
 
-    /// The lease as the registry has it.
+    /// Takes the lease as stored in the registry.
     ///
     /// # Errors
     /// [`Fatal::SecondNode`].
@@ -234,32 +234,34 @@ impl Verify {
         now: Now,
     ) -> Result<Option<Outgoing>, Fatal> {
         match self.lease.decide(entry, now.mono_ms) {
-            Next::Put { expected } => return Ok(Some(self.put_lease(expected))),
-            Next::LookAgain => self.lease_due_ms = now.mono_ms + (self.lease_ttl_ms / 4).max(1),
-            Next::Refuse(holder) => {
+            LeaseStep::Put { expected } => return Ok(Some(self.put_lease(expected))),
+            LeaseStep::LookAgain => {
+                self.lease_due_ms = now.mono_ms + (self.lease_ttl_ms / 4).max(1)
+            }
+            LeaseStep::Refuse(holder) => {
                 return Err(Fatal::SecondNode { node: self.node, place: holder.place });
             }
         }
         Ok(None)
     }
 
-    /// The lease is written.
+    /// Notes that the lease is written.
     pub(super) fn lease_written(&mut self, revision: u64, now: Now) {
         self.lease.written(revision);
         self.lease_due_ms = now.mono_ms + self.lease_ttl_ms / 3;
     }
 
-    /// Another process wrote the lease first.
+    /// Reads the lease again, because another process wrote it first.
     pub(super) fn lease_lost_race(&self) -> Outgoing {
         self.read_lease()
     }
 
-    /// The lease could not be read or written.
+    /// Notes that the lease could not be read or written.
     pub(super) fn lease_failed(&mut self, now: Now) {
         self.lease_due_ms = now.mono_ms + RETRY_MS;
     }
 
-    /// Renews or reads the lease when it is time.
+    /// Renews or reads the lease, if it is due.
     pub(super) fn renew_lease(&mut self, now: Now, awaits_lease: bool) -> Option<Outgoing> {
         if now.mono_ms < self.lease_due_ms || awaits_lease {
             return None;
@@ -268,7 +270,7 @@ impl Verify {
         Some(self.lease.revision().map_or_else(|| self.read_lease(), |r| self.put_lease(r)))
     }
 
-    /// An answer that belongs to the check.
+    /// Takes an answer of the check.
     pub(super) fn evidence(&mut self, question: Question, reply: Reply) {
         let State::Checking(check) = &mut self.state else { return };
         let answered = &mut check.answered;
@@ -281,31 +283,31 @@ impl Verify {
             }
             (Question::LastOwn, Reply::Message(message)) => answered.last_own = message,
             (Question::Registry, Reply::Kv(entry)) => answered.registry = entry,
-            // An answer of another kind than asked cannot come from our own broker side.
+            // Our own side of the broker never returns another kind of answer than requested.
             _ => return,
         }
         check.outstanding = check.outstanding.saturating_sub(1);
     }
 
-    /// A question of the check was not answered.
+    /// Notes that a question of the check failed.
     pub(super) fn not_answered(&mut self, now: Now) {
         if matches!(self.state, State::Checking(_)) {
             self.check_later(now);
         }
     }
 
-    /// Checks again a little later.
+    /// Schedules another check.
     pub(super) fn check_later(&mut self, now: Now) {
         self.state = State::RetryAt(now.mono_ms + RETRY_MS);
     }
 
-    /// Whether a failed check is to be repeated now.
+    /// Returns whether a failed check is to be repeated now.
     pub(super) fn retries(&self, now: Now) -> bool {
         matches!(self.state, State::RetryAt(at) if now.mono_ms >= at)
     }
 
-    /// Once all is answered: the positions still to be asked about, for the cursors that are lost.
-    /// None: answers are awaited. Empty: [`Verify::judge`].
+    /// Returns the questions about the trail of lost cursors, when all other answers are here. None
+    /// while answers are missing. Empty if the check can be judged ([`Verify::judge`]).
     pub(super) fn trail_to_ask(
         &mut self,
         durable: &Durable,
@@ -330,19 +332,24 @@ impl Verify {
         Some(out)
     }
 
-    /// Judges the connection. Returns the state of each stream.
-    pub(super) fn judge(&mut self, durable: &Durable, config: &NodeConfig) -> Option<Answered> {
+    /// Judges the connection, and returns the answers of the broker.
+    pub(super) fn judge(
+        &mut self,
+        durable: &Durable,
+        config: &NodeConfig,
+    ) -> Option<BrokerAnswers> {
         let State::Checking(check) = std::mem::replace(&mut self.state, State::Down) else {
             return None;
         };
-        let known = Known {
+        let known = NodeKnowledge {
             cursors: durable.streams.iter().map(|s| (s.shard, &s.cursor)).collect(),
             own_shard: config.own_shard(),
             own_lowest_ms: durable.own_lowest_ms,
             drift_ms: config.max_clock_drift_ms,
         };
         let mut verdict = judge_connection(&check.answered, &known);
-        // Only before this process has published anything: later outbound knows what is in flight.
+        // This holds only before the process has published anything. Later the broker may have the
+        // batch in flight of outbound.
         verdict.behind_broker = self.passed == 0
             && !planted(Bug::SameSite)
             && check.answered.is_ahead_of(durable.site(), durable.batch, &durable.absorb.own_sites);
@@ -350,7 +357,7 @@ impl Verify {
         Some(check.answered)
     }
 
-    /// The verdict is carried out: outbound may go.
+    /// Notes that the verdict is carried out, and returns the go-ahead for outbound.
     pub(super) fn pass(&mut self, durable: &Durable) -> Effect {
         self.state = State::Up;
         self.heartbeat_due_ms = 0;
@@ -363,17 +370,17 @@ impl Verify {
         }
     }
 
-    /// The registry entry is to be written at once.
+    /// Makes the registry entry due at once.
     pub(super) fn heartbeat_at_once(&mut self) {
         self.heartbeat_due_ms = 0;
     }
 
-    /// Whether the registry entry is to be written.
+    /// Returns whether the registry entry is due.
     pub(super) fn heartbeat_is_due(&self, now: Now) -> bool {
         now.mono_ms >= self.heartbeat_due_ms
     }
 
-    /// Writes the registry entry.
+    /// Returns the request that writes the registry entry.
     pub(super) fn heartbeat(&mut self, entry: Vec<u8>, now: Now) -> Outgoing {
         self.heartbeat_due_ms = now.mono_ms + HEARTBEAT_MS;
         let request = Request::KvPut {
@@ -385,7 +392,7 @@ impl Verify {
         Outgoing::Ask(Question::Heartbeat, request)
     }
 
-    /// When there is something to do although nothing comes in, on the monotone clock.
+    /// Returns when there is work although no input arrives, on the monotone clock.
     pub(super) fn deadline(&self) -> u64 {
         match &self.state {
             State::Down | State::Settling => u64::MAX,

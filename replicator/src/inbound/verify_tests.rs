@@ -27,7 +27,7 @@ fn empty_stream() -> Reply {
     })
 }
 
-/// Answers each question of a check of an empty broker.
+/// Answers each question of a check, as an empty broker.
 fn answer(verify: &mut Verify, questions: Vec<Outgoing>) {
     for out in questions {
         let Outgoing::Ask(question, _) = out else { panic!("{out:?}") };

@@ -1,19 +1,19 @@
-//! Decides whether this database can take a batch, by the schema hashes of its tables.
+//! Decides by the schema hashes of its tables whether this database can apply a batch.
 //!
-//! Arrives: the table headers of a decoded batch and the layout. Leaves: how each table maps to
-//! ours, or the reason why the origin has to wait. Owns: rows are never written into a table that
-//! means something else. Pure.
+//! Arrives: the table headers of a decoded batch and the layout. Leaves: a map for each table, or
+//! the reason why the origin has to wait. Owns: rows are never written into a table with another
+//! meaning. Pure.
 
 use crate::db::layout::Layout;
 use crate::merge::table_map::TableMap;
 use crate::model::batch::TableHeader;
 use std::sync::Arc;
 
-/// Maps the tables of a batch; None stands for a table that the configuration excludes here.
+/// Maps the tables of a batch. A table that the configuration excludes here gets None.
 ///
 /// # Errors
-/// Why the origin must wait, naming tables and columns: its schema is neither our present nor our
-/// previous one.
+/// The reason why the origin must wait, with table and columns: its schema is neither our present
+/// nor our previous one.
 pub fn admit(
     layout: &Layout,
     tables: &[TableHeader],

@@ -1,10 +1,9 @@
-//! The only writer of remote data. Rows, versions and the conflict journal change in one SQLite
-//! transaction, the caller's, which also moves the cursor: a crash leaves all or none. What may
-//! fail because of content happens earlier, in decode.
+//! The only writer of remote rows. Rows, versions and the conflict journal change in the caller's
+//! transaction, which also moves the cursor, so a crash leaves all or none. Decode has already
+//! rejected malformed content.
 //!
-//! Arrives: the rows of one admitted batch, after absorb. Leaves: the database as if the greater
-//! version had always been there. Owns: unique clashes end the same way on every node
-//! (docs/design.md, section 2).
+//! Arrives: the rows of one admitted batch, after absorb. Leaves: for each row the greater of both
+//! versions. Owns: unique clashes end the same way on every node (docs/design.md, section 2).
 
 use crate::db::connection::DatabaseError;
 use crate::db::layout::TableLayout;
@@ -22,27 +21,26 @@ use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension, params
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// Why a batch could not be applied.
+/// The reason why a batch could not be applied.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    /// The database as such: busy, full, damaged.
+    /// An error of the database itself: busy, full, damaged.
     #[error(transparent)]
     Database(#[from] DatabaseError),
-    /// This database cannot hold the row, and never will as it is.
+    /// This database can never hold the row as it is.
     #[error("table {table}, row {key}: {reason}")]
     Refused {
         /// The table.
         table: String,
         /// The key as JSON of SQL literals.
         key: String,
-        /// What SQLite says.
+        /// The error message of SQLite.
         reason: String,
     },
 }
 
 impl ApplyError {
-    /// A row that is refused goes to quarantine with its batch; the rest is the database's own
-    /// affair.
+    /// Returns the action for this error. A refused row goes to quarantine with its batch.
     pub fn action(&self) -> Action {
         match self {
             Self::Database(error) => error.action(),
@@ -57,16 +55,16 @@ impl From<rusqlite::Error> for ApplyError {
     }
 }
 
-/// What applying one batch came to.
+/// The counts of one applied batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// Rows that were newer and are now here.
+    /// Rows that were newer, and were written.
     pub taken: u64,
-    /// Rows that were older or the same.
+    /// Rows that were older than ours, or equal.
     pub skipped: u64,
     /// Losses written to the journal.
     pub conflicts: u64,
-    /// Deletes made (and logged for publication) because of unique clashes.
+    /// Deletes because of unique clashes. They are logged for publication.
     pub compensated: u64,
     /// The greatest remote wall-clock time, unix milliseconds.
     pub newest_ms: i64,
@@ -88,13 +86,13 @@ pub struct Applier<'a> {
     conflicts_max: u64,
     clashes: Vec<Clash>,
     versions: Versions<'a>,
-    /// Of the table whose row came last.
+    /// The upsert statement of the table of the last row.
     upsert: Option<(Arc<TableMap>, CachedStatement<'a>)>,
     done: Applied,
 }
 
 impl<'a> Applier<'a> {
-    /// Begins a batch. The caller has absorbed in the same transaction.
+    /// Starts a batch. The caller has absorbed the log in the same transaction.
     pub fn new(
         db: &'a Connection,
         site: Site,
@@ -177,9 +175,8 @@ impl<'a> Applier<'a> {
         Ok(())
     }
 
-    /// Ends the batch: rows that clashed are tried again, their old contents removed (two rows may
-    /// swap values in one transaction). What still clashes is a real conflict: the greater version
-    /// stays.
+    /// Ends the batch. Removes the old contents of all clashing rows and retries them, because two
+    /// rows may swap values in one transaction. If rows still clash, the greater version wins.
     ///
     /// # Errors
     /// As [`Applier::row`].
@@ -236,7 +233,7 @@ impl<'a> Applier<'a> {
         Ok(())
     }
 
-    /// The loser of a unique clash is deleted just above the version it had, and that delete is
+    /// Deletes the loser of a unique clash, with the version just above its last one. The delete is
     /// published.
     fn compensate(
         &mut self,
@@ -273,7 +270,7 @@ impl<'a> Applier<'a> {
         statement.raw_execute().map(|_| ())
     }
 
-    /// The row as it is here, by column.
+    /// Reads our content of a row, by column.
     fn read<'t>(
         &self,
         table: &'t TableLayout,
@@ -293,7 +290,7 @@ impl<'a> Applier<'a> {
         Ok(row)
     }
 
-    /// Writes a loss down, unless the winner says the same.
+    /// Records a loss, unless winner and loser have the same content.
     #[allow(clippy::too_many_arguments)]
     fn lost(
         &mut self,
@@ -316,7 +313,7 @@ impl<'a> Applier<'a> {
     }
 }
 
-/// Equal in every column that both have.
+/// Returns whether both rows are equal in every common column.
 fn same_content(a: Option<&[(&str, Value)]>, b: Option<&[(&str, Value)]>) -> bool {
     match (a, b) {
         (None, None) => true,
@@ -327,10 +324,10 @@ fn same_content(a: Option<&[(&str, Value)]>, b: Option<&[(&str, Value)]>) -> boo
     }
 }
 
-/// Logs a row whose version is stored already, so that it is published.
+/// Logs a row for publication. Its version is already stored.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn log_for_publication(
     db: &Connection,
     table: &TableLayout,
@@ -345,7 +342,7 @@ fn is_unique(error: &rusqlite::Error) -> bool {
 
 fn refused(map: &TableMap, key: &[Value], error: rusqlite::Error) -> ApplyError {
     use ErrorCode::{ConstraintViolation, TooBig, TypeMismatch, Unknown};
-    // rusqlite gives no code for what does not compile.
+    // rusqlite reports no error code for SQL that does not compile.
     let uncompiled = matches!(error, rusqlite::Error::SqlInputError { .. });
     if !uncompiled
         && !matches!(

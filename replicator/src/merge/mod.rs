@@ -1,4 +1,4 @@
-//! A batch of another node: does it fit, does it win, write it.
+//! Merges a batch of another node: does it fit, which rows win, write them.
 
 pub mod admit;
 pub mod apply;

@@ -1,32 +1,33 @@
 //! Decides, row by row, whether a remote change wins.
 //!
-//! Arrives: the versions of one decoded row and what this database holds for its key. Leaves: a
-//! [`Verdict`]. Owns: the greater version wins, and an equal one is a repetition. A crash here
-//! loses nothing: it is pure.
+//! Arrives: the versions of one decoded row, and this database's version for its key. Leaves: a
+//! [`Verdict`]. Owns: the greater version wins, and an equal one is a repetition. Pure, so a crash
+//! loses nothing.
 
 use crate::model::ids::Version;
 use crate::model::planted_bugs::{Bug, planted};
 
-/// What apply has to do with a remote row.
+/// The decision about a remote row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Newer than ours: write it. `concurrent` if its writer had not seen ours, which then goes to
-    /// the journal.
+    /// The row is newer than ours: write it. `concurrent` if its writer had not seen ours, which
+    /// then goes to the journal.
     Take {
         /// See above.
         concurrent: bool,
     },
-    /// Older than ours, or the same: nothing to write. `concurrent` if neither had seen the other.
+    /// The row is older than ours, or equal: write nothing. `concurrent` if neither writer had seen
+    /// the other's row.
     Skip {
         /// See above.
         concurrent: bool,
     },
 }
 
-/// Compares the versions of one row (docs/design.md, section 2). `previous` is what the remote
-/// writer had before its change; equal to `remote` it says that nobody kept it (a repair). Then
-/// ours counts as unseen only if it was written here: better a needless journal entry than a local
-/// write without a trace.
+/// Compares the versions of one row (docs/design.md, section 2). `previous` is the version that the
+/// remote writer had before its change. If it equals `remote`, it is unknown (the row was
+/// republished). Then ours counts as unseen only if it was written here: a needless journal entry
+/// is better than a local write lost without a trace.
 pub fn resolve(local: Version, remote: Version, previous: Version, local_is_own: bool) -> Verdict {
     let wins = if planted(Bug::TieBroken) && remote.hlc == local.hlc {
         local.site != remote.site

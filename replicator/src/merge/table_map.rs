@@ -8,13 +8,13 @@ use crate::model::batch::{Op, Row, TableHeader, Value};
 use crate::model::planted_bugs::{Bug, planted};
 use std::sync::Arc;
 
-/// A batch's table in this database.
+/// The map from a batch's table to the table in this database.
 #[derive(Debug)]
 pub struct TableMap {
     pub(super) table: Arc<TableLayout>,
-    /// Positions in the batch row of the columns that exist here.
+    /// The positions in a batch row of the columns that exist here.
     pub(super) used: Vec<usize>,
-    /// Their names here.
+    /// The names of these columns here.
     pub(super) columns: Vec<String>,
     key: Vec<usize>,
     pub(super) upsert: String,
@@ -22,8 +22,8 @@ pub struct TableMap {
 
 impl TableMap {
     /// Maps the columns of a batch's table to those of this database by name. None if a key column
-    /// is missing here, or if the schema is said to be the present one and the columns are others:
-    /// whoever wrote that is not to be followed.
+    /// is missing here. Also None if the header has the hash of our present schema but other
+    /// columns: such a header is wrong.
     pub fn new(table: &Arc<TableLayout>, header: &TableHeader) -> Option<Self> {
         let (mut used, mut columns) = (Vec::new(), Vec::new());
         for (i, name) in header.columns.iter().enumerate() {
@@ -48,9 +48,9 @@ impl TableMap {
         })
     }
 
-    /// The writer did not know all columns that are here. The others get their defaults, as they do
-    /// where the writer is and migrates later: a value that stayed here from an older version would
-    /// be different there for ever.
+    /// Returns whether the writer lacked some of our columns. These columns then get their
+    /// defaults, as they will at the writer when it migrates. If an older value stayed here, the
+    /// nodes would differ permanently.
     pub(super) fn is_partial(&self) -> bool {
         self.columns.len() < self.table.batch_columns.len() && !planted(Bug::MissingColumnsStay)
     }

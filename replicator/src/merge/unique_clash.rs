@@ -1,8 +1,8 @@
-//! Finds which rows stand in the way of another row on a unique index.
+//! Finds the rows that clash with another row on a unique index.
 //!
-//! Arrives: a row that cannot be written. Leaves: the keys of the rows that clash with it, whatever
-//! kind of unique index it is (partial, over expressions, with collations): SQLite is asked by a
-//! REPLACE that is undone. Changes nothing.
+//! Arrives: a row that cannot be written. Leaves: the keys of the rows that clash with it. It runs
+//! a REPLACE and undoes it, so it supports every kind of unique index (partial, over expressions,
+//! with collations). Changes nothing.
 
 use crate::db::connection::DatabaseError;
 use crate::db::layout::{Layout, TableLayout};
@@ -11,11 +11,11 @@ use crate::db::sql::{key_columns, quote};
 use crate::model::batch::Value;
 use rusqlite::Connection;
 
-/// Makes the TEMP triggers that report displaced rows. Outside any transaction of others; once a
-/// layout.
+/// Creates the TEMP triggers that record displaced rows. Runs outside any transaction, once for
+/// each layout.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn prepare(db: &Connection, layout: &Layout) -> Result<(), DatabaseError> {
     let old: Vec<String> = db
         .prepare(
@@ -52,12 +52,12 @@ pub fn prepare(db: &Connection, layout: &Layout) -> Result<(), DatabaseError> {
     Ok(())
 }
 
-/// Between these two, [`others`] may be called. REPLACE fires delete triggers only with recursive
-/// triggers on; they are not left on, because the application's own triggers would then run
-/// differently here than there.
+/// Switches probing on or off; [`others`] needs it on. REPLACE fires delete triggers only with
+/// recursive triggers on. They are switched off again, because otherwise the application's triggers
+/// would behave differently here than in the application.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn set_probing(db: &Connection, on: bool) -> Result<(), DatabaseError> {
     Ok(db.execute_batch(if on {
         "PRAGMA recursive_triggers = ON"
@@ -66,11 +66,11 @@ pub fn set_probing(db: &Connection, on: bool) -> Result<(), DatabaseError> {
     })?)
 }
 
-/// The keys of the rows that clash with this one, its own excluded. Inside a transaction, between
-/// [`set_probing`].
+/// Returns the keys of the rows that clash with this one, its own excluded. Runs inside a
+/// transaction, with [`set_probing`] on.
 ///
 /// # Errors
-/// What SQLite says, also of a row that no REPLACE can write.
+/// SQLite's error, also for a row that no REPLACE can write.
 pub fn others(
     db: &Connection,
     table: &TableLayout,

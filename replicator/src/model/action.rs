@@ -3,12 +3,12 @@
 /// What the node does about an error (CONTRIBUTING.md, errors).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// It passes by itself: wait and try again.
+    /// The error is temporary: wait and retry.
     Retry,
-    /// This batch will never get better: set it aside, go on, say so.
+    /// This batch can never be applied: quarantine it, report that, and continue.
     Quarantine,
     /// Wait until this node (its schema, its program) can read the origin's batches.
     HoldOrigin,
-    /// Going on could harm data: end the process and say why.
+    /// Continuing could harm data: end the process and report the reason.
     Stop,
 }

@@ -21,12 +21,12 @@ pub enum Value {
 /// A SHA-256.
 pub type Digest = [u8; 32];
 
-/// What a batch says of itself before its rows.
+/// The header of a batch, before its rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchHeader {
     /// Who published it.
     pub node: NodeId,
-    /// The life of the origin's database that it belongs to.
+    /// The incarnation of the origin's database.
     pub site: Site,
     /// Its number within the site.
     pub number: BatchNo,
@@ -51,7 +51,7 @@ impl BatchHeader {
     }
 }
 
-/// What a batch says of one table before that table's rows.
+/// The header of one table in a batch, before that table's rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableHeader {
     /// The table's name, unquoted.
@@ -93,7 +93,7 @@ pub struct Row {
 /// What is known of a batch from the headers of one of its messages, before anything is decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartHeaders {
-    /// The life of the origin's database.
+    /// The incarnation of the origin's database.
     pub site: Site,
     /// The batch that the part belongs to.
     pub batch: BatchNo,

@@ -9,9 +9,9 @@ use std::path::PathBuf;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnJoin {
-    /// Rows that the cluster lacks are published.
+    /// Publish the rows that the cluster lacks.
     Merge,
-    /// Rows that the cluster lacks are removed.
+    /// Remove the rows that the cluster lacks.
     Replace,
     /// The node does not start if both sides have rows.
     Refuse,
@@ -44,8 +44,8 @@ pub struct NodeConfig {
     pub lease_ttl_ms: u64,
     /// What identifies this process on this machine and this file, for the lease.
     pub instance: String,
-    /// The place (machine and path): a lease of a former process at the same place is ours, because
-    /// the file lock proves that it ended.
+    /// The place (machine and path): a lease of an earlier process at the same place is ours,
+    /// because the file lock proves that it ended.
     pub place: String,
     /// Bounds.
     pub limits: Limits,

@@ -30,8 +30,8 @@ pub struct Limits {
     pub apply_rows_max: u64,
     /// Entries in the conflict journal. The oldest are dropped.
     pub conflicts_max: u64,
-    /// Batches in quarantine. With a full quarantine the node stops applying; it never drops a
-    /// batch by itself.
+    /// Batches in quarantine. The node ends instead of quarantining another batch; it never drops a
+    /// batch automatically.
     pub quarantine_max: u64,
     /// Older cursors, kept at growing distances. After a loss the newest one that still matches is
     /// used.
@@ -39,7 +39,7 @@ pub struct Limits {
     /// Least number of messages between two kept cursors.
     pub cursor_trail_step: u64,
     /// Rows read in one write transaction of a republication (about 20 ms of work).
-    pub relog_rows_max: u64,
+    pub republish_rows_max: u64,
     /// Log entries that one batch folds. A longer log is read in pieces, which may split a
     /// transaction.
     pub batch_entries_max: u64,
@@ -62,7 +62,7 @@ impl Default for Limits {
             quarantine_max: 1_000,
             cursor_trail_max: 64,
             cursor_trail_step: 64,
-            relog_rows_max: 10_000,
+            republish_rows_max: 10_000,
             batch_entries_max: 4_000_000,
         }
     }

@@ -33,7 +33,7 @@ pub enum Bug {
     CompensationNow,
     /// A row from a node that lacks a column leaves that column unchanged.
     MissingColumnsStay,
-    /// Publishing goes on while the broker is checked, and any go-ahead counts.
+    /// Publishing continues while the broker is checked, and any go-ahead counts.
     NoHold,
     /// Any answer ends a gap, also one of a node that misses the same.
     AnyAnswer,

@@ -21,7 +21,7 @@ use crate::model::config::NodeConfig;
 use crate::model::ids::{NodeId, Site};
 use crate::nats::{Hub, LinkState, NatsBroker, Sink, Target};
 use crate::publish::outbound::{Input as ReaderInput, Outbound};
-use crate::repair::lease::{Lease, Next};
+use crate::repair::lease::{Lease, LeaseStep};
 use crate::settings::identity::{IdentitySource, decide, machine_id};
 use crate::settings::{ClusterSettings, NodeConfigError, Settings};
 use crate::store::install::stored_node;
@@ -233,11 +233,11 @@ async fn refuse_second_node(hub: &Hub, config: &NodeConfig) -> Result<(), NodeEr
         hub.asker().ask(Request::KvGet { key: Lease::key(config.node) }).await
     {
         match lease.decide(entry.as_ref(), clock::mono_ms()) {
-            Next::Put { .. } => break,
-            Next::LookAgain => {
+            LeaseStep::Put { .. } => break,
+            LeaseStep::LookAgain => {
                 tokio::time::sleep(Duration::from_millis((config.lease_ttl_ms / 4).max(1))).await
             }
-            Next::Refuse(holder) => {
+            LeaseStep::Refuse(holder) => {
                 return Err(NodeError::Fatal(Fatal::SecondNode {
                     node: config.node,
                     place: holder.place,

@@ -41,7 +41,7 @@ pub(super) struct WriterSnapshot {
     pub(super) site: Option<Site>,
     pub(super) gaps: Vec<String>,
     /// Rows logged so far for joining, and for republishing.
-    pub(super) relogged: (Option<u64>, Option<u64>),
+    pub(super) republished: (Option<u64>, Option<u64>),
     pub(super) drained: bool,
     pub(super) streams: Vec<StreamSnapshot>,
     pub(super) layout: Arc<Layout>,
@@ -112,7 +112,7 @@ impl Writer {
             let seconds = (now_ms - since) / 1_000;
             let why = self
                 .inbound
-                .full()
+                .no_room()
                 .unwrap_or_else(|| "another connection holds the database's write lock".to_owned());
             tracing::warn!(seconds, why, "cannot write to the database; waiting");
         }
@@ -131,13 +131,13 @@ impl Writer {
         let streams = streams.collect();
         self.seen.send_replace(WriterSnapshot {
             stats: self.inbound.stats,
-            linked: self.inbound.is_linked(),
+            linked: self.inbound.is_connected(),
             trouble: self.inbound.trouble().map(str::to_owned),
-            full: self.inbound.full(),
+            full: self.inbound.no_room(),
             joined: self.inbound.is_joined(),
             site: Some(self.inbound.site()),
             gaps: self.inbound.open_gaps(),
-            relogged: self.inbound.republished_rows(),
+            republished: self.inbound.republished_rows(),
             drained: self.inbound.is_drained(),
             streams,
             layout: Arc::clone(self.inbound.layout()),

@@ -1,8 +1,8 @@
-//! Turns what the log holds into one batch.
+//! Turns pending log entries into one batch.
 //!
 //! Arrives: a wake. Leaves: the encoded batch of everything pending at one commit boundary, or
-//! nothing. Owns: one read transaction sees log, versions and rows together, so a batch never holds
-//! half of an application's transaction. Reads only: a crash here loses nothing.
+//! nothing. Owns: one read transaction reads log, versions and rows together, so a batch never
+//! holds half of an application's transaction. It only reads, so a crash loses nothing.
 
 use crate::capture::fold::{FoldFrom, Folded, FoldedRow, fold, row_exists};
 use crate::db::connection::DatabaseError;
@@ -16,18 +16,18 @@ use rusqlite::{Connection, params_from_iter};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-/// Why nothing could be collected.
+/// The reason why collecting failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CollectError {
-    /// The database.
+    /// An error of the database.
     #[error(transparent)]
     Database(#[from] DatabaseError),
-    /// The batch.
+    /// The batch could not be encoded.
     #[error(transparent)]
     Encode(#[from] EncodeError),
-    /// One row alone is larger than a batch may be.
+    /// A single row is larger than a batch may be.
     #[error(
-        "one change alone is larger than {limit} bytes and cannot be replicated; exclude its \
+        "a single change is larger than {limit} bytes and cannot be replicated; exclude its \
         table or make the row smaller (log entry {entry})"
     )]
     RowTooLarge {
@@ -44,25 +44,25 @@ impl From<rusqlite::Error> for CollectError {
     }
 }
 
-/// What collect needs to know.
+/// The input of [`collect`].
 #[derive(Debug)]
 pub struct CollectFrom<'a> {
-    /// Who publishes.
+    /// The publishing node.
     pub node: NodeId,
-    /// Where the fold starts, and where the log ends.
+    /// The range of log entries to fold; `upto` is the end of the log.
     pub fold: FoldFrom<'a>,
-    /// The last batch.
+    /// The number of the last batch.
     pub previous: BatchNo,
-    /// Unix milliseconds.
+    /// The present time, unix milliseconds.
     pub now_ms: i64,
-    /// At most so many log entries at once.
+    /// The most log entries in one batch.
     pub entries_max: u64,
 }
 
-/// What the log came to.
+/// The result of [`collect`].
 #[derive(Debug)]
 pub struct Collected {
-    /// Log entries up to here are in it.
+    /// Log entries up to here are collected.
     pub upto: i64,
     /// The batch; None if no entry asks for publication.
     pub batch: Option<(BatchHeader, Encoded)>,
@@ -70,13 +70,13 @@ pub struct Collected {
     pub rows: u64,
     /// The lowest row time in it, unix milliseconds.
     pub lowest_ms: i64,
-    /// It could not be taken whole: a transaction may be in two batches.
+    /// The log was cut at a bound, so a transaction may be in two batches.
     pub split: bool,
     /// The log holds more.
     pub more: bool,
 }
 
-/// Collects what is pending. Inside the caller's read transaction. None: nothing is.
+/// Collects the pending entries inside the caller's read transaction. None if nothing is pending.
 ///
 /// # Errors
 /// [`CollectError`].
@@ -118,12 +118,12 @@ pub fn collect(
                 }));
             }
             Err(CollectError::Encode(EncodeError::TooLarge { limit })) if most > 1 => {
-                // Half of what there is, until it fits.
+                // Take half of the entries until the batch fits.
                 most = (folded.entries.min(most) / 2).max(1);
                 tracing::warn!(
                     limit,
                     entries = most,
-                    "a transaction is larger than max_atomic_bytes; it is sent in pieces and is \
+                    "a transaction is larger than a batch may be; sending it in pieces, which is \
                     not atomic at the peers"
                 );
             }
@@ -135,9 +135,9 @@ pub fn collect(
     }
 }
 
-/// A piece of the log sends only rows that do not change again behind it: their content is that of
-/// the last change, and must not travel under the version of an earlier one. The piece with the
-/// last change sends them.
+/// Drops the rows that have a change after `upto`. Their content is that of the last change, and
+/// must not be sent under the version of an earlier change. The batch with the last change sends
+/// them.
 fn drop_changed_later(
     db: &Connection,
     layout: &Layout,
@@ -159,7 +159,7 @@ fn drop_changed_later(
     Ok(())
 }
 
-/// The rows to be sent, each with the version that it has now.
+/// Returns the rows to send, each with its present version.
 fn publishable(db: &Connection, folded: Vec<FoldedRow>) -> Result<Vec<FoldedRow>, CollectError> {
     let mut rows = Vec::with_capacity(folded.len());
     for mut row in folded.into_iter().filter(|r| r.publish) {
@@ -172,8 +172,8 @@ fn publishable(db: &Connection, folded: Vec<FoldedRow>) -> Result<Vec<FoldedRow>
                 row.version = version;
             }
         }
-        // A row that was never seen has nothing to say (its entry was a republish of what retention
-        // dropped since).
+        // A row without a version is not sent. Its entry asked to republish it, and pruning has
+        // removed its version since.
         if row.version != Version::NONE {
             rows.push(row);
         }
@@ -254,7 +254,7 @@ fn write_table(
     Ok(())
 }
 
-/// The sites that rows name besides the batch's own, and the index of each.
+/// Returns the sites of the rows other than the batch's own, and the index of each site.
 fn sites(own: Site, rows: &[FoldedRow]) -> (Vec<Site>, HashMap<Site, u64>) {
     let mut index = HashMap::from([(own, 0)]);
     let mut further = Vec::new();

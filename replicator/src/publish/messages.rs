@@ -1,28 +1,28 @@
-//! What outbound receives and what it has for inbound.
+//! The messages that outbound receives, and those that it returns for inbound.
 
 use crate::actor::{Ack, Effect};
 use crate::broker::BrokerEvent;
 
-/// What comes in.
+/// A message to outbound.
 #[derive(Debug)]
 pub enum Input {
-    /// From the broker.
+    /// An event of the broker.
     Broker(BrokerEvent),
-    /// From inbound.
+    /// A message of inbound.
     Effect(Effect),
     /// A commit may have happened.
     Wake,
 }
 
-/// What goes to inbound.
+/// A message to inbound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
-    /// A batch is stored, or log entries needed no batch.
+    /// A batch is stored in the stream, or log entries needed no batch.
     Acknowledged(Ack),
     /// The schema changed: install the triggers.
     Wake,
-    /// Nothing is published until the go-ahead of this check, and everything that was acknowledged
-    /// before is said.
+    /// Outbound publishes nothing until the go-ahead of this check, and has passed on all earlier
+    /// acknowledgements.
     Held(u64),
 }
 

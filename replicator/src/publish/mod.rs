@@ -1,4 +1,4 @@
-//! From the change log to a batch in the stream.
+//! Publishes the change log as batches in the stream.
 
 pub mod collect;
 pub mod messages;

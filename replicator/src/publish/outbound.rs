@@ -1,9 +1,9 @@
-//! The reading actor: collects, encodes and publishes what the log holds.
+//! The reading actor: collects, encodes and publishes the pending log entries.
 //!
 //! Arrives: wakes, the go-ahead of inbound, answers of the broker. Leaves: batches in the stream,
-//! in the order of this node, and acknowledgements for inbound. Owns: one batch is in flight, and
-//! it is fenced. A crash between the broker's acknowledgement and inbound's mark sends it twice;
-//! peers discard the second by its versions.
+//! in the order of this node, and acknowledgements for inbound. Owns: at most one batch is in
+//! flight, and it is fenced. After a crash between the broker's acknowledgement and inbound's mark
+//! the batch is sent twice; peers skip the second one by its versions.
 
 pub use super::messages::{Input, Output, Stats};
 use crate::actor::{Ack, Effect, Fatal, Step};
@@ -33,36 +33,37 @@ struct InFlight {
     part_bytes_max: usize,
     rows: u64,
     ack: Ack,
-    /// The log held more than went into it.
+    /// The log holds more entries than the batch.
     more: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum State {
-    /// Inbound has not given the go-ahead on this connection.
+    /// Waits for the go-ahead of inbound on this connection.
     Waiting,
-    /// The newest own message is asked for.
+    /// Waits for the newest own message.
     Finding(Ticket),
     /// Nothing is in flight.
     Ready,
-    /// A part is in flight.
+    /// Waits for the acknowledgement of a part.
     Sending(Ticket),
-    /// Something failed: find out where we are at this time.
-    Again(u64),
+    /// A request failed. At this time, ask for the newest own message.
+    RetryAt(u64),
 }
 
-/// The fence refused so often in a row, by messages of a site that is not ours: another process
-/// publishes as this node.
+/// After this many conflicts in a row with messages of a foreign site, another process publishes as
+/// this node.
 const FOREIGN_MAX: u32 = 3;
-const AGAIN_MS: u64 = 100;
-/// What the broker refuses, or what finds no room on the disk, is tried again after so long.
-const REFUSED_AGAIN_MS: u64 = 2_000;
-/// So many in a row, on a connection that holds, are more than a leader that changes.
+const RETRY_MS: u64 = 100;
+/// The wait before a retry if the broker refused a batch, or if the disk had no room for it.
+const REFUSED_RETRY_MS: u64 = 2_000;
+/// This many unanswered batches in a row, on a working connection, are more than a change of the
+/// leader explains.
 const UNANSWERED_MAX: u32 = 2;
-/// nats-server 2.15.1 stores nothing more in a stream whose disk was full once, until it is started
-/// again, and says nothing to its clients.
+/// nats-server 2.15.1 stores nothing more in a stream after its disk was full, until it is
+/// restarted, and does not report that to its clients.
 const UNANSWERED_HINT: &str =
-    "look at the nats-server's log: if its disk was full, make room and start it again";
+    "look at the nats-server's log: if its disk was full, make room and restart it";
 /// Room for the headers of a message.
 const HEADER_BYTES: usize = 1_024;
 
@@ -82,26 +83,26 @@ pub struct Outbound<B: Broker> {
     in_flight: Option<InFlight>,
     look: bool,
     foreign: u32,
-    /// Batches, or parts, that the broker has said nothing about, in a row.
+    /// The number of unanswered batches or parts in a row.
     unanswered: u32,
-    /// Connections seen so far, and whether the last one is up.
+    /// The number of connections so far, and whether the last one is up.
     connection: u64,
     connected: bool,
-    /// The check that waits for us (with its connection), and the one that we hold still for.
+    /// The requested check with its connection, and the check for which publishing is stopped.
     hold: Option<(u64, u64)>,
     held: u64,
     next_ticket: Ticket,
-    /// For inbound; the owner takes them after each call.
+    /// Messages for inbound. The owner takes them after each call.
     pub outputs: Vec<Output>,
     /// Counters.
     pub stats: Stats,
-    /// Why the last batch could not be put together or is not stored by the broker; None once one
-    /// is.
+    /// The reason why the last batch could not be built, or why the broker does not store it. None
+    /// after a batch is stored.
     pub refusal: Option<String>,
 }
 
 impl<B: Broker> Outbound<B> {
-    /// Waits for inbound's go-ahead.
+    /// Creates the actor. It waits for inbound's go-ahead.
     ///
     /// # Errors
     /// If the compressor cannot get its memory.
@@ -133,7 +134,7 @@ impl<B: Broker> Outbound<B> {
         })
     }
 
-    /// Takes an input in. Never touches the database.
+    /// Handles an input. Never accesses the database.
     ///
     /// # Errors
     /// [`Fatal::SecondNode`].
@@ -142,8 +143,8 @@ impl<B: Broker> Outbound<B> {
             Input::Wake => {
                 self.look = true;
                 if !self.config.publish || !matches!(self.state, State::Ready | State::Sending(_)) {
-                    // No collect follows soon: DDL is followed, and what is never sent is absorbed,
-                    // all the same.
+                    // No collect follows soon. Inbound has to follow DDL, and to absorb changes
+                    // that are never sent.
                     self.outputs.push(Output::Wake);
                 }
             }
@@ -152,8 +153,8 @@ impl<B: Broker> Outbound<B> {
                 self.hold = Some((check, connection));
                 self.hold_still();
             }
-            // A go-ahead is for the check that we hold still for: what was checked before says
-            // nothing about what the broker holds now.
+            // Only the go-ahead of the check for which publishing is stopped counts. An earlier
+            // check proves nothing about the broker's present content.
             Input::Effect(Effect::Go { check, site, batch, published }) => {
                 if check == self.held || planted(Bug::NoHold) {
                     self.start(site, batch, published);
@@ -176,8 +177,8 @@ impl<B: Broker> Outbound<B> {
         Ok(())
     }
 
-    /// Stops publishing for a check, once we are on the connection that it is about. What is in
-    /// flight is looked for afterwards.
+    /// Stops publishing for a check as soon as its connection is up. Afterwards outbound looks for
+    /// its batch in flight.
     fn hold_still(&mut self) {
         if let Some((check, connection)) = self.hold
             && connection == self.connection
@@ -190,7 +191,8 @@ impl<B: Broker> Outbound<B> {
 
     fn start(&mut self, site: Site, batch: BatchNo, published: i64) {
         if site != self.site {
-            // What was in flight belongs to a former life; its log entries are collected again.
+            // The batch in flight belongs to another incarnation. Its log entries are collected
+            // again.
             self.in_flight = None;
             (self.site, self.batch, self.sent) = (site, batch, published);
             self.own_sites.clear();
@@ -230,37 +232,37 @@ impl<B: Broker> Outbound<B> {
                 if self.refusal.as_ref() != Some(&refusal) {
                     tracing::error!(
                         reason,
-                        "the broker refuses this node's batch; it is kept and tried again"
+                        "the broker refuses this node's batch; keeping it and retrying"
                     );
                 }
                 self.stats.refused += 1;
                 self.refusal = Some(refusal);
-                self.state = State::Again(now.mono_ms + REFUSED_AGAIN_MS);
+                self.state = State::RetryAt(now.mono_ms + REFUSED_RETRY_MS);
             }
             (State::Sending(asked), Err(error)) if *asked == ticket => {
                 self.unanswered += 1;
                 if self.unanswered == UNANSWERED_MAX {
-                    tracing::warn!(%error, "the broker does not acknowledge this node's batch, \
-                        which is kept and tried again; {UNANSWERED_HINT}");
+                    tracing::warn!(%error, "the broker does not acknowledge this node's batch; \
+                        keeping it and retrying; {UNANSWERED_HINT}");
                     self.refusal = Some(format!(
                         "the broker does not acknowledge this node's batch ({error}); \
                         {UNANSWERED_HINT}"
                     ));
                 }
-                self.state = State::Again(now.mono_ms + AGAIN_MS);
+                self.state = State::RetryAt(now.mono_ms + RETRY_MS);
             }
             (State::Finding(asked), Err(error)) if *asked == ticket => {
-                tracing::debug!(%error, "the broker did not answer; finding out where this node's \
-                    subject is");
-                self.state = State::Again(now.mono_ms + AGAIN_MS);
+                tracing::debug!(%error, "the broker did not answer; retrying to read this node's \
+                    newest message");
+                self.state = State::RetryAt(now.mono_ms + RETRY_MS);
             }
             _ => {}
         }
         Ok(())
     }
 
-    /// Where the own subject is: the fence for what comes next, and whether what was in flight
-    /// arrived.
+    /// Takes the newest own message: it gives the fence of the next message, and shows whether the
+    /// batch in flight arrived.
     fn found(&mut self, last: Option<Message>) -> Result<(), Fatal> {
         self.fence = last.as_ref().map_or(StreamSeq(0), |m| m.seq);
         let headers = last.and_then(|m| m.headers.ok());
@@ -317,8 +319,8 @@ impl<B: Broker> Outbound<B> {
         if flight.part < part_count(flight.encoded.body.len(), flight.part_bytes_max) {
             flight.part += 1;
             if let Err(error) = self.send() {
-                tracing::error!(%error, "cannot read a part of the batch back; trying again");
-                self.state = State::Again(now.mono_ms + AGAIN_MS);
+                tracing::error!(%error, "cannot read a part of the batch back; retrying");
+                self.state = State::RetryAt(now.mono_ms + RETRY_MS);
             }
             return;
         }
@@ -337,17 +339,17 @@ impl<B: Broker> Outbound<B> {
         self.stats.bytes_published += flight.encoded.body.len();
         self.outputs.push(Output::Acknowledged(Ack { seq: Some(seq), ..flight.ack }));
         self.state = State::Ready;
-        // What was committed since has its own wake.
+        // Commits since then have their own wake.
         self.look |= flight.more;
     }
 
     /// Does one piece of work.
     ///
     /// # Errors
-    /// What ends the node.
+    /// The error that ends the node.
     pub fn step(&mut self, now: Now) -> Result<Step, Fatal> {
         match self.state {
-            State::Again(at) if now.mono_ms >= at => {
+            State::RetryAt(at) if now.mono_ms >= at => {
                 self.find();
                 Ok(Step::Worked)
             }
@@ -356,12 +358,12 @@ impl<B: Broker> Outbound<B> {
         }
     }
 
-    /// When [`Outbound::step`] has something to do even if nothing comes in, on the monotone clock.
+    /// Returns when [`Outbound::step`] has work although no input arrives, on the monotone clock.
     pub fn deadline(&self) -> u64 {
-        if let State::Again(at) = self.state { at } else { u64::MAX }
+        if let State::RetryAt(at) = self.state { at } else { u64::MAX }
     }
 
-    /// Whether nothing is in flight and nothing was left to look at.
+    /// Returns whether no batch is in flight and no log entry is pending.
     pub fn is_drained(&self) -> bool {
         !self.config.publish
             || (self.in_flight.is_none() && !self.look && self.state == State::Ready)
@@ -386,16 +388,14 @@ impl<B: Broker> Outbound<B> {
             }
             Err(CollectError::Database(error)) => Err(Fatal::of(&self.db, error)),
             Err(CollectError::Encode(error)) => {
-                let refusal = format!(
-                    "a batch cannot be put together in {}: {error}",
-                    self.config.spill_dir.display()
-                );
+                let refusal =
+                    format!("cannot build a batch in {}: {error}", self.config.spill_dir.display());
                 if self.refusal.as_ref() != Some(&refusal) {
-                    tracing::error!(%error, "cannot put a batch together; trying again");
+                    tracing::error!(%error, "cannot build a batch; retrying");
                 }
                 self.refusal = Some(refusal);
                 self.look = true;
-                self.state = State::Again(now.mono_ms + REFUSED_AGAIN_MS);
+                self.state = State::RetryAt(now.mono_ms + REFUSED_RETRY_MS);
                 Ok(Step::Idle)
             }
             Err(error @ CollectError::RowTooLarge { .. }) => {
@@ -410,7 +410,7 @@ impl<B: Broker> Outbound<B> {
             self.layout = install::load(&self.db, &self.config.filter)?;
         }
         let Some(layout) = &self.layout else {
-            // Installed anew by inbound, which then says so.
+            // Inbound reinstalls the triggers, and then sends [`Effect::Look`].
             self.outputs.push(Output::Wake);
             return Ok(false);
         };
@@ -476,17 +476,17 @@ impl<B: Broker> Outbound<B> {
         Ok(true)
     }
 
-    /// The life of the database that is being published.
+    /// Returns the incarnation of the database that is being published.
     pub fn site(&self) -> Site {
         self.site
     }
 
-    /// The connection, for status queries between steps.
+    /// Returns the connection, for status queries between steps.
     pub fn database(&self) -> &Connection {
         &self.db
     }
 
-    /// Gives the connection back.
+    /// Ends the actor and returns its connection.
     pub fn into_database(self) -> Connection {
         self.db
     }

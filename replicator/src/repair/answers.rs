@@ -1,56 +1,56 @@
-//! Answers other nodes that miss something.
+//! Answers other nodes that miss messages.
 //!
-//! Arrives: questions on the signal subject. Leaves: the wish to republish, and, once the rows are
-//! published, the answer, with whether this node missed nothing itself. Owns: an answer leaves only
-//! when its rows are acknowledged, and is "whole" only if everything up to the asker's position is
-//! applied here. Memory only: who gets no answer asks again.
+//! Arrives: questions on the signal subject. Leaves: the request to republish rows, and after their
+//! publication the answer. Owns: an answer is sent only when its rows are acknowledged. It is
+//! "whole" only if this node misses nothing and has applied everything up to the asker's position.
+//! Memory only: a node without an answer repeats its question.
 
 use super::signal::Signal;
 use crate::model::config::{NodeConfig, Now};
 use crate::model::ids::{NodeId, StreamSeq};
 use std::collections::VecDeque;
 
-/// A node that is not the origin answers after this, if nobody else did; one that misses something
-/// itself after twice that.
+/// A node that is not the origin answers after this wait, unless another node answered. If it
+/// misses messages itself, it waits twice as long.
 const ANSWER_DELAY_MS: u64 = 5_000;
-/// A node that has not come as far as the asker answers this much later.
+/// The additional wait of a node that is not yet at the asker's position.
 const UNREACHED_DELAY_MS: u64 = 20_000;
-/// Questions remembered, so that one that comes twice is republished for once.
+/// The number of remembered answers, so that a repeated question does not republish again.
 const GIVEN_MAX: usize = 256;
 
-/// Whose question.
+/// The identity of a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asked {
-    /// The node that asks.
+pub struct QuestionId {
+    /// The asking node.
     pub asker: u64,
-    /// Its number of the gap.
+    /// The asker's number of the gap.
     pub gap: i64,
-    /// When it noticed the gap, unix milliseconds.
+    /// When the asker noticed the gap, unix milliseconds.
     pub noticed_ms: i64,
 }
 
-/// A question of another node, as it arrived.
+/// A question of another node.
 #[derive(Clone, Copy, Debug)]
-pub struct Asking {
-    /// Whose.
-    pub asked: Asked,
+pub struct PeerQuestion {
+    /// Its identity.
+    pub id: QuestionId,
     /// The node whose batches are missing; 0: unknown.
     pub origin: u64,
     /// The stream.
     pub shard: u32,
-    /// How far the asker has consumed the stream.
+    /// The position up to which the asker has consumed the stream.
     pub position: StreamSeq,
-    /// Rows from this time on are wanted, unix milliseconds.
+    /// The oldest requested row time, unix milliseconds.
     pub since_ms: i64,
 }
 
 #[derive(Clone, Debug)]
 struct Answer {
-    asking: Asking,
+    question: PeerQuestion,
     due_ms: u64,
-    /// Once its rows are being logged: whether this node missed nothing then.
+    /// Set when the logging of its rows starts: whether this node missed nothing at that time.
     begun: Option<bool>,
-    /// Once they are logged.
+    /// Set when its rows are logged.
     logged: Option<Logged>,
 }
 
@@ -58,38 +58,38 @@ struct Answer {
 struct Logged {
     /// The last log entry.
     end: i64,
-    /// This node missed nothing, neither then nor now.
+    /// This node missed nothing, neither at the start nor at the end.
     whole: bool,
 }
 
-/// What a transaction did about answers; it counts once the transaction is committed.
+/// The progress of answers in a transaction. It counts after the commit.
 #[derive(Debug, Default)]
 pub struct AnswersDone {
     begun: Vec<(usize, bool)>,
     logged: Vec<(usize, Logged)>,
 }
 
-/// The questions that can be answered together.
+/// Questions that are answered together.
 #[derive(Debug)]
 pub struct Answerable {
-    /// Rows from this time on are to be republished, unix milliseconds.
+    /// The oldest row time to republish, unix milliseconds.
     pub since_ms: i64,
-    /// Who asks.
+    /// The asking nodes.
     pub askers: Vec<u64>,
     which: Vec<usize>,
 }
 
-/// Questions of other nodes.
+/// The questions of other nodes, and the given answers.
 #[derive(Debug)]
 pub struct Answers {
     me: NodeId,
     replicates: bool,
     waiting: Vec<Answer>,
-    given: VecDeque<(Asked, bool)>,
+    given: VecDeque<(QuestionId, bool)>,
 }
 
 impl Answers {
-    /// No question yet.
+    /// Creates it without questions.
     pub fn new(config: &NodeConfig) -> Self {
         Self {
             me: config.node,
@@ -99,62 +99,62 @@ impl Answers {
         }
     }
 
-    /// Whether no question waits.
+    /// Returns whether no question waits.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Forgets all questions: they were about a stream that has to be checked again. Who misses
-    /// something asks again.
+    /// Forgets all questions, because the stream has to be checked again. The askers repeat them.
     pub fn forget(&mut self) {
         self.waiting.clear();
         self.given.clear();
     }
 
-    /// Takes a question in. `misses`: this node misses something of that stream itself. Returns
-    /// the answer if it was given before: it may have been lost.
-    pub fn asked(&mut self, asking: Asking, misses: bool, now: Now) -> Option<Signal> {
-        let asked = asking.asked;
-        if let Some(known) = self.waiting.iter_mut().find(|a| a.asking.asked == asked) {
-            // The stream may have begun again since, and with it the positions.
+    /// Takes a question. `misses` tells whether this node misses messages of that stream itself.
+    /// Returns an answer that was already given, because it may have been lost.
+    pub fn receive(&mut self, question: PeerQuestion, misses: bool, now: Now) -> Option<Signal> {
+        let id = question.id;
+        if let Some(known) = self.waiting.iter_mut().find(|a| a.question.id == id) {
+            // If the stream was recreated since, its positions started again.
             if known.begun.is_none() {
-                known.asking.position = asking.position;
+                known.question.position = question.position;
             }
             return None;
         }
-        match self.given.iter().find(|(given, _)| *given == asked) {
-            Some((_, whole)) if *whole || misses => Some(self.signal(asked, *whole)),
+        match self.given.iter().find(|(given, _)| *given == id) {
+            Some((_, whole)) if *whole || misses => Some(self.signal(id, *whole)),
             _ => {
                 let delay = ANSWER_DELAY_MS * if misses { 2 } else { 1 } + self.me.0 % 1_000;
-                let due_ms = now.mono_ms + if asking.origin == self.me.0 { 0 } else { delay };
-                self.waiting.push(Answer { asking, due_ms, begun: None, logged: None });
+                let due_ms = now.mono_ms + if question.origin == self.me.0 { 0 } else { delay };
+                self.waiting.push(Answer { question, due_ms, begun: None, logged: None });
                 None
             }
         }
     }
 
-    /// Another node has answered; a whole answer makes ours needless unless it is begun.
-    pub fn answered_by_another(&mut self, asked: Asked, whole: bool) {
-        self.waiting.retain(|a| !whole || a.asking.asked != asked || a.begun.is_some());
+    /// Notes the answer of another node. A whole answer replaces ours, unless ours has started.
+    pub fn answered_by_another(&mut self, id: QuestionId, whole: bool) {
+        self.waiting.retain(|a| !whole || a.question.id != id || a.begun.is_some());
     }
 
-    /// When an answer can be begun. A node that has not come as far as the asker waits for that,
-    /// but not for ever: the messages between may have expired.
+    /// Returns when an answer can start. A node that is not yet at the asker's position waits
+    /// longer, but not without end, because the messages between may have expired.
     fn due_ms(&self, answer: &Answer, reached: &impl Fn(u32, StreamSeq) -> bool) -> u64 {
         if answer.begun.is_some() {
             return u64::MAX;
         }
-        let waits = self.replicates && !reached(answer.asking.shard, answer.asking.position);
+        let waits = self.replicates && !reached(answer.question.shard, answer.question.position);
         answer.due_ms + if waits { UNREACHED_DELAY_MS } else { 0 }
     }
 
-    /// When the next answer can be begun, on the monotone clock. `reached`: whether a stream is
-    /// applied up to a position.
+    /// Returns when the next answer can start, on the monotone clock. `reached` returns whether a
+    /// stream is applied up to a position.
     pub fn deadline(&self, reached: impl Fn(u32, StreamSeq) -> bool) -> u64 {
         self.waiting.iter().map(|a| self.due_ms(a, &reached)).min().unwrap_or(u64::MAX)
     }
 
-    /// The questions that are due, and those that soon will be: rows are republished once for all.
+    /// Returns the questions that can be answered now or soon, so that rows are republished once
+    /// for all of them.
     pub fn answerable(
         &self,
         now: Now,
@@ -166,19 +166,19 @@ impl Answers {
         let soon_ms = now.mono_ms + 3 * ANSWER_DELAY_MS;
         let is_near = |i: &usize| self.due_ms(&self.waiting[*i], &reached) <= soon_ms;
         let which: Vec<usize> = (0..self.waiting.len()).filter(is_near).collect();
-        let asking = || which.iter().map(|i| &self.waiting[*i].asking);
+        let question = || which.iter().map(|i| &self.waiting[*i].question);
         Some(Answerable {
-            since_ms: asking().map(|a| a.since_ms).min().unwrap_or(0),
-            askers: asking().map(|a| a.asked.asker).collect(),
+            since_ms: question().map(|a| a.since_ms).min().unwrap_or(0),
+            askers: question().map(|a| a.id.asker).collect(),
             which,
         })
     }
 
-    /// Their rows are being logged from now on. `whole`: whether this node misses nothing of a
-    /// stream.
+    /// Notes that the logging of their rows starts. `whole` returns whether this node misses
+    /// nothing of a stream.
     ///
     /// # Errors
-    /// Those of `whole`.
+    /// The errors of `whole`.
     pub fn begin<E>(
         &self,
         answerable: Answerable,
@@ -187,16 +187,16 @@ impl Answers {
         done: &mut AnswersDone,
     ) -> Result<(), E> {
         for i in answerable.which {
-            let Asking { shard, position, .. } = self.waiting[i].asking;
+            let PeerQuestion { shard, position, .. } = self.waiting[i].question;
             done.begun.push((i, reached(shard, position) && whole(shard)?));
         }
         Ok(())
     }
 
-    /// The rows of the answers that were begun are logged, up to `end`.
+    /// Notes that the rows of the started answers are logged, up to the log entry `end`.
     ///
     /// # Errors
-    /// Those of `whole`.
+    /// The errors of `whole`.
     pub fn logged<E>(
         &self,
         end: i64,
@@ -205,14 +205,15 @@ impl Answers {
     ) -> Result<(), E> {
         for (i, answer) in self.waiting.iter().enumerate() {
             if let (Some(begun), None) = (answer.begun, answer.logged) {
-                let whole = begun && whole(answer.asking.shard)?;
+                let whole = begun && whole(answer.question.shard)?;
                 done.logged.push((i, Logged { end, whole }));
             }
         }
         Ok(())
     }
 
-    /// After the commit. Returns the answers whose rows are published, up to log entry `published`.
+    /// Takes over the progress after the commit. Returns the answers whose rows are published, up
+    /// to log entry `published`.
     pub fn committed(&mut self, done: AnswersDone, published: i64) -> Vec<Signal> {
         for (i, whole) in done.begun {
             self.waiting[i].begun = Some(whole);
@@ -226,16 +227,16 @@ impl Answers {
     }
 
     fn give(&mut self, answer: &Answer) -> Signal {
-        let (asked, whole) = (answer.asking.asked, answer.logged.is_some_and(|l| l.whole));
-        self.given.retain(|(given, _)| *given != asked);
-        self.given.push_back((asked, whole));
+        let (id, whole) = (answer.question.id, answer.logged.is_some_and(|l| l.whole));
+        self.given.retain(|(given, _)| *given != id);
+        self.given.push_back((id, whole));
         if self.given.len() > GIVEN_MAX {
             self.given.pop_front();
         }
-        self.signal(asked, whole)
+        self.signal(id, whole)
     }
 
-    fn signal(&self, Asked { asker, gap, noticed_ms }: Asked, whole: bool) -> Signal {
+    fn signal(&self, QuestionId { asker, gap, noticed_ms }: QuestionId, whole: bool) -> Signal {
         Signal::Answered { asker, gap, noticed_ms, by: self.me.0, whole }
     }
 }

@@ -7,10 +7,10 @@ fn at(mono_ms: u64) -> Now {
     Now { mono_ms, ..NOW }
 }
 
-/// Node 3 asks about a message of `origin` in stream 1.
-fn asking(gap: i64, origin: u64, since_ms: i64) -> Asking {
-    let asked = Asked { asker: 3, gap, noticed_ms: 5 };
-    Asking { asked, origin, shard: 1, position: StreamSeq(7), since_ms }
+/// Returns a question of node 3 about a message of `origin` in stream 1.
+fn question(gap: i64, origin: u64, since_ms: i64) -> PeerQuestion {
+    let id = QuestionId { asker: 3, gap, noticed_ms: 5 };
+    PeerQuestion { id, origin, shard: 1, position: StreamSeq(7), since_ms }
 }
 
 fn answers() -> Answers {
@@ -25,7 +25,7 @@ fn no(_: u32, _: StreamSeq) -> bool {
     false
 }
 
-/// Begins and logs what is answerable, with log entry 10 as the last.
+/// Starts and logs all answerable questions, with log entry 10 as the last.
 fn begin_and_log(answers: &mut Answers, now: Now, reached: bool, whole: bool) {
     let reach = move |_: u32, _: StreamSeq| reached;
     let is_whole = move |_: u32| Ok::<_, Infallible>(whole);
@@ -54,7 +54,7 @@ fn who_answers_when() {
         (1, false, false, UNREACHED_DELAY_MS),
     ] {
         let mut answers = answers();
-        assert!(answers.asked(asking(1, origin, 0), misses, NOW).is_none());
+        assert!(answers.receive(question(1, origin, 0), misses, NOW).is_none());
         let deadline = answers.deadline(move |_, _| reached);
         assert_eq!(deadline - NOW.mono_ms, wait_ms, "origin {origin}, {misses}, {reached}");
     }
@@ -63,7 +63,7 @@ fn who_answers_when() {
 #[test]
 fn an_answer_leaves_when_its_rows_are_published() {
     let mut answers = answers();
-    answers.asked(asking(1, 1, 0), false, NOW);
+    answers.receive(question(1, 1, 0), false, NOW);
     begin_and_log(&mut answers, NOW, true, true);
     assert_eq!(publish(&mut answers), [true]);
     assert!(answers.is_empty());
@@ -75,7 +75,7 @@ fn it_is_whole_only_if_nothing_is_missing_up_to_the_askers_position() {
         [(true, true, true), (true, false, false), (false, true, false)]
     {
         let mut answers = answers();
-        answers.asked(asking(1, 1, 0), false, NOW);
+        answers.receive(question(1, 1, 0), false, NOW);
         begin_and_log(&mut answers, at(NOW.mono_ms + UNREACHED_DELAY_MS), reached, whole);
         assert_eq!(publish(&mut answers), [expected]);
     }
@@ -84,8 +84,8 @@ fn it_is_whole_only_if_nothing_is_missing_up_to_the_askers_position() {
 #[test]
 fn questions_that_come_close_together_are_answered_together() {
     let mut answers = answers();
-    answers.asked(asking(1, 1, 50), false, NOW);
-    answers.asked(asking(2, 2, 20), false, NOW);
+    answers.receive(question(1, 1, 50), false, NOW);
+    answers.receive(question(2, 2, 20), false, NOW);
     let answerable = answers.answerable(NOW, yes).unwrap();
     assert_eq!((answerable.since_ms, answerable.askers), (20, vec![3, 3]));
 }
@@ -94,7 +94,7 @@ fn questions_that_come_close_together_are_answered_together() {
 fn nothing_is_answered_before_its_time() {
     let mut answers = answers();
     assert_eq!(answers.deadline(yes), u64::MAX);
-    answers.asked(asking(1, 2, 0), false, NOW);
+    answers.receive(question(1, 2, 0), false, NOW);
     assert!(answers.answerable(NOW, yes).is_none());
     assert!(answers.answerable(at(NOW.mono_ms + ANSWER_DELAY_MS + 1), no).is_none());
 }
@@ -102,10 +102,10 @@ fn nothing_is_answered_before_its_time() {
 #[test]
 fn a_whole_answer_of_another_makes_ours_needless() {
     let mut answers = answers();
-    answers.asked(asking(1, 2, 0), false, NOW);
-    answers.answered_by_another(asking(1, 2, 0).asked, false);
+    answers.receive(question(1, 2, 0), false, NOW);
+    answers.answered_by_another(question(1, 2, 0).id, false);
     assert!(!answers.is_empty());
-    answers.answered_by_another(asking(1, 2, 0).asked, true);
+    answers.answered_by_another(question(1, 2, 0).id, true);
     assert!(answers.is_empty());
 }
 
@@ -114,10 +114,10 @@ fn a_repeated_question_gets_the_answer_again_but_a_partial_one_may_improve() {
     for (whole, misses, again) in [(true, false, true), (false, true, true), (false, false, false)]
     {
         let mut answers = answers();
-        answers.asked(asking(1, 1, 0), false, NOW);
+        answers.receive(question(1, 1, 0), false, NOW);
         begin_and_log(&mut answers, NOW, true, whole);
         publish(&mut answers);
-        let signal = answers.asked(asking(1, 1, 0), misses, NOW);
+        let signal = answers.receive(question(1, 1, 0), misses, NOW);
         assert_eq!(signal.is_some(), again, "{whole} {misses}");
     }
 }

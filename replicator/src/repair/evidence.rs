@@ -1,25 +1,25 @@
-//! Compares what this node knew of the broker's messages with what the broker holds.
+//! Compares an anchor of this node with the message in the broker.
 //!
-//! Arrives: an anchor, and the message that stands at its position now. Leaves: [`Evidence`]. Owns:
-//! an acknowledgement is not durability (docs/design.md, section 4). Pure.
+//! Arrives: an anchor, and the present message at its position. Leaves: [`Evidence`]. Owns: an
+//! acknowledgement is not durability (docs/design.md, section 4). Pure.
 
 use crate::broker::{Message, StreamState};
 use crate::model::ids::StreamSeq;
 use crate::store::cursor::Anchor;
 
-/// What the broker says of one position that we know.
+/// The result for one known position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Evidence {
-    /// The message is there and is the same; or it is older than the stream's first, which is
-    /// expiry and not loss.
+    /// The message is still the same, or it expired before the stream's first message, which is no
+    /// loss.
     Holds,
-    /// Another message is there, or none, or the stream is another.
+    /// Another message or none is at the position, or the stream was recreated.
     Lost,
 }
 
-/// Compares what we knew with what is there. `not_before_ns`: the message is not older than this
-/// (its own time, where that is known). Below the first position of the stream, only a message that
-/// is old enough to have expired has expired.
+/// Compares the anchor with the present message. The message is not older than `not_before_ns` (its
+/// own time, if that is known). A position below the first one of the stream counts as expired only
+/// if the message is old enough for that.
 pub fn judge(
     known: &Anchor,
     not_before_ns: i64,

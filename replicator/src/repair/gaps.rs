@@ -1,14 +1,14 @@
-//! Gaps of this node: keeps them, asks the other nodes to publish again, and decides their end.
+//! Keeps the gaps of this node, asks the other nodes to republish, and decides when a gap ends.
 //!
 //! Arrives: gaps noted by a transaction (positions or batch numbers that jump, messages gone before
 //! they were read), and answers. Leaves: questions on the signal subject, and the end of a gap.
-//! Owns: an answer of a node that misses something itself proves little, for it may miss the same.
-//! So a gap ends when a node that misses nothing has republished what it has, or when every member
-//! has: each knows its own rows. The list of members is one key of the registry; nobody publishes
-//! before it is on it. The broker can lose the list too: whoever reads it puts back every origin it
-//! knows, whoever receives a question checks that it is on it, and a list that names nobody else
-//! is believed only after several questions. Gaps are stored; who has answered is memory only:
-//! after a crash everybody is asked again.
+//! Owns: an answer of a node that misses messages itself is not enough, because it may miss the
+//! same ones. So a gap ends when a node that misses nothing has republished its rows, or when every
+//! member has, because each member has at least its own rows. The list of members is one key of the
+//! registry, and a node publishes only after it is on the list. The broker can lose the list too.
+//! So every reader adds the origins that it knows, every receiver of a question checks that it is
+//! on the list, and a list without other nodes counts only after several questions. Gaps are
+//! stored. The answers so far are memory only, so all nodes are asked again after a crash.
 
 use super::question::{Outgoing, Question};
 use super::signal::Signal;
@@ -22,26 +22,26 @@ use crate::store::origins;
 use rusqlite::Connection;
 use std::collections::{BTreeSet, HashMap};
 
-/// Open gaps are asked for this often.
+/// The interval of the questions about open gaps.
 const ASK_MS: u64 = 10_000;
-/// The key of the registry that holds the ids of all nodes that publish.
+/// The registry key with the ids of all publishing nodes.
 const MEMBERS_KEY: &str = "nodes";
-/// A longer list is none of ours.
+/// A longer list is not written by us, and is ignored.
 const MEMBERS_MAX: usize = 10_000;
-/// Questions sent before a list that names nobody else is believed.
+/// The questions to send before a list without other nodes counts.
 const ALONE_ASKS: u32 = 3;
-/// A node counts as gone at the earliest this long after its last sign of life.
+/// The shortest time after which a silent node counts as gone.
 const GONE_MS_MIN: i64 = 86_400_000;
 
-/// What became of the questions about one gap.
+/// The questions and answers about one gap.
 #[derive(Debug, Default)]
-struct Asked {
+struct GapInquiry {
     times: u32,
-    /// Nodes that have republished what they have, although they miss something themselves.
+    /// Nodes that have republished their rows although they miss messages themselves.
     partial: BTreeSet<u64>,
 }
 
-/// This node's gaps, and who is there to answer.
+/// This node's gaps, and the nodes that can answer.
 #[derive(Debug)]
 pub struct Gaps {
     me: NodeId,
@@ -49,23 +49,23 @@ pub struct Gaps {
     gone_after_ms: i64,
     open: Vec<Gap>,
     due_ms: u64,
-    /// Their end is written by the next transaction.
+    /// Answered gaps, which the next transaction closes.
     ended: Vec<GapKey>,
-    asked: HashMap<GapKey, Asked>,
+    asked: HashMap<GapKey, GapInquiry>,
     members: BTreeSet<u64>,
     /// Every origin in this database, and when its newest batch was made, unix milliseconds.
     origins: HashMap<u64, i64>,
-    /// This node is on the list of members, as read on this connection.
+    /// Whether this node is on the list of members, as read on this connection.
     enrolled: bool,
-    /// Members without a sign of life for longer than versions are kept.
+    /// Members that were silent for longer than versions are kept.
     gone: BTreeSet<u64>,
 }
 
 impl Gaps {
-    /// Gaps that were open when the process ended are asked for again.
+    /// Reads the stored gaps. Their questions start again.
     ///
     /// # Errors
-    /// What SQLite reports.
+    /// SQLite's error.
     pub fn read(config: &NodeConfig, db: &Connection) -> Result<Self, DatabaseError> {
         let newest = origins::newest_by_node(db)?;
         let origins = newest.into_iter().map(|(node, created_ms)| (node.0, created_ms)).collect();
@@ -88,37 +88,37 @@ impl Gaps {
         }
     }
 
-    /// A batch of this origin is applied.
+    /// Notes an applied batch of an origin.
     pub fn saw_origin(&mut self, node: NodeId, created_ms: i64) {
         let newest_ms = self.origins.entry(node.0).or_insert(created_ms);
         *newest_ms = created_ms.max(*newest_ms);
     }
 
-    /// Whether any gap is open.
+    /// Returns whether any gap is open.
     pub fn any_open(&self) -> bool {
         !self.open.is_empty()
     }
 
-    /// Whether a gap of this stream is open.
+    /// Returns whether a gap of this stream is open.
     pub fn is_open(&self, shard: u32) -> bool {
         self.open.iter().any(|g| g.shard == shard)
     }
 
-    /// Whether the end of a gap waits to be written.
+    /// Returns whether an answered gap is to be closed.
     pub fn any_ended(&self) -> bool {
         !self.ended.is_empty()
     }
 
-    /// Whether this node is on the list of members. The list is read on each connection.
+    /// Returns whether this node is on the list of members, which is read on each connection.
     pub fn is_enrolled(&self) -> bool {
         self.enrolled
     }
 
-    /// Writes the end of the gaps that are answered, inside the caller's transaction. Returns how
-    /// many, for [`Gaps::committed`].
+    /// Closes the answered gaps inside the caller's transaction. Returns their number, for
+    /// [`Gaps::committed`].
     ///
     /// # Errors
-    /// What SQLite reports.
+    /// SQLite's error.
     pub fn write_ended(&self, db: &Connection) -> Result<usize, DatabaseError> {
         for key in &self.ended {
             gaps::close(db, *key)?;
@@ -126,8 +126,8 @@ impl Gaps {
         Ok(self.ended.len())
     }
 
-    /// After a commit: `ended` ends are written, and with `changed` the stored gaps are others.
-    /// What was just committed is readable; if not, the next change reads it.
+    /// Takes over a commit that closed `ended` gaps. `changed` tells whether gaps were noted.
+    /// Reading just committed gaps should not fail; if it does, the next change reads them.
     pub fn committed(&mut self, db: &Connection, ended: usize, changed: bool) {
         self.ended.drain(..ended);
         if (changed || ended > 0)
@@ -139,12 +139,13 @@ impl Gaps {
         }
     }
 
-    /// When [`Gaps::ask`] has something to ask, on the monotone clock.
+    /// Returns when [`Gaps::ask`] has questions, on the monotone clock.
     pub fn deadline(&self) -> u64 {
         if self.open.is_empty() { u64::MAX } else { self.due_ms }
     }
 
-    /// The questions about open gaps, every ten seconds. `position`: how far a stream is consumed.
+    /// Returns the questions about open gaps, every ten seconds. `position` returns the position up
+    /// to which a stream is consumed.
     pub fn ask(&mut self, now: Now, position: impl Fn(u32) -> u64) -> Vec<Outgoing> {
         if now.mono_ms < self.deadline() {
             return Vec::new();
@@ -168,7 +169,8 @@ impl Gaps {
         out
     }
 
-    /// Another node has republished what it has; `whole`: it misses nothing itself.
+    /// Takes the answer of a node that has republished its rows. `whole` tells whether that node
+    /// misses nothing itself.
     pub fn answered(&mut self, key: GapKey, by: u64, whole: bool) -> Option<Outgoing> {
         if !self.open.iter().any(|g| g.key() == key) {
             return None;
@@ -178,28 +180,28 @@ impl Gaps {
             return None;
         }
         self.asked.entry(key).or_default().partial.insert(by);
-        // The last one may have been waited for.
+        // This may be the last missing answer.
         Some(Self::ask_members())
     }
 
-    /// A new connection: the list of members has to be read again.
-    pub fn enroll_again(&mut self) -> Outgoing {
+    /// Rereads the list of members on a new connection.
+    pub fn reread_members(&mut self) -> Outgoing {
         self.enrolled = false;
         Self::ask_members()
     }
 
-    /// Reads the list of members.
+    /// Returns the request for the list of members.
     pub fn ask_members() -> Outgoing {
         Outgoing::read(Question::Members, MEMBERS_KEY.to_owned())
     }
 
-    /// The list could be written with this node on it.
+    /// Notes that the list was written with this node on it.
     pub fn members_written(&mut self) {
         self.enrolled = true;
     }
 
-    /// The list as it is: puts this node and the origins it knows on it, and ends the gaps about
-    /// which every other member has answered.
+    /// Takes the list of members. Adds this node and the known origins to it, and ends the gaps
+    /// about which every other member has answered.
     pub fn members_read(&mut self, entry: Option<&KvEntry>) -> Vec<Outgoing> {
         let mut members = entry
             .and_then(|e| serde_json::from_slice::<BTreeSet<u64>>(&e.value).ok())
@@ -226,7 +228,7 @@ impl Gaps {
         out
     }
 
-    /// Members that have not answered about this gap.
+    /// Returns the members without an answer about this gap.
     fn silent(&self, gap: &Gap) -> Vec<u64> {
         let answered = self.asked.get(&gap.key());
         let is_waited_for = |n: &&u64| {
@@ -251,11 +253,11 @@ impl Gaps {
             }
             silent.extend(missing);
         }
-        let ask = |node| Outgoing::read(Question::SignOfLife(NodeId(node)), format!("node-{node}"));
+        let ask = |node| Outgoing::read(Question::LastSeen(NodeId(node)), format!("node-{node}"));
         silent.into_iter().map(ask).collect()
     }
 
-    /// Open gaps for people: what is missing, and who has not answered yet.
+    /// Describes the open gaps for people: the missing messages, and the nodes without an answer.
     pub fn describe(&self) -> Vec<String> {
         let describe = |gap: &Gap| {
             let silent = self.silent(gap).iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
@@ -264,9 +266,9 @@ impl Gaps {
         self.open.iter().map(describe).collect()
     }
 
-    /// The registry entry of a member that does not answer: one that is gone for ever is not
-    /// waited for. If the entry is lost, its newest batch is its last sign of life.
-    pub fn sign_of_life(&mut self, node: NodeId, entry: Option<&KvEntry>, now: Now) {
+    /// Takes the registry entry of a silent member. A member that was silent for too long counts as
+    /// gone. If the entry is lost, the member's newest batch counts instead.
+    pub fn last_seen(&mut self, node: NodeId, entry: Option<&KvEntry>, now: Now) {
         let updated_s = entry
             .and_then(|e| serde_json::from_slice::<serde_json::Value>(&e.value).ok())
             .and_then(|value| value["updated_at"].as_i64());
@@ -278,7 +280,7 @@ impl Gaps {
             tracing::warn!(
                 node = node.0,
                 age_ms,
-                "not waiting for this node any more: last seen longer ago than versions are kept"
+                "no longer waiting for this node: last seen longer ago than versions are kept"
             );
             self.gone.insert(node.0);
         }

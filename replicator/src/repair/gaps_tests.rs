@@ -4,7 +4,7 @@ use crate::store::install::create_tables;
 
 const NOW: Now = Now { unix_ms: 1_000_000, mono_ms: 1_000 };
 
-/// Node 1 with one gap in stream 1, and the list of members 1, 2, 3.
+/// Returns node 1 with one gap in stream 1, and the list of members 1, 2, 3.
 fn with_a_gap() -> (Connection, Gaps, GapKey) {
     let db = Connection::open_in_memory().unwrap();
     create_tables(&db, std::path::Path::new(":memory:")).unwrap();
@@ -60,7 +60,7 @@ fn partial_answers_end_it_once_every_member_has_answered() {
     gaps.ask(NOW, |_| 4);
     gaps.answered(key, 2, false);
     let out = gaps.members_read(Some(&members(&[1, 2, 3])));
-    assert!(matches!(out[..], [Outgoing::Ask(Question::SignOfLife(NodeId(3)), _)]), "{out:?}");
+    assert!(matches!(out[..], [Outgoing::Ask(Question::LastSeen(NodeId(3)), _)]), "{out:?}");
     assert!(!end(&db, &mut gaps), "node 3 has not answered");
     assert!(gaps.describe()[0].ends_with("not answered yet by node 3"));
     gaps.answered(key, 3, false);
@@ -78,10 +78,10 @@ fn a_member_that_is_gone_is_not_waited_for() {
         value: serde_json::json!({ "updated_at": updated_at }).to_string().into(),
     };
     let later = Now { unix_ms: 2 * GONE_MS_MIN, ..NOW };
-    gaps.sign_of_life(NodeId(3), Some(&entry(later.unix_ms / 1_000 - 60)), later);
+    gaps.last_seen(NodeId(3), Some(&entry(later.unix_ms / 1_000 - 60)), later);
     gaps.members_read(Some(&members(&[1, 2, 3])));
     assert!(!end(&db, &mut gaps), "seen a minute ago");
-    gaps.sign_of_life(NodeId(3), Some(&entry(1)), later);
+    gaps.last_seen(NodeId(3), Some(&entry(1)), later);
     gaps.members_read(Some(&members(&[1, 2, 3])));
     assert!(end(&db, &mut gaps));
 }

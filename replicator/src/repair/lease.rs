@@ -1,41 +1,41 @@
-//! Holds the lease that makes a node id belong to one process in the whole cluster.
+//! Holds the lease by which one process in the cluster owns a node id.
 //!
-//! Arrives: what the registry bucket holds for this node id. Leaves: what to write there, or the
-//! refusal. Owns: two sidecars with one node id (a cloned disk, a copied configuration) do not both
-//! go on. A crash leaves a lease that lives until its time is over; a restart at the same place
-//! takes it at once, because the lock on the file proves that its holder ended. Pure: the caller
-//! asks the broker and passes the time in.
+//! Arrives: the registry entry of this node id's lease. Leaves: the entry to write, or a refusal.
+//! Owns: of two sidecars with one node id (a cloned disk, a copied configuration) only one
+//! continues. After a crash the lease stays until it expires. A restart at the same place takes it
+//! at once, because the lock on the file proves that its holder ended. Pure: the caller asks the
+//! broker and passes the time.
 
 use crate::broker::KvEntry;
 use crate::model::ids::{NodeId, Site};
 use serde::{Deserialize, Serialize};
 
-/// What a lease says of its holder.
+/// The content of a lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     /// The site of the holder's database.
     pub site: i64,
-    /// The holder's process, at random.
+    /// A random id of the holder's process.
     pub instance: String,
     /// The holder's machine and database path.
     pub place: String,
 }
 
-/// What to do about a lease.
+/// The next action for a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// Write it, if the key still has this revision.
+pub enum LeaseStep {
+    /// Write the lease if the key still has this revision.
     Put {
         /// 0: the key must not exist.
         expected: u64,
     },
-    /// Somebody else held it not long ago: look again.
+    /// Another process held it recently: read it again later.
     LookAgain,
-    /// Somebody else holds it and is alive.
+    /// Another running process holds it.
     Refuse(Holder),
 }
 
-/// The lease as this process knows it.
+/// The lease, as known to this process.
 #[derive(Debug)]
 pub struct Lease {
     me: Holder,
@@ -45,7 +45,7 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Not held yet.
+    /// Creates a lease that is not held yet.
     pub fn new(site: Site, instance: &str, place: &str, ttl_ms: u64) -> Self {
         Self {
             me: Holder { site: site.0, instance: instance.to_owned(), place: place.to_owned() },
@@ -55,46 +55,46 @@ impl Lease {
         }
     }
 
-    /// The key in the registry bucket.
+    /// Returns the key in the registry bucket.
     pub fn key(node: NodeId) -> String {
         format!("lease-{node}")
     }
 
-    /// Whether this process holds it, as far as it knows.
+    /// Returns whether this process holds it, as far as it knows.
     pub fn is_held(&self) -> bool {
         self.held.is_some()
     }
 
-    /// What is to be written.
+    /// Returns the value to write.
     pub fn value(&self) -> Vec<u8> {
         serde_json::to_vec(&self.me).unwrap_or_default()
     }
 
-    /// The revision to renew from, if it is held.
+    /// Returns the revision to renew from, if the lease is held.
     pub fn revision(&self) -> Option<u64> {
         self.held
     }
 
-    /// The write succeeded.
+    /// Notes a successful write.
     pub fn written(&mut self, revision: u64) {
         self.held = Some(revision);
         self.seen = None;
     }
 
-    /// Decides by what the bucket holds.
-    pub fn decide(&mut self, entry: Option<&KvEntry>, mono_ms: u64) -> Next {
+    /// Decides the next action by the registry entry.
+    pub fn decide(&mut self, entry: Option<&KvEntry>, mono_ms: u64) -> LeaseStep {
         let Some(entry) = entry else {
-            return Next::Put { expected: 0 };
+            return LeaseStep::Put { expected: 0 };
         };
         let holder = serde_json::from_slice::<Holder>(&entry.value).ok();
         let ours = holder.as_ref().is_some_and(|h| {
             h.instance == self.me.instance || (h.place == self.me.place && self.held.is_none())
         });
         if ours {
-            return Next::Put { expected: entry.revision };
+            return LeaseStep::Put { expected: entry.revision };
         }
         let refuse = |holder: Option<Holder>| {
-            Next::Refuse(holder.unwrap_or(Holder {
+            LeaseStep::Refuse(holder.unwrap_or(Holder {
                 site: 0,
                 instance: String::new(),
                 place: "unknown".to_owned(),
@@ -106,12 +106,12 @@ impl Lease {
         match self.seen {
             Some((revision, _)) if revision != entry.revision => refuse(holder),
             Some((_, since)) if mono_ms.saturating_sub(since) > self.ttl_ms => {
-                Next::Put { expected: entry.revision }
+                LeaseStep::Put { expected: entry.revision }
             }
-            Some(_) => Next::LookAgain,
+            Some(_) => LeaseStep::LookAgain,
             None => {
                 self.seen = Some((entry.revision, mono_ms));
-                Next::LookAgain
+                LeaseStep::LookAgain
             }
         }
     }
@@ -133,33 +133,36 @@ mod tests {
     #[test]
     fn a_free_lease_is_taken_and_a_crashed_process_of_the_same_place_is_followed_at_once() {
         let mut new = lease("new", "here");
-        assert_eq!(new.decide(None, 0), Next::Put { expected: 0 });
+        assert_eq!(new.decide(None, 0), LeaseStep::Put { expected: 0 });
         assert_eq!(
             new.decide(Some(&entry(&lease("old", "here"), 5)), 0),
-            Next::Put { expected: 5 }
+            LeaseStep::Put { expected: 5 }
         );
     }
 
     #[test]
     fn a_clone_elsewhere_is_refused_while_the_holder_renews() {
         let (holder, mut clone) = (lease("a", "there"), lease("b", "here"));
-        assert_eq!(clone.decide(Some(&entry(&holder, 5)), 0), Next::LookAgain);
+        assert_eq!(clone.decide(Some(&entry(&holder, 5)), 0), LeaseStep::LookAgain);
         let refused = clone.decide(Some(&entry(&holder, 6)), 4_000);
-        assert!(matches!(refused, Next::Refuse(h) if h.place == "there"));
+        assert!(matches!(refused, LeaseStep::Refuse(h) if h.place == "there"));
     }
 
     #[test]
     fn a_dead_holder_elsewhere_is_followed_after_the_time_of_the_lease() {
         let (holder, mut next) = (lease("a", "there"), lease("b", "here"));
-        assert_eq!(next.decide(Some(&entry(&holder, 5)), 0), Next::LookAgain);
-        assert_eq!(next.decide(Some(&entry(&holder, 5)), 9_000), Next::LookAgain);
-        assert_eq!(next.decide(Some(&entry(&holder, 5)), 10_001), Next::Put { expected: 5 });
+        assert_eq!(next.decide(Some(&entry(&holder, 5)), 0), LeaseStep::LookAgain);
+        assert_eq!(next.decide(Some(&entry(&holder, 5)), 9_000), LeaseStep::LookAgain);
+        assert_eq!(next.decide(Some(&entry(&holder, 5)), 10_001), LeaseStep::Put { expected: 5 });
     }
 
     #[test]
     fn a_holder_that_was_replaced_stops_even_for_one_of_its_own_place() {
         let mut holder = lease("a", "here");
         holder.written(5);
-        assert!(matches!(holder.decide(Some(&entry(&lease("b", "here"), 6)), 0), Next::Refuse(_)));
+        assert!(matches!(
+            holder.decide(Some(&entry(&lease("b", "here"), 6)), 0),
+            LeaseStep::Refuse(_)
+        ));
     }
 }

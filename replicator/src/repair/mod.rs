@@ -1,4 +1,4 @@
-//! What the broker lost, who still has it, and what may go.
+//! Finds what the broker lost, gets it back from other nodes, and drops old versions.
 
 pub mod answers;
 pub mod evidence;

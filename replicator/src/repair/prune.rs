@@ -1,12 +1,12 @@
-//! Drops versions, of rows and tombstones alike, that are older than anybody can still need.
+//! Drops versions of rows and tombstones that no node can need any more.
 //!
-//! Arrives: an idle moment of the writing actor, and the time before which versions may go. Leaves:
-//! smaller version tables, a bounded number of them looked at in one transaction. Owns: nothing
-//! younger goes, and nothing while the log still needs a version. A crash loses the place in the
-//! pass; the next pass begins anew.
+//! Arrives: an idle moment of the writing actor, and the time before which versions may be dropped.
+//! Leaves: smaller version tables. Each transaction examines a bounded number of versions. Owns:
+//! younger versions stay, and nothing is dropped while the log still needs a version. A crash loses
+//! the place in the pass; the next pass starts from the beginning.
 
 use crate::db::connection::DatabaseError;
-use crate::db::key_pages::stretch;
+use crate::db::key_pages::next_page;
 use crate::db::layout::Layout;
 use crate::db::sql::quote;
 use crate::model::batch::Value;
@@ -15,15 +15,16 @@ use crate::model::ids::Hlc;
 use crate::model::planted_bugs::{Bug, planted};
 use rusqlite::{Connection, params_from_iter};
 
-/// A pass over all versions begins this often.
+/// The interval between passes over all versions.
 const INTERVAL_MS: u64 = 3_600_000;
-/// A pass that is held up is tried again after this.
+/// The wait before a postponed pass is retried.
 const LATER_MS: u64 = 60_000;
 
-/// When old versions go: a pass an hour, in idle moments, a bounded transaction at a time.
+/// Schedules the dropping of old versions: one pass an hour, in idle moments, in bounded
+/// transactions.
 ///
-/// Nothing goes while anything that may need it is under way; the caller knows that. Nor by a clock
-/// that jumped ahead: the earlier of our own time and the newest applied message counts.
+/// The caller postpones a pass while anything may need old versions. A clock that jumped ahead does
+/// no harm, because the earlier of our own time and the newest applied message counts.
 #[derive(Debug)]
 pub struct Pruning {
     pass: Option<Pass>,
@@ -31,27 +32,27 @@ pub struct Pruning {
 }
 
 impl Pruning {
-    /// The first pass begins after one interval.
+    /// Creates the schedule. The first pass starts after one interval.
     pub fn new(now: Now) -> Self {
         Self { pass: None, due_ms: now.mono_ms + interval_ms() }
     }
 
-    /// When the next step is due, on the monotone clock.
+    /// Returns when the next step is due, on the monotone clock.
     pub fn deadline(&self) -> u64 {
         self.due_ms
     }
 
-    /// Something holds the pass up.
+    /// Postpones the pass.
     pub fn postpone(&mut self, now: Now) {
         self.due_ms = now.mono_ms + LATER_MS;
     }
 
-    /// Takes the place in the pass for a step. A step that is not done begins the pass again.
+    /// Takes the place in the pass for a step. If the step fails, the pass starts again.
     pub fn take(&mut self) -> Pass {
         self.pass.take().unwrap_or_default()
     }
 
-    /// The step is committed; `next` as [`prune`] returned it.
+    /// Takes over a committed step. [`prune`] returned `next`.
     pub fn committed(&mut self, next: Option<Pass>, now: Now) {
         if next.is_none() {
             self.due_ms = now.mono_ms + interval_ms();
@@ -64,30 +65,30 @@ fn interval_ms() -> u64 {
     if planted(Bug::TombstoneEarly) { 1_000 } else { INTERVAL_MS }
 }
 
-/// Versions before this time may go, unix milliseconds. None: nothing may. `newest_ns`: when the
-/// broker stored the newest applied message.
+/// Returns the time before which versions may be dropped, unix milliseconds; None if nothing may be
+/// dropped. `newest_ns` is the time at which the broker stored the newest applied message.
 pub fn prune_before_ms(newest_ns: Option<i64>, now: Now, retention_ms: i64) -> Option<i64> {
     let before_ms = (newest_ns? / 1_000_000).min(now.unix_ms).checked_sub(retention_ms)?;
     (before_ms > 0).then_some(before_ms)
 }
 
-/// Where a pass over all version tables is.
+/// The place in a pass over all version tables.
 #[derive(Clone, Debug, Default)]
 pub struct Pass {
     table: usize,
-    /// The last key looked at in it.
+    /// The last examined key of the table.
     after: Option<Vec<Value>>,
 }
 
-/// Versions looked at in one transaction: some milliseconds of work.
+/// The number of versions examined in one transaction: some milliseconds of work.
 pub const PRUNE_ROWS_MAX: u64 = 2_000;
 
-/// Looks at the next versions and drops those before `before_ms`. Inside the caller's write
-/// transaction, after absorb, with nothing pending in the log. Returns how many were dropped, and
-/// the place to go on from; None: the pass is complete.
+/// Examines the next versions and drops those before `before_ms`. Runs inside the caller's write
+/// transaction, after absorb, with nothing pending in the log. Returns the number of dropped
+/// versions and the next place; None if the pass is complete.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn prune(
     db: &Connection,
     layout: &Layout,
@@ -101,15 +102,15 @@ pub fn prune(
         return tombstones_early(db, table, pass.table);
     }
     let keys: Vec<String> = (0..table.schema.key.len()).map(|i| format!("key{i}")).collect();
-    let mut some = stretch(db, &format!("main.{name}"), &keys, pass.after.as_deref(), rows_max)?;
-    some.values.push(Value::Integer(Hlc::from_ms(before_ms).0));
+    let mut page = next_page(db, &format!("main.{name}"), &keys, pass.after.as_deref(), rows_max)?;
+    page.values.push(Value::Integer(Hlc::from_ms(before_ms).0));
     let sql = format!(
         "DELETE FROM main.{name} WHERE {} AND hlc < ?{}",
-        some.condition,
-        some.values.len()
+        page.condition,
+        page.values.len()
     );
-    let dropped = db.prepare_cached(&sql)?.execute(params_from_iter(&some.values))?;
-    let next = match some.end {
+    let dropped = db.prepare_cached(&sql)?.execute(params_from_iter(&page.values))?;
+    let next = match page.end {
         Some(after) => Pass { table: pass.table, after: Some(after) },
         None => Pass { table: pass.table + 1, after: None },
     };
@@ -175,11 +176,11 @@ mod tests {
         assert_eq!(pruning.deadline(), 3 * INTERVAL_MS);
     }
 
-    /// However small the pieces are, exactly the versions before the bound go, in tables of every
-    /// kind of key.
+    /// With pages of any size, exactly the versions before the bound are dropped, in tables with
+    /// every kind of key.
     #[test]
     fn exactly_what_is_older_goes() {
-        for piece in [1, 2, 3, 100] {
+        for rows_max in [1, 2, 3, 100] {
             let db = Connection::open_in_memory().unwrap();
             db.execute_batch(
                 "CREATE TABLE a (id INTEGER PRIMARY KEY); CREATE TABLE b (x TEXT \
@@ -205,11 +206,11 @@ mod tests {
             }
             let (mut pass, mut dropped, mut turns) = (Some(Pass::default()), 0, 0);
             while let Some(at) = pass {
-                let (n, next) = prune(&db, &layout, &at, 1_005, piece).unwrap();
+                let (n, next) = prune(&db, &layout, &at, 1_005, rows_max).unwrap();
                 (pass, dropped, turns) = (next, dropped + n, turns + 1);
                 assert!(turns < 100, "a pass ends");
             }
-            assert_eq!(dropped, 10, "pieces of {piece}");
+            assert_eq!(dropped, 10, "pages of {rows_max}");
             let left: i64 = db
                 .query_row(
                     "SELECT (SELECT min(hlc) FROM __harmonylite__a_version) + (SELECT min(hlc) \

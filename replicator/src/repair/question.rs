@@ -1,38 +1,38 @@
-//! What a component wants to ask the broker: the question, and the request that carries it.
+//! The questions of components to the broker, and their requests.
 //!
-//! Plain values. Components return [`Outgoing`]; `inbound/requests.rs` gives out the tickets.
+//! Plain values. Components return [`Outgoing`]; `inbound/requests.rs` assigns the tickets.
 
 use super::signal::Signal;
 use crate::broker::Request;
 use crate::model::ids::{NodeId, StreamSeq};
 
-/// What a ticket stands for.
+/// The meaning of a ticket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
-    /// The state of a stream.
+    /// Reads the state of a stream.
     State(u32),
-    /// The message at a position of a stream.
+    /// Reads the message at a position of a stream.
     At(u32, StreamSeq),
-    /// The newest message of this node.
+    /// Reads the newest message of this node.
     LastOwn,
-    /// This node's registry entry.
+    /// Reads this node's registry entry.
     Registry,
-    /// The lease of this node id: reading it.
+    /// Reads the lease of this node id.
     Lease,
-    /// The lease of this node id: writing it.
+    /// Writes the lease of this node id.
     LeasePut,
-    /// Consuming a stream, with the consumer's generation.
+    /// Starts to consume a stream, with the consumer's generation.
     Consume(u32, u64),
-    /// Writing this node's registry entry.
+    /// Writes this node's registry entry.
     Heartbeat,
-    /// The registry entry of an origin that is held.
+    /// Reads the registry entry of a held origin.
     HeldOrigin(NodeId),
-    /// The list of the members.
+    /// Reads the list of members.
     Members,
-    /// Writing the list of the members.
+    /// Writes the list of members.
     MembersPut,
-    /// The registry entry of a node that does not answer.
-    SignOfLife(NodeId),
+    /// Reads the registry entry of a node that does not answer.
+    LastSeen(NodeId),
 }
 
 impl std::fmt::Display for Question {
@@ -44,7 +44,7 @@ impl std::fmt::Display for Question {
             Self::Registry => f.write_str("this node's registry entry"),
             Self::Lease | Self::LeasePut => f.write_str("the lease of this node id"),
             Self::Consume(shard, _) => write!(f, "consuming stream {shard}"),
-            Self::HeldOrigin(node) | Self::SignOfLife(node) => {
+            Self::HeldOrigin(node) | Self::LastSeen(node) => {
                 write!(f, "the registry entry of node {node}")
             }
             Self::Members | Self::MembersPut => f.write_str("the list of the members"),
@@ -53,17 +53,17 @@ impl std::fmt::Display for Question {
     }
 }
 
-/// What leaves a component for the broker.
+/// A message of a component to the broker.
 #[derive(Clone, Debug)]
 pub enum Outgoing {
-    /// A request whose answer comes back with this question.
+    /// A request. Its answer returns with this question.
     Ask(Question, Request),
-    /// A signal to all nodes; it has no answer.
+    /// A signal to all nodes, without an answer.
     Signal(Signal),
 }
 
 impl Outgoing {
-    /// Reads a key of the registry.
+    /// Returns the request for a key of the registry.
     pub fn read(question: Question, key: String) -> Self {
         Self::Ask(question, Request::KvGet { key })
     }

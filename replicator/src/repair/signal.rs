@@ -1,48 +1,48 @@
-//! The two signals about gaps that nodes send each other (FORMAT.md, "Signals").
+//! The two signals between nodes about gaps (FORMAT.md, "Signals").
 //!
-//! Arrives and leaves: bytes of the signal subject. Anything that is not one of ours is dropped.
+//! Arrives and leaves: bytes of the signal subject. Unknown signals are dropped.
 
 /// A question about a gap or its answer, as CBOR on the signal subject.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Signal {
-    /// "I miss something: publish again what you have from this time on."
+    /// A node misses messages, and asks the others to republish their rows from a time on.
     Ask {
-        /// Who asks.
+        /// The asking node.
         asker: u64,
         /// The asker's number of the gap.
         gap: i64,
         /// When the asker noticed it, unix milliseconds.
         noticed_ms: i64,
-        /// Whose batches are missing: that node answers at once, others after a while. 0: not
-        /// known.
+        /// The node whose batches are missing. That node answers at once, others after a while. 0
+        /// if not known.
         origin: u64,
         /// The stream.
         shard: u32,
-        /// How far the asker has consumed it.
+        /// The position up to which the asker has consumed it.
         upto: u64,
-        /// From when on, unix milliseconds.
+        /// The oldest requested row time, unix milliseconds.
         since_ms: i64,
     },
-    /// "It is published."
+    /// A node has republished its rows.
     Answered {
-        /// Who asked.
+        /// The node that asked.
         asker: u64,
         /// The asker's number of the gap.
         gap: i64,
         /// When the asker noticed it, unix milliseconds.
         noticed_ms: i64,
-        /// Who answers.
+        /// The answering node.
         by: u64,
-        /// Whether that node misses nothing of the stream itself, up to the position of the asker.
+        /// Whether the answering node misses nothing of the stream up to the asker's position.
         whole: bool,
     },
 }
 
-/// A signal is a handful of numbers; anything longer is not one of ours.
+/// A signal is a handful of numbers. Anything longer is not ours.
 const SIGNAL_BYTES_MAX: usize = 256;
 
 impl Signal {
-    /// As bytes.
+    /// Encodes the signal.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         // Writing plain numbers to memory cannot fail.
@@ -50,7 +50,7 @@ impl Signal {
         out
     }
 
-    /// From bytes; None if they are not a signal that we know.
+    /// Decodes a signal; None if it is unknown.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         (bytes.len() <= SIGNAL_BYTES_MAX).then(|| ciborium::from_reader(bytes).ok()).flatten()
     }

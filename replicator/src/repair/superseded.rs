@@ -1,12 +1,13 @@
-//! Passes over batches of a schema that this node never had, once their origin has this node's.
+//! Skips batches in a schema that this node never had, as soon as their origin has this node's
+//! schema.
 //!
-//! A node that joins after migrations finds batches in the stream that were written before them.
-//! Their origin is held, as for any schema that differs; but it will never write in that schema
-//! again, so waiting is in vain. Its registry entry shows it: with our schema hash, everything up
-//! to the batch it names was written before. Such batches are passed over, and the nodes are asked
-//! to republish what they have: by now their rows are in the new schema. Mapping old columns to
-//! new ones instead would lose the content of a renamed one. Memory only, and a gap that is noted
-//! in the transaction that passes over.
+//! A node that joins after migrations finds older batches in the stream. Their origin is held, as
+//! for any other schema, but it will never write in that schema again, so waiting is useless. The
+//! origin's registry entry proves that: if it has our schema hash, then all batches up to the one
+//! in the entry are superseded. This node skips them and asks the other nodes to republish their
+//! rows, which are in the new schema by now. Mapping old columns to new ones instead would lose the
+//! content of a renamed column. Memory only, apart from the gap that is noted in the transaction
+//! that skips the batches.
 
 use super::question::{Outgoing, Question};
 use crate::broker::KvEntry;
@@ -16,38 +17,38 @@ use crate::model::ids::{BatchNo, NodeId, Site};
 use data_encoding::HEXLOWER;
 use std::collections::HashMap;
 
-/// The registry is asked about held origins this often.
+/// The interval of reading the registry entries of held origins.
 const ASK_MS: u64 = 2_000;
 
-/// What the registry entry of a held origin showed.
+/// The content of a held origin's registry entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Caught {
-    /// The schema of origin and node.
+struct CaughtUp {
+    /// The common schema of origin and node.
     hash: Digest,
     /// The origin's incarnation.
     site: Site,
-    /// The last batch it had published.
+    /// The origin's last published batch.
     batch: BatchNo,
-    /// When the entry was written, in the origin's unix milliseconds.
+    /// When the origin wrote the entry, by its own clock, unix milliseconds.
     updated_ms: i64,
-    /// The other nodes were asked to republish.
+    /// Whether the other nodes were asked to republish.
     asked: bool,
 }
 
-/// Held origins that have this node's schema by now.
+/// The held origins that now have this node's schema.
 #[derive(Debug, Default)]
 pub struct Superseded {
-    origins: HashMap<NodeId, Caught>,
+    origins: HashMap<NodeId, CaughtUp>,
     due_ms: u64,
 }
 
 impl Superseded {
-    /// When [`Superseded::ask`] has something to ask, if any origin is held.
+    /// Returns when [`Superseded::ask`] has questions, if any origin is held.
     pub fn deadline(&self) -> u64 {
         self.due_ms
     }
 
-    /// Reads the registry entries of `held` origins, every two seconds.
+    /// Returns the requests for the registry entries of `held` origins, every two seconds.
     pub fn ask(&mut self, mut held: Vec<NodeId>, now: Now) -> Vec<Outgoing> {
         if held.is_empty() || now.mono_ms < self.due_ms {
             return Vec::new();
@@ -59,13 +60,13 @@ impl Superseded {
         held.into_iter().map(ask).collect()
     }
 
-    /// The entry of a held origin. True: it has our schema by now, so its backlog is worth another
-    /// look.
+    /// Takes the entry of a held origin. True if it newly has our schema or a later batch, so its
+    /// backlog is to be consumed again.
     pub fn read(&mut self, node: NodeId, entry: Option<&KvEntry>, ours: Digest) -> bool {
         let Some(caught) = entry.and_then(|e| read_entry(e, ours)) else { return false };
         let known = self.origins.get(&node).is_some_and(|known| {
-            Caught { asked: false, updated_ms: 0, ..known.clone() }
-                == Caught { updated_ms: 0, ..caught.clone() }
+            CaughtUp { asked: false, updated_ms: 0, ..known.clone() }
+                == CaughtUp { updated_ms: 0, ..caught.clone() }
         });
         if known {
             return false;
@@ -74,16 +75,17 @@ impl Superseded {
         true
     }
 
-    /// Whether a batch that cannot be admitted is from before its origin had our schema.
+    /// Returns whether a batch that does not fit was written before its origin had our schema.
     pub fn covers(&self, node: NodeId, header: &BatchHeader, ours: Digest) -> bool {
         self.origins.get(&node).is_some_and(|caught| {
-            let former = header.site != caught.site && header.created_ms <= caught.updated_ms;
+            let earlier_site = header.site != caught.site && header.created_ms <= caught.updated_ms;
             let before = header.site == caught.site && header.number <= caught.batch;
-            caught.hash == ours && (former || before)
+            caught.hash == ours && (earlier_site || before)
         })
     }
 
-    /// The gap to note for an origin whose batches are passed over; None: the others were asked.
+    /// Returns the reason of the gap to note for an origin with skipped batches; None if the other
+    /// nodes were already asked.
     pub fn gap(&self, node: NodeId) -> Option<String> {
         let caught = self.origins.get(&node).filter(|caught| !caught.asked)?;
         Some(format!(
@@ -92,7 +94,7 @@ impl Superseded {
         ))
     }
 
-    /// After the commit that noted the gap.
+    /// Takes over the commit that noted the gap.
     pub fn asked(&mut self, node: NodeId) {
         if let Some(caught) = self.origins.get_mut(&node) {
             caught.asked = true;
@@ -100,13 +102,13 @@ impl Superseded {
     }
 }
 
-/// None: another schema, or no entry that we can read.
-fn read_entry(entry: &KvEntry, ours: Digest) -> Option<Caught> {
+/// None if the schema is another, or the entry is unreadable.
+fn read_entry(entry: &KvEntry, ours: Digest) -> Option<CaughtUp> {
     let value: serde_json::Value = serde_json::from_slice(&entry.value).ok()?;
     if value["schema_hash"].as_str()? != HEXLOWER.encode(&ours) {
         return None;
     }
-    Some(Caught {
+    Some(CaughtUp {
         hash: ours,
         site: Site(value["site"].as_i64()?),
         batch: BatchNo(value["batch"].as_u64()?),

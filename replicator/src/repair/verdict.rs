@@ -1,7 +1,8 @@
-//! Judges a connection: what the broker lost, how far back to consume, what to republish.
+//! Judges a connection: which messages the broker lost, how far back to consume, which rows to
+//! republish.
 //!
-//! Arrives: the answers of the broker, and what this node knew. Leaves: a [`Verdict`], which the
-//! next transaction carries out. Pure: the evidence decides, nothing else.
+//! Arrives: the answers of the broker, and this node's own knowledge. Leaves: a [`Verdict`], which
+//! the next transaction carries out. Pure: only the evidence decides.
 
 use super::evidence::{Evidence, judge};
 use crate::broker::{KvEntry, Message, StreamState};
@@ -10,13 +11,13 @@ use crate::model::planted_bugs::{Bug, planted};
 use crate::store::cursor::{Anchor, Cursor, NO_ROW_MS};
 use std::collections::{HashMap, HashSet};
 
-/// The answers of the broker, and the anchors that were asked about: both move on while the answers
-/// are on their way.
+/// The answers of the broker, and the anchors of the questions. The anchors are copies, because the
+/// originals move on while the answers are on their way.
 #[derive(Debug, Default)]
-pub struct Answered {
+pub struct BrokerAnswers {
     /// The state of each stream.
     pub states: HashMap<u32, StreamState>,
-    /// What stands at the positions that were asked about.
+    /// The messages at the requested positions.
     pub found: HashMap<(u32, StreamSeq), Option<Message>>,
     /// The newest message of this node.
     pub last_own: Option<Message>,
@@ -26,65 +27,66 @@ pub struct Answered {
     pub own: Option<Anchor>,
     /// The cursor of each stream.
     pub heads: HashMap<u32, Anchor>,
-    /// The cursor behind which each consumer began, where it is another.
+    /// The cursor after which each consumer started, if it is another.
     pub began: HashMap<u32, Anchor>,
 }
 
-/// What this node knows besides the anchors.
+/// This node's knowledge besides the anchors.
 #[derive(Debug)]
-pub struct Known<'a> {
+pub struct NodeKnowledge<'a> {
     /// The cursor of each stream.
     pub cursors: Vec<(u32, &'a Cursor)>,
-    /// The stream that this node publishes to.
+    /// The stream to which this node publishes.
     pub own_shard: u32,
     /// The lowest row time published since the cursor passed the own anchor, unix milliseconds.
     pub own_lowest_ms: i64,
-    /// Clocks may differ by this, milliseconds.
+    /// The allowed difference of clocks, milliseconds.
     pub drift_ms: i64,
 }
 
-/// Where a stream is consumed from.
+/// The position from which a stream is consumed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rewind {
-    /// From the cursor: it still holds.
+    /// From the cursor, which still holds.
     Keep,
-    /// From the start: no kept position holds.
+    /// From the start, because no kept position holds.
     ToStart,
-    /// From this kept position, the newest that holds.
+    /// From the kept position with this index, the newest one that holds.
     To(usize),
 }
 
-/// One stream.
+/// The verdict on one stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShardVerdict {
     /// Its number.
     pub shard: u32,
     /// Its state.
     pub state: StreamState,
-    /// Where to consume from.
+    /// The position from which to consume.
     pub rewind: Rewind,
 }
 
-/// What a check found to be done.
+/// The result of a check.
 #[derive(Debug, Default)]
 pub struct Verdict {
-    /// The broker knows more of this database than the database does.
+    /// The broker has later batches of this database than the database itself.
     pub behind_broker: bool,
-    /// Rows from this time on are to be republished, unix milliseconds.
+    /// The oldest row time to republish, unix milliseconds; None if nothing is lost.
     pub republish_since_ms: Option<i64>,
-    /// The last own acknowledged batch is gone.
+    /// The broker lost the last own acknowledged batch.
     pub own_lost: bool,
-    /// One for each stream.
+    /// The verdict on each stream.
     pub shards: Vec<ShardVerdict>,
 }
 
-impl Answered {
+impl BrokerAnswers {
     fn judge(&self, shard: u32, anchor: &Anchor, since_ns: i64, state: &StreamState) -> Evidence {
         let found = self.found.get(&(shard, anchor.seq)).and_then(Option::as_ref);
         judge(anchor, since_ns, state, found)
     }
 
-    /// Whether the cursor's message is gone, or the one behind which the consumer began.
+    /// Returns whether the broker lost the cursor's message, or the one after which the consumer
+    /// started.
     pub fn is_cursor_lost(&self, shard: u32, state: &StreamState) -> bool {
         let lost = |of: &HashMap<u32, Anchor>| {
             of.get(&shard).is_some_and(|anchor| {
@@ -94,8 +96,8 @@ impl Answered {
         !planted(Bug::NoCursorAnchor) && (lost(&self.heads) || lost(&self.began))
     }
 
-    /// The kept positions that decide how far back a lost cursor goes, as far as they were not
-    /// asked about.
+    /// Returns the kept positions of a lost cursor that were not requested yet. They decide how far
+    /// back it goes.
     pub fn trail_to_ask(&self, shard: u32, cursor: &Cursor) -> Vec<StreamSeq> {
         let Some(state) = self.states.get(&shard) else { return Vec::new() };
         let same_stream = self.heads.get(&shard).is_some_and(|h| h.created_ns == state.created_ns);
@@ -106,7 +108,7 @@ impl Answered {
         seqs.filter(|seq| seq.0 > 0 && !self.found.contains_key(&(shard, *seq))).collect()
     }
 
-    /// The newest kept position that still holds.
+    /// Returns the index of the newest kept position that still holds.
     fn newest_that_holds(&self, shard: u32, cursor: &Cursor, state: &StreamState) -> Option<usize> {
         let began = self.began.get(&shard);
         cursor.kept.iter().rposition(|kept| {
@@ -116,9 +118,9 @@ impl Answered {
         })
     }
 
-    /// The broker knows a higher batch number of this site than the database, or a site of this
-    /// node that the database does not know: the database went back in time (maybe for the second
-    /// time: then it does not remember its newest incarnation).
+    /// Returns whether the database went back in time: the broker has a higher batch number of this
+    /// site, or a site of this node that the database does not know. The latter happens if the
+    /// database went back twice, and lost its newest incarnation.
     pub fn is_ahead_of(&self, site: Site, batch: BatchNo, own_sites: &HashSet<Site>) -> bool {
         let unknown = |found: Site, number: u64| {
             if found == site { number > batch.0 } else { !own_sites.contains(&found) }
@@ -138,15 +140,16 @@ impl Answered {
     }
 }
 
-/// The lowest row time after a kept position, unix milliseconds: rows from then on may be lost.
+/// Returns the lowest row time after a kept position, unix milliseconds. Rows from then on may be
+/// lost.
 fn lost_since_ms(cursor: &Cursor, kept: usize, drift_ms: i64) -> i64 {
     let after = cursor.kept[kept + 1..].iter().map(|k| k.lowest_ms).min().unwrap_or(NO_ROW_MS);
     after.min(cursor.kept[kept].anchor.time_ns / 1_000_000 - drift_ms)
 }
 
-/// Judges the streams and the own anchor. [`Verdict::behind_broker`] is the caller's: only a
-/// process that has published nothing yet can tell by [`Answered::is_ahead_of`].
-pub fn judge_connection(answered: &Answered, known: &Known<'_>) -> Verdict {
+/// Judges the streams and the own anchor. The caller sets [`Verdict::behind_broker`], because
+/// [`BrokerAnswers::is_ahead_of`] is valid only before the process has published anything.
+pub fn judge_connection(answered: &BrokerAnswers, known: &NodeKnowledge<'_>) -> Verdict {
     let mut verdict = Verdict::default();
     let mut since_ms = NO_ROW_MS;
     for (shard, cursor) in &known.cursors {
@@ -178,12 +181,13 @@ pub fn judge_connection(answered: &Answered, known: &Known<'_>) -> Verdict {
     verdict
 }
 
-/// If the last own acknowledged batch is gone: rows from this time on may be lost with it.
-fn own_lost_since_ms(answered: &Answered, known: &Known<'_>) -> Option<i64> {
+/// If the last own acknowledged batch is lost, returns the time from which on rows may be lost with
+/// it.
+fn own_lost_since_ms(answered: &BrokerAnswers, known: &NodeKnowledge<'_>) -> Option<i64> {
     let shard = known.own_shard;
     let (anchor, state) = (answered.own.as_ref()?, answered.states.get(&shard)?);
     let cursor = known.cursors.iter().find(|(s, _)| *s == shard).map(|(_, cursor)| *cursor);
-    // An acknowledgement has no time, but the messages consumed before it have.
+    // An acknowledgement has no time, but the messages consumed before it do.
     let trail = cursor.iter().flat_map(|c| &c.kept).map(|k| k.anchor);
     let before = trail.filter(|a| a.seq <= anchor.seq && a.created_ns == anchor.created_ns);
     let not_before_ns = before.map(|a| a.time_ns).max().unwrap_or(0);

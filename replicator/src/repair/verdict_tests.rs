@@ -6,7 +6,7 @@ use bytes::Bytes;
 const CREATED: i64 = 1;
 const SECOND: i64 = 1_000_000_000;
 
-/// The message at a position, of node 2, stored `seq` seconds after 1970.
+/// Returns the message at a position, of node 2, stored `seq` seconds after 1970.
 fn message(seq: u64) -> Message {
     let headers = PartHeaders {
         site: Site(8),
@@ -30,7 +30,8 @@ fn anchor(seq: u64) -> Anchor {
     Anchor::of(&message(seq), CREATED)
 }
 
-/// A cursor with positions 10, 20 and 30; rows after a position are as old as its number in ms.
+/// Returns a cursor with positions 10, 20 and 30. Rows up to a position have its number as time, in
+/// ms.
 fn cursor() -> Cursor {
     let mut cursor = Cursor::default();
     for seq in [10, 20, 30] {
@@ -49,22 +50,22 @@ fn state(first: u64, last: u64) -> StreamState {
     }
 }
 
-/// What the broker answers: the stream's state, and which of our messages it still has.
-fn answered(state: StreamState, found: &[u64], own: Option<u64>) -> Answered {
+/// Returns the broker's answers: the stream's state, and the messages of ours that it still has.
+fn answered(state: StreamState, found: &[u64], own: Option<u64>) -> BrokerAnswers {
     let found = found.iter().map(|seq| ((1, StreamSeq(*seq)), Some(message(*seq))));
-    Answered {
+    BrokerAnswers {
         states: HashMap::from([(1, state)]),
         found: found.collect(),
         own: own.map(anchor),
         heads: HashMap::from([(1, anchor(30))]),
-        ..Answered::default()
+        ..BrokerAnswers::default()
     }
 }
 
-fn judged(answered: &Answered) -> Verdict {
+fn judged(answered: &BrokerAnswers) -> Verdict {
     let cursor = cursor();
     let cursors = vec![(1, &cursor)];
-    let known = Known { cursors, own_shard: 1, own_lowest_ms: 25, drift_ms: 100 };
+    let known = NodeKnowledge { cursors, own_shard: 1, own_lowest_ms: 25, drift_ms: 100 };
     judge_connection(answered, &known)
 }
 
@@ -73,7 +74,7 @@ fn how_far_back_a_stream_goes() {
     let other_stream = StreamState { created_ns: 2, ..state(1, 40) };
     for (state, found, rewind, since_ms) in [
         (state(1, 40), &[10, 20, 30][..], Rewind::Keep, None),
-        // The rows after position 20 are of millisecond 30 on.
+        // The rows after position 20 have times from millisecond 30 on.
         (state(1, 40), &[10, 20][..], Rewind::To(1), Some(30)),
         (state(1, 25), &[10, 20][..], Rewind::To(1), Some(30)),
         (state(1, 40), &[10][..], Rewind::To(0), Some(20)),
@@ -122,14 +123,14 @@ fn a_database_that_went_back_in_time_is_noticed() {
     for (batch, site, ahead) in [
         (5, Site(8), false), // The stream's newest is batch 5.
         (4, Site(8), true),
-        (0, Site(7), false), // Site 8 is a former one of ours.
+        (0, Site(7), false), // Site 8 is a former one of this node.
     ] {
-        let answered = Answered { last_own: Some(message(5)), ..Answered::default() };
+        let answered = BrokerAnswers { last_own: Some(message(5)), ..BrokerAnswers::default() };
         assert_eq!(answered.is_ahead_of(site, BatchNo(batch), &own), ahead, "{batch} {site}");
     }
     let value = serde_json::json!({ "site": 9, "batch": 1 }).to_string().into();
     let registry = Some(KvEntry { revision: 1, value });
-    let answered = Answered { registry, ..Answered::default() };
+    let answered = BrokerAnswers { registry, ..BrokerAnswers::default() };
     assert!(answered.is_ahead_of(Site(8), BatchNo(100), &own), "site 9 is unknown here");
-    assert!(!Answered::default().is_ahead_of(Site(8), BatchNo(0), &own));
+    assert!(!BrokerAnswers::default().is_ahead_of(Site(8), BatchNo(0), &own));
 }

@@ -1,13 +1,12 @@
-//! Logs rows for publication, a bounded number in one transaction.
+//! Logs rows for publication, a bounded number in each transaction.
 //!
-//! Arrives: which rows. Leaves: log entries, and baseline versions for rows that had none. Owns: a
-//! database of any size is gone through without the application waiting long for the write lock.
-//! The place is memory only: after a crash the rows are logged again, which is harmless however
-//! often it happens.
+//! Arrives: the oldest row time. Leaves: log entries, and baseline versions for rows without one.
+//! Owns: the application never waits long for the write lock, even if the database is large. The
+//! place is memory only. After a crash the rows are logged again, which is harmless.
 
 use crate::capture::baseline::baseline_rows;
 use crate::db::connection::DatabaseError;
-use crate::db::key_pages::stretch;
+use crate::db::key_pages::next_page;
 use crate::db::layout::{Layout, TableLayout};
 use crate::db::sql::quote;
 use crate::model::batch::Value;
@@ -28,8 +27,8 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// Every row, whoever wrote it, whose version is from `since_ms` on. From 0 on, rows without a
-    /// version (older than the retention) get the baseline version and go too.
+    /// Returns a walk over every row with a version from `since_ms` on, from any writer. With 0 it
+    /// includes rows without a version (older than the retention), which get the baseline version.
     pub fn since(since_ms: i64) -> Self {
         Self {
             since_ms: Some(since_ms.max(0)),
@@ -41,27 +40,27 @@ impl Walk {
         }
     }
 
-    /// Every row without a version: it gets the baseline version.
+    /// Returns a walk over every row without a version, which gets the baseline version.
     pub fn unversioned() -> Self {
         Self { since_ms: None, unversioned: true, ..Self::since(0) }
     }
 
-    /// From when on; None: rows without a version only.
+    /// Returns the oldest row time; None for rows without a version only.
     pub fn since_ms(&self) -> Option<i64> {
         self.since_ms
     }
 
-    /// Rows logged so far.
+    /// Returns the number of rows logged so far.
     pub fn rows(&self) -> u64 {
         self.rows
     }
 
-    /// Goes on, within the caller's write transaction, until `rows_max` rows of one table were
-    /// looked at or all is done. Returns how many were logged, and whether all is done. Begins anew
-    /// if the schema has changed.
+    /// Continues inside the caller's write transaction, until `rows_max` rows of one table are
+    /// examined or the walk is complete. Returns the number of logged rows, and whether the walk is
+    /// complete. Starts again if the schema has changed.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// SQLite's error.
     pub fn step(
         &mut self,
         db: &Connection,
@@ -100,7 +99,7 @@ impl Walk {
     ) -> Result<u64, DatabaseError> {
         let keys: Vec<String> = (0..table.schema.key.len()).map(|i| format!("key{i}")).collect();
         let from = format!("main.{}", quote(&table.version_table()));
-        let mut next = stretch(db, &from, &keys, self.after.as_deref(), rows_max)?;
+        let mut next = next_page(db, &from, &keys, self.after.as_deref(), rows_max)?;
         next.values.push(Value::Integer(self.since_ms.unwrap_or(0) << 16));
         let own = if planted(Bug::OwnRowsOnly) { format!(" AND {IS_OWN}") } else { String::new() };
         let from =
@@ -119,7 +118,7 @@ impl Walk {
         let keys: Vec<String> =
             table.schema.key.iter().map(|k| format!("t.{}", quote(&k.name))).collect();
         let from = format!("main.{} AS t", quote(table.name()));
-        let next = stretch(db, &from, &keys, self.after.as_deref(), rows_max)?;
+        let next = next_page(db, &from, &keys, self.after.as_deref(), rows_max)?;
         let logged = baseline_rows(db, table, &next.condition, &next.values)?;
         self.after = next.end;
         Ok(logged as u64)
@@ -164,16 +163,16 @@ mod tests {
         panic!("the walk does not end");
     }
 
-    /// However small the pieces are, each row is logged once, but those with NULL in the key (5 of
-    /// b), which have no identity.
+    /// With pages of any size each row is logged once, except rows with NULL in the key (5 of b),
+    /// which have no identity.
     #[test]
-    fn every_row_is_logged_once_whatever_the_pieces() {
+    fn every_row_is_logged_once_with_pages_of_any_size() {
         for rows_max in [1, 2, 3, 7, 100] {
             let (db, layout) = database();
             assert_eq!(
                 finish(&db, &layout, Walk::unversioned(), rows_max),
                 20 + 15 + 3,
-                "pieces of {rows_max}"
+                "pages of {rows_max}"
             );
             let count = |sql: &str| db.query_row(sql, [], |r| r.get::<_, i64>(0)).unwrap();
             assert_eq!(
@@ -204,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_schema_begins_the_walk_anew() {
+    fn a_changed_schema_restarts_the_walk() {
         let (db, layout) = database();
         let mut walk = Walk::unversioned();
         assert!(!walk.step(&db, &layout, 5).unwrap().1);

@@ -77,7 +77,8 @@ pub struct Settings {
     pub scan_max_changes: u64,
     /// Unused: published changes are removed when they are acknowledged. Milliseconds.
     pub cleanup_interval: u64,
-    /// The node exits with 0 after this time without activity. Milliseconds, 0: never.
+    /// The node exits with status 0 after this time without an applied or published batch.
+    /// Milliseconds, 0: never.
     pub sleep_timeout: u64,
     /// Interval of the poll for changes, milliseconds. 0: once a second.
     pub polling_interval: u64,

@@ -1,7 +1,7 @@
-//! The table `__harmonylite__change_log`: which rows are to get a version or to be published.
+//! The table `__harmonylite__change_log`: the rows that need a version or are to be published.
 //!
-//! Triggers write it; fold reads it. An entry holds the key of its row in `key0`, `key1`, ...: as
-//! many columns as the longest key of a replicated table has.
+//! Triggers write it; fold reads it. An entry holds the key of its row in `key0`, `key1`, and so
+//! on. The longest key of a replicated table decides how many of these columns exist.
 
 use crate::db::connection::DatabaseError;
 use crate::db::ids::version_from;
@@ -11,20 +11,20 @@ use crate::model::ids::Version;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
 
-/// The table, for statements that also name columns of an application's table.
+/// The table's name, for statements that also use a table of the application.
 pub const NAME: &str = "__harmonylite__change_log";
 
-/// A row changed; its key was logged by a trigger.
+/// A row changed, and a trigger logged its key.
 pub const KIND_CHANGED: i64 = 0;
-/// A row clashed with one being written and may have been removed by REPLACE: counts only if it is
-/// gone.
+/// A row clashed with one being written, and REPLACE may have removed it. The entry counts only if
+/// the row does not exist.
 pub const KIND_DISPLACED: i64 = 1;
 /// The row's version is already stored and is to be published.
 pub const KIND_PUBLISH: i64 = 2;
-/// A row without a log entry, found later: as if it had changed when it was found.
+/// A row without version and log entry was found. It counts as changed at that time.
 pub const KIND_FOUND: i64 = 3;
 
-/// An entry as it is read.
+/// An entry of the log.
 pub struct LogEntry<'a> {
     /// Its number.
     pub id: i64,
@@ -32,32 +32,32 @@ pub struct LogEntry<'a> {
     pub time_ms: i64,
     /// The number of its table ([`super::tables`]).
     pub table_id: i64,
-    /// One of the kinds above.
+    /// One of the `KIND_` values above.
     pub kind: i64,
-    /// The version before the change, if absorb has kept it.
+    /// The version before the change, if absorb has stored it.
     pub previous: Option<Version>,
     row: &'a Row<'a>,
 }
 
-/// Columns of [`for_each`] before the key.
+/// The number of columns before the key in the SELECT of [`for_each`].
 const BEFORE_KEY: usize = 6;
 
 impl LogEntry<'_> {
-    /// The key of its row, which has so many columns.
+    /// Returns the key of its row, which has `length` columns.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// SQLite's error.
     pub fn key(&self, length: usize) -> Result<Vec<Value>, DatabaseError> {
         let key = (0..length).map(|i| self.row.get_ref(BEFORE_KEY + i).map(Value::from));
         Ok(key.collect::<rusqlite::Result<_>>()?)
     }
 }
 
-/// Calls `visit` for the entries beyond `after` up to `upto`, in the order of the log.
-/// `key_columns_max`: the length of the longest key.
+/// Calls `visit` for the entries after `after` up to `upto`, in the order of the log.
+/// `key_columns_max` is the length of the longest key.
 ///
 /// # Errors
-/// What SQLite says, or `visit`.
+/// The error of SQLite or of `visit`.
 pub fn for_each(
     db: &Connection,
     key_columns_max: usize,
@@ -85,11 +85,11 @@ pub fn for_each(
     Ok(())
 }
 
-/// Calls `visit` with table number and key columns (`key_columns_max` of them) for every entry
-/// beyond `after` that is a change.
+/// Calls `visit` for every change after the entry `after`, with the table number and
+/// `key_columns_max` key columns.
 ///
 /// # Errors
-/// What SQLite says, or `visit`.
+/// The error of SQLite or of `visit`.
 pub fn for_each_change_after(
     db: &Connection,
     key_columns_max: usize,
@@ -111,20 +111,20 @@ pub fn for_each_change_after(
     Ok(())
 }
 
-/// The last number in the log; 0 if the log is empty.
+/// Returns the last number in the log; 0 if the log is empty.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn log_end(db: &Connection) -> Result<i64, DatabaseError> {
     Ok(db
         .prepare_cached("SELECT coalesce(max(id), 0) FROM main.__harmonylite__change_log")?
         .query_row([], |r| r.get(0))?)
 }
 
-/// The number of the n-th entry beyond `after`, from 1; None if there are fewer.
+/// Returns the number of the n-th entry (from 1) after `after`; None if there are fewer.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn nth_entry(db: &Connection, after: i64, n: u64) -> Result<Option<i64>, DatabaseError> {
     let mut read = db.prepare_cached(
         "SELECT id FROM main.__harmonylite__change_log WHERE id > ?1 ORDER BY id LIMIT 1 OFFSET ?2",
@@ -133,10 +133,10 @@ pub fn nth_entry(db: &Connection, after: i64, n: u64) -> Result<Option<i64>, Dat
     Ok(read.query_row([after, offset], |r| r.get(0)).optional()?)
 }
 
-/// Removes the entries up to `upto`, but not the last of the log: numbers must go on from there.
+/// Removes the entries up to `upto`, except the last of the log: new numbers continue from it.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn delete_published(db: &Connection, upto: i64) -> Result<(), DatabaseError> {
     db.prepare_cached(
         "DELETE FROM main.__harmonylite__change_log WHERE id <= ?1 AND id < (SELECT max(id) FROM \
@@ -146,10 +146,10 @@ pub fn delete_published(db: &Connection, upto: i64) -> Result<(), DatabaseError>
     Ok(())
 }
 
-/// Keeps with each entry the version that its row had before it.
+/// Stores with each entry the version that its row had before it.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn keep_previous(
     db: &Connection,
     entries: impl IntoIterator<Item = (i64, Version)>,
@@ -163,12 +163,12 @@ pub fn keep_previous(
     Ok(())
 }
 
-/// Gives the changes beyond `after` that are older than `before_ms` the time `now_ms`. Returns how
-/// many there were.
+/// Gives the time `now_ms` to the changes after `after` that are older than `before_ms`. Returns
+/// their number.
 ///
 /// # Errors
-/// What SQLite says.
-pub fn stamp_anew(
+/// SQLite's error.
+pub fn restamp(
     db: &Connection,
     after: i64,
     before_ms: i64,
@@ -181,20 +181,20 @@ pub fn stamp_anew(
     )?)
 }
 
-/// What waits to be published.
+/// The entries that wait for publication.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pending {
-    /// How many entries wait.
+    /// The number of waiting entries.
     pub entries: u64,
-    /// The time of the oldest one, unix milliseconds; entries without a time (time 0) do not count.
-    /// 0: none has a time.
+    /// The time of the oldest one, unix milliseconds. Entries without a time (time 0) do not count.
+    /// 0 if no entry has a time.
     pub oldest_ms: i64,
 }
 
-/// What waits beyond the last published entry.
+/// Reads the entries after the last published one.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn pending(db: &Connection, published: i64) -> Result<Pending, DatabaseError> {
     let mut read = db.prepare_cached(
         "SELECT count(*), coalesce(min(CASE WHEN time > 0 THEN time END), 0) FROM \
@@ -205,10 +205,10 @@ pub fn pending(db: &Connection, published: i64) -> Result<Pending, DatabaseError
     })?)
 }
 
-/// Logs a row whose version is stored for publication.
+/// Logs a row for publication. Its version is already stored.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn publish_row(db: &Connection, table_id: i64, key: &[Value]) -> Result<(), DatabaseError> {
     let places: Vec<String> = (1..=key.len()).map(|i| format!("?{i}")).collect();
     let mut insert = db.prepare_cached(&format!(
@@ -221,11 +221,12 @@ pub fn publish_row(db: &Connection, table_id: i64, key: &[Value]) -> Result<(), 
     Ok(())
 }
 
-/// Logs selected rows of a table for publication and returns how many. `keys`: the expressions of
-/// the key; `from`: the rest of the SELECT, from FROM on; `values`: its parameters.
+/// Logs selected rows of a table for publication, and returns their number. `keys` are the
+/// expressions of the key, `from` is the rest of the SELECT from FROM on, and `values` are its
+/// parameters.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn publish_rows(
     db: &Connection,
     table_id: i64,
@@ -242,10 +243,10 @@ pub fn publish_rows(
     Ok(insert.execute(params_from_iter(values))?)
 }
 
-/// Adds the columns that keys of this length need.
+/// Adds the columns for keys of this length.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn widen(db: &Connection, columns: usize) -> Result<(), DatabaseError> {
     let have: usize = db.query_row(
         "SELECT count(*) FROM pragma_table_info('__harmonylite__change_log', 'main') \
@@ -349,14 +350,14 @@ mod tests {
     }
 
     #[test]
-    fn only_old_changes_beyond_the_absorbed_are_stamped_anew() {
+    fn only_old_changes_beyond_the_absorbed_are_restamped() {
         let db = test_database();
         for (id, time_ms, kind) in
             [(1, 5, KIND_CHANGED), (2, 5, KIND_CHANGED), (3, 50, KIND_FOUND), (4, 0, KIND_PUBLISH)]
         {
             log(&db, id, time_ms, kind);
         }
-        assert_eq!(stamp_anew(&db, 1, 10, 100).unwrap(), 1);
+        assert_eq!(restamp(&db, 1, 10, 100).unwrap(), 1);
         let mut times = Vec::new();
         for_each(&db, 1, 0, 9, |e| {
             times.push(e.time_ms);

@@ -1,8 +1,9 @@
-//! Keeps the content that lost a conflict, so that no write disappears without a trace.
+//! Keeps the losing content of a conflict, so that no write disappears without a trace.
 //!
-//! Arrives: the losing and the winning version of a row, and the losing content. Leaves: one line
-//! in `__harmonylite__conflict`, at most one for each losing version, the oldest dropped beyond the
-//! bound. Written in the transaction that lets the winner win: a crash leaves both or none.
+//! Arrives: the losing and the winning version of a row, and the losing content. Leaves: one entry
+//! in `__harmonylite__conflict` for each losing version; beyond the bound the oldest entries are
+//! dropped. It is written in the transaction that applies the winner, so a crash leaves both or
+//! none.
 
 use crate::db::connection::DatabaseError;
 use crate::db::ids::version_from;
@@ -12,35 +13,35 @@ use crate::model::batch::Value;
 use crate::model::ids::Version;
 use rusqlite::{Connection, params};
 
-/// A conflict to be written down.
+/// A loss to record.
 #[derive(Debug)]
 pub struct Loss<'a> {
     /// The table.
     pub table: &'a TableLayout,
-    /// The row.
+    /// The key of the row.
     pub key: &'a [Value],
-    /// What happened, for people.
+    /// The kind of the conflict, for people.
     pub reason: &'static str,
-    /// Who won.
+    /// The winning version.
     pub winner: Version,
-    /// Who lost.
+    /// The losing version.
     pub loser: Version,
-    /// The losing content by column; None if what lost was a delete.
+    /// The losing content by column; None if a delete lost.
     pub content: Option<Vec<(&'a str, Value)>>,
 }
 
-/// Two nodes wrote the row without knowing of each other.
+/// Two nodes wrote the row, and neither had seen the other's write.
 pub const CONCURRENT: &str = "concurrent writes";
-/// Two rows had the same value where the schema allows one.
+/// Two rows had the same value in a unique index.
 pub const UNIQUE_CLASH: &str = "unique clash";
-/// The row was here before this database joined, and the cluster had another.
+/// The row existed before this database joined, and the cluster had another content.
 pub const JOINED_OVER: &str = "joined with another content";
 
-/// Writes a loss down, and drops the oldest beyond `conflicts_max`. False if this loss is known
-/// already.
+/// Records a loss, and drops the oldest entries beyond `conflicts_max`. False if the loss is
+/// already recorded.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn record(
     db: &Connection,
     loss: &Loss<'_>,
@@ -73,19 +74,19 @@ pub fn record(
     Ok(written > 0)
 }
 
-/// A key for people and for finding the row again: column -> SQL literal, as JSON.
+/// Returns a key as JSON: column -> SQL literal. People can read it, and it finds the row.
 pub fn key_text(table: &TableLayout, key: &[Value]) -> String {
     as_json(table.schema.key.iter().map(|k| k.name.as_str()).zip(key))
 }
 
-/// Columns and values as a JSON object of SQL literals: readable, and exact to the byte.
+/// Returns columns and values as a JSON object of SQL literals: readable, and exact to the byte.
 fn as_json<'a>(pairs: impl Iterator<Item = (&'a str, &'a Value)>) -> String {
     let map: serde_json::Map<String, serde_json::Value> =
         pairs.map(|(n, v)| (n.to_owned(), literal(v).into())).collect();
     serde_json::Value::Object(map).to_string()
 }
 
-/// One line of the journal, as people see it.
+/// One entry of the journal, as shown to people.
 #[derive(Debug, serde::Serialize)]
 pub struct Conflict {
     /// Its number, for `harmonylite conflicts restore`.
@@ -96,20 +97,20 @@ pub struct Conflict {
     pub table: String,
     /// The key as JSON of SQL literals.
     pub key: String,
-    /// Why.
+    /// The kind of the conflict.
     pub reason: String,
-    /// The version that stayed, as text.
+    /// The winning version, as text.
     pub winner: String,
-    /// The version that lost, as text.
+    /// The losing version, as text.
     pub loser: String,
-    /// The content that lost, as JSON of SQL literals; None: a delete lost.
+    /// The losing content, as JSON of SQL literals; None if a delete lost.
     pub content: Option<String>,
 }
 
-/// The journal, newest first.
+/// Returns the newest entries of the journal, newest first.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn list(db: &Connection, most: i64) -> Result<Vec<Conflict>, DatabaseError> {
     let mut read = db.prepare(
         "SELECT id, time, table_name, key, reason, loser, winner_hlc, winner_site, loser_hlc, \
@@ -131,10 +132,10 @@ pub fn list(db: &Connection, most: i64) -> Result<Vec<Conflict>, DatabaseError> 
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// How many conflicts the journal holds.
+/// Returns the number of conflicts in the journal.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn count(db: &Connection) -> Result<i64, DatabaseError> {
     Ok(db
         .prepare_cached("SELECT count(*) FROM main.__harmonylite__conflict")?
@@ -144,16 +145,16 @@ pub fn count(db: &Connection) -> Result<i64, DatabaseError> {
 /// Removes one conflict.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn remove(db: &Connection, id: i64) -> Result<(), DatabaseError> {
     db.execute("DELETE FROM main.__harmonylite__conflict WHERE id = ?1", [id])?;
     Ok(())
 }
 
-/// Removes all conflicts and returns how many there were.
+/// Removes all conflicts, and returns their number.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn clear(db: &Connection) -> Result<usize, DatabaseError> {
     Ok(db.execute("DELETE FROM main.__harmonylite__conflict", [])?)
 }

@@ -1,17 +1,18 @@
-//! How far each stream is applied, with the evidence that the stream still is the one we knew.
+//! The position up to which each stream is applied, with evidence that the stream is still the
+//! same.
 //!
-//! Arrives: the position after each applied message. Leaves: one head for each shard and a sparse
-//! trail of older positions, at growing distances. Owns: for every kept position, the lowest row
-//! time that came after the one before it; so after a loss we know how far back to publish again,
-//! also for rows that were written long before they were sent. Written in the transaction that
-//! applies the rows: a crash leaves rows and cursor as they belong together.
+//! Arrives: the position after each applied message. Leaves: one head for each shard, and a sparse
+//! trail of older positions at growing distances. Owns: every kept position has the lowest row time
+//! since the position before it. So after a loss the node knows from which time on to republish,
+//! also for rows that were sent long after they were written. The cursor is written in the
+//! transaction that applies the rows, so they always agree after a crash.
 
 use crate::broker::Message;
 use crate::db::connection::DatabaseError;
 use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 use rusqlite::{Connection, params};
 
-/// A message as it can be recognised later (an anchor).
+/// The facts that identify a message later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Anchor {
     /// Its position.
@@ -20,16 +21,16 @@ pub struct Anchor {
     pub created_ns: i64,
     /// When the broker stored it, unix nanoseconds.
     pub time_ns: i64,
-    /// Who published it.
+    /// The node that published it.
     pub node: NodeId,
-    /// In which life.
+    /// The incarnation of that node's database.
     pub site: Site,
-    /// Which batch.
+    /// The number of its batch.
     pub batch: BatchNo,
 }
 
 impl Anchor {
-    /// Before the first message of a stream.
+    /// Returns the anchor before the first message of a stream.
     pub fn start(created_ns: i64) -> Self {
         Self {
             seq: StreamSeq(0),
@@ -41,7 +42,7 @@ impl Anchor {
         }
     }
 
-    /// The anchor for a message.
+    /// Returns the anchor of a message.
     pub fn of(message: &Message, created_ns: i64) -> Self {
         let (site, batch) =
             message.headers.as_ref().map_or((Site(0), BatchNo(0)), |h| (h.site, h.batch));
@@ -55,11 +56,11 @@ impl Anchor {
         }
     }
 
-    /// Whether the message found at this position is the one we knew.
+    /// Returns whether the message at this position is the one of the anchor.
     pub fn matches(&self, found: Option<&Message>) -> bool {
         let same = |m: &Message| {
             let found = Self::of(m, self.created_ns);
-            // What an acknowledgement told has no time.
+            // An anchor from an acknowledgement has no time.
             Self { time_ns: if self.time_ns == 0 { 0 } else { found.time_ns }, ..found } == *self
         };
         self.seq.0 == 0 || found.is_some_and(same)
@@ -68,11 +69,11 @@ impl Anchor {
 
 /// A kept position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kept {
-    /// The message there.
+pub struct KeptPosition {
+    /// The message at the position.
     pub anchor: Anchor,
-    /// The lowest row time (unix milliseconds) in the messages after the kept position before this
-    /// one, up to here.
+    /// The lowest row time (unix milliseconds) in the messages after the previous kept position, up
+    /// to this one.
     pub lowest_ms: i64,
 }
 
@@ -80,17 +81,17 @@ pub struct Kept {
 #[derive(Clone, Debug, Default)]
 pub struct Cursor {
     /// Oldest first; the last one is the head.
-    pub kept: Vec<Kept>,
-    /// From here on `kept` differs from what is stored.
+    pub kept: Vec<KeptPosition>,
+    /// From this index on `kept` differs from the stored cursor.
     changed: usize,
-    /// Stored, and no longer kept.
+    /// Positions that are stored, and no longer kept.
     removed: Vec<StreamSeq>,
 }
 
-/// The streams that have a cursor, in order.
+/// Returns the streams with a cursor, in order.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn shards(db: &Connection) -> Result<Vec<u32>, DatabaseError> {
     let mut read =
         db.prepare("SELECT DISTINCT shard FROM main.__harmonylite__cursor ORDER BY shard")?;
@@ -98,16 +99,16 @@ pub fn shards(db: &Connection) -> Result<Vec<u32>, DatabaseError> {
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// "No row yet".
+/// The lowest row time if there is no row.
 pub const NO_ROW_MS: i64 = i64::MAX;
 
 impl Cursor {
-    /// How far the stream is applied.
+    /// Returns the position up to which the stream is applied.
     pub fn head(&self) -> Option<&Anchor> {
         self.kept.last().map(|k| &k.anchor)
     }
 
-    /// The position of the head; 0 before the first.
+    /// Returns the position of the head; 0 before the first message.
     pub fn seq(&self) -> StreamSeq {
         self.head().map_or(StreamSeq(0), |a| a.seq)
     }
@@ -115,14 +116,14 @@ impl Cursor {
     /// Reads the cursor of a shard.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// SQLite's error.
     pub fn read(db: &Connection, shard: u32) -> Result<Self, DatabaseError> {
         let mut read = db.prepare_cached(
             "SELECT seq, created, time, node, site, batch, lowest FROM main.__harmonylite__cursor \
             WHERE shard = ?1 ORDER BY seq",
         )?;
         let kept = read.query_map([shard], |r| {
-            Ok(Kept {
+            Ok(KeptPosition {
                 anchor: Anchor {
                     seq: r.get(0)?,
                     created_ns: r.get(1)?,
@@ -138,8 +139,8 @@ impl Cursor {
         Ok(Self { changed: kept.len(), kept, removed: Vec::new() })
     }
 
-    /// Moves the head. What lay between it and the kept position before is forgotten, unless `step`
-    /// or more messages lie between: then the old head stays in the trail.
+    /// Moves the head. The old head stays in the trail if it is at least `step` messages after the
+    /// kept position before it; otherwise the new head replaces it.
     pub fn advance(&mut self, to: Anchor, lowest_ms: i64, step: u64, most: usize) {
         if to.seq <= self.seq() {
             return;
@@ -150,17 +151,17 @@ impl Cursor {
             [_] => true,
         };
         if keep_head {
-            self.kept.push(Kept { anchor: to, lowest_ms });
+            self.kept.push(KeptPosition { anchor: to, lowest_ms });
         } else if let Some(head) = self.kept.last_mut() {
             self.removed.push(head.anchor.seq);
-            *head = Kept { anchor: to, lowest_ms: head.lowest_ms.min(lowest_ms) };
+            *head = KeptPosition { anchor: to, lowest_ms: head.lowest_ms.min(lowest_ms) };
         }
         self.changed = self.changed.min(self.kept.len() - 1);
         self.thin(most);
     }
 
-    /// Counts rows that came in front of the head (a batch of our own, published before it is
-    /// consumed).
+    /// Lowers the row time of the head, for rows of messages before it (an own batch, published
+    /// before it is consumed).
     pub fn lower(&mut self, lowest_ms: i64) {
         if let Some(head) = self.kept.last_mut().filter(|h| h.lowest_ms > lowest_ms) {
             head.lowest_ms = lowest_ms;
@@ -168,8 +169,8 @@ impl Cursor {
         }
     }
 
-    /// Removes the kept position whose neighbours are nearest to each other in proportion to their
-    /// age.
+    /// Thins the trail to `most` positions. Each time removes the position whose neighbours are
+    /// closest together in proportion to its age.
     fn thin(&mut self, most: usize) {
         while self.kept.len() > most.max(2) {
             let head = self.seq().0;
@@ -186,15 +187,15 @@ impl Cursor {
         }
     }
 
-    /// Goes back to a kept position (None: the start) and returns the lowest row time that came
-    /// after it.
+    /// Goes back to a kept position (None: the start), and returns the lowest row time after it.
     pub fn back_to(&mut self, index: Option<usize>, created_ns: i64) -> i64 {
         let from = index.map_or(0, |i| i + 1);
         let lowest = self.kept[from..].iter().map(|k| k.lowest_ms).min().unwrap_or(NO_ROW_MS);
         self.removed.extend(self.kept.drain(from..).map(|k| k.anchor.seq));
         self.changed = self.changed.min(from);
         if self.kept.is_empty() {
-            self.kept.push(Kept { anchor: Anchor::start(created_ns), lowest_ms: NO_ROW_MS });
+            self.kept
+                .push(KeptPosition { anchor: Anchor::start(created_ns), lowest_ms: NO_ROW_MS });
         }
         lowest
     }
@@ -202,7 +203,7 @@ impl Cursor {
     /// Stores the cursor of a shard.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// SQLite's error.
     pub fn write(&mut self, db: &Connection, shard: u32) -> Result<(), DatabaseError> {
         let mut remove = db.prepare_cached(
             "DELETE FROM main.__harmonylite__cursor WHERE shard = ?1 AND seq = ?2",
@@ -217,7 +218,8 @@ impl Cursor {
              excluded.time, node = excluded.node, site = excluded.site,
              batch = excluded.batch, lowest = excluded.lowest",
         )?;
-        for Kept { anchor: a, lowest_ms } in &self.kept[self.changed.min(self.kept.len())..] {
+        for KeptPosition { anchor: a, lowest_ms } in &self.kept[self.changed.min(self.kept.len())..]
+        {
             put.execute(params![
                 shard,
                 a.seq,

@@ -1,55 +1,55 @@
-//! The table `__harmonylite__gap`: messages that are missing and that other nodes are asked for.
+//! The table `__harmonylite__gap`: missing messages whose rows other nodes are asked to republish.
 
 use crate::db::connection::DatabaseError;
 use crate::model::ids::NodeId;
 use rusqlite::{Connection, params};
 
-/// A hole that other nodes are asked to fill.
+/// Missing messages whose rows other nodes are asked to republish.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gap {
-    /// Its number here.
+    /// Its number on this node.
     pub id: i64,
     /// The stream.
     pub shard: u32,
     /// The origin whose batches are missing; 0 if not known.
     pub node: NodeId,
-    /// Rows from this time on are asked for, unix milliseconds.
+    /// The oldest requested row time, unix milliseconds.
     pub since_ms: i64,
-    /// When it was noticed, unix milliseconds; later if more was found to be missing since.
+    /// When the gap was last noticed or renewed, unix milliseconds.
     pub noticed_ms: i64,
-    /// What was noticed, for people.
+    /// The reason, for people.
     pub reason: String,
 }
 
 impl Gap {
-    /// What an answer has to name: an answer to what was missing earlier is none to what is missing
-    /// now.
+    /// Returns the key that an answer has to name. An answer to an earlier key does not cover
+    /// messages found missing since.
     pub fn key(&self) -> GapKey {
         (self.id, self.noticed_ms)
     }
 }
 
-/// The number of a gap, and when it was noticed last. Another time is another question.
+/// The number of a gap, and when it was last noticed. A later time makes another question.
 pub type GapKey = (i64, i64);
 
-/// What is missing, as it is noticed.
+/// Newly noticed missing messages.
 #[derive(Clone, Copy, Debug)]
 pub struct Missing<'a> {
     /// The stream.
     pub shard: u32,
     /// The origin whose batches are missing; 0 if not known.
     pub node: NodeId,
-    /// Rows from this time on are to be asked for, unix milliseconds.
+    /// The oldest row time to request, unix milliseconds.
     pub since_ms: i64,
-    /// What was noticed, for people.
+    /// The reason, for people.
     pub reason: &'a str,
 }
 
-/// Notes a gap, so that it outlives a crash. One that is open for the same stream is asked for anew
-/// instead.
+/// Stores a gap, so that it outlives a crash. If the stream already has an open gap, renews that
+/// one instead.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn note(db: &Connection, missing: Missing<'_>, now_ms: i64) -> Result<(), DatabaseError> {
     let Missing { shard, node, since_ms, reason } = missing;
     let renewed = db.execute(
@@ -68,10 +68,10 @@ pub fn note(db: &Connection, missing: Missing<'_>, now_ms: i64) -> Result<(), Da
     Ok(())
 }
 
-/// The gaps that wait for an answer.
+/// Returns the open gaps.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn list(db: &Connection) -> Result<Vec<Gap>, DatabaseError> {
     let mut read = db.prepare_cached(
         "SELECT id, shard, node, since, noticed, reason FROM main.__harmonylite__gap ORDER BY id",
@@ -89,20 +89,20 @@ pub fn list(db: &Connection) -> Result<Vec<Gap>, DatabaseError> {
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// How many gaps wait for an answer.
+/// Returns the number of open gaps.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn count(db: &Connection) -> Result<u64, DatabaseError> {
     Ok(db.query_row("SELECT count(*) FROM main.__harmonylite__gap", [], |r| {
         r.get::<_, i64>(0).map(i64::cast_unsigned)
     })?)
 }
 
-/// Closes an answered gap, unless more was found to be missing since it was asked for.
+/// Closes an answered gap, unless it was renewed after the question.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn close(db: &Connection, (id, noticed_ms): GapKey) -> Result<(), DatabaseError> {
     db.execute(
         "DELETE FROM main.__harmonylite__gap WHERE id = ?1 AND noticed = ?2",
@@ -111,11 +111,11 @@ pub fn close(db: &Connection, (id, noticed_ms): GapKey) -> Result<(), DatabaseEr
     Ok(())
 }
 
-/// Whether everything that this stream had for this node, up to its cursor, is applied: there is
-/// no gap, no held origin and no batch in quarantine.
+/// Returns whether everything in this stream up to its cursor is applied: there is no gap, no held
+/// origin and no batch in quarantine.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn misses_nothing(db: &Connection, shard: u32) -> Result<bool, DatabaseError> {
     Ok(db
         .prepare_cached(

@@ -1,4 +1,4 @@
-//! The table `__harmonylite__held`: origins whose batches wait until the schemas match.
+//! The table `__harmonylite__held`: origins whose batches wait for a matching schema.
 
 use crate::db::connection::DatabaseError;
 use crate::model::ids::{NodeId, StreamSeq};
@@ -6,33 +6,33 @@ use crate::model::status::HeldStatus;
 use rusqlite::{Connection, params};
 use std::collections::HashMap;
 
-/// An origin that is to be held.
+/// An origin to hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Hold<'a> {
     /// The origin.
     pub node: NodeId,
     /// The stream.
     pub shard: u32,
-    /// From this position on.
+    /// The position of its first held batch.
     pub seq: StreamSeq,
-    /// Why, for people.
+    /// The reason, for people.
     pub reason: &'a str,
 }
 
-/// The origins of a stream that are held, and from where on.
+/// Returns the held origins of a stream, and the position of the first held batch of each.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn read(db: &Connection, shard: u32) -> Result<HashMap<NodeId, StreamSeq>, DatabaseError> {
     let mut read = db.prepare("SELECT node, seq FROM main.__harmonylite__held WHERE shard = ?1")?;
     let rows = read.query_map([shard], |r| Ok((r.get(0)?, r.get(1)?)))?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// Holds an origin. One that is held already keeps its time.
+/// Holds an origin. An origin that is already held keeps its time.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn put(db: &Connection, hold: Hold<'_>, now_ms: i64) -> Result<(), DatabaseError> {
     let Hold { node, shard, seq, reason } = hold;
     db.prepare_cached(
@@ -44,10 +44,10 @@ pub fn put(db: &Connection, hold: Hold<'_>, now_ms: i64) -> Result<(), DatabaseE
     Ok(())
 }
 
-/// Holds an origin no longer.
+/// Releases an origin.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn remove(db: &Connection, node: NodeId, shard: u32) -> Result<(), DatabaseError> {
     db.execute(
         "DELETE FROM main.__harmonylite__held WHERE node = ?1 AND shard = ?2",
@@ -56,10 +56,10 @@ pub fn remove(db: &Connection, node: NodeId, shard: u32) -> Result<(), DatabaseE
     Ok(())
 }
 
-/// All origins that are held, for people.
+/// Returns all held origins, for people.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn list(db: &Connection) -> Result<Vec<HeldStatus>, DatabaseError> {
     let mut read = db.prepare_cached(
         "SELECT node, shard, since, reason FROM main.__harmonylite__held ORDER BY node, shard",

@@ -1,7 +1,7 @@
-//! Creates our tables in the application's database and knows which format they have.
+//! Creates our tables in the application's database, and checks their format.
 //!
 //! Arrives: a connection. Leaves: all tables of `tables.sql`, or an error if a later program wrote
-//! them. Part of the caller's transaction: a crash leaves all or none.
+//! them. Runs inside the caller's transaction, so a crash leaves all or none.
 
 use super::meta;
 use crate::db::connection::{DatabaseError, open_reader};
@@ -9,7 +9,7 @@ use crate::model::ids::NodeId;
 use rusqlite::Connection;
 use std::path::Path;
 
-/// The layout of our tables. FORMAT.md explains what each number means.
+/// The format number of our tables. FORMAT.md explains each number.
 pub const FORMAT: i64 = 1;
 
 /// The tables of `tables.sql`, without our prefix.
@@ -26,10 +26,10 @@ pub const FIXED_TABLES: [&str; 10] = [
     "quarantine",
 ];
 
-/// Creates our tables where they are missing.
+/// Creates our missing tables.
 ///
 /// # Errors
-/// [`DatabaseError::NewerFormat`]; what SQLite says otherwise.
+/// [`DatabaseError::NewerFormat`]; any other error of SQLite.
 pub fn create_tables(db: &Connection, path: &Path) -> Result<(), DatabaseError> {
     db.execute_batch(include_str!("tables.sql"))?;
     match meta::get(db, meta::FORMAT)? {
@@ -38,7 +38,7 @@ pub fn create_tables(db: &Connection, path: &Path) -> Result<(), DatabaseError> 
     }
 }
 
-/// Refuses a format that this program does not know yet.
+/// Refuses a newer format than this program supports.
 ///
 /// # Errors
 /// [`DatabaseError::NewerFormat`].
@@ -49,10 +49,10 @@ pub fn check_format(path: &Path, found: i64) -> Result<(), DatabaseError> {
     Ok(())
 }
 
-/// Whether our tables are there.
+/// Returns whether our tables exist.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn is_installed(db: &Connection) -> Result<bool, DatabaseError> {
     Ok(db.query_row(
         "SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE name = '__harmonylite__meta')",
@@ -61,11 +61,11 @@ pub fn is_installed(db: &Connection) -> Result<bool, DatabaseError> {
     )?)
 }
 
-/// The node that a database has belonged to, if it ever had a sidecar. Opens and closes the
-/// database, and writes nothing.
+/// Returns the node id of a database, if it ever had a sidecar. Opens and closes the database, and
+/// writes nothing.
 ///
 /// # Errors
-/// What SQLite says: not a database, encrypted, locked, damaged.
+/// SQLite's error: not a database, encrypted, locked, damaged.
 pub fn stored_node(path: &Path) -> Result<Option<NodeId>, DatabaseError> {
     let db = open_reader(path)?;
     if !is_installed(&db)? {

@@ -16,7 +16,7 @@ pub struct Key<T> {
 }
 
 impl<T> Key<T> {
-    /// The fact under this name.
+    /// Returns the key with this name.
     pub(crate) const fn new(name: &'static str) -> Self {
         Self { name, value: PhantomData }
     }
@@ -36,7 +36,7 @@ pub const NODE: Key<NodeId> = Key::new("node");
 pub const SITE: Key<Site> = Key::new("site");
 /// The last batch of this site that is known to be acknowledged.
 pub const BATCH: Key<BatchNo> = Key::new("batch");
-/// Log entries up to here have given their versions.
+/// Log entries up to here are absorbed: their versions are stored.
 pub const ABSORBED: Key<i64> = Key::new("absorbed");
 /// Log entries up to here are published.
 pub const PUBLISHED: Key<i64> = Key::new("published");
@@ -59,13 +59,13 @@ pub const OWN_BATCH: Key<BatchNo> = Key::new("own_batch");
 pub const OWN_LOWEST: Key<i64> = Key::new("own_lowest");
 /// Rows from this time on are still to be logged for publication, unix milliseconds.
 pub const REPUBLISH: Key<i64> = Key::new("republish");
-/// How many write transactions this database has had.
+/// The number of write transactions of the sidecar so far.
 pub const WRITES: Key<i64> = Key::new("writes");
 
 /// Reads a fact; None if it is not stored.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn get<T: FromSql>(db: &Connection, key: Key<T>) -> Result<Option<T>, DatabaseError> {
     Ok(db
         .prepare_cached("SELECT value FROM main.__harmonylite__meta WHERE key = ?1")?
@@ -76,7 +76,7 @@ pub fn get<T: FromSql>(db: &Connection, key: Key<T>) -> Result<Option<T>, Databa
 /// Stores a fact.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn set<T: ToSql>(db: &Connection, key: Key<T>, value: T) -> Result<(), DatabaseError> {
     db.prepare_cached(
         "INSERT INTO main.__harmonylite__meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO \
@@ -89,13 +89,13 @@ pub fn set<T: ToSql>(db: &Connection, key: Key<T>, value: T) -> Result<(), Datab
 /// Removes a fact.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn remove<T>(db: &Connection, key: Key<T>) -> Result<(), DatabaseError> {
     db.execute("DELETE FROM main.__harmonylite__meta WHERE key = ?1", [key.name])?;
     Ok(())
 }
 
-/// The facts that the stages start from.
+/// The facts that the stages need together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meta {
     /// The node that this database belongs to.
@@ -104,7 +104,7 @@ pub struct Meta {
     pub site: Site,
     /// The number of the last batch known to be acknowledged.
     pub batch: BatchNo,
-    /// Log entries up to here have given their versions.
+    /// Log entries up to here are absorbed: their versions are stored.
     pub absorbed: i64,
     /// Log entries up to here are published.
     pub published: i64,
@@ -113,10 +113,10 @@ pub struct Meta {
 }
 
 impl Meta {
-    /// Reads all of them with one statement: collect needs them at every commit.
+    /// Reads all of them with one statement, because collect needs them at every commit.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// SQLite's error.
     pub fn read(db: &Connection) -> Result<Self, DatabaseError> {
         let mut read = db.prepare_cached(
             "SELECT key, value FROM main.__harmonylite__meta WHERE key IN ('node', 'site', \
@@ -145,11 +145,11 @@ impl Meta {
     }
 }
 
-/// Reads the last own acknowledged batch. Its time is not known: an acknowledgement does not carry
-/// it.
+/// Reads the last own acknowledged batch. Its time is unknown, because an acknowledgement does not
+/// contain it.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn read_own_anchor(db: &Connection) -> Result<Option<Anchor>, DatabaseError> {
     let meta = Meta::read(db)?;
     let Some(seq) = get(db, OWN_SEQ)? else { return Ok(None) };
@@ -161,7 +161,7 @@ pub fn read_own_anchor(db: &Connection) -> Result<Option<Anchor>, DatabaseError>
 /// Stores the last own acknowledged batch. Its node and site are those of the database.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn write_own_anchor(db: &Connection, anchor: &Anchor) -> Result<(), DatabaseError> {
     set(db, OWN_SEQ, anchor.seq)?;
     set(db, OWN_CREATED, anchor.created_ns)?;
@@ -171,35 +171,35 @@ pub fn write_own_anchor(db: &Connection, anchor: &Anchor) -> Result<(), Database
 /// Forgets the last own acknowledged batch, and the lowest row time with it.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn forget_own_anchor(db: &Connection) -> Result<(), DatabaseError> {
     db.execute("DELETE FROM main.__harmonylite__meta WHERE key GLOB 'own_*'", [])?;
     Ok(())
 }
 
-/// Notes that every row from `since_ms` on is to be logged for publication, so that the intention
-/// outlives a crash. Returns the start of the whole, with what was noted before and is not done.
+/// Stores that every row from `since_ms` on is to be logged for publication, so that a crash does
+/// not lose the intention. Returns the earliest start, an unfinished earlier one included.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn note_republish(db: &Connection, since_ms: i64) -> Result<i64, DatabaseError> {
     let since_ms = noted_republish(db)?.unwrap_or(i64::MAX).min(since_ms.max(0));
     set(db, REPUBLISH, since_ms)?;
     Ok(since_ms)
 }
 
-/// What is noted to be logged for publication and not done.
+/// Returns the start of the unfinished republish, if there is one.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn noted_republish(db: &Connection) -> Result<Option<i64>, DatabaseError> {
     get(db, REPUBLISH)
 }
 
-/// Removes the note: all rows are logged.
+/// Removes the stored start: all rows are logged.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn republish_done(db: &Connection) -> Result<(), DatabaseError> {
     remove(db, REPUBLISH)
 }

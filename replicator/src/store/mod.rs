@@ -1,4 +1,4 @@
-//! Our own tables in the application's database: one file a table, with all SQL on it.
+//! Our own tables in the application's database. Each table has one file with all its SQL.
 //!
 //! Every function works on the caller's connection and inside the caller's transaction.
 

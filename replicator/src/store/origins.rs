@@ -18,10 +18,10 @@ pub struct Origin {
     pub created_ms: i64,
 }
 
-/// The number of the last applied batch of a site; 0 if none is known.
+/// Returns the number of the last applied batch of a site; 0 if none is known.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn known_batch(db: &Connection, site: Site) -> Result<BatchNo, DatabaseError> {
     let known = db
         .prepare_cached("SELECT batch FROM main.__harmonylite__origin WHERE site = ?1")?
@@ -33,7 +33,7 @@ pub fn known_batch(db: &Connection, site: Site) -> Result<BatchNo, DatabaseError
 /// Stores the last applied batch of a site.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn put(db: &Connection, origin: &Origin) -> Result<(), DatabaseError> {
     db.prepare_cached(
         "INSERT INTO main.__harmonylite__origin (site, node, batch, created) VALUES (?1, ?2, ?3, \
@@ -45,10 +45,10 @@ pub fn put(db: &Connection, origin: &Origin) -> Result<(), DatabaseError> {
     Ok(())
 }
 
-/// Every node with an applied batch, and when its newest one was made, unix milliseconds.
+/// Returns every node with an applied batch, and when its newest one was made, unix milliseconds.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn newest_by_node(db: &Connection) -> Result<HashMap<NodeId, i64>, DatabaseError> {
     let mut read = db.prepare(
         "SELECT node, max(created) FROM main.__harmonylite__origin WHERE node <> 0 GROUP BY node",
@@ -57,11 +57,11 @@ pub fn newest_by_node(db: &Connection) -> Result<HashMap<NodeId, i64>, DatabaseE
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// Adds the present site of this database as a former one, of which every batch up to the last
-/// published is applied. Does nothing if there is no present site.
+/// Adds the present site of this database as a former one, with its last published batch as
+/// applied. Does nothing if there is no present site.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn add_former(db: &Connection, now_ms: i64) -> Result<(), DatabaseError> {
     db.execute(
         "INSERT OR IGNORE INTO main.__harmonylite__origin (site, node, batch, created)

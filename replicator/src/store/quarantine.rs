@@ -1,40 +1,40 @@
-//! Keeps what could not be decoded or applied, with its reason, until a person decides.
+//! Keeps batches that could not be decoded or applied, with the reason, until a person decides.
 //!
-//! Arrives: the bytes of a batch. Leaves: an entry that can be listed, tried again, dropped. Owns:
-//! nothing that a node sent is ever thrown away without being asked. Written in the transaction
-//! that moves the cursor past the batch.
+//! Arrives: the bytes of a batch. Leaves: an entry that people can list, retry or drop. Owns: a
+//! received batch is never dropped automatically. The entry is written in the transaction that
+//! moves the cursor past the batch.
 
 use crate::db::connection::DatabaseError;
 use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-/// One batch, or one message that is no part of any.
+/// A batch in quarantine, or a message that is not part of any batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Its number here.
+    /// Its number on this node.
     pub id: i64,
-    /// When it was set aside, unix milliseconds.
+    /// When it was quarantined, unix milliseconds.
     pub time_ms: i64,
     /// The stream it came from.
     pub shard: u32,
     /// The position of its first part.
     pub seq: StreamSeq,
-    /// Who published it; 0 if not known.
+    /// The node that published it; 0 if not known.
     pub node: NodeId,
-    /// In which life; 0 if not known.
+    /// The incarnation of that node's database; 0 if not known.
     pub site: Site,
-    /// Which batch; 0 if not known.
+    /// The number of the batch; 0 if not known.
     pub batch: BatchNo,
-    /// Why it is here.
+    /// The reason, for people.
     pub reason: String,
-    /// The bytes, as they came.
+    /// The received bytes.
     pub body: Vec<u8>,
 }
 
-/// Sets a batch aside (once, however often it comes) and returns how many there are.
+/// Adds a batch, once even if it arrives several times. Returns the number of entries.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn add(db: &Connection, entry: &Entry) -> Result<i64, DatabaseError> {
     db.execute(
         "INSERT INTO main.__harmonylite__quarantine (time, shard, seq, node, site, batch, reason, \
@@ -55,10 +55,10 @@ pub fn add(db: &Connection, entry: &Entry) -> Result<i64, DatabaseError> {
     count(db)
 }
 
-/// How many entries there are.
+/// Returns the number of entries.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn count(db: &Connection) -> Result<i64, DatabaseError> {
     Ok(db.query_row("SELECT count(*) FROM main.__harmonylite__quarantine", [], |r| r.get(0))?)
 }
@@ -77,10 +77,10 @@ fn entry(r: &Row<'_>) -> rusqlite::Result<Entry> {
     })
 }
 
-/// All entries, oldest first, without their bytes.
+/// Returns all entries, oldest first, without their bytes.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn list(db: &Connection) -> Result<Vec<Entry>, DatabaseError> {
     let mut read = db.prepare(
         "SELECT id, time, shard, seq, node, site, batch, reason, X'' FROM \
@@ -90,20 +90,20 @@ pub fn list(db: &Connection) -> Result<Vec<Entry>, DatabaseError> {
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// One entry with its bytes.
+/// Reads one entry with its bytes.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn load(db: &Connection, id: i64) -> Result<Option<Entry>, DatabaseError> {
     let sql = "SELECT id, time, shard, seq, node, site, batch, reason, body FROM \
         main.__harmonylite__quarantine WHERE id = ?1";
     Ok(db.query_row(sql, [id], entry).optional()?)
 }
 
-/// Writes a new reason down.
+/// Stores a new reason.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn set_reason(db: &Connection, id: i64, reason: &str) -> Result<(), DatabaseError> {
     db.execute(
         "UPDATE main.__harmonylite__quarantine SET reason = ?2 WHERE id = ?1",
@@ -115,7 +115,7 @@ pub fn set_reason(db: &Connection, id: i64, reason: &str) -> Result<(), Database
 /// Removes an entry; false if there is none.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn remove(db: &Connection, id: i64) -> Result<bool, DatabaseError> {
     Ok(db.execute("DELETE FROM main.__harmonylite__quarantine WHERE id = ?1", [id])? > 0)
 }

@@ -7,14 +7,14 @@ use crate::model::ids::{BatchNo, Site};
 use rusqlite::{Connection, params};
 use std::collections::HashSet;
 
-/// The condition that a version (column `site`) is of this node's database.
+/// The SQL condition that a version (column `site`) comes from this node's database.
 pub const IS_OWN: &str = "site IN (SELECT site FROM main.__harmonylite__site)";
 
-/// Begins a new incarnation: the present site becomes a former one, of which this database has had
-/// every batch up to the last published.
+/// Starts a new incarnation. The present site becomes a former one, with its last published batch
+/// as applied.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn begin_site(db: &Connection, site: Site, now_ms: i64) -> Result<(), DatabaseError> {
     assert!(site.0 > 0, "a site is a positive number");
     db.execute(
@@ -26,10 +26,10 @@ pub fn begin_site(db: &Connection, site: Site, now_ms: i64) -> Result<(), Databa
     meta::set(db, meta::BATCH, BatchNo(0))
 }
 
-/// All incarnations of this node's database.
+/// Returns all incarnations of this node's database.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn own_sites(db: &Connection) -> Result<HashSet<Site>, DatabaseError> {
     let mut read = db.prepare_cached("SELECT site FROM main.__harmonylite__site")?;
     let sites = read.query_map([], |r| r.get(0))?.collect::<rusqlite::Result<_>>()?;

@@ -1,4 +1,4 @@
-//! The table `__harmonylite__table`: a number for every table that is or was replicated, and the
+//! The table `__harmonylite__table`: the number of every table that is or was replicated, and the
 //! hash of its schema.
 
 use crate::db::connection::DatabaseError;
@@ -12,24 +12,24 @@ use std::collections::HashSet;
 pub struct Registered {
     /// The number.
     pub id: i64,
-    /// What registering it changed.
+    /// The change that registering it made.
     pub change: Change,
 }
 
-/// What registering a table changed.
+/// The change that registering a table made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// The table was replicated with this schema before.
+    /// The table was already replicated with this schema.
     None,
-    /// Its schema is another.
+    /// Its schema changed.
     Schema,
-    /// It was not replicated before.
+    /// The table was not replicated before.
     Added,
 }
 
-/// A table as it is stored.
+/// A registered table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Known {
+pub struct KnownTable {
     /// The number.
     pub id: i64,
     /// The hash before the last change, if there was one.
@@ -39,7 +39,7 @@ pub struct Known {
 /// Gives a table its number and stores the hash of its schema.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn register(db: &Connection, table: &TableSchema) -> Result<Registered, DatabaseError> {
     let known: Option<(i64, Option<Digest>)> = db
         .query_row(
@@ -69,11 +69,11 @@ pub fn register(db: &Connection, table: &TableSchema) -> Result<Registered, Data
     }
 }
 
-/// Marks the tables that the schema does not have any more as not replicated, and returns their
-/// names. Their numbers stay taken: log entries of a dropped table must never be read as another's.
+/// Marks tables that are no longer in the schema as not replicated, and returns their names. Their
+/// numbers are not reused: log entries of a dropped table must never count for another table.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn forget_dropped(db: &Connection, schema: &Schema) -> Result<Vec<String>, DatabaseError> {
     let names: HashSet<String> =
         schema.tables.iter().map(|t| t.name.to_ascii_lowercase()).collect();
@@ -96,32 +96,33 @@ pub fn forget_dropped(db: &Connection, schema: &Schema) -> Result<Vec<String>, D
     Ok(dropped)
 }
 
-/// Number and previous hash of a table; None if it never had a number.
+/// Returns number and previous hash of a table; None if it was never registered.
 ///
 /// # Errors
-/// What SQLite says.
-pub fn find(db: &Connection, name: &str) -> Result<Option<Known>, DatabaseError> {
+/// SQLite's error.
+pub fn find(db: &Connection, name: &str) -> Result<Option<KnownTable>, DatabaseError> {
     let mut read = db.prepare_cached(
         "SELECT id, previous_hash FROM main.__harmonylite__table WHERE name = ?1",
     )?;
-    let known = read.query_row([name], |r| Ok(Known { id: r.get(0)?, previous_hash: r.get(1)? }));
+    let known =
+        read.query_row([name], |r| Ok(KnownTable { id: r.get(0)?, previous_hash: r.get(1)? }));
     Ok(known.optional()?)
 }
 
-/// The hash with which a table is replicated; None if it is not.
+/// Returns the schema hash of a replicated table; None if the table is not replicated.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn hash(db: &Connection, name: &str) -> Result<Option<Digest>, DatabaseError> {
     let mut read =
         db.prepare_cached("SELECT hash FROM main.__harmonylite__table WHERE name = ?1")?;
     Ok(read.query_row([name], |r| r.get::<_, Option<Digest>>(0)).optional()?.flatten())
 }
 
-/// The names of the replicated tables, in order.
+/// Returns the names of the replicated tables, in order.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn names(db: &Connection) -> Result<Vec<String>, DatabaseError> {
     let mut read = db.prepare(
         "SELECT name FROM main.__harmonylite__table WHERE hash IS NOT NULL ORDER BY name",
@@ -161,7 +162,7 @@ mod tests {
         assert_eq!(forget_dropped(&db, &second).unwrap(), ["b"]);
         assert_eq!(forget_dropped(&db, &second).unwrap(), [""; 0]);
         let found = find(&db, "a").unwrap().unwrap();
-        assert_eq!(found, Known { id: 1, previous_hash: hash_before });
+        assert_eq!(found, KnownTable { id: 1, previous_hash: hash_before });
         assert_eq!((names(&db).unwrap(), hash(&db, "b").unwrap()), (vec!["a".to_owned()], None));
 
         let third = schema(&db, "CREATE TABLE b (x)");

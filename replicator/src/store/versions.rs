@@ -1,9 +1,9 @@
-//! Reads and stores the versions of rows, many in a row.
+//! Reads and stores the versions of rows, optimised for many in sequence.
 //!
-//! Arrives: a table and a key. Leaves: the version, or a stored one. The statements of the tables
-//! that came last are kept at hand: rusqlite's own cache costs a hash of the statement's text and
-//! moves in its list each time, a tenth of what applying a row takes. A crash leaves what the
-//! caller's transaction leaves.
+//! Arrives: a table and a key. Leaves: the version read or stored. Keeps the prepared statements of
+//! recently used tables, because rusqlite's own cache hashes the statement's text and reorders its
+//! list each time, which takes a tenth of applying a row. The caller's transaction decides what a
+//! crash leaves.
 
 use crate::db::connection::DatabaseError;
 use crate::db::ids::version_from;
@@ -12,11 +12,11 @@ use crate::model::batch::Value;
 use crate::model::ids::Version;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params_from_iter};
 
-/// Tables whose statements are kept: more than a transaction usually writes to.
+/// The most tables with kept statements: more than a transaction usually writes to.
 const TABLES_MAX: usize = 8;
 
-/// The versions in one database. Lives no longer than a transaction: the tables must not change
-/// meanwhile.
+/// Access to the versions in one database. Its user drops it at the end of a transaction at the
+/// latest, because the tables must not change meanwhile.
 pub struct Versions<'a> {
     db: &'a Connection,
     last: Vec<Statements<'a>>,
@@ -29,7 +29,7 @@ struct Statements<'a> {
 }
 
 impl<'a> Versions<'a> {
-    /// Of this database.
+    /// Creates the access to this database.
     pub fn new(db: &'a Connection) -> Self {
         Self { db, last: Vec::new() }
     }
@@ -52,10 +52,10 @@ impl<'a> Versions<'a> {
         Ok(&mut self.last[at])
     }
 
-    /// The stored version of a row; [`Version::NONE`] if it was never seen.
+    /// Returns the stored version of a row; [`Version::NONE`] if there is none.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// SQLite's error.
     pub fn get(&mut self, table: &TableLayout, key: &[Value]) -> Result<Version, DatabaseError> {
         let get = &mut self.of(table)?.get;
         Ok(get
@@ -67,7 +67,7 @@ impl<'a> Versions<'a> {
     /// Stores the version of a row.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// SQLite's error.
     pub fn put(
         &mut self,
         table: &TableLayout,

@@ -1,9 +1,9 @@
-//! The trust boundary. Bytes in; a bounded batch, or a reason for quarantine, out. Never allocates
-//! by a length that it has not checked.
+//! The trust boundary: turns bytes into a bounded batch, or into a reason for quarantine. Never
+//! allocates by an unchecked length.
 //!
 //! Arrives: the bytes of a whole batch. Leaves: headers and rows, one at a time. [`outline`] reads
-//! all of it once, so that what is applied afterwards, by a second reading, cannot fail in the
-//! middle. Pure; a crash here loses nothing.
+//! the whole batch once, so that applying it, by a second reading, cannot fail in the middle. Pure,
+//! so a crash loses nothing.
 
 use crate::model::action::Action;
 use crate::model::batch::{BatchHeader, Digest, Op, Row, TableHeader, Value};
@@ -12,34 +12,34 @@ use crate::model::limits::Limits;
 use crate::wire::encode::{FORMAT, TAG_RAW_TEXT};
 use ciborium_io::Read as _;
 use ciborium_ll::{Decoder as Cbor, Header};
-use std::io::{self, BufReader, Read};
-use zstd::bulk::Decompressor;
-use zstd::stream::read::Decoder as Zstd;
-use zstd::zstd_safe::get_frame_content_size;
+use std::io::{self, Read};
 
-/// Why a batch could not be read. The bytes are hostile until proven otherwise.
+/// The reason why a batch could not be read. The bytes are hostile until proven otherwise.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    /// Written by a later program.
-    #[error("format {found} is newer than {known}: upgrade this node")]
+    /// The format is not the one that this program reads.
+    #[error(
+        "the batch has format {found}, and this node reads format {known} only: run the same \
+        release on all nodes"
+    )]
     UnknownFormat {
         /// The format.
         found: u64,
-        /// What this program knows.
+        /// The format that this program reads.
         known: u64,
     },
-    /// Beyond a bound.
+    /// A size or count exceeds its limit.
     #[error("{what} of {found} exceeds the limit of {limit}")]
     TooLarge {
-        /// What is too large.
+        /// The name of the size or count.
         what: &'static str,
-        /// How large.
+        /// Its value.
         found: u64,
-        /// The bound.
+        /// The limit.
         limit: u64,
     },
-    /// Not what belongs there.
-    #[error("{what} is not what the format says")]
+    /// A part of the batch does not follow the format.
+    #[error("{what} does not follow the format")]
     Unexpected {
         /// Where.
         what: &'static str,
@@ -55,7 +55,8 @@ pub enum DecodeError {
 }
 
 impl DecodeError {
-    /// An unknown format waits for an upgrade; everything else will never get better.
+    /// Returns the action for this error. A batch of an unknown format waits for an upgrade; the
+    /// other errors are permanent.
     pub fn action(&self) -> Action {
         match self {
             Self::UnknownFormat { .. } => Action::HoldOrigin,
@@ -66,101 +67,23 @@ impl DecodeError {
     }
 }
 
-type Result<T> = std::result::Result<T, DecodeError>;
+pub(super) type Result<T> = std::result::Result<T, DecodeError>;
 
 /// A batch without its rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outline {
-    /// What it says of itself.
+    /// Its header.
     pub header: BatchHeader,
     /// Its tables.
     pub tables: Vec<TableHeader>,
-    /// Rows of all tables.
+    /// The number of rows in all tables.
     pub rows: u64,
 }
 
-/// Window sizes beyond 8 MiB are refused: our own encoder uses less, and 2 GiB would be an attack.
-const WINDOW_LOG_MAX: u32 = 23;
 /// Values are read in pieces of this size, so that an announced length alone costs nothing.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// Reads so much and no more.
-pub struct Bounded<R> {
-    inner: R,
-    left: u64,
-}
-
-impl<R: Read> Read for Bounded<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buffer)?;
-        self.left = self
-            .left
-            .checked_sub(read as u64)
-            .ok_or_else(|| io::Error::other("decompressed size exceeds the limit"))?;
-        Ok(read)
-    }
-}
-
-/// What is decompressed while it is read.
-pub type Unpacked<R> = BufReader<Bounded<Zstd<'static, BufReader<R>>>>;
-
-/// Decompresses while reading, within the bounds.
-///
-/// # Errors
-/// If the compressor cannot get its memory.
-pub fn unpacking<R: Read>(source: R, limits: &Limits) -> Result<Unpacked<R>> {
-    let mut zstd =
-        Zstd::with_buffer(BufReader::with_capacity(PIECE_BYTES, source)).map_err(damaged)?;
-    zstd.window_log_max(WINDOW_LOG_MAX).map_err(damaged)?;
-    Ok(BufReader::with_capacity(
-        PIECE_BYTES,
-        Bounded { inner: zstd, left: limits.batch_atomic_bytes_max },
-    ))
-}
-
-fn damaged(error: io::Error) -> DecodeError {
-    DecodeError::Damaged { what: "the compressed batch", reason: error.to_string() }
-}
-
-/// A batch of this size, as its frame announces it, is decompressed at once.
-const SMALL_BYTES_MAX: u64 = 256 << 10;
-
-/// Decompresses small batches, one after the other, with one context and into one buffer.
-#[derive(Default)]
-pub struct Unpacker {
-    zstd: Option<Decompressor<'static>>,
-    plain: Vec<u8>,
-}
-
-impl Unpacker {
-    /// All of a batch, if it says of itself that it is small. To be given back for the next one
-    /// ([`Unpacker::put_back`]).
-    ///
-    /// # Errors
-    /// It is damaged, or larger than it says.
-    pub fn unpack(&mut self, packed: &[u8], limits: &Limits) -> Result<Option<Vec<u8>>> {
-        let Ok(Some(bytes)) = get_frame_content_size(packed) else { return Ok(None) };
-        if bytes > SMALL_BYTES_MAX.min(limits.batch_atomic_bytes_max) {
-            return Ok(None);
-        }
-        let zstd = match &mut self.zstd {
-            Some(zstd) => zstd,
-            none => none.insert(Decompressor::new().map_err(damaged)?),
-        };
-        let mut plain = std::mem::take(&mut self.plain);
-        plain.clear();
-        plain.reserve(usize::try_from(bytes).unwrap_or(0));
-        zstd.decompress_to_buffer(packed, &mut plain).map_err(damaged)?;
-        Ok(Some(plain))
-    }
-
-    /// Its memory is used again.
-    pub fn put_back(&mut self, plain: Vec<u8>) {
-        self.plain = plain;
-    }
-}
-
-/// Reads a batch from its bytes, which are decompressed.
+/// Reads a batch from its decompressed bytes.
 pub struct BatchReader<'l, R: Read> {
     cbor: Cbor<R>,
     limits: &'l Limits,
@@ -171,10 +94,10 @@ pub struct BatchReader<'l, R: Read> {
     key: usize,
 }
 
-/// Reads all of a batch, decompressed, and keeps what is said of it.
+/// Reads a whole decompressed batch, and returns its headers and row counts.
 ///
 /// # Errors
-/// Whatever is wrong with it, to the last byte.
+/// The first defect, up to the last byte.
 pub fn outline<R: Read>(source: R, limits: &Limits) -> Result<Outline> {
     let mut reader = BatchReader::new(source, limits)?;
     let mut row =
@@ -192,7 +115,7 @@ impl<'l, R: Read> BatchReader<'l, R> {
     /// Reads the header.
     ///
     /// # Errors
-    /// Whatever is wrong with it.
+    /// The first defect.
     pub fn new(source: R, limits: &'l Limits) -> Result<Self> {
         let header = BatchHeader {
             node: NodeId(0),
@@ -216,7 +139,7 @@ impl<'l, R: Read> BatchReader<'l, R> {
         Ok(reader)
     }
 
-    /// What the batch says of itself.
+    /// Returns the header of the batch.
     pub fn header(&self) -> &BatchHeader {
         &self.header
     }
@@ -248,10 +171,10 @@ impl<'l, R: Read> BatchReader<'l, R> {
         Ok(())
     }
 
-    /// The next table. Its rows must all be read before the next one.
+    /// Reads the next table header. All rows of a table must be read before the next table.
     ///
     /// # Errors
-    /// Whatever is wrong with it.
+    /// The first defect.
     pub fn next_table(&mut self) -> Result<Option<TableHeader>> {
         if self.tables_left == 0 {
             return Ok(None);
@@ -289,10 +212,11 @@ impl<'l, R: Read> BatchReader<'l, R> {
         Ok(Some(TableHeader { name, hash, columns, key, rows: self.rows_left }))
     }
 
-    /// The next row of the table; false after the last. Its allocations are used again.
+    /// Reads the next row of the table into `row`, and reuses its allocations. False after the last
+    /// row.
     ///
     /// # Errors
-    /// Whatever is wrong with it.
+    /// The first defect.
     pub fn next_row(&mut self, row: &mut Row) -> Result<bool> {
         if self.rows_left == 0 {
             return Ok(false);
@@ -359,7 +283,7 @@ impl<'l, R: Read> BatchReader<'l, R> {
         })
     }
 
-    /// Nothing may follow.
+    /// Fails if any byte follows.
     fn end(&mut self) -> Result<()> {
         let mut byte = [0];
         match self.cbor.read_exact(&mut byte) {
@@ -368,7 +292,7 @@ impl<'l, R: Read> BatchReader<'l, R> {
                 what: "the end of the batch",
                 reason: error.to_string(),
             }),
-            Ok(()) => Err(DecodeError::Unexpected { what: "what follows the batch" }),
+            Ok(()) => Err(DecodeError::Unexpected { what: "data after the batch" }),
         }
     }
 
@@ -455,8 +379,8 @@ fn as_integer(header: Header, what: &'static str) -> Result<i64> {
     .ok_or(DecodeError::Unexpected { what })
 }
 
-/// Names that no SQLite schema can have, or that appear twice, are an attack. That they exist here
-/// is checked by admit.
+/// Rejects names that no SQLite schema can have, and duplicate columns: they are an attack. Admit
+/// checks that the names exist here.
 fn check_names(table: &str, columns: &[String]) -> Result<()> {
     if table.is_empty() && columns.is_empty()
         || table.contains('\0')

@@ -1,8 +1,8 @@
 //! Writes a batch: CBOR, compressed, digested, in one pass.
 //!
-//! Arrives: headers and rows, whose counts the caller knows beforehand. Leaves: the bytes of the
-//! batch (FORMAT.md), in memory or spilled. Owns: what was announced is what came (asserted). No
-//! system time, no randomness; a crash loses only memory.
+//! Arrives: headers and rows, with counts announced beforehand. Leaves: the bytes of the batch
+//! (FORMAT.md), in memory or spilled. Owns: the counts are the announced ones (asserted). Uses no
+//! system time and no randomness. A crash loses only memory.
 
 use crate::model::batch::{BatchHeader, Digest, Op, TableHeader};
 use crate::model::limits::Limits;
@@ -18,19 +18,19 @@ use zstd::stream::raw::{Encoder as Zstd, InBuffer, Operation, OutBuffer};
 pub const FORMAT: u64 = 1;
 /// The CBOR tag of text that is not valid UTF-8, sent as a byte string.
 pub const TAG_RAW_TEXT: u64 = 64_000;
-/// CBOR is handed to the compressor in pieces of about this size.
+/// The compressor gets the CBOR in pieces of about this size.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// Why a batch could not be written.
+/// The reason why a batch could not be encoded.
 #[derive(Debug, thiserror::Error)]
 pub enum EncodeError {
-    /// Larger than a batch may be: the caller takes less of the log.
+    /// The batch is too large: the caller takes fewer log entries.
     #[error("the batch exceeds {limit} bytes")]
     TooLarge {
         /// The limit.
         limit: u64,
     },
-    /// The temporary file, or the compressor's memory. A full disk passes.
+    /// An error of the temporary file or of the compressor. A full disk is temporary.
     #[error("cannot store the batch: {0}")]
     Io(#[from] io::Error),
 }
@@ -40,13 +40,13 @@ pub enum EncodeError {
 pub struct Encoded {
     /// Its bytes, compressed.
     pub body: Spill,
-    /// SHA-256 of them.
+    /// The SHA-256 digest of these bytes.
     pub digest: Digest,
-    /// Their number before compression.
+    /// The number of bytes before compression.
     pub raw_bytes: u64,
 }
 
-/// Writes batches, one after the other, with one compression context.
+/// Writes batches, one after another, with one compression context.
 pub struct Encoder {
     zstd: Zstd<'static>,
     plain: Vec<u8>,
@@ -61,14 +61,13 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// A writer with the bounds of `limits`, spilling to `dir`.
+    /// Creates an encoder with these limits, which spills to `dir`.
     ///
     /// # Errors
     /// If the compressor cannot get its memory.
     pub fn new(limits: &Limits, dir: PathBuf) -> io::Result<Self> {
         Ok(Self {
-            // Level 1: the network and the broker's disk are the bottleneck, not the ratio's last
-            // percent.
+            // Level 1, because a better ratio saves little on the network and on the broker's disk.
             zstd: Zstd::new(1)?,
             plain: Vec::with_capacity(PIECE_BYTES + 4096),
             piece: vec![0; 32 << 10],
@@ -82,7 +81,7 @@ impl Encoder {
         })
     }
 
-    /// Begins a batch of so many tables. What an unfinished one left is dropped.
+    /// Starts a batch with this number of tables. Drops an unfinished batch.
     ///
     /// # Errors
     /// As [`Encoder::finish`].
@@ -107,14 +106,14 @@ impl Encoder {
         self.push(Header::Array(Some(usize::try_from(tables).unwrap_or(usize::MAX))))
     }
 
-    /// Begins a table.
+    /// Starts a table.
     ///
     /// # Errors
     /// As [`Encoder::finish`].
     pub fn table(&mut self, header: &TableHeader) -> Result<(), EncodeError> {
         assert!(
             self.tables_due > 0 && self.rows_due == 0 && self.values_due == 0,
-            "a table beyond what was announced"
+            "a table beyond the announced count"
         );
         (self.tables_due, self.rows_due) = (self.tables_due - 1, header.rows);
         self.push(Header::Array(Some(5)))?;
@@ -131,7 +130,7 @@ impl Encoder {
         self.push(Header::Array(Some(usize::try_from(header.rows).unwrap_or(usize::MAX))))
     }
 
-    /// Begins a row of so many values. `version` and `previous` are (hlc, site index).
+    /// Starts a row with this number of values. `version` and `previous` are (hlc, site index).
     ///
     /// # Errors
     /// As [`Encoder::finish`].
@@ -142,7 +141,7 @@ impl Encoder {
         op: Op,
         values: usize,
     ) -> Result<(), EncodeError> {
-        assert!(self.rows_due > 0 && self.values_due == 0, "a row beyond what was announced");
+        assert!(self.rows_due > 0 && self.values_due == 0, "a row beyond the announced count");
         (self.rows_due, self.values_due) = (self.rows_due - 1, values);
         self.push(Header::Array(Some(5 + values)))?;
         self.integer(version.0)?;
@@ -157,7 +156,7 @@ impl Encoder {
     /// # Errors
     /// As [`Encoder::finish`].
     pub fn value(&mut self, value: ValueRef<'_>) -> Result<(), EncodeError> {
-        assert!(self.values_due > 0, "a value beyond what was announced");
+        assert!(self.values_due > 0, "a value beyond the announced count");
         self.values_due -= 1;
         match value {
             ValueRef::Null => self.push(Header::Simple(22)),
@@ -177,15 +176,15 @@ impl Encoder {
     /// Ends the batch.
     ///
     /// # Errors
-    /// [`EncodeError::TooLarge`], [`EncodeError::Io`]; then the batch is to be begun again.
+    /// [`EncodeError::TooLarge`], [`EncodeError::Io`]; the caller then starts the batch again.
     pub fn finish(&mut self) -> Result<Encoded, EncodeError> {
         assert!(
             self.tables_due == 0 && self.rows_due == 0 && self.values_due == 0,
-            "less came than was announced"
+            "fewer than the announced count"
         );
         if self.raw_bytes == 0 {
-            // All of it is here: the compressor takes tables of its size, and the frame says it, so
-            // it can be decompressed at once.
+            // The whole batch is in memory. With its size the compressor chooses fitting tables and
+            // writes the size into the frame, so the batch can be decompressed in one step.
             self.zstd.set_pledged_src_size(Some(self.plain.len() as u64))?;
         }
         self.compress()?;

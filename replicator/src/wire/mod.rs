@@ -1,6 +1,7 @@
-//! A batch as bytes, in both directions (FORMAT.md).
+//! Encodes a batch as bytes, and decodes it (FORMAT.md).
 
 pub mod decode;
 pub mod encode;
 pub mod parts;
 pub mod spill;
+pub mod unpack;

@@ -1,7 +1,7 @@
-//! Cuts a batch into messages and puts it together again.
+//! Cuts a batch into messages, and reassembles it.
 //!
 //! Arrives: a finished batch, or the messages of one origin in their order. Leaves: message headers
-//! and pieces, or whole batches. Owns: only a batch whose digest is right leaves here. Memory only:
+//! and pieces, or whole batches. Owns: a reassembled batch has the announced digest. Memory only:
 //! after a crash the parts are read again.
 
 use crate::model::batch::{BatchHeader, PartHeaders};
@@ -12,12 +12,12 @@ use crate::wire::spill::{Spill, SpillWriter};
 use sha2::{Digest as _, Sha256};
 use std::path::Path;
 
-/// How many messages a batch of so many bytes takes.
+/// Returns the number of messages for a batch of this size.
 pub fn part_count(total_bytes: u64, part_bytes_max: usize) -> u32 {
     u32::try_from(total_bytes.div_ceil(part_bytes_max.max(1) as u64)).unwrap_or(u32::MAX).max(1)
 }
 
-/// The headers of part `part` (from 1).
+/// Returns the headers of part `part` (from 1).
 pub fn part_headers(
     header: &BatchHeader,
     encoded: &Encoded,
@@ -34,10 +34,10 @@ pub fn part_headers(
     }
 }
 
-/// The bytes of part `part` (from 1).
+/// Returns the bytes of part `part` (from 1).
 ///
 /// # Errors
-/// What the file system says of a spilled batch.
+/// The file system's error, for a spilled batch.
 pub fn part_payload(
     body: &Spill,
     part: u32,
@@ -49,65 +49,63 @@ pub fn part_payload(
     body.slice(from, len)
 }
 
-/// Why parts do not make a batch.
+/// The reason why parts do not make a batch.
 #[derive(Debug, thiserror::Error)]
 pub enum PartError {
-    /// Its headers contradict each other or the limits.
+    /// The headers of a part contradict each other or the limits.
     #[error("part {part} of {parts} of {total_bytes} bytes: {reason}")]
     Headers {
-        /// Which part.
+        /// The number of the part.
         part: u32,
-        /// Of how many.
+        /// The number of parts.
         parts: u32,
         /// The announced length of the whole.
         total_bytes: u64,
-        /// What is wrong.
+        /// The contradiction.
         reason: &'static str,
     },
-    /// The bytes are not those that were sent.
-    #[error(
-        "the digest of the batch is not the announced one: the bytes were changed on their way"
-    )]
+    /// The bytes do not have the announced digest.
+    #[error("the batch does not have the announced digest: the bytes were changed on their way")]
     Digest,
-    /// The temporary file: a full disk passes, the others are damage.
+    /// An error of the temporary file. A full disk is temporary; the other errors are permanent.
     #[error("cannot keep the part: {0}")]
     Io(#[from] std::io::Error),
 }
 
-/// What a part led to.
+/// The result of taking a part.
 #[derive(Debug)]
-pub enum Fed {
-    /// More must come.
+pub enum PartOutcome {
+    /// Further parts are missing.
     Incomplete,
-    /// The batch is whole.
+    /// The batch is complete.
     Complete {
         /// Its bytes.
         body: Spill,
-        /// Where its first part is.
+        /// The position of its first part.
         first: StreamSeq,
     },
-    /// The part continues nothing that is here.
+    /// The part does not continue the unfinished batch.
     Orphan,
 }
 
-struct Open {
+struct OpenBatch {
     headers: PartHeaders,
     first: StreamSeq,
     digest: Sha256,
 }
 
-/// Puts the batches of one origin together.
+/// Reassembles the batches of one origin.
 pub struct Assembler {
     out: SpillWriter,
-    open: Option<Open>,
+    open: Option<OpenBatch>,
     total_bytes_max: u64,
 }
 
 impl Assembler {
-    /// Nothing yet.
+    /// Creates an assembler without any part.
     pub fn new(limits: &Limits, spill_dir: &Path) -> Self {
-        // Many origins may be in the middle of a batch at once: each keeps less than a whole batch
-        // may.
+        // Many origins may be in the middle of a batch at once, so each one gets only an eighth of
+        // a batch's memory.
         Self {
             out: SpillWriter::new(limits.batch_memory_bytes_max / 8, spill_dir),
             open: None,
@@ -115,17 +113,17 @@ impl Assembler {
         }
     }
 
-    /// Takes the next part in. Part 1 begins anew, whatever was unfinished: its publisher crashed
-    /// and starts over.
+    /// Takes the next part. Part 1 drops an unfinished batch: its publisher crashed and starts
+    /// over.
     ///
     /// # Errors
-    /// [`PartError`]; what was unfinished is dropped then.
+    /// [`PartError`]; it drops the unfinished batch.
     pub fn feed(
         &mut self,
         seq: StreamSeq,
         headers: &PartHeaders,
         payload: &[u8],
-    ) -> Result<Fed, PartError> {
+    ) -> Result<PartOutcome, PartError> {
         if headers.part == 0
             || headers.part > headers.parts
             || headers.total_bytes > self.total_bytes_max
@@ -136,26 +134,27 @@ impl Assembler {
         }
         if headers.part == 1 {
             drop(self.out.finish());
-            self.open = Some(Open { headers: headers.clone(), first: seq, digest: Sha256::new() });
+            self.open =
+                Some(OpenBatch { headers: headers.clone(), first: seq, digest: Sha256::new() });
         } else {
             let continues = self.open.as_ref().is_some_and(|o| {
                 let next = PartHeaders { part: headers.part, ..o.headers.clone() };
                 o.headers.part + 1 == headers.part && next == *headers
             });
             if !continues {
-                return Ok(Fed::Orphan);
+                return Ok(PartOutcome::Orphan);
             }
         }
         let result = self.append(headers, payload);
-        if !matches!(result, Ok(Fed::Incomplete)) {
+        if !matches!(result, Ok(PartOutcome::Incomplete)) {
             self.open = None;
             drop(self.out.finish());
         }
         result
     }
 
-    fn append(&mut self, headers: &PartHeaders, payload: &[u8]) -> Result<Fed, PartError> {
-        let Some(open) = &mut self.open else { return Ok(Fed::Orphan) };
+    fn append(&mut self, headers: &PartHeaders, payload: &[u8]) -> Result<PartOutcome, PartError> {
+        let Some(open) = &mut self.open else { return Ok(PartOutcome::Orphan) };
         open.headers.part = headers.part;
         open.digest.update(payload);
         self.out.write(payload)?;
@@ -163,7 +162,7 @@ impl Assembler {
             return Err(wrong(headers, "more bytes than announced"));
         }
         if headers.part < headers.parts {
-            return Ok(Fed::Incomplete);
+            return Ok(PartOutcome::Incomplete);
         }
         if self.out.len() != headers.total_bytes {
             return Err(wrong(headers, "fewer bytes than announced"));
@@ -172,7 +171,7 @@ impl Assembler {
         if <[u8; 32]>::from(std::mem::take(&mut open.digest).finalize()) != headers.digest {
             return Err(PartError::Digest);
         }
-        Ok(Fed::Complete { body: self.out.finish(), first })
+        Ok(PartOutcome::Complete { body: self.out.finish(), first })
     }
 }
 

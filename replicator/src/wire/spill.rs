@@ -1,8 +1,7 @@
-//! Bytes that stay in memory up to a bound and lie in a temporary file beyond it.
+//! Keeps bytes in memory up to a bound, and in a temporary file beyond it.
 //!
-//! Arrives: chunks. Leaves: something that can be read from the start as often as wanted. Owns:
-//! memory stays bounded however large a batch is. The file has no name and is gone with the
-//! process.
+//! Arrives: chunks. Leaves: bytes that can be read from the start any number of times. Owns: memory
+//! stays bounded for a batch of any size. The file has no name and disappears with the process.
 
 use bytes::{Bytes, BytesMut};
 use std::fs::File;
@@ -14,17 +13,17 @@ use std::path::{Path, PathBuf};
 pub enum Spill {
     /// In memory.
     Memory(Bytes),
-    /// In a file without a name, so many bytes long.
+    /// In a file without a name; with its length in bytes.
     File(File, u64),
 }
 
 impl Spill {
-    /// Bytes that are there already.
+    /// Wraps bytes in memory.
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Self {
         Self::Memory(bytes.into())
     }
 
-    /// How many bytes.
+    /// Returns the number of bytes.
     pub fn len(&self) -> u64 {
         match self {
             Self::Memory(bytes) => bytes.len() as u64,
@@ -32,15 +31,15 @@ impl Spill {
         }
     }
 
-    /// No bytes at all.
+    /// Returns whether there are no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// A reader from the start. Only one at a time for a file.
+    /// Returns a reader from the start. A file supports one reader at a time.
     ///
     /// # Errors
-    /// What the file system says.
+    /// The file system's error.
     pub fn reader(&self) -> io::Result<Box<dyn Read + '_>> {
         match self {
             Self::Memory(bytes) => Ok(Box::new(&bytes[..])),
@@ -52,10 +51,10 @@ impl Spill {
         }
     }
 
-    /// A piece of it.
+    /// Reads a piece of the bytes.
     ///
     /// # Errors
-    /// What the file system says; a piece beyond the end.
+    /// The file system's error, or that the piece ends beyond the end.
     pub fn slice(&self, from: u64, len: usize) -> io::Result<Bytes> {
         match self {
             Self::Memory(bytes) => {
@@ -75,10 +74,10 @@ impl Spill {
         }
     }
 
-    /// All of it, in memory.
+    /// Reads all bytes into memory.
     ///
     /// # Errors
-    /// What the file system says.
+    /// The file system's error.
     pub fn to_vec(&self) -> io::Result<Vec<u8>> {
         let mut all = Vec::new();
         self.reader()?.read_to_end(&mut all)?;
@@ -86,7 +85,7 @@ impl Spill {
     }
 }
 
-/// Bytes that are still coming.
+/// Collects bytes for a [`Spill`].
 #[derive(Debug)]
 pub struct SpillWriter {
     memory: BytesMut,
@@ -97,15 +96,15 @@ pub struct SpillWriter {
 }
 
 impl SpillWriter {
-    /// Nothing yet. Beyond `memory_max` bytes a file in `dir` is used.
+    /// Creates an empty writer. Beyond `memory_max` bytes it uses a file in `dir`.
     pub fn new(memory_max: u64, dir: &Path) -> Self {
         Self { memory: BytesMut::new(), file: None, len: 0, memory_max, dir: dir.to_owned() }
     }
 
-    /// Appends.
+    /// Appends bytes.
     ///
     /// # Errors
-    /// What the file system says, for instance that the disk is full.
+    /// The file system's error, for instance a full disk.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.len += bytes.len() as u64;
         if self.file.is_none() && self.len > self.memory_max {
@@ -123,17 +122,17 @@ impl SpillWriter {
         }
     }
 
-    /// How many bytes so far.
+    /// Returns the number of bytes so far.
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// Nothing so far.
+    /// Returns whether there are no bytes so far.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// No more will come.
+    /// Returns the bytes and starts again with none.
     pub fn finish(&mut self) -> Spill {
         let len = std::mem::take(&mut self.len);
         match self.file.take() {

@@ -59,7 +59,7 @@ pub(crate) fn time_to_live(subject: &mut dyn Subject) -> Verdict {
 
 pub(crate) fn signal(subject: &mut dyn Subject) -> Verdict {
     let (a, b) = (subject.connect(NodeId(5)), subject.connect(NodeId(6)));
-    // Asking something makes sure that both are there.
+    // A request makes sure that both clients are connected.
     Client::of(subject, a, 1).state()?;
     Client::of(subject, b, 1).state()?;
     subject.request(a, 0, Request::Signal { payload: bytes::Bytes::from_static(b"hello") });

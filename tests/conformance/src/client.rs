@@ -1,4 +1,4 @@
-//! A client that asks and waits for the answer.
+//! A client that sends requests and waits for their answers.
 
 use crate::Subject;
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use harmonylite::model::batch::PartHeaders;
 use harmonylite::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 use std::collections::VecDeque;
 
-/// The stream that the behaviours use.
+/// The stream of the behaviours.
 pub(crate) const SHARD: u32 = 1;
 
 /// One connection.
@@ -21,7 +21,7 @@ pub struct Client<'s> {
     kept: VecDeque<BrokerEvent>,
 }
 
-/// Headers of a batch of one part.
+/// Returns the headers of a batch of one part.
 pub(crate) fn headers(batch: u64) -> PartHeaders {
     PartHeaders {
         site: Site(77),
@@ -34,7 +34,7 @@ pub(crate) fn headers(batch: u64) -> PartHeaders {
 }
 
 impl<'s> Client<'s> {
-    /// Takes an existing connection up. Tickets differ from those of another turn.
+    /// Uses an existing connection. Tickets differ from those of an earlier use.
     pub fn of(subject: &'s mut dyn Subject, index: usize, first_ticket: u64) -> Self {
         Self { subject, index, next_ticket: first_ticket, kept: VecDeque::new() }
     }
@@ -45,10 +45,10 @@ impl<'s> Client<'s> {
         Self::of(subject, index, 1)
     }
 
-    /// Asks and waits.
+    /// Sends a request and waits for its answer.
     ///
     /// # Errors
-    /// What the broker says; `Unreachable` if nothing comes.
+    /// The broker's error; `Unreachable` if no answer comes.
     pub fn ask(&mut self, request: Request) -> Result<Reply, BrokerError> {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
@@ -62,12 +62,12 @@ impl<'s> Client<'s> {
         Err(BrokerError::Unreachable("no answer".to_owned()))
     }
 
-    /// The next event that is no answer.
+    /// Returns the next event that is no answer.
     pub fn event(&mut self) -> Option<BrokerEvent> {
         self.kept.pop_front().or_else(|| self.subject.next_event(self.index))
     }
 
-    /// The next message of this consumer; None if nothing comes.
+    /// Returns the next message of this consumer; None if none comes.
     pub fn delivered(&mut self, wanted: u64) -> Option<Message> {
         loop {
             match self.event()? {
@@ -105,7 +105,7 @@ impl<'s> Client<'s> {
         }
     }
 
-    /// The stream's state; makes it if it is missing.
+    /// Returns the stream's state, and creates the stream if it is missing.
     pub(crate) fn state(&mut self) -> Result<StreamState, String> {
         match self.ask(Request::StreamState { shard: SHARD }) {
             Ok(Reply::State(state)) => Ok(state),
@@ -155,7 +155,7 @@ impl<'s> Client<'s> {
         }
     }
 
-    /// What the test does to the broker itself.
+    /// Returns the broker, for changes by the test itself.
     pub fn subject(&mut self) -> &mut dyn Subject {
         self.subject
     }
@@ -164,14 +164,14 @@ impl<'s> Client<'s> {
         self.subject.max_payload_bytes(self.index)
     }
 
-    /// Publishes so many batches, one after the other.
+    /// Publishes this number of batches, one after another.
     pub(crate) fn fill(&mut self, batches: u64) -> Result<(), String> {
         self.state()?;
         (1..=batches).try_for_each(|batch| self.publish(batch, batch - 1).map(drop))
     }
 }
 
-/// Fails with what was found instead.
+/// Fails with the found value if it is not the wanted one.
 pub(crate) fn same<T: PartialEq + std::fmt::Debug>(
     what: &str,
     found: T,

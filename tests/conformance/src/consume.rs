@@ -1,4 +1,4 @@
-//! Consuming: from where, in which order, what after a replacement.
+//! Behaviours of consuming: the start, the order, the replacement of a consumer.
 
 use crate::client::{Client, SHARD, same};
 use crate::{Subject, Verdict};
@@ -60,7 +60,7 @@ pub(crate) fn replaced(subject: &mut dyn Subject) -> Verdict {
     client.consume(2, 8)?;
     expect(&mut client, 8, &[2, 3])?;
     client.publish(4, 3)?;
-    // What comes now comes to the new one only.
+    // Later messages go only to the new consumer.
     same("delivered", client.delivered(8).map(|m| m.seq.0), Some(4))?;
     same("the old one is silent", client.delivered(7).map(|m| m.seq.0), None)
 }

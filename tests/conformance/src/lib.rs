@@ -1,8 +1,8 @@
-//! What a broker must do, as the stages rely on it: one list of behaviours that runs on the
-//! simulated broker and on a real server, so that the model cannot drift.
+//! The behaviour of a broker on which the stages rely. One list of behaviours runs on the simulated
+//! broker and on a real server, so that the model stays correct.
 //!
-//! A [`Subject`] is a broker with nothing in it, to which clients connect. Whoever implements it
-//! decides how events are pumped.
+//! A [`Subject`] is an empty broker to which clients connect. Its implementation decides how events
+//! are delivered.
 
 mod bucket;
 mod client;
@@ -16,32 +16,31 @@ use harmonylite::model::ids::{NodeId, StreamSeq};
 
 /// A broker under test, and the means to break it.
 pub trait Subject {
-    /// Connects as a node and returns the number of the client, once it has heard
-    /// [`BrokerEvent::Connected`].
+    /// Connects as a node, and returns the number of the client after [`BrokerEvent::Connected`].
     fn connect(&mut self, node: NodeId) -> usize;
-    /// Hands a request over.
+    /// Passes a request on.
     fn request(&mut self, client: usize, ticket: Ticket, request: Request);
-    /// The next event for a client; None if nothing comes for a while.
+    /// Returns the next event for a client; None if none comes for a while.
     fn next_event(&mut self, client: usize) -> Option<BrokerEvent>;
-    /// The largest payload, as the client's broker says.
+    /// Returns the largest payload, as the client's broker reports it.
     fn max_payload_bytes(&self, client: usize) -> usize;
     /// Destroys one message.
     fn delete_message(&mut self, shard: u32, seq: StreamSeq);
-    /// Lets everything up to a position go, as expiry does.
+    /// Removes all messages up to a position, as expiry does.
     fn expire(&mut self, shard: u32, upto: StreamSeq);
-    /// Deletes the stream and makes it again.
+    /// Recreates the stream.
     fn recreate(&mut self, shard: u32);
     /// Lets time pass.
     fn wait(&mut self, ms: u64);
 }
 
-/// Why a broker does not conform.
+/// The reason why a broker does not conform, as an error.
 pub type Verdict = Result<(), String>;
 
-/// A behaviour: its name, and the test of it on a broker with nothing in it.
+/// A behaviour: its name, and its test on an empty broker.
 pub type Behaviour = (&'static str, fn(&mut dyn Subject) -> Verdict);
 
-/// All of them.
+/// All behaviours.
 pub const BEHAVIOURS: &[Behaviour] = &[
     ("positions are given in order from 1", publish::positions),
     ("headers and payload come back as they went", publish::round_trip),

@@ -1,4 +1,4 @@
-//! Publishing: positions, the fence, what comes back.
+//! Behaviours of publishing: positions, the fence, stored messages.
 
 use crate::client::{Client, SHARD, same};
 use crate::{Subject, Verdict};
@@ -61,7 +61,7 @@ pub(crate) fn fence_is_own(subject: &mut dyn Subject) -> Verdict {
     Client::of(subject, a, 1).fill(2)?;
     same("position", Client::of(subject, b, 1).publish(1, 0)?, 3)?;
     same("position", Client::of(subject, a, 100).publish(3, 2)?, 4)?;
-    // Node 5 and node 50 are told apart, though one name begins with the other.
+    // Node 5 and node 50 differ, although one subject is a prefix of the other.
     Client::of(subject, b, 100).conflicts(2, 4)?;
     same("position", Client::of(subject, b, 200).publish(2, 3)?, 5)
 }
@@ -79,7 +79,7 @@ pub(crate) fn largest_payload(subject: &mut dyn Subject) -> Verdict {
     let mut client = Client::connect(subject, 5);
     client.state()?;
     let most = client.max_payload_bytes();
-    // As outbound does: room for the headers is left.
+    // Leave room for the headers, like outbound.
     let publish = |client: &mut Client<'_>, bytes: usize, expected: u64| {
         let headers = crate::client::headers(1);
         client.ask(Request::Publish {

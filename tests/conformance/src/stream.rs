@@ -1,4 +1,4 @@
-//! What the stream says of itself, also after something in it is gone.
+//! Behaviours of the stream's state, also after messages are gone.
 
 use crate::client::{Client, SHARD, same};
 use crate::{Subject, Verdict};
@@ -72,7 +72,7 @@ pub(crate) fn expiry_of_all(subject: &mut dyn Subject) -> Verdict {
     let state = client.state()?;
     same("state", (state.first.0, state.last.0), (5, 4))?;
     same("last own", client.last_own()?.is_none(), true)?;
-    // Nothing of the subject is left, so it has no last position.
+    // The subject has no message left, so it has no last position.
     same("position", client.publish(5, 0)?, 5)
 }
 
@@ -86,8 +86,8 @@ pub(crate) fn hole(subject: &mut dyn Subject) -> Verdict {
     same("neighbours", client.at(1)?.is_some() && client.at(3)?.is_some(), true)
 }
 
-/// A message that is destroyed at the front makes the stream look as if it had expired, but for its
-/// age.
+/// After its first message is destroyed, the stream looks as if that message had expired, except
+/// for its age.
 pub(crate) fn hole_at_the_front(subject: &mut dyn Subject) -> Verdict {
     let mut client = Client::connect(subject, 5);
     client.fill(2)?;
@@ -105,7 +105,7 @@ pub(crate) fn fence_behind_expiry(subject: &mut dyn Subject) -> Verdict {
     client.subject().delete_message(SHARD, StreamSeq(3));
     client.conflicts(5, 3)?;
     same("position", client.publish(5, 4)?, 5)?;
-    // The newest is destroyed: the subject ends where it ended before.
+    // After its newest message is destroyed, the subject ends at the previous one.
     client.subject().delete_message(SHARD, StreamSeq(5));
     same("last own", client.last_own()?.map(|m| m.seq.0), Some(4))?;
     client.conflicts(6, 5)?;

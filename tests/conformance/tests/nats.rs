@@ -1,8 +1,8 @@
-//! A real nats-server, through our own NATS side, does what the stages rely on: the same list as
-//! for the simulated broker.
+//! A real nats-server, through our own NATS adapter, has the behaviour on which the stages rely.
+//! The list is the same as for the simulated broker.
 //!
-//! Every behaviour gets a server with nothing in it. Time to live needs a server of 2.11 or later,
-//! which the pinned one is.
+//! Every behaviour gets an empty server. Time to live needs nats-server 2.11 or later; the pinned
+//! one is later.
 
 #![allow(clippy::unwrap_used)]
 
@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-/// No event for so long means that none comes.
+/// No event within this time means that none comes.
 const QUIET: Duration = Duration::from_millis(400);
 
 struct Client {
@@ -30,8 +30,8 @@ struct Client {
     _target: watch::Sender<Target>,
 }
 
-// Dropped in this order: clients before the runtime, the server before its folder.
-struct Real {
+// The fields drop in this order: clients before the runtime, the server before its folder.
+struct RealBroker {
     clients: Vec<Client>,
     runtime: Runtime,
     broker: Broker,
@@ -39,7 +39,7 @@ struct Real {
     _dir: TempDir,
 }
 
-impl Real {
+impl RealBroker {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let broker = Broker::start(dir.path());
@@ -52,7 +52,7 @@ impl Real {
         wire::stream_name(&self.settings.nats.stream_prefix, shard)
     }
 
-    /// What an administrator does with the stream.
+    /// Changes the stream as an administrator does.
     fn administer<T>(
         &self,
         shard: u32,
@@ -66,7 +66,7 @@ impl Real {
     }
 }
 
-impl Subject for Real {
+impl Subject for RealBroker {
     fn connect(&mut self, node: NodeId) -> usize {
         let (sender, events) = channel();
         let sender = std::sync::Mutex::new(sender);
@@ -127,7 +127,7 @@ fn a_real_server_conforms() {
     let failed: Vec<String> = BEHAVIOURS
         .iter()
         .filter_map(|(name, behaviour)| {
-            behaviour(&mut Real::new()).err().map(|why| format!("{name}: {why}"))
+            behaviour(&mut RealBroker::new()).err().map(|why| format!("{name}: {why}"))
         })
         .collect();
     assert!(failed.is_empty(), "{failed:#?}");

@@ -1,4 +1,4 @@
-//! A real nats-server of the test's own.
+//! A real nats-server for one test.
 
 use crate::{Process, eventually};
 use async_nats::jetstream::Context;
@@ -13,7 +13,7 @@ pub struct Broker {
     process: Option<Process>,
 }
 
-/// The nats-server program that the tests use: the one that `make test` fetched.
+/// Returns the nats-server program for the tests: the one that `make test` fetched.
 pub fn server_binary() -> PathBuf {
     if let Some(path) = std::env::var_os("HARMONYLITE_NATS_SERVER") {
         return path.into();
@@ -27,12 +27,12 @@ pub fn server_binary() -> PathBuf {
 }
 
 impl Broker {
-    /// Starts one that keeps its streams below `dir`.
+    /// Starts a server that keeps its streams below `dir`.
     pub fn start(dir: &Path) -> Self {
         Self::start_with(dir, &["-js"])
     }
 
-    /// Starts one with these arguments; `-js` is among them, or not.
+    /// Starts a server with these arguments. They decide whether `-js` is among them.
     pub fn start_with(dir: &Path, arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(ToString::to_string).collect();
         let mut broker = Self { dir: dir.join("broker"), port: 0, arguments, process: None };
@@ -41,7 +41,7 @@ impl Broker {
         broker
     }
 
-    /// Starts it again on the same port and store.
+    /// Restarts it on the same port and store.
     pub fn run(&mut self) {
         assert!(self.process.is_none(), "the broker runs already");
         for entry in std::fs::read_dir(&self.dir).unwrap().flatten() {
@@ -78,13 +78,12 @@ impl Broker {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    /// SIGKILL. What is not synced stays in the page cache, so nothing acknowledged is lost by
-    /// this.
+    /// Sends SIGKILL. Unsynced data stays in the page cache, so no acknowledged message is lost.
     pub fn kill(&mut self) {
         self.process.take().expect("the broker runs").kill();
     }
 
-    /// SIGTERM, and waits for its end: everything is on the disk.
+    /// Sends SIGTERM and waits for its end: all data is on the disk.
     #[track_caller]
     pub fn stop(&mut self) {
         let mut process = self.process.take().expect("the broker runs");
@@ -92,18 +91,18 @@ impl Broker {
         process.wait();
     }
 
-    /// Sends its process a signal by name: STOP cuts every node off without a word, CONT ends that.
+    /// Sends its process a signal by name. STOP cuts all nodes off silently, CONT ends that.
     pub fn signal(&self, name: &str) {
         self.process.as_ref().expect("the broker runs").signal(name);
     }
 
-    /// The directory with its store, for tests that damage it while it is down.
+    /// Returns the directory of its store, for tests that damage it while the server is down.
     pub fn store(&self) -> PathBuf {
         self.dir.join("js")
     }
 }
 
-/// Does something with a server's JetStream, as a client of its own.
+/// Runs `act` on a server's JetStream, with a separate client.
 pub fn on_jetstream<T>(url: &str, act: impl AsyncFnOnce(Context) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {

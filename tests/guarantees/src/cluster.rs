@@ -4,8 +4,8 @@ use crate::{Broker, Node, contents, eventually};
 use std::path::Path;
 use tempfile::TempDir;
 
-/// Nodes 1, 2, 3... with the same schema, and an external broker. Fields drop in this order: nodes
-/// before the broker.
+/// Nodes 1, 2, 3 and so on with the same schema, and an external broker. Fields drop in this order:
+/// nodes before the broker.
 pub struct Cluster {
     pub nodes: Vec<Node>,
     pub broker: Broker,
@@ -13,12 +13,12 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// `count` nodes whose databases have this schema; not running yet.
+    /// Creates `count` nodes with this schema. They do not run yet.
     pub fn new(count: u64, schema: &str) -> Self {
         Self::with(count, schema, "")
     }
 
-    /// As [`Cluster::new`], with lines of configuration for all.
+    /// Does the same as [`Cluster::new`], with lines of configuration for all nodes.
     pub fn with(count: u64, schema: &str, settings: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let broker = Broker::start(dir.path());
@@ -27,7 +27,7 @@ impl Cluster {
         Self { nodes, broker, dir }
     }
 
-    /// One more node, not running yet.
+    /// Adds a node, which does not run yet.
     pub fn add(&mut self, schema: &str, settings: &str) -> &mut Node {
         let id = self.nodes.len() as u64 + 1;
         let node = Self::node(self.dir.path(), &self.broker, id, schema, settings);
@@ -48,14 +48,14 @@ impl Cluster {
         node
     }
 
-    /// Starts all and waits until all have joined.
+    /// Starts all nodes and waits until all have joined.
     #[track_caller]
     pub fn run(&mut self) {
         self.nodes.iter_mut().for_each(Node::start);
         self.nodes.iter_mut().for_each(Node::ready);
     }
 
-    /// Waits until all databases hold the same, and every change is acknowledged and applied.
+    /// Waits until all databases are equal, and every change is acknowledged and applied.
     #[track_caller]
     pub fn converge(&self) {
         let nodes: Vec<&Node> = self.nodes.iter().collect();
@@ -63,7 +63,7 @@ impl Cluster {
     }
 }
 
-/// Waits until these nodes hold the same, with nothing pending; then says whether it is so.
+/// Waits until these nodes are equal with nothing pending, and then compares them again.
 #[track_caller]
 pub fn converge(nodes: &[&Node]) {
     let connections: Vec<_> = nodes.iter().map(|n| n.app()).collect();

@@ -1,4 +1,4 @@
-//! Nodes that bring their own servers, started as users of HarmonyLite (Go) start them.
+//! Nodes with embedded servers, started as by users of HarmonyLite (Go).
 
 use crate::broker::server_binary;
 use crate::{Node, binary, converge, eventually};
@@ -10,19 +10,19 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Nodes 1, 2, 3 whose embedded servers form a cluster; not running yet.
+/// Nodes 1, 2, 3 whose embedded servers form a cluster.
 pub struct EmbeddedCluster {
     pub nodes: Vec<Node>,
-    /// Where their servers listen for each other.
+    /// The ports on which their servers listen for each other.
     pub ports: Vec<u16>,
     pub dir: TempDir,
 }
 
 impl EmbeddedCluster {
-    /// Three nodes with this schema. `settings` are the first lines of each one's configuration, by
-    /// its id.
+    /// Creates three nodes with this schema. They do not run yet. `settings` returns the first
+    /// lines of each node's configuration, by its id.
     pub fn new(schema: &str, replicas: usize, settings: impl Fn(u64) -> String) -> Self {
-        // Built before anything is timed.
+        // Build the binary before any time is measured.
         binary();
         let dir = tempfile::tempdir().unwrap();
         let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
@@ -47,8 +47,8 @@ impl EmbeddedCluster {
         Self { nodes: nodes.collect(), ports, dir }
     }
 
-    /// Starts one after another, each when the one before it is up, and waits until all have
-    /// joined.
+    /// Starts the nodes one after another, each when the previous one is up, and waits until all
+    /// have joined.
     #[track_caller]
     pub fn run(&mut self) {
         for (node, port) in self.nodes.iter_mut().zip(&self.ports) {
@@ -58,20 +58,19 @@ impl EmbeddedCluster {
         self.nodes.iter_mut().for_each(Node::ready);
     }
 
-    /// Waits until all databases hold the same, and every change is acknowledged and applied.
+    /// Waits until all databases are equal, and every change is acknowledged and applied.
     #[track_caller]
     pub fn converge(&self) {
         converge(&self.nodes.iter().collect::<Vec<_>>());
     }
 }
 
-/// The `[nats]` table of a node that runs its own server.
+/// Returns the `[nats]` table of a node that runs its own server.
 pub fn embedded() -> String {
     format!("[nats]\nreconnect_wait_seconds = 1\nserver_binary = {:?}\n", server_binary())
 }
 
-/// As a client does who wants to know whether the server of a `-cluster-addr` is up: it says who it
-/// is.
+/// Waits until the server of a `-cluster-addr` is up. A client sees that by the server's greeting.
 #[track_caller]
 pub(crate) fn server_is_up(port: u16) {
     eventually(&format!("a server listens on {port}"), || {
@@ -82,8 +81,8 @@ pub(crate) fn server_is_up(port: u16) {
     });
 }
 
-/// A port that is free now, and that nobody else is given: below those that the kernel hands out,
-/// and by process.
+/// Returns a free port that no other process gets: below the ports that the kernel assigns, and
+/// chosen by process id.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let own = 20_000 + (std::process::id() % 120) as u16 * 100;
@@ -93,7 +92,7 @@ pub fn free_port() -> u16 {
         .expect("a free port")
 }
 
-/// Does something and says how long it took (`cargo test -- --nocapture`).
+/// Runs `work` and prints how long it took (`cargo test -- --nocapture`).
 #[allow(clippy::disallowed_methods)]
 pub fn timed<T>(what: &str, work: impl FnOnce() -> T) -> T {
     let begin = Instant::now();
@@ -102,7 +101,7 @@ pub fn timed<T>(what: &str, work: impl FnOnce() -> T) -> T {
     result
 }
 
-/// The nats-server processes that keep their files below a directory.
+/// Returns the nats-server processes that keep their files below a directory.
 pub fn servers_below(dir: &Path) -> Vec<u32> {
     let dir = dir.to_str().unwrap();
     let processes = std::fs::read_dir("/proc")
@@ -118,7 +117,7 @@ pub fn servers_below(dir: &Path) -> Vec<u32> {
     processes.filter(is_server).collect()
 }
 
-/// What the node of a database says of itself, asked without its configuration.
+/// Returns the status of a database's node, read without its configuration.
 pub fn status_of(db: &Path) -> Option<serde_json::Value> {
     let out =
         Command::new(binary()).arg("--db").arg(db).args(["status", "--json"]).output().unwrap();

@@ -1,9 +1,9 @@
-//! What the guarantee tests stand on: real nodes (the `harmonylite` binary), a real nats-server,
-//! real database files.
+//! The base of the guarantee tests: real nodes (the `harmonylite` binary), a real nats-server, real
+//! database files.
 //!
-//! Every process, port and folder belongs to one test and ends with it, also after a failure.
-//! Nothing is waited for by time: [`eventually`] waits for a condition and says what it was when it
-//! did not come.
+//! Every process, port and folder belongs to one test and ends with it, also after a failure. No
+//! test waits for a fixed time: [`eventually`] waits for a condition, and its failure names the
+//! condition.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -25,17 +25,17 @@ pub use sql::{Rows, contents, later, number, open, rows, sound};
 
 use std::time::{Duration, Instant};
 
-/// How long a condition may take to come true. Generous: CI has two cores and runs other tests
-/// beside.
+/// The longest time for a condition to become true. It is generous, because CI has two cores and
+/// runs other tests in parallel.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Waits for a condition; fails the test if it does not come true.
+/// Waits for a condition, and fails the test if it does not become true.
 #[track_caller]
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     within(PATIENCE, what, &mut condition);
 }
 
-/// As [`eventually`], with another patience.
+/// Does the same as [`eventually`], with another patience.
 #[track_caller]
 #[allow(clippy::disallowed_methods)]
 pub fn within(patience: Duration, what: &str, mut condition: impl FnMut() -> bool) {

@@ -19,7 +19,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node that does not run yet. `settings` are lines of TOML; top-level keys first.
+    /// Creates a node that does not run yet. `settings` are lines of TOML, top-level keys first.
     pub fn new(dir: &Path, id: u64, settings: &str) -> Self {
         let dir = dir.join(format!("node-{id}"));
         std::fs::create_dir_all(&dir).unwrap();
@@ -43,12 +43,12 @@ impl Node {
         self.environment.push((name, value.into()));
     }
 
-    /// The environment is as it was.
+    /// Resets the environment.
     pub fn clear_env(&mut self) {
         self.environment.clear();
     }
 
-    /// An application's connection: triggers on, a busy timeout, nothing else.
+    /// Opens a connection of an application: triggers on, a busy timeout, nothing else.
     pub fn app(&self) -> Connection {
         open(&self.db)
     }
@@ -85,13 +85,13 @@ impl Node {
         });
     }
 
-    /// What it says of itself; None while it does not answer.
+    /// Returns its status; None while it does not answer.
     pub fn status(&self) -> Option<Value> {
         let out = self.cli(&["status", "--json"]);
         serde_json::from_slice::<Value>(&out.stdout).ok().filter(|_| out.status.success())
     }
 
-    /// One of its counters, by name.
+    /// Returns one of its counters, by name.
     #[track_caller]
     pub fn counter(&self, name: &str) -> u64 {
         let mut found = None;
@@ -109,12 +109,12 @@ impl Node {
         Command::new(binary()).arg("-config").arg(&self.config).args(arguments).output().unwrap()
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL.
     pub fn kill(&mut self) {
         self.process.take().expect("the node runs").kill();
     }
 
-    /// SIGTERM; it must end with status 0.
+    /// Sends SIGTERM. The node must end with status 0.
     #[track_caller]
     pub fn stop(&mut self) {
         let mut process = self.process.take().expect("the node runs");
@@ -123,7 +123,7 @@ impl Node {
         assert!(status.success(), "node {} ended with {status}: {}", self.id, process.output());
     }
 
-    /// Waits until it ends by itself, and returns its exit status.
+    /// Waits until the node ends by itself, and returns its exit status.
     #[track_caller]
     pub fn ended(&mut self) -> i32 {
         self.process.take().expect("the node runs").wait().code().expect("an exit status")
@@ -142,7 +142,7 @@ impl Node {
         self.process.as_ref().expect("the node runs").signal(name);
     }
 
-    /// Its log so far.
+    /// Returns its log so far.
     pub fn output(&self) -> String {
         String::from_utf8_lossy(
             &std::fs::read(self.config.with_file_name("log")).unwrap_or_default(),

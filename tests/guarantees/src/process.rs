@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 
-/// A child whose output goes to a file; killed when dropped.
+/// A child whose output goes to a file. It is killed when dropped.
 pub struct Process {
     child: Child,
     pub log: PathBuf,
@@ -25,7 +25,7 @@ impl Process {
         self.child.id()
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -39,7 +39,7 @@ impl Process {
             .status()
             .unwrap();
         assert!(sent.success(), "cannot send {name} to {}", self.pid());
-        // It has many threads, and some may still run for a moment on a busy machine.
+        // On a busy machine some of its many threads may still run for a moment.
         let stat = PathBuf::from(format!("/proc/{}/stat", self.pid()));
         if name == "STOP" && stat.exists() {
             crate::eventually("the process stands still", || {
@@ -48,12 +48,12 @@ impl Process {
         }
     }
 
-    /// Whether it has ended, and how.
+    /// Returns its exit status, if it has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and returns its exit status.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
         let mut status = None;
@@ -64,7 +64,7 @@ impl Process {
         status.unwrap()
     }
 
-    /// What it has written so far.
+    /// Returns its output so far.
     pub fn output(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
@@ -79,8 +79,8 @@ impl Drop for Process {
     }
 }
 
-/// The `harmonylite` binary of this build, built if it is not there or not current; or the one that
-/// `HARMONYLITE_BINARY` names.
+/// Returns the binary that `HARMONYLITE_BINARY` names, or the `harmonylite` binary of this build,
+/// which is built if it is missing or old.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
@@ -113,7 +113,7 @@ pub fn binary() -> &'static Path {
     })
 }
 
-/// Runs a Python 3 program and returns what it prints.
+/// Runs a Python 3 program and returns its output.
 #[track_caller]
 pub fn python(program: &str, arguments: &[&str]) -> String {
     let out = Command::new("python3").arg("-c").arg(program).args(arguments).output().unwrap();

@@ -1,4 +1,4 @@
-//! A real nats-server with a configuration of the test's own.
+//! A real nats-server with a configuration for one test.
 
 use crate::broker::server_binary;
 use crate::embedded::server_is_up;
@@ -14,8 +14,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// One that keeps everything below `dir`; not running yet. `text` is added to its
-    /// configuration.
+    /// Creates a server that keeps all its files below `dir`. It does not run yet. `text` is added
+    /// to its configuration.
     pub fn new(dir: &Path, text: &str) -> Self {
         let dir = dir.join("server");
         std::fs::create_dir_all(&dir).unwrap();
@@ -44,7 +44,7 @@ impl Server {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL.
     pub fn kill(&mut self) {
         self.process.take().expect("the server runs").kill();
     }

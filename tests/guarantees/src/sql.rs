@@ -1,4 +1,4 @@
-//! Databases as an application sees them.
+//! The view of an application on a database.
 
 use rusqlite::Connection;
 use rusqlite::types::Value;
@@ -8,7 +8,7 @@ use std::time::Duration;
 /// Rows of SQL literals.
 pub type Rows = Vec<Vec<String>>;
 
-/// Opens a database as an ordinary application does.
+/// Opens a database like an ordinary application.
 pub fn open(path: &Path) -> Connection {
     let db = Connection::open(path).unwrap();
     db.busy_timeout(Duration::from_secs(20)).unwrap();
@@ -19,7 +19,8 @@ pub fn open(path: &Path) -> Connection {
     db
 }
 
-/// The rows of a query, each value with its storage class, so that 1, 1.0, '1' and X'31' differ.
+/// Returns the rows of a query, each value with its storage class, so that 1, 1.0, '1' and X'31'
+/// differ.
 pub fn rows(db: &Connection, sql: &str) -> Rows {
     let mut statement = db.prepare(sql).unwrap();
     let columns = statement.column_count();
@@ -31,14 +32,14 @@ pub fn rows(db: &Connection, sql: &str) -> Rows {
     out
 }
 
-/// The one number that a query returns.
+/// Returns the single number of a query.
 #[track_caller]
 pub fn number(db: &Connection, sql: &str) -> i64 {
     db.query_row(sql, [], |r| r.get(0)).unwrap_or_else(|error| panic!("{sql}: {error}"))
 }
 
-/// Waits until the clock of the change log has moved on, so that what is written now is later than
-/// what was written before.
+/// Waits until the clock of the change log has advanced, so that the next write has a later time
+/// than all earlier ones.
 #[track_caller]
 pub fn later(db: &Connection) {
     let now =
@@ -47,7 +48,7 @@ pub fn later(db: &Connection) {
     crate::eventually("time passes", || now() > before + 1);
 }
 
-/// Fails unless SQLite finds the database sound.
+/// Fails if SQLite's integrity check fails.
 #[track_caller]
 pub fn sound(db: &Connection) {
     assert_eq!(rows(db, "PRAGMA integrity_check"), [["\"ok\""]]);
@@ -64,7 +65,7 @@ fn literal(value: rusqlite::types::ValueRef<'_>) -> String {
     }
 }
 
-/// Everything that an application can read in tables of its own, table by table, in key order.
+/// Returns the content of all tables of the application, table by table, in key order.
 pub fn contents(db: &Connection) -> Vec<(String, Rows)> {
     let tables = rows(
         db,

@@ -1,12 +1,12 @@
-//! Whatever client writes, with whatever settings, its changes are captured.
+//! The changes of every client are captured, with any settings.
 //!
-//! Goal: the triggers ask for nothing that an old SQLite, a foreign driver or a strict connection
-//! does not have. Method: the stock `sqlite3` shell and Python's driver write with `trusted_schema`
-//! off and recursive triggers on and off: REPLACE that displaces a row, a key that moves by the
-//! name `rowid`, deletes; the peer ends equal. And an application that registers functions and
-//! collations: a table that nobody can write to without them stays on its node, named, and
-//! everything else replicates. The story: a table with an index over such a function ended every
-//! node that heard of a row of it.
+//! Goal: the triggers need no feature that an old SQLite, a foreign driver or a strict connection
+//! lacks. Method: the stock `sqlite3` shell and Python's driver write with `trusted_schema` off and
+//! recursive triggers on and off: REPLACE that displaces a row, a key that moves by the name
+//! `rowid`, deletes; the peer ends equal. Another application registers functions and collations. A
+//! table that cannot be written without them stays on its node and is named, and everything else
+//! replicates. The story: a table with an index over such a function ended every node that received
+//! a row of it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -30,8 +30,8 @@ fn script(recursive: &str, offset: i64) -> String {
     )
 }
 
-/// The shell waits for no lock unless told to; an application beside a sidecar has to, as beside
-/// any other writer.
+/// Runs the shell with a busy timeout. Without one it waits for no lock, but an application next to
+/// a sidecar has to wait, as with any other writer.
 fn shell(node: &Node, sql: &str) {
     let out = Command::new("sqlite3")
         .args(["-bail", "-cmd", ".timeout 20000"])
@@ -71,7 +71,7 @@ fn a_strict_connection_of_any_client_is_captured() {
     }
 }
 
-/// An application with a function and a collation of its own.
+/// An application with its own function and collation.
 const OWN_FUNCTIONS: &str = "
 import sqlite3, sys
 d = sqlite3.connect(sys.argv[1], timeout=20)
@@ -126,7 +126,7 @@ fn what_only_the_application_knows_stays_local_and_harms_nobody() {
         assert_eq!(node.counter("quarantined"), 0);
     }
 
-    // Without the index it is a table like any other.
+    // Without the index it is an ordinary table.
     for node in &cluster.nodes {
         run(node, "DROP INDEX folded");
     }

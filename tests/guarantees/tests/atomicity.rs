@@ -1,8 +1,8 @@
 //! A reader at a peer never sees half a transaction.
 //!
-//! Method: one application keeps the sum over many accounts constant, moving money in transactions
-//! of many rows; a reader at the other node sums all the time, and sees that sum only. Transactions
-//! above the broker's largest message travel in parts, and are still one.
+//! Method: one application moves money in transactions of many rows, and keeps the sum over many
+//! accounts constant. A reader at the other node sums continuously, and must see only that sum.
+//! Transactions above the broker's largest message are sent in parts, and are still atomic.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,16 +1,15 @@
-//! A disk that is full delays a node, one that fails ends it, and neither loses anything (faults 4
-//! and 21).
+//! A full disk delays a node, a failing disk ends it, and neither loses anything (faults 4 and 21).
 //!
-//! Goal: while nothing can be written under a node's database, it goes on running, says in `status`
-//! what finds no room, sets nothing aside; a SIGKILL in that state costs nothing either; as soon as
-//! there is room all arrives, without a restart. A write or sync of the database's files that
-//! fails, be it the first or the fortieth, once or from then on, leaves the database sound and
-//! nothing half applied; the node goes on, or ends and names the database; the next start goes on.
-//! Method: a small library makes the disk bad for the sidecar alone, its log included
-//! (`bad_disk.c`). The stories: a line of the log that found no room ended the process. A large
-//! batch whose part found no room was taken for damaged, and its last part alone was set aside. An
-//! embedded nats-server whose disk was full stored nothing more after that, for as long as it ran
-//! (`embedded/tests/alone.rs`).
+//! Goal: while the disk of a node's database is full, the node keeps running, reports in `status`
+//! what finds no room, and quarantines nothing. A SIGKILL in that state loses nothing either. As
+//! soon as there is room everything arrives, without a restart. If a write or sync of the
+//! database's files fails (the first or the fortieth, once or permanently), the database stays
+//! sound and nothing is half applied. The node continues, or ends and names the database; the next
+//! start continues. Method: a small library makes the disk bad for the sidecar alone, its log
+//! included (`bad_disk.c`). The stories: a line of the log that found no room ended the process. A
+//! large batch whose part found no room counted as damaged, and its last part alone was
+//! quarantined. An embedded nats-server whose disk was full stored nothing more until it was
+//! restarted (`embedded/tests/alone.rs`).
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
@@ -23,7 +22,7 @@ use std::process::Command;
 const SCHEMA: &str = "CREATE TABLE entry (id TEXT PRIMARY KEY, body BLOB)";
 const MB: i64 = 1_000_000;
 
-/// Loads what makes the disk bad into a node that does not run yet.
+/// Loads the library into a node that does not run yet.
 fn load(node: &mut Node, dir: &Path) {
     let library = dir.join("bad_disk.so");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("bad_disk.c");
@@ -45,7 +44,7 @@ struct Disk {
 }
 
 impl Disk {
-    /// Puts it under a node that does not run yet.
+    /// Creates it for a node that does not run yet.
     fn under(node: &mut Node, dir: &Path) -> Self {
         load(node, dir);
         let full = dir.join("full");
@@ -62,7 +61,7 @@ impl Disk {
     }
 }
 
-/// In one transaction.
+/// Writes rows in one transaction.
 fn write(node: &Node, prefix: &str, rows: i64, bytes: i64) {
     let sql = "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < ?2)
                INSERT INTO entry SELECT ?1 || i, randomblob(?3) FROM c";
@@ -70,13 +69,14 @@ fn write(node: &Node, prefix: &str, rows: i64, bytes: i64) {
 }
 
 #[track_caller]
-fn says(node: &Node, part: &str) {
-    eventually(&format!("status says: {part}"), || {
+fn status_reports(node: &Node, part: &str) {
+    eventually(&format!("status reports: {part}"), || {
         node.status().is_some_and(|s| s["degraded"].to_string().contains(part))
     });
 }
 
-/// All have arrived, equal to the byte; by SQLite, because these are many bytes.
+/// Waits until all rows have arrived, and compares them byte for byte. SQLite compares them,
+/// because these are many bytes.
 #[track_caller]
 fn is_well(cluster: &Cluster, rows: i64) {
     let [one, two] = &cluster.nodes[..] else { panic!("two nodes") };
@@ -114,22 +114,22 @@ fn a_full_disk_delays_what_comes_and_what_goes_and_loses_nothing() {
     write(&cluster.nodes[1], "before", 10, 100);
     cluster.converge();
 
-    // A row that finds no room in the database; and what is committed here goes out all the same.
+    // A remote row finds no room in the database, but local commits are still sent.
     disk.fill();
     write(&cluster.nodes[1], "small", 200, 1_000);
     write(&cluster.nodes[0], "own", 1, 100);
-    says(&cluster.nodes[0], "the disk under the database is full");
+    status_reports(&cluster.nodes[0], "the disk under the database is full");
     eventually("it is sent", || {
         number(&cluster.nodes[1].app(), "SELECT count(*) FROM entry WHERE id = 'own1'") == 1
     });
     disk.free();
     is_well(&cluster, 211);
 
-    // A transaction that is too large for memory as it comes: no room for it beside the database.
+    // An incoming transaction too large for memory finds no room next to the database.
     disk.fill();
     write(&cluster.nodes[1], "large", 12, MB);
     write(&cluster.nodes[1], "after", 10, 100);
-    says(&cluster.nodes[0], "for a large batch");
+    status_reports(&cluster.nodes[0], "for a large batch");
     assert_eq!(
         number(&cluster.nodes[0].app(), "SELECT count(*) FROM entry WHERE id LIKE 'after%'"),
         0,
@@ -138,10 +138,10 @@ fn a_full_disk_delays_what_comes_and_what_goes_and_loses_nothing() {
     disk.free();
     is_well(&cluster, 233);
 
-    // And as it goes.
+    // An outgoing one finds no room either.
     disk.fill();
     write(&cluster.nodes[0], "huge", 70, MB);
-    says(&cluster.nodes[0], "a batch cannot be put together");
+    status_reports(&cluster.nodes[0], "cannot build a batch");
     disk.free();
     is_well(&cluster, 303);
 
@@ -159,7 +159,7 @@ fn a_node_that_is_killed_while_its_disk_is_full_loses_nothing() {
     disk.fill();
     write(&cluster.nodes[1], "large", 12, MB);
     write(&cluster.nodes[0], "own", 100, 1_000);
-    says(&cluster.nodes[0], "full");
+    status_reports(&cluster.nodes[0], "full");
     cluster.nodes[0].kill();
     disk.free();
     cluster.nodes[0].run();
@@ -167,7 +167,7 @@ fn a_node_that_is_killed_while_its_disk_is_full_loses_nothing() {
     sound(&cluster.nodes[0].app());
 }
 
-/// The call that fails, and whether all after it do.
+/// Sets the failing call, and whether all later calls fail too.
 fn broken(node: &mut Node, nth: u32, ever: bool) {
     node.set_env("BAD_DISK_NTH", nth.to_string());
     if ever {

@@ -1,9 +1,9 @@
-//! Nodes come in to a server that asks who they are, in every way that the settings know, and again
-//! after its restart.
+//! Nodes connect to a server with every supported kind of authentication, and reconnect after its
+//! restart.
 //!
 //! Goal: user and password, nkey seed file, creds file (a server in operator mode), TLS with an own
-//! CA and client certificates. Method: a real nats-server configured for each; keys, JWTs and
-//! certificates are made here.
+//! CA and client certificates all work. Method: a real nats-server is configured for each of them.
+//! The test makes the keys, JWTs and certificates.
 
 #![allow(clippy::unwrap_used)]
 
@@ -34,7 +34,7 @@ fn file(dir: &Path, name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// Two nodes with these settings replicate, also after the server was killed.
+/// Checks that two nodes with these settings replicate, also after the server was killed.
 #[track_caller]
 fn replicate(dir: &Path, server: &mut Server, settings: &str) {
     server.start();
@@ -53,7 +53,7 @@ fn replicate(dir: &Path, server: &mut Server, settings: &str) {
     assert_eq!(rows(&two.app(), "SELECT count(*) FROM note")[0][0], "Integer(4)");
 }
 
-/// A node with these settings ends, and says which of them to look at.
+/// Checks that a node with these settings ends, and names the setting to check.
 #[track_caller]
 fn refuse(dir: &Path, server: &Server, settings: &str, named: &str) {
     let mut stranger = node(dir, 9, server, settings);
@@ -85,14 +85,14 @@ fn nkey_seed_file() {
         dir.path(),
         &format!("authorization {{ users: [ {{ nkey: {} }} ] }}", user.public_key()),
     );
-    // As an editor saves it, with a line end.
+    // The file ends with a line end, as editors save it.
     let seed = file(dir.path(), "user.nk", &format!("{}\n", user.seed().unwrap()));
     replicate(dir.path(), &mut server, &format!("seed_file = {seed:?}"));
     let seed = file(dir.path(), "stranger.nk", &stranger.seed().unwrap());
     refuse(dir.path(), &server, &format!("seed_file = {seed:?}"), "nats.seed_file");
 }
 
-/// A JWT as nsc makes them: signed with an nkey.
+/// Makes a JWT signed with an nkey, like nsc.
 fn jwt(signer: &KeyPair, subject: &KeyPair, name: &str, nats: serde_json::Value) -> String {
     let claims = serde_json::json!({
         "jti": name, "iat": 1_700_000_000, "iss": signer.public_key(), "name": name,
@@ -159,7 +159,7 @@ fn creds_file() {
     );
     let good = file(dir.path(), "node.creds", &creds(&shop, &user));
     replicate(dir.path(), &mut server, &format!("creds_file = {good:?}"));
-    // Signed by an account that the server does not know.
+    // It is signed by an account that the server does not know.
     let bad = file(dir.path(), "stranger.creds", &creds(&KeyPair::new_account(), &user));
     refuse(dir.path(), &server, &format!("creds_file = {bad:?}"), "nats.creds_file");
 }
@@ -178,7 +178,7 @@ impl Authority {
         file(dir, name, &self.0.pem())
     }
 
-    /// The files of a certificate and its key.
+    /// Writes the files of a certificate and its key.
     fn issue(
         &self,
         dir: &Path,

@@ -1,11 +1,11 @@
-//! The broker may be killed, lose its store, or go back in time: nothing that was committed is lost
-//! (faults 8, 9, 11).
+//! The broker may be killed, lose its store, or go back in time: no commit is lost (faults 8, 9,
+//! 11).
 //!
-//! Goal: after the broker is back all nodes are equal and hold every committed write, also those
-//! that it had acknowledged and then lost. Method: SIGKILL of nats-server under load; its store
-//! directory deleted while it is down; an old copy of its store put back, and sequence numbers used
-//! again by other writes. The story: Jepsen on NATS 2.12.1 lost acknowledged messages at a power
-//! cut; an acknowledgement is not durability.
+//! Goal: when the broker is back, all nodes are equal and hold every committed write, also those
+//! that the broker had acknowledged and then lost. Method: kill nats-server with SIGKILL under
+//! load; delete its store while it is down; restore an old copy of its store, so that other writes
+//! reuse sequence numbers. The story: Jepsen on NATS 2.12.1 lost acknowledged messages at a power
+//! cut, so an acknowledgement is not durability.
 
 #![allow(clippy::unwrap_used)]
 
@@ -24,7 +24,7 @@ fn insert(cluster: &Cluster, node: usize, from: i64, to: i64) {
     }
 }
 
-/// Waits until all nodes hold so many rows and nothing waits to be sent.
+/// Waits until all nodes hold this number of rows and have sent all changes.
 #[track_caller]
 fn all_hold(cluster: &Cluster, rows: i64) {
     for node in &cluster.nodes {
@@ -37,7 +37,7 @@ fn all_hold(cluster: &Cluster, rows: i64) {
     cluster.nodes.iter().for_each(|node| sound(&node.app()));
 }
 
-/// One more node: what it gets, the broker has.
+/// Adds a node. The rows that it gets are in the broker.
 fn a_new_node_gets(cluster: &mut Cluster, rows: i64) {
     cluster.add(SCHEMA, "").run();
     all_hold(cluster, rows);
@@ -130,7 +130,7 @@ fn an_acknowledged_tail_that_the_broker_lost_is_published_again() {
     copy(&cluster.broker.store(), &old);
     cluster.broker.run();
     cluster.nodes.iter_mut().for_each(harmonylite_guarantees::Node::ready);
-    // Acknowledged, seen by nodes 1 and 2, and not by node 3, which is down: then lost.
+    // The tail is acknowledged and applied by nodes 1 and 2, while node 3 is down. Then it is lost.
     cluster.nodes[2].stop();
     insert(&cluster, 0, 31, 60);
     insert(&cluster, 1, 1, 30);
@@ -142,7 +142,7 @@ fn an_acknowledged_tail_that_the_broker_lost_is_published_again() {
     cluster.broker.kill();
     std::fs::remove_dir_all(cluster.broker.store()).unwrap();
     copy(&old, &cluster.broker.store());
-    // Node 3 has lost nothing: what it writes takes the lost messages' places in the stream.
+    // Node 3 has lost nothing. Its writes take the positions of the lost messages in the stream.
     insert(&cluster, 2, 1, 10);
     cluster.broker.run();
     cluster.nodes[2].run();

@@ -1,11 +1,11 @@
-//! An application that holds locks for long, and one that shares the database with heavy incoming
+//! An application holds locks for a long time, and another shares the database with heavy incoming
 //! load (fault 24).
 //!
 //! Goal: a write lock held for seconds, or a reader that never ends, delays replication and loses
-//! nothing, and `status` counts it; the sidecar's own write transactions are so short that an
-//! application with an ordinary busy timeout is never refused, and a node that only writes meets
-//! them seldom. Method: real locks by real connections; the worst commit latency of an application
-//! is measured, and the sidecar's transactions are counted.
+//! nothing, and `status` counts it. The sidecar's write transactions are short enough that an
+//! application with an ordinary busy timeout never gets `database is locked`. A node that only
+//! writes seldom meets them. Method: real connections hold real locks. The test measures the worst
+//! commit latency of an application, and counts the sidecar's transactions.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
@@ -32,7 +32,7 @@ fn a_write_lock_held_for_long_is_waited_for() {
     two.execute_batch("BEGIN IMMEDIATE; INSERT INTO own VALUES (1, 1)").unwrap();
     fill(&one, 500);
     let begin = Instant::now();
-    eventually("the sidecar meets the lock, for seconds, and says so", || {
+    eventually("the sidecar meets the lock, for seconds, and reports it", || {
         begin.elapsed() > Duration::from_secs(2) && cluster.nodes[1].counter("busy") > 10
     });
     assert!(cluster.nodes[1].is_running());

@@ -1,9 +1,8 @@
-//! Three nodes write the same rows at once, and end up equal.
+//! Three nodes write the same rows at the same time, and end up equal.
 //!
-//! Goal: whatever the order in which nodes see each other's writes, they come to hold the same
-//! rows, and every write that lost is in the conflict journal. Method: three applications write
-//! conflicting rows through ordinary connections, as fast as they can, on tables with every kind of
-//! key.
+//! Goal: nodes end up with the same rows, in whatever order they see each other's writes, and every
+//! losing write is in the conflict journal. Method: three applications write conflicting rows
+//! through ordinary connections, as fast as they can, to tables with every kind of key.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,11 +1,12 @@
-//! The database's files deleted, replaced or renamed under a running sidecar (faults 18 and 19).
+//! The database's files are deleted, replaced or renamed under a running sidecar (faults 18 and
+//! 19).
 //!
-//! Goal: the node stops with its documented exit status (8) and names the file, and nothing is
-//! written into what is there now, also while an application is busy with the new file. The same
-//! for a backup that is restored into the live file, as the shell's `.restore` does; started again,
-//! the node gets what the others have and the backup has not. Method: each kind of replacement,
-//! done to a running node. The story: after a `.restore` the node went on, its counters in memory,
-//! and its database stayed different for ever.
+//! Goal: the node stops with its documented exit status (8), names the file, and writes nothing
+//! into the new file, also while an application uses it. The same holds for a backup that is
+//! restored into the live file, as the shell's `.restore` does. After a restart the node gets the
+//! rows that the backup lacks. Method: replace the files of a running node in each of these ways.
+//! The story: after a `.restore` the node continued with its counters in memory, and its database
+//! stayed different permanently.
 
 #![allow(clippy::unwrap_used)]
 
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 const SCHEMA: &str = "CREATE TABLE note (id INTEGER PRIMARY KEY, text TEXT);";
 
-/// A running node with a row, and another that goes on writing.
+/// Starts a node with a row, and another one that keeps writing.
 fn running() -> (Cluster, PathBuf) {
     let mut cluster = Cluster::new(2, SCHEMA);
     cluster.run();
@@ -74,7 +75,7 @@ fn a_replaced_database_stays_as_its_application_writes_it() {
         let _ = std::fs::remove_file(db.with_file_name(format!("app.db{suffix}")));
     }
     std::fs::rename(&new, &db).unwrap();
-    // An application that is busy with the new file all the time; node 2 goes on sending.
+    // An application uses the new file all the time, and node 2 keeps sending.
     let (application, peer) = (open(&db), cluster.nodes[1].app());
     let (mut written, mut id) = (0, 10);
     eventually("the node stops", || {
@@ -112,7 +113,7 @@ fn a_deleted_wal_stops_the_node() {
     assert_eq!(number(&again, "SELECT count(*) FROM note WHERE id = 1"), 1);
 }
 
-/// What the shell's `.restore` does.
+/// Restores a backup like the shell's `.restore`.
 fn restore(db: &Path, backup: &Path) {
     let mut application = open(db);
     application.restore("main", backup, None::<fn(Progress)>).unwrap();

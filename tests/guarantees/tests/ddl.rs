@@ -1,11 +1,12 @@
-//! The schema changes while nodes run: no restart, no lost write (fault 30).
+//! The schema changes while nodes run, without a restart or a lost write (fault 30).
 //!
-//! Goal: a migration runs on one node after the other, under load. Meanwhile the origins whose
-//! schema is ahead wait at the others, which say why; everyone else goes on; as soon as the local
-//! migration has run, what was held is applied, without a restart. Excluded tables stay local; an
-//! FTS index that the application's triggers keep is searchable at the peer; a trigger that writes
-//! to replicated tables fires once in the cluster, not once a node. The story: in HarmonyLite (Go)
-//! the pause never triggered, and an ALTER followed by a restart broke the application's writes.
+//! Goal: a migration runs on one node after another, under load. Meanwhile the other nodes hold the
+//! origins with a newer schema and report why, and apply the changes of all others. After the local
+//! migration the held changes are applied without a restart. Excluded tables stay local. An FTS
+//! index that the application's triggers maintain is searchable at the peer. A trigger that writes
+//! to replicated tables fires once in the cluster, not once on each node. The story: in HarmonyLite
+//! (Go) the pause never triggered, and an ALTER followed by a restart broke the application's
+//! writes.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
@@ -17,7 +18,7 @@ const SCHEMA: &str = "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT);
      CREATE TABLE load (node INTEGER, n INTEGER, PRIMARY KEY (node, n));
      CREATE TABLE old (id INTEGER PRIMARY KEY, v TEXT);";
 
-/// Why a node holds an origin; None: it does not.
+/// Returns the reason why a node holds an origin; None if it does not.
 fn held(node: &Node, origin: u64) -> Option<String> {
     let status = node.status()?;
     let held = status["held"].as_array()?.iter().find(|h| h["node_id"] == origin)?;
@@ -34,12 +35,12 @@ fn holds(node: &Node, origin: u64, name: &str) {
     let status = node.status().unwrap();
     assert!(
         status["degraded"].to_string().contains(name),
-        "health says it too: {}",
+        "health reports it too: {}",
         status["degraded"]
     );
 }
 
-/// Runs a migration at a node, and says how long the rows that waited for it took to be there.
+/// Runs a migration at a node, and returns how long the held rows then took to arrive.
 #[track_caller]
 fn migrate(node: &Node, sql: &str, arrived: &str) -> Duration {
     let db = node.app();
@@ -66,7 +67,7 @@ fn a_migration_runs_on_one_node_after_the_other_under_load() {
                     let n = commits.load(Ordering::Relaxed) + 1;
                     db.execute("INSERT INTO load VALUES (?1, ?2)", (i as i64 + 1, n)).unwrap();
                     commits.store(n, Ordering::Relaxed);
-                    // As fast as a busy application, not as fast as the disk.
+                    // Write as fast as a busy application, not as fast as the disk.
                     std::thread::sleep(Duration::from_millis(5));
                 }
             });
@@ -104,7 +105,7 @@ fn a_migration_runs_on_one_node_after_the_other_under_load() {
             eventually("nothing is held any more", || held(node, 1).is_none());
         }
 
-        // CREATE TABLE, with rows from the first moment on
+        // CREATE TABLE, with rows from the start
         let table = r#"CREATE TABLE "new one" (id INTEGER PRIMARY KEY, v)"#;
         one.app()
             .execute_batch(&format!(
@@ -177,7 +178,7 @@ fn a_migration_runs_on_one_node_after_the_other_under_load() {
     );
 }
 
-/// What HarmonyLite (Go) had `-schema-status-cluster` for.
+/// This was `-schema-status-cluster` in HarmonyLite (Go).
 #[test]
 fn the_schemas_of_all_nodes_are_compared_from_one() {
     let mut cluster = Cluster::with(3, SCHEMA, "");
@@ -193,17 +194,17 @@ fn the_schemas_of_all_nodes_are_compared_from_one() {
     let state = |text: &str, id: u64| {
         text.lines().find(|line| line.starts_with(&format!("{id} "))).unwrap_or_default().to_owned()
     };
-    let says = |node: &Node, states: [&str; 3]| {
+    let shows = |node: &Node, states: [&str; 3]| {
         let mut text = String::new();
         eventually(&format!("{states:?}"), || {
             text = compared(node);
             (1..).zip(states).all(|(id, part)| state(&text, id).contains(part))
         });
     };
-    says(&cluster.nodes[0], ["this node", "same", "same"]);
+    shows(&cluster.nodes[0], ["this node", "same", "same"]);
     cluster.nodes[1].app().execute_batch("CREATE TABLE only_here (id TEXT PRIMARY KEY)").unwrap();
-    says(&cluster.nodes[0], ["this node", "one migration ahead", "same"]);
-    says(&cluster.nodes[1], ["one migration behind", "this node", "one migration behind"]);
+    shows(&cluster.nodes[0], ["this node", "one migration ahead", "same"]);
+    shows(&cluster.nodes[1], ["one migration behind", "this node", "one migration behind"]);
 }
 
 #[test]
@@ -212,7 +213,7 @@ fn excluded_tables_stay_local() {
         PRIMARY KEY); CREATE TABLE session (id INTEGER PRIMARY KEY);";
     let settings = "tables.exclude = [\"cache_*\", \"session\"]";
     let mut cluster = Cluster::with(1, schema, settings);
-    // The peer excludes less: what it sends of the others' excluded tables is passed over there.
+    // The peer excludes fewer tables. The others skip its changes to their excluded tables.
     cluster.add(schema, "tables.exclude = [\"cache_*\"]");
     cluster.run();
     let (one, two) = (cluster.nodes[0].app(), cluster.nodes[1].app());
@@ -288,7 +289,7 @@ fn a_search_index_kept_by_triggers_is_searchable_at_the_peer() {
         )
         .unwrap();
     }
-    // And the other way, from the node whose index the sidecar has filled so far.
+    // Now in the other direction, from the node whose index the sidecar has filled so far.
     two.execute_batch("UPDATE product SET name = 'desk' WHERE id = 3").unwrap();
     eventually("the peer finds it", || {
         number(&one, "SELECT count(*) FROM product_index WHERE product_index MATCH 'desk'") == 1
@@ -326,8 +327,8 @@ fn a_trigger_that_writes_replicated_rows_fires_once_in_the_cluster() {
     assert_eq!(number(&peer, "SELECT n FROM total"), 100);
 }
 
-/// A table made while the broker is away is captured from the first wake on: triggers do not wait
-/// for a connection.
+/// A table created without a connection to the broker is captured from the first wake on. Triggers
+/// do not wait for a connection.
 #[test]
 fn a_table_made_during_an_outage_is_captured() {
     let mut cluster = Cluster::new(2, "CREATE TABLE item (id INTEGER PRIMARY KEY);");

@@ -1,7 +1,7 @@
-//! The demo shows what it says, and would say so if it did not.
+//! The demo proves its claims, and fails if they are not true.
 //!
-//! Method: the real `harmonylite demo`, short, without a terminal; once as it is, once with a node
-//! that it damages itself before the comparison (an environment variable for this test).
+//! Method: run the real `harmonylite demo`, short and without a terminal, once unchanged and once
+//! with a node that it damages before the comparison (by an environment variable for this test).
 
 #![allow(clippy::unwrap_used)]
 

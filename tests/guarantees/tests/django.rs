@@ -1,11 +1,11 @@
-//! A real application: two instances of a Django project, one at each of two nodes, work at once
-//! and end up equal.
+//! Two instances of a Django project, one at each of two nodes, work at the same time and end up
+//! equal.
 //!
 //! Goal: Django's own tables (users, groups, permissions, the many-to-many tables between them,
-//! sessions, the admin's log) replicate as they are, and both databases stay sound. Method:
-//! `migrate` on both; then two Python processes work through the ORM and the admin's pages; each
-//! gives its rows ids of its own (`shop/ids.py`; without that both would create user 2, and one of
-//! the two people would be lost: docs/ids.md, tests/ids.rs).
+//! sessions, the admin's log) replicate unchanged, and both databases stay sound. Method: run
+//! `migrate` on both; then two Python processes work through the ORM and the admin's pages. Each
+//! gives its rows separate ids (`shop/ids.py`). Otherwise both would create user 2, and one of the
+//! two people would be lost (docs/ids.md, tests/ids.rs).
 
 #![allow(clippy::unwrap_used)]
 
@@ -17,7 +17,7 @@ fn here(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// Where Django is; installed there if `make test` did not.
+/// Returns the directory of Django, and installs it if `make test` did not.
 fn django() -> String {
     let out = Command::new("python3").arg(here("../../scripts/django.py")).output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
@@ -41,7 +41,7 @@ fn run(node: &Node, program: &str, arguments: &[&str], is_instance: bool) -> Out
     out
 }
 
-/// Both instances do this at the same time.
+/// Runs a phase on both instances at the same time.
 fn both(cluster: &Cluster, phase: &str) {
     std::thread::scope(|scope| {
         for node in &cluster.nodes {

@@ -1,8 +1,8 @@
-//! A node without any broker of its user's: it brings its own server, keeps it alive, and takes it
-//! along.
+//! A node without an external broker starts its own server, keeps it alive, and ends it with
+//! itself.
 //!
-//! Goal: `harmonylite run --db app.db` is all it takes; the server's death is not the node's; the
-//! node's death is the server's; another node can use that server. Method: real processes, killed
+//! Goal: `harmonylite run --db app.db` is enough. The node survives the death of its server, the
+//! server ends with its node, and another node can use that server. Method: real processes, killed
 //! with SIGKILL.
 
 #![allow(clippy::unwrap_used)]
@@ -63,7 +63,7 @@ fn a_database_is_all_it_takes() {
     assert_eq!(servers_below(dir.path()), [] as [u32; 0], "a server was left behind");
 }
 
-/// A node that others connect to, and one of those.
+/// Creates a node that others connect to, and one that connects to it.
 fn pair(dir: &Path) -> (Node, Node) {
     let port = free_port();
     let login = "user_name = \"shop\"\nuser_password = \"s3cret#\"\n";
@@ -93,7 +93,7 @@ fn a_second_node_uses_the_server_of_the_first() {
     converge(&[&host, &guest]);
     assert_eq!(rows(&host.app(), "SELECT count(*) FROM note")[0][0], "Integer(2)");
 
-    // Whoever does not know the password stays outside: with an exit, not with attempts for ever.
+    // A node with the wrong password is refused. It exits instead of retrying without end.
     let text = std::fs::read_to_string(&guest.config).unwrap();
     let mut stranger = Node::new(dir.path(), 3, "");
     stranger.app().execute_batch(SCHEMA).unwrap();

@@ -1,16 +1,16 @@
-//! Three nodes with embedded, clustered servers do what the end-to-end suite of HarmonyLite (Go)
-//! shows, and survive SIGKILL.
+//! Three nodes with embedded, clustered servers pass the scenarios of HarmonyLite (Go)'s end-to-end
+//! suite, and survive SIGKILL.
 //!
-//! Goal: its users' commands (`-config node1.toml -cluster-addr .. -cluster-peers ..`, started one
-//! after another) work, with the default of one copy of the stream and with three. Method: the
-//! scenarios of that suite on real processes; a killed node takes its server with it. Not here: the
-//! scenarios about snapshots (`-save-snapshot`, one snapshot leader), which are not in this version
-//! yet.
+//! Goal: the commands of its users (`-config node1.toml -cluster-addr .. -cluster-peers ..`,
+//! started one after another) work, with the default of one copy of the stream and with three.
+//! Method: run the scenarios of that suite on real processes; a killed node takes its server with
+//! it. The scenarios about snapshots (`-save-snapshot`, one snapshot leader) are missing, because
+//! this version has no snapshots yet.
 //!
-//! How long it takes, with `-- --nocapture` (2 shared cores): the first of three starts -> all have
-//! joined: 1.0 to 1.3 s; a node starts again: 0.3 s; a server is killed: 0 s if it led nothing,
-//! otherwise 5 to 9 s, which is the election in nats-server (its raft waits 4 to 9 s for a leader;
-//! it has no setting for that).
+//! Measured times, with `-- --nocapture` (2 shared cores): from the start of the first node until
+//! all three have joined 1.0 to 1.3 s; restart of a node 0.3 s; after a killed server 0 s if it led
+//! nothing, otherwise 5 to 9 s. That is the election in nats-server: its raft waits 4 to 9 s for a
+//! leader, without a setting for it.
 
 #![allow(clippy::unwrap_used)]
 
@@ -24,7 +24,7 @@ fn alike(_id: u64) -> String {
     String::new()
 }
 
-/// Waits until a query gives this on a node.
+/// Waits until a query on a node returns this result.
 #[track_caller]
 fn shows(node: &Node, sql: &str, expected: &str) {
     let db = node.app();
@@ -37,7 +37,7 @@ fn write(node: &Node, sql: &str) {
     node.app().execute_batch(sql).unwrap();
 }
 
-/// Unix milliseconds, as the triggers read them.
+/// Returns unix milliseconds by the clock of the triggers.
 fn now_ms(node: &Node) -> i64 {
     let sql = "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)";
     node.app().query_row(sql, [], |row| row.get(0)).unwrap()
@@ -45,7 +45,7 @@ fn now_ms(node: &Node) -> i64 {
 
 fn seed_scenarios(cluster: &EmbeddedCluster) {
     let [one, two, three] = &cluster.nodes[..] else { panic!("three nodes") };
-    // Insert, update and delete reach all, whoever writes.
+    // Insert, update and delete reach all nodes, from any writer.
     write(one, "INSERT INTO book VALUES (1, 'Middlemarch', 'Eliot', 1871)");
     shows(two, "SELECT title FROM book WHERE id = 1", "\"Middlemarch\"");
     shows(three, "SELECT title FROM book WHERE id = 1", "\"Middlemarch\"");
@@ -76,7 +76,7 @@ fn seed_scenarios(cluster: &EmbeddedCluster) {
     cluster.converge();
 }
 
-/// Neither sidecar runs while both applications write, and the later write is published first.
+/// Both applications write while neither sidecar runs, and the later write is published first.
 fn the_later_update_wins(earlier: &Node, later: &Node) {
     earlier.signal("STOP");
     later.signal("STOP");
@@ -110,8 +110,8 @@ fn the_scenarios_of_the_go_suite_hold_with_three_copies() {
     timed("three copies: the scenarios", || seed_scenarios(&cluster));
 }
 
-/// Whichever server holds the one copy of the stream: what is written while it is away goes out
-/// when it is back.
+/// Any server may hold the single copy of the stream. Writes without that server are sent when it
+/// is back.
 #[test]
 fn a_killed_node_catches_up_and_with_one_copy_the_others_wait_for_it() {
     let mut cluster = EmbeddedCluster::new(SCHEMA, 1, alike);
@@ -119,7 +119,7 @@ fn a_killed_node_catches_up_and_with_one_copy_the_others_wait_for_it() {
     for killed in 0..3 {
         cluster.nodes[killed].kill();
         for (i, node) in cluster.nodes.iter().enumerate() {
-            // Also the database whose sidecar is dead: triggers capture.
+            // The database with the dead sidecar also counts, because its triggers capture.
             write(
                 node,
                 &format!(
@@ -202,7 +202,7 @@ fn a_node_that_does_not_publish_receives() {
     assert_eq!(silent.status().unwrap()["counters"]["batches_published"], 0);
 }
 
-/// Each resumes after its own ALTER, the last one after a restart besides.
+/// Each node resumes after its own ALTER, and the last one also after a restart.
 #[test]
 fn an_added_column_pauses_the_others_until_they_have_it() {
     let mut cluster = EmbeddedCluster::new(SCHEMA, 3, alike);
@@ -211,14 +211,14 @@ fn an_added_column_pauses_the_others_until_they_have_it() {
     write(&cluster.nodes[0], alter);
     write(&cluster.nodes[0], "INSERT INTO book VALUES (1, 'with a number', NULL, 2000, '978-0')");
     for node in &cluster.nodes[1..] {
-        eventually(&format!("node {} has paused node 1 and says why", node.id), || {
+        eventually(&format!("node {} has paused node 1 and reports why", node.id), || {
             node.status().is_some_and(|s| {
                 s["held"][0]["node_id"] == 1
                     && s["held"][0]["reason"].as_str().is_some_and(|r| r.contains("book"))
             })
         });
     }
-    // Only that origin: node 3 still hears node 2.
+    // Only that origin is held: node 3 still receives from node 2.
     write(&cluster.nodes[1], "INSERT INTO author VALUES (1, 'of node 2')");
     shows(&cluster.nodes[2], "SELECT name FROM author", "\"of node 2\"");
     write(&cluster.nodes[1], alter);

@@ -1,11 +1,11 @@
 //! Every value arrives byte for byte, with its storage class (faults 27 and 29).
 //!
-//! Goal: what an application stored at one node is what another reads at its peer: extremes, NULL
-//! against empty, text that is not UTF-8 or holds NUL, keys of every kind, odd names, generated
-//! columns; and nothing comes back as an echo. Method: the same list of values goes as content and
-//! as keys through tables of every kind; all tables are then compared by storage class and bits,
-//! and the counters of what was published are exact. The story: HarmonyLite (Go) rewrote values of
-//! columns declared DATETIME and BOOLEAN, and left identifiers unquoted.
+//! Goal: an application reads at the peer exactly the stored value: extremes, NULL against empty,
+//! text that is not UTF-8 or contains NUL, keys of every kind, odd names, generated columns. No
+//! change comes back as an echo. Method: write the same list of values as content and as keys to
+//! tables of every kind, compare all tables by storage class and bits, and compare the counters of
+//! published changes. The story: HarmonyLite (Go) rewrote values of columns declared DATETIME and
+//! BOOLEAN, and left identifiers unquoted.
 
 #![allow(clippy::unwrap_used)]
 
@@ -30,13 +30,13 @@ const SCHEMA: &str = r#"
     CREATE TABLE "" ("" INTEGER PRIMARY KEY, v);
 "#;
 
-/// A value to bind, also text that is not UTF-8.
-enum Any {
+/// A value to bind, also for text that is not UTF-8.
+enum BoundValue {
     Value(Value),
     Text(&'static [u8]),
 }
 
-impl ToSql for Any {
+impl ToSql for BoundValue {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(ToSqlOutput::Borrowed(match self {
             Self::Value(value) => value.into(),
@@ -45,7 +45,7 @@ impl ToSql for Any {
     }
 }
 
-fn values() -> Vec<Any> {
+fn values() -> Vec<BoundValue> {
     let integers = [0, 1, -1, 127, 128, 1 << 47, i64::MAX, i64::MIN, i64::MIN + 1, (1 << 53) + 1];
     let reals = [
         0.5,
@@ -78,11 +78,11 @@ fn values() -> Vec<Any> {
         b"true",
     ];
     let blobs = [vec![], vec![0], b"text".to_vec(), (0..=255).collect(), vec![0xff; 5_000]];
-    let mut all = vec![Any::Value(Value::Null)];
-    all.extend(integers.map(|i| Any::Value(Value::Integer(i))));
-    all.extend(reals.map(|r| Any::Value(Value::Real(r))));
-    all.extend(texts.map(Any::Text));
-    all.extend(blobs.map(|b| Any::Value(Value::Blob(b))));
+    let mut all = vec![BoundValue::Value(Value::Null)];
+    all.extend(integers.map(|i| BoundValue::Value(Value::Integer(i))));
+    all.extend(reals.map(|r| BoundValue::Value(Value::Real(r))));
+    all.extend(texts.map(BoundValue::Text));
+    all.extend(blobs.map(|b| BoundValue::Value(Value::Blob(b))));
     all
 }
 
@@ -103,7 +103,7 @@ fn write(db: &Connection, shift: usize) {
         put(r#"INSERT OR REPLACE INTO "" VALUES (?1, ?2)"#, params![id, v]);
         put(r#"INSERT OR REPLACE INTO "表" VALUES (?1, ?2)"#, params![format!("名 {id}"), v]);
         put("INSERT INTO no_key VALUES (?1, ?2)", params![key, v]);
-        // NULL in a key is no identity.
+        // A row with NULL in the key has no identity.
         if i > 0 {
             put(
                 "INSERT OR REPLACE INTO composite VALUES (?1, ?2, ?3)",
@@ -122,8 +122,8 @@ fn write(db: &Connection, shift: usize) {
     db.execute_batch("COMMIT").unwrap();
 }
 
-fn v_or_zero(v: &Any) -> &dyn ToSql {
-    if matches!(v, Any::Value(Value::Null)) { &0 } else { v }
+fn v_or_zero(v: &BoundValue) -> &dyn ToSql {
+    if matches!(v, BoundValue::Value(Value::Null)) { &0 } else { v }
 }
 
 fn published(node: &Node) -> (u64, u64) {
@@ -140,8 +140,8 @@ fn every_value_arrives_byte_for_byte_and_nothing_comes_back() {
         write(&db, shift);
         cluster.converge();
     }
-    // Updates that change the class of a value, or only its bytes; keys that move, also to an equal
-    // one of other bytes.
+    // Updates change the class of a value, or only its bytes. Keys move, also to an equal key with
+    // other bytes.
     db.execute_batch(
         r#"UPDATE plain SET v = -0.0 WHERE id = 1; UPDATE plain SET v = 1.0 WHERE id = 2;
            UPDATE plain SET v = '1' WHERE id = 3;
@@ -196,7 +196,8 @@ fn every_value_arrives_byte_for_byte_and_nothing_comes_back() {
         assert!(number(&peer, sql) > 0, "{what}");
     }
 
-    // No echo: what node 2 received it does not publish, and node 1 stands still too.
+    // There is no echo: node 2 does not publish received changes, and node 1 publishes nothing
+    // either.
     assert_eq!(published(&cluster.nodes[1]), own, "node 2 published what it had received");
     let before = published(&cluster.nodes[0]);
     peer.execute_batch("INSERT INTO plain VALUES (5000, 'marker')").unwrap();

@@ -1,10 +1,10 @@
-//! A node that was away for longer than the broker keeps messages, and one that comes new after
-//! that, get everything (fault 12).
+//! A node that was stopped for longer than the broker keeps messages gets everything, and so does a
+//! new node (fault 12).
 //!
-//! Goal: what the stream has dropped is published again by those who have it; deleted rows stay
-//! deleted at the node that still had them, and what that node wrote meanwhile is neither lost nor
-//! overtaken by what was older. Method: a stream that keeps 20 messages; one node stops; the others
-//! write many times that; it comes back with edits of its own, and a fourth node joins.
+//! Goal: other nodes republish the rows that the stream has dropped. Deleted rows stay deleted,
+//! also at the node that still had them. That node's own writes are not lost, and older changes do
+//! not replace them. Method: with a stream that keeps 20 messages, stop one node and write many
+//! times that number at the others. Then it returns with edits of its own, and a fourth node joins.
 
 #![allow(clippy::unwrap_used)]
 
@@ -13,7 +13,7 @@ use harmonylite_guarantees::{Cluster, Node, eventually, later, number, sound};
 const SCHEMA: &str = "CREATE TABLE entry (id INTEGER PRIMARY KEY, body TEXT)";
 const KEEPS: &str = "replication_log.max_entries = 20";
 
-/// One transaction after the other, each its own batch or part of one.
+/// Runs transactions one after another. Each is a batch or part of one.
 fn write(node: &Node, sql: impl Fn(i64) -> String, count: i64) {
     let db = node.app();
     for i in 1..=count {

@@ -1,10 +1,10 @@
-//! A message that the broker destroyed is asked for until its publisher is back.
+//! Nodes ask for a destroyed message until its publisher is back.
 //!
-//! Goal: two nodes that both miss a batch do not take each other's answer for it. Method: node 1
-//! writes while the others are stopped and stops too; its message is deleted from the stream; the
-//! others start and write, and both find the hole. They answer each other, and go on asking, and
-//! say for whom they wait. Then node 1 comes back. And the same with a newcomer that finds the roll
-//! of the nodes gone too: it does not take itself for the only one.
+//! Goal: if two nodes miss the same batch, their answers to each other do not end the gap. Method:
+//! node 1 writes while the others are stopped, and stops too. Its message is deleted from the
+//! stream. The others start and write, and both find the hole. They answer each other, keep asking,
+//! and report the node that they wait for. Then node 1 returns. In the second test a new node finds
+//! the list of members lost too, and must not conclude that it is the only node.
 
 #![allow(clippy::unwrap_used)]
 
@@ -13,7 +13,7 @@ use harmonylite_guarantees::{Cluster, Node, eventually, number, on_jetstream};
 const SCHEMA: &str = "CREATE TABLE entry (id INTEGER PRIMARY KEY, pad TEXT);";
 const STREAM: &str = "harmonylite-changes-batch-1";
 
-/// Deletes the last message of the stream but `but`.
+/// Deletes the message that has `but` messages after it.
 fn destroy_last(url: &str, but: u64) {
     on_jetstream(url, async |jetstream| {
         let mut stream = jetstream.get_stream(STREAM).await.unwrap();
@@ -27,20 +27,20 @@ fn degraded(node: &Node) -> String {
 }
 
 #[test]
-fn who_misses_the_same_is_no_answer() {
+fn a_node_that_misses_the_same_batch_is_no_answer() {
     let mut cluster = Cluster::new(3, SCHEMA);
     cluster.run();
     cluster.nodes[1].stop();
     cluster.nodes[2].stop();
     cluster.nodes[0].app().execute_batch("INSERT INTO entry VALUES (1, 'only here')").unwrap();
-    // Its end sends what is pending.
+    // Stopping sends the pending change.
     cluster.nodes[0].stop();
     destroy_last(&cluster.broker.url(), 0);
 
     cluster.nodes[1].run();
     cluster.nodes[2].run();
     cluster.nodes[1].app().execute_batch("INSERT INTO entry VALUES (2, 'later')").unwrap();
-    eventually("both have published what they have, and wait for node 1 alone", || {
+    eventually("both have republished their rows, and wait only for node 1", || {
         cluster.nodes[1..].iter().all(|n| degraded(n).contains("not answered yet by node 1\""))
     });
     cluster.nodes[0].run();
@@ -52,7 +52,7 @@ fn who_misses_the_same_is_no_answer() {
 }
 
 #[test]
-fn a_newcomer_that_finds_no_roll_waits_for_the_origins_that_it_knows() {
+fn a_new_node_without_the_list_of_members_waits_for_the_origins_that_it_knows() {
     let mut cluster = Cluster::new(2, SCHEMA);
     let is_published =
         |node: &Node| node.status().is_some_and(|s| s["pending_rows"] == 0 && s["joined"] == true);

@@ -1,11 +1,10 @@
-//! What is no batch, or a bad one, is set aside with its reason, and everybody else goes on (faults
-//! 25, 26, 27).
+//! A bad batch, or a message that is no batch, goes to quarantine with its reason, and all other
+//! changes are applied (faults 25, 26, 27).
 //!
-//! Goal: whatever lies in the stream, no node ends, hangs, runs foreign SQL or takes much memory;
-//! each message is in quarantine with a reason that names what is wrong, or its origin waits; later
-//! batches of the others flow. Method: a real batch is taken from the stream, bent in every way,
-//! and put there again under other nodes' subjects, with headers that are right unless they are the
-//! case.
+//! Goal: no message makes a node end, hang, run foreign SQL or use much memory. Each bad message
+//! goes to quarantine with a reason that names the defect, or its origin is held. Later batches of
+//! other nodes are applied. Method: take a real batch from the stream, damage it in every way, and
+//! publish it under other nodes' subjects. The headers are right unless the case is about them.
 
 #![allow(clippy::unwrap_used)]
 
@@ -17,22 +16,22 @@ use std::collections::BTreeMap;
 const SCHEMA: &str = "CREATE TABLE entry (id TEXT PRIMARY KEY, n INTEGER)";
 const STREAM: &str = "harmonylite-changes-batch-1";
 
-/// The first of the nodes that do not exist.
+/// The id of the first invented node.
 const FIRST: u64 = 100;
 
-/// What becomes of a message.
-enum End {
+/// The expected end of a message.
+enum ExpectedEnd {
     Aside(&'static str),
     Waits(&'static str),
 }
-use End::{Aside, Waits};
+use ExpectedEnd::{Aside, Waits};
 
-/// One message of an origin of its own.
+/// One message, from a separate origin.
 struct Case {
     payload: Vec<u8>,
-    /// Headers that differ from the right ones; None: none at all.
+    /// The headers that differ from the right ones; None for no headers at all.
     headers: Option<&'static [(&'static str, &'static str)]>,
-    end: End,
+    end: ExpectedEnd,
 }
 
 fn packed(plain: &[u8]) -> Vec<u8> {
@@ -45,12 +44,12 @@ fn bytes(batch: &Value) -> Vec<u8> {
     plain
 }
 
-/// The array at the end of this path of indexes.
+/// Returns the value at this path of indexes.
 fn at<'v>(value: &'v mut Value, path: &[usize]) -> &'v mut Value {
     path.iter().fold(value, |inner, i| &mut inner.as_array_mut().unwrap()[*i])
 }
 
-/// Where things are in a batch (FORMAT.md).
+/// The paths of values in a batch (FORMAT.md).
 const NAME: [usize; 3] = [8, 0, 0];
 const COLUMN: [usize; 4] = [8, 0, 2, 1];
 const KEY_INDEX: [usize; 4] = [8, 0, 3, 0];
@@ -59,19 +58,19 @@ const SITE_INDEX: [usize; 5] = [8, 0, 4, 0, 1];
 const OP: [usize; 5] = [8, 0, 4, 0, 4];
 const VALUE: [usize; 5] = [8, 0, 4, 0, 6];
 
-/// The batch with other CBOR in place of the table's name, and nothing behind it.
+/// Returns the batch with other CBOR in place of the table's name, cut off after it.
 fn cut_at_name(batch: &Value, instead: &[u8]) -> Vec<u8> {
     let plain = bytes(batch);
     let name = plain.windows(6).position(|w| w == b"\x65entry").unwrap();
     packed(&[&plain[..name], instead].concat())
 }
 
-/// Text that announces this length, and is short.
+/// Returns CBOR text that announces this length, and is shorter.
 fn announcing(length: u64) -> Vec<u8> {
     [&[0x7b], &length.to_be_bytes()[..], b"entry"].concat()
 }
 
-/// The batch as the first of node `id`, whose life has the same number.
+/// Returns the batch as the first of node `id`, whose site has the same number.
 fn of_node(real: &Value, id: u64) -> Value {
     let mut batch = real.clone();
     for (i, number) in [(1, id), (2, id), (3, 1), (4, 0)] {
@@ -121,7 +120,10 @@ fn cases(real: &Value) -> Vec<Case> {
         Case { payload: Vec::new(), ..headed(&[], "") },
         whole(short(packed(&bytes(&next()))), Aside("")),
         whole(wide(bytes(&next())), Aside("too much memory")),
-        whole(packed(&[bytes(&next()), vec![0; 50_000_000]].concat()), Aside("follows the batch")),
+        whole(
+            packed(&[bytes(&next()), vec![0; 50_000_000]].concat()),
+            Aside("data after the batch"),
+        ),
         cut(&announcing(1 << 63), "exceeds the limit"),
         cut(&announcing(4_000), "a table name"),
         cut(&[0x81; 10_000], "a table name"),
@@ -145,7 +147,7 @@ fn cases(real: &Value) -> Vec<Case> {
     ]
 }
 
-/// Two nodes, and the first batch of their stream as it was sent.
+/// Starts two nodes, and returns the first batch of their stream.
 fn with_a_real_batch() -> (Cluster, Value) {
     let mut cluster = Cluster::new(2, SCHEMA);
     cluster.run();
@@ -158,7 +160,7 @@ fn with_a_real_batch() -> (Cluster, Value) {
     (cluster, batch)
 }
 
-/// Each under the subject of a node and with the site of its own: from 100 on.
+/// Publishes each case under the subject of its own node, with its own site.
 fn send(cluster: &Cluster, cases: &[Case]) {
     on_jetstream(&cluster.broker.url(), async |jetstream| {
         for (case, id) in cases.iter().zip(FIRST..) {
@@ -191,7 +193,7 @@ fn send(cluster: &Cluster, cases: &[Case]) {
     });
 }
 
-/// The reason of each batch in quarantine, by origin.
+/// Returns the id and reason of each batch in quarantine, by origin.
 fn aside(node: &Node) -> BTreeMap<u64, (i64, String)> {
     let listed = node.cli(&["quarantine", "list", "--json"]);
     let all: Vec<serde_json::Value> = serde_json::from_slice(&listed.stdout).unwrap();
@@ -212,7 +214,7 @@ fn held(node: &Node) -> BTreeMap<u64, String> {
     status["held"].as_array().unwrap().iter().map(entry).collect()
 }
 
-/// The most memory that it ever had, in KiB.
+/// Returns the peak memory of the node, in KiB.
 fn peak_kib(node: &Node) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).unwrap();
     let line = text.lines().find(|l| l.starts_with("VmHWM")).unwrap();
@@ -255,20 +257,20 @@ fn whatever_lies_in_the_stream_is_named_and_passed() {
             }
         }
         assert_eq!(aside.len() + held.len(), cases.len());
-        assert!(node.output().contains("is set aside"), "the log tells of it");
+        assert!(node.output().contains("it is in quarantine"), "the log names it");
         #[cfg(target_os = "linux")]
         assert!(peak_kib(node) < 200_000, "{} KiB", peak_kib(node));
         assert_eq!(schema(node), before);
         sound(&node.app());
     }
 
-    // A person looks at them: tries one again, in vain, and throws all away.
+    // A person retries one of them, without success, and drops all.
     let node = &cluster.nodes[0];
     let entries = aside(node);
     let unreadable =
         entries.values().find(|(_, reason)| reason.contains("a value")).unwrap().0.to_string();
     assert!(node.cli(&["quarantine", "retry", &unreadable]).status.success());
-    eventually("it was tried", || node.output().contains("can still not be applied"));
+    eventually("it was tried", || node.output().contains("still cannot be applied"));
     for (id, _) in entries.values() {
         assert!(node.cli(&["quarantine", "drop", &id.to_string()]).status.success());
     }
@@ -276,9 +278,9 @@ fn whatever_lies_in_the_stream_is_named_and_passed() {
     assert!(!node.status().unwrap()["degraded"].to_string().contains("quarantine"));
 }
 
-/// Each byte of the batch, and of its compressed form, changed in three ways, under headers that
-/// say that all is right: as a defect in another node's program might send it. Some of it is still
-/// a batch, with other rows.
+/// Changes each byte of the batch, and of its compressed form, in three ways, under correct
+/// headers, as a defect in another node's program might do. Some results are still batches, with
+/// other rows.
 #[test]
 fn any_byte_may_be_another_and_all_nodes_still_end_equal() {
     let (mut cluster, real) = with_a_real_batch();

@@ -1,7 +1,8 @@
-//! What docs/ids.md says of ids is true, statement by statement.
+//! Checks the statements of docs/ids.md about ids.
 //!
-//! Goal: what the page recommends keeps every row of two nodes that write at once; what it warns of
-//! loses rows, though not without a trace. Method: the page's own SQL, run by two applications.
+//! Goal: the recommended ids keep every row of two nodes that write at the same time. The ids that
+//! the page warns about lose rows, though not without a trace. Method: two applications run the
+//! page's own SQL.
 
 #![allow(clippy::unwrap_used)]
 
@@ -9,7 +10,7 @@ use harmonylite_guarantees::{Cluster, Node, rows};
 
 const PAGE: &str = include_str!("../../../docs/ids.md");
 
-/// The page's statement that begins so.
+/// Returns the page's statement with this start.
 fn sql(begin: &str) -> &'static str {
     let blocks = PAGE.split("```sql\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     blocks
@@ -73,7 +74,7 @@ fn ids_as_recommended_keep_every_row() {
     }
 }
 
-/// The later of two people who got the same id stays; the other is in the journal.
+/// Of two people with the same id the later one stays, and the other is in the journal.
 #[test]
 fn the_same_id_for_two_rows_loses_one_of_them_to_the_journal() {
     let mut cluster =
@@ -115,7 +116,7 @@ fn an_offset_in_sqlite_sequence_does_not_last() {
         (1_000_000_001, 2_000_000_001)
     );
     cluster.converge();
-    // Both count on from the highest id in the table.
+    // Both continue from the highest id in the table.
     cluster.nodes.iter().for_each(|node| node.signal("STOP"));
     assert_eq!(
         (insert(&cluster.nodes[0]), insert(&cluster.nodes[1])),

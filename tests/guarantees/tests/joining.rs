@@ -1,10 +1,9 @@
-//! Databases that already hold rows join one after the other.
+//! Databases with rows join one after another.
 //!
-//! Goal: equal rows are harmless, different ones come together, and of two different contents for
-//! one key one is on all nodes and the other in a conflict journal: nothing is lost. `on_join` =
-//! "refuse" refuses before anything is changed by others' rows, and "replace" takes what the
-//! cluster has. Method: three databases with equal, overlapping and different rows, started one by
-//! one.
+//! Goal: equal rows are harmless, and different rows are merged. Of two contents for one key, one
+//! is on all nodes and the other in a conflict journal, so nothing is lost. `on_join` = "refuse"
+//! refuses before remote rows change anything, and "replace" takes the rows of the cluster. Method:
+//! start three databases with equal, overlapping and different rows one by one.
 
 #![allow(clippy::unwrap_used)]
 
@@ -24,7 +23,7 @@ fn fill(from: i64, to: i64, text: &str) -> String {
 #[test]
 fn databases_with_rows_come_together() {
     let mut cluster = Cluster::new(3, SCHEMA);
-    // 1-10 equal, 11-20 with other content, 21- only there.
+    // Rows 1 to 10 are equal, 11 to 20 differ, and rows from 21 on exist only there.
     for (node, own) in cluster.nodes.iter().zip(["one", "two", "three"]) {
         let from = 100 * node.id as i64;
         node.app().execute_batch(&fill(1, 10, "equal")).unwrap();
@@ -48,7 +47,7 @@ fn databases_with_rows_come_together() {
     let db = cluster.nodes[0].app();
     assert_eq!(number(&db, "SELECT count(*) FROM pair"), 10, "equal rows are one");
     assert_eq!(number(&db, "SELECT count(*) FROM note WHERE id <= 10 AND text = 'equal'"), 10);
-    // Each of the other contents is in a journal.
+    // Each losing content is in a journal.
     let winner = rows(&db, "SELECT DISTINCT text FROM note WHERE id BETWEEN 11 AND 20");
     assert_eq!(winner, [["\"one\""]], "what the cluster had stays");
     for lost in ["two", "three"] {
@@ -68,7 +67,7 @@ fn databases_with_rows_come_together() {
             .unwrap();
         assert_eq!(journalled, 10, "the content of {lost} is lost without a trace");
     }
-    // From now on they are a cluster like any other.
+    // From now on they are an ordinary cluster.
     cluster.nodes[2]
         .app()
         .execute_batch("UPDATE note SET text = 'after' WHERE id IN (1, 11, 105)")
@@ -97,7 +96,7 @@ fn refuse_ends_with_a_message_and_replace_takes_what_is_there() {
     assert_eq!(contents(&refused.app()), before, "the refused database was changed");
     cluster.nodes.pop();
 
-    // Its owner decides.
+    // The owner chooses "replace".
     let replaced = cluster.add("", "on_join = \"replace\"");
     replaced.run();
     cluster.converge();
@@ -113,14 +112,14 @@ fn refuse_ends_with_a_message_and_replace_takes_what_is_there() {
     });
     assert_eq!(number(&one, "SELECT count(*) FROM note WHERE text = 'own'"), 0);
 
-    // Nothing of its own to lose: "refuse" has nothing to refuse.
+    // A database without rows is not refused.
     let empty = cluster.add(SCHEMA, "on_join = \"refuse\"");
     empty.run();
     cluster.converge();
 }
 
-/// The log of a node that joins never holds more than the rows of a few steps, each of which keeps
-/// the write lock for one of them only; and a crash in the middle is gone on from.
+/// The log of a joining node never holds more than the rows of a few steps, and each step holds the
+/// write lock only for itself. After a crash in the middle joining continues.
 #[test]
 fn a_large_database_joins_in_bounded_steps() {
     const ROWS: i64 = 300_000;

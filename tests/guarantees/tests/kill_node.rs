@@ -1,9 +1,9 @@
 //! A sidecar that is killed loses no committed write.
 //!
-//! Goal: SIGKILL at any moment under load, of each node in turn: every write that an application
-//! committed is on every node afterwards, once, and the databases are sound. Method: each
-//! application counts its own commits (inserts, and increments of counters that only it touches);
-//! the totals must be exactly those counts on all nodes.
+//! Goal: each node in turn is killed with SIGKILL at any moment under load. Afterwards every
+//! committed write is on every node exactly once, and the databases are sound. Method: each
+//! application counts its own commits (inserts, and increments of its own counters). The totals on
+//! all nodes must equal these counts.
 
 #![allow(clippy::unwrap_used)]
 
@@ -15,7 +15,7 @@ const SCHEMA: &str =
      CREATE TABLE counter (node INTEGER PRIMARY KEY, n INTEGER NOT NULL);
      CREATE TABLE shared (id INTEGER PRIMARY KEY, text TEXT);";
 
-/// One application: counts what it has committed until it is told to stop.
+/// Runs one application, which counts its commits, until `stop` is set.
 fn write(db: &rusqlite::Connection, id: u64, commits: &AtomicI64, stop: &AtomicBool) {
     let id = i64::try_from(id).unwrap();
     while !stop.load(Ordering::Relaxed) {
@@ -34,7 +34,7 @@ fn write(db: &rusqlite::Connection, id: u64, commits: &AtomicI64, stop: &AtomicB
     }
 }
 
-/// Waits until every application has committed so many more.
+/// Waits until every application has made this many more commits.
 fn go_on(commits: &[AtomicI64], more: i64) {
     let from: Vec<i64> = commits.iter().map(|c| c.load(Ordering::Relaxed)).collect();
     eventually("the applications go on", || {

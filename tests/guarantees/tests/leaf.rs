@@ -1,7 +1,7 @@
 //! A node whose server is a leaf of a hub replicates with nodes of the hub.
 //!
-//! Goal: `-leaf-servers` works as users of HarmonyLite (Go) know it: streams live in the hub, the
-//! leaf passes requests on; a hub that is away is waited for. The hub needs `default_js_domain`
+//! Goal: `-leaf-servers` works as in HarmonyLite (Go): the hub has the streams, the leaf passes
+//! requests on, and a node waits for a missing hub. The hub needs `default_js_domain`
 //! (docs/topologies.md). Method: an external hub with JetStream, one node connected to it, one node
 //! behind a leaf.
 
@@ -39,7 +39,7 @@ fn a_node_behind_a_leaf_replicates_with_a_node_of_the_hub() {
     behind.app().execute_batch("INSERT INTO note VALUES (2, 'behind the leaf')").unwrap();
     timed("rows of both are everywhere", || converge(&[&at_hub, &behind]));
 
-    // The hub goes away, and with it the streams; then the node behind the leaf.
+    // First the hub with the streams stops, then the node behind the leaf.
     hub.kill();
     at_hub.app().execute_batch("INSERT INTO note VALUES (3, 'hub away')").unwrap();
     behind.app().execute_batch("INSERT INTO note VALUES (4, 'hub away')").unwrap();

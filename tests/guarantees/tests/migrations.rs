@@ -1,9 +1,8 @@
-//! A node that never had a former schema gets everything all the same.
+//! A node that never had an earlier schema still gets everything.
 //!
-//! Goal: batches that were written before a migration do not hold their origin at a node that joins
-//! after it, nor at one that dropped a table earlier than the others. Method: migrate, join,
-//! compare. The story: the new node waited for a schema that nobody has any more, silently correct
-//! and useless, until the batches expired.
+//! Goal: batches from before a migration do not hold up their origin at a node that joins after it,
+//! or that dropped a table earlier than the others. Method: migrate, join, compare. The story: the
+//! new node waited for a schema that no node had any more, until the batches expired.
 
 #![allow(clippy::unwrap_used)]
 use harmonylite_guarantees::{Cluster, eventually, number};
@@ -11,7 +10,7 @@ use harmonylite_guarantees::{Cluster, eventually, number};
 const BEFORE: &str = "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT); CREATE TABLE old (id \
     INTEGER PRIMARY KEY);";
 
-/// Two nodes write, migrate, and write again; then a third comes with the schema of after.
+/// Two nodes write, migrate, and write again. Then a third node joins with the new schema.
 fn joined_after(migrations: &[&str], insert: &str, after: &str) {
     let mut cluster = Cluster::new(2, BEFORE);
     cluster.run();

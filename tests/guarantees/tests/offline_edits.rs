@@ -1,10 +1,9 @@
-//! What is written while a node is stopped or cut off is merged afterwards, and deleted rows stay
-//! deleted.
+//! Writes at a stopped or disconnected node are merged later, and deleted rows stay deleted.
 //!
-//! Goal: an application never needs its sidecar or the broker to write; afterwards the later write
-//! of each row wins on all nodes, whatever the order in which they come back; a row that was
-//! deleted does not come back because another node still had it. Method: node 2 is stopped, node 3
-//! killed, the broker killed; all three applications write the same rows, in a known order.
+//! Goal: an application never needs its sidecar or the broker to write. Later the last write of
+//! each row wins on all nodes, in whatever order they return. A deleted row does not come back from
+//! a node that still had it. Method: stop node 2, kill node 3 and the broker; then all three
+//! applications write the same rows, in a known order.
 
 #![allow(clippy::unwrap_used)]
 
@@ -48,7 +47,7 @@ fn offline_edits_merge_and_deleted_rows_stay_deleted() {
     )
     .unwrap();
 
-    // They come back in another order than they wrote.
+    // They return in another order than they wrote.
     cluster.broker.run();
     cluster.nodes[1].run();
     eventually("node 2's writes arrive at node 1", || {
@@ -73,8 +72,8 @@ fn offline_edits_merge_and_deleted_rows_stay_deleted() {
         rows(&one, &format!("SELECT * FROM ({expected}) WHERE text IS NOT NULL ORDER BY i"))
     );
 
-    // Deleted by one, untouched by the others: gone also after everybody restarts and reads the
-    // whole stream's end again.
+    // Rows deleted by one node and untouched by the others stay deleted, also after all nodes
+    // restart and read the end of the stream again.
     for node in &mut cluster.nodes {
         node.kill();
         node.run();
@@ -97,8 +96,8 @@ fn offline_edits_merge_and_deleted_rows_stay_deleted() {
     assert!(conflicts >= 30, "writes lost without a trace: {conflicts} in the journals");
 }
 
-/// README, "Worth knowing": actions act where the application writes, and are not taken again
-/// elsewhere.
+/// README, "Worth knowing": foreign key actions run at the node of the application's write, and are
+/// not repeated elsewhere.
 #[test]
 fn a_child_that_is_added_while_its_parent_is_deleted_elsewhere_stays_on_all_nodes() {
     let schema = "CREATE TABLE parent (id INTEGER PRIMARY KEY);

@@ -1,8 +1,8 @@
 //! Nodes that only receive, and nodes that only send.
 //!
-//! Goal: `publish = false` keeps local changes local while remote ones arrive, also over a later
-//! write of the same row; `replicate = false` sends and takes nothing. Method: all three kinds
-//! write; an ordinary node is the witness.
+//! Goal: with `publish = false` local changes stay local and remote ones arrive; of two writes of a
+//! row the later one wins there too. With `replicate = false` a node sends and receives nothing.
+//! Method: nodes of all three kinds write, and an ordinary node shows the result.
 
 #![allow(clippy::unwrap_used)]
 
@@ -34,7 +34,7 @@ fn a_node_that_does_not_publish_keeps_its_changes_and_receives() {
     eventually("that is absorbed too", || {
         cluster.nodes[1].status().is_some_and(|s| s["pending_rows"] == 0)
     });
-    // The stream's end is consumed by both: nothing of node 2 can be on its way.
+    // Both have consumed the end of the stream, so nothing of node 2 can be in transit.
     open.execute_batch("INSERT INTO note VALUES (11, 'marker')").unwrap();
     eventually("the marker arrives", || {
         number(&silent, "SELECT count(*) FROM note WHERE id = 11") == 1

@@ -1,8 +1,8 @@
-//! What cannot work is refused: one clear error that names the thing, a documented exit status, and
-//! nothing changed.
+//! Mistakes are refused with one clear error that names the cause, a documented exit status, and no
+//! change.
 //!
-//! Goal: every line of "Bad input". Method: each mistake is made as a person would make it, with
-//! the real binary; the bytes of the database and its directory are compared before and after.
+//! Goal: every line of "Bad input". Method: make each mistake as a person would, with the real
+//! binary, and compare the bytes of the database and its directory before and after.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
@@ -14,13 +14,13 @@ use std::process::{Command, Output};
 const SCHEMA: &str = "CREATE TABLE note (id INTEGER PRIMARY KEY, text TEXT); INSERT INTO note \
     VALUES (1, 'here before')";
 
-/// Every file of a directory with its bytes.
+/// Returns every file of a directory with its bytes.
 fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let entries = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path());
     entries.filter(|p| p.is_file()).map(|p| (p.clone(), std::fs::read(&p).unwrap())).collect()
 }
 
-/// A database as an application leaves it that has ended: no WAL beside it.
+/// Creates a database without a WAL, as after the end of its application.
 fn database(dir: &Path) -> PathBuf {
     let db = dir.join("app.db");
     open(&db).execute_batch(SCHEMA).unwrap();
@@ -31,17 +31,17 @@ fn run(arguments: &[&str]) -> Output {
     Command::new(binary()).args(arguments).output().unwrap()
 }
 
-/// It ended with this status, and its two lines name the thing and say what to do.
+/// Checks the exit status, and that the two lines of the error name the cause and give a hint.
 #[track_caller]
 fn refused(out: &Output, status: i32, named: &[&str]) {
     let text =
         String::from_utf8_lossy(&out.stderr).into_owned() + &String::from_utf8_lossy(&out.stdout);
     assert_eq!(out.status.code(), Some(status), "{text}");
-    says(&text, named);
+    assert_names(&text, named);
 }
 
 #[track_caller]
-fn says(text: &str, named: &[&str]) {
+fn assert_names(text: &str, named: &[&str]) {
     let said: Vec<&str> = text
         .lines()
         .filter(|l| l.starts_with("harmonylite: ") || l.starts_with("hint: "))
@@ -52,7 +52,7 @@ fn says(text: &str, named: &[&str]) {
     }
 }
 
-/// Runs a node that is refused, and checks that its database's directory is as it was.
+/// Runs a node that is refused, and checks that its database's directory is unchanged.
 #[track_caller]
 fn refused_unchanged(node: &mut Node, status: i32, named: &[&str]) {
     let dir = node.db.parent().unwrap().to_owned();
@@ -63,7 +63,7 @@ fn refused_unchanged(node: &mut Node, status: i32, named: &[&str]) {
     let said = node.output().len();
     node.start();
     assert_eq!(node.ended(), status, "{}", node.output());
-    says(&node.output()[said..], named);
+    assert_names(&node.output()[said..], named);
     let after = content(files(&dir));
     assert_eq!(
         after.keys().collect::<Vec<_>>(),
@@ -115,7 +115,7 @@ fn files_without_permission() {
     };
     allow(&dir, 0o777);
     let db = database(&dir);
-    // Root is refused nothing: run it as nobody, from a place that nobody may read.
+    // Root may do everything, so run it as `nobody`, from a place that `nobody` may read.
     let program = dir.join("harmonylite");
     std::fs::copy(binary(), &program).unwrap();
     allow(&program, 0o755);
@@ -166,7 +166,7 @@ fn a_lock_that_is_held_at_the_start_is_waited_for() {
     let app = cluster.nodes[0].app();
     app.execute_batch("BEGIN IMMEDIATE; INSERT INTO note VALUES (2, 'held')").unwrap();
     cluster.nodes[0].start();
-    // It waits: it holds the file's own lock by now, has not ended, and has put nothing into the
+    // It waits: it already holds the lock file, has not ended, and has written nothing into the
     // database.
     let lock = cluster.nodes[0].db.with_file_name("app.db-harmonylite");
     eventually("the node is at the database", || lock.exists());
@@ -191,7 +191,7 @@ fn a_second_sidecar_on_the_same_file() {
     let node = &cluster.nodes[0];
     let pid = node.pid().to_string();
     refused(&node.cli(&["run"]), 4, &["already runs", "app.db", &pid]);
-    // Also by another path to it, and under another node id.
+    // The same file by another path, and under another node id.
     let link = cluster.dir.path().join("link.db");
     std::os::unix::fs::symlink(&node.db, &link).unwrap();
     let second = node.cli(&["run", "--db", link.to_str().unwrap(), "-node-id", "9"]);
@@ -207,7 +207,7 @@ fn the_same_node_id_elsewhere() {
     let mut cluster = Cluster::new(2, SCHEMA);
     cluster.run();
     cluster.converge();
-    // A cloned disk: the whole directory, with the same node id, on the same broker.
+    // A cloned disk has the whole directory, with the same node id, on the same broker.
     let node = &cluster.nodes[0];
     let mut clone = Node::new(&cluster.dir.path().join("clone"), node.id, "");
     for (from, bytes) in files(node.db.parent().unwrap()) {
@@ -222,8 +222,8 @@ fn the_same_node_id_elsewhere() {
     std::fs::write(&clone.config, config).unwrap();
     clone.start();
     assert_eq!(clone.ended(), 5, "{}", clone.output());
-    says(&clone.output(), &["node id 1", node.db.to_str().unwrap(), "node_id"]);
-    // Another database under the same id: nothing of ours gets into it.
+    assert_names(&clone.output(), &["node id 1", node.db.to_str().unwrap(), "node_id"]);
+    // Another database under the same id stays without our tables.
     let mut stranger = Node::new(&cluster.dir.path().join("stranger"), node.id, "");
     std::fs::remove_file(&stranger.db).ok();
     database(stranger.db.parent().unwrap());
@@ -232,7 +232,7 @@ fn the_same_node_id_elsewhere() {
         .replace(node.db.to_str().unwrap(), stranger.db.to_str().unwrap());
     std::fs::write(&stranger.config, config).unwrap();
     refused_unchanged(&mut stranger, 5, &["node id 1", node.db.to_str().unwrap(), "node_id"]);
-    // The one that was there goes on, and so does everybody else.
+    // The first one continues, and so do all others.
     cluster.nodes[0].app().execute_batch("INSERT INTO note VALUES (7, 'the original')").unwrap();
     cluster.nodes[1].app().execute_batch("INSERT INTO note VALUES (8, 'its peer')").unwrap();
     for node in &cluster.nodes {
@@ -324,7 +324,7 @@ fn a_stream_with_another_configuration() {
     std::fs::write(&other.config, changing).unwrap();
     other.run();
     cluster.converge();
-    // Now it is the first node's configuration that differs.
+    // Now the first node's configuration differs.
     cluster.nodes[0].stop();
     cluster.nodes[0].start();
     assert_eq!(cluster.nodes[0].ended(), 6);
@@ -357,7 +357,7 @@ fn a_broker_that_cannot_be_reached_is_waited_for() {
     cluster.broker.kill();
     cluster.nodes[0].start();
     let node = &cluster.nodes[0];
-    eventually("it says what it waits for", || {
+    eventually("it reports what it waits for", || {
         node.status().is_some_and(|s| {
             s["broker"]["connected"] == false
                 && s["degraded"].to_string().contains("disconnected from NATS")

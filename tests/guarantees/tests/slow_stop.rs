@@ -1,10 +1,9 @@
-//! A node that is told to stop sends what is pending first, and is not held up by a broker that
-//! does not answer.
+//! A stopping node first sends its pending changes, and does not wait for a silent broker.
 //!
-//! Goal: SIGTERM right after a burst of commits: exit status 0, everything published. With a broker
-//! that has fallen silent: exit status 0 within seconds, and what was pending goes out at the next
-//! start. With `sleep_timeout` a node ends by itself, with status 0, once nothing has happened for
-//! so long, and not while something does.
+//! Goal: after SIGTERM directly after a burst of commits, the exit status is 0 and everything is
+//! published. With a silent broker the exit status is 0 within seconds, and the pending changes are
+//! sent at the next start. With `sleep_timeout` a node ends by itself with status 0 after that time
+//! without replication, and not earlier.
 
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 

@@ -1,11 +1,11 @@
-//! Rows that clash on a secondary UNIQUE index end the same way everywhere, and the loser can be
-//! brought back.
+//! Rows that clash on a secondary UNIQUE index end the same way on all nodes, and the loser can be
+//! restored.
 //!
-//! Goal: REPLACE takes the rows that it displaces with it on every node; two nodes that give the
-//! same unique value to different rows while they are cut off converge, and the row that lost is in
-//! the conflict journal; two rows that swap their values in one transaction are no conflict.
-//! Method: ordinary connections; the broker is killed to cut the nodes off. The story: HarmonyLite
-//! (Go) applied with INSERT OR REPLACE, which deleted clashing rows without a trace.
+//! Goal: the rows that a REPLACE displaces disappear on every node. If two disconnected nodes give
+//! the same unique value to different rows, they converge, and the losing row is in the conflict
+//! journal. Two rows that swap their values in one transaction are no conflict. Method: write
+//! through ordinary connections, and kill the broker to disconnect the nodes. The story:
+//! HarmonyLite (Go) applied with INSERT OR REPLACE, which deleted clashing rows without a trace.
 
 #![allow(clippy::unwrap_used)]
 
@@ -61,7 +61,7 @@ fn two_rows_swap_their_values_in_one_transaction() {
     )
     .unwrap();
     cluster.converge();
-    // A ring of three, through a value that no committed state has.
+    // Three rows rotate their values, through a value that no committed state has.
     db.execute_batch(
         "BEGIN; UPDATE account SET email = 'free', phone = NULL WHERE id = 1; UPDATE account SET \
         email = 'a', phone = '1' WHERE id = 2;
@@ -121,7 +121,7 @@ fn the_loser_of_a_clash_is_in_the_journal_and_comes_back() {
     let text = String::from_utf8(node.cli(&["conflicts", "list"]).stdout).unwrap();
     assert!(text.contains("account") && text.contains("the earlier"), "{text}");
 
-    // The value is taken: nothing is restored, and nothing forgotten.
+    // The value is already used, so nothing is restored, and the journal entry stays.
     let refused = node.cli(&["conflicts", "restore", &id]);
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
     assert!(String::from_utf8_lossy(&refused.stderr).contains("account.email"), "{refused:?}");

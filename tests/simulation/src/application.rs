@@ -1,4 +1,4 @@
-//! The application: its schema, and transactions that are as unpleasant as users write them.
+//! The application: its schema, and transactions as unpleasant as those of real users.
 
 use crate::plan::Work;
 use crate::rng::Rng;
@@ -18,9 +18,9 @@ pub struct Table {
     pub columns: &'static str,
     /// Text keys compare without case.
     pub nocase: bool,
-    /// It has a UNIQUE column beside the key.
+    /// It has a UNIQUE column besides the key.
     pub unique: bool,
-    /// From which level of the schema on it exists.
+    /// The level of the schema from which on it exists.
     pub since: i64,
 }
 
@@ -69,25 +69,25 @@ pub const SCHEMA: &str = "
     CREATE TABLE person (name TEXT COLLATE NOCASE PRIMARY KEY, mail TEXT UNIQUE, v TEXT);
 ";
 
-/// What a node's schema goes through, one after the other; `user_version` tells how far it is.
+/// The migrations of a node's schema, in order. `user_version` is the level of the schema.
 pub const MIGRATIONS: &[&str] = &[
     "ALTER TABLE item ADD COLUMN extra TEXT DEFAULT 'd'",
     "CREATE TABLE note (id INTEGER PRIMARY KEY, v TEXT); INSERT INTO note VALUES (0, 'from the \
     migration')",
 ];
 
-/// How far the schema is.
+/// Returns the level of the schema.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn level(db: &Connection) -> rusqlite::Result<i64> {
     db.prepare_cached("PRAGMA user_version")?.query_row([], |r| r.get(0))
 }
 
-/// The next migration, if there is one.
+/// Runs the next migration, if there is one.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn migrate(db: &Connection) -> rusqlite::Result<Option<i64>> {
     let level = level(db)?;
     let Some(sql) = usize::try_from(level).ok().and_then(|l| MIGRATIONS.get(l)) else {
@@ -100,7 +100,7 @@ pub fn migrate(db: &Connection) -> rusqlite::Result<Option<i64>> {
     Ok(Some(level + 1))
 }
 
-/// Whether the sidecar has seen that there is a table `note`.
+/// Returns whether the sidecar has installed the triggers of the table `note`.
 fn is_note_captured(db: &Connection) -> rusqlite::Result<bool> {
     db.prepare_cached(
         "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = \
@@ -109,11 +109,11 @@ fn is_note_captured(db: &Connection) -> rusqlite::Result<bool> {
     .query_row([], |r| r.get(0))
 }
 
-/// A row as one SQL expression, exact to the byte. A column that a migration adds counts as its
-/// default before.
+/// Returns a row as one SQL expression, exact to the byte. Before a migration adds a column, the
+/// column's default counts.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn row_expression(db: &Connection, table: &Table) -> rusqlite::Result<String> {
     let mut quoted: Vec<String> =
         table.columns.split(", ").map(|c| format!("quote({c})")).collect();
@@ -126,14 +126,14 @@ pub fn row_expression(db: &Connection, table: &Table) -> rusqlite::Result<String
 /// Lets the triggers of this connection read the node's clock instead of the machine's.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn use_clock(db: &Connection, shown: Arc<AtomicI64>) -> rusqlite::Result<()> {
     db.create_scalar_function("julianday", 1, FunctionFlags::SQLITE_UTF8, move |_| {
         Ok(shown.load(Ordering::Relaxed) as f64 / 86_400_000.0 + 2_440_587.5)
     })
 }
 
-/// One key as text that is equal exactly for equal keys.
+/// Returns a key as text. Two texts are equal if and only if the keys are equal.
 pub fn canonical(table: &Table, key: &[Value]) -> String {
     let mut out = String::new();
     for value in key {
@@ -149,11 +149,11 @@ pub fn canonical(table: &Table, key: &[Value]) -> String {
     out
 }
 
-/// Runs one transaction. Single statements may fail (a UNIQUE column), as an application that
-/// ignores errors has it; a few transactions are rolled back. Returns what was done, for the trace.
+/// Runs one transaction. Single statements may fail (a UNIQUE column), as in an application that
+/// ignores errors. A few transactions are rolled back. Returns the statements, for the trace.
 ///
 /// # Errors
-/// What SQLite says beside constraints.
+/// SQLite's error, constraints excepted.
 pub fn transaction(
     db: &Connection,
     work: &Work,
@@ -246,7 +246,7 @@ fn statement(work: &Work, rng: &mut Rng, tag: &str, level: i64, notes: bool) -> 
             }
         }
         _ => {
-            // Two rows swap a unique value, by way of NULL.
+            // Two rows swap a unique value, through NULL.
             let (a, b) = (name(rng, key), name(rng, other));
             format!(
                 "CREATE TEMP TABLE IF NOT EXISTS swap (x, y); DELETE FROM swap; \

@@ -1,9 +1,9 @@
-//! What JetStream does, in memory: streams with positions and fences, a bucket with revisions and
-//! times to live.
+//! JetStream in memory: streams with positions and fences, a bucket with revisions and times to
+//! live.
 //!
-//! It answers every request at once and truthfully; losing, delaying and lying is done around it
+//! It answers every request at once and correctly. Other modules lose, delay and falsify
 //! (`network`, `faults`). The conformance suite runs on it and on a real server, so that the model
-//! cannot drift.
+//! stays correct.
 
 use bytes::Bytes;
 use harmonylite::broker::{BrokerError, KvEntry, Message, Reply, Request, StreamState};
@@ -14,9 +14,9 @@ use std::collections::BTreeMap;
 /// A stored message.
 #[derive(Clone, Debug)]
 pub struct Stored {
-    /// When, unix nanoseconds.
+    /// When it was stored, unix nanoseconds.
     pub time_ns: i64,
-    /// Whose subject.
+    /// The node of its subject.
     pub node: NodeId,
     /// Its headers.
     pub headers: PartHeaders,
@@ -29,11 +29,11 @@ pub struct Stored {
 pub struct Stream {
     /// When it was created.
     pub created_ns: i64,
-    /// What is stored.
+    /// The stored messages.
     pub messages: BTreeMap<u64, Stored>,
     /// The last position used.
     pub last: u64,
-    /// The lowest position that can still be stored there: rises when messages expire.
+    /// The lowest position that can still hold a message. It rises when messages expire.
     pub first: u64,
     /// When the last message was stored.
     pub last_time_ns: i64,
@@ -55,12 +55,12 @@ pub struct SimBroker {
     pub streams: BTreeMap<u32, Stream>,
     bucket: BTreeMap<String, Value>,
     revision: u64,
-    /// The time, which never stands still between two stored messages.
+    /// The time. It advances between two stored messages.
     pub now_ns: i64,
 }
 
 impl SimBroker {
-    /// Lets the time of the server be at least this.
+    /// Advances the server's time to at least this.
     pub fn at(&mut self, true_ms: i64) {
         self.now_ns = self.now_ns.max(true_ms * 1_000_000);
     }
@@ -70,7 +70,7 @@ impl SimBroker {
         self.now_ns
     }
 
-    /// The stream, created if it is missing.
+    /// Returns the stream, and creates it if it is missing.
     pub fn stream(&mut self, shard: u32) -> &mut Stream {
         let now = self.tick();
         self.streams.entry(shard).or_insert_with(|| Stream {
@@ -84,7 +84,7 @@ impl SimBroker {
         stream.messages.iter().rev().find(|(_, m)| m.node == node).map(|(s, m)| (*s, m))
     }
 
-    /// The message at a position, as it is delivered.
+    /// Returns the message at a position, as it is delivered.
     pub fn message(stream: &Stream, shard: u32, seq: u64) -> Option<Message> {
         stream.messages.get(&seq).map(|m| Message {
             shard,
@@ -96,11 +96,11 @@ impl SimBroker {
         })
     }
 
-    /// Does what a node asks. `Consume` and `Signal` concern connections and are done by the
-    /// network.
+    /// Executes a request of a node. The network executes `Consume` and `Signal`, which concern
+    /// connections.
     ///
     /// # Errors
-    /// As the real one.
+    /// The errors of a real broker.
     pub fn execute(&mut self, node: NodeId, request: Request) -> Result<Reply, BrokerError> {
         let now_ns = self.tick();
         match request {
@@ -161,14 +161,14 @@ impl SimBroker {
         self.bucket.get(key).filter(|v| v.expires_ns.is_none_or(|at| at > now_ns))
     }
 
-    /// The stream is deleted and made again: positions begin anew, and `created` differs.
+    /// Recreates the stream: positions start again, and `created` differs.
     pub fn recreate(&mut self, shard: u32) {
         self.streams.remove(&shard);
         self.stream(shard);
     }
 
-    /// The disk of the server goes back in time: the newest messages are gone, their positions are
-    /// given again, and `created` is the same.
+    /// Takes the server's disk back in time: the newest messages are gone, their positions are
+    /// reused, and `created` stays.
     pub fn roll_back(&mut self, shard: u32, messages: u64) {
         let stream = self.stream(shard);
         let keep = stream.last.saturating_sub(messages).max(stream.first - 1);
@@ -177,12 +177,12 @@ impl SimBroker {
         stream.last_time_ns = stream.messages.values().next_back().map_or(0, |m| m.time_ns);
     }
 
-    /// One message is gone; its position stays used.
+    /// Removes one message. Its position stays used.
     pub fn destroy(&mut self, shard: u32, seq: u64) -> bool {
         self.stream(shard).messages.remove(&seq).is_some()
     }
 
-    /// Everything up to a position is too old.
+    /// Expires all messages up to a position.
     pub fn expire(&mut self, shard: u32, upto: u64) {
         let stream = self.stream(shard);
         let upto = upto.min(stream.last);
@@ -192,7 +192,7 @@ impl SimBroker {
         stream.first = stream.first.max(upto + 1);
     }
 
-    /// The bucket is lost.
+    /// Loses the bucket.
     pub fn forget_bucket(&mut self) {
         self.bucket.clear();
     }

@@ -1,31 +1,30 @@
-//! Time that is only a number. The world has one true time; every node reads it through its own bad
-//! clock.
+//! Simulated time. The world has one true time, and every node reads it through its own bad clock.
 
 use harmonylite::model::config::Now;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-/// When every world begins, unix milliseconds.
+/// The start of every world, unix milliseconds.
 pub const BEGIN_MS: i64 = 1_700_000_000_000;
 
 /// The clock of one machine.
 #[derive(Clone, Debug)]
 pub struct NodeClock {
-    /// How far it is off.
+    /// Its offset from the true time.
     pub skew_ms: i64,
     /// How much faster (or slower) than time it runs, in millionths.
     pub drift_ppm: i64,
-    /// What the application's triggers read: unix milliseconds.
+    /// The time for the application's triggers, unix milliseconds.
     shown: Arc<AtomicI64>,
 }
 
 impl NodeClock {
-    /// A clock that is off by so much and gets worse by so much.
+    /// Creates a clock with this offset and drift.
     pub fn new(skew_ms: i64, drift_ppm: i64) -> Self {
         Self { skew_ms, drift_ppm, shown: Arc::new(AtomicI64::new(BEGIN_MS + skew_ms)) }
     }
 
-    /// What the stages are told at this true time.
+    /// Returns the time for the stages at this true time.
     pub fn now(&self, true_ms: i64) -> Now {
         let passed = true_ms - BEGIN_MS;
         let unix_ms = true_ms + self.skew_ms + passed * self.drift_ppm / 1_000_000;
@@ -33,7 +32,7 @@ impl NodeClock {
         Now { unix_ms, mono_ms: passed.max(0).cast_unsigned() }
     }
 
-    /// The cell that the application's `julianday('now')` reads.
+    /// Returns the cell for the application's `julianday('now')`.
     pub fn shown(&self) -> Arc<AtomicI64> {
         Arc::clone(&self.shown)
     }

@@ -1,43 +1,43 @@
-//! Counts what happened, so that a suite in which a fault or a repair never fired fails.
+//! Counts faults and repairs. A suite fails if one of them never happened.
 
 use std::collections::BTreeMap;
 
-/// Marks with their counts.
+/// The marks with their counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Marks(BTreeMap<&'static str, u64>);
 
 impl Marks {
-    /// It happened.
+    /// Counts a mark once.
     pub fn hit(&mut self, mark: &'static str) {
         self.add(mark, 1);
     }
 
-    /// It happened so many times.
+    /// Counts a mark several times.
     pub fn add(&mut self, mark: &'static str, count: u64) {
         if count > 0 {
             *self.0.entry(mark).or_default() += count;
         }
     }
 
-    /// Takes in what another world counted.
+    /// Adds the counts of another world.
     pub fn merge(&mut self, other: &Self) {
         for (mark, count) in &other.0 {
             *self.0.entry(mark).or_default() += count;
         }
     }
 
-    /// How often it happened.
+    /// Returns the count of a mark.
     pub fn count(&self, mark: &str) -> u64 {
         self.0.get(mark).copied().unwrap_or(0)
     }
 
-    /// All of them.
+    /// Returns all marks with their counts.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         self.0.iter().map(|(mark, count)| (*mark, *count))
     }
 }
 
-/// What a run of some hundreds of worlds must have met.
+/// The marks that a run of some hundreds of worlds must have.
 pub const EXPECTED: &[&str] = &[
     "crash",
     "power cut",

@@ -1,4 +1,4 @@
-//! Events in one readable line, for traces.
+//! Describes events in one readable line, for traces.
 
 use harmonylite::broker::{BrokerEvent, Message, Reply};
 use harmonylite::inbound;
@@ -14,7 +14,7 @@ fn message(m: &Message) -> String {
     }
 }
 
-/// What the broker says.
+/// Describes an event of the broker.
 pub(crate) fn event(event: &BrokerEvent) -> String {
     match event {
         BrokerEvent::Delivered { generation, message: m, .. } => {
@@ -35,7 +35,7 @@ pub(crate) fn event(event: &BrokerEvent) -> String {
     }
 }
 
-/// What inbound hears. None: nothing worth a line.
+/// Describes an input of inbound; None if it is not worth a line.
 pub(crate) fn to_inbound(input: &inbound::Input) -> Option<String> {
     match input {
         inbound::Input::Wake => None,
@@ -44,7 +44,7 @@ pub(crate) fn to_inbound(input: &inbound::Input) -> Option<String> {
     }
 }
 
-/// What outbound hears. None: nothing worth a line.
+/// Describes an input of outbound; None if it is not worth a line.
 pub(crate) fn to_outbound(input: &outbound::Input) -> Option<String> {
     match input {
         outbound::Input::Wake => None,
@@ -53,7 +53,7 @@ pub(crate) fn to_outbound(input: &outbound::Input) -> Option<String> {
     }
 }
 
-/// Where the writing actor stands, after a step.
+/// Describes the state of the writing actor after a step.
 pub(crate) fn work(inbound: &inbound::Inbound<crate::network::Handle>) -> String {
     let s = &inbound.stats;
     let streams: Vec<String> = inbound

@@ -1,82 +1,86 @@
-//! What goes wrong: processes, machines, connections, the broker's disk, clocks.
+//! The faults of processes, machines, connections, the broker's disk and clocks.
 
 use crate::application;
 use crate::node::RETENTION_MS;
 use crate::oracle::meta;
-use crate::plan::What;
+use crate::plan::ActionKind;
 use crate::rng::Rng;
 use crate::world::{World, sql};
 
 impl World<'_> {
-    pub(crate) fn fault(&mut self, what: What, n: usize, rng: &mut Rng) -> Result<(), String> {
-        match what {
-            What::Sync => {
+    pub(crate) fn fault(
+        &mut self,
+        kind: ActionKind,
+        n: usize,
+        rng: &mut Rng,
+    ) -> Result<(), String> {
+        match kind {
+            ActionKind::Sync => {
                 self.nodes[n].sync().map_err(sql)?;
                 self.say(|| format!("node {n}: synced"));
             }
-            What::Crash => {
+            ActionKind::Crash => {
                 self.last_step(n, rng)?;
                 self.crash(n, rng);
                 self.maybe_start(n, rng)?;
             }
-            // A batch that its origin forgets by a power cut, and the broker by a lost tail, before
-            // the two have talked, leaves nothing by which the origin could know: two failures at
-            // once, which the design does not survive.
-            What::PowerCut if self.is_unseen(&self.unseen_loss, n) => self.crash(n, rng),
-            What::PowerCut => self.power_cut(n, rng)?,
-            What::Start => self.start(n)?,
-            What::Cut => self.cut_off(n, rng),
-            What::Heal => self.reach(n),
-            What::OneWay => self.one_way(n, rng),
-            What::Ghost => {
+            // If an origin forgets a batch by a power cut, and the broker loses it before the two
+            // connect again, nothing shows the origin that it went back in time. These are two
+            // failures at once, which the design does not survive.
+            ActionKind::PowerCut if self.is_unseen(&self.unseen_loss, n) => self.crash(n, rng),
+            ActionKind::PowerCut => self.power_cut(n, rng)?,
+            ActionKind::Start => self.start(n)?,
+            ActionKind::Cut => self.cut_off(n, rng),
+            ActionKind::Heal => self.reach(n),
+            ActionKind::OneWay => self.one_way(n, rng),
+            ActionKind::Ghost => {
                 self.broker.at(self.true_ms);
                 if self.nodes[n].link.ghost(&mut self.broker) {
                     self.marks.hit("late request arrived");
                     self.say(|| format!("a late request of node {n} arrives"));
                 }
             }
-            What::ConsumerLost => self.lose_consumers(n),
-            What::Redeliver => {
+            ActionKind::ConsumerLost => self.lose_consumers(n),
+            ActionKind::Redeliver => {
                 if let Some(event) = self.nodes[n].link.redeliver(&mut self.broker, rng) {
                     self.marks.hit("message redelivered");
                     self.nodes[n].tell(crate::network::Actor::Inbound, event);
                     self.say(|| format!("node {n}: a message comes again"));
                 }
             }
-            What::RollBack | What::Hole | What::Recreate | What::Expire => {
-                self.broker_fault(what, rng)
+            ActionKind::RollBack | ActionKind::Hole | ActionKind::Recreate | ActionKind::Expire => {
+                self.broker_fault(kind, rng)
             }
-            What::ClockJump => {
+            ActionKind::ClockJump => {
                 let by = rng.pick(&[-5_000, -1, 1, 400, 30_000, -600_000, 3_600_000]);
                 self.nodes[n].clock.skew_ms += by;
                 self.marks.hit("clock jumped");
                 self.say(|| format!("node {n}: its clock jumps by {by} ms"));
             }
-            What::LongQuiet => self.long_quiet()?,
-            What::Lock => self.lock(n)?,
-            What::Migrate => drop(self.migrate(n)?),
-            What::App | What::Pump | What::Tick => {}
+            ActionKind::LongQuiet => self.long_quiet()?,
+            ActionKind::Lock => self.lock(n)?,
+            ActionKind::Migrate => drop(self.migrate(n)?),
+            ActionKind::App | ActionKind::Pump | ActionKind::Tick => {}
         }
         Ok(())
     }
 
-    /// Most are restarted at once, as by a service manager.
+    /// Restarts most processes at once, as a service manager does.
     fn maybe_start(&mut self, n: usize, rng: &mut Rng) -> Result<(), String> {
         if rng.chance(60) { self.start(n) } else { Ok(()) }
     }
 
-    /// The end comes right behind a step, more often than chance would have it: at an arrow, not in
-    /// a pause.
+    /// Often the end comes directly after a step, while work is in transit, and not in a pause.
     fn last_step(&mut self, n: usize, rng: &mut Rng) -> Result<(), String> {
         match rng.below(5) {
             0 | 1 => {
-                // Behind any step of the writing actor, with a message waiting for it.
+                // After any step of the writing actor, with a waiting message.
                 self.deliver(n, rng);
                 while self.inbound_handles(n)? {}
                 self.inbound_steps(n)?;
             }
             2 => {
-                // Behind the broker's storing of a batch, before anybody hears of it.
+                // After the broker stored a batch, and before the node gets the acknowledgement.
                 self.outbound_steps(n)?;
                 self.serve(n, rng)?;
             }
@@ -100,9 +104,10 @@ impl World<'_> {
     fn power_cut(&mut self, n: usize, rng: &mut Rng) -> Result<(), String> {
         self.last_step(n, rng)?;
         self.crash(n, rng);
-        // No packet in flight outlives the reboot of its machine.
+        // No packet in flight survives the reboot of its machine.
         self.nodes[n].link.ghosts.clear();
-        // A piece of a split batch is acknowledged before what it stands for is in the stream.
+        // A piece of a split batch is acknowledged before the final versions of its rows are in the
+        // stream.
         let keeps = !self.plan.broker_loses() && !self.plan.splits;
         let acknowledged =
             if keeps { meta(&self.nodes[n].app, "published").map_err(sql)? } else { 0 };
@@ -127,7 +132,7 @@ impl World<'_> {
     }
 
     fn reach(&mut self, n: usize) {
-        // One of the directions was gone: the client notices, and connects anew.
+        // One of the directions had failed. The client notices that and reconnects.
         if self.nodes[n].link.up && !(self.nodes[n].link.sends && self.nodes[n].link.hears) {
             self.cut(n, &mut Rng::new(7));
         }
@@ -155,10 +160,10 @@ impl World<'_> {
         }
     }
 
-    fn broker_fault(&mut self, what: What, rng: &mut Rng) {
-        // Nor does a message expire within moments of a power cut that makes its origin forget it:
-        // they are kept for days. So a message that goes counts as a loss like the others,
-        // whichever of the two comes first.
+    fn broker_fault(&mut self, kind: ActionKind, rng: &mut Rng) {
+        // No message expires shortly before or after a power cut that makes its origin forget it,
+        // because messages are kept for days. So an expiry counts as a loss like the others, in
+        // either order.
         if (0..self.nodes.len()).any(|n| self.is_unseen(&self.unseen_cut, n)) {
             return;
         }
@@ -169,10 +174,10 @@ impl World<'_> {
             let stream = self.broker.stream(shard);
             (stream.first, stream.last)
         };
-        match what {
-            What::RollBack if last >= first => {
-                // A server that restarts: all connections end, before and after are told apart by
-                // nobody.
+        match kind {
+            ActionKind::RollBack if last >= first => {
+                // The server restarts and all connections end. No node can tell the states before
+                // and after apart.
                 self.restart_broker(rng);
                 let by = 1 + rng.below(4);
                 self.broker.roll_back(shard, by);
@@ -182,7 +187,7 @@ impl World<'_> {
                 });
                 self.connect_all();
             }
-            What::Hole if last >= first => {
+            ActionKind::Hole if last >= first => {
                 let seq = first + rng.below(last - first + 1);
                 if self.broker.destroy(shard, seq) {
                     self.marks.hit("message destroyed");
@@ -193,7 +198,7 @@ impl World<'_> {
                     }
                 }
             }
-            What::Recreate => {
+            ActionKind::Recreate => {
                 if rng.chance(50) {
                     self.restart_broker(rng);
                 } else {
@@ -207,7 +212,7 @@ impl World<'_> {
                 self.say(|| format!("stream {shard} is deleted and made again"));
                 self.connect_all();
             }
-            What::Expire if last >= first => {
+            ActionKind::Expire if last >= first => {
                 let upto = first + rng.below(last - first + 1);
                 self.broker.expire(shard, upto);
                 self.marks.hit("messages expired");
@@ -220,7 +225,7 @@ impl World<'_> {
     fn restart_broker(&mut self, rng: &mut Rng) {
         for n in 0..self.nodes.len() {
             self.cut(n, rng);
-            // Nothing of an old connection survives the end of the server.
+            // No part of an old connection survives the end of the server.
             self.nodes[n].link.ghosts.clear();
         }
     }
@@ -231,13 +236,13 @@ impl World<'_> {
         }
     }
 
-    /// Everybody is there and at rest, and then nothing happens for longer than anything is kept.
+    /// All nodes come up and to rest, and then nothing happens for longer than anything is kept.
     fn long_quiet(&mut self) -> Result<(), String> {
         self.heal_and_judge()?;
         self.marks.hit("long quiet");
         for node in &mut self.nodes {
             node.sync().map_err(sql)?;
-            // No packet is on its way for longer than versions are kept.
+            // No packet is in transit for longer than versions are kept.
             node.link.ghosts.clear();
         }
         self.say(|| "a long quiet time".to_owned());
@@ -261,16 +266,16 @@ impl World<'_> {
         self.say(|| format!("node {n}: the application migrates its schema to level {level}"));
         let site = meta(&self.nodes[n].app, "site").map_err(sql)?;
         if level == 2 {
-            // A power cut may take the migration back, and nobody else may ever do it.
-            let firm = !self.plan.has(What::PowerCut);
+            // A power cut may undo the migration, and perhaps no other node ever runs it.
+            let firm = !self.plan.has(ActionKind::PowerCut);
             self.oracle.populated(n, site, &self.nodes[n].app, level, firm)?;
         }
         self.nodes[n].wake();
         Ok(true)
     }
 
-    /// In the end everybody has the schema that somebody once had: a power cut may have taken it
-    /// from all, but not from the batches in the stream.
+    /// At the end all nodes migrate to the highest schema that any node had. A power cut may have
+    /// undone it on all nodes, but batches in the stream may still have it.
     pub(crate) fn migrate_all(&mut self) -> Result<(), String> {
         let most = self.level_max;
         for n in 0..self.nodes.len() {
@@ -279,7 +284,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// The application holds the write lock while both actors want to work.
+    /// The application holds the write lock while both actors have work.
     fn lock(&mut self, n: usize) -> Result<(), String> {
         self.nodes[n].app.execute_batch("BEGIN IMMEDIATE").map_err(sql)?;
         self.marks.hit("write lock held");

@@ -1,4 +1,4 @@
-//! What must hold at every moment, and what must hold in the end.
+//! Checks the conditions that must always hold, and those that must hold at the end.
 
 use crate::application::TABLES;
 use crate::oracle::{self, meta};
@@ -6,7 +6,7 @@ use crate::world::{World, sql};
 use std::collections::BTreeMap;
 
 impl World<'_> {
-    /// What must hold at every moment.
+    /// Checks the conditions that must always hold.
     pub(crate) fn check_node(&mut self, n: usize) -> Result<(), String> {
         self.note_site(n)?;
         self.check_pairs(n)?;
@@ -38,7 +38,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// A new life changes who wrote what is not absorbed yet.
+    /// A new incarnation becomes the writer of all changes that are not absorbed yet.
     pub(crate) fn note_site(&mut self, n: usize) -> Result<(), String> {
         let db = &self.nodes[n].app;
         let site = meta(db, "site").map_err(sql)?;
@@ -51,7 +51,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// After a power cut nothing that was seen since the last sync counts.
+    /// After a power cut, forgets all observations since the last sync.
     pub(crate) fn forget_seen(&mut self, n: usize) -> Result<(), String> {
         for (t, table) in TABLES.iter().enumerate() {
             self.seen[n][t] = oracle::versions(&self.nodes[n].app, table).map_err(sql)?;
@@ -61,7 +61,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// What must hold at rest.
+    /// Checks the conditions that must hold at rest.
     pub(crate) fn judge(&mut self) -> Result<(), String> {
         self.check_bounds()?;
         for table in TABLES {
@@ -89,7 +89,7 @@ impl World<'_> {
         self.oracle.judge(&self.nodes[0].app, self.pruned)
     }
 
-    /// Logs and journals do not grow without end.
+    /// Checks that logs and journals are bounded.
     pub(crate) fn check_bounds(&mut self) -> Result<(), String> {
         let limits = &self.plan.limits;
         let trail = (limits.cursor_trail_max.max(2) as i64) * i64::from(self.plan.shards);

@@ -1,6 +1,6 @@
-//! Whole clusters in one deterministic process: the real stages over real SQLite, a broker that
-//! lies, time that is only a number. One seed decides everything; the same seed twice gives the
-//! same trace, byte for byte.
+//! Simulates whole clusters in one deterministic process: real stages on real SQLite, an unreliable
+//! broker, simulated time. One seed decides everything. The same seed always gives the same trace,
+//! byte for byte.
 
 pub mod application;
 pub mod broker;
@@ -18,7 +18,7 @@ pub mod shrink;
 pub mod suite;
 pub mod world;
 
-/// Lives through the world of a seed.
+/// Runs the world of a seed.
 pub fn run_seed(seed: u64, traced: bool) -> world::Outcome {
     world::run(&plan::Plan::from_seed(seed), traced)
 }

@@ -1,4 +1,4 @@
-//! What lies between a node and the broker: requests that wait, answers that may not come,
+//! The network between a node and the broker: waiting requests, answers that may be lost,
 //! consumers.
 
 use crate::broker::SimBroker;
@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-/// Who asked.
+/// The actor that sent a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Actor {
     /// The writing actor.
@@ -22,7 +22,7 @@ pub enum Actor {
 
 type Queue = Rc<RefCell<VecDeque<(Actor, Ticket, Request)>>>;
 
-/// What an actor holds of the broker.
+/// An actor's side of the broker.
 pub struct Handle {
     actor: Actor,
     requests: Queue,
@@ -48,31 +48,31 @@ struct Consumer {
 /// The connection of one node.
 pub struct Connection {
     node: NodeId,
-    /// It is up.
+    /// Whether it is up.
     pub up: bool,
-    /// Requests arrive.
+    /// Whether requests arrive.
     pub sends: bool,
-    /// Answers and messages arrive.
+    /// Whether answers and messages arrive.
     pub hears: bool,
     requests: Queue,
     consumers: BTreeMap<u32, Consumer>,
     max_payload: usize,
-    /// Requests of which the sender thinks that they are lost, and which will arrive.
+    /// Requests that the sender considers lost, and that will still arrive.
     pub ghosts: VecDeque<Request>,
 }
 
-/// What came of serving a request.
+/// The result of serving a request.
 pub enum Served {
-    /// Nothing waited.
+    /// No request waited.
     Nothing,
-    /// These events go to the actor.
+    /// The events for the actor.
     Events(Actor, Vec<BrokerEvent>),
-    /// This goes to all nodes.
+    /// A signal for all nodes.
     Signal(Bytes),
 }
 
 impl Connection {
-    /// No connection yet.
+    /// Creates it without a connection.
     pub fn new(node: NodeId, max_payload: usize) -> Self {
         Self {
             node,
@@ -86,17 +86,17 @@ impl Connection {
         }
     }
 
-    /// The broker as one actor sees it.
+    /// Returns the broker for one actor.
     pub fn handle(&self, actor: Actor) -> Handle {
         Handle { actor, requests: Rc::clone(&self.requests), max_payload: self.max_payload }
     }
 
-    /// Whether a request waits.
+    /// Returns whether a request waits.
     pub fn waits(&self) -> bool {
         !self.requests.borrow().is_empty()
     }
 
-    /// Takes the next request to the broker, or not, and brings the answer back, or not.
+    /// Serves the next request. The request or its answer may be lost.
     pub fn serve(
         &mut self,
         broker: &mut SimBroker,
@@ -159,17 +159,17 @@ impl Connection {
         broker.execute(self.node, request)
     }
 
-    /// The oldest request that was thought to be lost arrives.
+    /// Delivers the oldest request that counted as lost.
     pub fn ghost(&mut self, broker: &mut SimBroker) -> bool {
         let Some(request) = self.ghosts.pop_front() else { return false };
-        // A consumer of an old connection delivers to nobody.
+        // A consumer of an old connection delivers nothing.
         if !matches!(request, Request::Consume { .. }) {
             let _ = broker.execute(self.node, request);
         }
         true
     }
 
-    /// The next message of one of the consumers.
+    /// Delivers the next message of one of the consumers.
     pub fn deliver(&mut self, broker: &mut SimBroker, rng: &mut Rng) -> Option<BrokerEvent> {
         if !self.up || !self.hears || self.consumers.is_empty() {
             return None;
@@ -195,7 +195,7 @@ impl Connection {
         None
     }
 
-    /// A message that was delivered before comes again.
+    /// Delivers a message a second time.
     pub fn redeliver(&self, broker: &mut SimBroker, rng: &mut Rng) -> Option<BrokerEvent> {
         if !self.up || !self.hears {
             return None;
@@ -210,7 +210,7 @@ impl Connection {
         })
     }
 
-    /// The consumers end, as a client notices by missed heartbeats or a gap.
+    /// Ends the consumers, as a client notices by missed heartbeats or a gap.
     pub fn lose_consumers(&mut self) -> Vec<BrokerEvent> {
         let lost = |(shard, c): (u32, Consumer)| BrokerEvent::ConsumerLost {
             shard,
@@ -220,15 +220,14 @@ impl Connection {
         std::mem::take(&mut self.consumers).into_iter().map(lost).collect()
     }
 
-    /// The connection ends. What waited is lost, or arrives later, or was done; nobody knows.
-    /// Returns who asked.
+    /// Ends the connection. A waiting request is lost, arrives later, or was executed; the sender
+    /// does not know which. Returns the actors of these requests.
     pub fn cut(&mut self, broker: &mut SimBroker, rng: &mut Rng) -> Vec<(Actor, Ticket)> {
         self.up = false;
         self.consumers.clear();
         let waiting: Vec<_> = self.requests.borrow_mut().drain(..).collect();
         let mut asked = Vec::new();
-        // In their order: what one connection carries arrives up to some point, and nothing of it
-        // beyond.
+        // Requests arrive in order up to some point, and none after it.
         let mut arrives = true;
         for (actor, ticket, request) in waiting {
             if matches!(request, Request::Signal { .. }) {

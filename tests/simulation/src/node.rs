@@ -1,4 +1,4 @@
-//! One machine: a database that outlives its process, a process that can end at any moment, a
+//! One machine: a database that survives its process, a process that can end at any moment, a
 //! connection.
 
 use crate::application::{self, SCHEMA};
@@ -24,7 +24,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Versions are kept so long.
+/// How long versions are kept.
 pub const RETENTION_MS: i64 = 86_400_000;
 
 /// A running sidecar.
@@ -41,7 +41,7 @@ pub struct Process {
 
 /// A machine.
 pub struct Node {
-    /// Its place in the world.
+    /// Its index in the world.
     pub index: usize,
     /// Its id.
     pub id: NodeId,
@@ -49,16 +49,16 @@ pub struct Node {
     pub clock: NodeClock,
     /// The application's connection; it keeps the database in memory.
     pub app: Connection,
-    /// The database as at the last sync.
+    /// The database at its last sync.
     synced: Connection,
     name: String,
     /// The sidecar.
     pub process: Option<Process>,
     /// The connection to the broker.
     pub link: Link,
-    /// The network lets it connect.
+    /// Whether the network lets it connect.
     pub reachable: bool,
-    /// Processes so far.
+    /// The number of processes so far.
     pub starts: u64,
     config: NodeConfig,
     seed: u64,
@@ -91,8 +91,8 @@ fn copy(from: &Connection, to: &mut Connection) -> rusqlite::Result<()> {
     Backup::new(from, to)?.step(-1).map(|_| ())
 }
 
-/// Fills a database with the schema and the triggers that a first start would install: copying
-/// pages is much cheaper than making them, and most worlds are not about it.
+/// Fills a database with the schema and the triggers of a first start. Copying pages is much
+/// cheaper than creating them, and most worlds do not test the first start.
 fn copy_template(to: &mut Connection) -> rusqlite::Result<()> {
     thread_local!(static TEMPLATE: OnceCell<Connection> = const { OnceCell::new() });
     TEMPLATE.with(|cell| {
@@ -110,10 +110,10 @@ fn copy_template(to: &mut Connection) -> rusqlite::Result<()> {
 }
 
 impl Node {
-    /// A machine with an empty schema and no process.
+    /// Creates a machine with an empty schema and no process.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// SQLite's error.
     pub fn new(plan: &Plan, index: usize) -> rusqlite::Result<Self> {
         let id = NodeId(index as u64 + 1);
         let (skew_ms, drift_ppm) = plan.clocks[index];
@@ -161,23 +161,23 @@ impl Node {
         })
     }
 
-    /// What it calls itself in its lease.
+    /// Returns its place for the lease.
     pub fn place(&self) -> &str {
         &self.config.place
     }
 
-    /// Another connection to the database, without the application's functions.
+    /// Opens another connection to the database, without the application's functions.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// SQLite's error.
     pub fn connect(&self) -> rusqlite::Result<Connection> {
         open(&self.name)
     }
 
-    /// Begins a process, if there is none.
+    /// Starts a process, if there is none.
     ///
     /// # Errors
-    /// What ends the node.
+    /// The error that ends the node.
     pub fn start(&mut self, true_ms: i64) -> Result<bool, String> {
         if self.process.is_some() {
             return Ok(false);
@@ -222,7 +222,7 @@ impl Node {
         Ok(true)
     }
 
-    /// The connection is up.
+    /// Connects to the broker.
     pub fn connected(&mut self) {
         if self.link.up || self.process.is_none() {
             return;
@@ -232,7 +232,7 @@ impl Node {
         self.tell(Actor::Outbound, BrokerEvent::Connected);
     }
 
-    /// An event for an actor.
+    /// Queues an event for an actor.
     pub fn tell(&mut self, actor: Actor, event: BrokerEvent) {
         let Some(process) = &mut self.process else { return };
         match actor {
@@ -241,7 +241,7 @@ impl Node {
         }
     }
 
-    /// The bell, or the slow poll.
+    /// Wakes the actors, as the bell or the slow poll does.
     pub fn wake(&mut self) {
         if let Some(process) = &mut self.process {
             process.outbound_in.push_back(outbound::Input::Wake);
@@ -256,18 +256,18 @@ impl Node {
         true
     }
 
-    /// All that was written reaches the disk.
+    /// Syncs all changes to the disk.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// SQLite's error.
     pub fn sync(&mut self) -> rusqlite::Result<()> {
         copy(&self.app, &mut self.synced)
     }
 
-    /// The machine ends: the database is as at its last sync. The process must have ended.
+    /// Ends the machine and restores the database to its last sync. The process must have ended.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// SQLite's error.
     pub fn power_cut(&mut self) -> rusqlite::Result<()> {
         assert!(self.process.is_none(), "a process cannot outlive its machine");
         let name = fresh_name();
@@ -280,7 +280,7 @@ impl Node {
 }
 
 impl Process {
-    /// What the actors have for each other.
+    /// Exchanges the messages between the actors.
     pub fn exchange(&mut self) {
         for effect in self.inbound.effects.drain(..) {
             self.outbound_in.push_back(outbound::Input::Effect(effect));
@@ -294,7 +294,7 @@ impl Process {
         }
     }
 
-    /// Adds what the stages counted.
+    /// Adds the counters of the stages.
     pub fn count(&self, marks: &mut Marks) {
         let (i, o) = (&self.inbound.stats, &self.outbound.stats);
         marks.add("stage: batches applied", i.batches_applied);

@@ -1,5 +1,5 @@
-//! Knows every committed write and its version, computed on its own from the rule of docs/design.md
-//! section 2, and judges what the nodes hold against it.
+//! Knows every committed write and its version, and compares the nodes' rows with them. It computes
+//! the versions independently, by the rule of docs/design.md, section 2.
 
 use crate::application::{TABLES, Table, canonical, row_expression};
 use harmonylite::model::batch::Value;
@@ -14,13 +14,15 @@ pub type Key = (usize, String);
 /// A committed write.
 #[derive(Clone, Debug)]
 pub struct Write {
-    /// The row after it; None: it was deleted.
+    /// The row after the write; None if it was deleted.
     pub content: Option<String>,
-    /// What the same version stood for before a power cut; somebody may have heard of it.
+    /// Earlier contents of the same version, from before a power cut. Other nodes may have seen
+    /// them.
     former: Vec<Option<String>>,
     node: usize,
     log_id: i64,
-    /// It must never be lost. A power cut takes that from what was neither synced nor published.
+    /// Whether it must never be lost. After a power cut this is false for a write that was neither
+    /// synced nor published.
     pub firm: bool,
 }
 
@@ -35,7 +37,7 @@ impl Write {
 pub struct Oracle {
     writes: BTreeMap<Key, BTreeMap<Version, Write>>,
     last_log: BTreeMap<usize, i64>,
-    /// Committed transactions that changed something.
+    /// The number of committed transactions with changes.
     pub transactions: u64,
 }
 
@@ -46,10 +48,10 @@ struct Entry {
     key: Vec<Value>,
 }
 
-/// A fact of a database.
+/// Reads a fact of a database.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn meta(db: &Connection, name: &str) -> rusqlite::Result<i64> {
     Ok(db
         .prepare_cached("SELECT value FROM __harmonylite__meta WHERE key = ?1")?
@@ -63,14 +65,14 @@ fn last_log(db: &Connection) -> rusqlite::Result<i64> {
         .query_row([], |r| r.get(0))
 }
 
-/// Where a key is, as a condition with bound values.
+/// Returns the condition for a key, with bound values.
 fn condition(names: &[String], first: usize) -> String {
     let parts: Vec<String> =
         names.iter().enumerate().map(|(i, k)| format!("{k} = ?{}", i + first)).collect();
     parts.join(" AND ")
 }
 
-/// A row as text, exact to the byte; None if it is not there.
+/// Returns a row as text, exact to the byte; None if it does not exist.
 fn row_text(db: &Connection, table: &Table, key: &[Value]) -> rusqlite::Result<Option<String>> {
     let names: Vec<String> = table.key.iter().map(|k| (*k).to_owned()).collect();
     let sql = format!(
@@ -96,7 +98,7 @@ fn stored_version(db: &Connection, table: &Table, key: &[Value]) -> rusqlite::Re
     Ok(found.unwrap_or((0, 0)))
 }
 
-/// Whether a table that a migration makes is there.
+/// Returns whether a table exists that a migration creates.
 fn exists(db: &Connection, table: &Table, name: &str) -> rusqlite::Result<bool> {
     Ok(table.since == 0
         || db
@@ -104,7 +106,7 @@ fn exists(db: &Connection, table: &Table, name: &str) -> rusqlite::Result<bool> 
             .query_row([name], |r| r.get(0))?)
 }
 
-/// The rows of a table by key.
+/// Returns the rows of a table by key.
 pub fn rows(db: &Connection, table: &Table) -> rusqlite::Result<BTreeMap<String, String>> {
     if !exists(db, table, table.name)? {
         return Ok(BTreeMap::new());
@@ -125,7 +127,7 @@ pub fn rows(db: &Connection, table: &Table) -> rusqlite::Result<BTreeMap<String,
     found.collect()
 }
 
-/// The versions of a table by key.
+/// Returns the versions of a table by key.
 pub fn versions(db: &Connection, table: &Table) -> rusqlite::Result<BTreeMap<String, Version>> {
     if !exists(db, table, &format!("__harmonylite__{}_version", table.name))? {
         return Ok(BTreeMap::new());
@@ -145,10 +147,10 @@ pub fn versions(db: &Connection, table: &Table) -> rusqlite::Result<BTreeMap<Str
     found.collect()
 }
 
-/// Whether the rows of `pair` are whole: both rows of a pair are always written together.
+/// Finds a pair of rows that is not whole. Both rows of a pair are always written together.
 ///
 /// # Errors
-/// What SQLite says.
+/// SQLite's error.
 pub fn broken_pair(db: &Connection) -> rusqlite::Result<Option<i64>> {
     db.prepare_cached(
         "SELECT id / 2 FROM pair GROUP BY id / 2 HAVING count(*) <> 2 OR min(token) \
@@ -159,10 +161,10 @@ pub fn broken_pair(db: &Connection) -> rusqlite::Result<Option<i64>> {
 }
 
 impl Oracle {
-    /// Rows that are there before a database joins, or before their table is captured.
+    /// Records rows that exist before a database joins, or before their table is captured.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// SQLite's error.
     pub fn populated(
         &mut self,
         node: usize,
@@ -181,19 +183,19 @@ impl Oracle {
         Ok(())
     }
 
-    /// Begins (again) to follow the log of a node from where it is.
+    /// Follows the log of a node from its present end.
     ///
     /// # Errors
-    /// What SQLite says.
+    /// SQLite's error.
     pub fn follow(&mut self, node: usize, db: &Connection) -> Result<(), String> {
         self.last_log.insert(node, last_log(db).map_err(|e| e.to_string())?);
         Ok(())
     }
 
-    /// The application of a node has committed.
+    /// Records a commit of a node's application.
     ///
     /// # Errors
-    /// A version that stands for two contents.
+    /// A version with two contents.
     pub fn committed(&mut self, node: usize, db: &Connection) -> Result<(), String> {
         self.commit(node, db).map_err(|e| e.to_string())?
     }
@@ -243,8 +245,9 @@ impl Oracle {
                 .filter(|k| k.content != write.content)
             {
                 if known.firm && known.log_id < 0 {
-                    // A power cut took it from here, but the stream has it: this database is about
-                    // to begin a new life, and what it writes now gets its version from that one.
+                    // A power cut took it from this database, but the stream has it. The database
+                    // is about to start a new incarnation, which will give the versions of its
+                    // present writes.
                     self.writes
                         .entry(key)
                         .or_default()
@@ -267,12 +270,12 @@ impl Oracle {
         Ok(Ok(()))
     }
 
-    /// The power of a node was cut; its database is again as at its last sync. What was written
-    /// since may be lost, but for what the broker has acknowledged and keeps (log entries up to
+    /// Records a power cut. The node's database is again at its last sync. Later writes may be
+    /// lost, except those that the broker has acknowledged and keeps (log entries up to
     /// `acknowledged`).
     ///
     /// # Errors
-    /// What SQLite says.
+    /// SQLite's error.
     pub fn power_cut(
         &mut self,
         node: usize,
@@ -290,11 +293,11 @@ impl Oracle {
             if write.log_id > end {
                 lost += u64::from(write.firm && !known);
                 write.firm &= known;
-                // Log ids begin anew there.
+                // Log ids start again from there.
                 write.log_id = -1;
             } else if write.log_id > absorbed {
-                // It is still in the log, and gets its version (again) from the life that the
-                // database goes on with.
+                // It is still in the log, and gets its version from the incarnation with which the
+                // database continues.
                 write.firm = version.1 == site || write.firm && known;
             }
         }
@@ -302,8 +305,8 @@ impl Oracle {
         Ok(lost)
     }
 
-    /// A node begins a new life: what it had not absorbed yet gets its version from the new one. It
-    /// may have been published under the old one.
+    /// Records a new incarnation of a node. Changes that were not absorbed yet get their versions
+    /// from it. They may have been published under the old one.
     pub fn new_site(&mut self, node: usize, absorbed: i64, from: i64, to: i64) {
         for writes in self.writes.values_mut() {
             let moved: Vec<Version> = writes
@@ -325,10 +328,10 @@ impl Oracle {
         }
     }
 
-    /// Judges the rows on which all nodes agree.
+    /// Checks the rows on which all nodes agree.
     ///
     /// # Errors
-    /// The first write that is lost, or row that nobody wrote.
+    /// The first lost write, or the first row that nobody wrote.
     pub fn judge(&self, db: &Connection, pruned: bool) -> Result<(), String> {
         for (t, table) in TABLES.iter().enumerate() {
             let (rows, versions) = (
@@ -349,13 +352,13 @@ impl Oracle {
     }
 }
 
-/// Stands for the site that a node does not have yet.
+/// The placeholder for the site that a node does not have yet.
 fn pending_site(node: usize) -> i64 {
     -1 - i64::try_from(node).unwrap_or(0)
 }
 
-/// max(time, previous + 1), entry by entry; a displaced row counts only if it is gone. None:
-/// nothing happened to it.
+/// Computes max(time, previous + 1), entry by entry. A displaced row counts only if it does not
+/// exist. None if the row did not change.
 fn version_after(stored: Version, site: i64, entries: &[Entry], gone: bool) -> Option<Version> {
     let (mut real, mut floor, mut changed) = (stored, 0, false);
     for entry in entries {
@@ -369,7 +372,8 @@ fn version_after(stored: Version, site: i64, entries: &[Entry], gone: bool) -> O
     if gone && floor > real.0 { Some((floor, site)) } else { changed.then_some(real) }
 }
 
-/// Compensations stand just above what they delete; so many may follow each other.
+/// The most compensations of one row after each other. Each has the version just above the deleted
+/// one.
 const COMPENSATIONS_MAX: i64 = 1_000;
 
 fn judge_row(
@@ -382,16 +386,16 @@ fn judge_row(
     let none = BTreeMap::new();
     let writes = writes.unwrap_or(&none);
     let firm = writes.iter().rev().find(|(_, w)| w.firm).map(|(v, _)| *v);
-    // What may be there where versions cannot tell: the last firm write, or one after it that was
-    // allowed to be lost.
+    // The allowed rows where versions do not decide: the last firm write, or a later one that may
+    // be lost.
     let since = firm.map_or((0, 0), |firm| if firm.0 == 1 { (1, 0) } else { firm });
     let possible = writes.range(since..).any(|(_, w)| w.content.as_ref() == row);
     let Some(version) = version else {
-        // It was never seen, or its version was dropped for its age.
+        // The row was never seen, or its version was pruned.
         let fits = firm.is_none() || pruned && (possible || row.is_none() && table.unique);
         return if fits { Ok(()) } else { Err(format!("it has no version; the row is {row:?}")) };
     };
-    // What had no version (any more) got the baseline version from whoever came first.
+    // A row without a version got the baseline version from the first node that published it.
     if version.0 == 1 && (pruned || writes.keys().any(|v| v.0 == 1)) && possible {
         return Ok(());
     }
@@ -400,7 +404,7 @@ fn judge_row(
             "a committed write is lost: {firm:?} was written, {version:?} {row:?} is there"
         ));
     }
-    // The version of a write that was lost, and that nobody heard of, may be given again.
+    // The version of a lost write that no other node saw may be used again.
     if let Some(write) = writes.get(&version).filter(|w| w.firm || w.might_be(row)) {
         return if write.content.as_ref() == row || !write.firm {
             Ok(())

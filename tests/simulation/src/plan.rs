@@ -1,38 +1,38 @@
-//! What a seed decides before the world begins: its shape, its limits, which faults it has, and
-//! every action in order.
+//! The plan of a world, decided by a seed: its shape, its limits, its faults, and every action in
+//! order.
 //!
-//! Actions carry their own seed and do not depend on the state of the world, so any of them can be
-//! left out: that is how a failing trace shrinks. What an action cannot do in the state that it
-//! meets, it does not do.
+//! Actions have their own seeds and do not depend on the state of the world, so any of them can be
+//! removed. This is how a failing trace shrinks. An action that is impossible in the present state
+//! does nothing.
 
 use crate::rng::Rng;
 use harmonylite::model::limits::Limits;
 
-/// What happens at one point of a world.
+/// The kinds of actions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs)]
-pub enum What {
+pub enum ActionKind {
     /// The application commits a transaction.
     App,
-    /// Some steps of the sidecar, its connection and its consumers, in any order.
+    /// The sidecar, its connection and its consumers do some steps, in any order.
     Pump,
     /// Time passes.
     Tick,
     /// The operating system writes everything to the disk.
     Sync,
-    /// The process ends at once; what it committed stays.
+    /// The process ends at once. Its commits stay.
     Crash,
-    /// The machine ends at once; what was not synced is gone.
+    /// The machine ends at once. Changes without a sync are lost.
     PowerCut,
-    /// The process begins.
+    /// The process starts.
     Start,
     /// The connection ends.
     Cut,
-    /// The connection is there again.
+    /// The connection is restored.
     Heal,
     /// Only one direction works.
     OneWay,
-    /// A request of an older connection arrives after all.
+    /// A late request of an older connection arrives.
     Ghost,
     /// The consumer ends.
     ConsumerLost,
@@ -42,62 +42,62 @@ pub enum What {
     RollBack,
     /// A message in the middle is destroyed.
     Hole,
-    /// The stream is deleted and made again.
+    /// The stream is recreated.
     Recreate,
-    /// Old messages go.
+    /// Old messages expire.
     Expire,
     /// The clock of a node jumps.
     ClockJump,
-    /// All is quiet for longer than versions and messages are kept.
+    /// Nothing happens for longer than versions and messages are kept.
     LongQuiet,
-    /// The application holds the write lock while the sidecar wants it.
+    /// The application holds the write lock while the sidecar needs it.
     Lock,
     /// The application of one node changes its schema; the others follow later.
     Migrate,
 }
 
-/// All faults, with the most weight that a seed may give them.
-const FAULTS: [(What, u64); 17] = [
-    (What::Sync, 12),
-    (What::Crash, 10),
-    (What::PowerCut, 10),
-    (What::Cut, 12),
-    (What::OneWay, 8),
-    (What::Ghost, 20),
-    (What::ConsumerLost, 8),
-    (What::Redeliver, 10),
-    (What::RollBack, 8),
-    (What::Hole, 6),
-    (What::Recreate, 4),
-    (What::Expire, 6),
-    (What::ClockJump, 8),
-    (What::LongQuiet, 3),
-    (What::Lock, 10),
-    (What::Start, 10),
-    (What::Heal, 20),
+/// All faults, with the greatest weight that a seed may give them.
+const FAULTS: [(ActionKind, u64); 17] = [
+    (ActionKind::Sync, 12),
+    (ActionKind::Crash, 10),
+    (ActionKind::PowerCut, 10),
+    (ActionKind::Cut, 12),
+    (ActionKind::OneWay, 8),
+    (ActionKind::Ghost, 20),
+    (ActionKind::ConsumerLost, 8),
+    (ActionKind::Redeliver, 10),
+    (ActionKind::RollBack, 8),
+    (ActionKind::Hole, 6),
+    (ActionKind::Recreate, 4),
+    (ActionKind::Expire, 6),
+    (ActionKind::ClockJump, 8),
+    (ActionKind::LongQuiet, 3),
+    (ActionKind::Lock, 10),
+    (ActionKind::Start, 10),
+    (ActionKind::Heal, 20),
 ];
 
 /// One action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Action {
-    /// What.
-    pub what: What,
-    /// At which node.
+    /// The kind.
+    pub kind: ActionKind,
+    /// The index of the node.
     pub node: usize,
-    /// Decides the rest.
+    /// The seed for the details.
     pub seed: u64,
 }
 
-/// What may happen to a request on its way, in percent.
+/// The possible faults of a request, in percent.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Fates {
-    /// Never arrives.
+    /// The request never arrives.
     pub lost: u64,
-    /// Is done, and nobody hears of it.
+    /// The request is executed, and its answer is lost.
     pub deaf: u64,
-    /// Arrives after its sender gave up.
+    /// The request arrives after its sender gave up.
     pub late: u64,
-    /// Is answered twice.
+    /// The request is answered twice.
     pub doubled: u64,
     /// A signal to one node is lost.
     pub signal_lost: u64,
@@ -106,32 +106,32 @@ pub struct Fates {
 /// The shape of the application's work.
 #[derive(Clone, Copy, Debug)]
 pub struct Work {
-    /// How many keys each table has.
+    /// The number of keys in each table.
     pub keys: u64,
-    /// How many values a unique column takes.
+    /// The number of values in a unique column.
     pub values: u64,
-    /// Weights of the statements (`application`).
+    /// The weights of the statements (`application`).
     pub statements: [u64; 10],
-    /// Statements in a transaction, at most.
+    /// The most statements in a transaction.
     pub statements_max: u64,
-    /// Bytes that a value is filled up with, at most.
+    /// The most filler bytes of a value.
     pub filler: u64,
 }
 
-/// A whole world, before it begins.
+/// A whole world before its start.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// What decided it.
+    /// The seed of the plan.
     pub seed: u64,
-    /// How many nodes.
+    /// The number of nodes.
     pub nodes: usize,
-    /// How many streams.
+    /// The number of streams.
     pub shards: u32,
-    /// Shrunken limits.
+    /// The limits, often reduced.
     pub limits: Limits,
-    /// What the server takes at most.
+    /// The largest payload of the server.
     pub max_payload: usize,
-    /// Batches may be split: then no pair is whole at every moment.
+    /// Whether batches may be split. Then pairs are not whole at every moment.
     pub splits: bool,
     /// The clocks: skew in milliseconds, drift in millionths.
     pub clocks: Vec<(i64, i64)>,
@@ -139,15 +139,15 @@ pub struct Plan {
     pub fates: Fates,
     /// Application.
     pub work: Work,
-    /// Milliseconds that pass with a tick, at most.
+    /// The most milliseconds of a tick.
     pub tick_ms: i64,
-    /// Nodes whose databases have rows before they join.
+    /// The nodes whose databases have rows before they join.
     pub populated: bool,
-    /// What happens.
+    /// The actions.
     pub actions: Vec<Action>,
 }
 
-/// Once in so many cases a bound is shrunken.
+/// A bound is reduced once in this many cases.
 const SHRINK_PERCENT: u64 = 35;
 
 fn limits(rng: &mut Rng) -> (Limits, bool) {
@@ -169,8 +169,8 @@ fn limits(rng: &mut Rng) -> (Limits, bool) {
         splits = true;
     }
     if splits {
-        // What is published again in pieces may show half of a transaction that was lost.
-        limits.relog_rows_max = limits.batch_entries_max.min(6);
+        // Rows that are republished in pieces may show half of a lost transaction.
+        limits.republish_rows_max = limits.batch_entries_max.min(6);
     }
     if shrink(rng) {
         limits.apply_rows_max = rng.range(1, 8).cast_unsigned();
@@ -208,7 +208,7 @@ fn work(rng: &mut Rng) -> Work {
 }
 
 impl Plan {
-    /// What a seed says. `actions_max` bounds the length.
+    /// Makes the plan of a seed. `actions_max` bounds the length.
     pub fn from_seed(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
         let nodes = rng.pick(&[2, 2, 3, 3, 3, 4]);
@@ -241,58 +241,67 @@ impl Plan {
             actions: Vec::new(),
         };
         plan.actions = actions(&mut rng, nodes);
-        // What was lost and whose position has expired since, before its publisher looked, leaves
-        // no trace that anybody could find: that takes a node that was away for longer than the
-        // stream keeps its messages.
-        if plan.has(What::RollBack) || plan.has(What::Hole) {
-            plan.actions.retain(|a| a.what != What::Expire);
+        // A message that was lost, and whose position expired before its publisher checked it,
+        // leaves no trace. This needs a node that was away for longer than the stream keeps its
+        // messages.
+        if plan.has(ActionKind::RollBack) || plan.has(ActionKind::Hole) {
+            plan.actions.retain(|a| a.kind != ActionKind::Expire);
         }
         plan.migrate();
         plan
     }
 
-    /// Some worlds change their schema. From a stream of its own, so that the other worlds stay
-    /// what they were.
+    /// Some worlds change their schema. A separate stream of random numbers keeps the other worlds
+    /// unchanged.
     fn migrate(&mut self) {
         let mut rng = Rng::new(self.seed ^ 0x5c4e_3a00_0000_0001);
         if rng.chance(20) {
             for _ in 0..rng.range(1, 7) {
-                let action =
-                    Action { what: What::Migrate, node: rng.index(self.nodes), seed: rng.bits() };
+                let action = Action {
+                    kind: ActionKind::Migrate,
+                    node: rng.index(self.nodes),
+                    seed: rng.bits(),
+                };
                 self.actions.insert(rng.index(self.actions.len()), action);
             }
         }
     }
 
-    /// Whether an action of this kind is in it.
-    pub fn has(&self, what: What) -> bool {
-        self.actions.iter().any(|a| a.what == what)
+    /// Returns whether the plan has an action of this kind.
+    pub fn has(&self, kind: ActionKind) -> bool {
+        self.actions.iter().any(|a| a.kind == kind)
     }
 
-    /// Whether the broker loses what it acknowledged.
+    /// Returns whether the broker loses acknowledged messages.
     pub fn broker_loses(&self) -> bool {
-        [What::RollBack, What::Hole, What::Recreate, What::Expire].iter().any(|w| self.has(*w))
+        [ActionKind::RollBack, ActionKind::Hole, ActionKind::Recreate, ActionKind::Expire]
+            .iter()
+            .any(|w| self.has(*w))
     }
 }
 
 fn actions(rng: &mut Rng, nodes: usize) -> Vec<Action> {
-    let mut weights: Vec<(What, u64)> = vec![
-        (What::App, rng.range(20, 60).cast_unsigned()),
-        (What::Pump, rng.range(60, 300).cast_unsigned()),
-        (What::Tick, rng.range(10, 60).cast_unsigned()),
+    let mut weights: Vec<(ActionKind, u64)> = vec![
+        (ActionKind::App, rng.range(20, 60).cast_unsigned()),
+        (ActionKind::Pump, rng.range(60, 300).cast_unsigned()),
+        (ActionKind::Tick, rng.range(10, 60).cast_unsigned()),
     ];
-    for (what, most) in FAULTS {
+    for (kind, most) in FAULTS {
         if rng.chance(35) {
-            weights.push((what, rng.range(1, most.cast_signed()).cast_unsigned()));
+            weights.push((kind, rng.range(1, most.cast_signed()).cast_unsigned()));
         }
     }
-    // What goes down must come up again.
-    let needs = |what: &[What]| weights.iter().any(|(w, _)| what.contains(w));
-    let (dies, cut) =
-        (needs(&[What::Crash, What::PowerCut]), needs(&[What::Cut, What::OneWay, What::RollBack]));
-    for (what, needed) in [(What::Start, dies), (What::Heal, cut), (What::Sync, dies)] {
-        if needed && !weights.iter().any(|(w, _)| *w == what) {
-            weights.push((what, rng.range(5, 25).cast_unsigned()));
+    // Everything that ends must be able to start again.
+    let needs = |kind: &[ActionKind]| weights.iter().any(|(w, _)| kind.contains(w));
+    let (dies, cut) = (
+        needs(&[ActionKind::Crash, ActionKind::PowerCut]),
+        needs(&[ActionKind::Cut, ActionKind::OneWay, ActionKind::RollBack]),
+    );
+    for (kind, needed) in
+        [(ActionKind::Start, dies), (ActionKind::Heal, cut), (ActionKind::Sync, dies)]
+    {
+        if needed && !weights.iter().any(|(w, _)| *w == kind) {
+            weights.push((kind, rng.range(5, 25).cast_unsigned()));
         }
     }
     let total = weights.iter().map(|(_, w)| w).sum();
@@ -300,15 +309,15 @@ fn actions(rng: &mut Rng, nodes: usize) -> Vec<Action> {
     (0..length)
         .map(|_| {
             let mut at = rng.below(total);
-            let what = weights
+            let kind = weights
                 .iter()
                 .find(|(_, w)| {
                     let here = at < *w;
                     at = at.saturating_sub(*w);
                     here
                 })
-                .map_or(What::Pump, |(what, _)| *what);
-            Action { what, node: rng.index(nodes), seed: rng.bits() }
+                .map_or(ActionKind::Pump, |(kind, _)| *kind);
+            Action { kind, node: rng.index(nodes), seed: rng.bits() }
         })
         .collect()
 }

@@ -1,11 +1,11 @@
-//! The only source of chance: splitmix64, so that one number decides a whole world.
+//! The only source of random numbers: splitmix64, so that one number decides a whole world.
 
 /// A stream of random numbers.
 #[derive(Clone, Debug)]
 pub struct Rng(u64);
 
 impl Rng {
-    /// The stream that a seed begins.
+    /// Starts the stream of a seed.
     pub fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x1234_5678_9abc_def0)
     }
@@ -39,7 +39,7 @@ impl Rng {
         self.below(100) < percent
     }
 
-    /// One of them.
+    /// Returns one of the values.
     pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.index(of.len())]
     }

@@ -1,13 +1,13 @@
-//! Makes a failing plan small enough to read: fewer faults, fewer actions, quieter settings, as
-//! long as it fails alike.
+//! Makes a failing plan small enough to read: fewer faults, fewer actions, quieter settings, while
+//! it still fails in the same way.
 
-use crate::plan::{Fates, Plan, What};
+use crate::plan::{ActionKind, Fates, Plan};
 use crate::world::run;
 
-/// Lives at most so many worlds on the way.
+/// The most worlds to try.
 const WORLDS_MAX: u32 = 3_000;
 
-/// A failure is alike if it begins alike but for numbers.
+/// Two failures are the same if they start with the same text, numbers excepted.
 fn kind(failure: &str) -> String {
     failure.chars().filter(|c| !c.is_ascii_digit()).take(48).collect()
 }
@@ -31,39 +31,39 @@ impl Shrinker {
     }
 }
 
-/// The smallest plan found that fails as this one does; the plan itself if it does not fail.
+/// Returns the smallest found plan with the same failure; the plan itself if it does not fail.
 pub fn shrink(plan: &Plan) -> Plan {
     let Some(failure) = run(plan, false).failure else { return plan.clone() };
     let mut shrinker = Shrinker { wanted: kind(&failure), worlds: 0 };
     let mut best = plan.clone();
     let kinds = [
-        What::Migrate,
-        What::Ghost,
-        What::Redeliver,
-        What::ConsumerLost,
-        What::Lock,
-        What::ClockJump,
-        What::LongQuiet,
-        What::Recreate,
-        What::Hole,
-        What::RollBack,
-        What::Expire,
-        What::OneWay,
-        What::PowerCut,
-        What::Crash,
-        What::Cut,
-        What::Sync,
-        What::Start,
-        What::Heal,
+        ActionKind::Migrate,
+        ActionKind::Ghost,
+        ActionKind::Redeliver,
+        ActionKind::ConsumerLost,
+        ActionKind::Lock,
+        ActionKind::ClockJump,
+        ActionKind::LongQuiet,
+        ActionKind::Recreate,
+        ActionKind::Hole,
+        ActionKind::RollBack,
+        ActionKind::Expire,
+        ActionKind::OneWay,
+        ActionKind::PowerCut,
+        ActionKind::Crash,
+        ActionKind::Cut,
+        ActionKind::Sync,
+        ActionKind::Start,
+        ActionKind::Heal,
     ];
-    for what in kinds.into_iter().filter(|w| plan.has(*w)) {
-        if let Some(smaller) = shrinker.without(&best, |p| p.actions.retain(|a| a.what != what)) {
+    for kind in kinds.into_iter().filter(|w| plan.has(*w)) {
+        if let Some(smaller) = shrinker.without(&best, |p| p.actions.retain(|a| a.kind != kind)) {
             best = smaller;
         }
     }
     for node in 0..best.nodes {
         if let Some(smaller) = shrinker
-            .without(&best, |p| p.actions.retain(|a| a.node != node || a.what == What::Tick))
+            .without(&best, |p| p.actions.retain(|a| a.node != node || a.kind == ActionKind::Tick))
         {
             best = smaller;
         }
@@ -84,7 +84,7 @@ pub fn shrink(plan: &Plan) -> Plan {
     fewer_actions(&mut shrinker, best)
 }
 
-/// Leaves out ever smaller pieces.
+/// Removes smaller and smaller groups of actions.
 fn fewer_actions(shrinker: &mut Shrinker, mut best: Plan) -> Plan {
     let mut piece = (best.actions.len() / 2).max(1);
     loop {

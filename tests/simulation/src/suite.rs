@@ -1,4 +1,4 @@
-//! Many worlds at once: for the tests and the `sim` program.
+//! Runs many worlds at once, for the tests and the `sim` program.
 
 use crate::coverage::Marks;
 use crate::plan::Plan;
@@ -7,40 +7,40 @@ use harmonylite::model::planted_bugs::{Bug, plant};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Which worlds.
+/// The worlds to run.
 #[derive(Clone, Copy, Debug)]
 pub struct Suite {
     /// The first seed.
     pub start: u64,
-    /// How many at most.
+    /// The most worlds.
     pub seeds: u64,
-    /// No new world after so many seconds.
+    /// The seconds after which no new world starts.
     pub seconds: Option<u64>,
-    /// Threads; a world itself has none.
+    /// The number of threads. A single world uses no threads.
     pub threads: usize,
-    /// A defect that is switched on.
+    /// The planted bug to switch on.
     pub bug: Option<Bug>,
-    /// Go on after a failure.
+    /// Whether to continue after a failure.
     pub keep_going: bool,
 }
 
-/// What they came to.
+/// The results of a suite.
 #[derive(Debug, Default)]
 pub struct Result {
     /// Counts.
     pub marks: Marks,
-    /// Worlds lived through.
+    /// The number of worlds.
     pub worlds: u64,
-    /// Transactions of all applications.
+    /// The number of transactions of all applications.
     pub transactions: u64,
-    /// Seeds with their failures, in order.
+    /// The failed seeds and their failures, in order.
     pub failed: Vec<(u64, String)>,
-    /// How long it took.
+    /// The elapsed time.
     pub seconds: f64,
 }
 
-/// Lives through them.
-// The only real clock here: it decides when to stop, never what happens in a world.
+/// Runs the worlds.
+// This is the only real clock here. It decides when to stop, and never affects a world.
 #[allow(clippy::disallowed_methods)]
 pub fn run_suite(suite: &Suite) -> Result {
     let began = std::time::Instant::now();
@@ -82,8 +82,8 @@ pub fn run_suite(suite: &Suite) -> Result {
     result
 }
 
-/// The line that repeats a failure.
-pub fn again(seed: u64, bug: Option<Bug>) -> String {
+/// Returns the command that repeats a failure.
+pub fn repeat_command(seed: u64, bug: Option<Bug>) -> String {
     let bug = bug.map_or(String::new(), |b| format!(" --bug {b:?}"));
     format!("cargo run -p harmonylite-simulation --bin sim -- --seed {seed}{bug} --shrink")
 }

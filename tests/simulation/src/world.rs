@@ -1,5 +1,5 @@
-//! One world: nodes, a broker, true time; lives through the actions of its plan, heals, drains, and
-//! is judged.
+//! One world with nodes, a broker and true time. It runs the actions of its plan, heals, drains,
+//! and is checked.
 
 use crate::application::{self, TABLES};
 use crate::broker::SimBroker;
@@ -9,26 +9,26 @@ use crate::describe;
 use crate::network::{Actor, Served};
 use crate::node::Node;
 use crate::oracle::{Oracle, Version};
-use crate::plan::{Action, Fates, Plan, What};
+use crate::plan::{Action, ActionKind, Fates, Plan};
 use crate::rng::Rng;
 use harmonylite::actor::{Fatal, Step};
 use harmonylite::broker::BrokerEvent;
 use std::collections::BTreeMap;
 
-/// What a world came to.
+/// The result of a world.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// Why it failed.
+    /// The reason of a failure.
     pub failure: Option<String>,
-    /// What happened, if it was asked for.
+    /// The trace, if it was requested.
     pub trace: Vec<String>,
     /// Counts.
     pub marks: Marks,
-    /// Committed transactions of all applications.
+    /// The number of committed transactions of all applications.
     pub transactions: u64,
 }
 
-/// A world that goes on.
+/// A running world.
 pub struct World<'p> {
     pub(crate) plan: &'p Plan,
     pub(crate) nodes: Vec<Node>,
@@ -37,27 +37,27 @@ pub struct World<'p> {
     pub(crate) marks: Marks,
     pub(crate) fates: Fates,
     pub(crate) true_ms: i64,
-    /// Versions may be missing from now on.
+    /// Whether versions may be missing from now on.
     pub(crate) pruned: bool,
-    /// For each node: how many checks its process had passed when the broker last lost something,
-    /// and when its power was last cut.
+    /// For each node: the number of passed checks of its process when the broker last lost
+    /// something, and when its power was last cut.
     pub(crate) unseen_loss: Vec<Option<u64>>,
     pub(crate) unseen_cut: Vec<Option<u64>>,
     /// The highest level of the schema that any node has had.
     pub(crate) level_max: i64,
     traced: bool,
     trace: Vec<String>,
-    /// For each node and table the versions as last seen: they only grow.
+    /// The last seen versions of each node and table. They only grow.
     pub(crate) seen: Vec<Vec<BTreeMap<String, Version>>>,
     pub(crate) sites: Vec<i64>,
     pub(crate) absorbed: Vec<i64>,
     transactions_tried: u64,
 }
 
-/// Rounds of the last drain, at most: a world that needs more never comes to rest.
+/// The most rounds of the last drain. A world that needs more never comes to rest.
 const DRAIN_ROUNDS_MAX: u32 = 80;
 
-/// Lives through a plan.
+/// Runs a plan.
 pub fn run(plan: &Plan, traced: bool) -> Outcome {
     let mut world = match World::new(plan, traced) {
         Ok(world) => world,
@@ -148,7 +148,7 @@ impl<'p> World<'p> {
         Ok(())
     }
 
-    /// Heals everything, lets the nodes come to rest, and compares them with each other and with
+    /// Heals all faults, lets the nodes come to rest, and compares them with each other and with
     /// the oracle.
     pub(crate) fn heal_and_judge(&mut self) -> Result<(), String> {
         self.heal()?;
@@ -159,15 +159,15 @@ impl<'p> World<'p> {
     fn act(&mut self, action: Action) -> Result<(), String> {
         let mut rng = Rng::new(action.seed);
         let n = action.node % self.nodes.len();
-        match action.what {
-            What::App => self.application(n, &mut rng)?,
-            What::Pump => self.pump(n, &mut rng)?,
-            What::Tick => {
-                // Mostly a little, now and then so much that deadlines pass.
+        match action.kind {
+            ActionKind::App => self.application(n, &mut rng)?,
+            ActionKind::Pump => self.pump(n, &mut rng)?,
+            ActionKind::Tick => {
+                // Mostly a short time, and sometimes long enough that deadlines pass.
                 let most = if rng.chance(10) { 12_000 } else { self.plan.tick_ms };
                 self.true_ms += rng.range(0, most);
             }
-            _ => self.fault(action.what, n, &mut rng)?,
+            _ => self.fault(action.kind, n, &mut rng)?,
         }
         Ok(())
     }
@@ -175,7 +175,7 @@ impl<'p> World<'p> {
     pub(crate) fn application(&mut self, n: usize, rng: &mut Rng) -> Result<(), String> {
         self.transactions_tried += 1;
         let tag = format!("n{n}t{}", self.transactions_tried);
-        // The clock of the application is the node's.
+        // The application reads the node's clock.
         self.nodes[n].clock.now(self.true_ms);
         let said = application::transaction(&self.nodes[n].app, &self.plan.work, rng, &tag)
             .map_err(sql)?;
@@ -216,8 +216,8 @@ impl<'p> World<'p> {
         Ok(true)
     }
 
-    /// A late request of the process before can take the lease from this one, which then ends; it
-    /// is started again.
+    /// A late request of the previous process can take the lease from this one, which then ends. It
+    /// is restarted.
     fn survive(&mut self, n: usize, result: Result<(), Fatal>) -> Result<(), String> {
         match result {
             Err(Fatal::SecondNode { place, .. })
@@ -338,7 +338,7 @@ impl<'p> World<'p> {
         self.nodes[n].process.as_ref().map_or(0, |p| p.inbound.checks_passed())
     }
 
-    /// Whether a node has not passed a check since.
+    /// Returns whether a node has not passed a check since the loss.
     pub(crate) fn is_unseen(&self, since: &[Option<u64>], n: usize) -> bool {
         since[n].is_some_and(|passed| self.checks_passed(n) <= passed)
     }
@@ -348,7 +348,7 @@ impl<'p> World<'p> {
         self.fates = Fates::default();
         for n in 0..self.nodes.len() {
             self.start(n)?;
-            // Loss of what was acknowledged is noticed at a reconnect.
+            // Nodes notice the loss of acknowledged messages at a reconnect.
             if self.plan.broker_loses() || !self.nodes[n].link.sends || !self.nodes[n].link.hears {
                 self.cut(n, &mut Rng::new(1));
             }
@@ -386,12 +386,12 @@ impl<'p> World<'p> {
                 }
             }
             rested = if self.is_at_rest() { rested + 1 } else { 0 };
-            // At rest also after some time has passed: what only time makes due has had its turn.
+            // The world must also be at rest after some time, when the work that is due by time
+            // alone is done.
             if rested >= 3 {
                 return Ok(());
             }
-            // What waits for long (an incomplete batch is given up after ten minutes) gets its
-            // time.
+            // Long waits (an incomplete batch is given up after ten minutes) get enough time.
             self.true_ms += if round < 40 { 1_100 } else { 61_000 };
             for node in &mut self.nodes {
                 node.wake();
@@ -426,7 +426,7 @@ impl<'p> World<'p> {
         for (n, node) in self.nodes.iter().enumerate() {
             let Some(p) = &node.process else { continue };
             for (is, what) in [
-                (!p.inbound.is_linked(), "not linked"),
+                (!p.inbound.is_connected(), "not linked"),
                 (!p.inbound.is_drained(), "inbound not drained"),
                 (!p.outbound.is_drained(), "outbound not drained"),
                 (!p.inbound.is_joined(), "not joined"),

@@ -1,4 +1,4 @@
-//! The simulated broker does what a real one does: the same list of behaviours runs on both.
+//! The simulated broker behaves like a real one: the same list of behaviours runs on both.
 
 use harmonylite::broker::{Broker, BrokerEvent, Request, Ticket};
 use harmonylite::model::ids::{NodeId, StreamSeq};
@@ -14,13 +14,13 @@ use std::collections::VecDeque;
 const MAX_PAYLOAD: usize = 64 << 10;
 
 #[derive(Default)]
-struct Simulated {
+struct SimulatedBroker {
     broker: SimBroker,
     clients: Vec<(Connection, Handle, VecDeque<BrokerEvent>)>,
     passed_ms: u64,
 }
 
-impl Subject for Simulated {
+impl Subject for SimulatedBroker {
     fn connect(&mut self, node: NodeId) -> usize {
         self.broker.at(BEGIN_MS);
         let mut connection = Connection::new(node, MAX_PAYLOAD);
@@ -80,7 +80,7 @@ fn the_simulated_broker_conforms() {
     let failed: Vec<String> = BEHAVIOURS
         .iter()
         .filter_map(|(name, behaviour)| {
-            behaviour(&mut Simulated::default()).err().map(|why| format!("{name}: {why}"))
+            behaviour(&mut SimulatedBroker::default()).err().map(|why| format!("{name}: {why}"))
         })
         .collect();
     assert!(failed.is_empty(), "{failed:#?}");

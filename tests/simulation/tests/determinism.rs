@@ -1,5 +1,4 @@
-//! The same seed twice gives the same trace, byte for byte. Everything else here rests on this, so
-//! it comes first.
+//! The same seed always gives the same trace, byte for byte. All other tests here depend on this.
 
 use harmonylite_simulation::run_seed;
 

@@ -1,13 +1,14 @@
-//! The simulation can bite: each planted bug is found within a stated number of worlds.
+//! The simulation finds each planted bug within a stated number of worlds.
 //!
-//! A bug that is not found here would mean that the worlds do not meet what it breaks; then the
-//! worlds must get worse.
+//! A bug that is not found would show that the worlds do not cover the broken rule. Then the worlds
+//! must become harder.
 
 use harmonylite::model::planted_bugs::{BUGS, Bug};
 use harmonylite_simulation::suite::{Suite, run_suite};
 
-/// It must be found within so many worlds, from this seed on. (The rare ones begin near a world
-/// that finds them, so that the test stays short; from 0 on they take 1,019 to 6,044 worlds.)
+/// Returns the number of worlds within which a bug must be found, and the first seed. (Rare bugs
+/// start near a world that finds them, so that the test stays short. From 0 on they take 1,019 to
+/// 6,044 worlds.)
 fn bound(bug: Bug) -> (u64, u64) {
     match bug {
         Bug::NoAbsorbFirst | Bug::MergedEntries | Bug::NoPlusOne | Bug::TieBroken => (0, 50),

@@ -1,8 +1,7 @@
-//! Five thousand worlds, the same ones each time, and every fault and repair in them must have
-//! happened.
+//! Runs five thousand worlds, the same ones each time. Every fault and repair must happen in them.
 
 use harmonylite_simulation::coverage::EXPECTED;
-use harmonylite_simulation::suite::{Suite, again, run_suite};
+use harmonylite_simulation::suite::{Suite, repeat_command, run_suite};
 
 #[test]
 fn no_world_loses_a_write_or_diverges() {
@@ -15,7 +14,7 @@ fn no_world_loses_a_write_or_diverges() {
         keep_going: false,
     });
     if let Some((seed, failure)) = result.failed.first() {
-        panic!("seed {seed}: {failure}\nagain: {}", again(*seed, None));
+        panic!("seed {seed}: {failure}\nagain: {}", repeat_command(*seed, None));
     }
     println!(
         "{} worlds, {} transactions, {:.1} s",

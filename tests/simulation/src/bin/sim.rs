@@ -1,10 +1,10 @@
-//! Lives through worlds: `sim --seeds N`, or `sim --seed X --shrink` for one that failed.
+//! Runs worlds: `sim --seeds N`, or `sim --seed X --shrink` for one that failed.
 
 use harmonylite::model::planted_bugs::{BUGS, Bug, plant};
 use harmonylite_simulation::coverage::EXPECTED;
 use harmonylite_simulation::plan::Plan;
 use harmonylite_simulation::shrink::shrink;
-use harmonylite_simulation::suite::{Suite, again, run_suite};
+use harmonylite_simulation::suite::{Suite, repeat_command, run_suite};
 use harmonylite_simulation::world::run;
 use std::process::ExitCode;
 
@@ -12,7 +12,7 @@ const HELP: &str =
     "sim [--seeds N] [--start S] [--seconds T] [--threads N] [--bug NAME] [--keep-going] [--quiet]
 sim --seed X [--bug NAME] [--shrink]      one world, with its trace";
 
-/// From so many worlds on every fault and repair must have happened.
+/// In a run of at least this many worlds every fault and repair must happen.
 const COVERAGE_WORLDS_MIN: u64 = 1_000;
 
 #[derive(Default)]
@@ -109,7 +109,7 @@ fn many(options: &Options) -> bool {
     });
     for (seed, failure) in &result.failed {
         println!("seed {seed}: {}", failure.chars().take(600).collect::<String>());
-        println!("    again: {}", again(*seed, options.bug));
+        println!("    again: {}", repeat_command(*seed, options.bug));
     }
     if !options.quiet {
         for (mark, count) in result.marks.iter() {
