@@ -1,6 +1,6 @@
 //! `-schema-status`: the replicated tables of this database with their hashes.
 
-use super::table::table;
+use super::table::{paragraph, table};
 use super::{database, progress, show};
 use crate::db::schema::{Schema, inspect};
 use crate::settings::Settings;
@@ -8,7 +8,6 @@ use crate::store::tables;
 use anyhow::{Context, Result};
 use data_encoding::HEXLOWER;
 use rusqlite::Connection;
-use std::fmt::Write as _;
 use std::process::ExitCode;
 
 /// Prints the table.
@@ -42,7 +41,7 @@ fn text(db: &Connection, schema: &Schema) -> Result<String> {
         table(&["table", "hash", "state"], 3, rows)
     );
     for skipped in &schema.skipped {
-        let _ = writeln!(out, "not replicated: {}: {}", skipped.name, skipped.reason);
+        out += &paragraph(&format!("not replicated: {}: {}", skipped.name, skipped.reason), 0);
     }
     Ok(out)
 }

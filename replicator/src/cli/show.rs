@@ -12,10 +12,12 @@ pub(crate) fn print(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// Formats a span of time in its two greatest units.
+/// Formats a span of time in its two greatest units; milliseconds only below a second.
 pub(crate) fn span(ms: i64) -> String {
-    let exact = humantime::format_duration(Duration::from_millis(ms.max(0).unsigned_abs()));
-    exact.to_string().split(' ').take(2).collect::<Vec<_>>().join(" ")
+    let exact = Duration::from_millis(ms.max(0).unsigned_abs());
+    let shown = if ms < 1_000 { exact } else { Duration::from_secs(exact.as_secs()) };
+    let units = humantime::format_duration(shown).to_string();
+    units.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
 /// Formats how long ago a time was; "never" for 0.
@@ -44,7 +46,7 @@ mod tests {
     fn spans_and_sizes_read_well() {
         assert_eq!(
             [-1, 5, 1_500, 65_000, 3_700_000, 90_000_000].map(span),
-            ["0s", "5ms", "1s 500ms", "1m 5s", "1h 1m", "1day 1h"]
+            ["0s", "5ms", "1s", "1m 5s", "1h 1m", "1day 1h"]
         );
         assert_eq!([5, 1_500, 2_000_000].map(bytes), ["5 B", "1.5 kB", "2.0 MB"]);
         assert_eq!((ago(0, 5), ago(1_000, 2_000)), ("never".to_owned(), "1s ago".to_owned()));

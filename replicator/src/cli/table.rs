@@ -11,14 +11,17 @@ use comfy_table::{
 const LABEL: u16 = 13;
 /// A narrower terminal gets long lines too.
 const TERMINAL_MIN: u16 = 40;
+/// A narrower terminal gets one space between columns, a wider one two.
+const TERMINAL_WIDE: u16 = 80;
 
 /// Formats rows of cells in aligned columns. Those from `numbers` on are aligned to the right.
 pub(crate) fn table(header: &[&str], numbers: usize, rows: Vec<Vec<String>>) -> String {
     let mut table = borderless();
     table.set_header(header.iter().map(|name| label(name, None)));
     table.add_rows(rows);
+    let gap = if table.width().is_some_and(|width| width < TERMINAL_WIDE) { 1 } else { 2 };
     for (i, column) in table.column_iter_mut().enumerate() {
-        column.set_padding((0, 2));
+        column.set_padding((0, if i + 1 < header.len() { gap } else { 0 }));
         if i >= numbers {
             column.set_cell_alignment(CellAlignment::Right);
         }

@@ -11,7 +11,7 @@ const PLAIN_EVERY_MS: u64 = 1_000;
 const STEPS: u64 = 1_000;
 const TEMPLATE: &str = "\n[{bar:24}] {msg}";
 const HEADER: [&str; 8] =
-    ["node", "state", "rows", "written/s", "received/s", "lag ms", "pending", "conflicts"];
+    ["node", "state", "rows", "out/s", "in/s", "lag ms", "pending", "conflicts"];
 
 /// One node's line.
 pub(super) struct Line {
@@ -52,7 +52,7 @@ impl Screen {
     pub(super) fn show(&mut self, frame: &Frame) {
         if !self.bar.is_hidden() {
             self.bar.set_position((frame.progress.clamp(0.0, 1.0) * STEPS as f64) as u64);
-            self.bar.set_message(format!("{}\n{}", frame.phase, nodes(frame)));
+            self.bar.set_message(format!("{}\n{}", frame.phase, nodes(frame).trim_end()));
         } else if frame.elapsed_ms >= self.next_plain_ms {
             self.next_plain_ms = frame.elapsed_ms + PLAIN_EVERY_MS;
             show::print(&plain(frame));
@@ -172,9 +172,9 @@ mod tests {
         );
         assert_eq!(
             nodes(&frame),
-            "node  state        rows  written/s  received/s  lag ms  pending  conflicts\n\
-            1     replicating   500         10          20      21        7          3\n\
-            2     killed          0          0           0       -        -          -\n"
+            "node  state        rows  out/s  in/s  lag ms  pending  conflicts\n\
+            1     replicating   500     10    20      21        7          3\n\
+            2     killed          0      0     0       -        -          -\n"
         );
     }
 }
