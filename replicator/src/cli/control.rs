@@ -60,7 +60,8 @@ pub(crate) fn ask(owner: Option<&Owner>, method: &str, path: &str) -> Result<Ans
 
 /// Waits.
 pub(crate) fn pause(time: Duration) -> Result<()> {
-    runtime()?.block_on(tokio::time::sleep(time));
+    // A timer must be made inside the runtime.
+    runtime()?.block_on(async { tokio::time::sleep(time).await });
     Ok(())
 }
 
@@ -127,5 +128,10 @@ mod tests {
         let answer = ask(Some(&owner), "POST", "/quarantine/5/retry").unwrap();
         assert_eq!((answer.status, answer.body.as_str()), (202, "fine"));
         assert_eq!(node.join().unwrap(), "POST /quarantine/5/retry HTTP/1.1");
+    }
+
+    #[test]
+    fn a_pause_ends() {
+        pause(Duration::from_millis(1)).unwrap();
     }
 }
