@@ -4,6 +4,7 @@
 //! Writes `inside.rs` into OUT_DIR, which `embedded/binary.rs` includes: a constant `INSIDE`, which
 //! is `None` in a plain build.
 
+use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 use std::error::Error;
 use std::path::Path;
@@ -29,8 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn pack(program: &Path, out: &Path) -> Result<String, Box<dyn Error>> {
     println!("cargo::rerun-if-changed={}", program.display());
     let content = std::fs::read(program)?;
-    let digest: String =
-        Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = HEXLOWER.encode(&Sha256::digest(&content));
     let said = Command::new(program).arg("-v").output()?;
     let said = String::from_utf8(said.stdout)?;
     let version = said

@@ -1,8 +1,9 @@
 //! The report: measured values, their floors, and the last baseline.
 
 use anyhow::{Context, Result};
+use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, Table};
 use serde::{Deserialize, Serialize};
-use std::fmt::Write as _;
 use std::path::Path;
 
 const BASELINE: &str = include_str!("../baseline.json");
@@ -61,10 +62,8 @@ impl Report {
     /// Returns a table for people, next to the stored baseline.
     pub(crate) fn table(&self) -> String {
         let baseline: Self = serde_json::from_str(BASELINE).unwrap_or_default();
-        let mut out = format!(
-            "\n{:<28} {:>10}  {:<10} {:>12}  {:<7} {:>10}\n",
-            "", "measured", "", "floor", "", "baseline"
-        );
+        let mut table = Table::new();
+        table.load_style(NOTHING).set_header(["", "measured", "", "floor", "", "baseline"]);
         for m in &self.measured {
             let before = baseline
                 .measured
@@ -80,15 +79,12 @@ impl Report {
                     (format!("<= {}", digits(most)), if m.passed { "ok" } else { "MISSED" })
                 }
             };
-            let _ = writeln!(
-                out,
-                "{:<28} {:>10}  {:<10} {floor:>12}  {verdict:<7} {before:>10}",
-                m.name,
-                digits(m.value),
-                m.unit
-            );
+            table.add_row([&m.name, &digits(m.value), &m.unit, &floor, verdict, &before]);
         }
-        out
+        for numbers in table.column_iter_mut().skip(1).step_by(2) {
+            numbers.set_cell_alignment(CellAlignment::Right);
+        }
+        format!("\n{}\n", table.trim_fmt())
     }
 
     /// Writes the results as JSON, for programs.

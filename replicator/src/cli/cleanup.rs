@@ -1,6 +1,6 @@
 //! `harmonylite cleanup`: removes everything of ours, and of HarmonyLite (Go), from a database.
 
-use super::{database, show};
+use super::{database, progress, show};
 use crate::capture::install;
 use crate::db::lockfile::Lock;
 use crate::settings::Settings;
@@ -11,7 +11,8 @@ use std::process::ExitCode;
 
 /// Removes triggers, views and tables in one transaction. Refuses while a sidecar runs.
 pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
-    let removed = remove(settings)?;
+    let name = format!("cleaning up {}", settings.db_path.display());
+    let removed = progress::during(&name, || remove(settings))?;
     let mut out = String::new();
     for name in &removed {
         let _ = writeln!(out, "removed {name}");

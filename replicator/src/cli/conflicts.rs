@@ -2,7 +2,8 @@
 
 use super::args::ConflictsAction;
 use super::exit::{Exit, Failure};
-use super::{database, restore, show};
+use super::table::{Facts, table};
+use super::{database, progress, restore, show};
 use crate::settings::Settings;
 use crate::store::conflicts::{self, Conflict};
 use anyhow::Result;
@@ -12,8 +13,14 @@ use std::process::ExitCode;
 
 /// Runs `harmonylite conflicts`.
 pub(crate) fn run(settings: &Settings, action: ConflictsAction) -> Result<ExitCode> {
+    let reading = format!("reading {}", settings.db_path.display());
+    show::print(&progress::during(&reading, || perform(settings, action))?);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn perform(settings: &Settings, action: ConflictsAction) -> Result<String> {
     let mut db = database::open_installed(&settings.db_path)?;
-    let text = match action {
+    Ok(match action {
         ConflictsAction::List { json, most } => list(&conflicts::list(&db, most.into())?, json)?,
         ConflictsAction::Show { id } => detail(&find(&db, id)?),
         ConflictsAction::Restore { id } => {
@@ -21,9 +28,7 @@ pub(crate) fn run(settings: &Settings, action: ConflictsAction) -> Result<ExitCo
             restore::restore(&mut db, &settings.table_filter()?, &conflict)?
         }
         ConflictsAction::Clear => format!("removed {} conflicts\n", conflicts::clear(&db)?),
-    };
-    show::print(&text);
-    Ok(ExitCode::SUCCESS)
+    })
 }
 
 fn find(db: &Connection, id: i64) -> Result<Conflict> {
@@ -45,9 +50,7 @@ fn list(conflicts: &[Conflict], json: bool) -> Result<String> {
     if conflicts.is_empty() {
         return Ok("no conflicts\n".to_owned());
     }
-    let mut rows =
-        vec![["id", "time", "table", "key", "reason", "losing write"].map(str::to_owned).to_vec()];
-    rows.extend(conflicts.iter().map(|c| {
+    let rows = conflicts.iter().map(|c| {
         let lost = c.content.as_deref().unwrap_or("a delete");
         vec![
             c.id.to_string(),
@@ -57,8 +60,9 @@ fn list(conflicts: &[Conflict], json: bool) -> Result<String> {
             c.reason.clone(),
             shorten(lost),
         ]
-    }));
-    Ok(show::table(&rows))
+    });
+    let header = ["id", "time", "table", "key", "reason", "losing write"];
+    Ok(table(&header, header.len(), rows.collect()))
 }
 
 fn shorten(text: &str) -> String {
@@ -71,7 +75,7 @@ fn shorten(text: &str) -> String {
 }
 
 fn detail(c: &Conflict) -> String {
-    let mut out = String::new();
+    let mut facts = Facts::new();
     let rows = [
         ("conflict", c.id.to_string()),
         ("time", show::moment(c.time_ms)),
@@ -82,15 +86,15 @@ fn detail(c: &Conflict) -> String {
         ("loser", format!("version {}", c.loser)),
     ];
     for (label, text) in rows {
-        show::line(&mut out, label, &text);
+        facts.line(label, &text);
     }
-    match restore::columns(c.content.as_deref()) {
-        Some(columns) => {
-            for (name, literal) in columns {
-                let _ = writeln!(out, "  {name} = {literal}");
-            }
-        }
-        None => show::line(&mut out, "content", "none: the losing write was a delete"),
+    let columns = restore::columns(c.content.as_deref());
+    if columns.is_none() {
+        facts.line("content", "none: the losing write was a delete");
+    }
+    let mut out = facts.text();
+    for (name, literal) in columns.into_iter().flatten() {
+        let _ = writeln!(out, "  {name} = {literal}");
     }
     let _ = writeln!(out, "to restore it: harmonylite conflicts restore {}", c.id);
     out

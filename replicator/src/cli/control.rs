@@ -1,6 +1,7 @@
 //! Sends requests to the running node of a database: HTTP over the socket that its lock file names.
 
 use super::exit::{Exit, Failure};
+use super::progress;
 use crate::db::lockfile::Owner;
 use anyhow::{Context, Result};
 use axum::body::{Body, to_bytes};
@@ -45,8 +46,11 @@ pub(crate) fn ask(owner: Option<&Owner>, method: &str, path: &str) -> Result<Ans
         )
     };
     let runtime = runtime()?;
-    let exchanged = runtime.block_on(async {
-        tokio::time::timeout(PATIENCE, exchange(&owner.socket, method, path)).await
+    let asking = format!("waiting for the node (process {})", owner.pid);
+    let exchanged = progress::during(&asking, || {
+        runtime.block_on(async {
+            tokio::time::timeout(PATIENCE, exchange(&owner.socket, method, path)).await
+        })
     });
     match exchanged {
         Ok(answer) => answer.map_err(|e| failed(format!("{e:#}")).into()),
@@ -56,7 +60,8 @@ pub(crate) fn ask(owner: Option<&Owner>, method: &str, path: &str) -> Result<Ans
 
 /// Waits.
 pub(crate) fn pause(time: Duration) -> Result<()> {
-    runtime()?.block_on(tokio::time::sleep(time));
+    // A timer must be made inside the runtime.
+    runtime()?.block_on(async { tokio::time::sleep(time).await });
     Ok(())
 }
 
@@ -123,5 +128,10 @@ mod tests {
         let answer = ask(Some(&owner), "POST", "/quarantine/5/retry").unwrap();
         assert_eq!((answer.status, answer.body.as_str()), (202, "fine"));
         assert_eq!(node.join().unwrap(), "POST /quarantine/5/retry HTTP/1.1");
+    }
+
+    #[test]
+    fn a_pause_ends() {
+        pause(Duration::from_millis(1)).unwrap();
     }
 }

@@ -1,7 +1,6 @@
 //! Sets up logging to stderr, as text or as JSON. `RUST_LOG` overrides the settings.
 
 use crate::settings::LoggingSettings;
-use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
 /// The filter without `RUST_LOG`. The NATS client's own messages about each attempt to connect are
@@ -23,7 +22,7 @@ pub(crate) fn init(settings: &LoggingSettings) {
     let outcome = if settings.format == "json" {
         builder.json().flatten_event(true).try_init()
     } else {
-        builder.with_ansi(std::io::stderr().is_terminal()).try_init()
+        builder.with_ansi(console::colors_enabled_stderr()).try_init()
     };
     // The embedding program or a test has set up logging already; keep its choice.
     drop(outcome);

@@ -11,6 +11,7 @@ mod dispatch;
 mod doctor;
 mod exit;
 mod log;
+mod progress;
 mod quarantine;
 mod restore;
 mod run;
@@ -18,6 +19,7 @@ mod schema_cluster;
 mod schema_status;
 mod show;
 mod status;
+mod table;
 mod version;
 
 use std::process::ExitCode;

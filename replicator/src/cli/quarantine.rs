@@ -2,7 +2,8 @@
 
 use super::args::QuarantineAction;
 use super::exit::{Exit, Failure};
-use super::{control, database, show};
+use super::table::table;
+use super::{control, database, progress, show};
 use crate::db::lockfile::{Sidecar, sidecar};
 use crate::settings::Settings;
 use crate::store::quarantine::{self, Entry};
@@ -13,14 +14,18 @@ use std::process::ExitCode;
 
 /// Runs `harmonylite quarantine`.
 pub(crate) fn run(settings: &Settings, action: QuarantineAction) -> Result<ExitCode> {
+    let reading = format!("reading {}", settings.db_path.display());
+    show::print(&progress::during(&reading, || perform(settings, action))?);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn perform(settings: &Settings, action: QuarantineAction) -> Result<String> {
     let db = database::open_installed(&settings.db_path)?;
-    let text = match action {
+    Ok(match action {
         QuarantineAction::List { json } => list(&quarantine::list(&db)?, json),
         QuarantineAction::Retry { id } => retry(&db, &settings.db_path, id)?,
         QuarantineAction::Drop { id } => drop_entry(&db, id)?,
-    };
-    show::print(&text);
-    Ok(ExitCode::SUCCESS)
+    })
 }
 
 fn list(entries: &[Entry], json: bool) -> String {
@@ -31,9 +36,7 @@ fn list(entries: &[Entry], json: bool) -> String {
     if entries.is_empty() {
         return "no batches in quarantine\n".to_owned();
     }
-    let mut rows =
-        vec![["id", "since", "from node", "batch", "stream", "reason"].map(str::to_owned).to_vec()];
-    rows.extend(entries.iter().map(|e| {
+    let rows = entries.iter().map(|e| {
         let place = format!("{} at {}", e.shard, e.seq);
         vec![
             e.id.to_string(),
@@ -43,8 +46,9 @@ fn list(entries: &[Entry], json: bool) -> String {
             place,
             e.reason.clone(),
         ]
-    }));
-    show::table(&rows)
+    });
+    let header = ["id", "since", "from node", "batch", "stream", "reason"];
+    table(&header, header.len(), rows.collect())
 }
 
 fn as_json(e: &Entry) -> serde_json::Value {

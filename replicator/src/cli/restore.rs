@@ -12,6 +12,7 @@ use crate::model::batch::Value;
 use crate::model::table_filter::TableFilter;
 use crate::store::conflicts::{self, Conflict};
 use anyhow::Result;
+use data_encoding::HEXLOWER_PERMISSIVE;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params_from_iter};
 use std::fmt::Write as _;
 
@@ -168,12 +169,8 @@ fn parse_literal(text: &str) -> Option<Value> {
 }
 
 fn parse_hex(text: &str) -> Option<Vec<u8>> {
-    let digits = text.strip_prefix("X'")?.strip_suffix('\'')?.as_bytes();
-    let nibble = |b: &u8| char::from(*b).to_digit(16).and_then(|n| u8::try_from(n).ok());
-    if !digits.len().is_multiple_of(2) {
-        return None;
-    }
-    digits.chunks_exact(2).map(|pair| Some(nibble(&pair[0])? << 4 | nibble(&pair[1])?)).collect()
+    let digits = text.strip_prefix("X'")?.strip_suffix('\'')?;
+    HEXLOWER_PERMISSIVE.decode(digits.as_bytes()).ok()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! `-schema-status-cluster`: the schema hashes of all nodes, read from the registry.
 
 use super::exit::{Exit, Failure};
+use super::table::table;
 use super::{control, show};
 use crate::clock;
 use crate::db::lockfile::{Sidecar, sidecar};
@@ -42,9 +43,7 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
 
 fn text(entries: &[Value], here: Option<u64>, now_ms: i64) -> String {
     let own = entries.iter().find(|e| e["node_id"].as_u64() == here);
-    let mut rows = vec![
-        ["node", "schema", "before", "compared", "version", "written"].map(str::to_owned).to_vec(),
-    ];
+    let mut rows = Vec::new();
     for entry in entries {
         let short = |key: &str| {
             entry[key].as_str().unwrap_or_default().chars().take(16).collect::<String>()
@@ -59,7 +58,7 @@ fn text(entries: &[Value], here: Option<u64>, now_ms: i64) -> String {
             written_ms.map_or("never".to_owned(), |then| show::ago(then, now_ms)),
         ]);
     }
-    show::table(&rows)
+    table(&["node", "schema", "before", "compared", "version", "written"], 6, rows)
 }
 
 /// Compares another node's schema with ours by the present and the previous hash of both.

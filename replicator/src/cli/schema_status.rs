@@ -1,47 +1,49 @@
 //! `-schema-status`: the replicated tables of this database with their hashes.
 
-use super::{database, show};
+use super::table::{paragraph, table};
+use super::{database, progress, show};
 use crate::db::schema::{Schema, inspect};
 use crate::settings::Settings;
 use crate::store::tables;
 use anyhow::{Context, Result};
+use data_encoding::HEXLOWER;
 use rusqlite::Connection;
-use std::fmt::Write as _;
 use std::process::ExitCode;
 
 /// Prints the table.
 pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
-    let db = database::open(&settings.db_path)?;
-    let schema = inspect(&db, &settings.table_filter()?)
-        .with_context(|| settings.db_path.display().to_string())?;
-    show::print(&text(&db, &schema)?);
+    let read = || {
+        let db = database::open(&settings.db_path)?;
+        let schema = inspect(&db, &settings.table_filter()?)
+            .with_context(|| settings.db_path.display().to_string())?;
+        text(&db, &schema)
+    };
+    let reading = format!("reading {}", settings.db_path.display());
+    show::print(&progress::during(&reading, read)?);
     Ok(ExitCode::SUCCESS)
 }
 
 fn text(db: &Connection, schema: &Schema) -> Result<String> {
     let installed = crate::store::install::is_installed(db)?;
-    let mut rows = vec![["table", "hash", "state"].map(str::to_owned).to_vec()];
-    for table in &schema.tables {
-        let known = if installed { tables::hash(db, &table.name)? } else { None };
+    let mut rows = Vec::new();
+    for each in &schema.tables {
+        let known = if installed { tables::hash(db, &each.name)? } else { None };
         let state = match known {
-            Some(hash) if hash == table.hash => "replicated",
+            Some(hash) if hash == each.hash => "replicated",
             Some(_) => "changed; the running node adopts it",
             None => "not replicated yet",
         };
-        rows.push(vec![table.name.clone(), hex(&table.hash[..8]), state.to_owned()]);
+        rows.push(vec![each.name.clone(), HEXLOWER.encode(&each.hash[..8]), state.to_owned()]);
     }
-    let mut out = format!("schema {}\n\n{}", hex(&schema.hash()), show::table(&rows));
+    let mut out = format!(
+        "schema {}\n\n{}",
+        HEXLOWER.encode(&schema.hash()),
+        table(&["table", "hash", "state"], 3, rows)
+    );
     for skipped in &schema.skipped {
-        let _ = writeln!(out, "not replicated: {}: {}", skipped.name, skipped.reason);
+        out += &paragraph(&format!("not replicated: {}: {}", skipped.name, skipped.reason), 0);
     }
     Ok(out)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut out, byte| {
-        let _ = write!(out, "{byte:02x}");
-        out
-    })
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Converts identifiers, literals and values between SQLite and this program. Pure.
 
 use crate::model::batch::Value;
+use data_encoding::HEXLOWER;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
-use std::fmt::Write as _;
 
 /// Quotes a name for use in SQL text. Every name goes through this function, ours too.
 pub fn quote(name: &str) -> String {
@@ -65,14 +65,7 @@ pub fn literal(value: &Value) -> String {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    let mut out = String::with_capacity(bytes.len() * 2 + 3);
-    out.push_str("X'");
-    for byte in bytes {
-        // Writing to a String cannot fail.
-        let _ = write!(out, "{byte:02x}");
-    }
-    out.push('\'');
-    out
+    format!("X'{}'", HEXLOWER.encode(bytes))
 }
 
 /// How SQLite compares a text key.

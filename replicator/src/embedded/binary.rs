@@ -5,6 +5,7 @@
 //! reports its version before it runs, and the digest of an unpacked one is compared at every use.
 
 use super::{EmbeddedError, lock};
+use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -132,7 +133,7 @@ fn unpack_to(inside: &Inside, dir: &Path, path: &Path) -> Result<(), String> {
     }
     let content =
         zstd::bulk::decompress(inside.compressed, inside.bytes).map_err(|e| e.to_string())?;
-    if hex(&Sha256::digest(&content)) != inside.sha256 {
+    if HEXLOWER.encode(&Sha256::digest(&content)) != inside.sha256 {
         return Err("the nats-server inside this executable is damaged".to_owned());
     }
     let write = || -> io::Result<()> {
@@ -171,7 +172,7 @@ fn ours_alone(dir: &Path) -> Result<(), String> {
 fn digest(path: &Path) -> io::Result<String> {
     let mut hasher = Sha256::new();
     io::copy(&mut File::open(path)?, &mut HashWriter(&mut hasher))?;
-    Ok(hex(&hasher.finalize()))
+    Ok(HEXLOWER.encode(&hasher.finalize()))
 }
 
 struct HashWriter<'a>(&'a mut Sha256);
@@ -185,10 +186,6 @@ impl Write for HashWriter<'_> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Runs `-v`. Retries after "Text file busy": a thread that forks while the program is written
@@ -240,7 +237,8 @@ mod tests {
         let content = b"#!/bin/sh\necho nats-server: v9.9.9\n";
         let compressed: &'static [u8] =
             Box::leak(zstd::bulk::compress(content, 1).unwrap().into_boxed_slice());
-        let sha256: &'static str = Box::leak(hex(&Sha256::digest(content)).into_boxed_str());
+        let sha256: &'static str =
+            Box::leak(HEXLOWER.encode(&Sha256::digest(content)).into_boxed_str());
         let inside = Inside { compressed, bytes: content.len(), sha256, version: "9.9.9" };
         let dir = tempfile::tempdir().unwrap();
         let not_a_dir = dir.path().join("file");

@@ -214,5 +214,5 @@ fn make_password() -> Result<Secret, EmbeddedError> {
         reason: format!("no random numbers for a password: {e}"),
     })?;
     // "x": nats-server reads a password that begins with "$2a$" as a hash, and digits as a number.
-    Ok(Secret::new(bytes.iter().fold("x".to_owned(), |text, byte| format!("{text}{byte:02x}"))))
+    Ok(Secret::new(format!("x{}", data_encoding::HEXLOWER.encode(&bytes))))
 }

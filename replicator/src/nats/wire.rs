@@ -6,6 +6,7 @@
 use crate::model::batch::PartHeaders;
 use crate::model::ids::{BatchNo, NodeId, Site};
 use async_nats::header::{HeaderMap, HeaderName};
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 
 const SITE: &str = "Harmonylite-Site";
 const BATCH: &str = "Harmonylite-Batch";
@@ -43,14 +44,13 @@ pub fn node_of(subject: &str) -> NodeId {
 /// Writes the headers of one part.
 pub fn to_headers(part: &PartHeaders) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    let digest: String = part.digest.iter().map(|byte| format!("{byte:02x}")).collect();
     for (name, value) in [
         (SITE, part.site.to_string()),
         (BATCH, part.batch.to_string()),
         (PART, part.part.to_string()),
         (PARTS, part.parts.to_string()),
         (BYTES, part.total_bytes.to_string()),
-        (DIGEST, digest),
+        (DIGEST, HEXLOWER.encode(&part.digest)),
     ] {
         headers.insert(HeaderName::from_static(name), value.as_str());
     }
@@ -91,15 +91,10 @@ fn number<T: std::str::FromStr>(headers: &HeaderMap, name: &'static str) -> Resu
 }
 
 fn digest(hex: &str) -> Result<[u8; 32], String> {
-    let wrong = || format!("header {DIGEST} is not a SHA-256");
-    if hex.len() != 64 || !hex.is_ascii() {
-        return Err(wrong());
-    }
-    let mut out = [0; 32];
-    for (i, byte) in out.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).map_err(|_| wrong())?;
-    }
-    Ok(out)
+    let bytes = HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).ok();
+    bytes
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(|| format!("header {DIGEST} is not a SHA-256"))
 }
 
 #[cfg(test)]

@@ -362,6 +362,6 @@ fn socket_path(database: &Path) -> PathBuf {
     }
     use sha2::Digest as _;
     let digest = sha2::Sha256::digest(database.as_os_str().as_encoded_bytes());
-    let name: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let name = data_encoding::HEXLOWER.encode(&digest[..16]);
     std::env::temp_dir().join(format!("harmonylite-{name}.sock"))
 }

@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used)]
 
 use ciborium::Value;
+use data_encoding::HEXLOWER;
 use harmonylite_guarantees::{Cluster, Node, eventually, number, on_jetstream, sound};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -166,8 +167,7 @@ fn send(cluster: &Cluster, cases: &[Case]) {
         for (case, id) in cases.iter().zip(FIRST..) {
             let mut headers = async_nats::HeaderMap::new();
             if let Some(wrong) = case.headers {
-                let digest: String =
-                    Sha256::digest(&case.payload).iter().map(|b| format!("{b:02x}")).collect();
+                let digest = HEXLOWER.encode(&Sha256::digest(&case.payload));
                 let length = case.payload.len().to_string();
                 let site = id.to_string();
                 for (name, value) in [

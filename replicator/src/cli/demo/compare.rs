@@ -3,6 +3,7 @@
 
 use super::schema::WORDS;
 use anyhow::Result;
+use data_encoding::HEXUPPER;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row};
 use std::collections::{BTreeMap, BTreeSet};
@@ -105,19 +106,10 @@ fn literal(value: ValueRef<'_>) -> String {
         // The bits too: -0.0 is not 0.0.
         ValueRef::Real(r) if r == 0.0 && r.is_sign_negative() => "-0.0".to_owned(),
         ValueRef::Real(r) => format!("{r:?}"),
-        ValueRef::Text(t) => {
-            std::str::from_utf8(t).map_or_else(|_| format!("text {}", hex(t)), |t| format!("{t:?}"))
-        }
-        ValueRef::Blob(b) => format!("X'{}'", hex(b)),
+        ValueRef::Text(t) => std::str::from_utf8(t)
+            .map_or_else(|_| format!("text {}", HEXUPPER.encode(t)), |t| format!("{t:?}")),
+        ValueRef::Blob(b) => format!("X'{}'", HEXUPPER.encode(b)),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
-        let _ = write!(out, "{byte:02X}");
-        out
-    })
 }
 
 /// What a search for each word finds.

@@ -1,5 +1,6 @@
 //! The report at the end of the demo.
 
+use super::super::show;
 use super::compare::Comparison;
 use super::nodes::Node;
 use super::stage::Stage;
@@ -37,7 +38,6 @@ pub(super) fn report(
         .iter()
         .map(|n| n.relay.bytes())
         .fold((0, 0), |sum, b| (sum.0 + b.0, sum.1 + b.1));
-    let mb = |bytes: u64| bytes as f64 / 1e6;
     let _ = writeln!(
         out,
         "\n{transactions} transactions wrote {rows} rows; {} rows are in each shop",
@@ -50,9 +50,9 @@ pub(super) fn report(
     );
     let _ = writeln!(
         out,
-        "through the broker: {:.1} MB to it, {:.1} MB from it",
-        mb(bytes.0),
-        mb(bytes.1)
+        "through the broker: {} to it, {} from it",
+        show::bytes(bytes.0),
+        show::bytes(bytes.1)
     );
     let _ = write!(out, "{} of {} nodes equal", found.equal, databases.len());
     Ok(out)

@@ -77,6 +77,7 @@ fn perform(
     let databases = stage.nodes.iter().map(|n| schema::open(&n.db)).collect::<Result<Vec<_>>>()?;
     let found = compare(&databases)?;
     let report = report(&stage, &found, &databases)?;
+    stage.screen.end();
     stage.screen.say(&report);
     if keep {
         stage.screen.say(&what_to_type(&stage.nodes)?);

@@ -1,11 +1,17 @@
 //! Shows the progress: a table that is redrawn in place on a terminal, otherwise one line a second.
 
+use super::super::show;
+use super::super::table::table;
 use super::observe::Look;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::fmt::Write as _;
-use std::io::{IsTerminal, Write as _};
 
 const PLAIN_EVERY_MS: u64 = 1_000;
-const BAR: usize = 24;
+/// The length of the bar.
+const STEPS: u64 = 1_000;
+const TEMPLATE: &str = "\n[{bar:24}] {msg}";
+const HEADER: [&str; 8] =
+    ["node", "state", "rows", "out/s", "in/s", "lag ms", "pending", "conflicts"];
 
 /// One node's line.
 pub(super) struct Line {
@@ -28,69 +34,58 @@ pub(super) struct Frame {
 
 /// The output of the demo.
 pub(super) struct Screen {
-    terminal: bool,
-    drawn: usize,
+    /// Hidden if stdout is no terminal.
+    bar: ProgressBar,
     next_plain_ms: u64,
 }
 
 impl Screen {
     pub(super) fn new() -> Self {
-        Self { terminal: std::io::stdout().is_terminal(), drawn: 0, next_plain_ms: 0 }
+        let bar = ProgressBar::with_draw_target(Some(STEPS), ProgressDrawTarget::stdout());
+        if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
+            bar.set_style(style.progress_chars("#."));
+        }
+        Self { bar, next_plain_ms: 0 }
     }
 
     /// Shows a frame: always on a terminal, once a second otherwise.
     pub(super) fn show(&mut self, frame: &Frame) {
-        if self.terminal {
-            let text = table(frame);
-            self.print(&format!("{}{text}", self.erase()));
-            self.drawn = text.lines().count();
+        if !self.bar.is_hidden() {
+            self.bar.set_position((frame.progress.clamp(0.0, 1.0) * STEPS as f64) as u64);
+            self.bar.set_message(format!("{}\n{}", frame.phase, nodes(frame).trim_end()));
         } else if frame.elapsed_ms >= self.next_plain_ms {
             self.next_plain_ms = frame.elapsed_ms + PLAIN_EVERY_MS;
-            self.print(&plain(frame));
+            show::print(&plain(frame));
         }
     }
 
     /// Prints a line that stays; on a terminal the table continues below it.
     pub(super) fn say(&mut self, text: &str) {
-        self.print(&format!("{}{text}\n", self.erase()));
-        self.drawn = 0;
+        self.bar.suspend(|| show::print(&format!("{text}\n")));
     }
 
-    fn erase(&self) -> String {
-        if self.drawn > 0 { format!("\x1b[{}A\x1b[J", self.drawn) } else { String::new() }
-    }
-
-    /// Writes to stdout. A closed pipe (`| head`) does not end the demo.
-    fn print(&self, text: &str) {
-        let mut out = std::io::stdout().lock();
-        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    /// Removes the table.
+    pub(super) fn end(&mut self) {
+        self.bar.finish_and_clear();
     }
 }
 
-fn table(frame: &Frame) -> String {
-    let filled = ((frame.progress.clamp(0.0, 1.0) * BAR as f64) as usize).min(BAR);
-    let mut out =
-        format!("\n[{}{}] {}\n", "#".repeat(filled), ".".repeat(BAR - filled), frame.phase);
-    let _ = writeln!(
-        out,
-        "  node  state              rows  written/s  received/s  lag ms  pending  conflicts"
-    );
-    for line in &frame.lines {
+/// The table with a line a node.
+fn nodes(frame: &Frame) -> String {
+    let row = |line: &Line| {
         let cells = Cells::new(line);
-        let _ = writeln!(
-            out,
-            "  {:<4}  {:<12} {:>10}  {:>9}  {:>10}  {:>6}  {:>7}  {:>9}",
-            line.id,
-            line.state,
-            line.look.rows,
-            line.rates.0,
-            line.rates.1,
+        vec![
+            line.id.to_string(),
+            line.state.to_owned(),
+            line.look.rows.to_string(),
+            line.rates.0.to_string(),
+            line.rates.1.to_string(),
             cells.lag,
             cells.pending,
-            cells.conflicts
-        );
-    }
-    out
+            cells.conflicts,
+        ]
+    };
+    table(&HEADER, 2, frame.lines.iter().map(row).collect())
 }
 
 fn plain(frame: &Frame) -> String {
@@ -175,8 +170,11 @@ mod tests {
             "  1.5 s  all write | 1 replicating: 500 rows, +30/s, lag 21 ms, pending 7, conflicts \
             3 | 2 killed: 0 rows, +0/s, lag - ms, pending -, conflicts -\n"
         );
-        let text = table(&frame);
-        assert!(text.contains("[############............] all write"), "{text}");
-        assert_eq!(text.lines().count(), 5);
+        assert_eq!(
+            nodes(&frame),
+            "node  state        rows  out/s  in/s  lag ms  pending  conflicts\n\
+            1     replicating   500     10    20      21        7          3\n\
+            2     killed          0      0     0       -        -          -\n"
+        );
     }
 }

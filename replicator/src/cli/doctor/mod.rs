@@ -15,6 +15,7 @@ mod triggers;
 use super::args::Global;
 use super::dispatch;
 use super::exit::Failure;
+use super::progress;
 use super::show;
 use crate::db::preflight::{self, FileFacts};
 use crate::db::schema::inspect;
@@ -25,7 +26,7 @@ use std::process::ExitCode;
 
 /// Prints the report.
 pub(crate) fn run(global: &Global, json: bool) -> Result<ExitCode> {
-    let report = examine(global);
+    let report = progress::during("checking database and configuration", || examine(global));
     show::print(&if json { report.json() + "\n" } else { report.text() });
     Ok(report.exit().map_or(ExitCode::SUCCESS, Into::into))
 }

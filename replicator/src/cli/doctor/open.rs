@@ -3,10 +3,13 @@
 use super::report::{Level, Report};
 use crate::db::preflight::{FileFacts, beside};
 use anyhow::Result;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use rusqlite::{Connection, OpenFlags};
-use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
+
+/// The bytes of a path that a URI cannot contain as they are.
+const URI_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_');
 
 /// Opens a read-only connection. Such a connection to a WAL database creates a missing -shm, so
 /// without one the file is opened as immutable. That is safe: nobody has a WAL database open
@@ -40,15 +43,5 @@ pub(super) fn read_only(path: &Path, facts: FileFacts, report: &mut Report) -> R
 /// A path inside a URI.
 fn encode(path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
-    path.as_os_str().as_bytes().iter().fold(String::new(), |mut out, byte| {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => {
-                out.push(char::from(*byte))
-            }
-            _ => {
-                let _ = write!(out, "%{byte:02X}");
-            }
-        }
-        out
-    })
+    percent_encode(path.as_os_str().as_bytes(), URI_PATH).to_string()
 }

@@ -1,9 +1,10 @@
 //! The findings of doctor, as text and as JSON.
 
 use super::super::exit::{Exit, Failure};
+use super::super::table::paragraph;
+use console::Style;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 /// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -84,41 +85,37 @@ impl Report {
     }
 
     pub(super) fn text(&self) -> String {
-        let mut out = String::new();
-        let _ = writeln!(
-            out,
-            "will be replicated: {}",
-            if self.replicated.is_empty() {
-                "nothing".to_owned()
-            } else {
-                self.replicated.join(", ")
-            }
-        );
+        let tables = match self.replicated.as_slice() {
+            [] => "nothing".to_owned(),
+            tables => tables.join(", "),
+        };
+        let mut out = paragraph(&format!("will be replicated: {tables}"), 0);
         let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for table in &self.not_replicated {
             by_reason.entry(&table.reason).or_default().push(&table.table);
         }
         for (reason, tables) in by_reason {
-            let _ = writeln!(out, "not replicated: {}: {reason}", tables.join(", "));
+            out += &paragraph(&format!("not replicated: {}: {reason}", tables.join(", ")), 0);
         }
-        for (level, title) in
-            [(Level::Problem, "PROBLEM"), (Level::Warning, "WARNING"), (Level::Note, "note")]
-        {
+        for (level, title, color) in [
+            (Level::Problem, "PROBLEM", Style::new().red().bold()),
+            (Level::Warning, "WARNING", Style::new().yellow().bold()),
+            (Level::Note, "note", Style::new().bold()),
+        ] {
+            let styled = color.apply_to(title).to_string();
             for finding in self.findings.iter().filter(|f| f.level == level) {
-                let _ = writeln!(out, "{title} ({}): {}", finding.topic, finding.text);
+                let line = format!("{title} ({}): {}", finding.topic, finding.text);
+                out += &paragraph(&line, 0).replacen(title, &styled, 1);
                 if !finding.hint.is_empty() {
-                    let _ = writeln!(out, "    {}", finding.hint);
+                    out += &paragraph(&finding.hint, 4);
                 }
             }
         }
         let count = |level| self.findings.iter().filter(|f| f.level == level).count();
-        let _ = writeln!(
-            out,
-            "problems: {}, warnings: {}, notes: {}; nothing was changed",
-            count(Level::Problem),
-            count(Level::Warning),
-            count(Level::Note)
-        );
+        let (problems, warnings) = (count(Level::Problem), count(Level::Warning));
+        let notes = count(Level::Note);
+        let all = format!("problems: {problems}, warnings: {warnings}, notes: {notes}");
+        out += &paragraph(&format!("{all}; nothing was changed"), 0);
         out
     }
 }

@@ -5,11 +5,12 @@ mod offline;
 mod text;
 
 use super::exit::{Exit, Failure};
-use super::{control, show};
+use super::{control, progress, show};
 use crate::db::lockfile::{Owner, Sidecar, sidecar};
 use crate::model::status::Status;
 use crate::settings::Settings;
 use anyhow::{Context, Result};
+use console::Term;
 use offline::offline;
 use std::path::Path;
 use std::process::ExitCode;
@@ -17,8 +18,6 @@ use std::time::Duration;
 use text::text;
 
 const WATCH: Duration = Duration::from_secs(1);
-/// Moves the cursor home and clears what is below.
-const CLEAR: &str = "\x1b[H\x1b[2J";
 
 /// The status as JSON, and whether the node runs.
 #[derive(serde::Serialize)]
@@ -31,12 +30,17 @@ struct Shown<'a> {
 /// Prints the status. The exit status is 1 if no node runs.
 pub(crate) fn run(settings: &Settings, json: bool, watch: bool) -> Result<ExitCode> {
     loop {
-        let (running, status) = look(&settings.db_path)?;
+        let name = format!("reading {}", settings.db_path.display());
+        let (running, status) = progress::during(&name, || look(&settings.db_path))?;
         let text = match json {
             true => serde_json::to_string(&Shown { running, status: &status })? + "\n",
             false => text(running, &status),
         };
-        show::print(&if watch && !json { format!("{CLEAR}{text}") } else { text });
+        let screen = Term::stdout();
+        if watch && !json && screen.is_term() {
+            screen.clear_screen()?;
+        }
+        show::print(&text);
         if !watch {
             return Ok(if running { ExitCode::SUCCESS } else { Exit::General.into() });
         }
@@ -142,8 +146,7 @@ mod tests {
         assert!(running && got == status);
         assert_eq!(node.join().unwrap(), "GET /status HTTP/1.1");
         let text = text(running, &got);
-        for part in
-            ["running for 1 min 5 s", "nats://a: connected", "one-way", "DEGRADED     the disk"]
+        for part in ["running for 1m 5s", "nats://a: connected", "one-way", "DEGRADED     the disk"]
         {
             assert!(text.contains(part), "{part} in {text}");
         }

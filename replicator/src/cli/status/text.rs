@@ -1,32 +1,28 @@
 //! The status as text: one aligned line per fact.
 
 use super::super::show;
+use super::super::table::Facts;
 use crate::model::status::Status;
 use std::fmt::Write as _;
 
 /// Returns the status as text.
 pub(super) fn text(running: bool, s: &Status) -> String {
-    let mut out = String::new();
-    let node = match running {
-        true => {
-            format!(
-                "{}: running for {} (process {}, harmonylite {})",
-                s.node_id,
-                show::span(s.now_ms - s.started_ms),
-                s.pid,
-                s.version
-            )
-        }
-        false => format!("{}: NOT RUNNING; the lines below show the database's content", s.node_id),
-    };
-    show::line(&mut out, "node", &node);
+    let mut out = Facts::new();
+    if running {
+        let time = show::span(s.now_ms - s.started_ms);
+        let (id, pid, version) = (s.node_id, s.pid, &s.version);
+        let node = format!("{id}: running for {time} (process {pid}, harmonylite {version})");
+        out.line("node", &node);
+    } else {
+        let what = "NOT RUNNING; the lines below show the database's content";
+        out.alarm("node", &format!("{}: {what}", s.node_id));
+    }
     let skipped = if s.skipped.is_empty() {
         String::new()
     } else {
         format!(", {} not (harmonylite doctor)", s.skipped.len())
     };
-    show::line(
-        &mut out,
+    out.line(
         "database",
         &format!(
             "{}: {} replicated{skipped}{}",
@@ -40,13 +36,13 @@ pub(super) fn text(running: bool, s: &Status) -> String {
         ),
     );
     if running {
-        show::line(&mut out, "broker", &broker(s));
+        out.line("broker", &broker(s));
         for (off, what) in [
             (s.publish, "publish = false: local changes are not published"),
             (s.replicate, "replicate = false: remote changes are not applied"),
         ] {
             if !off {
-                show::line(&mut out, "one-way", what);
+                out.line("one-way", what);
             }
         }
     }
@@ -56,8 +52,7 @@ pub(super) fn text(running: bool, s: &Status) -> String {
         } else {
             String::new()
         };
-        show::line(
-            &mut out,
+        out.line(
             &format!("stream {}", stream.shard),
             &format!("applied up to {}{of}", stream.cursor),
         );
@@ -67,15 +62,10 @@ pub(super) fn text(running: bool, s: &Status) -> String {
     } else {
         String::new()
     };
-    show::line(
-        &mut out,
-        "pending",
-        &format!("{} changes not published yet{oldest}", s.pending_rows),
-    );
+    out.line("pending", &format!("{} changes not published yet{oldest}", s.pending_rows));
     for held in &s.held {
         let since = show::ago(held.since_ms, s.now_ms);
-        show::line(
-            &mut out,
+        out.line(
             "held",
             &format!(
                 "changes of node {} (stream {}), since {since}: {}",
@@ -83,23 +73,23 @@ pub(super) fn text(running: bool, s: &Status) -> String {
             ),
         );
     }
-    show::line(&mut out, "conflicts", &counted(s.conflicts, "harmonylite conflicts list"));
-    show::line(&mut out, "quarantine", &counted(s.quarantine, "harmonylite quarantine list"));
+    out.line("conflicts", &counted(s.conflicts, "harmonylite conflicts list"));
+    out.line("quarantine", &counted(s.quarantine, "harmonylite quarantine list"));
     for (rows, what) in [(s.joining_rows, "joining"), (s.republishing_rows, "repair")] {
         if let Some(rows) = rows {
-            show::line(&mut out, what, &format!("{rows} rows logged for publication so far"));
+            out.line(what, &format!("{rows} rows logged for publication so far"));
         }
     }
     if s.open_gaps > 0 {
-        show::line(&mut out, "gaps", &format!("{} being repaired", s.open_gaps));
+        out.line("gaps", &format!("{} being repaired", s.open_gaps));
     }
     if running {
         activity(&mut out, s);
     }
     for reason in &s.degraded {
-        show::line(&mut out, "DEGRADED", reason);
+        out.alarm("DEGRADED", reason);
     }
-    out
+    out.text()
 }
 
 fn broker(s: &Status) -> String {
@@ -123,12 +113,11 @@ fn counted(n: u64, command: &str) -> String {
     if n == 0 { "none".to_owned() } else { format!("{n} ({command})") }
 }
 
-fn activity(out: &mut String, s: &Status) {
+fn activity(out: &mut Facts, s: &Status) {
     let (c, w) = (&s.counters, &s.wake);
     let last =
         |ms| if ms == 0 { String::new() } else { format!("; last {}", show::ago(ms, s.now_ms)) };
-    show::line(
-        out,
+    out.line(
         "published",
         &format!(
             "{} batches, {} rows, {}{}",
@@ -138,8 +127,7 @@ fn activity(out: &mut String, s: &Status) {
             last(s.last_published_ms)
         ),
     );
-    show::line(
-        out,
+    out.line(
         "applied",
         &format!(
             "{} batches, {} rows ({} skipped as older), {}{}",
@@ -166,13 +154,9 @@ fn activity(out: &mut String, s: &Status) {
             let _ = write!(wakes, "; {what} {} ms, p99 {} ms", ms(median), ms(most));
         }
     }
-    show::line(out, "woken by", &wakes);
+    out.line("woken by", &wakes);
     if c.busy > 0 {
-        show::line(
-            out,
-            "waited",
-            &format!("{} times for the write lock of another program", c.busy),
-        );
+        out.line("waited", &format!("{} times for the write lock of another program", c.busy));
     }
 }
 
