@@ -7,7 +7,8 @@ use crate::model::config::NodeConfig;
 use crate::model::ids::Hlc;
 use crate::model::limits::Limits;
 use crate::store::{change_log, test_database};
-use crate::wire::decode::{BatchReader, unpacking};
+use crate::wire::decode::BatchReader;
+use crate::wire::unpack::unpacking;
 
 const SITE: Site = Site(7);
 const OTHER: Site = Site(900);

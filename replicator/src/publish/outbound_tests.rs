@@ -261,9 +261,9 @@ fn after_an_unknown_result_it_sends_only_what_did_not_arrive() {
         let mut node = Node::ready();
         let first = node.publish();
         node.reply(first.ticket, unreachable()).unwrap();
-        assert_eq!((node.step(NOW.mono_ms + AGAIN_MS - 1), node.asked().len()), (Step::Idle, 0));
-        assert_eq!(node.0.deadline(), NOW.mono_ms + AGAIN_MS);
-        assert_eq!(node.step(NOW.mono_ms + AGAIN_MS), Step::Worked);
+        assert_eq!((node.step(NOW.mono_ms + RETRY_MS - 1), node.asked().len()), (Step::Idle, 0));
+        assert_eq!(node.0.deadline(), NOW.mono_ms + RETRY_MS);
+        assert_eq!(node.step(NOW.mono_ms + RETRY_MS), Step::Worked);
         let last = holds(first.headers.clone()).and_then(|h| message(33, h));
         let fence = if last.is_some() { 33 } else { 0 };
         node.found(last);
@@ -302,8 +302,8 @@ fn what_arrived_before_the_connection_was_lost_is_not_sent_again() {
 fn every_failure_leads_to_looking_again() {
     for (error, wait_ms) in [
         (BrokerError::Conflict, None),
-        (BrokerError::Unreachable(String::new()), Some(AGAIN_MS)),
-        (BrokerError::Refused("full".to_owned()), Some(REFUSED_AGAIN_MS)),
+        (BrokerError::Unreachable(String::new()), Some(RETRY_MS)),
+        (BrokerError::Refused("full".to_owned()), Some(REFUSED_RETRY_MS)),
     ] {
         let mut node = Node::ready();
         let first = node.publish();
@@ -332,7 +332,7 @@ fn a_question_without_an_answer_is_asked_again() {
         let [(ticket, Request::LastOwn { .. })] = asked[..] else { panic!("{asked:?}") };
         node.reply(ticket, unreachable()).unwrap();
         assert_eq!((node.step(NOW.mono_ms), node.asked().len()), (Step::Idle, 0), "{i}");
-        assert_eq!(node.step(NOW.mono_ms + AGAIN_MS), Step::Worked, "{i}");
+        assert_eq!(node.step(NOW.mono_ms + RETRY_MS), Step::Worked, "{i}");
     }
     node.found(None);
     node.publish();

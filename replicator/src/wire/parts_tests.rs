@@ -41,11 +41,11 @@ fn assembler(memory: u64) -> Assembler {
     Assembler::new(&limits, &std::env::temp_dir())
 }
 
-fn outcome(result: Result<Fed, PartError>) -> &'static str {
+fn outcome(result: Result<PartOutcome, PartError>) -> &'static str {
     match result {
-        Ok(Fed::Incomplete) => "incomplete",
-        Ok(Fed::Complete { .. }) => "complete",
-        Ok(Fed::Orphan) => "orphan",
+        Ok(PartOutcome::Incomplete) => "incomplete",
+        Ok(PartOutcome::Complete { .. }) => "complete",
+        Ok(PartOutcome::Orphan) => "orphan",
         Err(PartError::Digest) => "digest",
         Err(PartError::Headers { reason, .. }) => reason,
         Err(PartError::Io(_)) => "file",
@@ -91,12 +91,12 @@ fn what_is_cut_is_put_together_again() {
             for (i, (headers, payload)) in messages.iter().enumerate() {
                 let fed = assembler.feed(StreamSeq(base + i as u64), headers, payload).unwrap();
                 match fed {
-                    Fed::Complete { body, first } => {
+                    PartOutcome::Complete { body, first } => {
                         assert_eq!((i + 1, first), (parts, StreamSeq(base)), "{len}");
                         assert!(body.to_vec().unwrap() == whole, "{len} {part_max}");
                     }
-                    Fed::Incomplete => assert!(i + 1 < parts, "{len} {part_max}"),
-                    Fed::Orphan => panic!("{len} {part_max}: part {i} is an orphan"),
+                    PartOutcome::Incomplete => assert!(i + 1 < parts, "{len} {part_max}"),
+                    PartOutcome::Orphan => panic!("{len} {part_max}: part {i} is an orphan"),
                 }
             }
         }
@@ -111,7 +111,7 @@ fn a_large_batch_lies_in_a_file() {
         for (headers, payload) in cut(&bytes(20), 6) {
             last = Some(assembler.feed(StreamSeq(1), &headers, &payload).unwrap());
         }
-        let Some(Fed::Complete { body, .. }) = last else { panic!("{memory}: not whole") };
+        let Some(PartOutcome::Complete { body, .. }) = last else { panic!("{memory}: not whole") };
         assert_eq!(matches!(body, Spill::File(..)), in_file, "{memory}");
     }
 }
@@ -150,7 +150,7 @@ fn a_repeated_first_part_begins_anew() {
         let (headers, payload) = &messages[part];
         last = Some(assembler.feed(StreamSeq(seq), headers, payload).unwrap());
     }
-    let Some(Fed::Complete { body, first }) = last else { panic!("not whole") };
+    let Some(PartOutcome::Complete { body, first }) = last else { panic!("not whole") };
     assert_eq!((first, body.to_vec().unwrap()), (StreamSeq(6), bytes(25)));
 }
 
