@@ -67,7 +67,7 @@ fn apply(batches: &[&Batch]) -> Vec<(i64, i64)> {
             key: vec![0],
             rows: batch.len() as u64,
         };
-        let map = Arc::new(TableMap::new(table, &header).unwrap());
+        let map = Arc::new(TableMap::new(table, &header, None).unwrap());
         let mut applier = Applier::new(&db, Site(99), &own, true, 0, 100);
         for row in *batch {
             applier.row(&map, row).unwrap();

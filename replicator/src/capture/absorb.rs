@@ -57,9 +57,9 @@ pub fn absorb(
     for row in &folded.rows {
         match row.if_gone {
             Some(version) if !row_exists(db, &row.table, &row.key)? => {
-                versions.put(&row.table, &row.key, version)?
+                versions.put(&row.table, &row.key, version, None)?
             }
-            _ if row.unabsorbed => versions.put(&row.table, &row.key, row.version)?,
+            _ if row.unabsorbed => versions.put_stored(&row.table, &row.key, row.version)?,
             _ => {}
         }
     }

@@ -6,6 +6,7 @@
 
 use crate::db::connection::DatabaseError;
 use crate::db::layout::{Layout, TableLayout};
+use crate::db::row_digest::digest_sql;
 use crate::db::sql::{key_columns, quote};
 use crate::model::batch::Value;
 use crate::model::ids::{Hlc, Site};
@@ -58,9 +59,11 @@ pub fn baseline_rows(
     let site = meta::get(db, meta::SITE)?.unwrap_or(Site(0));
     assert!(site.0 > 0, "a database gets its site before it joins");
     let version = format!(
-        "INSERT INTO main.{} ({columns}, hlc, site) SELECT {}, {BASELINE}, {site} {from}",
+        "INSERT INTO main.{} ({columns}, hlc, site, digest) SELECT {}, {BASELINE}, {site}, {} \
+        {from}",
         quote(&table.version_table()),
-        keys.join(", ")
+        keys.join(", "),
+        digest_sql(table, "t")
     );
     db.prepare_cached(&version)?.execute(params_from_iter(values))?;
     Ok(logged)

@@ -52,7 +52,7 @@ impl Log {
 
     fn put(&self, version: Version) {
         let table = self.layout.by_name("t").unwrap();
-        Versions::new(&self.db).put(table, &[Value::Integer(1)], version).unwrap();
+        Versions::new(&self.db).put(table, &[Value::Integer(1)], version, None).unwrap();
     }
 
     fn get(&self) -> Version {

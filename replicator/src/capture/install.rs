@@ -5,17 +5,21 @@
 //! this transaction, every change of a replicated row is logged. A crash before the commit leaves
 //! the previous triggers; the next start compares them with the schema.
 
-use super::triggers::{key_of, log_columns, trigger_name, triggers, version_table_sql, view_sql};
+use super::lineage::{self, TableTriggers};
+use super::triggers::{triggers, version_table_sql, view_sql};
 use crate::db::connection::DatabaseError;
 use crate::db::layout::{Layout, TableLayout, version_table};
+use crate::db::row_digest::RowDigest;
 use crate::db::schema::{OWN_PREFIX, Schema, TableSchema, inspect};
-use crate::db::sql::quote;
-use crate::model::batch::Digest;
+use crate::db::shape::{Lineage, Shape};
+use crate::db::sql::{literal, quote};
+use crate::model::batch::{Digest, Value};
 use crate::model::table_filter::TableFilter;
-use crate::store::change_log::{self, KIND_FOUND};
+use crate::store::change_log;
+use crate::store::comparisons::{self, Comparison, Kind};
 use crate::store::install::FIXED_TABLES;
-use crate::store::meta;
 use crate::store::tables::{self, Change};
+use crate::store::{meta, schema_history};
 use rusqlite::Connection;
 use std::collections::{BTreeMap, HashSet};
 
@@ -28,8 +32,8 @@ pub struct Installed {
     pub removed: Vec<String>,
     /// Tables whose triggers or hashes changed.
     pub changed: Vec<String>,
-    /// Rows without a version, found in tables that were rebuilt.
-    pub found_rows: usize,
+    /// Tables whose rows are compared, because their triggers were away.
+    pub compared: Vec<String>,
     /// Tables that cannot be replicated, and why.
     pub unable: Vec<(String, String)>,
     /// Removed objects of HarmonyLite (Go).
@@ -62,19 +66,37 @@ fn layout_of(db: &Connection, version: i64, schema: Schema) -> Result<Layout, Da
     let hash = schema.hash();
     let mut layouts = Vec::with_capacity(schema.tables.len());
     for table in schema.tables {
-        if let Some(known) = tables::find(db, &table.name)? {
-            layouts.push(TableLayout::new(known.id, table, known.previous_hash));
+        if let Some(id) = tables::find(db, &table.name)? {
+            layouts.push(table_layout(db, id, table)?);
         }
     }
     let previous = meta::get(db, meta::PREVIOUS_SCHEMA_HASH)?;
     Ok(Layout::new(version, layouts, hash, previous, schema.skipped))
 }
 
-/// Brings triggers, version tables and hashes in line with the schema, inside the caller's write
+fn table_layout(
+    db: &Connection,
+    id: i64,
+    schema: TableSchema,
+) -> Result<TableLayout, DatabaseError> {
+    let mut former = schema_history::read(db, id)?;
+    let present = former.iter().position(|(hash, _)| *hash == schema.hash);
+    let Some((_, shape)) = present.map(|at| former.swap_remove(at)) else {
+        return Ok(TableLayout::first(id, schema));
+    };
+    let digest = RowDigest::new(&shape, |text, _| value_of(db, text));
+    Ok(TableLayout::new(id, schema, shape, former, digest))
+}
+
+fn value_of(db: &Connection, literal: &str) -> Option<Value> {
+    db.query_row(&format!("SELECT {literal}"), [], |r| Ok(r.get_ref(0)?.into())).ok()
+}
+
+/// Brings triggers, version tables and hashes in line with the schema. Inside the caller's write
 /// transaction, on a connection where [`crate::store::install::create_tables`] has run.
 ///
 /// # Errors
-/// SQLite's error. The caller then rolls back, and nothing has changed.
+/// SQLite's error. The caller rolls back, and nothing has changed.
 pub fn install(
     db: &Connection,
     filter: &TableFilter,
@@ -85,9 +107,11 @@ pub fn install(
         schema.skipped.iter().filter(|s| s.warn).map(|s| (s.name.clone(), s.reason.clone()));
     let mut done = Installed { unable: unable.collect(), ..Installed::default() };
     change_log::widen(db, schema.tables.iter().map(|t| t.key.len()).max().unwrap_or(1))?;
+    let found = lineage::read(db)?;
+    lineage::follow_renames(db, &schema, &found)?;
     let joined = meta::get(db, meta::JOINED)?.unwrap_or(false);
     let mut wanted: BTreeMap<String, String> = BTreeMap::new();
-    let mut fresh = Vec::new();
+    let mut followed = Vec::new();
     for table in &schema.tables {
         let registered = tables::register(db, table)?;
         let id = registered.id;
@@ -96,28 +120,83 @@ pub fn install(
             Change::Schema => done.changed.push(table.name.clone()),
             Change::None => {}
         }
+        let triggers_found = found.get(&table.name.to_ascii_lowercase());
+        followed.push((table, follow_shape(db, table, id, triggers_found, now_ms)?));
         wanted.insert(version_table(&table.name), version_table_sql(table));
         wanted.extend(triggers(table, id));
         wanted.insert(format!("{OWN_PREFIX}{}_change_log", table.name), view_sql(table, id));
-        fresh.push((table, id));
     }
     done.removed.extend(tables::forget_dropped(db, &schema)?);
-    let created = align_objects(db, &wanted, &mut done)?;
-    for (table, id) in fresh {
-        let remade = created.contains(&trigger_name(&table.name, "insert"));
-        if joined && created.contains(&version_table(&table.name)) {
-            crate::capture::baseline::baseline_table(
-                db,
-                &TableLayout::new(id, table.clone(), None),
-            )?;
-        } else if joined && remade {
-            done.found_rows += find_unversioned(db, table, id, now_ms)?;
+    let kept = tables::forgotten(db)?.into_iter().filter(|name| !schema.has(name));
+    let created =
+        align_objects(db, &wanted, &kept.map(|n| version_table(&n)).collect(), &mut done)?;
+    for (table, comparison) in followed {
+        if created.contains(&version_table(&table.name)) {
+            if joined && let Some(id) = tables::find(db, &table.name)? {
+                let layout = table_layout(db, id, table.clone())?;
+                crate::capture::baseline::baseline_table(db, &layout)?;
+            }
+        } else if let Some(comparison) = comparison {
+            if comparison.kind != Kind::Refresh {
+                done.compared.push(table.name.clone());
+            }
+            comparisons::note(db, comparison)?;
         }
     }
     store_hash(db, schema.hash())?;
     let version = schema_version(db)?;
     meta::set(db, meta::SCHEMA_VERSION, version)?;
     Ok((layout_of(db, version, schema)?, done))
+}
+
+/// Stores the shape that a table has now. Returns what has to be compared, if its version table is
+/// one that stays.
+fn follow_shape(
+    db: &Connection,
+    table: &TableSchema,
+    table_id: i64,
+    found: Option<&TableTriggers>,
+    now_ms: i64,
+) -> Result<Option<Comparison>, DatabaseError> {
+    let logged = found.is_some_and(TableTriggers::log_every_change);
+    let witness = found.and_then(|f| f.witness.as_ref()).filter(|(id, _)| *id == table_id);
+    let former = schema_history::newest(db, table_id)?;
+    let (mut shape, lineage) = match &former {
+        Some((_, shape)) => {
+            shape.next(table, witness.filter(|_| logged).map(|(_, names)| names.as_slice()))
+        }
+        None => (Shape::first(table), Lineage { new_from: 1, lost_column: true }),
+    };
+    settle_absent(db, &mut shape, lineage.new_from)?;
+    if former.as_ref().is_none_or(|(hash, known)| *hash != table.hash || *known != shape) {
+        schema_history::put(db, table_id, table.hash, &shape, now_ms)?;
+    }
+    let kind = match (logged, lineage.lost_column) {
+        (true, false) => return Ok(None),
+        (true, true) => Kind::Refresh,
+        (false, false) => Kind::Compare,
+        (false, true) => Kind::CompareLoosely,
+    };
+    Ok(Some(Comparison { table_id, time_ms: now_ms, kind, new_from: lineage.new_from }))
+}
+
+/// Puts the value that rows really have in the place of the text of a DEFAULT: the column's
+/// affinity decides what it becomes.
+fn settle_absent(db: &Connection, shape: &mut Shape, new_from: u32) -> Result<(), DatabaseError> {
+    for column in shape.columns.iter_mut().filter(|c| c.id >= new_from) {
+        let Some(text) = &column.absent else { continue };
+        db.execute_batch(&format!(
+            "CREATE TEMP TABLE __harmonylite__default (x {} DEFAULT {text}); INSERT INTO \
+            temp.__harmonylite__default DEFAULT VALUES",
+            if column.declared.is_empty() { String::new() } else { quote(&column.declared) }
+        ))?;
+        let value: Value = db.query_row("SELECT x FROM temp.__harmonylite__default", [], |r| {
+            Ok(r.get_ref(0)?.into())
+        })?;
+        db.execute_batch("DROP TABLE temp.__harmonylite__default")?;
+        column.absent = (value != Value::Null).then(|| literal(&value));
+    }
+    Ok(())
 }
 
 /// Removes all our objects from the database, inside the caller's write transaction.
@@ -162,11 +241,12 @@ fn drop_object(db: &Connection, name: &str, kind: &str) -> Result<(), DatabaseEr
     Ok(db.execute_batch(&format!("DROP {kind} IF EXISTS main.{}", quote(name)))?)
 }
 
-/// Drops objects that are not wanted or have another text, and creates missing ones. Returns the
+/// Drops objects that are neither wanted nor kept or have another text, and creates missing ones. Returns the
 /// names of the created objects.
 fn align_objects(
     db: &Connection,
     wanted: &BTreeMap<String, String>,
+    kept: &HashSet<String>,
     done: &mut Installed,
 ) -> Result<HashSet<String>, DatabaseError> {
     let mut present = HashSet::new();
@@ -177,6 +257,10 @@ fn align_objects(
         // SQLite stores the text unchanged, except for the part before the name.
         if wanted.get(&name).is_some_and(|text| tail(text, &name) == tail(&sql, &name)) {
             present.insert(name);
+            continue;
+        }
+        // A dropped table may come back: then its versions show what is gone.
+        if kept.contains(&name) {
             continue;
         }
         if !wanted.contains_key(&name)
@@ -200,42 +284,4 @@ fn align_objects(
 fn tail<'a>(sql: &'a str, name: &str) -> &'a str {
     let quoted = quote(name);
     sql.find(&quoted).map_or(sql, |at| &sql[at + quoted.len()..])
-}
-
-/// Logs the rows that have neither a version nor a log entry. They were written while their table
-/// was rebuilt and had no triggers.
-fn find_unversioned(
-    db: &Connection,
-    table: &TableSchema,
-    id: i64,
-    now_ms: i64,
-) -> Result<usize, DatabaseError> {
-    let not_null: Vec<String> =
-        table.key.iter().map(|k| format!("t.{} IS NOT NULL", quote(&k.name))).collect();
-    let joined: Vec<String> = table
-        .key
-        .iter()
-        .enumerate()
-        .map(|(i, k)| format!("v.key{i} = t.{}", quote(&k.name)))
-        .collect();
-    let logged: Vec<String> = table
-        .key
-        .iter()
-        .enumerate()
-        .map(|(i, k)| format!("l.key{i} = t.{} COLLATE {}", quote(&k.name), k.collation.name()))
-        .collect();
-    let sql = format!(
-        "{} SELECT ?1, {id}, {KIND_FOUND}, {} FROM main.{} AS t WHERE {} AND NOT EXISTS (SELECT 1 \
-        FROM main.{} AS v WHERE {}) \
-         AND NOT EXISTS (SELECT 1 FROM main.{} AS l WHERE l.table_id = {id} AND {})",
-        log_columns(table).replace("INTO ", "INTO main."),
-        key_of(table, "t"),
-        quote(&table.name),
-        not_null.join(" AND "),
-        quote(&version_table(&table.name)),
-        joined.join(" AND "),
-        change_log::NAME,
-        logged.join(" AND ")
-    );
-    Ok(db.execute(&sql, [now_ms])?)
 }

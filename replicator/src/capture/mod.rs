@@ -2,7 +2,9 @@
 
 pub mod absorb;
 pub mod baseline;
+pub mod compare;
 pub mod fold;
 pub mod install;
+mod lineage;
 pub mod triggers;
 pub mod user_triggers;

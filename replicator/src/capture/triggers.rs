@@ -4,6 +4,7 @@
 //! a stock shell and in every driver, back to SQLite 3.24, with `trusted_schema` off. They cost the
 //! application one small insert for each changed row.
 
+use super::lineage::witness_sql;
 use crate::db::layout::version_table;
 use crate::db::schema::{KeyKind, OWN_PREFIX, TableSchema};
 use crate::db::sql::{key_columns, quote};
@@ -18,7 +19,7 @@ pub(super) fn version_table_sql(table: &TableSchema) -> String {
     if table.key_kind != KeyKind::Columns {
         return format!(
             "CREATE TABLE main.{name} (key0 INTEGER PRIMARY KEY, hlc INTEGER NOT NULL, site \
-            INTEGER NOT NULL)"
+            INTEGER NOT NULL, digest INTEGER)"
         );
     }
     let columns: Vec<String> = table
@@ -36,8 +37,8 @@ pub(super) fn version_table_sql(table: &TableSchema) -> String {
         .collect();
     let keys = key_columns(table.key.len());
     format!(
-        "CREATE TABLE main.{name} ({}, hlc INTEGER NOT NULL, site INTEGER NOT NULL, PRIMARY KEY \
-        ({})) WITHOUT ROWID",
+        "CREATE TABLE main.{name} ({}, hlc INTEGER NOT NULL, site INTEGER NOT NULL, digest \
+        INTEGER, PRIMARY KEY ({})) WITHOUT ROWID",
         columns.join(", "),
         keys.join(", ")
     )
@@ -75,6 +76,16 @@ pub(super) fn key_of(table: &TableSchema, row: &str) -> String {
     keys.join(", ")
 }
 
+/// Returns every name under which an UPDATE can set the key. OF compares texts, so the names of the
+/// rowid are listed too.
+fn key_names(table: &TableSchema) -> String {
+    let mut names: Vec<String> = table.key.iter().map(|k| quote(&k.name)).collect();
+    if table.key_kind != KeyKind::Columns {
+        names.extend(["rowid", "_rowid_", "oid"].map(quote));
+    }
+    names.join(", ")
+}
+
 /// Returns the condition that rows `a` and `b` (`OLD.` and `NEW.`, or a row of the table and one of
 /// them) have the same key.
 fn same_key(table: &TableSchema, a: &str, b: &str) -> String {
@@ -109,7 +120,9 @@ pub(super) fn triggers(table: &TableSchema, id: i64) -> Vec<(String, String)> {
         all.push((name, sql));
     };
     add("insert", "AFTER INSERT", entry("NEW"));
-    add("update", "AFTER UPDATE", format!("{moved} {}", entry("NEW")));
+    add("update", "AFTER UPDATE", entry("NEW"));
+    // Apart from the other, so that an update of other columns pays nothing for it.
+    add("key_change", &format!("AFTER UPDATE OF {}", key_names(table)), moved);
     add("delete", "AFTER DELETE", entry("OLD"));
     let clashes = |own: &str| -> Vec<String> {
         table.unique.iter().filter_map(|u| displaced(table, id, u, own)).collect()
@@ -119,6 +132,7 @@ pub(super) fn triggers(table: &TableSchema, id: i64) -> Vec<(String, String)> {
         add("insert_displaced", "BEFORE INSERT", on_insert.join(" "));
         add("update_displaced", &format!("BEFORE UPDATE{}", touched(table)), on_update.join(" "));
     }
+    all.push(witness_sql(table, id));
     all
 }
 

@@ -85,7 +85,7 @@ fn layout(db: &Connection, filter: &TableFilter, conflict: &Conflict) -> Result<
         )
         .into());
     }
-    Ok(TableLayout::new(0, table, None))
+    Ok(TableLayout::first(0, table))
 }
 
 fn key_values(table: &TableLayout, conflict: &Conflict) -> Result<Vec<Value>, Failure> {

@@ -3,7 +3,9 @@
 //! Arrives: a [`TableSchema`]. Leaves: a [`TableLayout`]. Pure; the statements are cached by the
 //! connections that run them.
 
+use crate::db::row_digest::RowDigest;
 use crate::db::schema::{KeyKind, OWN_PREFIX, Skipped, TableSchema};
+use crate::db::shape::Shape;
 use crate::db::sql::{canonical_key, key_columns, quote};
 use crate::model::batch::{Digest, Value};
 use std::collections::HashMap;
@@ -16,8 +18,10 @@ pub struct Statements {
     pub select_row: String,
     /// Key -> hlc, site.
     pub version_get: String,
-    /// Key, hlc, site.
+    /// Key, hlc, site, digest.
     pub version_put: String,
+    /// Key, hlc, site; the digest is that of the row as it is stored, NULL if there is none.
+    pub version_put_stored: String,
     /// Key.
     pub delete_row: String,
     /// Key, exactly as stored.
@@ -31,8 +35,12 @@ pub struct TableLayout {
     pub id: i64,
     /// The table's schema.
     pub schema: TableSchema,
-    /// The hash before the last change, if there was one.
-    pub previous_hash: Option<Digest>,
+    /// Its shape.
+    pub shape: Shape,
+    /// Former shapes, by the hash of their schema.
+    pub former: Vec<(Digest, Shape)>,
+    /// Its columns as digests see them.
+    pub digest: RowDigest,
     /// The replicated columns. In a table without PRIMARY KEY the rowid comes first.
     pub batch_columns: Vec<String>,
     /// The places of the key in `batch_columns`, in key order.
@@ -42,8 +50,21 @@ pub struct TableLayout {
 }
 
 impl TableLayout {
+    /// Builds the layout of a table that has no history.
+    pub fn first(id: i64, schema: TableSchema) -> Self {
+        let shape = Shape::first(&schema);
+        let digest = RowDigest::new(&shape, |_, _| None);
+        Self::new(id, schema, shape, Vec::new(), digest)
+    }
+
     /// Builds the layout from the schema.
-    pub fn new(id: i64, schema: TableSchema, previous_hash: Option<Digest>) -> Self {
+    pub fn new(
+        id: i64,
+        schema: TableSchema,
+        shape: Shape,
+        former: Vec<(Digest, Shape)>,
+        digest: RowDigest,
+    ) -> Self {
         let mut batch_columns: Vec<String> =
             schema.columns.iter().map(|c| c.name.clone()).collect();
         if schema.key_kind == KeyKind::Rowid {
@@ -54,8 +75,8 @@ impl TableLayout {
             .iter()
             .map(|k| batch_columns.iter().position(|c| *c == k.name).unwrap_or(0))
             .collect();
-        let sql = statements(&schema, &batch_columns);
-        Self { id, schema, previous_hash, batch_columns, batch_key, sql }
+        let sql = statements(&schema, &batch_columns, &digest);
+        Self { id, schema, shape, former, digest, batch_columns, batch_key, sql }
     }
 
     /// The table's name.
@@ -138,7 +159,7 @@ fn key_condition(schema: &TableSchema, place: impl Fn(usize) -> String) -> Strin
     parts.join(" AND ")
 }
 
-fn statements(schema: &TableSchema, batch_columns: &[String]) -> Statements {
+fn statements(schema: &TableSchema, batch_columns: &[String], digest: &RowDigest) -> Statements {
     let table = format!("main.{}", quote(&schema.name));
     let versions = format!("main.{}", quote(&version_table(&schema.name)));
     let columns: Vec<String> = batch_columns.iter().map(|c| quote(c)).collect();
@@ -149,6 +170,16 @@ fn statements(schema: &TableSchema, batch_columns: &[String]) -> Statements {
     let version_condition: Vec<String> = (0..n).map(|i| format!("key{i} = ?{}", i + 1)).collect();
     let places: Vec<String> = (1..=n + 2).map(|i| format!("?{i}")).collect();
     let keys = version_keys.join(", ");
+    let put = |digest: String| {
+        format!(
+            "INSERT INTO {versions} ({keys}, hlc, site, digest) VALUES ({}, {digest}) ON CONFLICT \
+            ({keys}) DO UPDATE SET hlc = excluded.hlc, site = excluded.site, digest = \
+            excluded.digest",
+            places.join(", ")
+        )
+    };
+    let stored =
+        format!("(SELECT {} FROM {table} AS t WHERE {condition})", digest.sql("t", u32::MAX));
     Statements {
         select_row: format!("SELECT {} FROM {table} WHERE {condition}", columns.join(", ")),
         select_key: format!("SELECT {} FROM {table} WHERE {condition}", key_names.join(", ")),
@@ -157,11 +188,8 @@ fn statements(schema: &TableSchema, batch_columns: &[String]) -> Statements {
             "SELECT hlc, site FROM {versions} WHERE {}",
             version_condition.join(" AND ")
         ),
-        version_put: format!(
-            "INSERT INTO {versions} ({keys}, hlc, site) VALUES ({}) ON CONFLICT ({keys}) DO \
-            UPDATE SET hlc = excluded.hlc, site = excluded.site",
-            places.join(", ")
-        ),
+        version_put: put(format!("?{}", n + 3)),
+        version_put_stored: put(stored),
     }
 }
 
@@ -178,6 +206,7 @@ pub struct Layout {
     pub previous_hash: Option<Digest>,
     by_id: HashMap<i64, usize>,
     by_name: HashMap<String, usize>,
+    by_former_hash: HashMap<Digest, (usize, usize)>,
     /// The most key columns a table has.
     pub key_columns_max: usize,
     /// Tables that are not replicated.
@@ -202,6 +231,11 @@ impl Layout {
                 .enumerate()
                 .map(|(i, t)| (t.name().to_ascii_lowercase(), i))
                 .collect(),
+            by_former_hash: tables
+                .iter()
+                .enumerate()
+                .flat_map(|(i, t)| (0..t.former.len()).map(move |k| (t.former[k].0, (i, k))))
+                .collect(),
             key_columns_max: tables.iter().map(|t| t.schema.key.len()).max().unwrap_or(1),
             tables,
             hash,
@@ -214,6 +248,12 @@ impl Layout {
     /// skipped.
     pub fn is_excluded(&self, table: &str) -> bool {
         self.skipped.iter().any(|s| s.by_choice && s.name.eq_ignore_ascii_case(table))
+    }
+
+    /// Returns the table that once had a schema with this hash, and its shape then.
+    pub fn by_former_hash(&self, hash: Digest) -> Option<(&Arc<TableLayout>, &Shape)> {
+        let (table, shape) = self.by_former_hash.get(&hash)?;
+        Some((&self.tables[*table], &self.tables[*table].former[*shape].1))
     }
 
     /// Returns the table with this number in the log; None if it was dropped.

@@ -6,5 +6,7 @@ pub mod key_pages;
 pub mod layout;
 pub mod lockfile;
 pub mod preflight;
+pub mod row_digest;
 pub mod schema;
+pub mod shape;
 pub mod sql;

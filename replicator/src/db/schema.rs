@@ -23,6 +23,9 @@ pub struct Column {
     pub declared: String,
     /// NOT NULL.
     pub not_null: bool,
+    /// The text of its DEFAULT. Not part of the hash: tools leave one-off defaults that differ from
+    /// node to node.
+    pub default: Option<String>,
 }
 
 /// One column of the key.
@@ -47,6 +50,27 @@ pub struct UniqueIndex {
     pub partial: bool,
     /// CREATE INDEX text, empty for a constraint.
     pub sql: String,
+}
+
+impl UniqueIndex {
+    /// What makes it the same index: its columns, each under the name that `column` gives it, with
+    /// their collations, and the text of one that is partial or over an expression.
+    pub fn text(&self, column: impl Fn(&str) -> String) -> String {
+        let parts: Vec<String> = self
+            .columns
+            .iter()
+            .map(|part| {
+                part.as_ref().map_or("expression".to_owned(), |(name, collation)| {
+                    format!("{} {}", column(name), collation.to_ascii_uppercase())
+                })
+            })
+            .collect();
+        // Two nodes may spell the same index differently. The text counts only where it decides
+        // what is unique.
+        let special = self.partial || self.columns.contains(&None);
+        let words = self.sql.split_whitespace().skip(4).filter(|_| special);
+        format!("unique {} {}", parts.join(","), words.collect::<Vec<_>>().join(" "))
+    }
 }
 
 /// How a row of a table is identified.
@@ -77,6 +101,18 @@ pub struct TableSchema {
     pub hash: Digest,
 }
 
+impl TableSchema {
+    /// Whether rows are identified by the rowid alone.
+    pub fn has_rowid_key(&self) -> bool {
+        self.key_kind == KeyKind::Rowid
+    }
+
+    /// Whether this is the name under which the rowid is the key.
+    pub fn is_rowid(&self, name: &str) -> bool {
+        self.has_rowid_key() && self.key.iter().any(|k| k.name.eq_ignore_ascii_case(name))
+    }
+}
+
 /// A table that is not replicated, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {
@@ -100,6 +136,12 @@ pub struct Schema {
 }
 
 impl Schema {
+    /// Whether there is a table of this name, replicated or not.
+    pub fn has(&self, table: &str) -> bool {
+        self.tables.iter().any(|t| t.name.eq_ignore_ascii_case(table))
+            || self.skipped.iter().any(|s| s.name.eq_ignore_ascii_case(table))
+    }
+
     /// Hash over all replicated tables.
     pub fn hash(&self) -> Digest {
         let mut all = Sha256::new();
@@ -290,12 +332,17 @@ fn read_table(
 
 fn read_columns(db: &Connection, table: &str) -> rusqlite::Result<Vec<RawColumn>> {
     let mut statement = db.prepare(
-        "SELECT name, type, \"notnull\", pk, hidden FROM \
+        "SELECT name, type, \"notnull\", pk, hidden, dflt_value FROM \
         pragma_table_xinfo(?1, 'main') ORDER BY cid",
     )?;
     let rows = statement.query_map([table], |row| {
         Ok(RawColumn {
-            column: Column { name: row.get(0)?, declared: row.get(1)?, not_null: row.get(2)? },
+            column: Column {
+                name: row.get(0)?,
+                declared: row.get(1)?,
+                not_null: row.get(2)?,
+                default: row.get(5)?,
+            },
             key_position: row.get(3)?,
             generated: row.get::<_, i64>(4)? >= 2,
         })
@@ -363,29 +410,7 @@ fn table_hash(
             )
         })
         .collect();
-    for index in unique {
-        let parts: Vec<String> = index
-            .columns
-            .iter()
-            .map(|c| {
-                c.as_ref().map_or("expression".to_owned(), |(n, coll)| {
-                    format!("{} {}", quote(&n.to_ascii_lowercase()), coll.to_ascii_uppercase())
-                })
-            })
-            .collect();
-        let special = index.partial || index.columns.contains(&None);
-        // Two nodes may spell the same index differently. The text counts only where it decides
-        // what is unique.
-        lines.push(format!(
-            "unique {} {}",
-            parts.join(","),
-            if special {
-                index.sql.split_whitespace().skip(4).collect::<Vec<_>>().join(" ")
-            } else {
-                String::new()
-            }
-        ));
-    }
+    lines.extend(unique.iter().map(|index| index.text(|name| quote(&name.to_ascii_lowercase()))));
     lines.sort();
     lines.dedup();
     let text = format!(

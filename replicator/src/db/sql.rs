@@ -68,6 +68,58 @@ fn hex(bytes: &[u8]) -> String {
     format!("X'{}'", HEXLOWER.encode(bytes))
 }
 
+/// The affinity of a column.
+///
+/// Source: <https://www.sqlite.org/datatype3.html>, section 3.1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Affinity {
+    /// INT in the type.
+    Integer,
+    /// CHAR, CLOB or TEXT in it.
+    Text,
+    /// BLOB in it, or no type.
+    Blob,
+    /// REAL, FLOA or DOUB in it.
+    Real,
+    /// Any other.
+    Numeric,
+}
+
+/// The affinity of a column of this declared type.
+pub fn affinity(declared: &str) -> Affinity {
+    let declared = declared.to_ascii_uppercase();
+    let has = |words: &[&str]| words.iter().any(|word| declared.contains(word));
+    if has(&["INT"]) {
+        Affinity::Integer
+    } else if has(&["CHAR", "CLOB", "TEXT"]) {
+        Affinity::Text
+    } else if declared.is_empty() || has(&["BLOB"]) {
+        Affinity::Blob
+    } else if has(&["REAL", "FLOA", "DOUB"]) {
+        Affinity::Real
+    } else {
+        Affinity::Numeric
+    }
+}
+
+/// Whether the text of a DEFAULT is a literal: the same value for every row and at every time.
+pub fn is_constant(text: &str) -> bool {
+    let text = text.trim();
+    let upper = text.to_ascii_uppercase();
+    if matches!(upper.as_str(), "NULL" | "TRUE" | "FALSE") {
+        return true;
+    }
+    let quoted = |text: &str| {
+        let inside = text.strip_prefix('\'').and_then(|t| t.strip_suffix('\''));
+        inside.is_some_and(|t| !t.replace("''", "").contains('\''))
+    };
+    let number = upper.trim_start_matches(['+', '-']);
+    quoted(text)
+        || upper.strip_prefix('X').is_some_and(quoted)
+        || (number.starts_with(|c: char| c.is_ascii_digit() || c == '.')
+            && number.chars().all(|c| c.is_ascii_alphanumeric() || "._+-".contains(c)))
+}
+
 /// How SQLite compares a text key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Collation {
@@ -198,6 +250,27 @@ mod tests {
                     );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn affinities_and_constants_are_those_of_sqlite() {
+        for (declared, expected) in [
+            ("INTEGER", Affinity::Integer),
+            ("bigint", Affinity::Integer),
+            ("varchar(10)", Affinity::Text),
+            ("", Affinity::Blob),
+            ("DOUBLE", Affinity::Real),
+            ("datetime", Affinity::Numeric),
+            ("FLOATING POINT", Affinity::Integer),
+        ] {
+            assert_eq!(affinity(declared), expected, "{declared}");
+        }
+        for text in ["NULL", "1", "-1.5e3", "'it''s'", "X'00'", "true", ".5", "0x1F", " 7 "] {
+            assert!(is_constant(text), "{text}");
+        }
+        for text in ["CURRENT_TIMESTAMP", "(1)", "'a' || 'b'", "random()", "", "1 + 1", "abs(1)"] {
+            assert!(!is_constant(text), "{text}");
         }
     }
 

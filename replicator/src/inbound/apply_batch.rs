@@ -8,6 +8,7 @@ use crate::actor::Fatal;
 use crate::db::connection;
 use crate::merge::admit::admit;
 use crate::merge::apply::{Applied, Applier, ApplyError};
+use crate::merge::table_map::TableMap;
 use crate::model::action::Action;
 use crate::model::batch::{BatchHeader, Op, Row};
 use crate::model::ids::{BatchNo, NodeId, Site, Version};
@@ -16,6 +17,7 @@ use crate::wire::decode::{BatchReader, DecodeError, outline};
 use crate::wire::spill::Spill;
 use crate::wire::unpack::{Unpacker, unpacking};
 use std::io::Read;
+use std::sync::Arc;
 
 /// The result of applying a batch.
 pub(super) enum Outcome {
@@ -81,8 +83,20 @@ fn undecodable(error: DecodeError) -> EndedEarly {
     }
 }
 
-fn inapplicable(error: ApplyError) -> EndedEarly {
+/// A row that does not fit because its writer had a former schema waits for the migration there.
+fn inapplicable(
+    error: ApplyError,
+    maps: &[Option<Arc<TableMap>>],
+    header: &BatchHeader,
+) -> EndedEarly {
     match error {
+        ApplyError::Refused { .. } if maps.iter().flatten().any(|map| map.is_former()) => {
+            let reason = format!(
+                "{error}; the batch has a former schema of this table: it goes on once its origin \
+                has run the migration that ran here"
+            );
+            Outcome::Held { reason, header: Some(Box::new(header.clone())) }.into()
+        }
         ApplyError::Refused { .. } => Outcome::Quarantine(error.to_string()).into(),
         ApplyError::Database(error) => EndedEarly::Fatal(error.into()),
     }
@@ -170,10 +184,10 @@ fn apply_plain<R: Read>(
         while reader.next_row(&mut row).map_err(undecodable)? {
             lowest_ms = lowest_ms.min(row.version.hlc.ms());
             if let Some(map) = map {
-                applier.row(map, &row).map_err(inapplicable)?;
+                applier.row(map, &row).map_err(|error| inapplicable(error, &maps, &header))?;
             }
         }
     }
-    let applied = applier.finish().map_err(inapplicable)?;
+    let applied = applier.finish().map_err(|error| inapplicable(error, &maps, &header))?;
     Ok(Outcome::Applied { header, applied, lowest_ms })
 }

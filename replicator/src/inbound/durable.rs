@@ -5,6 +5,7 @@
 //! rollback, so no code has to undo changes in memory.
 
 use crate::capture::absorb::AbsorbState;
+use crate::capture::compare::Compare;
 use crate::db::connection::DatabaseError;
 use crate::model::config::NodeConfig;
 use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
@@ -49,6 +50,8 @@ pub(super) struct Durable {
     pub(super) streams: Vec<Progress>,
     /// The walks that log rows to republish.
     pub(super) republish: Republish,
+    /// Tables that are compared because their triggers were away.
+    pub(super) compare: Compare,
 }
 
 impl Durable {
@@ -80,6 +83,7 @@ impl Durable {
             writes: meta::get(db, meta::WRITES)?.unwrap_or(0),
             streams: (1..=config.shards).map(stream).collect::<Result<_, DatabaseError>>()?,
             republish: Republish::read(db)?,
+            compare: Compare::read(db)?,
         })
     }
 

@@ -46,6 +46,7 @@ impl Schedule<'_> {
                 || self.verify.verdict().is_some()
                 || inbox.items_are_due(durable, durable.joined && up, now)
                 || now.mono_ms >= self.answer_deadline()
+                || !durable.compare.is_idle()
                 || durable.republish.is_due(durable.absorb.published)
                 || (up && self.join.is_complete(durable, inbox, &[], now)))
     }
@@ -66,6 +67,7 @@ impl Schedule<'_> {
             && !self.gaps.any_open()
             && self.answers.is_empty()
             && self.durable.republish.is_idle()
+            && self.durable.compare.is_idle()
             && self.durable.streams.iter().all(|s| s.held.is_empty())
             && self.inbox.waits_for_nothing()
     }

@@ -140,11 +140,11 @@ pub(super) fn report_installed(installed: &Installed) {
             "this table cannot be replicated: its changes stay on this node"
         );
     }
-    if installed.found_rows > 0 {
+    for table in &installed.compared {
         tracing::warn!(
-            rows = installed.found_rows,
-            "found rows without a version, written while a table was rebuilt; publishing \
-            them"
+            table,
+            "the table was rebuilt, and its triggers were away meanwhile; comparing its rows with \
+            their digests to find what changed"
         );
     }
     if !installed.foreign_removed.is_empty() {

@@ -9,6 +9,7 @@ use super::process;
 use super::transaction::{AfterCommit, Transaction, check_content};
 use crate::actor::{Effect, Fatal, Step};
 use crate::broker::Broker;
+use crate::capture::compare::Compare;
 use crate::capture::{baseline, install};
 use crate::db::connection::DatabaseError;
 use crate::model::action::Action;
@@ -107,6 +108,9 @@ impl<B: Broker> Inbound<B> {
                 tx.carry_out(verdict)?;
             }
             tx.after.ended_gaps = self.gaps.write_ended(tx.db)?;
+            if !tx.compare()? {
+                return tx.write_marks();
+            }
             if self.verify.is_up() && !tx.durable.republish.is_republishing() {
                 tx.answer(&self.answers)?;
             }
@@ -157,6 +161,7 @@ impl<B: Broker> Inbound<B> {
         let was_moved = self.schema.moved;
         let result = self.schema.follow(&mut self.db, &self.config, self.durable.writes, now);
         if result? {
+            self.durable.compare = Compare::read(&self.db)?;
             self.verify.heartbeat_at_once();
             self.effects.push(Effect::Look);
             // Held origins may fit this schema: consume their backlogs again.

@@ -205,6 +205,21 @@ impl<'a> Transaction<'a> {
         Ok(complete || !absorbs_first)
     }
 
+    /// One step of the comparison of tables whose triggers were away. False: nothing else is done in
+    /// this transaction, because what it found has to be absorbed first.
+    ///
+    /// # Errors
+    /// SQLite's error.
+    pub(super) fn compare(&mut self) -> Result<bool, Fatal> {
+        if self.durable.compare.is_idle() {
+            return Ok(true);
+        }
+        let (joined, rows_max) = (self.durable.joined, self.config.limits.republish_rows_max);
+        let compared = self.durable.compare.step(self.db, self.layout, joined, rows_max)?;
+        self.after.look |= compared.found > 0;
+        Ok(false)
+    }
+
     /// Stores the waiting acknowledgements.
     ///
     /// # Errors

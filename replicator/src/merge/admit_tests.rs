@@ -39,7 +39,7 @@ fn header(layout: &Layout, table: &str) -> TableHeader {
 
 /// What a node sends that has not added column b yet.
 fn header_before(layout: &Layout) -> TableHeader {
-    let hash = layout.by_name("t").unwrap().previous_hash.unwrap();
+    let hash = layout.by_name("t").unwrap().former[0].0;
     TableHeader { hash, columns: names(&["id", "a"]), ..header(layout, "t") }
 }
 
@@ -55,14 +55,11 @@ fn the_present_and_the_previous_schema_are_admitted() {
     assert_ne!(present.hash, before.hash);
     let upper = TableHeader { name: "T".to_owned(), ..present.clone() };
     let moved = TableHeader { columns: names(&["b", "ID", "a"]), key: vec![1], ..present.clone() };
-    // The writer had a column that was dropped here since.
-    let more = TableHeader { columns: names(&["id", "a", "b", "c"]), ..before.clone() };
     for (what, header, columns, used) in [
         ("present", present, vec!["id", "a", "b"], vec![0, 1, 2]),
         ("other letters", upper, vec!["id", "a", "b"], vec![0, 1, 2]),
         ("other order", moved, vec!["b", "id", "a"], vec![0, 1, 2]),
         ("previous", before, vec!["id", "a"], vec![0, 1]),
-        ("previous with more", more, vec!["id", "a", "b"], vec![0, 1, 2]),
         ("key of two", header(&layout, "pair"), vec!["x", "y", "z"], vec![0, 1, 2]),
     ] {
         let map = admit_one(&layout, header).unwrap().unwrap();
@@ -139,6 +136,97 @@ fn the_present_hash_with_other_columns_is_not_followed() {
     for columns in [vec!["id", "a"], vec!["id", "a", "b", "c"], vec!["id", "a", "c"]] {
         let header = TableHeader { columns: names(&columns), ..header(&layout, "t") };
         assert!(admit_one(&layout, header).is_err(), "{columns:?}");
+    }
+    for columns in [vec!["id"], vec!["id", "a", "b"], vec!["id", "b"]] {
+        let header = TableHeader { columns: names(&columns), ..header_before(&layout) };
+        assert!(admit_one(&layout, header).is_err(), "a former hash, {columns:?}");
+    }
+}
+
+/// A table before and after a change, and what becomes of a batch from before it: the columns that
+/// its values are written to, or a part of the reason why its origin waits.
+#[test]
+fn a_former_schema_is_admitted_only_if_nothing_is_lost() {
+    let cases: [(&str, &str, Result<&[&str], &str>); 16] = [
+        ("id INTEGER PRIMARY KEY, a", "ALTER TABLE t RENAME a TO w", Ok(&["id", "w"])),
+        ("id TEXT PRIMARY KEY, a", "ALTER TABLE t RENAME id TO key", Ok(&["key", "a"])),
+        (
+            "id INTEGER PRIMARY KEY, a, b",
+            "ALTER TABLE t RENAME a TO x; ALTER TABLE t RENAME b TO a; ALTER TABLE t RENAME x TO b",
+            Ok(&["id", "b", "a"]),
+        ),
+        ("id INTEGER PRIMARY KEY, a", "ALTER TABLE t RENAME TO u", Ok(&["id", "a"])),
+        ("id INTEGER PRIMARY KEY, a", "ALTER TABLE t ADD b NOT NULL DEFAULT 'x'", Ok(&["id", "a"])),
+        ("a, b", "ALTER TABLE t RENAME a TO w", Ok(&["rowid", "w", "b"])),
+        ("id INTEGER PRIMARY KEY, a", "ALTER TABLE t DROP a", Err("column a is not here")),
+        (
+            "id INTEGER PRIMARY KEY, a",
+            "ALTER TABLE t DROP a; ALTER TABLE t ADD b",
+            Err("column a is not here"),
+        ),
+        (
+            "id INTEGER PRIMARY KEY, a",
+            "DROP TABLE t; CREATE TABLE t (id INTEGER PRIMARY KEY, a, b NOT NULL)",
+            Err("column b is new here, and NOT NULL"),
+        ),
+        (
+            "id INTEGER PRIMARY KEY, a",
+            "DROP TABLE t; CREATE TABLE t (id INTEGER PRIMARY KEY, a, b DEFAULT (random()))",
+            Err("column b is new here, and NOT NULL"),
+        ),
+        (
+            "id INTEGER PRIMARY KEY, a INT",
+            "DROP TABLE t; CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT)",
+            Err("column a is not here"),
+        ),
+        (
+            "id INTEGER PRIMARY KEY, a VARCHAR(10)",
+            "DROP TABLE t; CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT)",
+            Ok(&["id", "a"]),
+        ),
+        (
+            "id INTEGER PRIMARY KEY, a",
+            "CREATE UNIQUE INDEX i ON t (a)",
+            Err("a unique index is new"),
+        ),
+        (
+            "id INTEGER PRIMARY KEY, a UNIQUE, b",
+            "ALTER TABLE t RENAME a TO w",
+            Ok(&["id", "w", "b"]),
+        ),
+        (
+            "id INTEGER PRIMARY KEY, a",
+            "DROP TABLE t; CREATE TABLE t (id INTEGER, a PRIMARY KEY)",
+            Err("the primary key"),
+        ),
+        (
+            "id INTEGER PRIMARY KEY, a, b",
+            "ALTER TABLE t DROP b; ALTER TABLE t RENAME a TO b",
+            Err("column b is not here"),
+        ),
+    ];
+    for (before, ddl, expected) in cases {
+        let db = test_database();
+        let filter = TableFilter::default();
+        db.execute_batch(&format!("CREATE TABLE t ({before})")).unwrap();
+        let former = header(&install(&db, &filter, 0).unwrap().0, "t");
+        // A change that came in between must make no difference.
+        for middle in ["", "; ALTER TABLE t ADD zz"] {
+            let ddl = format!("SAVEPOINT s; {ddl}");
+            db.execute_batch(&ddl).unwrap();
+            install(&db, &filter, 0).unwrap();
+            let name = if ddl.contains("TO u") { "u" } else { "t" };
+            if !middle.is_empty() {
+                db.execute_batch(&format!("ALTER TABLE {name} ADD zz")).unwrap();
+            }
+            let layout = install(&db, &filter, 0).unwrap().0;
+            match (admit_one(&layout, former.clone()), expected) {
+                (Ok(map), Ok(columns)) => assert_eq!(map.unwrap().columns, columns, "{ddl}"),
+                (Err(reason), Err(part)) => assert!(reason.contains(part), "{ddl}: {reason}"),
+                (found, _) => panic!("{ddl}: {found:?}, expected {expected:?}"),
+            }
+            db.execute_batch("ROLLBACK TO s; RELEASE s").unwrap();
+        }
     }
 }
 

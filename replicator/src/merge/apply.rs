@@ -164,7 +164,7 @@ impl<'a> Applier<'a> {
         };
         match written {
             Ok(()) => {
-                self.versions.put(&map.table, &key, row.version)?;
+                self.store_version(map, &key, row)?;
                 self.done.taken += 1;
             }
             Err(error) if is_unique(&error) => {
@@ -203,7 +203,7 @@ impl<'a> Applier<'a> {
         let Clash { map, key, row } = clash;
         let columns: Vec<&str> = map.columns.iter().map(String::as_str).collect();
         let others = unique_clash::others(self.db, &map.table, &columns, &map.values(row))?;
-        self.versions.put(&map.table, key, row.version)?;
+        self.store_version(map, key, row)?;
         let mut versions = Vec::with_capacity(others.len());
         for other in &others {
             versions.push(self.versions.get(&map.table, other)?);
@@ -247,12 +247,22 @@ impl<'a> Applier<'a> {
         } else {
             had.hlc.next()
         };
-        self.versions.put(table, key, Version { hlc, site: self.site })?;
+        self.versions.put(table, key, Version { hlc, site: self.site }, None)?;
         if !planted(Bug::SilentCompensation) {
             log_for_publication(self.db, table, key)?;
         }
         self.done.compensated += 1;
         Ok(())
+    }
+
+    fn store_version(
+        &mut self,
+        map: &TableMap,
+        key: &[Value],
+        row: &Row,
+    ) -> Result<(), DatabaseError> {
+        let digest = (row.op == Op::Upsert).then(|| map.digest(row));
+        self.versions.put(&map.table, key, row.version, digest)
     }
 
     fn delete(&self, table: &TableLayout, key: &[Value]) -> rusqlite::Result<()> {

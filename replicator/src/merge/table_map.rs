@@ -18,34 +18,72 @@ pub struct TableMap {
     pub(super) columns: Vec<String>,
     key: Vec<usize>,
     pub(super) upsert: String,
+    is_former: bool,
+    /// For each column of the digest its position in a batch row.
+    digested: Vec<Option<usize>>,
+}
+
+fn same(a: &str, b: &str) -> bool {
+    a.eq_ignore_ascii_case(b)
 }
 
 impl TableMap {
-    /// Maps the columns of a batch's table to those of this database by name. None if a key column
-    /// is missing here. Also None if the header has the hash of our present schema but other
-    /// columns: such a header is wrong.
-    pub fn new(table: &Arc<TableLayout>, header: &TableHeader) -> Option<Self> {
-        let (mut used, mut columns) = (Vec::new(), Vec::new());
-        for (i, name) in header.columns.iter().enumerate() {
-            if let Some(here) = table.batch_columns.iter().find(|c| c.eq_ignore_ascii_case(name)) {
-                used.push(i);
-                columns.push(here.clone());
-            }
+    /// Maps the columns of a batch's table to those of this database. `renamed` are the names then
+    /// and now of the columns of a former schema; None for the present one. None if the header
+    /// lists other columns than the schema whose hash it has: such a header is wrong.
+    pub fn new(
+        table: &Arc<TableLayout>,
+        header: &TableHeader,
+        renamed: Option<&[(String, String)]>,
+    ) -> Option<Self> {
+        let now = |then: &str| -> Option<&String> {
+            let now = match renamed.and_then(|r| r.iter().find(|(n, _)| same(n, then))) {
+                Some((_, now)) => now,
+                None if renamed.is_some_and(|r| !r.is_empty()) && !table.schema.is_rowid(then) => {
+                    return None;
+                }
+                None => then,
+            };
+            table.batch_columns.iter().find(|c| same(c, now))
+        };
+        let here: Vec<Option<&String>> = header.columns.iter().map(|c| now(c)).collect();
+        let used: Vec<usize> = (0..here.len()).filter(|i| here[*i].is_some()).collect();
+        let columns: Vec<String> = here.iter().flatten().map(|c| (*c).clone()).collect();
+        let key_fits =
+            header.key.len() == table.schema.key.len()
+                && header.key.iter().zip(&table.schema.key).all(|(i, k)| {
+                    here.get(*i).is_some_and(|c| c.is_some_and(|c| same(c, &k.name)))
+                });
+        let known = match renamed {
+            Some(renamed) => renamed.len() + usize::from(table.schema.has_rowid_key()),
+            None => table.batch_columns.len(),
+        };
+        let complete = columns.len() == header.columns.len() && columns.len() == known;
+        if !key_fits || !(complete || planted(Bug::AdmitByName)) {
+            return None;
         }
-        let fits = header.key.len() == table.schema.key.len()
-            && header.key.iter().zip(&table.schema.key).all(|(i, k)| {
-                header.columns.get(*i).is_some_and(|c| c.eq_ignore_ascii_case(&k.name))
-            });
-        let same = used.len() == header.columns.len() && used.len() == table.batch_columns.len();
         let names: Vec<&str> = columns.iter().map(String::as_str).collect();
-        let upsert = table.upsert(&names);
-        (fits && (same || header.hash != table.schema.hash)).then(|| Self {
+        let position = |name: &str| columns.iter().position(|c| c == name).map(|at| used[at]);
+        Some(Self {
+            digested: table.digest.names().map(position).collect(),
+            upsert: table.upsert(&names),
             table: Arc::clone(table),
             used,
             columns,
             key: header.key.clone(),
-            upsert,
+            is_former: renamed.is_some(),
         })
+    }
+
+    /// Whether the batch has a former schema of the table.
+    pub fn is_former(&self) -> bool {
+        self.is_former
+    }
+
+    /// The digest of a row of the batch, as it is stored here.
+    pub(super) fn digest(&self, row: &Row) -> i64 {
+        let values = self.digested.iter().map(|at| at.and_then(|at| row.values.get(at)));
+        self.table.digest.of(values)
     }
 
     /// Returns whether the writer lacked some of our columns. These columns then get their

@@ -287,7 +287,7 @@ fn a_row_sent_again_keeps_its_version_and_names_its_site() {
         if let Some(site) = site {
             version = Version { hlc: Hlc(10 << 16), site };
             let mut versions = crate::store::versions::Versions::new(&node.db);
-            versions.put(&table, &[Value::Integer(1)], version).unwrap();
+            versions.put(&table, &[Value::Integer(1)], version, None).unwrap();
         }
         if exists {
             node.run("INSERT INTO t VALUES (1, 1); DELETE FROM __harmonylite__change_log");

@@ -105,7 +105,7 @@ pub fn prune(
     let mut page = next_page(db, &format!("main.{name}"), &keys, pass.after.as_deref(), rows_max)?;
     page.values.push(Value::Integer(Hlc::from_ms(before_ms).0));
     let sql = format!(
-        "DELETE FROM main.{name} WHERE {} AND hlc < ?{}",
+        "DELETE FROM main.{name} WHERE {} AND hlc < ?{} AND digest IS NULL",
         page.condition,
         page.values.len()
     );

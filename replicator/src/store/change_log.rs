@@ -176,7 +176,7 @@ pub fn restamp(
 ) -> Result<usize, DatabaseError> {
     Ok(db.execute(
         "UPDATE main.__harmonylite__change_log SET time = ?1 WHERE id > ?2 AND kind <> ?3 AND \
-        time < ?4",
+        time < ?4 AND time > 0",
         (now_ms, after, KIND_PUBLISH, before_ms),
     )?)
 }
@@ -234,11 +234,27 @@ pub fn publish_rows(
     from: &str,
     values: &[Value],
 ) -> Result<usize, DatabaseError> {
+    log_rows(db, table_id, (KIND_PUBLISH, "0"), keys, from, values)
+}
+
+/// As [`publish_rows`], with entries of a kind and a time; the time is an SQL expression.
+///
+/// # Errors
+/// SQLite's error.
+pub fn log_rows(
+    db: &Connection,
+    table_id: i64,
+    (kind, time): (i64, &str),
+    keys: &[String],
+    from: &str,
+    values: &[Value],
+) -> Result<usize, DatabaseError> {
     let mut insert = db.prepare_cached(&format!(
-        "INSERT INTO main.__harmonylite__change_log (time, table_id, kind, {}) SELECT 0, \
-        {table_id}, {KIND_PUBLISH}, {} {from}",
+        "INSERT INTO main.__harmonylite__change_log (time, table_id, kind, {}) SELECT {time}, \
+        {table_id}, {kind}, {} {}",
         key_columns(keys.len()).join(", "),
-        keys.join(", ")
+        keys.join(", "),
+        from
     ))?;
     Ok(insert.execute(params_from_iter(values))?)
 }

@@ -5,17 +5,22 @@
 
 use super::meta;
 use crate::db::connection::{DatabaseError, open_reader};
+use crate::db::layout::version_table;
+use crate::db::row_digest;
+use crate::db::sql::quote;
 use crate::model::ids::NodeId;
 use rusqlite::Connection;
 use std::path::Path;
 
 /// The format number of our tables. FORMAT.md explains each number.
-pub const FORMAT: i64 = 1;
+pub const FORMAT: i64 = 2;
 
 /// The tables of `tables.sql`, without our prefix.
-pub const FIXED_TABLES: [&str; 10] = [
+pub const FIXED_TABLES: [&str; 12] = [
     "meta",
     "table",
+    "schema_history",
+    "comparison",
     "change_log",
     "site",
     "origin",
@@ -31,11 +36,34 @@ pub const FIXED_TABLES: [&str; 10] = [
 /// # Errors
 /// [`DatabaseError::NewerFormat`]; any other error of SQLite.
 pub fn create_tables(db: &Connection, path: &Path) -> Result<(), DatabaseError> {
-    db.execute_batch(include_str!("tables.sql"))?;
-    match meta::get(db, meta::FORMAT)? {
-        Some(found) => check_format(path, found),
-        None => meta::set(db, meta::FORMAT, FORMAT),
+    row_digest::register(db)?;
+    if is_installed(db)?
+        && let Some(found) = meta::get(db, meta::FORMAT)?
+    {
+        check_format(path, found)?;
+        if found < 2 {
+            add_digests(db)?;
+        }
     }
+    db.execute_batch(include_str!("tables.sql"))?;
+    meta::set(db, meta::FORMAT, FORMAT)
+}
+
+/// Format 1 had no digests beside the versions. The next installation finds that the table has no
+/// shape yet, and has the digests made.
+fn add_digests(db: &Connection) -> Result<(), DatabaseError> {
+    let mut read =
+        db.prepare("SELECT name FROM main.__harmonylite__table WHERE hash IS NOT NULL")?;
+    let names =
+        read.query_map([], |r| r.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()?;
+    drop(read);
+    for name in names {
+        db.execute_batch(&format!(
+            "ALTER TABLE main.{} ADD COLUMN digest INTEGER",
+            quote(&version_table(&name))
+        ))?;
+    }
+    Ok(())
 }
 
 /// Refuses a newer format than this program supports.
@@ -91,7 +119,7 @@ mod tests {
         assert_eq!(meta::get(&db, meta::NODE).unwrap(), Some(NodeId(4)), "nothing is lost");
         meta::set(&db, meta::FORMAT, FORMAT + 1).unwrap();
         let refused = create_tables(&db, path).unwrap_err();
-        assert!(matches!(refused, DatabaseError::NewerFormat { found: 2, known: FORMAT, .. }));
+        assert!(matches!(refused, DatabaseError::NewerFormat { found: 3, known: FORMAT, .. }));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Every function works on the caller's connection and inside the caller's transaction.
 
 pub mod change_log;
+pub mod comparisons;
 pub mod conflicts;
 pub mod cursor;
 pub mod gaps;
@@ -11,6 +12,7 @@ pub mod install;
 pub mod meta;
 pub mod origins;
 pub mod quarantine;
+pub mod schema_history;
 pub mod sites;
 pub mod tables;
 pub mod versions;

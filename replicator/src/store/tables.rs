@@ -27,15 +27,6 @@ pub enum Change {
     Added,
 }
 
-/// A registered table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KnownTable {
-    /// The number.
-    pub id: i64,
-    /// The hash before the last change, if there was one.
-    pub previous_hash: Option<Digest>,
-}
-
 /// Gives a table its number and stores the hash of its schema.
 ///
 /// # Errors
@@ -52,8 +43,7 @@ pub fn register(db: &Connection, table: &TableSchema) -> Result<Registered, Data
         Some((id, Some(hash))) if hash == table.hash => Ok(Registered { id, change: Change::None }),
         Some((id, hash)) => {
             db.execute(
-                "UPDATE main.__harmonylite__table SET previous_hash = hash, hash = ?2, name = ?3 \
-                WHERE id = ?1",
+                "UPDATE main.__harmonylite__table SET hash = ?2, name = ?3 WHERE id = ?1",
                 params![id, table.hash, table.name],
             )?;
             let change = if hash.is_none() { Change::Added } else { Change::Schema };
@@ -85,28 +75,54 @@ pub fn forget_dropped(db: &Connection, schema: &Schema) -> Result<Vec<String>, D
     let mut dropped = Vec::new();
     for (id, name) in rows {
         if !names.contains(&name.to_ascii_lowercase()) {
-            db.execute(
-                "UPDATE main.__harmonylite__table SET hash = NULL, previous_hash = NULL \
-                WHERE id = ?1",
-                [id],
-            )?;
+            db.execute("UPDATE main.__harmonylite__table SET hash = NULL WHERE id = ?1", [id])?;
             dropped.push(name);
         }
     }
     Ok(dropped)
 }
 
-/// Returns number and previous hash of a table; None if it was never registered.
+/// Returns the number of a table; None if it was never registered.
 ///
 /// # Errors
 /// SQLite's error.
-pub fn find(db: &Connection, name: &str) -> Result<Option<KnownTable>, DatabaseError> {
-    let mut read = db.prepare_cached(
-        "SELECT id, previous_hash FROM main.__harmonylite__table WHERE name = ?1",
+pub fn find(db: &Connection, name: &str) -> Result<Option<i64>, DatabaseError> {
+    let mut read = db.prepare_cached("SELECT id FROM main.__harmonylite__table WHERE name = ?1")?;
+    Ok(read.query_row([name], |r| r.get(0)).optional()?)
+}
+
+/// Returns the name under which a number is registered.
+///
+/// # Errors
+/// SQLite's error.
+pub fn name_of(db: &Connection, id: i64) -> Result<Option<String>, DatabaseError> {
+    let mut read = db.prepare_cached("SELECT name FROM main.__harmonylite__table WHERE id = ?1")?;
+    Ok(read.query_row([id], |r| r.get(0)).optional()?)
+}
+
+/// Gives a renamed table its new name. A dropped table that had this name keeps its number under a
+/// name that no table can have.
+///
+/// # Errors
+/// SQLite's error.
+pub fn rename(db: &Connection, id: i64, name: &str) -> Result<(), DatabaseError> {
+    db.execute(
+        "UPDATE main.__harmonylite__table SET name = 'sqlite_' || id || '_' || name, hash = NULL \
+        WHERE name = ?1 AND id <> ?2",
+        params![name, id],
     )?;
-    let known =
-        read.query_row([name], |r| Ok(KnownTable { id: r.get(0)?, previous_hash: r.get(1)? }));
-    Ok(known.optional()?)
+    db.execute("UPDATE main.__harmonylite__table SET name = ?2 WHERE id = ?1", params![id, name])?;
+    Ok(())
+}
+
+/// Returns the names of the tables that are not replicated any more.
+///
+/// # Errors
+/// SQLite's error.
+pub fn forgotten(db: &Connection) -> Result<Vec<String>, DatabaseError> {
+    let mut read = db.prepare("SELECT name FROM main.__harmonylite__table WHERE hash IS NULL")?;
+    let rows = read.query_map([], |r| r.get(0))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
 /// Returns the schema hash of a replicated table; None if the table is not replicated.
@@ -161,8 +177,8 @@ mod tests {
         assert_eq!(registered(&second), [Registered { id: 1, change: Change::Schema }]);
         assert_eq!(forget_dropped(&db, &second).unwrap(), ["b"]);
         assert_eq!(forget_dropped(&db, &second).unwrap(), [""; 0]);
-        let found = find(&db, "a").unwrap().unwrap();
-        assert_eq!(found, KnownTable { id: 1, previous_hash: hash_before });
+        assert_eq!(find(&db, "a").unwrap(), Some(1));
+        assert_ne!(hash(&db, "a").unwrap(), hash_before);
         assert_eq!((names(&db).unwrap(), hash(&db, "b").unwrap()), (vec!["a".to_owned()], None));
 
         let third = schema(&db, "CREATE TABLE b (x)");

@@ -2,8 +2,20 @@ CREATE TABLE IF NOT EXISTS main.__harmonylite__meta (key TEXT PRIMARY KEY, value
 CREATE TABLE IF NOT EXISTS main.__harmonylite__table (
   id INTEGER PRIMARY KEY,
   name TEXT NOT NULL UNIQUE COLLATE NOCASE,
-  hash BLOB,
-  previous_hash BLOB
+  hash BLOB
+);
+CREATE TABLE IF NOT EXISTS main.__harmonylite__schema_history (
+  table_id INTEGER NOT NULL,
+  hash BLOB NOT NULL,
+  time INTEGER NOT NULL,
+  shape TEXT NOT NULL,
+  PRIMARY KEY (table_id, hash)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS main.__harmonylite__comparison (
+  table_id INTEGER PRIMARY KEY,
+  time INTEGER NOT NULL,
+  kind INTEGER NOT NULL,
+  new_from INTEGER NOT NULL
 );
 CREATE TABLE IF NOT EXISTS main.__harmonylite__change_log (
   id INTEGER PRIMARY KEY,

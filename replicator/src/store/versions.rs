@@ -26,6 +26,7 @@ struct Statements<'a> {
     table: i64,
     get: CachedStatement<'a>,
     put: CachedStatement<'a>,
+    put_stored: CachedStatement<'a>,
 }
 
 impl<'a> Versions<'a> {
@@ -41,11 +42,12 @@ impl<'a> Versions<'a> {
                 if self.last.len() == TABLES_MAX {
                     self.last.swap_remove(0);
                 }
-                let (get, put) = (
-                    self.db.prepare_cached(&table.sql.version_get)?,
-                    self.db.prepare_cached(&table.sql.version_put)?,
-                );
-                self.last.push(Statements { table: table.id, get, put });
+                self.last.push(Statements {
+                    table: table.id,
+                    get: self.db.prepare_cached(&table.sql.version_get)?,
+                    put: self.db.prepare_cached(&table.sql.version_put)?,
+                    put_stored: self.db.prepare_cached(&table.sql.version_put_stored)?,
+                });
                 self.last.len() - 1
             }
         };
@@ -64,7 +66,7 @@ impl<'a> Versions<'a> {
             .unwrap_or(Version::NONE))
     }
 
-    /// Stores the version of a row.
+    /// Stores the version of a row and the digest of its content; None for a row that is gone.
     ///
     /// # Errors
     /// SQLite's error.
@@ -73,14 +75,41 @@ impl<'a> Versions<'a> {
         table: &TableLayout,
         key: &[Value],
         version: Version,
+        digest: Option<i64>,
     ) -> Result<(), DatabaseError> {
         let put = &mut self.of(table)?.put;
-        for (i, value) in key.iter().enumerate() {
-            put.raw_bind_parameter(i + 1, value)?;
-        }
-        put.raw_bind_parameter(key.len() + 1, version.hlc)?;
-        put.raw_bind_parameter(key.len() + 2, version.site)?;
+        bind(put, key, version)?;
+        put.raw_bind_parameter(key.len() + 3, digest)?;
         put.raw_execute()?;
         Ok(())
     }
+
+    /// Stores the version of a row and the digest of what the table holds.
+    ///
+    /// # Errors
+    /// SQLite's error.
+    pub fn put_stored(
+        &mut self,
+        table: &TableLayout,
+        key: &[Value],
+        version: Version,
+    ) -> Result<(), DatabaseError> {
+        let put = &mut self.of(table)?.put_stored;
+        bind(put, key, version)?;
+        put.raw_execute()?;
+        Ok(())
+    }
+}
+
+fn bind(
+    put: &mut CachedStatement<'_>,
+    key: &[Value],
+    version: Version,
+) -> Result<(), DatabaseError> {
+    for (i, value) in key.iter().enumerate() {
+        put.raw_bind_parameter(i + 1, value)?;
+    }
+    put.raw_bind_parameter(key.len() + 1, version.hlc)?;
+    put.raw_bind_parameter(key.len() + 2, version.site)?;
+    Ok(())
 }

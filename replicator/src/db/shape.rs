@@ -1,0 +1,164 @@
+//! The shape of a table: its columns under numbers that survive a rename, and what a former shape
+//! means today.
+//!
+//! Arrives: a [`TableSchema`], and what is known of the shape before. Leaves: a [`Shape`], which is
+//! stored with the hash of its schema. Owns: a column has one number for as long as it is the same
+//! column. Pure.
+
+use crate::db::schema::{Column, TableSchema};
+use crate::db::sql::{affinity, is_constant};
+use serde::{Deserialize, Serialize};
+
+/// A column of a shape.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShapeColumn {
+    /// Its number within the table, from 1. A rename keeps it.
+    pub id: u32,
+    /// Its name then.
+    pub name: String,
+    /// Its declared type.
+    pub declared: String,
+    /// The SQL literal of the value that rows have that were there before the column; absent for
+    /// NULL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub absent: Option<String>,
+}
+
+/// The shape of a table at one time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape {
+    /// The table's name then.
+    pub name: String,
+    /// Its stored columns, in the order of the table.
+    pub columns: Vec<ShapeColumn>,
+    /// The names of its key columns, in key order.
+    pub key: Vec<String>,
+    /// Its unique indexes besides the key, each as one text with the numbers of its columns.
+    pub unique: Vec<String>,
+    /// The number of the next new column.
+    pub next_id: u32,
+}
+
+/// How a shape differs from the one before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lineage {
+    /// Columns with this number or a higher one are new.
+    pub new_from: u32,
+    /// A column of the former shape is gone, or has another affinity.
+    pub lost_column: bool,
+}
+
+impl Shape {
+    /// The shape of a table without a history.
+    pub fn first(table: &TableSchema) -> Self {
+        Self::build(table, 1, |_| None)
+    }
+
+    /// The shape of the table now. `renamed` are the present names of this shape's columns, in
+    /// their order, where SQLite itself has kept track of them; without it a column is the same if
+    /// name and affinity are.
+    pub fn next(&self, table: &TableSchema, renamed: Option<&[String]>) -> (Self, Lineage) {
+        let followed = renamed.filter(|names| names.len() == self.columns.len());
+        let same = |name: &str, declared: &str| {
+            let at = match followed {
+                Some(names) => names.iter().position(|n| n.eq_ignore_ascii_case(name)),
+                None => self.columns.iter().position(|c| {
+                    c.name.eq_ignore_ascii_case(name) && affinity(&c.declared) == affinity(declared)
+                }),
+            };
+            at.map(|at| &self.columns[at])
+        };
+        let next = Self::build(table, self.next_id, |c| same(&c.name, &c.declared));
+        let lost_column = self.columns.iter().any(|c| next.columns.iter().all(|n| n.id != c.id));
+        (next, Lineage { new_from: self.next_id, lost_column })
+    }
+
+    fn build<'s>(
+        table: &TableSchema,
+        mut next_id: u32,
+        same: impl Fn(&Column) -> Option<&'s ShapeColumn>,
+    ) -> Self {
+        let first = next_id == 1;
+        let columns: Vec<ShapeColumn> = table
+            .columns
+            .iter()
+            .map(|c| {
+                let (id, absent) = match same(c) {
+                    Some(known) => (known.id, known.absent.clone()),
+                    None => {
+                        next_id += 1;
+                        let constant = c.default.clone().filter(|d| !first && is_constant(d));
+                        (next_id - 1, constant)
+                    }
+                };
+                ShapeColumn { id, name: c.name.clone(), declared: c.declared.clone(), absent }
+            })
+            .collect();
+        // A generated column has no number.
+        let numbered = |name: &str| {
+            columns
+                .iter()
+                .find(|c| c.name.eq_ignore_ascii_case(name))
+                .map_or_else(|| name.to_ascii_lowercase(), |c| format!("#{}", c.id))
+        };
+        Self {
+            name: table.name.clone(),
+            key: table.key.iter().map(|k| k.name.clone()).collect(),
+            unique: table.unique.iter().map(|index| index.text(numbered)).collect(),
+            columns,
+            next_id,
+        }
+    }
+
+    /// The present name of a column of this shape, by its name then; None if it is gone.
+    fn name_now<'n>(&self, then: &str, now: &'n Shape) -> Option<&'n ShapeColumn> {
+        let id = self.columns.iter().find(|c| c.name.eq_ignore_ascii_case(then))?.id;
+        now.columns.iter().find(|c| c.id == id)
+    }
+
+    /// How rows of this former shape are written into the table as it is now: for each column its
+    /// name then and now.
+    ///
+    /// # Errors
+    /// Why a row could lose something, for people: the origin has to wait.
+    pub fn translation(
+        &self,
+        now: &Shape,
+        table: &TableSchema,
+    ) -> Result<Vec<(String, String)>, String> {
+        let mut names = Vec::with_capacity(self.columns.len());
+        for column in &self.columns {
+            let Some(present) = now.columns.iter().find(|c| c.id == column.id) else {
+                return Err(format!("column {} is not here any more", column.name));
+            };
+            if affinity(&present.declared) != affinity(&column.declared) {
+                return Err(format!("the type of column {} is another here", column.name));
+            }
+            names.push((column.name.clone(), present.name.clone()));
+        }
+        let key_now = self.key.iter().map(|k| {
+            self.name_now(k, now).map_or_else(|| k.clone(), |present| present.name.clone())
+        });
+        if !key_now.eq(now.key.iter().cloned()) {
+            return Err("the primary key is another here".to_owned());
+        }
+        for column in &table.columns {
+            let known = names.iter().any(|(_, now)| now.eq_ignore_ascii_case(&column.name));
+            let default = column.default.as_deref();
+            let has_value = match default {
+                Some(text) => is_constant(text),
+                None => !column.not_null,
+            };
+            if !known && !has_value {
+                return Err(format!(
+                    "column {} is new here, and NOT NULL without a constant default",
+                    column.name
+                ));
+            }
+        }
+        if now.unique.iter().any(|index| !self.unique.contains(index)) {
+            return Err("a unique index is new here".to_owned());
+        }
+        Ok(names)
+    }
+}
