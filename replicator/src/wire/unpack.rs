@@ -1,8 +1,8 @@
 //! Decompresses a batch, within the limits.
 //!
-//! Arrives: the compressed bytes of a whole batch, which are hostile until proven otherwise. Leaves:
-//! a bounded reader of the decompressed bytes, or all of them if they are few. Pure, so a crash
-//! loses nothing.
+//! Arrives: the compressed bytes of a whole batch, which are hostile until proven otherwise.
+//! Leaves: a bounded reader of the decompressed bytes, or all of them if they are few. Pure, so a
+//! crash loses nothing.
 
 use crate::model::limits::Limits;
 use crate::wire::decode::{DecodeError, Result};
