@@ -101,7 +101,7 @@ fn series(pair: &Pair, app: &Connection, from: i64, commits: i64) -> Result<Vec<
     Ok(taken_ns)
 }
 
-/// In milliseconds.
+/// Returns the quantile in milliseconds.
 pub(crate) fn quantile(sorted_ns: &[i64], share: usize) -> f64 {
     sorted_ns
         .get((sorted_ns.len() * share / 100).min(sorted_ns.len().saturating_sub(1)))

@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_sidecar_at_a_time_and_it_says_who() {
+    fn one_sidecar_at_a_time_and_its_owner_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let db = dir.path().join("app.db");
         std::fs::write(&db, "").unwrap();

@@ -94,7 +94,7 @@ pub struct ShardStream {
     pub shard: u32,
     /// The generation of the accepted consumer; 0 for none.
     pub generation: u64,
-    /// When the stream was created.
+    /// When the stream was created, unix nanoseconds.
     pub created_ns: i64,
     /// The items to process.
     pub queue: VecDeque<StreamItem>,

@@ -235,7 +235,7 @@ impl Verify {
     ) -> Result<Option<Outgoing>, Fatal> {
         match self.lease.decide(entry, now.mono_ms) {
             LeaseStep::Put { expected } => return Ok(Some(self.put_lease(expected))),
-            LeaseStep::LookAgain => {
+            LeaseStep::RetryLater => {
                 self.lease_due_ms = now.mono_ms + (self.lease_ttl_ms / 4).max(1)
             }
             LeaseStep::Refuse(holder) => {

@@ -179,7 +179,7 @@ impl<'a> Applier<'a> {
     /// rows may swap values in one transaction. If rows still clash, the greater version wins.
     ///
     /// # Errors
-    /// As [`Applier::row`].
+    /// The errors of [`Applier::row`].
     pub fn finish(mut self) -> Result<Applied, ApplyError> {
         let mut clashes = std::mem::take(&mut self.clashes);
         if clashes.is_empty() {

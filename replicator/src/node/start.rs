@@ -234,7 +234,7 @@ async fn refuse_second_node(hub: &Hub, config: &NodeConfig) -> Result<(), NodeEr
     {
         match lease.decide(entry.as_ref(), clock::mono_ms()) {
             LeaseStep::Put { .. } => break,
-            LeaseStep::LookAgain => {
+            LeaseStep::RetryLater => {
                 tokio::time::sleep(Duration::from_millis((config.lease_ttl_ms / 4).max(1))).await
             }
             LeaseStep::Refuse(holder) => {

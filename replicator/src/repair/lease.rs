@@ -30,7 +30,7 @@ pub enum LeaseStep {
         expected: u64,
     },
     /// Another process held it recently: read it again later.
-    LookAgain,
+    RetryLater,
     /// Another running process holds it.
     Refuse(Holder),
 }
@@ -108,10 +108,10 @@ impl Lease {
             Some((_, since)) if mono_ms.saturating_sub(since) > self.ttl_ms => {
                 LeaseStep::Put { expected: entry.revision }
             }
-            Some(_) => LeaseStep::LookAgain,
+            Some(_) => LeaseStep::RetryLater,
             None => {
                 self.seen = Some((entry.revision, mono_ms));
-                LeaseStep::LookAgain
+                LeaseStep::RetryLater
             }
         }
     }
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn a_clone_elsewhere_is_refused_while_the_holder_renews() {
         let (holder, mut clone) = (lease("a", "there"), lease("b", "here"));
-        assert_eq!(clone.decide(Some(&entry(&holder, 5)), 0), LeaseStep::LookAgain);
+        assert_eq!(clone.decide(Some(&entry(&holder, 5)), 0), LeaseStep::RetryLater);
         let refused = clone.decide(Some(&entry(&holder, 6)), 4_000);
         assert!(matches!(refused, LeaseStep::Refuse(h) if h.place == "there"));
     }
@@ -151,8 +151,8 @@ mod tests {
     #[test]
     fn a_dead_holder_elsewhere_is_followed_after_the_time_of_the_lease() {
         let (holder, mut next) = (lease("a", "there"), lease("b", "here"));
-        assert_eq!(next.decide(Some(&entry(&holder, 5)), 0), LeaseStep::LookAgain);
-        assert_eq!(next.decide(Some(&entry(&holder, 5)), 9_000), LeaseStep::LookAgain);
+        assert_eq!(next.decide(Some(&entry(&holder, 5)), 0), LeaseStep::RetryLater);
+        assert_eq!(next.decide(Some(&entry(&holder, 5)), 9_000), LeaseStep::RetryLater);
         assert_eq!(next.decide(Some(&entry(&holder, 5)), 10_001), LeaseStep::Put { expected: 5 });
     }
 

@@ -163,14 +163,14 @@ mod tests {
     }
 
     #[test]
-    fn a_complete_pass_waits_for_an_hour_and_a_held_up_one_for_a_minute() {
+    fn a_complete_pass_waits_for_an_hour_and_a_postponed_one_for_a_minute() {
         let now = |mono_ms| Now { unix_ms: 0, mono_ms };
         let mut pruning = Pruning::new(now(0));
         assert_eq!(pruning.deadline(), INTERVAL_MS);
         pruning.postpone(now(INTERVAL_MS));
         assert_eq!(pruning.deadline(), INTERVAL_MS + LATER_MS);
         pruning.committed(Some(Pass { table: 1, after: None }), now(INTERVAL_MS + LATER_MS));
-        assert_eq!(pruning.deadline(), INTERVAL_MS + LATER_MS, "the pass goes on at once");
+        assert_eq!(pruning.deadline(), INTERVAL_MS + LATER_MS, "the pass continues at once");
         assert_eq!(pruning.take().table, 1);
         pruning.committed(None, now(2 * INTERVAL_MS));
         assert_eq!(pruning.deadline(), 3 * INTERVAL_MS);

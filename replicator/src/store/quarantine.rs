@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_is_set_aside_once_and_listed_without_its_bytes() {
+    fn a_batch_is_quarantined_once_and_listed_without_its_bytes() {
         let db = crate::store::test_database();
         let entry = Entry {
             id: 0,

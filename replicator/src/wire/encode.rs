@@ -84,7 +84,7 @@ impl Encoder {
     /// Starts a batch with this number of tables. Drops an unfinished batch.
     ///
     /// # Errors
-    /// As [`Encoder::finish`].
+    /// The errors of [`Encoder::finish`].
     pub fn begin(&mut self, header: &BatchHeader, tables: u64) -> Result<(), EncodeError> {
         self.zstd.reinit()?;
         self.plain.clear();
@@ -109,7 +109,7 @@ impl Encoder {
     /// Starts a table.
     ///
     /// # Errors
-    /// As [`Encoder::finish`].
+    /// The errors of [`Encoder::finish`].
     pub fn table(&mut self, header: &TableHeader) -> Result<(), EncodeError> {
         assert!(
             self.tables_due > 0 && self.rows_due == 0 && self.values_due == 0,
@@ -133,7 +133,7 @@ impl Encoder {
     /// Starts a row with this number of values. `version` and `previous` are (hlc, site index).
     ///
     /// # Errors
-    /// As [`Encoder::finish`].
+    /// The errors of [`Encoder::finish`].
     pub fn row(
         &mut self,
         version: (i64, u64),
@@ -154,7 +154,7 @@ impl Encoder {
     /// Writes a value of the row.
     ///
     /// # Errors
-    /// As [`Encoder::finish`].
+    /// The errors of [`Encoder::finish`].
     pub fn value(&mut self, value: ValueRef<'_>) -> Result<(), EncodeError> {
         assert!(self.values_due > 0, "a value beyond the announced count");
         self.values_due -= 1;

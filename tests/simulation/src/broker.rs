@@ -51,7 +51,7 @@ struct Value {
 /// The broker.
 #[derive(Debug, Default)]
 pub struct SimBroker {
-    /// By shard.
+    /// The streams, by shard.
     pub streams: BTreeMap<u32, Stream>,
     bucket: BTreeMap<String, Value>,
     revision: u64,

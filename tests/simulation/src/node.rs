@@ -33,9 +33,9 @@ pub struct Process {
     pub inbound: Inbound<Handle>,
     /// The reading actor.
     pub outbound: Outbound<Handle>,
-    /// What waits for them.
+    /// The waiting inputs of inbound.
     pub inbound_in: VecDeque<inbound::Input>,
-    /// What waits for them.
+    /// The waiting inputs of outbound.
     pub outbound_in: VecDeque<outbound::Input>,
 }
 
