@@ -13,8 +13,8 @@ use std::process::ExitCode;
 
 /// Runs `harmonylite conflicts`.
 pub(crate) fn run(settings: &Settings, action: ConflictsAction) -> Result<ExitCode> {
-    let reading = format!("reading {}", settings.db_path.display());
-    show::print(&progress::during(&reading, || perform(settings, action))?);
+    let name = format!("working on {}", settings.db_path.display());
+    show::print(&progress::during(&name, || perform(settings, action))?);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -1,7 +1,6 @@
 //! Sends requests to the running node of a database: HTTP over the socket that its lock file names.
 
 use super::exit::{Exit, Failure};
-use super::progress;
 use crate::db::lockfile::Owner;
 use anyhow::{Context, Result};
 use axum::body::{Body, to_bytes};
@@ -46,11 +45,8 @@ pub(crate) fn ask(owner: Option<&Owner>, method: &str, path: &str) -> Result<Ans
         )
     };
     let runtime = runtime()?;
-    let asking = format!("waiting for the node (process {})", owner.pid);
-    let exchanged = progress::during(&asking, || {
-        runtime.block_on(async {
-            tokio::time::timeout(PATIENCE, exchange(&owner.socket, method, path)).await
-        })
+    let exchanged = runtime.block_on(async {
+        tokio::time::timeout(PATIENCE, exchange(&owner.socket, method, path)).await
     });
     match exchanged {
         Ok(answer) => answer.map_err(|e| failed(format!("{e:#}")).into()),

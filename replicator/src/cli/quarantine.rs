@@ -14,8 +14,8 @@ use std::process::ExitCode;
 
 /// Runs `harmonylite quarantine`.
 pub(crate) fn run(settings: &Settings, action: QuarantineAction) -> Result<ExitCode> {
-    let reading = format!("reading {}", settings.db_path.display());
-    show::print(&progress::during(&reading, || perform(settings, action))?);
+    let name = format!("working on {}", settings.db_path.display());
+    show::print(&progress::during(&name, || perform(settings, action))?);
     Ok(ExitCode::SUCCESS)
 }
 

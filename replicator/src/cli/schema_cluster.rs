@@ -2,7 +2,7 @@
 
 use super::exit::{Exit, Failure};
 use super::table::table;
-use super::{control, show};
+use super::{control, progress, show};
 use crate::clock;
 use crate::db::lockfile::{Sidecar, sidecar};
 use crate::settings::Settings;
@@ -24,7 +24,8 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
         )
         .into());
     };
-    let answer = control::ask(owner.as_ref(), "GET", "/registry")?;
+    let ask = || control::ask(owner.as_ref(), "GET", "/registry");
+    let answer = progress::during("asking the node", ask)?;
     if answer.status != 200 {
         let what = format!("the node cannot read the registry: {}", answer.body);
         return Err(Failure::new(

@@ -18,8 +18,8 @@ pub(crate) fn run(settings: &Settings) -> Result<ExitCode> {
             .with_context(|| settings.db_path.display().to_string())?;
         text(&db, &schema)
     };
-    let reading = format!("reading {}", settings.db_path.display());
-    show::print(&progress::during(&reading, read)?);
+    let name = format!("reading {}", settings.db_path.display());
+    show::print(&progress::during(&name, read)?);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -30,7 +30,7 @@ struct Shown<'a> {
 /// Prints the status. The exit status is 1 if no node runs.
 pub(crate) fn run(settings: &Settings, json: bool, watch: bool) -> Result<ExitCode> {
     loop {
-        let name = format!("reading {}", settings.db_path.display());
+        let name = format!("reading the status of {}", settings.db_path.display());
         let (running, status) = progress::during(&name, || look(&settings.db_path))?;
         let text = match json {
             true => serde_json::to_string(&Shown { running, status: &status })? + "\n",
