@@ -213,3 +213,7 @@ fn vanished(
         change_log::log_rows(db, table.id, (KIND_FOUND, &time), &keys, &from, &page.values)?;
     Ok((found as u64, page.end))
 }
+
+#[cfg(test)]
+#[path = "compare_tests.rs"]
+mod tests;

@@ -151,7 +151,7 @@ fn a_former_schema_is_admitted_only_if_nothing_is_lost() {
         ("id INTEGER PRIMARY KEY, a", "ALTER TABLE t RENAME a TO w", Ok(&["id", "w"])),
         ("id TEXT PRIMARY KEY, a", "ALTER TABLE t RENAME id TO key", Ok(&["key", "a"])),
         (
-            "id INTEGER PRIMARY KEY, a, b",
+            "id INTEGER PRIMARY KEY, a, b INT",
             "ALTER TABLE t RENAME a TO x; ALTER TABLE t RENAME b TO a; ALTER TABLE t RENAME x TO b",
             Ok(&["id", "b", "a"]),
         ),
