@@ -2,6 +2,7 @@
 
 use super::super::show;
 use crate::model::status::Status;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// Returns the status as text.
@@ -20,11 +21,8 @@ pub(super) fn text(running: bool, s: &Status) -> String {
         false => format!("{}: NOT RUNNING; the lines below show the database's content", s.node_id),
     };
     show::line(&mut out, "node", &node);
-    let skipped = if s.skipped.is_empty() {
-        String::new()
-    } else {
-        format!(", {} not (harmonylite doctor)", s.skipped.len())
-    };
+    let skipped =
+        if s.skipped.is_empty() { String::new() } else { format!(", {} not", s.skipped.len()) };
     show::line(
         &mut out,
         "database",
@@ -39,6 +37,7 @@ pub(super) fn text(running: bool, s: &Status) -> String {
             if s.joined { "" } else { "; not joined yet" }
         ),
     );
+    not_replicated(&mut out, s);
     if running {
         show::line(&mut out, "broker", &broker(s));
         for (off, what) in [
@@ -100,6 +99,17 @@ pub(super) fn text(running: bool, s: &Status) -> String {
         show::line(&mut out, "DEGRADED", reason);
     }
     out
+}
+
+/// One line for each reason.
+fn not_replicated(out: &mut String, s: &Status) {
+    let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (table, reason) in &s.skipped {
+        by_reason.entry(reason).or_default().push(table);
+    }
+    for (reason, tables) in by_reason {
+        show::line(out, "local only", &format!("{}: {reason}", tables.join(", ")));
+    }
 }
 
 fn broker(s: &Status) -> String {
