@@ -54,8 +54,8 @@ fn the_same_migration_runs_on_every_node() {
     assert!(migrate(one));
     db_one
         .execute_batch(
-            "INSERT INTO item (id, name, price) VALUES ('a', 'with price', 5); INSERT INTO Migration \
-            VALUES ('b', 'stork')",
+            "INSERT INTO item (id, name, price) VALUES ('a', 'with price', 5); INSERT INTO \
+            Migration VALUES ('b', 'stork')",
         )
         .unwrap();
     eventually("node 2 waits for the column", || {
