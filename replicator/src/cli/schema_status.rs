@@ -54,12 +54,18 @@ mod tests {
     fn tables_are_shown_with_hash_and_state() {
         let db = Connection::open_in_memory().unwrap();
         db.execute_batch(
-            "CREATE TABLE t (id INTEGER PRIMARY KEY); CREATE VIRTUAL TABLE f USING fts5(a);",
+            "CREATE TABLE t (id INTEGER PRIMARY KEY); CREATE VIRTUAL TABLE f USING fts5(a);
+             CREATE TABLE Alembic_Version (version_num);",
         )
         .unwrap();
         let show = || text(&db, &inspect(&db, &Default::default()).unwrap()).unwrap();
         assert!(
             show().contains("not replicated yet") && show().contains("not replicated: f: "),
+            "{}",
+            show()
+        );
+        assert!(
+            show().contains("not replicated: Alembic_Version: bookkeeping of Alembic: run "),
             "{}",
             show()
         );

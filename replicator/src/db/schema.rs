@@ -6,7 +6,7 @@
 
 use crate::db::sql::{Collation, quote};
 use crate::model::batch::Digest;
-use crate::model::table_filter::TableFilter;
+use crate::model::table_filter::{Selection, TableFilter};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};
 use sha2::{Digest as _, Sha256};
@@ -122,7 +122,7 @@ pub struct Skipped {
     pub reason: String,
     /// Whether doctor warns of it.
     pub warn: bool,
-    /// Whether the configuration excludes the table, so that its incoming rows are skipped.
+    /// Whether the table filter excludes the table, so that its incoming rows are skipped.
     pub by_choice: bool,
 }
 
@@ -185,15 +185,18 @@ pub fn inspect(db: &Connection, filter: &TableFilter) -> rusqlite::Result<Schema
                 false,
             )),
             "shadow" => found.skipped.push(skip("an internal table of a virtual table", false)),
-            _ if !filter.selects(&name) => {
-                found.skipped.push(Skipped {
+            _ => match filter.select(&name, || column_names(db, &name))? {
+                Selection::Selected => match read_table(db, &name, without_rowid, strict)? {
+                    Ok(table) => found.tables.push(table),
+                    Err(reason) => found.skipped.push(skip(&reason, true)),
+                },
+                Selection::Excluded => found.skipped.push(Skipped {
                     by_choice: true,
                     ..skip("excluded by the configuration (tables.include, tables.exclude)", false)
-                });
-            }
-            _ => match read_table(db, &name, without_rowid, strict)? {
-                Ok(table) => found.tables.push(table),
-                Err(reason) => found.skipped.push(skip(&reason, true)),
+                }),
+                Selection::Bookkeeping(tool) => {
+                    found.skipped.push(Skipped { by_choice: true, ..skip(&tool.reason(), false) })
+                }
             },
         }
     }
@@ -328,6 +331,10 @@ fn read_table(
     let hash = table_hash(name, &raw, &unique, without_rowid, &key);
     let columns = raw.into_iter().filter(|c| !c.generated).map(|c| c.column).collect();
     Ok(Ok(TableSchema { name: name.to_owned(), columns, key, key_kind, unique, hash }))
+}
+
+fn column_names(db: &Connection, table: &str) -> rusqlite::Result<Vec<String>> {
+    Ok(read_columns(db, table)?.into_iter().map(|raw| raw.column.name).collect())
 }
 
 fn read_columns(db: &Connection, table: &str) -> rusqlite::Result<Vec<RawColumn>> {

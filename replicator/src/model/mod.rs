@@ -3,6 +3,7 @@
 
 pub mod action;
 pub mod batch;
+pub mod bookkeeping;
 pub mod config;
 pub mod ids;
 pub mod limits;

@@ -171,6 +171,7 @@ mod tests {
         for key in [
             "db_path",
             "tables.include",
+            "schema.replicate",
             "snapshot.s3.secret",
             "snapshot.sftp.url",
             "nats.creds_file",

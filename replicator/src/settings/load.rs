@@ -300,6 +300,19 @@ mod tests {
     }
 
     #[test]
+    fn schema_changes_are_not_replicated_yet() {
+        assert!(load("[schema]\nreplicate = 'off'").is_ok());
+        for mode in ["additive", "all"] {
+            let message = message(&format!("[schema]\nreplicate = '{mode}'"));
+            for part in ["schema.replicate", mode, "does not replicate schema changes yet"] {
+                assert!(message.contains(part), "{part} in {message}");
+            }
+        }
+        let message = message("[schema]\nreplicate = 'on'");
+        assert!(message.ends_with("schema.replicate is \"on\": it must be \"off\""), "{message}");
+    }
+
+    #[test]
     fn a_file_that_is_not_toml_names_its_line() {
         assert!(
             message("publish = true\nreplicate = = 1")

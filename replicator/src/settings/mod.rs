@@ -90,6 +90,8 @@ pub struct Settings {
     pub max_clock_drift: Span,
     /// Which tables are replicated.
     pub tables: TablesSettings,
+    /// Schema changes.
+    pub schema: SchemaSettings,
     /// Snapshots.
     pub snapshot: SnapshotSettings,
     /// The streams.
@@ -120,6 +122,7 @@ impl Default for Settings {
             version_retention: Span::from_days(30),
             max_clock_drift: Span::from_secs(60),
             tables: TablesSettings::default(),
+            schema: SchemaSettings::default(),
             snapshot: SnapshotSettings::default(),
             replication_log: ReplicationLogSettings::default(),
             nats: NatsSettings::default(),
@@ -138,6 +141,20 @@ pub struct TablesSettings {
     pub include: Vec<String>,
     /// Wins over `include`.
     pub exclude: Vec<String>,
+}
+
+/// `[schema]`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SchemaSettings {
+    /// `off`: the same migration runs on every node.
+    pub replicate: String,
+}
+
+impl Default for SchemaSettings {
+    fn default() -> Self {
+        Self { replicate: "off".to_owned() }
+    }
 }
 
 /// `[snapshot]`.

@@ -6,7 +6,7 @@ use super::{Settings, SettingsError};
 use crate::model::config::NodeConfig;
 use crate::model::ids::NodeId;
 use crate::model::limits::Limits;
-use crate::model::table_filter::TableFilter;
+use crate::model::table_filter::{TableFilter, names_tables};
 use std::path::{Path, PathBuf};
 
 /// How long a lease is valid without renewal: short enough to replace a dead node, long enough for
@@ -44,8 +44,9 @@ impl Settings {
             reason,
         };
         Ok(TableFilter {
-            include: globs("tables.include", &self.tables.include).map_err(wrong)?,
-            exclude: globs("tables.exclude", &self.tables.exclude).map_err(wrong)?,
+            include: globs("tables.include", &self.tables.include, |_| true).map_err(wrong)?,
+            exclude: globs("tables.exclude", &self.tables.exclude, |_| true).map_err(wrong)?,
+            named: globs("tables.include", &self.tables.include, names_tables).map_err(wrong)?,
         })
     }
 
@@ -109,6 +110,9 @@ mod tests {
         assert_eq!(a.spill_dir, dir.path().canonicalize().unwrap());
         assert!(a.place == b.place && a.place.ends_with("/app.db"));
         assert_ne!(a.instance, b.instance, "each start is another instance");
+        settings.tables.include = vec!["*".into(), "django_*".into()];
+        let filter = settings.table_filter().unwrap();
+        assert!(filter.named.is_match("django_migrations") && !filter.named.is_match("users"));
         settings.tables.include = vec!["a[".into()];
         assert!(matches!(settings.node_config(NodeId(3)), Err(NodeConfigError::Settings(_))));
     }

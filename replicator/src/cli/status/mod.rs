@@ -12,7 +12,6 @@ use crate::settings::Settings;
 use anyhow::{Context, Result};
 use console::Term;
 use offline::offline;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 use text::text;
@@ -31,7 +30,7 @@ struct Shown<'a> {
 pub(crate) fn run(settings: &Settings, json: bool, watch: bool) -> Result<ExitCode> {
     loop {
         let name = format!("reading the status of {}", settings.db_path.display());
-        let (running, status) = progress::during(&name, || look(&settings.db_path))?;
+        let (running, status) = progress::during(&name, || look(settings))?;
         let text = match json {
             true => serde_json::to_string(&Shown { running, status: &status })? + "\n",
             false => text(running, &status),
@@ -48,10 +47,10 @@ pub(crate) fn run(settings: &Settings, json: bool, watch: bool) -> Result<ExitCo
     }
 }
 
-fn look(db: &Path) -> Result<(bool, Status)> {
-    match sidecar(db)? {
+fn look(settings: &Settings) -> Result<(bool, Status)> {
+    match sidecar(&settings.db_path)? {
         Sidecar::Running(owner) => Ok((true, ask(owner.as_ref())?)),
-        Sidecar::Stopped => Ok((false, offline(db)?)),
+        Sidecar::Stopped => Ok((false, offline(settings)?)),
     }
 }
 
@@ -78,11 +77,21 @@ mod tests {
     use crate::model::status::BrokerStatus;
     use crate::store::{install, meta};
     use rusqlite::Connection;
+    use std::path::Path;
+
+    fn at(path: &Path) -> Settings {
+        Settings { db_path: path.to_owned(), ..Settings::default() }
+    }
 
     fn database(dir: &Path) -> std::path::PathBuf {
         let path = dir.join("app.db");
         let db = Connection::open(&path).unwrap();
-        db.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, a)").unwrap();
+        db.execute_batch(
+            "CREATE TABLE t (id INTEGER PRIMARY KEY, a);
+             CREATE TABLE knex_migrations (id INTEGER PRIMARY KEY, name);
+             CREATE TABLE knex_migrations_lock (\"index\" INTEGER PRIMARY KEY, is_locked);",
+        )
+        .unwrap();
         install::create_tables(&db, &path).unwrap();
         meta::set(&db, meta::NODE, NodeId(4)).unwrap();
         crate::capture::install::install(&db, &Default::default(), 1).unwrap();
@@ -100,13 +109,14 @@ mod tests {
     fn a_stopped_node_shows_what_the_database_holds() {
         let dir = tempfile::tempdir().unwrap();
         let path = database(dir.path());
-        let (running, status) = look(&path).unwrap();
+        let (running, status) = look(&at(&path)).unwrap();
         assert!(!running);
         assert_eq!((status.node_id, status.pending_rows, status.streams[0].cursor), (4, 2, 17));
         let text = text(running, &status);
         for part in [
             "NOT RUNNING",
-            "1 table replicated",
+            "1 table replicated, 2 not",
+            "local only   knex_migrations, knex_migrations_lock: bookkeeping of Knex",
             "applied up to 17",
             "2 changes",
             "node 9",
@@ -115,8 +125,7 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
-        let settings = Settings { db_path: path, ..Settings::default() };
-        assert_eq!(run(&settings, true, false).unwrap(), ExitCode::from(1));
+        assert_eq!(run(&at(&path), true, false).unwrap(), ExitCode::from(1));
     }
 
     #[test]
@@ -124,7 +133,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = database(dir.path());
         let mut lock = Lock::acquire(&path).unwrap();
-        assert!(look(&path).unwrap_err().to_string().contains("starting"));
+        assert!(look(&at(&path)).unwrap_err().to_string().contains("starting"));
         let socket = dir.path().join("s");
         lock.announce(&Owner { pid: 5, node_id: 4, socket: socket.clone() }).unwrap();
         let status = Status {
@@ -142,7 +151,7 @@ mod tests {
             ..Status::default()
         };
         let node = fake_node(&socket, 200, serde_json::to_string(&status).unwrap());
-        let (running, got) = look(&path).unwrap();
+        let (running, got) = look(&at(&path)).unwrap();
         assert!(running && got == status);
         assert_eq!(node.join().unwrap(), "GET /status HTTP/1.1");
         let text = text(running, &got);
@@ -157,7 +166,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("plain.db");
         Connection::open(&path).unwrap().execute_batch("CREATE TABLE t (a)").unwrap();
-        let failure = Failure::of(&look(&path).unwrap_err());
+        let failure = Failure::of(&look(&at(&path)).unwrap_err());
         assert!(
             failure.exit == Exit::General && failure.what.contains("never replicated"),
             "{failure:?}"

@@ -2,30 +2,34 @@
 
 use super::super::database;
 use crate::clock;
+use crate::db::schema::inspect;
 use crate::model::status::{Status, StreamStatus};
+use crate::settings::Settings;
 use crate::store::cursor::{self, Cursor};
 use crate::store::meta::Meta;
 use crate::store::{change_log, conflicts, gaps, held, quarantine, tables};
 use anyhow::{Context, Result};
 use rusqlite::Connection;
-use std::path::Path;
 
 /// Reads the status from the database.
-pub(super) fn offline(path: &Path) -> Result<Status> {
+pub(super) fn offline(settings: &Settings) -> Result<Status> {
+    let path = &settings.db_path;
     let db = database::open_installed(path)?;
-    read(&db, path).with_context(|| path.display().to_string())
+    read(&db, settings).with_context(|| path.display().to_string())
 }
 
-fn read(db: &Connection, path: &Path) -> Result<Status> {
+fn read(db: &Connection, settings: &Settings) -> Result<Status> {
     let meta = Meta::read(db)?;
+    let schema = inspect(db, &settings.table_filter()?)?;
     let pending = change_log::pending(db, meta.published)?;
     Ok(Status {
         node_id: meta.node.0,
-        db_path: path.display().to_string(),
+        db_path: settings.db_path.display().to_string(),
         now_ms: clock::unix_ms(),
         site: meta.site.0,
         joined: meta.joined,
         tables: tables::names(db)?,
+        skipped: schema.skipped.into_iter().map(|s| (s.name, s.reason)).collect(),
         streams: streams(db)?,
         pending_rows: pending.entries,
         oldest_pending_ms: pending.oldest_ms,

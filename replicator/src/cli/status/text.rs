@@ -3,6 +3,7 @@
 use super::super::show;
 use super::super::table::Facts;
 use crate::model::status::Status;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// Returns the status as text.
@@ -17,11 +18,8 @@ pub(super) fn text(running: bool, s: &Status) -> String {
         let what = "NOT RUNNING; the lines below show the database's content";
         out.alarm("node", &format!("{}: {what}", s.node_id));
     }
-    let skipped = if s.skipped.is_empty() {
-        String::new()
-    } else {
-        format!(", {} not (harmonylite doctor)", s.skipped.len())
-    };
+    let skipped =
+        if s.skipped.is_empty() { String::new() } else { format!(", {} not", s.skipped.len()) };
     out.line(
         "database",
         &format!(
@@ -35,6 +33,7 @@ pub(super) fn text(running: bool, s: &Status) -> String {
             if s.joined { "" } else { "; not joined yet" }
         ),
     );
+    not_replicated(&mut out, s);
     if running {
         out.line("broker", &broker(s));
         for (off, what) in [
@@ -90,6 +89,17 @@ pub(super) fn text(running: bool, s: &Status) -> String {
         out.alarm("DEGRADED", reason);
     }
     out.text()
+}
+
+/// One line for each reason.
+fn not_replicated(out: &mut Facts, s: &Status) {
+    let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (table, reason) in &s.skipped {
+        by_reason.entry(reason).or_default().push(table);
+    }
+    for (reason, tables) in by_reason {
+        out.line("local only", &format!("{}: {reason}", tables.join(", ")));
+    }
 }
 
 fn broker(s: &Status) -> String {
