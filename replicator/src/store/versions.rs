@@ -25,8 +25,9 @@ pub struct Versions<'a> {
 struct Statements<'a> {
     table: i64,
     get: CachedStatement<'a>,
-    put: CachedStatement<'a>,
-    put_stored: CachedStatement<'a>,
+    /// Made when they are needed: the reading connection never stores a version.
+    put: Option<CachedStatement<'a>>,
+    put_stored: Option<CachedStatement<'a>>,
 }
 
 impl<'a> Versions<'a> {
@@ -45,8 +46,8 @@ impl<'a> Versions<'a> {
                 self.last.push(Statements {
                     table: table.id,
                     get: self.db.prepare_cached(&table.sql.version_get)?,
-                    put: self.db.prepare_cached(&table.sql.version_put)?,
-                    put_stored: self.db.prepare_cached(&table.sql.version_put_stored)?,
+                    put: None,
+                    put_stored: None,
                 });
                 self.last.len() - 1
             }
@@ -77,7 +78,11 @@ impl<'a> Versions<'a> {
         version: Version,
         digest: Option<i64>,
     ) -> Result<(), DatabaseError> {
-        let put = &mut self.of(table)?.put;
+        let db = self.db;
+        let put = match &mut self.of(table)?.put {
+            Some(put) => put,
+            none => none.insert(db.prepare_cached(&table.sql.version_put)?),
+        };
         bind(put, key, version)?;
         put.raw_bind_parameter(key.len() + 3, digest)?;
         put.raw_execute()?;
@@ -94,7 +99,11 @@ impl<'a> Versions<'a> {
         key: &[Value],
         version: Version,
     ) -> Result<(), DatabaseError> {
-        let put = &mut self.of(table)?.put_stored;
+        let db = self.db;
+        let put = match &mut self.of(table)?.put_stored {
+            Some(put) => put,
+            none => none.insert(db.prepare_cached(&table.sql.version_put_stored)?),
+        };
         bind(put, key, version)?;
         put.raw_execute()?;
         Ok(())
