@@ -4,9 +4,11 @@
 //! "absorb first": a remote change never comes between a local change and its version. All of it
 //! belongs to the caller's transaction, so a crash undoes all of it.
 
+use crate::capture::compare::Compare;
 use crate::capture::fold::{FoldFrom, Folded, fold, row_exists};
 use crate::db::connection::DatabaseError;
 use crate::db::layout::Layout;
+use crate::db::row_digest::UNKNOWN;
 use crate::model::ids::Site;
 use crate::store::change_log::{self, log_end};
 use crate::store::meta;
@@ -39,6 +41,7 @@ pub fn absorb(
     layout: &Layout,
     state: &mut AbsorbState,
     entries_max: i64,
+    compare: &Compare,
 ) -> Result<(Folded, bool), DatabaseError> {
     let end = log_end(db)?;
     if end <= state.absorbed {
@@ -55,11 +58,21 @@ pub fn absorb(
     let folded = fold(db, layout, &from)?;
     let mut versions = Versions::new(db);
     for row in &folded.rows {
+        let changed = row.unabsorbed.or(row.if_gone.map(|_| upto));
+        let Some(entry) = changed else { continue };
+        if compare.is_before(row.table.id, entry) {
+            // Also a version that counted only while the row was gone may have been sent.
+            let version = row.if_gone.unwrap_or(row.version);
+            versions.put(&row.table, &row.key, version, Some(UNKNOWN))?;
+            continue;
+        }
         match row.if_gone {
             Some(version) if !row_exists(db, &row.table, &row.key)? => {
                 versions.put(&row.table, &row.key, version, None)?
             }
-            _ if row.unabsorbed => versions.put_stored(&row.table, &row.key, row.version)?,
+            _ if row.unabsorbed.is_some() => {
+                versions.put_stored(&row.table, &row.key, row.version)?
+            }
             _ => {}
         }
     }

@@ -10,7 +10,7 @@
 use crate::db::connection::DatabaseError;
 use crate::db::key_pages::next_page;
 use crate::db::layout::{Layout, TableLayout};
-use crate::db::row_digest::digest_sql;
+use crate::db::row_digest::{UNKNOWN, digest_sql};
 use crate::db::sql::{key_columns, quote};
 use crate::model::batch::Value;
 use crate::model::planted_bugs::{Bug, planted};
@@ -21,7 +21,7 @@ use rusqlite::{Connection, params_from_iter};
 /// The comparison under way.
 #[derive(Clone, Debug, Default)]
 pub struct Compare {
-    current: Option<Comparison>,
+    waiting: Vec<Comparison>,
     schema_version: i64,
     /// The rows are done; the versions without a row are left.
     rows_done: bool,
@@ -44,12 +44,20 @@ impl Compare {
     /// # Errors
     /// SQLite's error.
     pub fn read(db: &Connection) -> Result<Self, DatabaseError> {
-        Ok(Self { current: comparisons::next(db)?, ..Self::default() })
+        Ok(Self { waiting: comparisons::read(db)?, ..Self::default() })
+    }
+
+    /// Whether a log entry is from before the triggers of its table were away. Its row may have
+    /// changed since, so the digest of what the table holds is not that of its version.
+    pub fn is_before(&self, table_id: i64, entry: i64) -> bool {
+        self.waiting
+            .iter()
+            .any(|c| c.table_id == table_id && entry <= c.logged_upto && c.kind != Kind::Refresh)
     }
 
     /// Whether nothing is left.
     pub fn is_idle(&self) -> bool {
-        self.current.is_none()
+        self.waiting.is_empty()
     }
 
     /// Goes on, within the caller's write transaction, after everything in the log was absorbed.
@@ -68,7 +76,7 @@ impl Compare {
         if self.schema_version != layout.schema_version {
             *self = Self { schema_version: layout.schema_version, ..Self::read(db)? };
         }
-        let Some(comparison) = self.current else {
+        let Some(comparison) = self.waiting.first().copied() else {
             return Ok(Compared { found: 0, finished: true });
         };
         let (found, end) = match layout.by_id(comparison.table_id) {
@@ -84,7 +92,7 @@ impl Compare {
         } else if self.after.is_none() {
             self.finish(db, layout, comparison)?;
         }
-        Ok(Compared { found, finished: self.current.is_none() })
+        Ok(Compared { found, finished: self.is_idle() })
     }
 
     fn finish(
@@ -170,7 +178,7 @@ fn changed(
     let derived = match comparison.kind {
         Kind::CompareLoosely => "v.hlc IS NOT NULL".to_owned(),
         _ => format!(
-            "v.hlc IS NOT NULL AND (v.digest IS NULL OR v.digest = {})",
+            "v.hlc IS NOT NULL AND (v.digest IS NULL OR v.digest IN ({UNKNOWN}, {}))",
             table.digest.sql("t", comparison.new_from)
         ),
     };
@@ -208,7 +216,10 @@ fn vanished(
         quote(table.name()),
         same_key(table)
     );
-    let time = comparison.time_ms.to_string();
+    let time = match comparison.kind {
+        Kind::CompareLoosely => "0".to_owned(),
+        _ => format!("CASE WHEN v.digest = {UNKNOWN} THEN 0 ELSE {} END", comparison.time_ms),
+    };
     let found =
         change_log::log_rows(db, table.id, (KIND_FOUND, &time), &keys, &from, &page.values)?;
     Ok((found as u64, page.end))

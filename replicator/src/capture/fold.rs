@@ -52,8 +52,8 @@ pub struct FoldedRow {
     pub previous: Version,
     /// The row changed only if it does not exist any more (all its entries are [`KIND_DISPLACED`]).
     pub only_if_gone: bool,
-    /// The version is not stored yet.
-    pub unabsorbed: bool,
+    /// The last entry that gives it a version that is not stored yet.
+    pub unabsorbed: Option<i64>,
     /// The row is to be published: it has a new entry, and its version is ours or is to be
     /// republished.
     pub publish: bool,
@@ -79,7 +79,7 @@ struct State {
     floor: Hlc,
     previous: Option<Version>,
     changed: bool,
-    unabsorbed: bool,
+    unabsorbed: Option<i64>,
     displaced: bool,
     republish: bool,
     new: bool,
@@ -139,7 +139,7 @@ pub fn fold(
                     floor: Hlc(0),
                     previous: None,
                     changed: false,
-                    unabsorbed: false,
+                    unabsorbed: None,
                     displaced: false,
                     republish: false,
                     new: false,
@@ -173,7 +173,7 @@ fn step(
                 }
                 return;
             }
-            if planted(Bug::MergedEntries) && state.unabsorbed {
+            if planted(Bug::MergedEntries) && state.unabsorbed.is_some() {
                 // This treats the row as written once, at the time of its last entry.
                 state.real = state.merged_from;
             }
@@ -184,7 +184,7 @@ fn step(
             }
             previous_of.push((entry.id, before));
             state.real = Version { hlc: state.next_hlc(entry.time_ms), site: from.site };
-            state.unabsorbed = true;
+            state.unabsorbed = Some(entry.id);
         }
         KIND_DISPLACED => {
             state.displaced = true;

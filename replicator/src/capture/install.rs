@@ -108,7 +108,7 @@ pub fn install(
     let mut done = Installed { unable: unable.collect(), ..Installed::default() };
     change_log::widen(db, schema.tables.iter().map(|t| t.key.len()).max().unwrap_or(1))?;
     let found = lineage::read(db)?;
-    lineage::follow_renames(db, &schema, &found)?;
+    let guessed = lineage::follow_renames(db, &schema, &found)?;
     let joined = meta::get(db, meta::JOINED)?.unwrap_or(false);
     let mut wanted: BTreeMap<String, String> = BTreeMap::new();
     let mut followed = Vec::new();
@@ -121,7 +121,11 @@ pub fn install(
             Change::None => {}
         }
         let triggers_found = found.get(&table.name.to_ascii_lowercase());
-        followed.push((table, follow_shape(db, table, id, triggers_found, now_ms)?));
+        let mut comparison = follow_shape(db, table, id, triggers_found, now_ms)?;
+        if let Some(comparison) = comparison.as_mut().filter(|_| guessed.contains(&table.name)) {
+            comparison.kind = Kind::CompareLoosely;
+        }
+        followed.push((table, comparison));
         wanted.insert(version_table(&table.name), version_table_sql(table));
         wanted.extend(triggers(table, id));
         wanted.insert(format!("{OWN_PREFIX}{}_change_log", table.name), view_sql(table, id));
@@ -177,7 +181,13 @@ fn follow_shape(
         (false, false) => Kind::Compare,
         (false, true) => Kind::CompareLoosely,
     };
-    Ok(Some(Comparison { table_id, time_ms: now_ms, kind, new_from: lineage.new_from }))
+    Ok(Some(Comparison {
+        table_id,
+        time_ms: now_ms,
+        kind,
+        new_from: lineage.new_from,
+        logged_upto: change_log::log_end(db)?,
+    }))
 }
 
 /// Puts the value that rows really have in the place of the text of a DEFAULT: the column's

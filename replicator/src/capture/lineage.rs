@@ -3,7 +3,7 @@
 //!
 //! Arrives: a database whose schema may have changed. Leaves: for each table whether its changes
 //! were logged all the time, its number, and the present names of its former columns. Owns: a
-//! renamed column or table is recognised by what SQLite itself rewrote, never by a guess: the
+//! renamed column or table is recognised by what SQLite itself rewrote: the
 //! trigger made by [`witness_sql`] lists all columns after OF, where a rename changes the name, but
 //! a dropped column stays and stops nobody from dropping it. Reads only.
 
@@ -11,10 +11,11 @@ use super::triggers::trigger_name;
 use crate::db::connection::DatabaseError;
 use crate::db::layout::version_table;
 use crate::db::schema::{OWN_PREFIX, Schema, TableSchema};
+use crate::db::shape::Shape;
 use crate::db::sql::quote;
-use crate::store::tables;
+use crate::store::{schema_history, tables};
 use rusqlite::Connection;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Our triggers on one table.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -102,7 +103,8 @@ pub(super) fn read(db: &Connection) -> Result<HashMap<String, TableTriggers>, Da
 }
 
 /// Lets the numbers and version tables of renamed tables follow them. A table was renamed if its
-/// triggers carry a number whose table is gone.
+/// triggers carry a number whose table is gone. Returns the tables that only their shape shows to be
+/// a renamed one: they were rebuilt before, so their triggers are gone.
 ///
 /// # Errors
 /// SQLite's error.
@@ -110,27 +112,68 @@ pub(super) fn follow_renames(
     db: &Connection,
     schema: &Schema,
     triggers: &HashMap<String, TableTriggers>,
-) -> Result<(), DatabaseError> {
+) -> Result<HashSet<String>, DatabaseError> {
     for table in &schema.tables {
         let on_table = triggers.get(&table.name.to_ascii_lowercase());
         let Some((id, _)) = on_table.and_then(|t| t.witness.as_ref()) else { continue };
         let Some(former) = tables::name_of(db, *id)? else { continue };
-        if former.eq_ignore_ascii_case(&table.name) || schema.has(&former) {
-            continue;
+        if !former.eq_ignore_ascii_case(&table.name) && !schema.has(&former) {
+            follow_rename(db, *id, &former, &table.name)?;
         }
-        tracing::info!(from = former, to = table.name, "a table was renamed");
-        let (from, to) = (version_table(&former), version_table(&table.name));
-        tables::rename(db, *id, &table.name)?;
-        // The legacy form touches nothing but the table: an application's view that does not
-        // compile must not stop it.
-        db.execute_batch(&format!(
-            "DROP TABLE IF EXISTS main.{to}; PRAGMA legacy_alter_table = ON; ALTER TABLE \
-            main.{from} RENAME TO {to}; PRAGMA legacy_alter_table = OFF",
-            from = quote(&from),
-            to = quote(&to)
-        ))?;
     }
-    Ok(())
+    let mut guessed = HashSet::new();
+    for (id, former, table) in alike(db, schema, triggers)? {
+        follow_rename(db, id, &former, &table.name)?;
+        guessed.insert(table.name.clone());
+    }
+    Ok(guessed)
+}
+
+fn follow_rename(db: &Connection, id: i64, from: &str, to: &str) -> Result<(), DatabaseError> {
+    tracing::info!(from, to, "a table was renamed");
+    tables::rename(db, id, to)?;
+    // The legacy form touches nothing but the table: an application's view that does not compile
+    // must not stop it.
+    Ok(db.execute_batch(&format!(
+        "DROP TABLE IF EXISTS main.{to}; PRAGMA legacy_alter_table = ON; ALTER TABLE main.{from} \
+        RENAME TO {to}; PRAGMA legacy_alter_table = OFF",
+        from = quote(&version_table(from)),
+        to = quote(&version_table(to))
+    ))?)
+}
+
+/// Pairs of a replicated table that is gone, with its number, and a new one that has none of our
+/// triggers, where both have the same shape and no third table has it.
+fn alike<'s>(
+    db: &Connection,
+    schema: &'s Schema,
+    triggers: &HashMap<String, TableTriggers>,
+) -> Result<Vec<(i64, String, &'s TableSchema)>, DatabaseError> {
+    let mut gone = Vec::new();
+    for (id, name) in tables::replicated(db)? {
+        if !schema.has(&name)
+            && let Some((_, shape)) = schema_history::newest(db, id)?
+        {
+            gone.push((id, name, shape));
+        }
+    }
+    let mut new = Vec::new();
+    for table in schema.tables.iter().filter(|_| !gone.is_empty()) {
+        if !triggers.contains_key(&table.name.to_ascii_lowercase())
+            && tables::find(db, &table.name)?.is_none()
+        {
+            new.push(table);
+        }
+    }
+    let mut pairs = Vec::new();
+    for (id, name, shape) in &gone {
+        let same: Vec<_> = new.iter().filter(|table| shape.is_like(&Shape::first(table))).collect();
+        let rivals = gone.iter().filter(|(_, _, other)| shape.is_like(other)).count();
+        if let (&[table], 1) = (same.as_slice(), rivals) {
+            pairs.push((*id, name.clone(), *table));
+        }
+    }
+    Ok(pairs)
 }
 
 #[cfg(test)]

@@ -176,13 +176,20 @@ fn check_with(
         .canonicalize()
         .map_err(|error| PreflightError::NotReadable { path: owned(), error })?;
     for file in [real.clone(), beside(&real, "-wal"), beside(&real, "-shm")] {
-        if file != real && !file.exists() {
-            continue;
+        // The last connection to close takes them away, perhaps at this moment.
+        let gone =
+            |error: &std::io::Error| file != real && error.kind() == std::io::ErrorKind::NotFound;
+        match allowed(&file, Access::READ_OK) {
+            Err(error) if gone(&error) => continue,
+            Err(error) => return Err(PreflightError::NotReadable { path: file, error }),
+            Ok(()) => {}
         }
-        allowed(&file, Access::READ_OK)
-            .map_err(|error| PreflightError::NotReadable { path: file.clone(), error })?;
-        allowed(&file, Access::WRITE_OK)
-            .map_err(|error| PreflightError::NotWritable { path: file.clone(), error })?;
+        match allowed(&file, Access::WRITE_OK) {
+            Err(error) if !gone(&error) => {
+                return Err(PreflightError::NotWritable { path: file, error });
+            }
+            _ => {}
+        }
     }
     let directory = real.parent().unwrap_or(Path::new("/"));
     allowed(directory, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| {

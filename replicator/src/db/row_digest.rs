@@ -22,6 +22,10 @@ const VALUES_MAX: usize = 100;
 /// Stands for NULL in a column whose older rows have another value.
 const NULL_MARK: &[u8] = b"\xb7\x0eharmonylite NULL\x9d\x42";
 
+/// Stands beside a version whose content is not known any more: the next comparison finds a
+/// difference. A content has this digest once in 2^64.
+pub const UNKNOWN: i64 = 0x756e_6b6e_6f77_6e21;
+
 /// The columns of a table as digests see them.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct RowDigest {

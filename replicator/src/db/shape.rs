@@ -110,6 +110,16 @@ impl Shape {
         }
     }
 
+    /// Whether another table has the same columns and the same key.
+    pub fn is_like(&self, other: &Shape) -> bool {
+        let columns = |shape: &Shape| -> Vec<(String, String)> {
+            let lower =
+                |c: &ShapeColumn| (c.name.to_ascii_lowercase(), c.declared.to_ascii_uppercase());
+            shape.columns.iter().map(lower).collect()
+        };
+        self.key == other.key && columns(self) == columns(other)
+    }
+
     /// The present name of a column of this shape, by its name then; None if it is gone.
     fn name_now<'n>(&self, then: &str, now: &'n Shape) -> Option<&'n ShapeColumn> {
         let id = self.columns.iter().find(|c| c.name.eq_ignore_ascii_case(then))?.id;

@@ -318,6 +318,10 @@ impl<B: Broker> Inbound<B> {
         let cursor = |s: &super::Progress| (s.shard.to_string(), s.cursor.seq().0.into());
         let cursors: serde_json::Map<_, _> = self.durable.streams.iter().map(cursor).collect();
         let layout = &self.schema.layout;
+        let absorb = &self.durable.absorb;
+        let mut former_sites: Vec<i64> =
+            absorb.own_sites.iter().map(|s| s.0).filter(|s| *s != absorb.site.0).collect();
+        former_sites.sort_unstable();
         let previous = layout.previous_hash.map(|h| HEXLOWER.encode(&h)).unwrap_or_default();
         let entry = serde_json::json!({
             "node_id": self.config.node.0,
@@ -326,6 +330,7 @@ impl<B: Broker> Inbound<B> {
             "harmonylite_version": env!("CARGO_PKG_VERSION"),
             "updated_at": now.unix_ms / 1000,
             "site": self.durable.site().0,
+            "former_sites": former_sites,
             "batch": self.durable.batch.0,
             "cursors": cursors,
         });

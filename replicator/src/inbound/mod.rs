@@ -129,7 +129,9 @@ impl<B: Broker> Inbound<B> {
 
     /// Returns whether all inputs are processed, for tests and shutdown.
     pub fn is_drained(&self) -> bool {
-        self.inbox.is_drained() && self.durable.republish.is_idle()
+        self.inbox.is_drained()
+            && self.durable.republish.is_idle()
+            && self.durable.compare.is_idle()
     }
 
     /// Returns whether this database has joined: every row has a version.

@@ -196,8 +196,13 @@ impl<'a> Transaction<'a> {
     pub(super) fn absorb(&mut self, acks_wait: bool) -> Result<bool, Fatal> {
         let absorbs_first = !planted(Bug::NoAbsorbFirst) || acks_wait;
         let entries_max = if absorbs_first { ABSORB_ENTRIES_MAX } else { 0 };
-        let (folded, complete) =
-            absorb(self.db, self.layout, &mut self.durable.absorb, entries_max)?;
+        let (folded, complete) = absorb(
+            self.db,
+            self.layout,
+            &mut self.durable.absorb,
+            entries_max,
+            &self.durable.compare,
+        )?;
         for (table, count) in folded.null_keys {
             self.stats.null_key_changes += count;
             self.after.null_key_tables.push(table);

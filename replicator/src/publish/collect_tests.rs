@@ -1,5 +1,6 @@
 use super::*;
 use crate::capture::absorb::{AbsorbState, absorb};
+use crate::capture::compare::Compare;
 use crate::capture::fold::log_end;
 use crate::capture::install::install;
 use crate::model::batch::{Row, Value};
@@ -81,7 +82,7 @@ impl Node {
             absorbed: self.absorbed,
             published: 0,
         };
-        absorb(&self.db, &self.layout, &mut state, i64::MAX).unwrap();
+        absorb(&self.db, &self.layout, &mut state, i64::MAX, &Compare::default()).unwrap();
         self.absorbed = state.absorbed;
     }
 

@@ -27,6 +27,8 @@ struct CaughtUp {
     hash: Digest,
     /// The origin's incarnation.
     site: Site,
+    /// Its former incarnations.
+    former_sites: Vec<Site>,
     /// The origin's last published batch.
     batch: BatchNo,
     /// When the origin wrote the entry, by its own clock, unix milliseconds.
@@ -78,7 +80,10 @@ impl Superseded {
     /// Returns whether a batch that does not fit was written before its origin had our schema.
     pub fn covers(&self, node: NodeId, header: &BatchHeader, ours: Digest) -> bool {
         self.origins.get(&node).is_some_and(|caught| {
-            let earlier_site = header.site != caught.site && header.created_ms <= caught.updated_ms;
+            // An older program lists no former incarnations. A clock that was set back must not
+            // make the batches of one look new.
+            let earlier_site = caught.former_sites.contains(&header.site)
+                || header.site != caught.site && header.created_ms <= caught.updated_ms;
             let before = header.site == caught.site && header.number <= caught.batch;
             caught.hash == ours && (earlier_site || before)
         })
@@ -111,6 +116,10 @@ fn read_entry(entry: &KvEntry, ours: Digest) -> Option<CaughtUp> {
     Some(CaughtUp {
         hash: ours,
         site: Site(value["site"].as_i64()?),
+        former_sites: value["former_sites"]
+            .as_array()
+            .map(|sites| sites.iter().filter_map(|s| s.as_i64().map(Site)).collect())
+            .unwrap_or_default(),
         batch: BatchNo(value["batch"].as_u64()?),
         updated_ms: value["updated_at"].as_i64()?.checked_mul(1_000)?,
         asked: false,

@@ -28,6 +28,8 @@ pub struct Comparison {
     pub kind: Kind,
     /// Columns with this number or a higher one are new since the digests were made.
     pub new_from: u32,
+    /// Log entries up to here are from before the triggers were back.
+    pub logged_upto: i64,
 }
 
 /// Notes a comparison. One that is noted already keeps its time, and the stricter of both remains.
@@ -35,7 +37,7 @@ pub struct Comparison {
 /// # Errors
 /// What SQLite reports.
 pub fn note(db: &Connection, comparison: Comparison) -> Result<(), DatabaseError> {
-    let Comparison { table_id, time_ms, kind, new_from } = comparison;
+    let Comparison { table_id, time_ms, kind, new_from, logged_upto } = comparison;
     // A refresh that was not finished leaves digests that count a column that is gone.
     let known: Option<i64> = db
         .query_row(
@@ -49,24 +51,24 @@ pub fn note(db: &Connection, comparison: Comparison) -> Result<(), DatabaseError
         _ => kind,
     };
     db.execute(
-        "INSERT INTO main.__harmonylite__comparison (table_id, time, kind, new_from) VALUES (?1, \
-        ?2, ?3, ?4) ON CONFLICT (table_id) DO UPDATE SET kind = excluded.kind, new_from = \
-        min(new_from, excluded.new_from)",
-        params![table_id, time_ms, kind as i64, new_from],
+        "INSERT INTO main.__harmonylite__comparison (table_id, time, kind, new_from, logged_upto) \
+        VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (table_id) DO UPDATE SET kind = excluded.kind, \
+        new_from = min(new_from, excluded.new_from), logged_upto = excluded.logged_upto",
+        params![table_id, time_ms, kind as i64, new_from, logged_upto],
     )?;
     Ok(())
 }
 
-/// The comparison to be made next.
+/// The comparisons to be made, in order.
 ///
 /// # Errors
-/// What SQLite reports.
-pub fn next(db: &Connection) -> Result<Option<Comparison>, DatabaseError> {
+/// SQLite's error.
+pub fn read(db: &Connection) -> Result<Vec<Comparison>, DatabaseError> {
     let mut read = db.prepare_cached(
-        "SELECT table_id, time, kind, new_from FROM main.__harmonylite__comparison ORDER BY \
-        table_id LIMIT 1",
+        "SELECT table_id, time, kind, new_from, logged_upto FROM main.__harmonylite__comparison \
+        ORDER BY table_id",
     )?;
-    let found = read.query_row([], |r| {
+    let rows = read.query_map([], |r| {
         Ok(Comparison {
             table_id: r.get(0)?,
             time_ms: r.get(1)?,
@@ -76,9 +78,10 @@ pub fn next(db: &Connection) -> Result<Option<Comparison>, DatabaseError> {
                 _ => Kind::CompareLoosely,
             },
             new_from: r.get(3)?,
+            logged_upto: r.get(4)?,
         })
-    });
-    Ok(found.optional()?)
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
 /// Removes a comparison that is done.
@@ -95,8 +98,8 @@ mod tests {
     use super::*;
     use crate::store::test_database;
 
-    fn comparison(time_ms: i64, kind: Kind, new_from: u32) -> Comparison {
-        Comparison { table_id: 3, time_ms, kind, new_from }
+    fn comparison(time_ms: i64, kind: Kind, new_from: u32, logged_upto: i64) -> Comparison {
+        Comparison { table_id: 3, time_ms, kind, new_from, logged_upto }
     }
 
     #[test]
@@ -109,13 +112,13 @@ mod tests {
             (Kind::CompareLoosely, Kind::Compare, Kind::CompareLoosely),
         ] {
             let db = test_database();
-            assert_eq!(next(&db).unwrap(), None);
-            note(&db, comparison(5, first, 4)).unwrap();
-            assert_eq!(next(&db).unwrap(), Some(comparison(5, first, 4)));
-            note(&db, comparison(9, second, 6)).unwrap();
-            assert_eq!(next(&db).unwrap(), Some(comparison(5, both, 4)), "{first:?} {second:?}");
+            assert_eq!(read(&db).unwrap(), []);
+            note(&db, comparison(5, first, 4, 10)).unwrap();
+            assert_eq!(read(&db).unwrap(), [comparison(5, first, 4, 10)]);
+            note(&db, comparison(9, second, 6, 20)).unwrap();
+            assert_eq!(read(&db).unwrap(), [comparison(5, both, 4, 20)], "{first:?} {second:?}");
             remove(&db, 3).unwrap();
-            assert_eq!(next(&db).unwrap(), None);
+            assert_eq!(read(&db).unwrap(), []);
         }
     }
 }

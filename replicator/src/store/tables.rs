@@ -67,13 +67,8 @@ pub fn register(db: &Connection, table: &TableSchema) -> Result<Registered, Data
 pub fn forget_dropped(db: &Connection, schema: &Schema) -> Result<Vec<String>, DatabaseError> {
     let names: HashSet<String> =
         schema.tables.iter().map(|t| t.name.to_ascii_lowercase()).collect();
-    let mut read =
-        db.prepare("SELECT id, name FROM main.__harmonylite__table WHERE hash IS NOT NULL")?;
-    let rows = read
-        .query_map([], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, String>(1)?)))?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
     let mut dropped = Vec::new();
-    for (id, name) in rows {
+    for (id, name) in replicated(db)? {
         if !names.contains(&name.to_ascii_lowercase()) {
             db.execute("UPDATE main.__harmonylite__table SET hash = NULL WHERE id = ?1", [id])?;
             dropped.push(name);
@@ -113,6 +108,17 @@ pub fn rename(db: &Connection, id: i64, name: &str) -> Result<(), DatabaseError>
     )?;
     db.execute("UPDATE main.__harmonylite__table SET name = ?2 WHERE id = ?1", params![id, name])?;
     Ok(())
+}
+
+/// Returns number and name of the replicated tables.
+///
+/// # Errors
+/// SQLite's error.
+pub fn replicated(db: &Connection) -> Result<Vec<(i64, String)>, DatabaseError> {
+    let mut read =
+        db.prepare("SELECT id, name FROM main.__harmonylite__table WHERE hash IS NOT NULL")?;
+    let rows = read.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
 /// Returns the names of the tables that are not replicated any more.

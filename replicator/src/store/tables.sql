@@ -15,7 +15,8 @@ CREATE TABLE IF NOT EXISTS main.__harmonylite__comparison (
   table_id INTEGER PRIMARY KEY,
   time INTEGER NOT NULL,
   kind INTEGER NOT NULL,
-  new_from INTEGER NOT NULL
+  new_from INTEGER NOT NULL,
+  logged_upto INTEGER NOT NULL
 );
 CREATE TABLE IF NOT EXISTS main.__harmonylite__change_log (
   id INTEGER PRIMARY KEY,

@@ -65,12 +65,14 @@ fn literal(value: rusqlite::types::ValueRef<'_>) -> String {
     }
 }
 
-/// Returns the content of all tables of the application, table by table, in key order.
+/// Returns the content of all tables of the application, table by table, in key order. Without the
+/// bookkeeping of Django's migrations, which each node has for itself.
 pub fn contents(db: &Connection) -> Vec<(String, Rows)> {
     let tables = rows(
         db,
         "SELECT name, wr FROM pragma_table_list WHERE schema = 'main' AND type = 'table' AND name \
-        NOT GLOB '__harmonylite__*' AND name NOT GLOB 'sqlite_*' ORDER BY name",
+        NOT GLOB '__harmonylite__*' AND name NOT GLOB 'sqlite_*' AND name <> 'django_migrations' \
+        ORDER BY name",
     );
     tables
         .into_iter()

@@ -22,6 +22,28 @@ pub struct Table {
     pub unique: bool,
     /// The level of the schema from which on it exists.
     pub since: i64,
+    /// A migration rebuilds it.
+    pub rebuilt: bool,
+    /// Its name once a migration has renamed it.
+    pub renamed: Option<&'static str>,
+}
+
+impl Table {
+    /// Returns its present name.
+    ///
+    /// # Errors
+    /// SQLite's error.
+    pub fn name_now(&self, db: &Connection) -> rusqlite::Result<&'static str> {
+        Ok(match self.renamed {
+            Some(renamed) if level(db)? >= RENAMED_FROM => renamed,
+            _ => self.name,
+        })
+    }
+
+    /// Returns whether it has this name, now or later.
+    pub fn is_named(&self, name: &str) -> bool {
+        self.name == name || self.renamed == Some(name)
+    }
 }
 
 /// The tables.
@@ -33,6 +55,8 @@ pub const TABLES: &[Table] = &[
         nocase: false,
         unique: false,
         since: 0,
+        rebuilt: false,
+        renamed: None,
     },
     Table {
         name: "link",
@@ -41,6 +65,8 @@ pub const TABLES: &[Table] = &[
         nocase: false,
         unique: false,
         since: 0,
+        rebuilt: true,
+        renamed: Some("edge"),
     },
     Table {
         name: "pair",
@@ -49,8 +75,19 @@ pub const TABLES: &[Table] = &[
         nocase: false,
         unique: false,
         since: 0,
+        rebuilt: false,
+        renamed: None,
     },
-    Table { name: "note", key: &["id"], columns: "id, v", nocase: false, unique: false, since: 2 },
+    Table {
+        name: "note",
+        key: &["id"],
+        columns: "id, v",
+        nocase: false,
+        unique: false,
+        since: 2,
+        rebuilt: true,
+        renamed: None,
+    },
     Table {
         name: "person",
         key: &["name"],
@@ -58,6 +95,8 @@ pub const TABLES: &[Table] = &[
         nocase: true,
         unique: true,
         since: 0,
+        rebuilt: true,
+        renamed: None,
     },
 ];
 
@@ -74,7 +113,26 @@ pub const MIGRATIONS: &[&str] = &[
     "ALTER TABLE item ADD COLUMN extra TEXT DEFAULT 'd'",
     "CREATE TABLE note (id INTEGER PRIMARY KEY, v TEXT); INSERT INTO note VALUES (0, 'from the \
     migration')",
+    "ALTER TABLE item RENAME COLUMN v TO label",
+    // What happens after the copy is seen by no trigger.
+    "CREATE TABLE new_link (a, b TEXT, v, PRIMARY KEY (a, b)) WITHOUT ROWID; INSERT INTO new_link \
+    SELECT a, b, v FROM link; DROP TABLE link; ALTER TABLE new_link RENAME TO link; DELETE FROM \
+    link WHERE a = 1; INSERT OR REPLACE INTO link VALUES (0, 'b0', 'rebuilt' || (SELECT site FROM \
+    __harmonylite__site ORDER BY since DESC LIMIT 1)); UPDATE link SET v = v || '+' WHERE a = 2",
+    "CREATE TABLE new_person (name TEXT COLLATE NOCASE PRIMARY KEY, mail TEXT UNIQUE, v TEXT, kind \
+    TEXT NOT NULL); INSERT INTO new_person SELECT name, mail, v, 'k' FROM person; DROP TABLE \
+    person; ALTER TABLE new_person RENAME TO person",
+    "ALTER TABLE link RENAME TO edge",
+    "ALTER TABLE item DROP COLUMN n",
+    "DROP TABLE note; CREATE TABLE note (id INTEGER PRIMARY KEY, v TEXT); INSERT INTO note VALUES \
+    (0, 'from the migration'), (1, 'anew')",
 ];
+
+/// The levels from which on a table or column has its new name or is gone.
+const LABEL_FROM: i64 = 3;
+const KIND_FROM: i64 = 5;
+const RENAMED_FROM: i64 = 6;
+const NO_N_FROM: i64 = 7;
 
 /// Returns the level of the schema.
 ///
@@ -109,16 +167,26 @@ fn is_note_captured(db: &Connection) -> rusqlite::Result<bool> {
     .query_row([], |r| r.get(0))
 }
 
-/// Returns a row as one SQL expression, exact to the byte. Before a migration adds a column, the
-/// column's default counts.
+/// Returns a row as one SQL expression, exact to the byte, and the same at every level of the
+/// schema: a column counts with its default before a migration adds it, and not at all if a
+/// migration drops it.
 ///
 /// # Errors
 /// SQLite's error.
 pub fn row_expression(db: &Connection, table: &Table) -> rusqlite::Result<String> {
-    let mut quoted: Vec<String> =
-        table.columns.split(", ").map(|c| format!("quote({c})")).collect();
+    let level = level(db)?;
+    let columns = table.columns.split(", ").filter(|c| table.name != "item" || *c != "n");
+    let mut quoted: Vec<String> = columns
+        .map(|c| match c {
+            "v" if table.name == "item" && level >= LABEL_FROM => "quote(label)".to_owned(),
+            c => format!("quote({c})"),
+        })
+        .collect();
     if table.name == "item" {
-        quoted.push(if level(db)? >= 1 { "quote(extra)" } else { "quote('d')" }.to_owned());
+        quoted.push(if level >= 1 { "quote(extra)" } else { "quote('d')" }.to_owned());
+    }
+    if table.name == "person" {
+        quoted.push(if level >= KIND_FROM { "quote(kind)" } else { "quote('k')" }.to_owned());
     }
     Ok(quoted.join(" || ',' || "))
 }
@@ -206,22 +274,26 @@ fn statement(work: &Work, rng: &mut Rng, tag: &str, level: i64, notes: bool) -> 
     let name =
         |rng: &mut Rng, n: u64| if rng.chance(30) { format!("'P{n}'") } else { format!("'p{n}'") };
     let mail = rng.below(work.values);
+    let v = if level >= LABEL_FROM { "label" } else { "v" };
+    let link = if level >= RENAMED_FROM { "edge" } else { "link" };
+    let kind_k = if level >= KIND_FROM { ", 'k'" } else { "" };
     match kind {
         0 if notes && key % 2 == 1 => {
             format!("INSERT OR REPLACE INTO note VALUES ({}, {value})", other)
         }
         0 => format!(
-            "INSERT INTO item (id, v, n) VALUES ({key}, {value}, 0) ON CONFLICT (id) DO UPDATE \
-            SET v = excluded.v, n = n + 1"
+            "INSERT INTO item (id, {v}) VALUES ({key}, {value}) ON CONFLICT (id) DO UPDATE SET {v} \
+            = excluded.{v}{}",
+            if level < NO_N_FROM { ", n = coalesce(n, 0) + 1" } else { "" }
         ),
         1 => format!("DELETE FROM item WHERE id = {key}"),
-        2 => format!("UPDATE OR IGNORE item SET id = {other}, v = {value} WHERE id = {key}"),
+        2 => format!("UPDATE OR IGNORE item SET id = {other}, {v} = {value} WHERE id = {key}"),
         3 if level >= 1 => {
-            format!("UPDATE item SET v = {value}, extra = {value} WHERE id >= {key}")
+            format!("UPDATE item SET {v} = {value}, extra = {value} WHERE id >= {key}")
         }
-        3 => format!("UPDATE item SET v = {value} WHERE id >= {key}"),
-        4 => format!("INSERT OR REPLACE INTO link VALUES ({key}, 'b{}', {value})", rng.below(2)),
-        5 => format!("DELETE FROM link WHERE a = {key}"),
+        3 => format!("UPDATE item SET {v} = {value} WHERE id >= {key}"),
+        4 => format!("INSERT OR REPLACE INTO {link} VALUES ({key}, 'b{}', {value})", rng.below(2)),
+        5 => format!("DELETE FROM {link} WHERE a = {key}"),
         6 => {
             let (a, b) = (key * 2, key * 2 + 1);
             if rng.chance(15) {
@@ -233,7 +305,7 @@ fn statement(work: &Work, rng: &mut Rng, tag: &str, level: i64, notes: bool) -> 
         7 => {
             let name = name(rng, key);
             format!(
-                "INSERT INTO person VALUES ({name}, 'm{mail}', {value}) ON CONFLICT (name) DO \
+                "INSERT INTO person VALUES ({name}, 'm{mail}', {value}{kind_k}) ON CONFLICT (name) DO \
                 UPDATE SET mail = excluded.mail, v = excluded.v"
             )
         }
@@ -242,7 +314,7 @@ fn statement(work: &Work, rng: &mut Rng, tag: &str, level: i64, notes: bool) -> 
             if rng.chance(40) {
                 format!("DELETE FROM person WHERE name = {name}")
             } else {
-                format!("INSERT OR REPLACE INTO person VALUES ({name}, 'm{mail}', {value})")
+                format!("INSERT OR REPLACE INTO person VALUES ({name}, 'm{mail}', {value}{kind_k})")
             }
         }
         _ => {

@@ -107,8 +107,10 @@ impl World<'_> {
         // No packet in flight survives the reboot of its machine.
         self.nodes[n].link.ghosts.clear();
         // A piece of a split batch is acknowledged before the final versions of its rows are in the
-        // stream.
-        let keeps = !self.plan.broker_loses() && !self.plan.splits;
+        // stream. A batch of a schema that no other node has is held, and skipped once its origin
+        // has the present one: its rows then come from the origin, if that has not forgotten them.
+        let keeps =
+            !self.plan.broker_loses() && !self.plan.splits && !self.plan.has(ActionKind::Migrate);
         let acknowledged =
             if keeps { meta(&self.nodes[n].app, "published").map_err(sql)? } else { 0 };
         self.nodes[n].power_cut().map_err(sql)?;

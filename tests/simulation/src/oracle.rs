@@ -78,7 +78,7 @@ fn row_text(db: &Connection, table: &Table, key: &[Value]) -> rusqlite::Result<O
     let sql = format!(
         "SELECT {} FROM {} WHERE {}",
         row_expression(db, table)?,
-        table.name,
+        table.name_now(db)?,
         condition(&names, 1)
     );
     db.prepare_cached(&sql)?.query_row(rusqlite::params_from_iter(key), |r| r.get(0)).optional()
@@ -87,8 +87,8 @@ fn row_text(db: &Connection, table: &Table, key: &[Value]) -> rusqlite::Result<O
 fn stored_version(db: &Connection, table: &Table, key: &[Value]) -> rusqlite::Result<Version> {
     let names: Vec<String> = (0..key.len()).map(|i| format!("key{i}")).collect();
     let sql = format!(
-        "SELECT hlc, site FROM __harmonylite__{}_version WHERE {}",
-        table.name,
+        "SELECT hlc, site FROM {} WHERE {}",
+        version_table(db, table)?,
         condition(&names, 1)
     );
     let found = db
@@ -96,6 +96,16 @@ fn stored_version(db: &Connection, table: &Table, key: &[Value]) -> rusqlite::Re
         .query_row(rusqlite::params_from_iter(key), |r| Ok((r.get(0)?, r.get(1)?)))
         .optional()?;
     Ok(found.unwrap_or((0, 0)))
+}
+
+/// Returns the name of a version table, which follows a rename when the sidecar does.
+fn version_table(db: &Connection, table: &Table) -> rusqlite::Result<String> {
+    let name = |table: &str| format!("__harmonylite__{table}_version");
+    let Some(renamed) = table.renamed.map(name) else { return Ok(name(table.name)) };
+    let follows: bool = db
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = ?1)")?
+        .query_row([&renamed], |r| r.get(0))?;
+    Ok(if follows { renamed } else { name(table.name) })
 }
 
 /// Returns whether a table exists that a migration creates.
@@ -115,7 +125,7 @@ pub fn rows(db: &Connection, table: &Table) -> rusqlite::Result<BTreeMap<String,
         "SELECT {}, {} FROM {}",
         row_expression(db, table)?,
         table.key.join(", "),
-        table.name
+        table.name_now(db)?
     );
     let mut read = db.prepare_cached(&sql)?;
     let found = read.query_map([], |r| {
@@ -129,15 +139,13 @@ pub fn rows(db: &Connection, table: &Table) -> rusqlite::Result<BTreeMap<String,
 
 /// Returns the versions of a table by key.
 pub fn versions(db: &Connection, table: &Table) -> rusqlite::Result<BTreeMap<String, Version>> {
-    if !exists(db, table, &format!("__harmonylite__{}_version", table.name))? {
+    let name = version_table(db, table)?;
+    if !exists(db, table, &name)? {
         return Ok(BTreeMap::new());
     }
     let keys: Vec<String> = (0..table.key.len()).map(|i| format!("key{i}")).collect();
-    let mut read = db.prepare_cached(&format!(
-        "SELECT hlc, site, {} FROM __harmonylite__{}_version",
-        keys.join(", "),
-        table.name
-    ))?;
+    let mut read =
+        db.prepare_cached(&format!("SELECT hlc, site, {} FROM {name}", keys.join(", ")))?;
     let found = read.query_map([], |r| {
         let key: Vec<Value> = (0..table.key.len())
             .map(|i| r.get_ref(i + 2).map(Value::from))
@@ -212,12 +220,12 @@ impl Oracle {
         let mut entries = read.query([absorbed.min(seen)])?;
         while let Some(r) = entries.next()? {
             let name: String = r.get(3)?;
-            let Some(t) = TABLES.iter().position(|t| t.name == name) else { continue };
+            let Some(t) = TABLES.iter().position(|t| t.is_named(&name)) else { continue };
             let key: Vec<Value> = (0..TABLES[t].key.len())
                 .map(|i| r.get_ref(4 + i).map(Value::from))
                 .collect::<rusqlite::Result<_>>()?;
             let entry = Entry { id: r.get(0)?, time: r.get(1)?, kind: r.get(2)?, key };
-            if entry.id > absorbed && entry.kind < 2 {
+            if entry.id > absorbed && entry.kind != 2 {
                 by_key.entry((t, canonical(&TABLES[t], &entry.key))).or_default().push(entry);
             }
         }
@@ -363,7 +371,7 @@ fn version_after(stored: Version, site: i64, entries: &[Entry], gone: bool) -> O
     let (mut real, mut floor, mut changed) = (stored, 0, false);
     for entry in entries {
         let next = (entry.time.max(0) << 16).max(real.0.max(floor) + 1);
-        if entry.kind == 0 {
+        if entry.kind != 1 {
             (real, changed) = ((next, site), true);
         } else {
             floor = next;
@@ -397,6 +405,11 @@ fn judge_row(
     };
     // A row without a version got the baseline version from the first node that published it.
     if version.0 == 1 && (pruned || writes.keys().any(|v| v.0 == 1)) && possible {
+        return Ok(());
+    }
+    // What a rebuild wrote before the node had joined gets the baseline version, and nothing shows
+    // it to the oracle.
+    if version.0 < COMPENSATIONS_MAX && firm.is_none() && table.rebuilt {
         return Ok(());
     }
     if firm.is_some_and(|firm| firm > version) {

@@ -263,6 +263,8 @@ impl<'p> World<'p> {
                     let line = describe::work(&process.inbound);
                     self.say(|| format!("node {n}: inbound works: {line}"));
                 }
+                // Changes that no trigger saw are in the log now.
+                self.oracle.committed(n, &self.nodes[n].app)?;
                 self.check_node(n)?;
                 Ok(true)
             }
@@ -431,6 +433,8 @@ impl<'p> World<'p> {
                 (!p.outbound.is_drained(), "outbound not drained"),
                 (!p.inbound.is_joined(), "not joined"),
                 (!p.inbound.open_gaps().is_empty(), "gaps open"),
+                // All schemas are equal by then.
+                (p.inbound.streams().any(|(_, s)| !s.held.is_empty()), "an origin held"),
             ] {
                 if is {
                     why.push_str(&format!(" node {n} {what};"));
