@@ -278,7 +278,7 @@ fn a_renamed_table_keeps_versions_and_log_entries() {
     assert!(node.version("u u", "d") > before, "the delete was absorbed under the new name");
     let layout = load(&node.db, &TableFilter::default()).unwrap().unwrap();
     assert_eq!(layout.tables.len(), 1);
-    assert_eq!(layout.tables[0].former.len(), 1);
+    assert_eq!(layout.tables[0].history.former.len(), 1);
 }
 
 #[test]

@@ -8,7 +8,7 @@
 use super::lineage::{self, TableTriggers};
 use super::triggers::{triggers, version_table_sql, view_sql};
 use crate::db::connection::DatabaseError;
-use crate::db::layout::{Layout, TableLayout, version_table};
+use crate::db::layout::{History, Layout, TableLayout, version_table};
 use crate::db::row_digest::RowDigest;
 use crate::db::schema::{OWN_PREFIX, Schema, TableSchema, inspect};
 use crate::db::shape::{Lineage, Shape};
@@ -18,8 +18,9 @@ use crate::model::table_filter::TableFilter;
 use crate::store::change_log;
 use crate::store::comparisons::{self, Comparison, Kind};
 use crate::store::install::FIXED_TABLES;
+use crate::store::meta;
+use crate::store::schema_history::{self, KeptShape};
 use crate::store::tables::{self, Change};
-use crate::store::{meta, schema_history};
 use rusqlite::Connection;
 use std::collections::{BTreeMap, HashSet};
 
@@ -79,13 +80,18 @@ fn table_layout(
     id: i64,
     schema: TableSchema,
 ) -> Result<TableLayout, DatabaseError> {
-    let mut former = schema_history::read(db, id)?;
-    let present = former.iter().position(|(hash, _)| *hash == schema.hash);
-    let Some((_, shape)) = present.map(|at| former.swap_remove(at)) else {
+    let mut kept = schema_history::read(db, id)?;
+    let present = kept.iter().position(|kept| kept.hash == schema.hash);
+    let Some(present) = present.map(|at| kept.swap_remove(at)) else {
         return Ok(TableLayout::first(id, schema));
     };
-    let digest = RowDigest::new(&shape, |text, _| value_of(db, text));
-    Ok(TableLayout::new(id, schema, shape, former, digest))
+    let digest = RowDigest::new(&present.shape, |text, _| value_of(db, text));
+    let history = History {
+        shape: present.shape,
+        changed_at: present.logged_upto,
+        former: kept.into_iter().map(|kept| (kept.hash, kept.shape)).collect(),
+    };
+    Ok(TableLayout::new(id, schema, history, digest))
 }
 
 fn value_of(db: &Connection, literal: &str) -> Option<Value> {
@@ -166,14 +172,16 @@ fn follow_shape(
     let witness = found.and_then(|f| f.witness.as_ref()).filter(|(id, _)| *id == table_id);
     let former = schema_history::newest(db, table_id)?;
     let (mut shape, lineage) = match &former {
-        Some((_, shape)) => {
-            shape.next(table, witness.filter(|_| logged).map(|(_, names)| names.as_slice()))
+        Some(former) => {
+            former.shape.next(table, witness.filter(|_| logged).map(|(_, names)| names.as_slice()))
         }
         None => (Shape::first(table), Lineage { new_from: 1, lost_column: true }),
     };
     settle_absent(db, &mut shape, lineage.new_from)?;
-    if former.as_ref().is_none_or(|(hash, known)| *hash != table.hash || *known != shape) {
-        schema_history::put(db, table_id, table.hash, &shape, now_ms)?;
+    let logged_upto = change_log::log_end(db)?;
+    if former.as_ref().is_none_or(|kept| kept.hash != table.hash || kept.shape != shape) {
+        let kept = KeptShape { hash: table.hash, shape, logged_upto };
+        schema_history::put(db, table_id, &kept, now_ms)?;
     }
     let kind = match (logged, lineage.lost_column) {
         (true, false) => return Ok(None),
@@ -186,7 +194,7 @@ fn follow_shape(
         time_ms: now_ms,
         kind,
         new_from: lineage.new_from,
-        logged_upto: change_log::log_end(db)?,
+        logged_upto,
     }))
 }
 

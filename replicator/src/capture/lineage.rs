@@ -152,9 +152,9 @@ fn alike<'s>(
     let mut gone = Vec::new();
     for (id, name) in tables::replicated(db)? {
         if !schema.has(&name)
-            && let Some((_, shape)) = schema_history::newest(db, id)?
+            && let Some(kept) = schema_history::newest(db, id)?
         {
-            gone.push((id, name, shape));
+            gone.push((id, name, kept.shape));
         }
     }
     let mut new = Vec::new();

@@ -28,6 +28,17 @@ pub struct Statements {
     pub select_key: String,
 }
 
+/// The shapes of a table.
+#[derive(Debug)]
+pub struct History {
+    /// The present one.
+    pub shape: Shape,
+    /// Log entries up to here were written before the sidecar had followed the change to it.
+    pub changed_at: i64,
+    /// Former ones, by the hash of their schema.
+    pub former: Vec<(Digest, Shape)>,
+}
+
 /// A replicated table.
 #[derive(Debug)]
 pub struct TableLayout {
@@ -35,10 +46,8 @@ pub struct TableLayout {
     pub id: i64,
     /// The table's schema.
     pub schema: TableSchema,
-    /// Its shape.
-    pub shape: Shape,
-    /// Former shapes, by the hash of their schema.
-    pub former: Vec<(Digest, Shape)>,
+    /// Its shapes.
+    pub history: History,
     /// Its columns as digests see them.
     pub digest: RowDigest,
     /// The replicated columns. In a table without PRIMARY KEY the rowid comes first.
@@ -54,17 +63,12 @@ impl TableLayout {
     pub fn first(id: i64, schema: TableSchema) -> Self {
         let shape = Shape::first(&schema);
         let digest = RowDigest::new(&shape, |_, _| None);
-        Self::new(id, schema, shape, Vec::new(), digest)
+        let history = History { shape, changed_at: 0, former: Vec::new() };
+        Self::new(id, schema, history, digest)
     }
 
     /// Builds the layout from the schema.
-    pub fn new(
-        id: i64,
-        schema: TableSchema,
-        shape: Shape,
-        former: Vec<(Digest, Shape)>,
-        digest: RowDigest,
-    ) -> Self {
+    pub fn new(id: i64, schema: TableSchema, history: History, digest: RowDigest) -> Self {
         let mut batch_columns: Vec<String> =
             schema.columns.iter().map(|c| c.name.clone()).collect();
         if schema.key_kind == KeyKind::Rowid {
@@ -76,7 +80,7 @@ impl TableLayout {
             .map(|k| batch_columns.iter().position(|c| *c == k.name).unwrap_or(0))
             .collect();
         let sql = statements(&schema, &batch_columns, &digest);
-        Self { id, schema, shape, former, digest, batch_columns, batch_key, sql }
+        Self { id, schema, history, digest, batch_columns, batch_key, sql }
     }
 
     /// The table's name.
@@ -234,7 +238,9 @@ impl Layout {
             by_former_hash: tables
                 .iter()
                 .enumerate()
-                .flat_map(|(i, t)| (0..t.former.len()).map(move |k| (t.former[k].0, (i, k))))
+                .flat_map(|(i, t)| {
+                    t.history.former.iter().enumerate().map(move |(k, (hash, _))| (*hash, (i, k)))
+                })
                 .collect(),
             key_columns_max: tables.iter().map(|t| t.schema.key.len()).max().unwrap_or(1),
             tables,
@@ -253,7 +259,7 @@ impl Layout {
     /// Returns the table that once had a schema with this hash, and its shape then.
     pub fn by_former_hash(&self, hash: Digest) -> Option<(&Arc<TableLayout>, &Shape)> {
         let (table, shape) = self.by_former_hash.get(&hash)?;
-        Some((&self.tables[*table], &self.tables[*table].former[*shape].1))
+        Some((&self.tables[*table], &self.tables[*table].history.former[*shape].1))
     }
 
     /// Returns the table with this number in the log; None if it was dropped.

@@ -39,7 +39,7 @@ fn header(layout: &Layout, table: &str) -> TableHeader {
 
 /// What a node sends that has not added column b yet.
 fn header_before(layout: &Layout) -> TableHeader {
-    let hash = layout.by_name("t").unwrap().former[0].0;
+    let hash = layout.by_name("t").unwrap().history.former[0].0;
     TableHeader { hash, columns: names(&["id", "a"]), ..header(layout, "t") }
 }
 

@@ -212,6 +212,14 @@ fn write(
         });
         by_table[at].1.push(row);
     }
+    // A transaction that changed the schema is in this batch or before it. A table header without
+    // rows lets a node that lacks the change hold the whole batch: the rows that a migration tool
+    // wrote about it must not arrive before it.
+    for table in layout.tables.iter().filter(|t| t.history.changed_at > from.fold.sent) {
+        if !position.contains_key(&table.id) {
+            by_table.push((table, Vec::new()));
+        }
+    }
     encoder.begin(&header, by_table.len() as u64)?;
     for (table, rows) in by_table {
         write_table(db, table, &rows, &index, encoder)?;

@@ -10,6 +10,17 @@ use rusqlite::{Connection, params};
 /// the present one.
 const SHAPES_MAX: i64 = 16;
 
+/// A shape that a table has or had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptShape {
+    /// The hash of the schema.
+    pub hash: Digest,
+    /// The shape.
+    pub shape: Shape,
+    /// Log entries up to here were written before the sidecar had followed the change to it.
+    pub logged_upto: i64,
+}
+
 /// Stores the present shape of a table, as the newest whatever the clock shows; drops the oldest beyond [`SHAPES_MAX`].
 ///
 /// # Errors
@@ -17,22 +28,21 @@ const SHAPES_MAX: i64 = 16;
 pub fn put(
     db: &Connection,
     table_id: i64,
-    hash: Digest,
-    shape: &Shape,
+    kept: &KeptShape,
     now_ms: i64,
 ) -> Result<(), DatabaseError> {
     db.execute(
-        "INSERT INTO main.__harmonylite__schema_history (table_id, hash, time, shape) VALUES (?1, \
-        ?2, max(?3, (SELECT coalesce(max(time) + 1, 0) FROM main.__harmonylite__schema_history \
-        WHERE table_id = ?1)), ?4) ON CONFLICT (table_id, hash) DO UPDATE SET time = excluded.time, shape = \
-        excluded.shape",
-        params![table_id, hash, now_ms, text_of(shape)?],
+        "INSERT INTO main.__harmonylite__schema_history (table_id, hash, time, logged_upto, \
+        shape) VALUES (?1, ?2, max(?3, (SELECT coalesce(max(time) + 1, 0) FROM main.__harmonylite__schema_history \
+        WHERE table_id = ?1)), ?4, ?5) ON CONFLICT (table_id, hash) DO UPDATE SET time = \
+        excluded.time, logged_upto = excluded.logged_upto, shape = excluded.shape",
+        params![table_id, kept.hash, now_ms, kept.logged_upto, text_of(&kept.shape)?],
     )?;
     db.execute(
         "DELETE FROM main.__harmonylite__schema_history WHERE table_id = ?1 AND hash IN (SELECT \
         hash FROM main.__harmonylite__schema_history WHERE table_id = ?1 AND hash <> ?2 ORDER BY \
         time DESC LIMIT -1 OFFSET ?3)",
-        params![table_id, hash, SHAPES_MAX],
+        params![table_id, kept.hash, SHAPES_MAX],
     )?;
     Ok(())
 }
@@ -41,7 +51,7 @@ pub fn put(
 ///
 /// # Errors
 /// As [`read`].
-pub fn newest(db: &Connection, table_id: i64) -> Result<Option<(Digest, Shape)>, DatabaseError> {
+pub fn newest(db: &Connection, table_id: i64) -> Result<Option<KeptShape>, DatabaseError> {
     Ok(read(db, table_id)?.into_iter().next())
 }
 
@@ -49,9 +59,9 @@ pub fn newest(db: &Connection, table_id: i64) -> Result<Option<(Digest, Shape)>,
 ///
 /// # Errors
 /// What SQLite reports; a text that is not ours.
-pub fn read(db: &Connection, table_id: i64) -> Result<Vec<(Digest, Shape)>, DatabaseError> {
+pub fn read(db: &Connection, table_id: i64) -> Result<Vec<KeptShape>, DatabaseError> {
     let mut read = db.prepare_cached(
-        "SELECT hash, shape FROM main.__harmonylite__schema_history WHERE table_id = ?1 \
+        "SELECT hash, shape, logged_upto FROM main.__harmonylite__schema_history WHERE table_id = ?1 \
         ORDER BY time DESC",
     )?;
     let rows = read.query_map([table_id], |r| {
@@ -63,7 +73,7 @@ pub fn read(db: &Connection, table_id: i64) -> Result<Vec<(Digest, Shape)>, Data
                 Box::new(error),
             )
         })?;
-        Ok((r.get(0)?, shape))
+        Ok(KeptShape { hash: r.get(0)?, shape, logged_upto: r.get(2)? })
     })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
@@ -78,30 +88,33 @@ mod tests {
     use super::*;
     use crate::store::test_database;
 
-    fn shape(name: &str) -> Shape {
-        Shape {
+    fn kept(hash: u8, name: &str) -> KeptShape {
+        let shape = Shape {
             name: name.to_owned(),
             columns: Vec::new(),
             key: vec!["a \"b\"".to_owned()],
             unique: Vec::new(),
             next_id: 1,
-        }
+        };
+        KeptShape { hash: [hash; 32], shape, logged_upto: i64::from(hash) }
     }
 
     #[test]
     fn the_newest_shapes_are_kept_of_each_table() {
         let db = test_database();
-        put(&db, 2, [0; 32], &shape("other"), 0).unwrap();
+        put(&db, 2, &kept(0, "other"), 0).unwrap();
+        // The clock shows the same time, and then an earlier one.
         for i in 0..30_u8 {
-            put(&db, 1, [i; 32], &shape(&i.to_string()), i.into()).unwrap();
+            put(&db, 1, &kept(i, &i.to_string()), i64::from(i / 20)).unwrap();
         }
-        let mut kept: Vec<u8> = read(&db, 1).unwrap().iter().map(|(hash, _)| hash[0]).collect();
-        kept.sort_unstable();
-        assert_eq!(kept, (13..30).collect::<Vec<u8>>());
-        assert_eq!(read(&db, 2).unwrap(), [([0; 32], shape("other"))]);
-        put(&db, 2, [0; 32], &shape("again"), 1).unwrap();
-        assert_eq!(read(&db, 2).unwrap(), [([0; 32], shape("again"))]);
-        assert_eq!(newest(&db, 1).unwrap(), Some(([29; 32], shape("29"))));
+        let mut hashes: Vec<u8> = read(&db, 1).unwrap().iter().map(|k| k.hash[0]).collect();
+        assert_eq!(hashes[0], 29);
+        hashes.sort_unstable();
+        assert_eq!(hashes, (13..30).collect::<Vec<u8>>());
+        assert_eq!(read(&db, 2).unwrap(), [kept(0, "other")]);
+        put(&db, 2, &kept(0, "again"), 1).unwrap();
+        assert_eq!(read(&db, 2).unwrap(), [kept(0, "again")]);
+        assert_eq!(newest(&db, 1).unwrap(), Some(kept(29, "29")));
         assert_eq!(newest(&db, 3).unwrap(), None);
     }
 }

@@ -8,6 +8,7 @@ CREATE TABLE IF NOT EXISTS main.__harmonylite__schema_history (
   table_id INTEGER NOT NULL,
   hash BLOB NOT NULL,
   time INTEGER NOT NULL,
+  logged_upto INTEGER NOT NULL,
   shape TEXT NOT NULL,
   PRIMARY KEY (table_id, hash)
 ) WITHOUT ROWID;
