@@ -241,6 +241,46 @@ fn a_rebuilt_table_that_is_renamed_is_known_by_its_shape() {
 }
 
 #[test]
+fn tables_that_take_each_others_names_keep_their_versions() {
+    for (what, ddl, then) in [
+        (
+            "exchanged",
+            "ALTER TABLE a RENAME TO x; ALTER TABLE b RENAME TO a; ALTER TABLE x RENAME TO b",
+            ("b", "a"),
+        ),
+        ("moved on", "ALTER TABLE a RENAME TO a_old; ALTER TABLE b RENAME TO a", ("a_old", "a")),
+    ] {
+        let mut node = Node::new(
+            "CREATE TABLE a (id TEXT PRIMARY KEY, v); CREATE TABLE b (id TEXT PRIMARY KEY, v)",
+        );
+        node.run("INSERT INTO a VALUES ('k', 'of a')");
+        node.absorb();
+        node.run("INSERT INTO b VALUES ('k', 'of b'); UPDATE b SET v = 1");
+        node.absorb();
+        let (a, b) = (node.version("a", "k"), node.version("b", "k"));
+        assert_ne!(a, b);
+        node.run(ddl);
+        assert_eq!(node.follow(10), [], "{what}");
+        assert_eq!((node.version(then.0, "k"), node.version(then.1, "k")), (a, b), "{what}");
+        node.run(&format!("UPDATE {} SET v = 2", then.1));
+        node.absorb();
+        assert!(node.version(then.1, "k") > b, "{what}");
+        assert_eq!(node.version(then.0, "k"), a, "{what}");
+    }
+}
+
+#[test]
+fn odd_defaults_stop_nothing() {
+    for default in ["(1-2)", "(random())", "CURRENT_TIMESTAMP", "-1", "'it''s'", "(NULL)", "0x1F"] {
+        let columns = format!("id TEXT PRIMARY KEY, v, n INT, k INT DEFAULT {default}");
+        let mut node =
+            rebuilt(&columns, "SELECT *, NULL FROM t", "UPDATE t SET v = 1 WHERE id = 'b'");
+        let found = node.follow(10);
+        assert!(found.contains(&("b".to_owned(), true)), "{default}: {found:?}");
+    }
+}
+
+#[test]
 fn altered_columns_are_followed_without_a_comparison() {
     let mut node = rebuilt("id TEXT PRIMARY KEY, v, n INT", "SELECT * FROM t", "");
     node.follow(100);

@@ -198,13 +198,34 @@ fn follow_shape(
     }))
 }
 
+/// Notes that every table is to be compared: the log was lost, and changes in it with it.
+///
+/// # Errors
+/// SQLite's error.
+pub fn compare_all(db: &Connection, layout: &Layout, now_ms: i64) -> Result<(), DatabaseError> {
+    for table in &layout.tables {
+        let new_from = table.history.shape.next_id;
+        comparisons::note(
+            db,
+            Comparison {
+                table_id: table.id,
+                time_ms: now_ms,
+                kind: Kind::Compare,
+                new_from,
+                logged_upto: 0,
+            },
+        )?;
+    }
+    Ok(())
+}
+
 /// Puts the value that rows really have in the place of the text of a DEFAULT: the column's
 /// affinity decides what it becomes.
 fn settle_absent(db: &Connection, shape: &mut Shape, new_from: u32) -> Result<(), DatabaseError> {
     for column in shape.columns.iter_mut().filter(|c| c.id >= new_from) {
         let Some(text) = &column.absent else { continue };
         db.execute_batch(&format!(
-            "CREATE TEMP TABLE __harmonylite__default (x {} DEFAULT {text}); INSERT INTO \
+            "CREATE TEMP TABLE __harmonylite__default (x {} DEFAULT ({text})); INSERT INTO \
             temp.__harmonylite__default DEFAULT VALUES",
             if column.declared.is_empty() { String::new() } else { quote(&column.declared) }
         ))?;

@@ -113,25 +113,55 @@ pub(super) fn follow_renames(
     schema: &Schema,
     triggers: &HashMap<String, TableTriggers>,
 ) -> Result<HashSet<String>, DatabaseError> {
+    let numbered = |name: &str| {
+        let on_table = triggers.get(&name.to_ascii_lowercase())?;
+        on_table.witness.as_ref().map(|(id, _)| *id)
+    };
+    let mut renames = Vec::new();
     for table in &schema.tables {
-        let on_table = triggers.get(&table.name.to_ascii_lowercase());
-        let Some((id, _)) = on_table.and_then(|t| t.witness.as_ref()) else { continue };
-        let Some(former) = tables::name_of(db, *id)? else { continue };
-        if !former.eq_ignore_ascii_case(&table.name) && !schema.has(&former) {
-            follow_rename(db, *id, &former, &table.name)?;
+        let Some(id) = numbered(&table.name) else { continue };
+        let Some(former) = tables::name_of(db, id)? else { continue };
+        // A table that has the former name now is the same one, rebuilt, unless its triggers carry
+        // the number of another.
+        let is_rebuilt = schema.has(&former) && numbered(&former).is_none_or(|other| other == id);
+        if !former.eq_ignore_ascii_case(&table.name) && !is_rebuilt {
+            renames.push(Rename { id, from: former, to: table.name.clone() });
         }
     }
+    follow_all(db, &renames)?;
     let mut guessed = HashSet::new();
-    for (id, former, table) in alike(db, schema, triggers)? {
-        follow_rename(db, id, &former, &table.name)?;
-        guessed.insert(table.name.clone());
+    for rename in alike(db, schema, triggers)? {
+        guessed.insert(rename.to.clone());
+        follow_all(db, &[rename])?;
     }
     Ok(guessed)
 }
 
-fn follow_rename(db: &Connection, id: i64, from: &str, to: &str) -> Result<(), DatabaseError> {
-    tracing::info!(from, to, "a table was renamed");
-    tables::rename(db, id, to)?;
+/// A table with another name.
+#[derive(Debug)]
+struct Rename {
+    id: i64,
+    from: String,
+    to: String,
+}
+
+/// Gives numbers and version tables their new names, by way of names that no table has: two tables
+/// may have exchanged theirs.
+fn follow_all(db: &Connection, renames: &[Rename]) -> Result<(), DatabaseError> {
+    let between = |id: i64| format!("sqlite_renamed_{id}");
+    for Rename { id, from, to } in renames {
+        tracing::info!(from, to, "a table was renamed");
+        tables::rename(db, *id, &between(*id))?;
+        rename_versions(db, from, &between(*id))?;
+    }
+    for Rename { id, to, .. } in renames {
+        tables::rename(db, *id, to)?;
+        rename_versions(db, &between(*id), to)?;
+    }
+    Ok(())
+}
+
+fn rename_versions(db: &Connection, from: &str, to: &str) -> Result<(), DatabaseError> {
     // The legacy form touches nothing but the table: an application's view that does not compile
     // must not stop it.
     Ok(db.execute_batch(&format!(
@@ -144,11 +174,11 @@ fn follow_rename(db: &Connection, id: i64, from: &str, to: &str) -> Result<(), D
 
 /// Pairs of a replicated table that is gone, with its number, and a new one that has none of our
 /// triggers, where both have the same shape and no third table has it.
-fn alike<'s>(
+fn alike(
     db: &Connection,
-    schema: &'s Schema,
+    schema: &Schema,
     triggers: &HashMap<String, TableTriggers>,
-) -> Result<Vec<(i64, String, &'s TableSchema)>, DatabaseError> {
+) -> Result<Vec<Rename>, DatabaseError> {
     let mut gone = Vec::new();
     for (id, name) in tables::replicated(db)? {
         if !schema.has(&name)
@@ -170,7 +200,7 @@ fn alike<'s>(
         let same: Vec<_> = new.iter().filter(|table| shape.is_like(&Shape::first(table))).collect();
         let rivals = gone.iter().filter(|(_, _, other)| shape.is_like(other)).count();
         if let (&[table], 1) = (same.as_slice(), rivals) {
-            pairs.push((*id, name.clone(), *table));
+            pairs.push(Rename { id: *id, from: name.clone(), to: table.name.clone() });
         }
     }
     Ok(pairs)

@@ -5,10 +5,12 @@
 
 use crate::db::row_digest::RowDigest;
 use crate::db::schema::{KeyKind, OWN_PREFIX, Skipped, TableSchema};
-use crate::db::shape::Shape;
+use crate::db::shape::{Shape, ShapeColumn};
 use crate::db::sql::{canonical_key, key_columns, quote};
 use crate::model::batch::{Digest, Value};
-use std::collections::HashMap;
+use crate::model::planted_bugs::{Bug, planted};
+use data_encoding::HEXLOWER;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// The statements about one table. Key values are bound first (?1..), in key order.
@@ -27,6 +29,9 @@ pub struct Statements {
     /// Key, exactly as stored.
     pub select_key: String,
 }
+
+/// A registry entry lists no more tables.
+const LISTED_MAX: usize = 500;
 
 /// The shapes of a table.
 #[derive(Debug)]
@@ -98,11 +103,19 @@ impl TableLayout {
         key_condition(&self.schema, |i| format!("?{}", i + 1))
     }
 
-    /// Returns the upsert for these columns (a peer with the previous schema sends fewer). The
-    /// values are bound in the same order.
+    /// Returns the upsert for these columns (a peer with a former schema sends fewer). The values
+    /// are bound in the same order. Any other column gets the value that rows have which were there
+    /// before it: its DEFAULT may be another by now, and differ from node to node.
     pub fn upsert(&self, columns: &[&str]) -> String {
-        let names: Vec<String> = columns.iter().map(|c| quote(c)).collect();
-        let places: Vec<String> = (1..=columns.len()).map(|i| format!("?{i}")).collect();
+        let given = |c: &&ShapeColumn| {
+            !columns.iter().any(|n| n.eq_ignore_ascii_case(&c.name))
+                && !planted(Bug::MissingColumnsStay)
+        };
+        let others: Vec<&ShapeColumn> = self.history.shape.columns.iter().filter(given).collect();
+        let mut names: Vec<String> = columns.iter().map(|c| quote(c)).collect();
+        let mut places: Vec<String> = (1..=columns.len()).map(|i| format!("?{i}")).collect();
+        names.extend(others.iter().map(|c| quote(&c.name)));
+        places.extend(others.iter().map(|c| c.absent.clone().unwrap_or("NULL".to_owned())));
         let target = match self.schema.key_kind {
             KeyKind::Rowid | KeyKind::Integer => quote(&self.schema.key[0].name),
             KeyKind::Columns => {
@@ -248,6 +261,20 @@ impl Layout {
             previous_hash,
             skipped,
         }
+    }
+
+    /// Returns the first bytes of the hash of each replicated table, in hexadecimal; None if there
+    /// are too many for a registry entry.
+    pub fn short_hashes(&self) -> Option<BTreeMap<&str, String>> {
+        let short = |t: &'_ Arc<TableLayout>| HEXLOWER.encode(&t.schema.hash[..8]);
+        (self.tables.len() <= LISTED_MAX)
+            .then(|| self.tables.iter().map(|t| (t.name(), short(t))).collect())
+    }
+
+    /// Returns the tables that are not replicated; None if there are too many for a registry entry.
+    pub fn local_tables(&self) -> Option<Vec<&str>> {
+        (self.skipped.len() <= LISTED_MAX)
+            .then(|| self.skipped.iter().map(|s| s.name.as_str()).collect())
     }
 
     /// Returns whether the configuration excludes an existing table, whose incoming rows are

@@ -157,6 +157,7 @@ mod tests {
                 })
                 .collect(),
             key: Vec::new(),
+            key_collations: Vec::new(),
             unique: Vec::new(),
             next_id: 9,
         }

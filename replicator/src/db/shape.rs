@@ -33,6 +33,9 @@ pub struct Shape {
     pub columns: Vec<ShapeColumn>,
     /// The names of its key columns, in key order.
     pub key: Vec<String>,
+    /// Their collations.
+    #[serde(default)]
+    pub key_collations: Vec<String>,
     /// Its unique indexes besides the key, each as one text with the numbers of its columns.
     pub unique: Vec<String>,
     /// The number of the next new column.
@@ -61,7 +64,7 @@ impl Shape {
         let followed = renamed.filter(|names| names.len() == self.columns.len());
         let same = |name: &str, declared: &str| {
             let at = match followed {
-                Some(names) => names.iter().position(|n| n.eq_ignore_ascii_case(name)),
+                Some(names) => named(names, &self.columns, name),
                 None => self.columns.iter().position(|c| {
                     c.name.eq_ignore_ascii_case(name) && affinity(&c.declared) == affinity(declared)
                 }),
@@ -104,6 +107,7 @@ impl Shape {
         Self {
             name: table.name.clone(),
             key: table.key.iter().map(|k| k.name.clone()).collect(),
+            key_collations: table.key.iter().map(|k| k.collation.name().to_owned()).collect(),
             unique: table.unique.iter().map(|index| index.text(numbered)).collect(),
             columns,
             next_id,
@@ -149,7 +153,7 @@ impl Shape {
         let key_now = self.key.iter().map(|k| {
             self.name_now(k, now).map_or_else(|| k.clone(), |present| present.name.clone())
         });
-        if !key_now.eq(now.key.iter().cloned()) {
+        if !key_now.eq(now.key.iter().cloned()) || self.key_collations != now.key_collations {
             return Err("the primary key is another here".to_owned());
         }
         for column in &table.columns {
@@ -171,4 +175,13 @@ impl Shape {
         }
         Ok(names)
     }
+}
+
+/// The column that has this name now. A dropped column keeps its place and name in the list, and
+/// another may have got that name since: then the renamed one is meant.
+fn named(names: &[String], columns: &[ShapeColumn], name: &str) -> Option<usize> {
+    let matches = |i: &usize| names[*i].eq_ignore_ascii_case(name);
+    let renamed = |i: &usize| !columns[*i].name.eq_ignore_ascii_case(name);
+    let found = || (0..names.len()).filter(matches);
+    found().find(renamed).or_else(|| found().next())
 }

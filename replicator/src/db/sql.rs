@@ -114,10 +114,12 @@ pub fn is_constant(text: &str) -> bool {
         inside.is_some_and(|t| !t.replace("''", "").contains('\''))
     };
     let number = upper.trim_start_matches(['+', '-']);
-    quoted(text)
-        || upper.strip_prefix('X').is_some_and(quoted)
-        || (number.starts_with(|c: char| c.is_ascii_digit() || c == '.')
-            && number.chars().all(|c| c.is_ascii_alphanumeric() || "._+-".contains(c)))
+    let is_number = number.starts_with(|c: char| c.is_ascii_digit() || c == '.')
+        && number.char_indices().all(|(i, c)| {
+            let signed = i > 0 && number.as_bytes()[i - 1] == b'E' && !number.starts_with("0X");
+            c.is_ascii_alphanumeric() || "._".contains(c) || "+-".contains(c) && signed
+        });
+    quoted(text) || upper.strip_prefix('X').is_some_and(quoted) || is_number
 }
 
 /// How SQLite compares a text key.
@@ -269,7 +271,18 @@ mod tests {
         for text in ["NULL", "1", "-1.5e3", "'it''s'", "X'00'", "true", ".5", "0x1F", " 7 "] {
             assert!(is_constant(text), "{text}");
         }
-        for text in ["CURRENT_TIMESTAMP", "(1)", "'a' || 'b'", "random()", "", "1 + 1", "abs(1)"] {
+        for text in [
+            "CURRENT_TIMESTAMP",
+            "(1)",
+            "1-2",
+            "1+2",
+            "0x1e-3",
+            "'a' || 'b'",
+            "random()",
+            "",
+            "1 + 1",
+            "abs(1)",
+        ] {
             assert!(!is_constant(text), "{text}");
         }
     }

@@ -331,6 +331,8 @@ impl<B: Broker> Inbound<B> {
             "updated_at": now.unix_ms / 1000,
             "site": self.durable.site().0,
             "former_sites": former_sites,
+            "tables": layout.short_hashes(),
+            "local_tables": layout.local_tables(),
             "batch": self.durable.batch.0,
             "cursors": cursors,
         });

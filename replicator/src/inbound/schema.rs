@@ -11,6 +11,8 @@ use crate::capture::user_triggers;
 use crate::db::layout::Layout;
 use crate::merge::unique_clash;
 use crate::model::config::{NodeConfig, Now};
+use crate::store::change_log;
+use crate::store::install::{create_tables, missing_tables};
 use rusqlite::{Connection, TransactionBehavior};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -79,7 +81,11 @@ impl FollowedSchema {
         if changed {
             let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
             check_content(&transaction, writes)?;
+            let log_lost = restore_tables(&transaction, config)?;
             let (layout, installed) = install::install(&transaction, &config.filter, now.unix_ms)?;
+            if log_lost {
+                install::compare_all(&transaction, &layout, now.unix_ms)?;
+            }
             transaction.commit()?;
             report_installed(&installed);
             self.layout = Arc::new(layout);
@@ -120,6 +126,22 @@ impl FollowedSchema {
             );
         }
     }
+}
+
+/// Creates our tables again that somebody dropped (schema tools do that). Returns whether the log
+/// was among them: changes that it held are known only from a comparison.
+fn restore_tables(db: &Connection, config: &NodeConfig) -> Result<bool, Fatal> {
+    let missing = missing_tables(db)?;
+    if missing.is_empty() {
+        return Ok(false);
+    }
+    create_tables(db, &config.path)?;
+    tracing::error!(
+        tables = missing.join(", "),
+        "another program dropped internal tables; they are created again. Keep schema tools away \
+        from tables whose names begin with __harmonylite__ (docs/schema-changes.md)"
+    );
+    Ok(missing.iter().any(|name| name == change_log::NAME))
 }
 
 /// Logs the changes of an installation.

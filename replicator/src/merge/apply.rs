@@ -157,9 +157,6 @@ impl<'a> Applier<'a> {
     fn take(&mut self, map: &Arc<TableMap>, key: Vec<Value>, row: &Row) -> Result<(), ApplyError> {
         let written = match row.op {
             Op::Delete => self.delete(&map.table, &key),
-            Op::Upsert if map.is_partial() => {
-                self.delete(&map.table, &key).and_then(|()| self.upsert(map, row))
-            }
             Op::Upsert => self.upsert(map, row),
         };
         match written {
@@ -224,9 +221,6 @@ impl<'a> Applier<'a> {
             let content = self.read(&map.table, other)?;
             self.lost(map, other, conflicts::UNIQUE_CLASH, row.version, version, content, None)?;
             self.compensate(&map.table, other, version)?;
-        }
-        if map.is_partial() {
-            self.delete(&map.table, key)?;
         }
         self.upsert(map, row).map_err(|error| refused(map, key, error))?;
         self.done.taken += 1;

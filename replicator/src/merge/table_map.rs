@@ -86,13 +86,6 @@ impl TableMap {
         self.table.digest.of(values)
     }
 
-    /// Returns whether the writer lacked some of our columns. These columns then get their
-    /// defaults, as they will at the writer when it migrates. If an older value stayed here, the
-    /// nodes would differ permanently.
-    pub(super) fn is_partial(&self) -> bool {
-        self.columns.len() < self.table.batch_columns.len() && !planted(Bug::MissingColumnsStay)
-    }
-
     pub(super) fn key_of(&self, row: &Row) -> Vec<Value> {
         match row.op {
             Op::Delete => row.values.clone(),

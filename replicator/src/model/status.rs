@@ -28,6 +28,9 @@ pub struct Status {
     /// When the oldest of them was written; 0: none.
     pub oldest_pending_ms: i64,
     pub held: Vec<HeldStatus>,
+    /// Running nodes whose replicated tables differ from ours.
+    #[serde(default)]
+    pub schema_differences: Vec<SchemaDifference>,
     pub conflicts: u64,
     pub quarantine: u64,
     pub open_gaps: u64,
@@ -73,6 +76,17 @@ pub struct StreamStatus {
     pub last: u64,
     /// Milliseconds between the newest applied message and the newest known one.
     pub lag_ms: i64,
+}
+
+/// Another node that has other tables.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SchemaDifference {
+    /// The node.
+    pub node_id: u64,
+    /// Since when this node has seen it, unix milliseconds.
+    pub since_ms: i64,
+    /// The tables that differ; empty if the other node does not list its tables.
+    pub tables: Vec<String>,
 }
 
 /// An origin whose changes are held until the schemas match.

@@ -11,6 +11,7 @@ mod error;
 mod file_guard;
 mod http;
 mod metrics;
+mod peer_schemas;
 mod reader;
 mod registry;
 mod report;

@@ -9,7 +9,9 @@ use crate::clock;
 use crate::db::connection::DatabaseError;
 use crate::embedded::Health;
 use crate::model::ids::NodeId;
-use crate::model::status::{BrokerStatus, Counters, HeldStatus, Status, StreamStatus, WakeStatus};
+use crate::model::status::{
+    BrokerStatus, Counters, HeldStatus, SchemaDifference, Status, StreamStatus, WakeStatus,
+};
 use crate::nats::{LinkState, wire};
 use crate::settings::Settings;
 use crate::store::change_log::{self, Pending};
@@ -28,6 +30,8 @@ pub(super) struct StatusSources {
     pub(super) writer: watch::Receiver<WriterSnapshot>,
     pub(super) reader: watch::Receiver<ReaderSnapshot>,
     pub(super) link: watch::Receiver<LinkState>,
+    /// Other nodes whose tables differ.
+    pub(super) schemas: watch::Receiver<Vec<SchemaDifference>>,
     /// The embedded server's health; None without one.
     pub(super) server: Option<watch::Receiver<Health>>,
     pub(super) db: parking_lot::Mutex<Option<Connection>>,
@@ -58,6 +62,9 @@ const PENDING_MS_MAX: i64 = 60_000;
 const UNANSWERED_MS_MAX: u64 = 10_000;
 /// A longer wait for the write lock makes the node degraded.
 const BUSY_MS_MAX: u64 = 10_000;
+
+/// A schema that differs for longer makes the node degraded.
+const DIFFERENT_MS_MAX: i64 = 60_000;
 
 impl StatusSources {
     /// Builds the present status.
@@ -97,6 +104,7 @@ impl StatusSources {
                 server_version: link.server_version.clone(),
             },
             streams: writer.streams.iter().map(|s| self.stream(s)).collect(),
+            schema_differences: self.schemas.borrow().clone(),
             open_gaps: writer.gaps.len() as u64,
             joining_rows: writer.republished.0,
             republishing_rows: writer.republished.1,
@@ -194,6 +202,15 @@ impl StatusSources {
                 once there is space"
                 .to_owned());
         }
+        for other in &status.schema_differences {
+            if status.now_ms - other.since_ms > DIFFERENT_MS_MAX {
+                say(format!(
+                    "node {} has another schema ({}): run the same migrations on both",
+                    other.node_id,
+                    tables_of(other)
+                ));
+            }
+        }
         for held in &status.held {
             say(format!("changes of node {} are held: {}", held.node_id, held.reason));
         }
@@ -233,6 +250,10 @@ impl StatusSources {
             ));
         }
     }
+}
+
+fn tables_of(other: &SchemaDifference) -> String {
+    if other.tables.is_empty() { "its hash differs".to_owned() } else { other.tables.join(", ") }
 }
 
 fn wake(writer: &WriterSnapshot, reader: &ReaderSnapshot) -> WakeStatus {

@@ -3,6 +3,7 @@
 
 use super::bell::SharedBell;
 use super::file_guard::FileGuard;
+use super::peer_schemas::watch_registry;
 use super::reader::{Reader, ReaderSnapshot, ToReader};
 use super::report::StatusSources;
 use super::timing::RecentDurations;
@@ -101,6 +102,7 @@ async fn start_locked(
         .map_err(|_| NodeError::Panicked("start"))?
         .map_err(|fatal| NodeError::fatal(&path, fatal))?;
     let (writer_seen, reader_seen) = (watch::Sender::default(), watch::Sender::default());
+    let schemas_seen = watch::Sender::default();
     let sources = Arc::new(StatusSources {
         node: config.node,
         database: path.clone(),
@@ -109,11 +111,14 @@ async fn start_locked(
         writer: writer_seen.subscribe(),
         reader: reader_seen.subscribe(),
         link: hub.link(),
+        schemas: schemas_seen.subscribe(),
         server: embedded.as_ref().map(Embedded::health),
         db: parking_lot::Mutex::new(Some(opened.status)),
         settings,
     });
     let mut tasks = http::start(ports, &sources);
+    let (me, layout_seen) = (sources.node.0, sources.writer.clone());
+    tasks.push(tokio::spawn(watch_registry(hub.asker(), me, layout_seen, schemas_seen)));
     tasks.push(http::start_control(&socket, &sources, to_writer.clone(), hub.asker())?);
 
     let waker = Waker::new(to_reader.clone());

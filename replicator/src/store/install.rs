@@ -7,6 +7,7 @@ use super::meta;
 use crate::db::connection::{DatabaseError, open_reader};
 use crate::db::layout::version_table;
 use crate::db::row_digest;
+use crate::db::schema::OWN_PREFIX;
 use crate::db::sql::quote;
 use crate::model::ids::NodeId;
 use rusqlite::Connection;
@@ -47,6 +48,23 @@ pub fn create_tables(db: &Connection, path: &Path) -> Result<(), DatabaseError> 
     }
     db.execute_batch(include_str!("tables.sql"))?;
     meta::set(db, meta::FORMAT, FORMAT)
+}
+
+/// Returns the names of our tables that do not exist.
+///
+/// # Errors
+/// SQLite's error.
+pub fn missing_tables(db: &Connection) -> Result<Vec<String>, DatabaseError> {
+    let mut read = db.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ?1)",
+    )?;
+    let mut missing = Vec::new();
+    for name in FIXED_TABLES.map(|name| format!("{OWN_PREFIX}{name}")) {
+        if !read.query_row([&name], |r| r.get::<_, bool>(0))? {
+            missing.push(name);
+        }
+    }
+    Ok(missing)
 }
 
 /// Format 1 had no digests beside the versions. The next installation finds that the table has no
@@ -105,7 +123,6 @@ pub fn stored_node(path: &Path) -> Result<Option<NodeId>, DatabaseError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::db::schema::OWN_PREFIX;
 
     #[test]
     fn tables_are_created_once_and_a_newer_format_is_refused() {

@@ -93,6 +93,7 @@ mod tests {
             name: name.to_owned(),
             columns: Vec::new(),
             key: vec!["a \"b\"".to_owned()],
+            key_collations: Vec::new(),
             unique: Vec::new(),
             next_id: 1,
         };

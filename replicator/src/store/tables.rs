@@ -86,12 +86,15 @@ pub fn find(db: &Connection, name: &str) -> Result<Option<i64>, DatabaseError> {
     Ok(read.query_row([name], |r| r.get(0)).optional()?)
 }
 
-/// Returns the name under which a number is registered.
+/// Returns the name under which a replicated table is registered; None for a number that is not
+/// replicated.
 ///
 /// # Errors
 /// SQLite's error.
 pub fn name_of(db: &Connection, id: i64) -> Result<Option<String>, DatabaseError> {
-    let mut read = db.prepare_cached("SELECT name FROM main.__harmonylite__table WHERE id = ?1")?;
+    let mut read = db.prepare_cached(
+        "SELECT name FROM main.__harmonylite__table WHERE id = ?1 AND hash IS NOT NULL",
+    )?;
     Ok(read.query_row([id], |r| r.get(0)).optional()?)
 }
 

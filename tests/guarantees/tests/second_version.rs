@@ -176,6 +176,49 @@ fn the_row_about_a_migration_waits_for_the_migration() {
     assert_eq!(number(&two.app(), "SELECT count(*) FROM my_versions"), 1);
 }
 
+/// Before any row of the table has come, and until the schemas are equal.
+#[test]
+fn status_names_the_tables_that_differ() {
+    let mut cluster = Cluster::new(2, KV);
+    cluster.run();
+    let [one, two] = &cluster.nodes[..] else { unreachable!() };
+    let differs = |node: &Node| node.status().unwrap()["schema_differences"].clone();
+    run(one, "ALTER TABLE c ADD COLUMN x; CREATE TABLE n (id INTEGER PRIMARY KEY)");
+    for (node, other) in [(one, 2), (two, 1)] {
+        eventually("both report it", || {
+            let found = differs(node);
+            found[0]["node_id"] == other && found[0]["tables"] == serde_json::json!(["c", "n"])
+        });
+        let text = String::from_utf8(node.cli(&["status"]).stdout).unwrap();
+        assert!(text.contains(&format!("differs from that of node {other} since")), "{text}");
+    }
+    run(two, "ALTER TABLE c ADD COLUMN x; CREATE TABLE n (id INTEGER PRIMARY KEY)");
+    for node in [one, two] {
+        eventually("it is gone", || differs(node) == serde_json::json!([]));
+    }
+}
+
+/// What a schema tool may do that finds tables it does not know.
+#[test]
+fn a_dropped_log_is_created_again_while_the_node_runs() {
+    let mut cluster = Cluster::new(2, KV);
+    cluster.run();
+    cluster.converge();
+    let [one, two] = &cluster.nodes[..] else { unreachable!() };
+    let db = one.app();
+    run(
+        one,
+        "BEGIN; INSERT INTO c VALUES ('in the log', 2); DROP TABLE __harmonylite__change_log; DROP \
+        TABLE __harmonylite__conflict; COMMIT",
+    );
+    eventually("the application can write again", || {
+        db.execute_batch("INSERT OR REPLACE INTO c VALUES ('after', 3)").is_ok()
+    });
+    run(two, "INSERT INTO c VALUES ('of node 2', 4)");
+    settled(&cluster);
+    assert_eq!(number(&db, "SELECT count(*) FROM c"), 5);
+}
+
 /// Every kind of change rolls over three nodes whose applications never stop writing.
 #[test]
 fn three_nodes_are_migrated_under_load() {

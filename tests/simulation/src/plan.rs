@@ -256,7 +256,9 @@ impl Plan {
     fn migrate(&mut self) {
         let mut rng = Rng::new(self.seed ^ 0x5c4e_3a00_0000_0001);
         if rng.chance(20) {
-            for _ in 0..rng.range(1, 16) {
+            // Few worlds stay long between the first versions otherwise.
+            let most = if rng.chance(50) { 7 } else { 16 };
+            for _ in 0..rng.range(1, most) {
                 let action = Action {
                     kind: ActionKind::Migrate,
                     node: rng.index(self.nodes),

@@ -62,6 +62,17 @@ pub(super) fn text(running: bool, s: &Status) -> String {
         String::new()
     };
     out.line("pending", &format!("{} changes not published yet{oldest}", s.pending_rows));
+    for other in &s.schema_differences {
+        let tables = match other.tables.is_empty() {
+            true => String::new(),
+            false => format!(": {}", other.tables.join(", ")),
+        };
+        let since = show::ago(other.since_ms, s.now_ms);
+        out.line(
+            "schema",
+            &format!("differs from that of node {} since {since}{tables}", other.node_id),
+        );
+    }
     for held in &s.held {
         let since = show::ago(held.since_ms, s.now_ms);
         out.line(
