@@ -210,8 +210,8 @@ fn vanished(
     let from = format!("main.{} AS v", quote(&table.version_table()));
     let page = next_page(db, &from, &keys, after, rows_max)?;
     let from = format!(
-        "FROM {from} WHERE {} AND v.digest IS NOT NULL AND NOT EXISTS (SELECT 1 FROM main.{} AS t WHERE \
-        {})",
+        "FROM {from} WHERE {} AND v.digest IS NOT NULL AND NOT EXISTS (SELECT 1 FROM main.{} \
+        AS t WHERE {})",
         page.condition,
         quote(table.name()),
         same_key(table)

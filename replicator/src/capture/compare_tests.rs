@@ -226,7 +226,8 @@ fn a_rebuilt_table_that_is_renamed_is_known_by_its_shape() {
     let mut node = rebuilt(
         "id TEXT PRIMARY KEY, v, n INT",
         "SELECT * FROM t",
-        "ALTER TABLE t RENAME TO u; UPDATE u SET v = 1 WHERE id = 'b'; DELETE FROM u WHERE id = 'c'",
+        "ALTER TABLE t RENAME TO u; UPDATE u SET v = 1 WHERE id = 'b'; DELETE FROM u WHERE id = \
+        'c'",
     );
     let before = node.version("t", "a");
     assert_eq!(node.follow(3), [("b".to_owned(), false), ("c".to_owned(), false)]);

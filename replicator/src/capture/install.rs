@@ -280,8 +280,8 @@ fn drop_object(db: &Connection, name: &str, kind: &str) -> Result<(), DatabaseEr
     Ok(db.execute_batch(&format!("DROP {kind} IF EXISTS main.{}", quote(name)))?)
 }
 
-/// Drops objects that are neither wanted nor kept or have another text, and creates missing ones. Returns the
-/// names of the created objects.
+/// Drops objects that are neither wanted nor kept or have another text, and creates missing ones.
+/// Returns the names of the created objects.
 fn align_objects(
     db: &Connection,
     wanted: &BTreeMap<String, String>,

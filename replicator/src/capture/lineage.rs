@@ -103,8 +103,8 @@ pub(super) fn read(db: &Connection) -> Result<HashMap<String, TableTriggers>, Da
 }
 
 /// Lets the numbers and version tables of renamed tables follow them. A table was renamed if its
-/// triggers carry a number whose table is gone. Returns the tables that only their shape shows to be
-/// a renamed one: they were rebuilt before, so their triggers are gone.
+/// triggers carry the number of another name. Returns the tables that only their shape shows to
+/// be a renamed one: they were rebuilt before, so their triggers are gone.
 ///
 /// # Errors
 /// SQLite's error.

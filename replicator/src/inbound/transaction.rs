@@ -210,8 +210,8 @@ impl<'a> Transaction<'a> {
         Ok(complete || !absorbs_first)
     }
 
-    /// One step of the comparison of tables whose triggers were away. False: nothing else is done in
-    /// this transaction, because what it found has to be absorbed first.
+    /// One step of the comparison of tables whose triggers were away. False: nothing else is done
+    /// in this transaction, because what it found has to be absorbed first.
     ///
     /// # Errors
     /// SQLite's error.

@@ -84,8 +84,8 @@ pub struct Pass {
 /// The number of versions examined in one transaction: some milliseconds of work.
 pub const PRUNE_ROWS_MAX: u64 = 2_000;
 
-/// Examines the next versions and drops the tombstones before `before_ms`. Runs inside the caller's write
-/// transaction, after absorb, with nothing pending in the log. Returns the number of dropped
+/// Examines the next versions and drops the tombstones before `before_ms`. Runs inside the caller's
+/// write transaction, after absorb, with nothing pending in the log. Returns the number of dropped
 /// versions and the next place; None if the pass is complete.
 ///
 /// # Errors

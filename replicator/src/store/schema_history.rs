@@ -21,7 +21,8 @@ pub struct KeptShape {
     pub logged_upto: i64,
 }
 
-/// Stores the present shape of a table, as the newest whatever the clock shows; drops the oldest beyond [`SHAPES_MAX`].
+/// Stores the present shape of a table, as the newest whatever the clock shows; drops the oldest
+/// beyond [`SHAPES_MAX`].
 ///
 /// # Errors
 /// What SQLite reports.
@@ -32,10 +33,11 @@ pub fn put(
     now_ms: i64,
 ) -> Result<(), DatabaseError> {
     db.execute(
-        "INSERT INTO main.__harmonylite__schema_history (table_id, hash, time, logged_upto, \
-        shape) VALUES (?1, ?2, max(?3, (SELECT coalesce(max(time) + 1, 0) FROM main.__harmonylite__schema_history \
-        WHERE table_id = ?1)), ?4, ?5) ON CONFLICT (table_id, hash) DO UPDATE SET time = \
-        excluded.time, logged_upto = excluded.logged_upto, shape = excluded.shape",
+        "INSERT INTO main.__harmonylite__schema_history (table_id, hash, time, logged_upto, shape)
+         VALUES (?1, ?2, max(?3, (SELECT coalesce(max(time) + 1, 0) FROM \
+         main.__harmonylite__schema_history WHERE table_id = ?1)), ?4, ?5)
+         ON CONFLICT (table_id, hash) DO UPDATE SET time = excluded.time, logged_upto = \
+         excluded.logged_upto, shape = excluded.shape",
         params![table_id, kept.hash, now_ms, kept.logged_upto, text_of(&kept.shape)?],
     )?;
     db.execute(
@@ -61,8 +63,8 @@ pub fn newest(db: &Connection, table_id: i64) -> Result<Option<KeptShape>, Datab
 /// What SQLite reports; a text that is not ours.
 pub fn read(db: &Connection, table_id: i64) -> Result<Vec<KeptShape>, DatabaseError> {
     let mut read = db.prepare_cached(
-        "SELECT hash, shape, logged_upto FROM main.__harmonylite__schema_history WHERE table_id = ?1 \
-        ORDER BY time DESC",
+        "SELECT hash, shape, logged_upto FROM main.__harmonylite__schema_history WHERE \
+        table_id = ?1 ORDER BY time DESC",
     )?;
     let rows = read.query_map([table_id], |r| {
         let text: String = r.get(1)?;

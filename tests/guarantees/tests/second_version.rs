@@ -291,8 +291,8 @@ fn write_all_the_time(db: &rusqlite::Connection, id: u64, stop: &AtomicBool) -> 
             () => ("", ""),
         };
         db.execute_batch(&format!(
-            "INSERT INTO item (id, {label}{columns}) VALUES ('{id}-{written}', 'x'{values}); UPDATE \
-            item SET {label} = {label} || 'y' WHERE id = '{id}-{}'; COMMIT",
+            "INSERT INTO item (id, {label}{columns}) VALUES ('{id}-{written}', 'x'{values}); \
+            UPDATE item SET {label} = {label} || 'y' WHERE id = '{id}-{}'; COMMIT",
             written / 2
         ))
         .unwrap();

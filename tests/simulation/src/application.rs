@@ -305,8 +305,8 @@ fn statement(work: &Work, rng: &mut Rng, tag: &str, level: i64, notes: bool) -> 
         7 => {
             let name = name(rng, key);
             format!(
-                "INSERT INTO person VALUES ({name}, 'm{mail}', {value}{kind_k}) ON CONFLICT (name) DO \
-                UPDATE SET mail = excluded.mail, v = excluded.v"
+                "INSERT INTO person VALUES ({name}, 'm{mail}', {value}{kind_k}) ON CONFLICT (name) \
+                DO UPDATE SET mail = excluded.mail, v = excluded.v"
             )
         }
         8 => {
