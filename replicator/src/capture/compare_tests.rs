@@ -100,11 +100,16 @@ fn rebuilt(columns: &str, copy: &str, then: &str) -> Node {
     node
 }
 
+/// A name, the columns, the copy, what follows; and the found keys with whether their time is the
+/// rebuild's.
+type Case =
+    (&'static str, &'static str, &'static str, &'static str, &'static [(&'static str, bool)]);
+
 #[test]
 fn what_no_trigger_saw_is_found_and_nothing_else() {
     let columns = "id TEXT PRIMARY KEY, v, n INT";
     let all = "SELECT id, v, n FROM t";
-    let cases: [(&str, &str, &str, &str, &[(&str, bool)]); 9] = [
+    let cases: [Case; 9] = [
         ("nothing but the table", columns, all, "", &[]),
         (
             "written in the same transaction",

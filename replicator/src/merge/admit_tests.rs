@@ -146,7 +146,8 @@ fn the_present_hash_with_other_columns_is_not_followed() {
 /// its values are written to, or a part of the reason why its origin waits.
 #[test]
 fn a_former_schema_is_admitted_only_if_nothing_is_lost() {
-    let cases: [(&str, &str, Result<&[&str], &str>); 18] = [
+    type Expected = Result<&'static [&'static str], &'static str>;
+    let cases: [(&str, &str, Expected); 18] = [
         ("id INTEGER PRIMARY KEY, a", "ALTER TABLE t RENAME a TO w", Ok(&["id", "w"])),
         ("id TEXT PRIMARY KEY, a", "ALTER TABLE t RENAME id TO key", Ok(&["key", "a"])),
         (

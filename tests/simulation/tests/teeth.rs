@@ -18,7 +18,7 @@ fn bound(bug: Bug) -> (u64, u64) {
         Bug::CursorFirst => (900, 400),
         Bug::NoOwnAnchor => (2_100, 400),
         Bug::NoHold => (5_900, 400),
-        Bug::MissingColumnsStay => (1_200, 400),
+        Bug::MissingColumnsStay => (3_200, 400),
         Bug::AdmitByName | Bug::NoComparison => (0, 400),
     }
 }
