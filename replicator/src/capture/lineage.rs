@@ -162,6 +162,14 @@ fn follow_all(db: &Connection, renames: &[Rename]) -> Result<(), DatabaseError> 
 }
 
 fn rename_versions(db: &Connection, from: &str, to: &str) -> Result<(), DatabaseError> {
+    let exists: bool = db.query_row(
+        "SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE name = ?1)",
+        [version_table(from)],
+        |r| r.get(0),
+    )?;
+    if !exists {
+        return Ok(());
+    }
     // The legacy form touches nothing but the table: an application's view that does not compile
     // must not stop it.
     Ok(db.execute_batch(&format!(

@@ -70,8 +70,11 @@ pub fn missing_tables(db: &Connection) -> Result<Vec<String>, DatabaseError> {
 /// Format 1 had no digests beside the versions. The next installation finds that the table has no
 /// shape yet, and has the digests made.
 fn add_digests(db: &Connection) -> Result<(), DatabaseError> {
-    let mut read =
-        db.prepare("SELECT name FROM main.__harmonylite__table WHERE hash IS NOT NULL")?;
+    // A version table that is missing is created with the column.
+    let mut read = db.prepare(
+        "SELECT name FROM main.__harmonylite__table AS t WHERE hash IS NOT NULL AND EXISTS (SELECT \
+        1 FROM main.sqlite_schema AS s WHERE s.name = '__harmonylite__' || t.name || '_version')",
+    )?;
     let names =
         read.query_map([], |r| r.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()?;
     drop(read);

@@ -211,8 +211,10 @@ fn a_dropped_log_is_created_again_while_the_node_runs() {
         "BEGIN; INSERT INTO c VALUES ('in the log', 2); DROP TABLE __harmonylite__change_log; DROP \
         TABLE __harmonylite__conflict; COMMIT",
     );
+    // SQLite does not look for a newer schema when a trigger's table is missing; a read does.
     eventually("the application can write again", || {
-        db.execute_batch("INSERT OR REPLACE INTO c VALUES ('after', 3)").is_ok()
+        number(&db, "SELECT count(*) FROM c") > 0
+            && db.execute_batch("INSERT OR REPLACE INTO c VALUES ('after', 3)").is_ok()
     });
     run(two, "INSERT INTO c VALUES ('of node 2', 4)");
     settled(&cluster);
