@@ -22,7 +22,7 @@ pub struct KeptShape {
 }
 
 /// Stores the present shape of a table, as the newest whatever the clock shows; drops the oldest
-/// beyond [`SHAPES_MAX`].
+/// beyond 16 former ones.
 ///
 /// # Errors
 /// What SQLite reports.
