@@ -29,15 +29,6 @@ pub struct Compare {
     found: u64,
 }
 
-/// What a step came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Compared {
-    /// Log entries that were added.
-    pub found: u64,
-    /// Nothing is left to be compared.
-    pub finished: bool,
-}
-
 impl Compare {
     /// What a database has left to be compared.
     ///
@@ -62,7 +53,8 @@ impl Compare {
 
     /// Goes on, within the caller's write transaction, after everything in the log was absorbed.
     /// Looks at `rows_max` rows at most. Begins the table anew if the schema has changed. Rows
-    /// without a version are left out until the database has joined, which gives them one.
+    /// without a version are left out until the database has joined, which gives them one. Returns
+    /// the number of log entries that were added.
     ///
     /// # Errors
     /// SQLite's error.
@@ -72,12 +64,12 @@ impl Compare {
         layout: &Layout,
         joined: bool,
         rows_max: u64,
-    ) -> Result<Compared, DatabaseError> {
+    ) -> Result<u64, DatabaseError> {
         if self.schema_version != layout.schema_version {
             *self = Self { schema_version: layout.schema_version, ..Self::read(db)? };
         }
         let Some(comparison) = self.waiting.first().copied() else {
-            return Ok(Compared { found: 0, finished: true });
+            return Ok(0);
         };
         let (found, end) = match layout.by_id(comparison.table_id) {
             None => (0, None),
@@ -92,7 +84,7 @@ impl Compare {
         } else if self.after.is_none() {
             self.finish(db, layout, comparison)?;
         }
-        Ok(Compared { found, finished: self.is_idle() })
+        Ok(found)
     }
 
     fn finish(

@@ -220,8 +220,8 @@ impl<'a> Transaction<'a> {
             return Ok(true);
         }
         let (joined, rows_max) = (self.durable.joined, self.config.limits.republish_rows_max);
-        let compared = self.durable.compare.step(self.db, self.layout, joined, rows_max)?;
-        self.after.look |= compared.found > 0;
+        let found = self.durable.compare.step(self.db, self.layout, joined, rows_max)?;
+        self.after.look |= found > 0;
         Ok(false)
     }
 

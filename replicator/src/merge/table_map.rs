@@ -1,4 +1,4 @@
-//! Maps the columns of a batch's table to those of this database, by name.
+//! Maps the columns of a batch's table to those of this database, also of a former schema.
 //!
 //! Arrives: a table header of a batch and the table's layout. Leaves: a [`TableMap`] and the
 //! statement that writes its rows. Pure.
