@@ -3,6 +3,7 @@
 pub mod absorb;
 pub mod baseline;
 pub mod compare;
+mod displaced;
 pub mod fold;
 pub mod install;
 mod lineage;

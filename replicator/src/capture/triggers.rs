@@ -4,15 +4,16 @@
 //! a stock shell and in every driver, back to SQLite 3.24, with `trusted_schema` off. They cost the
 //! application one small insert for each changed row.
 
+use super::displaced;
 use super::lineage::witness_sql;
 use crate::db::layout::version_table;
 use crate::db::schema::{KeyKind, OWN_PREFIX, TableSchema};
 use crate::db::sql::{key_columns, quote};
-use crate::store::change_log::{self, KIND_CHANGED, KIND_DISPLACED};
+use crate::store::change_log::{self, KIND_CHANGED};
 
 /// Milliseconds since 1970, in SQL that SQLite 3.24 supports and that works with `trusted_schema`
 /// off.
-const NOW_MS: &str = "CAST((julianday('now') - 2440587.5) * 86400000 + 0.5 AS INTEGER)";
+pub(super) const NOW_MS: &str = "CAST((julianday('now') - 2440587.5) * 86400000 + 0.5 AS INTEGER)";
 
 pub(super) fn version_table_sql(table: &TableSchema) -> String {
     let name = quote(&version_table(&table.name));
@@ -88,7 +89,7 @@ fn key_names(table: &TableSchema) -> String {
 
 /// Returns the condition that rows `a` and `b` (`OLD.` and `NEW.`, or a row of the table and one of
 /// them) have the same key.
-fn same_key(table: &TableSchema, a: &str, b: &str) -> String {
+pub(super) fn same_key(table: &TableSchema, a: &str, b: &str) -> String {
     let parts: Vec<String> = table
         .key
         .iter()
@@ -124,54 +125,12 @@ pub(super) fn triggers(table: &TableSchema, id: i64) -> Vec<(String, String)> {
     // Apart from the other, so that an update of other columns pays nothing for it.
     add("key_change", &format!("AFTER UPDATE OF {}", key_names(table)), moved);
     add("delete", "AFTER DELETE", entry("OLD"));
-    let clashes = |own: &str| -> Vec<String> {
-        table.unique.iter().filter_map(|u| displaced(table, id, u, own)).collect()
-    };
-    let (on_insert, on_update) = (clashes("NEW."), clashes("OLD."));
-    if !on_insert.is_empty() {
-        add("insert_displaced", "BEFORE INSERT", on_insert.join(" "));
-        add("update_displaced", &format!("BEFORE UPDATE{}", touched(table)), on_update.join(" "));
+    if let Some(body) = displaced::body(table, id, "NEW.") {
+        add("insert_displaced", "BEFORE INSERT", body);
+    }
+    if let Some(body) = displaced::body(table, id, "OLD.") {
+        add("update_displaced", &format!("BEFORE UPDATE{}", displaced::update_of(table)), body);
     }
     all.push(witness_sql(table, id));
     all
-}
-
-/// Returns the statement that logs the rows that clash with NEW on one unique index. None for an
-/// index over an expression: rows that REPLACE removes there are not logged.
-fn displaced(
-    table: &TableSchema,
-    id: i64,
-    index: &crate::db::schema::UniqueIndex,
-    own: &str,
-) -> Option<String> {
-    let columns: Vec<&(String, String)> =
-        index.columns.iter().map(Option::as_ref).collect::<Option<_>>()?;
-    let clash: Vec<String> = columns
-        .iter()
-        .map(|(n, c)| format!("{name} COLLATE {} = NEW.{name}", quote(c), name = quote(n)))
-        .collect();
-    let keys: Vec<String> = table.key.iter().map(|k| quote(&k.name)).collect();
-    Some(format!(
-        "{} SELECT {NOW_MS}, {id}, {KIND_DISPLACED}, {} FROM {} WHERE {} AND NOT ({});",
-        log_columns(table),
-        keys.join(", "),
-        quote(&table.name),
-        clash.join(" AND "),
-        same_key(table, "", own)
-    ))
-}
-
-/// Returns `OF` and the unique columns, so that updates of other columns cost nothing. Empty if a
-/// generated column is among them.
-fn touched(table: &TableSchema) -> String {
-    let names: Vec<&String> =
-        table.unique.iter().flat_map(|u| u.columns.iter().flatten().map(|(n, _)| n)).collect();
-    if names.iter().all(|n| table.columns.iter().any(|c| c.name.eq_ignore_ascii_case(n))) {
-        let mut quoted: Vec<String> = names.into_iter().map(|n| quote(n)).collect();
-        quoted.sort();
-        quoted.dedup();
-        format!(" OF {}", quoted.join(", "))
-    } else {
-        String::new()
-    }
 }

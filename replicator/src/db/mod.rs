@@ -2,6 +2,7 @@
 
 pub mod connection;
 pub mod ids;
+mod index_sql;
 pub mod key_pages;
 pub mod layout;
 pub mod lockfile;
@@ -10,3 +11,4 @@ pub mod row_digest;
 pub mod schema;
 pub mod shape;
 pub mod sql;
+pub mod unique_probe;

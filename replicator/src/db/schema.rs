@@ -5,6 +5,7 @@
 //! here loses nothing.
 
 use crate::db::sql::{Collation, quote};
+use crate::db::unique_probe::Probe;
 use crate::model::batch::Digest;
 use crate::model::table_filter::{Selection, TableFilter};
 use rusqlite::config::DbConfig;
@@ -50,6 +51,8 @@ pub struct UniqueIndex {
     pub partial: bool,
     /// CREATE INDEX text, empty for a constraint.
     pub sql: String,
+    /// How a row that clashes on it is found; None if its text cannot be repeated in a trigger.
+    pub probe: Option<Probe>,
 }
 
 impl UniqueIndex {
@@ -273,7 +276,7 @@ fn read_table(
     strict: bool,
 ) -> rusqlite::Result<Result<TableSchema, String>> {
     let raw = read_columns(db, name)?;
-    let (primary, unique) = read_indexes(db, name)?;
+    let (primary, unique) = read_indexes(db, name, &raw)?;
     let mut key_columns: Vec<&RawColumn> = raw.iter().filter(|c| c.key_position > 0).collect();
     key_columns.sort_by_key(|c| c.key_position);
     let integer = !without_rowid && primary.is_none() && key_columns.len() == 1;
@@ -360,7 +363,7 @@ fn read_columns(db: &Connection, table: &str) -> rusqlite::Result<Vec<RawColumn>
 type Indexes = (Option<Vec<(String, String)>>, Vec<UniqueIndex>);
 
 /// The primary key's own index, if it has one, and all other unique indexes.
-fn read_indexes(db: &Connection, table: &str) -> rusqlite::Result<Indexes> {
+fn read_indexes(db: &Connection, table: &str, raw: &[RawColumn]) -> rusqlite::Result<Indexes> {
     let mut list = db.prepare(
         "SELECT name, origin, partial FROM pragma_index_list(?1, 'main') \
         WHERE \"unique\" ORDER BY name",
@@ -376,18 +379,26 @@ fn read_indexes(db: &Connection, table: &str) -> rusqlite::Result<Indexes> {
     while let Some(row) = rows.next()? {
         let (name, origin, partial): (String, String, bool) =
             (row.get(0)?, row.get(1)?, row.get(2)?);
-        let parts = columns
-            .query_map([&name], |c| {
-                c.get::<_, Option<String>>(0)?.map(|name| Ok((name, c.get(1)?))).transpose()
-            })?
-            .collect::<rusqlite::Result<Vec<Option<(String, String)>>>>()?;
+        let parts: Vec<(Option<String>, String)> = columns
+            .query_map([&name], |c| Ok((c.get(0)?, c.get(1)?)))?
+            .collect::<rusqlite::Result<_>>()?;
+        let named = || parts.iter().map(|(n, c)| n.clone().map(|n| (n, c.clone())));
         if origin == "pk" {
-            primary = Some(parts.into_iter().flatten().collect());
+            primary = Some(named().flatten().collect());
         } else {
             // The index of a WITHOUT ROWID table's key has no entry in sqlite_schema, others do.
-            let sql =
+            let sql: String =
                 text.query_map([&name], |r| r.get(0))?.next().transpose()?.unwrap_or_default();
-            unique.push(UniqueIndex { name, columns: parts, partial, sql });
+            let columns: Vec<Option<(String, String)>> = named().collect();
+            let collations = parts.iter().map(|(_, collation)| collation.clone()).collect();
+            let in_table = || raw.iter().map(|c| (c.column.name.as_str(), c.generated));
+            let plain = columns.iter().flatten().map(|(name, _)| name.clone()).collect();
+            let probe = if partial || columns.contains(&None) {
+                Probe::of_text(db, table, &sql, collations, in_table())
+            } else {
+                Some(Probe::of_columns(plain, collations, in_table()))
+            };
+            unique.push(UniqueIndex { name, columns, partial, sql, probe });
         }
     }
     Ok((primary, unique))

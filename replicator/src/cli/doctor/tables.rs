@@ -105,6 +105,17 @@ fn counters(db: &Connection, schema: &Schema, report: &mut Report) -> Result<()>
 }
 
 fn unique(schema: &Schema, report: &mut Report) {
+    for table in &schema.tables {
+        for index in table.unique.iter().filter(|index| index.probe.is_none()) {
+            let text = format!(
+                "the rows of {} that REPLACE removes by the unique index {} are not seen, because \
+                its text cannot be repeated in a trigger: they stay on the other nodes",
+                table.name, index.name
+            );
+            let hint = "write with `ON CONFLICT .. DO UPDATE`, or delete the other row first";
+            report.add(Level::Problem, "table", text, hint);
+        }
+    }
     let names: Vec<&str> =
         schema.tables.iter().filter(|t| !t.unique.is_empty()).map(|t| t.name.as_str()).collect();
     if !names.is_empty() {
