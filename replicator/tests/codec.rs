@@ -80,6 +80,7 @@ fn header() -> BatchHeader {
         schema_hash: [9; 32],
         created_ms: -1,
         further_sites: vec![Site(2), Site(3)],
+        schema_changes: Vec::new(),
     }
 }
 

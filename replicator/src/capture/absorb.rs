@@ -11,8 +11,8 @@ use crate::db::layout::Layout;
 use crate::db::row_digest::UNKNOWN;
 use crate::model::ids::Site;
 use crate::store::change_log::{self, log_end};
-use crate::store::meta;
 use crate::store::versions::Versions;
+use crate::store::{meta, schema_changes};
 use rusqlite::Connection;
 use std::collections::HashSet;
 
@@ -91,6 +91,7 @@ pub fn absorb(
 pub fn published(db: &Connection, state: &mut AbsorbState, upto: i64) -> Result<(), DatabaseError> {
     debug_assert!(upto <= state.absorbed, "only absorbed entries may go");
     change_log::delete_published(db, upto)?;
+    schema_changes::forget(db, upto)?;
     meta::set(db, meta::PUBLISHED, upto)?;
     state.published = upto;
     Ok(())

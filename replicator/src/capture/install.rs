@@ -18,6 +18,7 @@ use crate::model::table_filter::TableFilter;
 use crate::store::change_log;
 use crate::store::comparisons::{self, Comparison, Kind};
 use crate::store::install::FIXED_TABLES;
+use crate::store::kept_tables;
 use crate::store::meta;
 use crate::store::schema_history::{self, KeptShape};
 use crate::store::tables::{self, Change};
@@ -299,7 +300,7 @@ fn align_objects(
             continue;
         }
         // A dropped table may come back: then its versions show what is gone.
-        if kept.contains(&name) {
+        if kept.contains(&name) || kept_tables::is_kept(&name) {
             continue;
         }
         if !wanted.contains_key(&name)

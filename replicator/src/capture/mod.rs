@@ -7,5 +7,6 @@ mod displaced;
 pub mod fold;
 pub mod install;
 mod lineage;
+pub mod schema_changes;
 pub mod triggers;
 pub mod user_triggers;

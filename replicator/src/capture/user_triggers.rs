@@ -41,9 +41,7 @@ pub fn copy_to_temp(
         if targets.iter().any(|t| replicated(t)) {
             continue;
         }
-        // The text in sqlite_schema has no TEMP, IF NOT EXISTS or schema before the name.
-        let Some(rest) = sql.get("CREATE TRIGGER".len()..) else { continue };
-        match db.execute_batch(&format!("CREATE TEMP TRIGGER{rest}")) {
+        match copy(db, &sql) {
             Ok(()) => made.push(name),
             Err(_) => failed.push(name),
         }
@@ -51,15 +49,41 @@ pub fn copy_to_temp(
     Ok((made, failed))
 }
 
-fn drop_copies(db: &Connection) -> Result<(), DatabaseError> {
-    let names: Vec<String> = db
+/// Drops the copies, because they can name what is about to be renamed or dropped. Returns the
+/// names of their triggers.
+///
+/// # Errors
+/// SQLite's error.
+pub fn drop_copies(db: &Connection) -> Result<Vec<String>, DatabaseError> {
+    let mut names: Vec<String> = db
         .prepare("SELECT name FROM temp.sqlite_schema WHERE type = 'trigger'")?
         .query_map([], |r| r.get(0))?
         .collect::<rusqlite::Result<_>>()?;
-    for name in names.iter().filter(|n| !n.starts_with(OWN_PREFIX)) {
+    names.retain(|name| !name.starts_with(OWN_PREFIX));
+    for name in &names {
         db.execute_batch(&format!("DROP TRIGGER temp.{}", quote(name)))?;
     }
+    Ok(names)
+}
+
+/// Makes the copies of these triggers again, as far as they still exist, until the next
+/// [`copy_to_temp`] decides about all triggers.
+///
+/// # Errors
+/// SQLite's error.
+pub fn copy_again(db: &Connection, names: &[String]) -> Result<(), DatabaseError> {
+    for (name, _, sql) in user_triggers(db)?.iter().filter(|(name, ..)| names.contains(name)) {
+        if let Err(error) = copy(db, sql) {
+            tracing::warn!(trigger = name, %error, "this trigger does not fire for remote rows");
+        }
+    }
     Ok(())
+}
+
+/// The text in `sqlite_schema` has no TEMP, IF NOT EXISTS or schema before the name.
+fn copy(db: &Connection, sql: &str) -> rusqlite::Result<()> {
+    let rest = sql.get("CREATE TRIGGER".len()..).unwrap_or_default();
+    db.execute_batch(&format!("CREATE TEMP TRIGGER{rest}"))
 }
 
 fn user_triggers(db: &Connection) -> Result<Vec<(String, String, String)>, DatabaseError> {

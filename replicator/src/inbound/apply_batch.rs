@@ -3,6 +3,7 @@
 //! Arrives: the bytes of a batch. Leaves: its rows, or only the reason why they cannot be applied.
 //! Owns: a batch that fails because of its content changes nothing.
 
+use super::adopt_schema::{Adopted, Adoption, adopt};
 use super::transaction::Transaction;
 use crate::actor::Fatal;
 use crate::db::connection;
@@ -29,6 +30,8 @@ pub(super) enum Outcome {
         applied: Applied,
         /// The lowest row time in it, unix milliseconds.
         lowest_ms: i64,
+        /// The schema, if the batch changed it.
+        adopted: Option<Adopted>,
     },
     /// Its origin has to wait.
     Held {
@@ -160,9 +163,17 @@ fn apply_plain<R: Read>(
         let reason = format!("its content is {named}, but it came as {sender}");
         return Err(Outcome::Quarantine(reason).into());
     }
-    let maps = match admit(tx.layout, &found.tables) {
+    let (adopted, impossible) = match adopt(tx, &header)? {
+        Adoption::Nothing => (None, None),
+        Adoption::Adopted(adopted) => (Some(adopted), None),
+        Adoption::Impossible(reason) => (None, Some(reason)),
+        Adoption::Unreadable(reason) => return Err(Outcome::Quarantine(reason).into()),
+    };
+    let layout = adopted.as_ref().map_or(&tx.layout, |adopted| &adopted.layout);
+    let maps = match admit(layout, &found.tables) {
         Ok(maps) => maps,
         Err(reason) => {
+            let reason = impossible.map_or(reason.clone(), |why| format!("{reason}; {why}"));
             return Err(Outcome::Held { reason, header: Some(Box::new(header)) }.into());
         }
     };
@@ -189,5 +200,5 @@ fn apply_plain<R: Read>(
         }
     }
     let applied = applier.finish().map_err(|error| inapplicable(error, &maps, &header))?;
-    Ok(Outcome::Applied { header, applied, lowest_ms })
+    Ok(Outcome::Applied { header, applied, lowest_ms, adopted })
 }

@@ -5,6 +5,7 @@
 //! absorb, mark acknowledged entries, repair, apply, move the cursor. A crash before the commit
 //! changes nothing.
 
+mod adopt_schema;
 mod apply_batch;
 mod carry_out;
 mod durable;
@@ -38,7 +39,7 @@ use crate::repair::prune::Pruning;
 use crate::repair::question::{Outgoing, Question};
 use crate::repair::superseded::Superseded;
 use crate::store::meta::{self, Meta};
-use crate::store::{install::create_tables, sites};
+use crate::store::{install::create_tables, kept_tables, sites};
 use durable::Durable;
 use inbox::Inbox;
 use join::Join;
@@ -222,6 +223,8 @@ fn install_all(
         meta::forget_own_anchor(&transaction)?;
     }
     let (layout, installed) = install::install(&transaction, &config.filter, now.unix_ms)?;
+    schema::note_change(&transaction, &layout, config, now)?;
+    kept_tables::remove_before(&transaction, now.unix_ms - config.version_retention_ms)?;
     transaction.commit()?;
     schema::report_installed(&installed);
     Ok(layout)

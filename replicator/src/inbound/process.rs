@@ -4,6 +4,7 @@
 //! a quarantine entry, and the moved cursor. Owns: a batch is applied whole or not at all, and a
 //! batch that is not applied is kept. The transaction decides what a crash leaves.
 
+use super::adopt_schema::Adopted;
 use super::apply_batch::{Outcome, Sender, apply_body};
 use super::inbox::Inbox;
 use super::stream::{ItemKind, StreamItem};
@@ -19,6 +20,7 @@ use crate::store::origins::{self, Origin};
 use crate::store::quarantine::{self, Entry};
 use crate::wire::spill::Spill;
 use crate::wire::unpack::Unpacker;
+use std::sync::Arc;
 
 /// The transaction, and the components for applying batches.
 pub(super) struct Processing<'t, 'a> {
@@ -123,7 +125,8 @@ impl Processing<'_, '_> {
         }
         let sender = Sender { node, site: headers.site, batch: headers.batch };
         match apply_body(self.tx, self.unpacker, body, Some(sender))? {
-            Outcome::Applied { header, applied, lowest_ms } => {
+            Outcome::Applied { header, applied, lowest_ms, adopted } => {
+                self.adopt(adopted);
                 self.note_origin(shard, node, &header)?;
                 self.tx.stats.batches_applied += 1;
                 self.tx.stats.bytes_applied += body.len();
@@ -156,6 +159,14 @@ impl Processing<'_, '_> {
                 })?;
                 Ok((1, 0))
             }
+        }
+    }
+
+    /// The next batches meet the schema that this one brought.
+    fn adopt(&mut self, adopted: Option<Adopted>) {
+        if let Some(adopted) = adopted {
+            self.tx.layout = Arc::clone(&adopted.layout);
+            self.tx.after.adopted.push(adopted);
         }
     }
 
@@ -280,7 +291,8 @@ impl Processing<'_, '_> {
             let Some(entry) = quarantine::load(self.tx.db, *id)? else { continue };
             let body = Spill::from_bytes(entry.body);
             match apply_body(self.tx, self.unpacker, &body, None)? {
-                Outcome::Applied { applied, .. } => {
+                Outcome::Applied { applied, adopted, .. } => {
+                    self.adopt(adopted);
                     tracing::info!(id, rows = applied.taken, "applied a batch from quarantine");
                     self.count(&applied, entry.node);
                     self.tx.after.look |= applied.compensated > 0;

@@ -4,13 +4,15 @@
 //! in a separate transaction. Owns: nothing is written with an old layout. A crash before the
 //! commit leaves the previous triggers; the next start compares them with the schema.
 
+use super::adopt_schema::Adopted;
 use super::transaction::check_content;
 use crate::actor::Fatal;
 use crate::capture::install::{self, Installed};
+use crate::capture::schema_changes::{self, Carry};
 use crate::capture::user_triggers;
 use crate::db::layout::Layout;
 use crate::merge::unique_clash;
-use crate::model::config::{NodeConfig, Now};
+use crate::model::config::{NodeConfig, Now, SchemaMode};
 use crate::store::change_log;
 use crate::store::install::{create_tables, missing_tables};
 use rusqlite::{Connection, TransactionBehavior};
@@ -86,11 +88,23 @@ impl FollowedSchema {
             if log_lost {
                 install::compare_all(&transaction, &layout, now.unix_ms)?;
             }
+            note_change(&transaction, &layout, config, now)?;
             transaction.commit()?;
             report_installed(&installed);
             self.layout = Arc::new(layout);
         }
         Ok(changed)
+    }
+
+    /// Takes over the commit of changes that came with batches of other nodes. The connection was
+    /// prepared for them only as far as the batch needed it.
+    pub(super) fn adopted(&mut self, adopted: &Adopted) {
+        for change in &adopted.words {
+            tracing::info!(change, "made a change of the schema that another node had made");
+        }
+        report_installed(&adopted.installed);
+        self.layout = Arc::clone(&adopted.layout);
+        self.moved = true;
     }
 
     /// Prepares the connection for the layout: copies of user triggers that write only to tables
@@ -126,6 +140,21 @@ impl FollowedSchema {
             );
         }
     }
+}
+
+/// Stores what changed in the schema, so that it travels, if the configuration wants that.
+///
+/// # Errors
+/// SQLite's error.
+pub(super) fn note_change(
+    db: &Connection,
+    layout: &Layout,
+    config: &NodeConfig,
+    now: Now,
+) -> Result<(), Fatal> {
+    let mode = if config.publish { config.schema_mode } else { SchemaMode::Off };
+    let carry = Carry { mode, filter: &config.filter, limits: &config.limits };
+    Ok(schema_changes::note(db, layout, carry, now.unix_ms)?)
 }
 
 /// Creates our tables again that somebody dropped (schema tools do that). Returns whether the log

@@ -123,11 +123,15 @@ impl<B: Broker> Inbound<B> {
             tx.step_republish(&self.answers)?;
             tx.write_marks()
         });
-        let (durable, stats, after) = committed?;
+        let (durable, stats, mut after) = committed?;
         (self.durable, self.stats) = (durable, stats);
         self.stats.transactions += 1;
+        let adopted = std::mem::take(&mut after.adopted);
         self.after_commit(after, now);
-        Ok(())
+        for each in &adopted {
+            self.schema.adopted(each);
+        }
+        if adopted.is_empty() { Ok(()) } else { self.schema_changed() }
     }
 
     fn after_commit(&mut self, after: AfterCommit, now: Now) {
@@ -161,19 +165,24 @@ impl<B: Broker> Inbound<B> {
         let was_moved = self.schema.moved;
         let result = self.schema.follow(&mut self.db, &self.config, self.durable.writes, now);
         if result? {
-            self.durable.compare = Compare::read(&self.db)?;
-            self.verify.heartbeat_at_once();
-            self.effects.push(Effect::Look);
-            // Held origins may fit this schema: consume their backlogs again.
-            for i in 0..self.durable.streams.len() {
-                if !self.durable.streams[i].held.is_empty() && self.verify.is_up() {
-                    self.consume(i);
-                }
-            }
+            self.schema_changed()?;
         }
         if was_moved && let Err(error) = self.schema.prepare(&mut self.db) {
             self.schema.moved = true;
             return Err(error);
+        }
+        Ok(())
+    }
+
+    fn schema_changed(&mut self) -> Result<(), Fatal> {
+        self.durable.compare = Compare::read(&self.db)?;
+        self.verify.heartbeat_at_once();
+        self.effects.push(Effect::Look);
+        // Held origins may fit this schema: consume their backlogs again.
+        for i in 0..self.durable.streams.len() {
+            if !self.durable.streams[i].held.is_empty() && self.verify.is_up() {
+                self.consume(i);
+            }
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! nothing. Owns: nothing is written into a database whose content was replaced. A crash leaves all
 //! or none.
 
+use super::adopt_schema::Adopted;
 use super::durable::Durable;
 use super::inbox::{Inbox, Served};
 use super::stats::Stats;
@@ -23,6 +24,7 @@ use crate::store::cursor::{Anchor, NO_ROW_MS};
 use crate::store::gaps::{self, Missing};
 use crate::store::{meta, sites};
 use rusqlite::Connection;
+use std::sync::Arc;
 
 /// Log entries absorbed in one transaction: some 20 ms of work.
 const ABSORB_ENTRIES_MAX: i64 = 10_000;
@@ -52,6 +54,8 @@ pub(super) struct AfterCommit {
     pub(super) seen_origins: Vec<(NodeId, i64)>,
     /// Tables with changed rows with NULL in the key.
     pub(super) null_key_tables: Vec<String>,
+    /// The schema as changed for a batch, and the changes.
+    pub(super) adopted: Vec<Adopted>,
     /// Released origins, by stream. They are stored at the end of the transaction.
     pub(super) released: Vec<(u32, NodeId)>,
 }
@@ -62,8 +66,8 @@ pub(super) struct Transaction<'a> {
     pub(super) db: &'a Connection,
     /// The node's configuration.
     pub(super) config: &'a NodeConfig,
-    /// The present layout.
-    pub(super) layout: &'a Layout,
+    /// The present layout. A batch that carries changes of the schema brings a new one.
+    pub(super) layout: Arc<Layout>,
     /// The time.
     pub(super) now: Now,
     /// The working copy.
@@ -80,14 +84,14 @@ impl<'a> Transaction<'a> {
     pub(super) fn new(
         db: &'a Connection,
         config: &'a NodeConfig,
-        layout: &'a Layout,
+        layout: &Arc<Layout>,
         (durable, stats): (&Durable, &Stats),
         now: Now,
     ) -> Self {
         Self {
             db,
             config,
-            layout,
+            layout: Arc::clone(layout),
             now,
             durable: durable.clone(),
             stats: *stats,
@@ -198,7 +202,7 @@ impl<'a> Transaction<'a> {
         let entries_max = if absorbs_first { ABSORB_ENTRIES_MAX } else { 0 };
         let (folded, complete) = absorb(
             self.db,
-            self.layout,
+            &self.layout,
             &mut self.durable.absorb,
             entries_max,
             &self.durable.compare,
@@ -220,7 +224,7 @@ impl<'a> Transaction<'a> {
             return Ok(true);
         }
         let (joined, rows_max) = (self.durable.joined, self.config.limits.republish_rows_max);
-        let found = self.durable.compare.step(self.db, self.layout, joined, rows_max)?;
+        let found = self.durable.compare.step(self.db, &self.layout, joined, rows_max)?;
         self.after.look |= found > 0;
         Ok(false)
     }
@@ -315,7 +319,7 @@ impl<'a> Transaction<'a> {
     /// SQLite's error.
     pub(super) fn begin_end_of_join(&mut self, found_data: bool) -> Result<(), Fatal> {
         if self.config.on_join == OnJoin::Replace && found_data {
-            let rows = baseline::replace(self.db, self.layout)?;
+            let rows = baseline::replace(self.db, &self.layout)?;
             self.durable.joined = true;
             self.after.look = true;
             tracing::info!(
@@ -336,7 +340,7 @@ impl<'a> Transaction<'a> {
         let published = self.durable.absorb.published;
         let rows_max = self.config.limits.republish_rows_max;
         let walks = &mut self.durable.republish;
-        let rows = match walks.step(self.db, self.layout, rows_max, published)? {
+        let rows = match walks.step(self.db, &self.layout, rows_max, published)? {
             None => return Ok(()),
             Some(RepublishStep::Logged { rows, republished }) => {
                 self.stats.rows_republished += if republished { rows } else { 0 };

@@ -5,7 +5,7 @@ use crate::store::test_database;
 struct Memory {
     db: Connection,
     config: NodeConfig,
-    layout: Layout,
+    layout: Arc<Layout>,
     durable: Durable,
 }
 
@@ -16,7 +16,7 @@ fn memory() -> Memory {
     meta::set(&db, meta::NODE, config.node).unwrap();
     let (layout, _) = install::install(&db, &config.filter, 0).unwrap();
     let durable = Durable::read(&db, &config).unwrap();
-    Memory { db, config, layout, durable }
+    Memory { db, config, layout: Arc::new(layout), durable }
 }
 
 impl Memory {

@@ -17,6 +17,26 @@ use rusqlite::Connection;
 /// # Errors
 /// SQLite's error.
 pub fn prepare(db: &Connection, layout: &Layout) -> Result<(), DatabaseError> {
+    forget(db)?;
+    let keys = key_columns(layout.key_columns_max.max(1));
+    db.execute_batch(&format!(
+        "DROP TABLE IF EXISTS temp.__harmonylite__displaced; DROP TABLE IF EXISTS \
+        temp.__harmonylite__probing;
+         CREATE TEMP TABLE __harmonylite__displaced ({}); CREATE TEMP TABLE \
+         __harmonylite__probing (x);",
+        keys.join(", ")
+    ))?;
+    for table in layout.tables.iter().filter(|t| !t.schema.unique.is_empty()) {
+        create_trigger(db, table)?;
+    }
+    Ok(())
+}
+
+/// Drops the TEMP triggers. Their tables stay until the next [`prepare`].
+///
+/// # Errors
+/// SQLite's error.
+pub fn forget(db: &Connection) -> Result<(), DatabaseError> {
     let old: Vec<String> = db
         .prepare(
             "SELECT name FROM temp.sqlite_schema WHERE type = 'trigger' AND substr(name, 1, \
@@ -27,29 +47,22 @@ pub fn prepare(db: &Connection, layout: &Layout) -> Result<(), DatabaseError> {
     for name in old {
         db.execute_batch(&format!("DROP TRIGGER temp.{}", quote(&name)))?;
     }
-    let keys = key_columns(layout.key_columns_max.max(1));
-    db.execute_batch(&format!(
-        "DROP TABLE IF EXISTS temp.__harmonylite__displaced; DROP TABLE IF EXISTS \
-        temp.__harmonylite__probing;
-         CREATE TEMP TABLE __harmonylite__displaced ({}); CREATE TEMP TABLE \
-         __harmonylite__probing (x);",
-        keys.join(", ")
-    ))?;
-    for table in layout.tables.iter().filter(|t| !t.schema.unique.is_empty()) {
-        let keys = key_columns(table.schema.key.len());
-        let old: Vec<String> =
-            table.schema.key.iter().map(|k| format!("OLD.{}", quote(&k.name))).collect();
-        db.execute_batch(&format!(
-            "CREATE TEMP TRIGGER {} AFTER DELETE ON main.{} WHEN EXISTS (SELECT 1 FROM \
-            __harmonylite__probing)
-             BEGIN INSERT INTO __harmonylite__displaced ({}) VALUES ({}); END",
-            quote(&format!("{OWN_PREFIX}probe_{}", table.id)),
-            quote(table.name()),
-            keys.join(", "),
-            old.join(", ")
-        ))?;
-    }
     Ok(())
+}
+
+fn create_trigger(db: &Connection, table: &TableLayout) -> Result<(), DatabaseError> {
+    let keys = key_columns(table.schema.key.len());
+    let old: Vec<String> =
+        table.schema.key.iter().map(|k| format!("OLD.{}", quote(&k.name))).collect();
+    Ok(db.execute_batch(&format!(
+        "CREATE TEMP TRIGGER {} AFTER DELETE ON main.{} WHEN EXISTS (SELECT 1 FROM \
+        __harmonylite__probing)
+         BEGIN INSERT INTO __harmonylite__displaced ({}) VALUES ({}); END",
+        quote(&format!("{OWN_PREFIX}probe_{}", table.id)),
+        quote(table.name()),
+        keys.join(", "),
+        old.join(", ")
+    ))?)
 }
 
 /// Switches probing on or off; [`others`] needs it on. REPLACE fires delete triggers only with

@@ -39,6 +39,9 @@ pub struct BatchHeader {
     /// The sites that rows name besides `site`. Site index 0 is `site`, index i is `further_sites[i
     /// - 1]`.
     pub further_sites: Vec<Site>,
+    /// Changes of the schema that its rows need, oldest first, each as its origin stored it. Empty
+    /// in most batches.
+    pub schema_changes: Vec<Vec<u8>>,
 }
 
 impl BatchHeader {

@@ -152,6 +152,12 @@ impl Bookkeeping {
         format!("bookkeeping of {}: {}", self.tool, self.remedy)
     }
 
+    /// Whether the table is to be replicated where migrations are: what is locked, and what belongs
+    /// to one file, stays.
+    pub fn travels_with_migrations(&self) -> bool {
+        self.remedy != LOCAL && !self.table.to_ascii_lowercase().contains("lock")
+    }
+
     fn has_columns(&self, found: &[String]) -> bool {
         found.len() == self.columns.len()
             && self.columns.iter().all(|c| found.iter().any(|f| f.eq_ignore_ascii_case(c)))

@@ -17,6 +17,20 @@ pub enum OnJoin {
     Refuse,
 }
 
+/// What happens to the application's DDL.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SchemaMode {
+    /// It stays on its node: the same migration runs on every node.
+    #[default]
+    Off,
+    /// What only adds travels with the batch of its transaction: tables, columns, indexes, views,
+    /// triggers.
+    Additive,
+    /// All of it travels.
+    All,
+}
+
 /// The configuration of one node's stages.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
@@ -28,6 +42,8 @@ pub struct NodeConfig {
     pub shards: u32,
     /// Which tables are replicated.
     pub filter: TableFilter,
+    /// See [`SchemaMode`].
+    pub schema_mode: SchemaMode,
     /// Whether local changes are sent.
     pub publish: bool,
     /// Whether remote changes are applied.
@@ -76,6 +92,7 @@ impl NodeConfig {
             path: ":memory:".into(),
             shards: 2,
             filter: TableFilter::default(),
+            schema_mode: SchemaMode::Off,
             publish: true,
             replicate: true,
             on_join: OnJoin::Merge,

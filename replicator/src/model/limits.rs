@@ -19,6 +19,11 @@ pub struct Limits {
     pub columns_max: u64,
     /// Length of a name in bytes (SQLite has no limit; no honest schema has a longer name).
     pub name_bytes_max: u64,
+    /// Changes of the schema in one batch. A node that made more of them than that before it could
+    /// publish one holds its peers until a person makes their schemas equal.
+    pub schema_changes_max: u64,
+    /// One change of the schema in a batch, in bytes: the texts of what one migration creates.
+    pub schema_change_bytes_max: u64,
     /// One value: SQLite's SQLITE_MAX_LENGTH default.
     pub value_bytes_max: u64,
     /// Sites named by one batch (a republish names every site whose rows it carries).
@@ -54,6 +59,8 @@ impl Default for Limits {
             batch_tables_max: 10_000,
             columns_max: 32_767,
             name_bytes_max: 4_096,
+            schema_changes_max: 1_000,
+            schema_change_bytes_max: 4 << 20,
             value_bytes_max: 1_000_000_000,
             sites_max: 100_000,
             inbox_bytes_max: 16 << 20,

@@ -16,6 +16,8 @@ pub struct TableFilter {
     /// The patterns of `include` that name tables ([`names_tables`]): bookkeeping that one of them
     /// matches is replicated.
     pub named: GlobSet,
+    /// Bookkeeping of migration tools is replicated as well, because migrations travel.
+    pub migrations_travel: bool,
 }
 
 /// What the filter decides about a table.
@@ -46,7 +48,9 @@ impl TableFilter {
         if self.named.is_match(table) {
             return Ok(Selection::Selected);
         }
-        Ok(bookkeeping::find(table, columns)?.map_or(Selection::Selected, Selection::Bookkeeping))
+        let found = bookkeeping::find(table, columns)?
+            .filter(|known| !(self.migrations_travel && known.travels_with_migrations()));
+        Ok(found.map_or(Selection::Selected, Selection::Bookkeeping))
     }
 }
 
@@ -101,6 +105,7 @@ mod tests {
                 include: globs(include, |_| true),
                 exclude: globs(exclude, |_| true),
                 named: globs(include, names_tables),
+                migrations_travel: false,
             };
             let columns = || Ok::<_, Infallible>(Vec::new());
             let got = match filter.select(table, columns).unwrap() {

@@ -11,6 +11,7 @@ use crate::model::batch::{BatchHeader, Op, TableHeader};
 use crate::model::ids::{BatchNo, NodeId, Site, Version};
 use crate::store::change_log::{for_each_change_after, nth_entry};
 use crate::store::cursor::NO_ROW_MS;
+use crate::store::schema_changes;
 use crate::wire::encode::{EncodeError, Encoded, Encoder};
 use rusqlite::{Connection, params_from_iter};
 use std::collections::{HashMap, HashSet};
@@ -190,7 +191,9 @@ fn write(
     rows: &[FoldedRow],
     encoder: &mut Encoder,
 ) -> Result<Written, CollectError> {
-    if rows.is_empty() {
+    // They are in the first batch after them, also if the rows of their transaction need several.
+    let schema_changes = schema_changes::after(db, from.fold.sent)?;
+    if rows.is_empty() && schema_changes.is_empty() {
         return Ok((None, NO_ROW_MS));
     }
     let (further_sites, index) = sites(from.fold.site, rows);
@@ -202,6 +205,7 @@ fn write(
         schema_hash: layout.hash,
         created_ms: from.now_ms,
         further_sites,
+        schema_changes,
     };
     let mut by_table: Vec<(&Arc<TableLayout>, Vec<&FoldedRow>)> = Vec::new();
     let mut position: HashMap<i64, usize> = HashMap::new();

@@ -146,6 +146,7 @@ mod tests {
             schema_hash: [9; 32],
             created_ms,
             further_sites: Vec::new(),
+            schema_changes: Vec::new(),
         }
     }
 

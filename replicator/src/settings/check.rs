@@ -44,27 +44,10 @@ pub(super) fn check(s: &Settings) -> Checked {
     }
     globs("tables.include", &s.tables.include, |_| true)?;
     globs("tables.exclude", &s.tables.exclude, |_| true)?;
-    schema_replicate(&s.schema.replicate)?;
     nats(&s.nats)?;
     snapshot(&s.snapshot)?;
     one_of("logging.format", &s.logging.format, &["console", "json"])?;
     endpoints(s)
-}
-
-/// Schema changes are not replicated yet. The names of the modes to come are known, so that the
-/// refusal is clear.
-fn schema_replicate(value: &str) -> Checked {
-    match value {
-        "off" => Ok(()),
-        "additive" | "all" => Err((
-            "schema.replicate",
-            format!(
-                "is {value:?}: this version does not replicate schema changes yet; set \"off\" and \
-                run the same migration on every node"
-            ),
-        )),
-        _ => Err(("schema.replicate", format!("is {value:?}: it must be \"off\""))),
-    }
 }
 
 /// Compiles those globs of one key that are wanted. Also used to build the table filter.
@@ -257,7 +240,6 @@ mod tests {
         assert_eq!(wrong(|s| s.version_retention = Span::from_days(7)), "version_retention");
         assert_eq!(wrong(|s| s.tables.include = vec!["a[".into()]), "tables.include");
         assert_eq!(wrong(|s| s.tables.exclude = vec!["{".into()]), "tables.exclude");
-        assert_eq!(wrong(|s| s.schema.replicate = "al".into()), "schema.replicate");
         assert_eq!(wrong(|s| s.snapshot.store = "ftp".into()), "snapshot.store");
         assert_eq!(wrong(|s| s.snapshot.store = "s3".into()), "snapshot.s3.endpoint");
         assert_eq!(wrong(|s| s.snapshot.store = "sftp".into()), "snapshot.sftp.url");

@@ -19,7 +19,7 @@ pub use duration::Span;
 pub use load::{Loaded, SettingsError};
 pub use node_config::NodeConfigError;
 
-use crate::model::config::OnJoin;
+use crate::model::config::{OnJoin, SchemaMode};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
@@ -144,17 +144,12 @@ pub struct TablesSettings {
 }
 
 /// `[schema]`.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SchemaSettings {
-    /// `off`: the same migration runs on every node.
-    pub replicate: String,
-}
-
-impl Default for SchemaSettings {
-    fn default() -> Self {
-        Self { replicate: "off".to_owned() }
-    }
+    /// `off`: the same migration runs on every node. `additive`: DDL that only adds travels. `all`:
+    /// all DDL travels.
+    pub replicate: SchemaMode,
 }
 
 /// `[snapshot]`.

@@ -3,7 +3,7 @@
 use super::check::globs;
 use super::identity::{machine_id, random};
 use super::{Settings, SettingsError};
-use crate::model::config::NodeConfig;
+use crate::model::config::{NodeConfig, SchemaMode};
 use crate::model::ids::NodeId;
 use crate::model::limits::Limits;
 use crate::model::table_filter::{TableFilter, names_tables};
@@ -47,6 +47,7 @@ impl Settings {
             include: globs("tables.include", &self.tables.include, |_| true).map_err(wrong)?,
             exclude: globs("tables.exclude", &self.tables.exclude, |_| true).map_err(wrong)?,
             named: globs("tables.include", &self.tables.include, names_tables).map_err(wrong)?,
+            migrations_travel: self.schema.replicate != SchemaMode::Off,
         })
     }
 
@@ -64,6 +65,7 @@ impl Settings {
             node,
             shards: self.replication_log.shards,
             filter: self.table_filter()?,
+            schema_mode: self.schema.replicate,
             publish: self.publish,
             replicate: self.replicate,
             on_join: self.on_join,

@@ -23,6 +23,9 @@ pub const KIND_DISPLACED: i64 = 1;
 pub const KIND_PUBLISH: i64 = 2;
 /// A row without version and log entry was found. It counts as changed at that time.
 pub const KIND_FOUND: i64 = 3;
+/// The schema changed ([`super::schema_changes`]). The entry has no table and no key; it asks for a
+/// batch, also if no row changed.
+pub const KIND_SCHEMA: i64 = 4;
 
 /// An entry of the log.
 pub struct LogEntry<'a> {
@@ -203,6 +206,18 @@ pub fn pending(db: &Connection, published: i64) -> Result<Pending, DatabaseError
     Ok(read.query_row([published], |r| {
         Ok(Pending { entries: r.get::<_, i64>(0)?.cast_unsigned(), oldest_ms: r.get(1)? })
     })?)
+}
+
+/// Logs that the schema changed. Returns the number of the entry.
+///
+/// # Errors
+/// SQLite's error.
+pub fn note_schema_change(db: &Connection, now_ms: i64) -> Result<i64, DatabaseError> {
+    db.execute(
+        "INSERT INTO main.__harmonylite__change_log (time, table_id, kind) VALUES (?1, 0, ?2)",
+        (now_ms, KIND_SCHEMA),
+    )?;
+    Ok(db.last_insert_rowid())
 }
 
 /// Logs a row for publication. Its version is already stored.

@@ -17,11 +17,12 @@ use std::path::Path;
 pub const FORMAT: i64 = 2;
 
 /// The tables of `tables.sql`, without our prefix.
-pub const FIXED_TABLES: [&str; 12] = [
+pub const FIXED_TABLES: [&str; 13] = [
     "meta",
     "table",
     "schema_history",
     "comparison",
+    "schema_change",
     "change_log",
     "site",
     "origin",

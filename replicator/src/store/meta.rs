@@ -46,6 +46,9 @@ pub const JOINED: Key<bool> = Key::new("joined");
 pub const SCHEMA_VERSION: Key<i64> = Key::new("schema_version");
 /// The hash of the replicated schema.
 pub const SCHEMA_HASH: Key<Digest> = Key::new("schema_hash");
+/// The schema as of the last change of it that was compared, so that the next one is known
+/// (`capture/schema_changes.rs`). None if schema changes are not carried.
+pub const CARRIED_SCHEMA: Key<Vec<u8>> = Key::new("carried_schema");
 /// The hash of the replicated schema before its last change.
 pub const PREVIOUS_SCHEMA_HASH: Key<Digest> = Key::new("previous_schema_hash");
 /// The stream position of the last own acknowledged batch.

@@ -19,6 +19,11 @@ CREATE TABLE IF NOT EXISTS main.__harmonylite__comparison (
   new_from INTEGER NOT NULL,
   logged_upto INTEGER NOT NULL
 );
+CREATE TABLE IF NOT EXISTS main.__harmonylite__schema_change (
+  log_id INTEGER PRIMARY KEY,
+  time INTEGER NOT NULL,
+  changes BLOB NOT NULL
+);
 CREATE TABLE IF NOT EXISTS main.__harmonylite__change_log (
   id INTEGER PRIMARY KEY,
   time INTEGER NOT NULL,

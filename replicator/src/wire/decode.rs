@@ -9,7 +9,7 @@ use crate::model::action::Action;
 use crate::model::batch::{BatchHeader, Digest, Op, Row, TableHeader, Value};
 use crate::model::ids::{BatchNo, Hlc, NodeId, Site, Version};
 use crate::model::limits::Limits;
-use crate::wire::encode::{FORMAT, TAG_RAW_TEXT};
+use crate::wire::encode::{FORMAT, FORMAT_WITH_CHANGES, TAG_RAW_TEXT};
 use ciborium_io::Read as _;
 use ciborium_ll::{Decoder as Cbor, Header};
 use std::io::{self, Read};
@@ -19,7 +19,7 @@ use std::io::{self, Read};
 pub enum DecodeError {
     /// The format is not the one that this program reads.
     #[error(
-        "the batch has format {found}, and this node reads format {known} only: run the same \
+        "the batch has format {found}, and this node reads formats up to {known}: run the same \
         release on all nodes"
     )]
     UnknownFormat {
@@ -125,6 +125,7 @@ impl<'l, R: Read> BatchReader<'l, R> {
             schema_hash: [0; 32],
             created_ms: 0,
             further_sites: Vec::new(),
+            schema_changes: Vec::new(),
         };
         let mut reader = Self {
             cbor: Cbor::from(source),
@@ -147,10 +148,14 @@ impl<'l, R: Read> BatchReader<'l, R> {
     fn read_header(&mut self) -> Result<()> {
         let parts = self.array("the batch", 1_000)?;
         let format = self.unsigned("the format number")?;
-        if format != FORMAT {
-            return Err(DecodeError::UnknownFormat { found: format, known: FORMAT });
-        }
-        if parts != 9 {
+        let known = match format {
+            FORMAT => 9,
+            FORMAT_WITH_CHANGES => 10,
+            found => {
+                return Err(DecodeError::UnknownFormat { found, known: FORMAT_WITH_CHANGES });
+            }
+        };
+        if parts != known {
             return Err(DecodeError::Unexpected { what: "the number of parts of the batch" });
         }
         self.header.node = NodeId(self.unsigned("the node")?);
@@ -164,9 +169,24 @@ impl<'l, R: Read> BatchReader<'l, R> {
             let site = self.site("a further site")?;
             self.header.further_sites.push(site);
         }
+        if format == FORMAT_WITH_CHANGES {
+            self.read_schema_changes()?;
+        }
         self.tables_left = self.array("the number of tables", self.limits.batch_tables_max)?;
         if self.tables_left == 0 {
             self.end()?;
+        }
+        Ok(())
+    }
+
+    fn read_schema_changes(&mut self) -> Result<()> {
+        let (what, limits) = ("a change of the schema", self.limits);
+        for _ in 0..self.array("the number of schema changes", limits.schema_changes_max)? {
+            let Header::Bytes(Some(len)) = self.pull(what)? else {
+                return Err(DecodeError::Unexpected { what });
+            };
+            let change = self.take(what, len, limits.schema_change_bytes_max)?;
+            self.header.schema_changes.push(change);
         }
         Ok(())
     }

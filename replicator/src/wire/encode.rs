@@ -14,8 +14,11 @@ use std::io;
 use std::path::PathBuf;
 use zstd::stream::raw::{Encoder as Zstd, InBuffer, Operation, OutBuffer};
 
-/// The format number of the batch.
+/// The format number of a batch without changes of the schema.
 pub const FORMAT: u64 = 1;
+/// The format number of a batch with changes of the schema, which a node that cannot make them must
+/// not apply.
+pub const FORMAT_WITH_CHANGES: u64 = 2;
 /// The CBOR tag of text that is not valid UTF-8, sent as a byte string.
 pub const TAG_RAW_TEXT: u64 = 64_000;
 /// The compressor gets the CBOR in pieces of about this size.
@@ -91,8 +94,9 @@ impl Encoder {
         drop(self.out.finish());
         self.digest = Sha256::new();
         (self.raw_bytes, self.tables_due, self.rows_due, self.values_due) = (0, tables, 0, 0);
-        self.push(Header::Array(Some(9)))?;
-        self.unsigned(FORMAT)?;
+        let changes = &header.schema_changes;
+        self.push(Header::Array(Some(if changes.is_empty() { 9 } else { 10 })))?;
+        self.unsigned(if changes.is_empty() { FORMAT } else { FORMAT_WITH_CHANGES })?;
         self.unsigned(header.node.0)?;
         self.integer(header.site.0)?;
         self.unsigned(header.number.0)?;
@@ -102,6 +106,10 @@ impl Encoder {
         self.push(Header::Array(Some(header.further_sites.len())))?;
         for site in &header.further_sites {
             self.integer(site.0)?;
+        }
+        if !changes.is_empty() {
+            self.push(Header::Array(Some(changes.len())))?;
+            changes.iter().try_for_each(|change| self.bytes(change))?;
         }
         self.push(Header::Array(Some(usize::try_from(tables).unwrap_or(usize::MAX))))
     }

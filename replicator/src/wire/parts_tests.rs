@@ -20,6 +20,7 @@ fn cut(bytes: &[u8], part_bytes_max: usize) -> Vec<(PartHeaders, Vec<u8>)> {
         schema_hash: [0; 32],
         created_ms: 0,
         further_sites: Vec::new(),
+        schema_changes: Vec::new(),
     };
     let encoded = encoded(bytes);
     (1..=part_count(encoded.body.len(), part_bytes_max))

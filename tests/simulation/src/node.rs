@@ -134,6 +134,7 @@ impl Node {
             path: ":memory:".into(),
             shards: plan.shards,
             filter: TableFilter::default(),
+            schema_mode: SchemaMode::Off,
             publish: true,
             replicate: true,
             on_join: OnJoin::Merge,

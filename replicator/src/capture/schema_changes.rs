@@ -1,0 +1,147 @@
+//! Notices what DDL changed, so that it travels in the next batch (`schema.replicate`).
+//!
+//! Arrives: the schema and the layout after an installation. Leaves: the changes in their table, and
+//! the schema as known from now on. Owns: a change that arrived from another node
+//! is not sent on. Runs inside the transaction of the installation, so a crash repeats both.
+
+use crate::db::connection::DatabaseError;
+use crate::db::layout::Layout;
+use crate::db::objects::Objects;
+use crate::db::schema_change::SchemaChange;
+use crate::db::schema_diff::{ColumnRename, Renames, changes};
+use crate::db::shape::Shape;
+use crate::model::config::SchemaMode;
+use crate::model::limits::Limits;
+use crate::model::table_filter::TableFilter;
+use crate::store::{meta, schema_changes};
+use rusqlite::Connection;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The schema as of the last look.
+#[derive(Default, Serialize, Deserialize)]
+struct Known {
+    objects: Objects,
+    /// The shape of each table, by its number: numbers of tables and columns survive a rename.
+    shapes: BTreeMap<i64, Shape>,
+}
+
+/// How the schema is replicated.
+#[derive(Clone, Copy, Debug)]
+pub struct Carry<'a> {
+    /// The mode of this node.
+    pub mode: SchemaMode,
+    /// Which tables are replicated.
+    pub filter: &'a TableFilter,
+    /// Bounds.
+    pub limits: &'a Limits,
+}
+
+/// Compares the schema with the one known before, and stores what changed, for the next batch. The
+/// first look only stores the schema.
+///
+/// # Errors
+/// SQLite's error.
+pub fn note(
+    db: &Connection,
+    layout: &Layout,
+    carry: Carry<'_>,
+    now_ms: i64,
+) -> Result<(), DatabaseError> {
+    if carry.mode == SchemaMode::Off {
+        return meta::remove(db, meta::CARRIED_SCHEMA);
+    }
+    let present = read(db, layout, carry.filter)?;
+    let known: Option<Known> =
+        meta::get(db, meta::CARRIED_SCHEMA)?.and_then(|b| ciborium::from_reader(&b[..]).ok());
+    let made = known.map_or_else(Vec::new, |known| {
+        changes(&known.objects, &present.objects, &renames(&known, &present))
+    });
+    if !made.is_empty() {
+        add(db, &made, carry, now_ms)?;
+    }
+    store(db, &present)
+}
+
+/// Stores the schema as known, after changes of another node were made here.
+///
+/// # Errors
+/// SQLite's error.
+pub fn settle(db: &Connection, layout: &Layout, filter: &TableFilter) -> Result<(), DatabaseError> {
+    store(db, &read(db, layout, filter)?)
+}
+
+fn read(db: &Connection, layout: &Layout, filter: &TableFilter) -> Result<Known, DatabaseError> {
+    let shapes = layout.tables.iter().map(|t| (t.id, t.history.shape.clone())).collect();
+    Ok(Known { objects: Objects::read(db, filter)?, shapes })
+}
+
+fn store(db: &Connection, known: &Known) -> Result<(), DatabaseError> {
+    meta::set(db, meta::CARRIED_SCHEMA, encode(known))
+}
+
+/// Plain values of strings, numbers and lists: writing them to memory cannot fail.
+fn encode(value: &impl Serialize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Err(error) = ciborium::into_writer(value, &mut bytes) {
+        tracing::error!(%error, "cannot encode the schema; its changes do not travel");
+        bytes.clear();
+    }
+    bytes
+}
+
+fn add(
+    db: &Connection,
+    made: &[SchemaChange],
+    carry: Carry<'_>,
+    now_ms: i64,
+) -> Result<(), DatabaseError> {
+    let left_out = |why: &str| {
+        tracing::warn!(
+            why,
+            "a change of the schema does not travel to the other nodes, which hold the rows of \
+            these tables: run it there, or use `harmonylite schema apply --from {{this node}}`"
+        );
+    };
+    if carry.mode == SchemaMode::Additive
+        && let Some(change) = made.iter().find(|change| !change.is_additive())
+    {
+        left_out(&format!("schema.replicate is \"additive\", and this is not: {}", change.words()));
+        return Ok(());
+    }
+    let bytes = encode(&made);
+    if bytes.is_empty() || bytes.len() as u64 > carry.limits.schema_change_bytes_max {
+        left_out("its texts are larger than a batch may carry");
+        return Ok(());
+    }
+    for change in made {
+        tracing::info!(change = change.words(), "this change of the schema travels to the others");
+    }
+    schema_changes::add(db, now_ms, &bytes)
+}
+
+/// The tables and columns that have the same number and another name.
+fn renames(before: &Known, after: &Known) -> Renames {
+    let mut renames = Renames::default();
+    for (id, now) in &after.shapes {
+        let Some(then) = before.shapes.get(id) else { continue };
+        if !then.name.eq_ignore_ascii_case(&now.name) {
+            renames.tables.push((then.name.clone(), now.name.clone()));
+        }
+        for column in &now.columns {
+            let former = then.columns.iter().find(|c| c.id == column.id);
+            if let Some(former) = former.filter(|c| !c.name.eq_ignore_ascii_case(&column.name)) {
+                renames.columns.push(ColumnRename {
+                    table: now.name.clone(),
+                    from: former.name.clone(),
+                    to: column.name.clone(),
+                });
+            }
+        }
+    }
+    renames
+}
+
+#[cfg(test)]
+#[path = "schema_changes_tests.rs"]
+mod tests;

@@ -1,0 +1,234 @@
+//! One step from a schema to another, as data: what it does in words, and the SQL that does it.
+//!
+//! Arrives: steps that `schema_diff` has found, or that another node has sent. Leaves: statements
+//! and words. Every statement is built here, apart from the text of a whole object, which
+//! `schema_run` checks before it runs. Pure.
+
+use crate::db::schema::OWN_PREFIX;
+use crate::db::sql::quote;
+use crate::db::table_text::{TableText, TextError};
+use serde::{Deserialize, Serialize};
+
+/// The name of a rebuilt table until it takes the place of the old one. Nobody sees it, because it
+/// is there only within a transaction.
+pub fn rebuild_name() -> String {
+    format!("{OWN_PREFIX}rebuild")
+}
+
+/// A change of one object of the schema.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SchemaChange {
+    /// A new table.
+    CreateTable {
+        /// Its name.
+        name: String,
+        /// Its CREATE TABLE.
+        sql: String,
+    },
+    /// A table goes, with its rows, indexes and triggers.
+    DropTable {
+        /// Its name.
+        name: String,
+    },
+    /// A table gets another name.
+    RenameTable {
+        /// Its name before.
+        from: String,
+        /// Its name after.
+        to: String,
+    },
+    /// A column at the end of a table.
+    AddColumn {
+        /// The table.
+        table: String,
+        /// The column's name.
+        column: String,
+        /// The column as CREATE TABLE has it, name first.
+        definition: String,
+    },
+    /// A column goes.
+    DropColumn {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+    },
+    /// A column gets another name.
+    RenameColumn {
+        /// The table.
+        table: String,
+        /// The column's name before.
+        from: String,
+        /// Its name after.
+        to: String,
+    },
+    /// A table is made anew and its rows are copied. Its indexes and triggers are gone afterwards.
+    Rebuild {
+        /// The table.
+        table: String,
+        /// Its new CREATE TABLE.
+        sql: String,
+        /// The columns to copy: old name, new name.
+        columns: Vec<(String, String)>,
+        /// The old columns whose values are lost.
+        lost: Vec<String>,
+    },
+    /// A new index.
+    CreateIndex {
+        /// Its name.
+        name: String,
+        /// Its table.
+        table: String,
+        /// Its CREATE INDEX.
+        sql: String,
+    },
+    /// A new view.
+    CreateView {
+        /// Its name.
+        name: String,
+        /// Its CREATE VIEW.
+        sql: String,
+    },
+    /// A new trigger.
+    CreateTrigger {
+        /// Its name.
+        name: String,
+        /// Its table or view.
+        table: String,
+        /// Its CREATE TRIGGER.
+        sql: String,
+    },
+    /// An index goes.
+    DropIndex {
+        /// Its name.
+        name: String,
+    },
+    /// A view goes.
+    DropView {
+        /// Its name.
+        name: String,
+    },
+    /// A trigger goes.
+    DropTrigger {
+        /// Its name.
+        name: String,
+    },
+}
+
+impl SchemaChange {
+    /// Whether it only adds: nothing that is there is changed. A unique index counts as added, and
+    /// may fail because of the rows.
+    pub fn is_additive(&self) -> bool {
+        match self {
+            Self::CreateTable { .. }
+            | Self::AddColumn { .. }
+            | Self::CreateIndex { .. }
+            | Self::CreateView { .. }
+            | Self::CreateTrigger { .. } => true,
+            Self::DropTable { .. }
+            | Self::RenameTable { .. }
+            | Self::DropColumn { .. }
+            | Self::RenameColumn { .. }
+            | Self::Rebuild { .. }
+            | Self::DropIndex { .. }
+            | Self::DropView { .. }
+            | Self::DropTrigger { .. } => false,
+        }
+    }
+
+    /// Whether values of rows are lost by it.
+    pub fn loses_values(&self) -> bool {
+        match self {
+            Self::DropTable { .. } | Self::DropColumn { .. } => true,
+            Self::Rebuild { lost, .. } => !lost.is_empty(),
+            _ => false,
+        }
+    }
+
+    /// The SQL that makes the change, in order.
+    ///
+    /// # Errors
+    /// The text of a rebuilt table cannot be read.
+    pub fn statements(&self) -> Result<Vec<String>, TextError> {
+        let drop = |kind: &str, name: &str| format!("DROP {kind} main.{}", quote(name));
+        let alter = |table: &str, what: String| format!("ALTER TABLE main.{} {what}", quote(table));
+        Ok(vec![match self {
+            Self::CreateTable { sql, .. }
+            | Self::CreateIndex { sql, .. }
+            | Self::CreateView { sql, .. }
+            | Self::CreateTrigger { sql, .. } => sql.clone(),
+            Self::DropTable { name } => drop("TABLE", name),
+            Self::DropIndex { name } => drop("INDEX", name),
+            Self::DropView { name } => drop("VIEW", name),
+            Self::DropTrigger { name } => drop("TRIGGER", name),
+            Self::RenameTable { from, to } => alter(from, format!("RENAME TO {}", quote(to))),
+            Self::AddColumn { table, definition, .. } => {
+                alter(table, format!("ADD COLUMN {definition}"))
+            }
+            Self::DropColumn { table, column } => {
+                alter(table, format!("DROP COLUMN {}", quote(column)))
+            }
+            Self::RenameColumn { table, from, to } => {
+                alter(table, format!("RENAME COLUMN {} TO {}", quote(from), quote(to)))
+            }
+            Self::Rebuild { table, sql, columns, .. } => return rebuild(table, sql, columns),
+        }])
+    }
+
+    /// One line for people.
+    pub fn words(&self) -> String {
+        match self {
+            Self::CreateTable { name, .. } => format!("create table {name}"),
+            Self::DropTable { name } => format!("drop table {name}, with its rows"),
+            Self::RenameTable { from, to } => format!("rename table {from} to {to}"),
+            Self::AddColumn { table, definition, .. } => {
+                let line: Vec<&str> = definition.split_whitespace().collect();
+                format!("add to table {table} column {}", line.join(" "))
+            }
+            Self::DropColumn { table, column } => {
+                format!("drop column {column} of table {table}, with its values")
+            }
+            Self::RenameColumn { table, from, to } => {
+                format!("rename column {from} of table {table} to {to}")
+            }
+            Self::Rebuild { table, lost, .. } if lost.is_empty() => {
+                format!("rebuild table {table}, with its rows")
+            }
+            Self::Rebuild { table, lost, .. } => {
+                let columns = lost.join(", ");
+                format!("rebuild table {table}, with its rows, but without column {columns}")
+            }
+            Self::CreateIndex { name, table, .. } => format!("create index {name} on {table}"),
+            Self::CreateView { name, .. } => format!("create view {name}"),
+            Self::CreateTrigger { name, table, .. } => {
+                format!("create trigger {name} on {table}")
+            }
+            Self::DropIndex { name } => format!("drop index {name}"),
+            Self::DropView { name } => format!("drop view {name}"),
+            Self::DropTrigger { name } => format!("drop trigger {name}"),
+        }
+    }
+}
+
+fn rebuild(table: &str, sql: &str, columns: &[(String, String)]) -> Result<Vec<String>, TextError> {
+    let new = rebuild_name();
+    let list = |names: Vec<&String>| {
+        names.into_iter().map(|name| quote(name)).collect::<Vec<_>>().join(", ")
+    };
+    let (old_columns, new_columns) = (
+        list(columns.iter().map(|c| &c.0).collect()),
+        list(columns.iter().map(|c| &c.1).collect()),
+    );
+    let mut statements = vec![TableText::parse(sql)?.sql_as(&new)];
+    if !columns.is_empty() {
+        statements.push(format!(
+            "INSERT INTO main.{} ({new_columns}) SELECT {old_columns} FROM main.{}",
+            quote(&new),
+            quote(table)
+        ));
+    }
+    statements.push(format!("DROP TABLE main.{}", quote(table)));
+    statements.push(format!("ALTER TABLE main.{} RENAME TO {}", quote(&new), quote(table)));
+    Ok(statements)
+}

@@ -1,0 +1,101 @@
+use super::*;
+use crate::model::table_filter::TableFilter;
+use rusqlite::Connection;
+
+fn objects(sql: &str) -> Objects {
+    let db = Connection::open_in_memory().unwrap();
+    db.execute_batch(sql).unwrap();
+    Objects::read(&db, &TableFilter::default()).unwrap()
+}
+
+const HERE: &str = "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT, w INT); CREATE TABLE u (a, b);
+    CREATE INDEX i ON t (v); CREATE VIEW w AS SELECT 1;
+    CREATE TRIGGER r AFTER INSERT ON t BEGIN SELECT 1; END;";
+
+#[test]
+fn what_is_made_is_recognised_and_what_contradicts_is_never_made() {
+    let here = objects(HERE);
+    let text = |s: &str| s.to_owned();
+    let rebuild = |sql: &str, copied: &[&str], lost: &[&str]| SchemaChange::Rebuild {
+        table: text("t"),
+        sql: text(sql),
+        columns: copied.iter().map(|c| (text(c), text(c))).collect(),
+        lost: lost.iter().map(|c| text(c)).collect(),
+    };
+    let create = |sql: &str| SchemaChange::CreateTable { name: text("t"), sql: text(sql) };
+    let rename =
+        |from: &str, to: &str| SchemaChange::RenameTable { from: text(from), to: text(to) };
+    let add = |column: &str, definition: &str| SchemaChange::AddColumn {
+        table: text("T"),
+        column: text(column),
+        definition: text(definition),
+    };
+    let rename_column = |from: &str, to: &str| SchemaChange::RenameColumn {
+        table: text("t"),
+        from: text(from),
+        to: text(to),
+    };
+    let drop = |column: &str| SchemaChange::DropColumn { table: text("t"), column: text(column) };
+    let index = |name: &str, sql: &str| SchemaChange::CreateIndex {
+        name: text(name),
+        table: text("t"),
+        sql: text(sql),
+    };
+    for (change, expected) in [
+        (create("create table T (id integer primary key, V text, w int)"), "made"),
+        (create("CREATE TABLE t (id INTEGER PRIMARY KEY)"), "another definition"),
+        (create("DROP TABLE t"), "t"),
+        (SchemaChange::CreateTable { name: text("n"), sql: text("CREATE TABLE n (a)") }, "open"),
+        (SchemaChange::DropTable { name: text("T") }, "open"),
+        (SchemaChange::DropTable { name: text("gone") }, "made"),
+        (rename("t", "n"), "open"),
+        (rename("gone", "T"), "made"),
+        (rename("t", "u"), "exists here as well"),
+        (rename("x", "y"), "no table x"),
+        (rename("t", "T"), "open"),
+        (add("n", "n TEXT"), "open"),
+        (add("v", "\"v\"  text"), "made"),
+        (add("v", "v TEXT NOT NULL DEFAULT ''"), "another one"),
+        (rename_column("v", "n"), "open"),
+        (rename_column("gone", "v"), "made"),
+        (rename_column("v", "w"), "exists here as well"),
+        (drop("v"), "open"),
+        (drop("gone"), "made"),
+        (rebuild("CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT, w INT)", &[], &[]), "made"),
+        (rebuild("CREATE TABLE t (id, v, w)", &["rowid", "id", "v", "w"], &[]), "open"),
+        (rebuild("CREATE TABLE t (id, v)", &["id", "v"], &["W"]), "open"),
+        (rebuild("CREATE TABLE t (id, v)", &["id", "v"], &[]), "has a column w"),
+        (rebuild("CREATE TABLE t (id, v, w, x)", &["id", "v", "w", "x"], &[]), "no column x"),
+        (index("I", "CREATE INDEX i ON t ( V )"), "made"),
+        (index("i", "CREATE INDEX i ON t (w)"), "made"),
+        (index("n", "CREATE INDEX n ON t (w)"), "open"),
+        (SchemaChange::DropIndex { name: text("i") }, "open"),
+        (SchemaChange::DropView { name: text("x") }, "made"),
+        (SchemaChange::DropTrigger { name: text("R") }, "open"),
+    ] {
+        let found = match state(&here, &change) {
+            ChangeState::Made => text("made"),
+            ChangeState::Open => text("open"),
+            ChangeState::Contradicts(why) => why,
+        };
+        assert!(found.contains(expected), "{change:?}: {found}");
+        let absent =
+            matches!(&change, SchemaChange::AddColumn { .. } | SchemaChange::Rebuild { .. });
+        let without = state(&Objects::default(), &change);
+        assert_eq!(
+            matches!(without, ChangeState::Contradicts(_)),
+            absent
+                || !matches!(
+                    change,
+                    SchemaChange::CreateTable { .. }
+                        | SchemaChange::DropTable { .. }
+                        | SchemaChange::CreateIndex { .. }
+                        | SchemaChange::DropIndex { .. }
+                        | SchemaChange::DropView { .. }
+                        | SchemaChange::DropTrigger { .. }
+                )
+                || found == "t",
+            "{change:?}: {without:?}"
+        );
+    }
+}

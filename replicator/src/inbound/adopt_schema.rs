@@ -1,0 +1,120 @@
+//! Makes the changes of the schema that a batch carries, inside the batch's savepoint.
+//!
+//! Arrives: the header of a batch, on a connection inside the write transaction. Leaves: the schema
+//! of the origin with triggers and layout that fit, or the reason why the batch has to wait. Owns:
+//! the changes and the rows of a batch are committed together or not at all. Nothing of another
+//! node's text runs unchecked (`db/schema_run.rs`).
+
+use super::transaction::Transaction;
+use crate::actor::Fatal;
+use crate::capture::install::{self, Installed};
+use crate::capture::schema_changes;
+use crate::capture::user_triggers;
+use crate::db::connection;
+use crate::db::layout::Layout;
+use crate::db::objects::Objects;
+use crate::db::schema_change::SchemaChange;
+use crate::db::schema_run;
+use crate::db::schema_state::{ChangeState, state};
+use crate::merge::unique_clash;
+use crate::model::batch::BatchHeader;
+use crate::model::config::SchemaMode;
+use crate::store::{comparisons, kept_tables, origins};
+use std::sync::Arc;
+
+/// A schema that was changed for a batch.
+#[derive(Clone, Debug)]
+pub(super) struct Adopted {
+    /// The layout after the changes.
+    pub(super) layout: Arc<Layout>,
+    /// What was installed for it, for the log.
+    pub(super) installed: Arc<Installed>,
+    /// The changes in words.
+    pub(super) words: Vec<String>,
+}
+
+/// The result of [`adopt`].
+pub(super) enum Adoption {
+    /// Nothing was to be made.
+    Nothing,
+    /// The schema changed.
+    Adopted(Adopted),
+    /// Nothing was made, for this reason.
+    Impossible(String),
+    /// The bytes are no changes, for this reason.
+    Unreadable(String),
+}
+
+/// Makes those changes of a batch that are not made yet, if the configuration lets it.
+///
+/// # Errors
+/// The error that ends the node, or a temporary lock. The caller rolls back.
+pub(super) fn adopt(tx: &Transaction<'_>, header: &BatchHeader) -> Result<Adoption, Fatal> {
+    let mode = tx.config.schema_mode;
+    let is_known = || Ok::<_, Fatal>(origins::known_batch(tx.db, header.site)? >= header.number);
+    if mode == SchemaMode::Off || header.schema_changes.is_empty() || is_known()? {
+        return Ok(Adoption::Nothing);
+    }
+    let mut changes: Vec<SchemaChange> = Vec::new();
+    for bytes in &header.schema_changes {
+        match ciborium::from_reader::<Vec<SchemaChange>, _>(&bytes[..]) {
+            Ok(made) => changes.extend(made),
+            Err(error) => return Ok(Adoption::Unreadable(error.to_string())),
+        }
+    }
+    connection::run(tx.db, "SAVEPOINT __harmonylite__schema")?;
+    match make(tx, &changes, mode)? {
+        Ok(adopted) => {
+            connection::run(tx.db, "RELEASE __harmonylite__schema")?;
+            Ok(adopted.map_or(Adoption::Nothing, Adoption::Adopted))
+        }
+        Err(reason) => {
+            connection::run(tx.db, "ROLLBACK TO __harmonylite__schema")?;
+            connection::run(tx.db, "RELEASE __harmonylite__schema")?;
+            Ok(Adoption::Impossible(reason))
+        }
+    }
+}
+
+type Made = Result<Option<Adopted>, String>;
+
+fn make(tx: &Transaction<'_>, changes: &[SchemaChange], mode: SchemaMode) -> Result<Made, Fatal> {
+    let (db, config) = (tx.db, tx.config);
+    let mut objects = Objects::read(db, &config.filter)?;
+    let (mut words, mut copies) = (Vec::new(), Vec::new());
+    for change in changes {
+        match state(&objects, change) {
+            ChangeState::Made => continue,
+            ChangeState::Contradicts(why) => {
+                return Ok(Err(format!("cannot {}: {why}", change.words())));
+            }
+            ChangeState::Open => {}
+        }
+        if mode == SchemaMode::Additive && !change.is_additive() {
+            let reason = "schema.replicate is \"additive\" here, and this is not";
+            return Ok(Err(format!("{reason}: {}", change.words())));
+        }
+        if words.is_empty() {
+            // They can name what is renamed or dropped.
+            copies = user_triggers::drop_copies(db)?;
+            unique_clash::forget(db)?;
+        }
+        kept_tables::keep(db, &objects, change, tx.now.unix_ms)?;
+        if let Err(failure) = schema_run::run(db, std::slice::from_ref(change)) {
+            return Ok(Err(failure.to_string()));
+        }
+        words.push(change.words());
+        objects = Objects::read(db, &config.filter)?;
+    }
+    if words.is_empty() {
+        return Ok(Ok(None));
+    }
+    let (layout, installed) = install::install(db, &config.filter, tx.now.unix_ms)?;
+    // What our own statements copied has not changed.
+    comparisons::settle(db)?;
+    schema_changes::settle(db, &layout, &config.filter)?;
+    unique_clash::prepare(db, &layout)?;
+    user_triggers::copy_again(db, &copies)?;
+    let (layout, installed) = (Arc::new(layout), Arc::new(installed));
+    Ok(Ok(Some(Adopted { layout, installed, words })))
+}
