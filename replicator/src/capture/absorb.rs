@@ -91,7 +91,7 @@ pub fn absorb(
 pub fn published(db: &Connection, state: &mut AbsorbState, upto: i64) -> Result<(), DatabaseError> {
     debug_assert!(upto <= state.absorbed, "only absorbed entries may go");
     change_log::delete_published(db, upto)?;
-    schema_changes::forget(db, upto)?;
+    schema_changes::sent(db, upto)?;
     meta::set(db, meta::PUBLISHED, upto)?;
     state.published = upto;
     Ok(())

@@ -12,7 +12,6 @@ pub mod row_digest;
 pub mod schema;
 pub mod schema_change;
 pub mod schema_diff;
-pub mod schema_run;
 pub mod schema_state;
 pub mod shape;
 pub mod sql;

@@ -12,7 +12,7 @@ use crate::db::table_text::TableText;
 /// What a change means here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChangeState {
-    /// The schema is as after the change.
+    /// The schema is as after the change, or what it changed is gone by now.
     Made,
     /// It is still to be made.
     Open,
@@ -58,20 +58,17 @@ fn with_table(
     name: &str,
     state: impl FnOnce(&Table) -> ChangeState,
 ) -> ChangeState {
-    match objects.table(name) {
-        Some(table) => state(table),
-        None => ChangeState::Contradicts(format!("there is no replicated table {name} here")),
-    }
+    // Changes are sent again when rows were lost: a later one may have renamed or dropped the table.
+    objects.table(name).map_or(ChangeState::Made, state)
 }
 
 fn renamed(what: &str, from: &str, to: &str, exists: impl Fn(&str) -> bool) -> ChangeState {
     match (exists(from), exists(to)) {
-        (false, true) => ChangeState::Made,
+        (false, _) => ChangeState::Made,
         (true, false) => ChangeState::Open,
         // Only the case of its letters differs.
         (true, true) if from.eq_ignore_ascii_case(to) => ChangeState::Open,
         (true, true) => ChangeState::Contradicts(format!("{what} {to} exists here as well")),
-        (false, false) => ChangeState::Contradicts(format!("there is no {what} {from} here")),
     }
 }
 

@@ -19,7 +19,7 @@ use crate::db::schema_state::{ChangeState, state};
 use crate::merge::unique_clash;
 use crate::model::batch::BatchHeader;
 use crate::model::config::SchemaMode;
-use crate::store::{comparisons, kept_tables, origins};
+use crate::store::{self, comparisons, kept_tables, origins};
 use std::sync::Arc;
 
 /// A schema that was changed for a batch.
@@ -66,6 +66,11 @@ pub(super) fn adopt(tx: &Transaction<'_>, header: &BatchHeader) -> Result<Adopti
     match make(tx, &changes, mode)? {
         Ok(adopted) => {
             connection::run(tx.db, "RELEASE __harmonylite__schema")?;
+            if adopted.is_some() {
+                for bytes in &header.schema_changes {
+                    store::schema_changes::add_adopted(tx.db, tx.now.unix_ms, bytes)?;
+                }
+            }
             Ok(adopted.map_or(Adoption::Nothing, Adoption::Adopted))
         }
         Err(reason) => {

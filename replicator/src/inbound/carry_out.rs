@@ -25,7 +25,7 @@ impl Transaction<'_> {
             tracing::warn!("the broker lost a batch that it had acknowledged to this node");
         }
         if let Some(since_ms) = verdict.republish_since_ms.filter(|_| self.config.publish) {
-            self.durable.republish.begin(self.db, since_ms)?;
+            self.begin_republish(since_ms)?;
             self.durable.own_lowest_ms = NO_ROW_MS;
             meta::set(self.db, meta::OWN_LOWEST, NO_ROW_MS)?;
             tracing::warn!(since_ms, "republishing what the broker may have lost");

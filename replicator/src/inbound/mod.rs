@@ -39,7 +39,7 @@ use crate::repair::prune::Pruning;
 use crate::repair::question::{Outgoing, Question};
 use crate::repair::superseded::Superseded;
 use crate::store::meta::{self, Meta};
-use crate::store::{install::create_tables, kept_tables, sites};
+use crate::store::{install::create_tables, kept_tables, schema_changes, sites};
 use durable::Durable;
 use inbox::Inbox;
 use join::Join;
@@ -224,7 +224,9 @@ fn install_all(
     }
     let (layout, installed) = install::install(&transaction, &config.filter, now.unix_ms)?;
     schema::note_change(&transaction, &layout, config, now)?;
-    kept_tables::remove_before(&transaction, now.unix_ms - config.version_retention_ms)?;
+    let before_ms = now.unix_ms - config.version_retention_ms;
+    kept_tables::remove_before(&transaction, before_ms)?;
+    schema_changes::forget(&transaction, before_ms, config.limits.schema_changes_max)?;
     transaction.commit()?;
     schema::report_installed(&installed);
     Ok(layout)

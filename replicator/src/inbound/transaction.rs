@@ -22,7 +22,7 @@ use crate::repair::republish::RepublishStep;
 use crate::store::change_log::{self, log_end};
 use crate::store::cursor::{Anchor, NO_ROW_MS};
 use crate::store::gaps::{self, Missing};
-use crate::store::{meta, sites};
+use crate::store::{meta, schema_changes, sites};
 use rusqlite::Connection;
 use std::sync::Arc;
 
@@ -308,8 +308,17 @@ impl<'a> Transaction<'a> {
         let mut done = std::mem::take(&mut self.after.answers);
         answers.begin(answerable, reached, |shard| self.is_whole(shard), &mut done)?;
         self.after.answers = done;
-        self.durable.republish.begin(self.db, since_ms)?;
-        Ok(())
+        self.begin_republish(since_ms)
+    }
+
+    /// Starts to republish rows from this time on. Changes of the schema come first: they may have
+    /// been lost with the rows.
+    ///
+    /// # Errors
+    /// SQLite's error.
+    pub(super) fn begin_republish(&mut self, since_ms: i64) -> Result<(), Fatal> {
+        schema_changes::send_again(self.db, self.now.unix_ms)?;
+        Ok(self.durable.republish.begin(self.db, since_ms)?)
     }
 
     /// Starts the end of joining: every row gets a version. The streams are consumed up to their

@@ -20,7 +20,8 @@ CREATE TABLE IF NOT EXISTS main.__harmonylite__comparison (
   logged_upto INTEGER NOT NULL
 );
 CREATE TABLE IF NOT EXISTS main.__harmonylite__schema_change (
-  log_id INTEGER PRIMARY KEY,
+  id INTEGER PRIMARY KEY,
+  log_id INTEGER NOT NULL,
   time INTEGER NOT NULL,
   changes BLOB NOT NULL
 );
