@@ -107,6 +107,14 @@ pub(crate) enum Command {
         #[command(subcommand)]
         action: QuarantineAction,
     },
+    /// Show this database's schema, compare it with another node's, or take that over
+    Schema {
+        /// Show the schema hashes of all nodes instead, read through the running node
+        #[arg(long)]
+        cluster: bool,
+        #[command(subcommand)]
+        action: Option<SchemaAction>,
+    },
     /// Remove our triggers and tables (and those of HarmonyLite (Go)) from the database
     Cleanup,
     /// Print the versions of the program and its parts
@@ -164,6 +172,33 @@ pub(crate) enum QuarantineAction {
     Drop {
         /// The batch's id in quarantine
         id: i64,
+    },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum SchemaAction {
+    /// Show what to run here to get the schema of another node, in words and as SQL
+    Diff {
+        /// The other node's id
+        node: u64,
+        /// Table OLD is called NEW there; a column as TABLE.OLD=NEW. May be repeated
+        #[arg(long, value_name = "OLD=NEW")]
+        rename: Vec<String>,
+    },
+    /// Give this database the schema of another node, in one transaction, while the node runs
+    Apply {
+        /// The other node's id
+        #[arg(long, value_name = "NODE")]
+        from: u64,
+        /// Table OLD is called NEW there; a column as TABLE.OLD=NEW. May be repeated
+        #[arg(long, value_name = "OLD=NEW")]
+        rename: Vec<String>,
+        /// Also drop the tables and columns that the other node lacks, with their values
+        #[arg(long)]
+        drop: bool,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
     },
 }
 

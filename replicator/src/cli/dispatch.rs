@@ -3,8 +3,8 @@
 use super::args::{Cli, Command, Global};
 use super::exit::{Exit, Failure};
 use super::{
-    cleanup, completions, conflicts, demo, doctor, quarantine, run, schema_cluster, schema_status,
-    status, version,
+    cleanup, completions, conflicts, demo, doctor, quarantine, run, schema, schema_cluster,
+    schema_status, status, version,
 };
 use crate::settings::{Loaded, Settings};
 use anyhow::Result;
@@ -33,6 +33,9 @@ pub(crate) fn dispatch(arguments: Vec<OsString>) -> Result<ExitCode> {
         Some(Command::Conflicts { action }) => conflicts::run(&settings(&global)?.settings, action),
         Some(Command::Quarantine { action }) => {
             quarantine::run(&settings(&global)?.settings, action)
+        }
+        Some(Command::Schema { cluster, action }) => {
+            schema::run(&settings(&global)?.settings, cluster, action)
         }
         Some(Command::Cleanup) => cleanup::run(&settings(&global)?.settings),
         Some(Command::Run) | None => flags(&global),

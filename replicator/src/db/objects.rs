@@ -200,6 +200,22 @@ impl Objects {
         Ok(())
     }
 
+    /// The tables of `main` that are not among them: those that the filter leaves out, and those
+    /// whose text this program cannot read.
+    ///
+    /// # Errors
+    /// SQLite's error.
+    pub fn local_tables(&self, db: &Connection) -> rusqlite::Result<Vec<String>> {
+        let mut list = db.prepare(
+            "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table' \
+            ORDER BY name",
+        )?;
+        let names = list.query_map([], |row| row.get(0))?;
+        let mut names: Vec<String> = names.collect::<rusqlite::Result<_>>()?;
+        names.retain(|name| !is_reserved(name) && self.table(name).is_none());
+        Ok(names)
+    }
+
     /// The table of this name.
     pub fn table(&self, name: &str) -> Option<&Table> {
         self.tables.iter().find(|t| t.name.eq_ignore_ascii_case(name))
@@ -311,6 +327,7 @@ mod tests {
         assert_eq!(objects.others[0].kind, Kind::Virtual);
         assert_eq!(objects.table("T").unwrap().text.columns.len(), 2);
         assert_eq!(objects.check(), Ok(()));
+        assert_eq!(objects.local_tables(&db).unwrap(), ["cache", "django_migrations"]);
         let json = serde_json::to_string(&objects).unwrap();
         assert_eq!(serde_json::from_str::<Objects>(&json).unwrap(), objects);
     }

@@ -4,8 +4,10 @@
 //! quarantine on to the writer.
 
 use super::report::StatusSources;
+use super::schema_entry::FetchError;
 use super::writer::ToWriter;
-use super::{metrics, registry};
+use super::{metrics, registry, schema_entry};
+use crate::db::published_objects::Published;
 use crate::inbound::Input;
 use crate::model::status::Status;
 use crate::nats::Asker;
@@ -117,7 +119,10 @@ pub(super) fn start_control(
     let retry = Router::new()
         .route("/quarantine/{id}/retry", post(retry_quarantine))
         .with_state(Arc::new(parking_lot::Mutex::new(writer)));
-    let registry = Router::new().route("/registry", get(show_registry)).with_state(asker);
+    let registry = Router::new()
+        .route("/registry", get(show_registry))
+        .route("/schema/{node}", get(show_schema))
+        .with_state(asker);
     let router = Router::new()
         .route("/status", get(show_status))
         .with_state(Arc::clone(sources))
@@ -146,6 +151,18 @@ async fn show_registry(
         .await
         .map(Json)
         .map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, error.to_string()))
+}
+
+async fn show_schema(
+    State(asker): State<Asker>,
+    UrlPath(node): UrlPath<u64>,
+) -> Result<Json<Published>, (StatusCode, String)> {
+    match schema_entry::fetch(&asker, node).await {
+        Ok(Some(published)) => Ok(Json(published)),
+        Ok(None) => Err((StatusCode::NOT_FOUND, String::new())),
+        Err(error @ FetchError::Entry { .. }) => Err((StatusCode::BAD_GATEWAY, error.to_string())),
+        Err(error) => Err((StatusCode::SERVICE_UNAVAILABLE, error.to_string())),
+    }
 }
 
 async fn retry_quarantine(

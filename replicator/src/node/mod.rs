@@ -15,6 +15,7 @@ mod peer_schemas;
 mod reader;
 mod registry;
 mod report;
+mod schema_entry;
 mod start;
 mod timing;
 mod wake;

@@ -6,6 +6,7 @@ use super::file_guard::FileGuard;
 use super::peer_schemas::watch_registry;
 use super::reader::{Reader, ReaderSnapshot, ToReader};
 use super::report::StatusSources;
+use super::schema_entry::publish_schema;
 use super::timing::RecentDurations;
 use super::wake::{RecentWakes, Waker};
 use super::watch::WalWatch;
@@ -94,6 +95,7 @@ async fn start_locked(
     refuse_second_node(&hub, &config).await?;
 
     let brokers = (hub.handle(&sinks.0), hub.handle(&sinks.1));
+    let filter = config.filter.clone();
     let opened = {
         let config = config.clone();
         tokio::task::spawn_blocking(move || open(config, brokers)).await
@@ -118,6 +120,7 @@ async fn start_locked(
     });
     let mut tasks = http::start(ports, &sources);
     let (me, layout_seen) = (sources.node.0, sources.writer.clone());
+    tasks.push(tokio::spawn(publish_schema(hub.asker(), Arc::clone(&sources), filter)));
     tasks.push(tokio::spawn(watch_registry(hub.asker(), me, layout_seen, schemas_seen)));
     tasks.push(http::start_control(&socket, &sources, to_writer.clone(), hub.asker())?);
 
