@@ -10,6 +10,7 @@ use crate::db::objects::Objects;
 use crate::db::schema_change::SchemaChange;
 use crate::db::schema_diff::{ColumnRename, Renames, changes};
 use crate::db::shape::Shape;
+use crate::db::sql::{is_constant, quote};
 use crate::model::config::SchemaMode;
 use crate::model::limits::Limits;
 use crate::model::table_filter::TableFilter;
@@ -54,9 +55,12 @@ pub fn note(
     let present = read(db, layout, carry.filter)?;
     let known: Option<Known> =
         meta::get(db, meta::CARRIED_SCHEMA)?.and_then(|b| ciborium::from_reader(&b[..]).ok());
-    let made = known.map_or_else(Vec::new, |known| {
+    let mut made = known.map_or_else(Vec::new, |known| {
         changes(&known.objects, &present.objects, &renames(&known, &present))
     });
+    for change in &mut made {
+        fill(db, &present.objects, change)?;
+    }
     if !made.is_empty() {
         add(db, &made, carry, now_ms)?;
     }
@@ -118,6 +122,33 @@ fn add(
         tracing::info!(change = change.words(), "this change of the schema travels to the others");
     }
     schema_changes::add(db, now_ms, &bytes)
+}
+
+/// Finds the value of new columns that must not be NULL and have no default, if all rows here have
+/// the same one, as a framework's one-off default gives them. Rows that only another node has get
+/// it there. Without it the change fails where there are rows, and its batch is held.
+fn fill(
+    db: &Connection,
+    objects: &Objects,
+    change: &mut SchemaChange,
+) -> Result<(), DatabaseError> {
+    let SchemaChange::Rebuild { table, columns, filled, .. } = change else { return Ok(()) };
+    let Some(present) = objects.table(table) else { return Ok(()) };
+    let is_copied = |name: &str| columns.iter().any(|(_, new)| new.eq_ignore_ascii_case(name));
+    let due = present.text.columns.iter().filter(|c| {
+        c.not_null && c.default.is_none() && c.generated.is_none() && !is_copied(&c.name)
+    });
+    for column in due {
+        let name = quote(&column.name);
+        let sql =
+            format!("SELECT min(quote({name})), max(quote({name})) FROM main.{}", quote(table));
+        let (least, most): (Option<String>, Option<String>) =
+            db.query_row(&sql, [], |r| Ok((r.get(0)?, r.get(1)?)))?;
+        if let Some(text) = least.filter(|text| Some(text) == most.as_ref() && is_constant(text)) {
+            filled.push((column.name.clone(), text));
+        }
+    }
+    Ok(())
 }
 
 /// The tables and columns that have the same number and another name.

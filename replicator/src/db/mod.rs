@@ -13,6 +13,7 @@ pub mod row_digest;
 pub mod schema;
 pub mod schema_change;
 pub mod schema_diff;
+pub mod schema_rehearsal;
 pub mod schema_run;
 pub mod schema_state;
 pub mod shape;

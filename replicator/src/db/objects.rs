@@ -68,6 +68,11 @@ impl Object {
         tokens(&self.sql).map_or(true, |all| all.iter().any(names))
     }
 
+    /// Whether a change of the schema can create or drop it: a virtual table is never changed.
+    pub fn is_changeable(&self) -> bool {
+        self.kind != Kind::Virtual
+    }
+
     /// Whether it is the same object, however the two are spelled.
     pub fn is_like(&self, other: &Object) -> bool {
         self.kind == other.kind

@@ -73,6 +73,10 @@ pub enum SchemaChange {
         columns: Vec<(String, String)>,
         /// The old columns whose values are lost.
         lost: Vec<String>,
+        /// New columns that must not be NULL and have no default, with the SQL literal that every
+        /// row gets.
+        #[serde(default)]
+        filled: Vec<(String, String)>,
     },
     /// A new index.
     CreateIndex {
@@ -172,7 +176,9 @@ impl SchemaChange {
             Self::RenameColumn { table, from, to } => {
                 alter(table, format!("RENAME COLUMN {} TO {}", quote(from), quote(to)))
             }
-            Self::Rebuild { table, sql, columns, .. } => return rebuild(table, sql, columns),
+            Self::Rebuild { table, sql, columns, filled, .. } => {
+                return rebuild(table, sql, columns, filled);
+            }
         }])
     }
 
@@ -211,20 +217,24 @@ impl SchemaChange {
     }
 }
 
-fn rebuild(table: &str, sql: &str, columns: &[(String, String)]) -> Result<Vec<String>, TextError> {
+fn rebuild(
+    table: &str,
+    sql: &str,
+    columns: &[(String, String)],
+    filled: &[(String, String)],
+) -> Result<Vec<String>, TextError> {
     let new = rebuild_name();
-    let list = |names: Vec<&String>| {
-        names.into_iter().map(|name| quote(name)).collect::<Vec<_>>().join(", ")
-    };
-    let (old_columns, new_columns) = (
-        list(columns.iter().map(|c| &c.0).collect()),
-        list(columns.iter().map(|c| &c.1).collect()),
-    );
+    let names = columns.iter().map(|(_, new)| new).chain(filled.iter().map(|(name, _)| name));
+    let names: Vec<String> = names.map(|name| quote(name)).collect();
+    let values = columns.iter().map(|(old, _)| quote(old));
+    let values: Vec<String> = values.chain(filled.iter().map(|(_, text)| text.clone())).collect();
     let mut statements = vec![TableText::parse(sql)?.sql_as(&new)];
-    if !columns.is_empty() {
+    if !names.is_empty() {
         statements.push(format!(
-            "INSERT INTO main.{} ({new_columns}) SELECT {old_columns} FROM main.{}",
+            "INSERT INTO main.{} ({}) SELECT {} FROM main.{}",
             quote(&new),
+            names.join(", "),
+            values.join(", "),
             quote(table)
         ));
     }

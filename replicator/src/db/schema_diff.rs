@@ -339,6 +339,7 @@ fn rebuild(table: &Table, target: &Table, names: &Names<'_>) -> SchemaChange {
         sql: target.sql.clone(),
         columns: columns.into_iter().map(|name| (name.clone(), name)).collect(),
         lost,
+        filled: Vec::new(),
     }
 }
 

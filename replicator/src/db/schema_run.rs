@@ -9,6 +9,7 @@
 use crate::db::objects::{is_reserved, starts_with_words};
 use crate::db::schema::OWN_PREFIX;
 use crate::db::schema_change::{SchemaChange, rebuild_name};
+use crate::db::sql::is_constant;
 use crate::db::sql_tokens::{Class, tokens};
 use crate::db::table_text::TableText;
 use rusqlite::Connection;
@@ -95,6 +96,20 @@ fn make(db: &mut Connection, change: &SchemaChange) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Makes a change that [`run`] has made on another connection with the same schema. For a
+/// connection that is in use within its transaction, where no authorizer can be set.
+///
+/// # Errors
+/// [`Failure`]; the caller rolls back.
+pub(super) fn run_again(db: &Connection, change: &SchemaChange) -> Result<(), Failure> {
+    let statements = change
+        .statements()
+        .map_err(|error| failure(change, String::new(), Cause::Refused(error.to_string())))?;
+    statements.into_iter().try_for_each(|statement| {
+        run_one(db, &statement).map_err(|cause| failure(change, statement, cause))
+    })
+}
+
 /// Runs a text that must be one statement. What follows it is compiled too, and refused.
 fn run_one(db: &Connection, sql: &str) -> Result<(), Cause> {
     match db.prepare(sql) {
@@ -116,6 +131,11 @@ pub fn check(change: &SchemaChange) -> Result<(), Cause> {
     }
     if names.iter().any(|name| name.is_empty() || name.contains('\0')) {
         return refused("a name is empty, or contains NUL");
+    }
+    if let SchemaChange::Rebuild { filled, .. } = change
+        && let Some((column, _)) = filled.iter().find(|(_, text)| !is_constant(text))
+    {
+        return refused(format!("the value of {column} is no constant"));
     }
     match change {
         SchemaChange::CreateTable { name, sql }
@@ -398,6 +418,14 @@ mod tests {
                 sql: "CREATE TABLE c (a)".into(),
                 columns: vec![("v".into(), "a".into())],
                 lost: vec![],
+                filled: vec![],
+            },
+            SchemaChange::Rebuild {
+                table: "t".into(),
+                sql: "CREATE TABLE t (id, n NOT NULL)".into(),
+                columns: vec![("id".into(), "id".into())],
+                lost: vec!["v".into()],
+                filled: vec![("n".into(), "(SELECT 1)".into())],
             },
             SchemaChange::DropTrigger { name: "__harmonylite__t".into() },
         ] {

@@ -37,7 +37,7 @@ pub fn state(objects: &Objects, change: &SchemaChange) -> ChangeState {
         SchemaChange::RenameColumn { table, from, to } => with_table(objects, table, |t| {
             renamed("column", from, to, |name| t.text.column(name).is_some())
         }),
-        SchemaChange::Rebuild { table, sql, columns, lost } => {
+        SchemaChange::Rebuild { table, sql, columns, lost, .. } => {
             with_table(objects, table, |t| rebuild(t, sql, columns, lost))
         }
         SchemaChange::CreateIndex { name, sql, .. } => create(objects, Kind::Index, name, sql),

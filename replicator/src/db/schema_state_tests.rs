@@ -21,6 +21,7 @@ fn what_is_made_is_recognised_and_what_contradicts_is_never_made() {
         sql: text(sql),
         columns: copied.iter().map(|c| (text(c), text(c))).collect(),
         lost: lost.iter().map(|c| text(c)).collect(),
+        filled: Vec::new(),
     };
     let create = |sql: &str| SchemaChange::CreateTable { name: text("t"), sql: text(sql) };
     let rename =

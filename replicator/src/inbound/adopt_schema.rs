@@ -3,20 +3,22 @@
 //! Arrives: the header of a batch, on a connection inside the write transaction. Leaves: the schema
 //! of the origin with triggers and layout that fit, or the reason why the batch has to wait. Owns:
 //! the changes and the rows of a batch are committed together or not at all. Nothing of another
-//! node's text runs unchecked (`db/schema_run.rs`).
+//! node's text runs unchecked (`db/schema_rehearsal.rs`).
 
 use super::transaction::Transaction;
 use crate::actor::Fatal;
 use crate::capture::install::{self, Installed};
 use crate::capture::schema_changes;
 use crate::capture::user_triggers;
-use crate::db::connection;
+use crate::db::connection::{self, DatabaseError};
 use crate::db::layout::Layout;
 use crate::db::objects::Objects;
 use crate::db::schema_change::SchemaChange;
-use crate::db::schema_run;
+use crate::db::schema_rehearsal::Rehearsal;
+use crate::db::schema_run::{Cause, Failure};
 use crate::db::schema_state::{ChangeState, state};
 use crate::merge::unique_clash;
+use crate::model::action::Action;
 use crate::model::batch::BatchHeader;
 use crate::model::config::SchemaMode;
 use crate::store::{self, comparisons, kept_tables, origins};
@@ -86,7 +88,7 @@ type Made = Result<Option<Adopted>, String>;
 fn make(tx: &Transaction<'_>, changes: &[SchemaChange], mode: SchemaMode) -> Result<Made, Fatal> {
     let (db, config) = (tx.db, tx.config);
     let mut objects = Objects::read(db, &config.filter)?;
-    let (mut words, mut copies) = (Vec::new(), Vec::new());
+    let (mut words, mut copies, mut rehearsal) = (Vec::new(), Vec::new(), None);
     for change in changes {
         match state(&objects, change) {
             ChangeState::Made => continue,
@@ -105,8 +107,11 @@ fn make(tx: &Transaction<'_>, changes: &[SchemaChange], mode: SchemaMode) -> Res
             unique_clash::forget(db)?;
         }
         kept_tables::keep(db, &objects, change, tx.now.unix_ms)?;
-        if let Err(failure) = schema_run::run(db, std::slice::from_ref(change)) {
-            return Ok(Err(failure.to_string()));
+        if rehearsal.is_none() {
+            rehearsal = Some(Rehearsal::new(&objects)?);
+        }
+        if let Some(Err(failure)) = rehearsal.as_mut().map(|r| r.run(db, change)) {
+            return failed(failure);
         }
         words.push(change.words());
         objects = Objects::read(db, &config.filter)?;
@@ -122,4 +127,17 @@ fn make(tx: &Transaction<'_>, changes: &[SchemaChange], mode: SchemaMode) -> Res
     user_triggers::copy_again(db, &copies)?;
     let (layout, installed) = (Arc::new(layout), Arc::new(installed));
     Ok(Ok(Some(Adopted { layout, installed, words })))
+}
+
+/// A lock or a full disk goes by: the whole transaction is done again. Anything else is the reason
+/// why the batch waits.
+fn failed(failure: Failure) -> Result<Made, Fatal> {
+    let reason = failure.to_string();
+    if let Cause::Sqlite(error) = failure.cause {
+        let error = DatabaseError::from(error);
+        if error.action() == Action::Retry {
+            return Err(error.into());
+        }
+    }
+    Ok(Err(reason))
 }

@@ -8,7 +8,7 @@ use super::join::refuse_join;
 use super::stream::Context;
 use crate::actor::{Ack, Effect, Fatal};
 use crate::broker::{Broker, BrokerError, BrokerEvent, Message, Permit, Reply};
-use crate::model::config::Now;
+use crate::model::config::{Now, SchemaMode};
 use crate::model::ids::{NodeId, StreamSeq};
 use crate::repair::answers::{PeerQuestion, QuestionId};
 use crate::repair::gaps::Gaps;
@@ -242,7 +242,13 @@ impl<B: Broker> Inbound<B> {
                 self.consume(i);
             }
         }
-        self.requests.send(self.superseded.ask(self.durable.held_origins(), now));
+        let held = self.durable.held_origins();
+        if self.config.schema_mode != SchemaMode::Off
+            && self.schema.retries_held(!held.is_empty(), now)
+        {
+            self.consume_all_held();
+        }
+        self.requests.send(self.superseded.ask(held, now));
         let entry = || self.registry_entry(now);
         let heartbeat = self.verify.heartbeat_is_due(now).then(entry);
         if let Some(entry) = heartbeat {

@@ -29,7 +29,14 @@ pub(super) struct FollowedSchema {
     prepared: i64,
     /// Tables with a logged warning.
     warned_null_keys: HashSet<String>,
+    /// When held batches that carry changes of the schema are tried again, and how long after the
+    /// last time, milliseconds of the monotone clock.
+    retry: (u64, u64),
 }
+
+/// The first interval of [`FollowedSchema::retries_held`], and the longest: trying again consumes
+/// everything since the held batch.
+const RETRY_MS: (u64, u64) = (15_000, 600_000);
 
 impl FollowedSchema {
     /// Starts with an installed layout. The connection is not prepared yet.
@@ -39,6 +46,7 @@ impl FollowedSchema {
             moved: true,
             prepared: -1,
             warned_null_keys: HashSet::new(),
+            retry: (u64::MAX, RETRY_MS.0),
         }
     }
 
@@ -129,6 +137,23 @@ impl FollowedSchema {
         unique_clash::prepare(db, &layout)?;
         self.prepared = layout.schema_version;
         Ok(())
+    }
+
+    /// Returns whether held batches are tried again now: rows that a carried change did not fit can
+    /// have been corrected since. `held`: some origin is held.
+    pub(super) fn retries_held(&mut self, held: bool, now: Now) -> bool {
+        let (due_ms, wait_ms) = self.retry;
+        match (held, due_ms) {
+            (false, _) => self.retry = (u64::MAX, RETRY_MS.0),
+            (true, u64::MAX) => self.retry = (now.mono_ms + wait_ms, wait_ms),
+            (true, due_ms) if now.mono_ms >= due_ms => {
+                let longer_ms = (wait_ms * 2).min(RETRY_MS.1);
+                self.retry = (now.mono_ms + longer_ms, longer_ms);
+                return true;
+            }
+            (true, _) => {}
+        }
+        false
     }
 
     /// Warns once about a table with rows that have no identity.

@@ -178,13 +178,18 @@ impl<B: Broker> Inbound<B> {
         self.durable.compare = Compare::read(&self.db)?;
         self.verify.heartbeat_at_once();
         self.effects.push(Effect::Look);
-        // Held origins may fit this schema: consume their backlogs again.
+        // Held origins may fit this schema.
+        self.consume_all_held();
+        Ok(())
+    }
+
+    /// Consumes the backlogs of held origins again.
+    pub(super) fn consume_all_held(&mut self) {
         for i in 0..self.durable.streams.len() {
             if !self.durable.streams[i].held.is_empty() && self.verify.is_up() {
                 self.consume(i);
             }
         }
-        Ok(())
     }
 
     /// Returns whether old versions may be dropped now. Otherwise postpones the pass.

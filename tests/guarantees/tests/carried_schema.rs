@@ -216,7 +216,8 @@ fn a_change_that_fails_leaves_nothing() {
     holds(two, "UNIQUE constraint failed");
     holds(two, "CREATE UNIQUE INDEX u");
     assert!(!objects(two).iter().any(|o| o[1].contains("extra")), "{:?}", objects(two));
-    run(two, "DELETE FROM c WHERE id = 'q'; CREATE UNIQUE INDEX u ON c (v) WHERE v = 'same'");
+    // Nothing but a row has to change: the batch is tried again by itself.
+    run(two, "DELETE FROM c WHERE id = 'q'");
     eventually("the batch is applied once it can be", || {
         objects(two).iter().any(|o| o[1].contains("extra"))
     });

@@ -134,12 +134,26 @@ const KIND_FROM: i64 = 5;
 const RENAMED_FROM: i64 = 6;
 const NO_N_FROM: i64 = 7;
 
+/// Where migrations travel, a row for each level, as migration tools keep them: it must never be
+/// there without its migration. Elsewhere `user_version` is the level.
+pub const BOOKKEEPING: &str = "CREATE TABLE level (n INTEGER PRIMARY KEY)";
+
+fn migrations_travel(db: &Connection) -> rusqlite::Result<bool> {
+    db.prepare_cached("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'level')")?
+        .query_row([], |r| r.get(0))
+}
+
 /// Returns the level of the schema.
 ///
 /// # Errors
 /// SQLite's error.
 pub fn level(db: &Connection) -> rusqlite::Result<i64> {
-    db.prepare_cached("PRAGMA user_version")?.query_row([], |r| r.get(0))
+    let sql = if migrations_travel(db)? {
+        "SELECT coalesce(max(n), 0) FROM level"
+    } else {
+        "PRAGMA user_version"
+    };
+    db.prepare_cached(sql)?.query_row([], |r| r.get(0))
 }
 
 /// Runs the next migration, if there is one.
@@ -151,11 +165,14 @@ pub fn migrate(db: &Connection) -> rusqlite::Result<Option<i64>> {
     let Some(sql) = usize::try_from(level).ok().and_then(|l| MIGRATIONS.get(l)) else {
         return Ok(None);
     };
-    db.execute_batch(&format!(
-        "BEGIN IMMEDIATE; {sql}; PRAGMA user_version = {}; COMMIT",
-        level + 1
-    ))?;
-    Ok(Some(level + 1))
+    let level = level + 1;
+    let note = if migrations_travel(db)? {
+        format!("INSERT INTO level VALUES ({level})")
+    } else {
+        format!("PRAGMA user_version = {level}")
+    };
+    db.execute_batch(&format!("BEGIN IMMEDIATE; {sql}; {note}; COMMIT"))?;
+    Ok(Some(level))
 }
 
 /// Returns whether the sidecar has installed the triggers of the table `note`.

@@ -11,7 +11,7 @@ use harmonylite::broker::BrokerEvent;
 use harmonylite::capture::install::install;
 use harmonylite::db::connection::prepare_writer;
 use harmonylite::inbound::{self, Inbound};
-use harmonylite::model::config::{NodeConfig, OnJoin};
+use harmonylite::model::config::{NodeConfig, OnJoin, SchemaMode};
 use harmonylite::model::ids::NodeId;
 use harmonylite::model::table_filter::TableFilter;
 use harmonylite::publish::outbound::{self, Outbound, Output};
@@ -125,6 +125,9 @@ impl Node {
         } else {
             copy_template(&mut app)?;
         }
+        if plan.migrations_travel {
+            app.execute_batch(application::BOOKKEEPING)?;
+        }
         application::use_clock(&app, clock.shown())?;
         let mut synced = Connection::open_in_memory()?;
         synced.execute_batch("PRAGMA page_size = 1024")?;
@@ -134,7 +137,7 @@ impl Node {
             path: ":memory:".into(),
             shards: plan.shards,
             filter: TableFilter::default(),
-            schema_mode: SchemaMode::Off,
+            schema_mode: if plan.migrations_travel { SchemaMode::All } else { SchemaMode::Off },
             publish: true,
             replicate: true,
             on_join: OnJoin::Merge,

@@ -143,6 +143,8 @@ pub struct Plan {
     pub tick_ms: i64,
     /// The nodes whose databases have rows before they join.
     pub populated: bool,
+    /// Whether migrations travel with the batches of their transactions.
+    pub migrations_travel: bool,
     /// The actions.
     pub actions: Vec<Action>,
 }
@@ -238,6 +240,7 @@ impl Plan {
             work: work(&mut rng),
             tick_ms: rng.pick(&[1, 3, 20, 200, 4_000]),
             populated: rng.chance(25),
+            migrations_travel: false,
             actions: Vec::new(),
         };
         plan.actions = actions(&mut rng, nodes);
@@ -256,6 +259,7 @@ impl Plan {
     fn migrate(&mut self) {
         let mut rng = Rng::new(self.seed ^ 0x5c4e_3a00_0000_0001);
         if rng.chance(20) {
+            self.migrations_travel = Rng::new(self.seed ^ 0x7a4e_1000_0000_0003).chance(40);
             // Few worlds stay long between the first versions otherwise.
             let most = if rng.chance(50) { 7 } else { 16 };
             for _ in 0..rng.range(1, most) {
