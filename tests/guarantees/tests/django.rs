@@ -7,11 +7,13 @@
 //! gives its rows separate ids (`shop/ids.py`). Otherwise both would create user 2, and one of the
 //! two people would be lost (docs/ids.md, tests/ids.rs).
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-use harmonylite_guarantees::{Cluster, Node, rows, timed};
+use harmonylite_guarantees::{Cluster, Node, eventually, number, rows, timed};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 fn here(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -69,4 +71,95 @@ fn two_django_instances_end_up_equal() {
         assert_eq!(rows(&node.app(), "PRAGMA integrity_check"), [["\"ok\""]]);
         assert_eq!(rows(&node.app(), "PRAGMA foreign_key_check"), [[""; 0]; 0]);
     }
+}
+
+const PRODUCTS: i64 = 30;
+
+/// What the application does at one node all the time, in every version: it changes its own
+/// products and records it. Returns how often.
+fn sell(node: &Node, stop: &AtomicBool) -> i64 {
+    let db = node.app();
+    let mut sold = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let mine = PRODUCTS * (node.id.cast_signed() - 1) + sold % PRODUCTS;
+        let sql = format!(
+            "BEGIN IMMEDIATE; UPDATE store_product SET stock = stock + 1 WHERE id = '{mine:032x}'; \
+            INSERT INTO store_event VALUES ('{:016x}{sold:016x}', 'sold'); COMMIT",
+            node.id
+        );
+        db.execute_batch(&sql).unwrap_or_else(|e| panic!("node {}: {sql}: {e}", node.id));
+        sold += 1;
+        // A fleet that writes as fast as it can leaves a migration no turn.
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    sold
+}
+
+/// A rolling deployment: AddField with and without default, RenameField, AlterField, RunPython,
+/// DeleteModel, on three nodes that all sell meanwhile.
+fn deploy(mode: &str, on_every_node: &[bool]) {
+    let mut cluster = Cluster::with(3, "", &format!("[schema]\nreplicate = \"{mode}\""));
+    for node in &cluster.nodes {
+        run(node, "manage.py", &["migrate", "-v0", "store", "0001"], false);
+    }
+    for i in 0..3 * PRODUCTS {
+        let sql = format!("INSERT INTO store_product VALUES ('{i:032x}', 'product {i}', 0)");
+        cluster.nodes[0].app().execute_batch(&sql).unwrap();
+    }
+    cluster.run();
+    cluster.converge();
+    let stop = AtomicBool::new(false);
+    let sold: i64 = std::thread::scope(|scope| {
+        let sellers: Vec<_> =
+            cluster.nodes.iter().map(|node| scope.spawn(|| sell(node, &stop))).collect();
+        for (step, everywhere) in ["0002", "0003", "0004", "0005"].iter().zip(on_every_node) {
+            let nodes = if *everywhere { &cluster.nodes[..] } else { &cluster.nodes[..1] };
+            for node in nodes {
+                run(node, "manage.py", &["migrate", "-v0", "store", step], false);
+            }
+            for node in &cluster.nodes {
+                let sql =
+                    format!("SELECT count(*) FROM django_migrations WHERE name GLOB '{step}*'");
+                eventually(&format!("node {} has {step}", node.id), || {
+                    number(&node.app(), &sql) == 1
+                });
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        sellers.into_iter().map(|seller| seller.join().unwrap()).sum()
+    });
+    cluster.converge();
+    for node in &cluster.nodes {
+        let said = run(node, "manage.py", &["migrate", "store"], false).stdout;
+        assert!(String::from_utf8_lossy(&said).contains("No migrations to apply"), "{said:?}");
+        run(node, "manage.py", &["makemigrations", "--check", "--dry-run"], false);
+        let db = node.app();
+        assert_eq!(number(&db, "SELECT count(*) FROM store_event"), sold, "node {}", node.id);
+        assert_eq!(number(&db, "SELECT sum(stock) FROM store_product"), sold, "node {}", node.id);
+        let whole = "SELECT count(*) FROM store_product WHERE label = 'label of ' || title AND sku = \
+            'none'";
+        assert_eq!(number(&db, whole), 3 * PRODUCTS, "node {}", node.id);
+        assert_eq!(rows(&db, "PRAGMA integrity_check"), [["\"ok\""]]);
+        let status = node.status().unwrap();
+        assert_eq!(
+            (status["quarantine"].as_i64(), status["held"].to_string().as_str()),
+            (Some(0), "[]")
+        );
+    }
+}
+
+#[test]
+fn django_migrates_every_node_under_load() {
+    deploy("off", &[true; 4]);
+}
+
+/// AddField with a default that does not stay is a rebuild in SQLite, so is all but adding.
+#[test]
+fn django_migrates_under_load_where_only_what_is_new_travels() {
+    deploy("additive", &[true; 4]);
+}
+
+#[test]
+fn django_migrates_one_node_for_all_under_load() {
+    deploy("all", &[false; 4]);
 }

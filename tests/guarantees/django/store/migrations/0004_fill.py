@@ -1,0 +1,15 @@
+from django.db import migrations, models
+
+
+def fill(apps, editor):
+    for product in apps.get_model("store", "Product").objects.all():
+        product.label = f"label of {product.title}"
+        product.save(update_fields=["label"])
+
+
+class Migration(migrations.Migration):
+    dependencies = [("store", "0003_rename")]
+    operations = [
+        migrations.RunPython(fill, migrations.RunPython.noop),
+        migrations.AlterField("Product", "label", models.CharField(max_length=60)),
+    ]
