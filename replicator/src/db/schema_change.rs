@@ -222,8 +222,9 @@ fn rebuild(table: &str, sql: &str, columns: &[(String, String)]) -> Result<Vec<S
     );
     let mut statements = vec![TableText::parse(sql)?.sql_as(&new)];
     if !columns.is_empty() {
+        // ABORT overrides a constraint that would replace or leave out rows.
         statements.push(format!(
-            "INSERT INTO main.{} ({new_columns}) SELECT {old_columns} FROM main.{}",
+            "INSERT OR ABORT INTO main.{} ({new_columns}) SELECT {old_columns} FROM main.{}",
             quote(&new),
             quote(table)
         ));

@@ -118,7 +118,7 @@ fn a_rename_and_a_rebuild_keep_the_rows_and_a_failure_leaves_nothing() {
     let before = rows(&two.app(), "SELECT name, sql FROM sqlite_schema ORDER BY name");
     let (done, text) = cli(two, &apply);
     assert!(!done && text.contains("NOT NULL constraint failed"), "{text}");
-    assert!(text.contains("rolled back") && text.contains("INSERT INTO main"), "{text}");
+    assert!(text.contains("rolled back") && text.contains("INSERT OR ABORT INTO main"), "{text}");
     assert_eq!(rows(&two.app(), "SELECT name, sql FROM sqlite_schema ORDER BY name"), before);
 
     run(two, "UPDATE c SET v = 'late' WHERE id = 7");
