@@ -9,6 +9,7 @@ pub mod lockfile;
 pub mod objects;
 pub mod preflight;
 pub mod published_objects;
+pub mod rebuild_capture;
 pub mod row_digest;
 pub mod schema;
 pub mod schema_change;

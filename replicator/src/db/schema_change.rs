@@ -230,8 +230,9 @@ fn rebuild(
     let values: Vec<String> = values.chain(filled.iter().map(|(_, text)| text.clone())).collect();
     let mut statements = vec![TableText::parse(sql)?.sql_as(&new)];
     if !names.is_empty() {
+        // ABORT overrides a constraint that would replace or leave out rows.
         statements.push(format!(
-            "INSERT INTO main.{} ({}) SELECT {} FROM main.{}",
+            "INSERT OR ABORT INTO main.{} ({}) SELECT {} FROM main.{}",
             quote(&new),
             names.join(", "),
             values.join(", "),

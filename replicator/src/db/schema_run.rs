@@ -7,6 +7,7 @@
 //! transaction does.
 
 use crate::db::objects::{is_reserved, starts_with_words};
+use crate::db::rebuild_capture::Capture;
 use crate::db::schema::OWN_PREFIX;
 use crate::db::schema_change::{SchemaChange, rebuild_name};
 use crate::db::sql::is_constant;
@@ -84,6 +85,11 @@ fn make(db: &mut Connection, change: &SchemaChange) -> Result<(), Failure> {
     let statements = change
         .statements()
         .map_err(|error| failure(change, String::new(), Cause::Refused(error.to_string())))?;
+    let capture = match change {
+        SchemaChange::Rebuild { table, .. } => Some(Capture::read(db, table)),
+        _ => None,
+    };
+    let capture = capture.transpose().map_err(|e| failure(change, String::new(), e.into()))?;
     for statement in statements {
         let allowed = Allowed::new(change);
         db.authorizer(Some(move |context: AuthContext<'_>| allowed.decide(&context)))
@@ -93,7 +99,8 @@ fn make(db: &mut Connection, change: &SchemaChange) -> Result<(), Failure> {
         ran.and(lifted.map_err(Cause::from))
             .map_err(|cause| failure(change, statement.clone(), cause))?;
     }
-    Ok(())
+    let restored = capture.map_or(Ok(()), |capture| capture.put_back(db));
+    restored.map_err(|error| failure(change, String::new(), error.into()))
 }
 
 /// Makes a change that [`run`] has made on another connection with the same schema. For a
@@ -276,6 +283,7 @@ impl Allowed {
             | AuthAction::DropTrigger { trigger_name: name, table_name } => {
                 self.has(name) || self.has(table_name)
             }
+            AuthAction::DropTempTrigger { table_name, .. } => self.has(table_name),
             AuthAction::Reindex { .. } => true,
             // How ALTER TABLE checks the rows against a new constraint.
             AuthAction::Pragma { pragma_name, .. } => pragma_name == "quick_check",
@@ -302,7 +310,7 @@ pub fn as_sql(changes: &[SchemaChange]) -> Result<Vec<String>, Cause> {
 mod tests {
     use super::*;
     use crate::db::objects::Objects;
-    use crate::db::schema_diff::{Renames, changes};
+    use crate::db::schema_diff::{ColumnRename, Renames, changes};
     use crate::model::table_filter::TableFilter;
 
     const HERE: &str = "CREATE TABLE t (id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES (1, 'a');
@@ -440,6 +448,43 @@ mod tests {
             assert_eq!(text(&db, "SELECT group_concat(v) FROM t"), "a", "{change:?}");
             assert_eq!(text(&db, "SELECT user_version || '' FROM pragma_user_version"), "0");
             db.execute_batch("CREATE TABLE free (a)").unwrap();
+        }
+    }
+
+    #[test]
+    fn a_rebuild_keeps_our_triggers_where_rows_stay_what_they_were() {
+        const T: &str = "CREATE TABLE t (id INTEGER PRIMARY KEY, v, w TEXT UNIQUE);
+            INSERT INTO t VALUES (1, 'a', 'b'); CREATE TRIGGER __harmonylite__t_on_insert AFTER
+            INSERT ON t BEGIN SELECT new.id; END; CREATE TRIGGER __harmonylite__t_on_rename AFTER
+            UPDATE OF \"id\", \"v\", \"w\" ON t WHEN 0 BEGIN SELECT 1; END;";
+        const UNIQUE: &str = "CREATE TRIGGER __harmonylite__t_on_unique AFTER INSERT ON t BEGIN
+            SELECT new.w; END;";
+        for (more, there, kept) in [
+            ("", "(id INTEGER PRIMARY KEY, v NOT NULL, w TEXT UNIQUE)", 2),
+            ("", "(id INTEGER PRIMARY KEY, n NOT NULL, w TEXT UNIQUE, x UNIQUE)", 2),
+            ("", "(id INTEGER PRIMARY KEY, v NOT NULL)", 2),
+            (UNIQUE, "(id INTEGER PRIMARY KEY, v NOT NULL, w TEXT UNIQUE)", 3),
+            (UNIQUE, "(id INTEGER PRIMARY KEY, v NOT NULL)", 0),
+            ("", "(id INTEGER PRIMARY KEY, v TEXT, w TEXT UNIQUE)", 0),
+            ("", "(id INTEGER PRIMARY KEY, v ANY, w TEXT UNIQUE) STRICT", 0),
+            ("", "(id INTEGER, v, w TEXT UNIQUE, PRIMARY KEY (id, v))", 0),
+            ("", "(id INTEGER, v, w TEXT UNIQUE)", 0),
+        ] {
+            let filter = TableFilter::default();
+            let mut db = database(&format!("{T}{more}"));
+            let read = |db: &Connection| Objects::read(db, &filter).unwrap();
+            let to = read(&database(&format!("CREATE TABLE t {there}")));
+            let rename = ColumnRename { table: "t".into(), from: "v".into(), to: "n".into() };
+            let renames = Renames { columns: vec![rename], ..Renames::default() };
+            let changes = changes(&read(&db), &to, &renames);
+            assert!(matches!(changes.last(), Some(SchemaChange::Rebuild { .. })), "{there}");
+            db.execute_batch("BEGIN").unwrap();
+            run(&mut db, &changes).unwrap();
+            assert!(read(&db).is_like(&to), "{there}");
+            let triggers = "SELECT count(*) || '' FROM sqlite_schema WHERE type = 'trigger'";
+            assert_eq!(text(&db, triggers), kept.to_string(), "{more} {there}");
+            db.execute_batch("INSERT INTO t (id) VALUES (2) ON CONFLICT DO NOTHING; COMMIT")
+                .unwrap_or_else(|error| assert!(error.to_string().contains("NOT NULL"), "{error}"));
         }
     }
 
