@@ -85,18 +85,13 @@ pub fn read(db: &Connection) -> Result<Vec<Comparison>, DatabaseError> {
 }
 
 /// Lets all comparisons be without findings: the triggers were away while only this program wrote.
-/// Digests that count a column that is gone are still made anew.
+/// The digests are made anew.
 ///
 /// # Errors
 /// SQLite's error.
 pub fn settle(db: &Connection) -> Result<(), DatabaseError> {
-    let (refresh, compare, loosely) =
-        (Kind::Refresh as i64, Kind::Compare as i64, Kind::CompareLoosely as i64);
-    db.execute("DELETE FROM main.__harmonylite__comparison WHERE kind = ?1", [compare])?;
-    db.execute(
-        "UPDATE main.__harmonylite__comparison SET kind = ?1 WHERE kind = ?2",
-        [refresh, loosely],
-    )?;
+    let refresh = Kind::Refresh as i64;
+    db.execute("UPDATE main.__harmonylite__comparison SET kind = ?1", [refresh])?;
     Ok(())
 }
 
