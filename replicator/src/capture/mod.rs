@@ -5,6 +5,8 @@ pub mod baseline;
 pub mod compare;
 pub mod fold;
 pub mod install;
+pub mod installation;
 mod lineage;
+mod objects;
 pub mod triggers;
 pub mod user_triggers;

@@ -28,7 +28,7 @@ pub use stream::ShardStream;
 
 use crate::actor::{Effect, Fatal};
 use crate::broker::{Broker, Request};
-use crate::capture::{baseline, install};
+use crate::capture::baseline;
 use crate::db::layout::Layout;
 use crate::model::config::{NodeConfig, Now};
 use crate::model::ids::Site;
@@ -221,8 +221,6 @@ fn install_all(
         meta::set(&transaction, meta::NODE, config.node)?;
         meta::forget_own_anchor(&transaction)?;
     }
-    let (layout, installed) = install::install(&transaction, &config.filter, now.unix_ms)?;
     transaction.commit()?;
-    schema::report_installed(&installed);
-    Ok(layout)
+    schema::install_in_steps(db, config, now)
 }

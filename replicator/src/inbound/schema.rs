@@ -7,7 +7,9 @@
 use super::transaction::check_content;
 use crate::actor::Fatal;
 use crate::capture::install::{self, Installed};
+use crate::capture::installation::{Installation, Progress, STEP_VISITS};
 use crate::capture::user_triggers;
+use crate::db::connection::DatabaseError;
 use crate::db::layout::Layout;
 use crate::merge::unique_clash;
 use crate::model::config::{NodeConfig, Now};
@@ -16,6 +18,12 @@ use crate::store::install::{create_tables, missing_tables};
 use rusqlite::{Connection, TransactionBehavior};
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// The pause between two steps of an installation, in which the application gets the write lock.
+const BETWEEN_STEPS: Duration = Duration::from_millis(25);
+/// How often the start asks for the write lock, each time for as long as the connection waits.
+const LOCK_ATTEMPTS_MAX: u32 = 6;
 
 /// The followed schema.
 pub(super) struct FollowedSchema {
@@ -23,6 +31,8 @@ pub(super) struct FollowedSchema {
     pub(super) layout: Arc<Layout>,
     /// Whether the schema differs from the layout, or was not compared yet.
     pub(super) moved: bool,
+    /// The installation under way, between two of its steps.
+    installing: Option<Installation>,
     /// The schema version for which the connection's TEMP triggers and probes were made.
     prepared: i64,
     /// Tables with a logged warning.
@@ -35,6 +45,7 @@ impl FollowedSchema {
         Self {
             layout: Arc::new(layout),
             moved: true,
+            installing: None,
             prepared: -1,
             warned_null_keys: HashSet::new(),
         }
@@ -50,8 +61,8 @@ impl FollowedSchema {
         Ok(())
     }
 
-    /// Reinstalls the triggers if the schema changed. True if there is a new layout. For `writes`
-    /// see [`check_content`].
+    /// Reinstalls the triggers if the schema changed, or does one step of that. True if there is a
+    /// new layout. For `writes` see [`check_content`].
     ///
     /// # Errors
     /// The error that ends the node, or a temporary lock; the caller then calls it again.
@@ -66,8 +77,13 @@ impl FollowedSchema {
             return Ok(false);
         }
         let result = self.follow_moved(db, config, writes, now);
-        self.moved = result.is_err();
+        self.moved = result.is_err() || self.is_installing();
         result
+    }
+
+    /// Whether an installation has more steps to do. Until then there is no layout that fits.
+    pub(super) fn is_installing(&self) -> bool {
+        self.installing.is_some()
     }
 
     fn follow_moved(
@@ -78,19 +94,41 @@ impl FollowedSchema {
         now: Now,
     ) -> Result<bool, Fatal> {
         let changed = install::schema_version(db)? != self.layout.schema_version;
-        if changed {
-            let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            check_content(&transaction, writes)?;
-            let log_lost = restore_tables(&transaction, config)?;
-            let (layout, installed) = install::install(&transaction, &config.filter, now.unix_ms)?;
-            if log_lost {
-                install::compare_all(&transaction, &layout, now.unix_ms)?;
-            }
-            transaction.commit()?;
-            report_installed(&installed);
-            self.layout = Arc::new(layout);
+        if !changed && !self.is_installing() {
+            return Ok(false);
         }
-        Ok(changed)
+        if !missing_tables(db)?.is_empty() {
+            self.installing = None;
+            self.layout = Arc::new(install_again(db, config, writes, now)?);
+            return Ok(true);
+        }
+        let mut installing = match self.installing.take() {
+            Some(under_way) => under_way,
+            None => Installation::read(db, &config.filter)?,
+        };
+        let transaction = match begin(db) {
+            Ok(transaction) => transaction,
+            Err(error) => {
+                self.installing = Some(installing);
+                return Err(error.into());
+            }
+        };
+        check_content(&transaction, writes)?;
+        let progress = installing.step(&transaction, now.unix_ms, STEP_VISITS)?;
+        transaction.commit()?;
+        match progress {
+            Progress::Moved => Ok(false),
+            Progress::More => {
+                self.installing = Some(installing);
+                std::thread::sleep(BETWEEN_STEPS);
+                Ok(false)
+            }
+            Progress::Done => {
+                let layout = end(db, installing)?;
+                self.layout = Arc::new(layout);
+                Ok(true)
+            }
+        }
     }
 
     /// Prepares the connection for the layout: copies of user triggers that write only to tables
@@ -128,8 +166,71 @@ impl FollowedSchema {
     }
 }
 
-/// Creates our tables again that somebody dropped (schema tools do that). Returns whether the log
-/// was among them: changes that it held are known only from a comparison.
+/// Takes the write lock. SQLite reads a schema that has changed before it, not under it.
+fn begin(db: &mut Connection) -> Result<rusqlite::Transaction<'_>, DatabaseError> {
+    db.query_row("SELECT count(*) FROM main.__harmonylite__meta WHERE FALSE", [], |_| Ok(()))?;
+    Ok(db.transaction_with_behavior(TransactionBehavior::Immediate)?)
+}
+
+fn end(db: &Connection, installation: Installation) -> Result<Layout, Fatal> {
+    let version = installation.version();
+    let (schema, installed) = installation.end(db)?;
+    report_installed(&installed);
+    Ok(install::layout_of(db, version, schema)?)
+}
+
+/// Installs everything in bounded steps, with pauses in which the application can write.
+///
+/// # Errors
+/// SQLite's error, also if the write lock is out of reach for long.
+pub(super) fn install_in_steps(
+    db: &mut Connection,
+    config: &NodeConfig,
+    now: Now,
+) -> Result<Layout, Fatal> {
+    let mut installation = Installation::read(db, &config.filter)?;
+    let mut attempts = 0;
+    loop {
+        let transaction = match begin(db) {
+            Err(DatabaseError::Busy) if attempts < LOCK_ATTEMPTS_MAX => {
+                attempts += 1;
+                continue;
+            }
+            begun => begun?,
+        };
+        attempts = 0;
+        let progress = installation.step(&transaction, now.unix_ms, STEP_VISITS)?;
+        transaction.commit()?;
+        match progress {
+            Progress::Done => return end(db, installation),
+            Progress::More => std::thread::sleep(BETWEEN_STEPS),
+            Progress::Moved => installation = Installation::read(db, &config.filter)?,
+        }
+    }
+}
+
+/// Creates our tables again that somebody dropped (schema tools do that), and installs everything,
+/// in one transaction. If the log was among them, changes that it held are known only from a
+/// comparison.
+fn install_again(
+    db: &mut Connection,
+    config: &NodeConfig,
+    writes: i64,
+    now: Now,
+) -> Result<Layout, Fatal> {
+    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    check_content(&transaction, writes)?;
+    let log_lost = restore_tables(&transaction, config)?;
+    let (layout, installed) = install::install(&transaction, &config.filter, now.unix_ms)?;
+    if log_lost {
+        install::compare_all(&transaction, &layout, now.unix_ms)?;
+    }
+    transaction.commit()?;
+    report_installed(&installed);
+    Ok(layout)
+}
+
+/// Creates our tables again that somebody dropped. Returns whether the log was among them.
 fn restore_tables(db: &Connection, config: &NodeConfig) -> Result<bool, Fatal> {
     let missing = missing_tables(db)?;
     if missing.is_empty() {

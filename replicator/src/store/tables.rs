@@ -5,7 +5,7 @@ use crate::db::connection::DatabaseError;
 use crate::db::schema::{Schema, TableSchema};
 use crate::model::batch::Digest;
 use rusqlite::{Connection, OptionalExtension, params};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// The number of a registered table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +121,16 @@ pub fn replicated(db: &Connection) -> Result<Vec<(i64, String)>, DatabaseError> 
     let mut read =
         db.prepare("SELECT id, name FROM main.__harmonylite__table WHERE hash IS NOT NULL")?;
     let rows = read.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Returns number and hash of every table that is or was replicated, by its name in lower case.
+///
+/// # Errors
+/// SQLite's error.
+pub fn all(db: &Connection) -> Result<HashMap<String, (i64, Option<Digest>)>, DatabaseError> {
+    let mut read = db.prepare("SELECT lower(name), id, hash FROM main.__harmonylite__table")?;
+    let rows = read.query_map([], |r| Ok((r.get(0)?, (r.get(1)?, r.get(2)?))))?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
