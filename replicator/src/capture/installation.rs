@@ -286,7 +286,7 @@ impl Installation {
         }
         let table = table.name.clone();
         self.drop_object(db, &name)?;
-        self.objects.create(db, &table, (&name, &sql))
+        self.objects.create(db, &table, &[(&name, &sql)])
     }
 
     /// Follows some tables: registers them, stores their shapes, and brings their objects in line.
@@ -310,12 +310,19 @@ impl Installation {
             }
             let id = registered.id;
             let triggers_found = self.found.get(&table.name.to_ascii_lowercase());
-            let mut comparison = follow_shape(db, table, id, triggers_found, now_ms)?;
+            let (mut comparison, other_key) = follow_shape(db, table, id, triggers_found, now_ms)?;
             if let Some(comparison) = comparison.as_mut().filter(|_| guessed.contains(&table.name))
             {
                 comparison.kind = Kind::CompareLoosely;
             }
-            followed.push(Followed { at, id, is_new, comparison, wanted: wanted(table, id) });
+            followed.push(Followed {
+                at,
+                id,
+                is_new,
+                other_key,
+                comparison,
+                wanted: wanted(table, id),
+            });
         }
         for table in &followed {
             self.drop_stale(db, table)?;
@@ -336,6 +343,18 @@ impl Installation {
                 self.drop_object(db, name)?;
             }
         }
+        if table.other_key {
+            // Versions and log entries name rows by the former key.
+            let name = self.schema.tables[table.at].name.clone();
+            self.drop_object(db, &version_table(&name))?;
+            let dropped = change_log::forget_unpublished(db, table.id)?;
+            tracing::warn!(
+                table = name,
+                changes = dropped,
+                "rows of this table are identified by other columns now; all of them are published \
+                again, deletes that were not published yet are not"
+            );
+        }
         Ok(())
     }
 
@@ -354,11 +373,10 @@ impl Installation {
             let sql = format!("SELECT EXISTS (SELECT 1 FROM main.{})", quote(&versions));
             has_versions = db.query_row(&sql, [], |r| r.get(0))?;
         }
-        for (name, sql) in &followed.wanted {
-            if !self.objects.has(name) {
-                self.objects.create(db, &table.name, (name, sql))?;
-            }
-        }
+        let wanted = followed.wanted.iter().filter(|(name, _)| !self.objects.has(name));
+        let missing: Vec<(&str, &str)> =
+            wanted.map(|(n, sql)| (n.as_str(), sql.as_str())).collect();
+        self.objects.create(db, &table.name, &missing)?;
         if !has_versions {
             if joined {
                 let layout = table_layout(db, followed.id, table)?;
@@ -379,6 +397,8 @@ struct Followed {
     at: usize,
     id: i64,
     is_new: bool,
+    /// Its rows are identified by other columns than before.
+    other_key: bool,
     comparison: Option<Comparison>,
     wanted: BTreeMap<String, String>,
 }
@@ -403,14 +423,14 @@ fn present_names(found: Option<&TableTriggers>, id: i64) -> Option<&[String]> {
 }
 
 /// Stores the shape that a table has now. Returns what has to be compared, if its version table is
-/// one that stays.
+/// one that stays, and whether its rows are identified by other columns than before.
 fn follow_shape(
     db: &Connection,
     table: &TableSchema,
     table_id: i64,
     found: Option<&TableTriggers>,
     now_ms: i64,
-) -> Result<Option<Comparison>, DatabaseError> {
+) -> Result<(Option<Comparison>, bool), DatabaseError> {
     let logged = found.is_some_and(TableTriggers::log_every_change);
     let former = schema_history::newest(db, table_id)?;
     let (mut shape, lineage) = match &former {
@@ -418,24 +438,21 @@ fn follow_shape(
         None => (Shape::first(table), Lineage { new_from: 1, lost_column: true }),
     };
     settle_absent(db, &mut shape, lineage.new_from)?;
+    let other_key = former.as_ref().is_some_and(|former| former.shape.has_other_key(&shape));
     let logged_upto = change_log::log_end(db)?;
     if former.as_ref().is_none_or(|kept| kept.hash != table.hash || kept.shape != shape) {
         let kept = KeptShape { hash: table.hash, shape, logged_upto };
         schema_history::put(db, table_id, &kept, now_ms)?;
     }
     let kind = match (logged, lineage.lost_column) {
-        (true, false) => return Ok(None),
+        (true, false) => return Ok((None, other_key)),
         (true, true) => Kind::Refresh,
         (false, false) => Kind::Compare,
         (false, true) => Kind::CompareLoosely,
     };
-    Ok(Some(Comparison {
-        table_id,
-        time_ms: now_ms,
-        kind,
-        new_from: lineage.new_from,
-        logged_upto,
-    }))
+    let new_from = lineage.new_from;
+    let comparison = Comparison { table_id, time_ms: now_ms, kind, new_from, logged_upto };
+    Ok((Some(comparison), other_key))
 }
 
 /// Puts the value that rows really have in the place of the text of a DEFAULT: the column's
@@ -467,3 +484,7 @@ fn store_hash(db: &Connection, hash: Digest) -> Result<(), DatabaseError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "installation_tests.rs"]
+mod tests;

@@ -43,7 +43,16 @@ pub(super) struct Objects {
     entries: u64,
     is_bulk: bool,
     dropped: Vec<(i64, String)>,
-    compiled: Option<Connection>,
+    compiled: Vec<Compiled>,
+}
+
+/// A row of `sqlite_schema` that SQLite made.
+#[derive(Debug)]
+struct Compiled {
+    kind: String,
+    name: String,
+    table: String,
+    sql: String,
 }
 
 impl Objects {
@@ -159,7 +168,7 @@ impl Objects {
         Ok(Some(object.kind))
     }
 
-    /// Creates an object of a table. In bulk, triggers and views are there after
+    /// Creates objects of a table. In bulk, triggers and views are there after
     /// [`Self::write_bulk`].
     ///
     /// # Errors
@@ -168,14 +177,25 @@ impl Objects {
         &mut self,
         db: &Connection,
         table: &str,
-        (name, sql): (&str, &str),
+        objects: &[(&str, &str)],
     ) -> Result<(), DatabaseError> {
-        let kind = kind_of(sql);
-        if self.is_bulk && kind != "table" {
-            self.compile(table, sql)?;
-        } else {
-            db.execute_batch(sql)?;
+        let mut compiled = Vec::new();
+        for &(name, sql) in objects {
+            if self.is_bulk && kind_of(sql) != "table" {
+                compiled.push(sql);
+            } else {
+                db.execute_batch(sql)?;
+            }
+            self.created(table, name, sql);
         }
+        if !compiled.is_empty() {
+            self.compiled.extend(compile(table, &compiled)?);
+        }
+        Ok(())
+    }
+
+    fn created(&mut self, table: &str, name: &str, sql: &str) {
+        let kind = kind_of(sql);
         let on = if kind == "trigger" { table } else { name };
         let object = Object {
             kind: kind.to_owned(),
@@ -185,18 +205,6 @@ impl Objects {
         };
         self.insert(name.to_owned(), object);
         self.entries += 1;
-        Ok(())
-    }
-
-    fn compile(&mut self, table: &str, sql: &str) -> Result<(), DatabaseError> {
-        let compiled = match self.compiled.take() {
-            Some(compiled) => compiled,
-            None => Connection::open_in_memory()?,
-        };
-        compiled.execute_batch(&format!("CREATE TABLE IF NOT EXISTS main.{} (x)", quote(table)))?;
-        compiled.execute_batch(sql)?;
-        self.compiled = Some(compiled);
-        Ok(())
     }
 
     /// Writes what was created and dropped in bulk, and lets every other connection read the schema
@@ -205,13 +213,14 @@ impl Objects {
     /// # Errors
     /// SQLite's error.
     pub(super) fn write_bulk(&mut self, db: &Connection, before: i64) -> Result<(), DatabaseError> {
-        let (dropped, compiled) = (std::mem::take(&mut self.dropped), self.compiled.take());
-        if dropped.is_empty() && compiled.is_none() {
+        let dropped = std::mem::take(&mut self.dropped);
+        let compiled = std::mem::take(&mut self.compiled);
+        if dropped.is_empty() && compiled.is_empty() {
             return Ok(());
         }
         let writable = DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA;
         db.set_db_config(writable, true)?;
-        let written = write_rows(db, &dropped, compiled.as_ref());
+        let written = write_rows(db, &dropped, &compiled);
         db.set_db_config(writable, false)?;
         written?;
         if schema_version(db)? == before {
@@ -221,28 +230,38 @@ impl Objects {
     }
 }
 
+/// Compiles triggers and views in an empty database, beside a stand-in of their table, and returns
+/// the rows of its `sqlite_schema`.
+fn compile(table: &str, objects: &[&str]) -> Result<Vec<Compiled>, DatabaseError> {
+    let empty = Connection::open_in_memory()?;
+    empty.execute_batch(&format!("CREATE TABLE main.{} (x)", quote(table)))?;
+    for sql in objects {
+        empty.execute_batch(sql)?;
+    }
+    let mut read = empty.prepare(
+        "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE type IN ('trigger', 'view') \
+        ORDER BY rowid",
+    )?;
+    let rows = read.query_map([], |r| {
+        Ok(Compiled { kind: r.get(0)?, name: r.get(1)?, table: r.get(2)?, sql: r.get(3)? })
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
 fn write_rows(
     db: &Connection,
     dropped: &[(i64, String)],
-    compiled: Option<&Connection>,
+    compiled: &[Compiled],
 ) -> Result<(), DatabaseError> {
     let mut delete = db.prepare("DELETE FROM main.sqlite_schema WHERE rowid = ?1 AND name = ?2")?;
     for (rowid, name) in dropped {
         delete.execute(params![rowid, name])?;
     }
-    let Some(compiled) = compiled else { return Ok(()) };
-    let mut read = compiled.prepare(
-        "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE type IN ('trigger', 'view') \
-        ORDER BY rowid",
-    )?;
     let mut insert = db.prepare(
         "INSERT INTO main.sqlite_schema (type, name, tbl_name, rootpage, sql) VALUES (?1, ?2, ?3, \
         0, ?4)",
     )?;
-    let mut rows = read.query([])?;
-    while let Some(row) = rows.next()? {
-        let [kind, name, table, sql]: [String; 4] =
-            [row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?];
+    for Compiled { kind, name, table, sql } in compiled {
         insert.execute(params![kind, name, table, sql])?;
     }
     Ok(())

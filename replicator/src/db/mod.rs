@@ -1,6 +1,7 @@
 //! The application's database file: connections, its schema as the replicator sees it, SQL text.
 
 pub mod connection;
+mod identity;
 pub mod ids;
 pub mod key_pages;
 pub mod layout;

@@ -16,6 +16,20 @@ pub struct TableFilter {
     /// The patterns of `include` that name tables ([`names_tables`]): bookkeeping that one of them
     /// matches is replicated.
     pub named: GlobSet,
+    /// What becomes of tables whose rows have no identity.
+    pub without_key: WithoutKey,
+}
+
+/// What becomes of a table without a PRIMARY KEY and without a UNIQUE index over NOT NULL columns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WithoutKey {
+    /// It is not replicated.
+    #[default]
+    Skip,
+    /// Its rows are identified by the rowid, which VACUUM renumbers, and which two nodes give to
+    /// different rows.
+    Rowid,
 }
 
 /// What the filter decides about a table.
@@ -101,6 +115,7 @@ mod tests {
                 include: globs(include, |_| true),
                 exclude: globs(exclude, |_| true),
                 named: globs(include, names_tables),
+                ..TableFilter::default()
             };
             let columns = || Ok::<_, Infallible>(Vec::new());
             let got = match filter.select(table, columns).unwrap() {

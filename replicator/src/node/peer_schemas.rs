@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn a_difference_lasts_from_when_it_was_seen_until_it_ends_or_the_node_does() {
         let here = layout(HERE);
-        let there = layout("CREATE TABLE u (id)");
+        let there = layout("CREATE TABLE u (id PRIMARY KEY)");
         let mut peers = Peers::default();
         let mut at = |entry: Value, mono_ms: u64| {
             peers.take(&[entry, json!({ "node_id": 1, "schema_hash": "" })], 1, mono_ms);

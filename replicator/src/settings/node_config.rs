@@ -47,6 +47,7 @@ impl Settings {
             include: globs("tables.include", &self.tables.include, |_| true).map_err(wrong)?,
             exclude: globs("tables.exclude", &self.tables.exclude, |_| true).map_err(wrong)?,
             named: globs("tables.include", &self.tables.include, names_tables).map_err(wrong)?,
+            without_key: self.tables.without_key,
         })
     }
 

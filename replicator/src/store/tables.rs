@@ -181,7 +181,8 @@ mod tests {
     #[test]
     fn a_table_keeps_its_number_whatever_becomes_of_it() {
         let db = test_database();
-        let first = schema(&db, "CREATE TABLE a (id INTEGER PRIMARY KEY); CREATE TABLE b (x)");
+        let first =
+            schema(&db, "CREATE TABLE a (id INTEGER PRIMARY KEY); CREATE TABLE b (x PRIMARY KEY)");
         let registered = |schema: &Schema| -> Vec<Registered> {
             schema.tables.iter().map(|t| register(&db, t).unwrap()).collect()
         };
@@ -200,7 +201,7 @@ mod tests {
         assert_ne!(hash(&db, "a").unwrap(), hash_before);
         assert_eq!((names(&db).unwrap(), hash(&db, "b").unwrap()), (vec!["a".to_owned()], None));
 
-        let third = schema(&db, "CREATE TABLE b (x)");
+        let third = schema(&db, "CREATE TABLE b (x PRIMARY KEY)");
         assert_eq!(registered(&third)[1], added(2));
         assert_eq!(find(&db, "never").unwrap(), None);
     }
