@@ -5,8 +5,8 @@
 //! a bounded time, and does nothing if the schema has changed since. A table is registered in the
 //! transaction that creates its triggers, and [`meta::SCHEMA_VERSION`] is written by the last step:
 //! until then there is no layout, so nothing is published or applied. A crash between two steps
-//! leaves tables that are not followed yet; the next start continues. Rows written to them meanwhile
-//! get baseline versions (a new table) or are found by comparison (a known one).
+//! leaves tables that are not followed yet; the next start continues. Rows written to them
+//! meanwhile get baseline versions (a new table) or are found by comparison (a known one).
 
 use super::install::{Installed, schema_version, table_layout};
 use super::lineage::{self, TableTriggers};
@@ -29,7 +29,9 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 /// The work of a step, in entries of `sqlite_schema` that SQLite visits: some 25 ms.
 pub const STEP_VISITS: u64 = 100_000;
 /// What following one table costs besides, in the same unit.
-const TABLE_VISITS: u64 = 600;
+const TABLE_VISITS: u64 = 2_500;
+/// What creating one version table costs besides.
+const VERSIONS_VISITS: u64 = 300;
 /// Tables that are followed together. The first one's version table is created with the triggers
 /// of all, because a CREATE by SQLite itself lets every other connection read the new schema.
 const GROUP: usize = 32;
@@ -185,7 +187,7 @@ impl Installation {
         while left > 0
             && let Some(at) = self.versions.pop_front()
         {
-            left = left.saturating_sub(self.objects.entries() + TABLE_VISITS);
+            left = left.saturating_sub(self.objects.entries() + VERSIONS_VISITS);
             self.create_versions(db, at)?;
         }
         let mut followed = false;

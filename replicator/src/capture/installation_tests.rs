@@ -213,3 +213,42 @@ fn a_change_of_the_schema_between_two_steps_is_noticed() {
         0
     );
 }
+
+/// A table of an earlier build that was replicated by its rowid has a unique index: versions and
+/// unpublished entries by rowid must not count for rows with another key.
+#[test]
+fn another_key_makes_versions_again_and_forgets_unpublished_entries() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = database(dir.path(), 1);
+    meta::set(&db, meta::SITE, crate::model::ids::Site(7)).unwrap();
+    meta::set(&db, meta::JOINED, true).unwrap();
+    db.execute_batch("CREATE TABLE p (user INTEGER NOT NULL, v)").unwrap();
+    let by_rowid = TableFilter {
+        without_key: crate::model::table_filter::WithoutKey::Rowid,
+        ..TableFilter::default()
+    };
+    let (layout, _) = install(&db, &by_rowid, NOW_MS).unwrap();
+    let id = layout.by_name("p").unwrap().id;
+    let application = Connection::open(dir.path().join("1.db")).unwrap();
+    application
+        .execute_batch("INSERT INTO p VALUES (10, 'a'), (20, 'b'); DELETE FROM p WHERE user = 20")
+        .unwrap();
+    let logged = format!("SELECT count(*) FROM __harmonylite__change_log WHERE table_id = {id}");
+    assert_eq!(count(&db, &logged), 3);
+    application.execute_batch("CREATE UNIQUE INDEX i ON p (user)").unwrap();
+    let (layout, installed) = install(&db, &TableFilter::default(), NOW_MS).unwrap();
+    assert_eq!((layout.by_name("p").unwrap().id, installed.changed), (id, vec!["p".to_owned()]));
+    let keys = "SELECT sum(key0) FROM __harmonylite__p_version";
+    assert_eq!(count(&db, keys), 10, "the row that is there has a version by its key");
+    assert_eq!(count(&db, &format!("{logged} AND key0 = 10")), 1, "and is published");
+    assert_eq!(count(&db, &logged), 1, "nothing by rowid is left");
+
+    // Without the index and without the option it is not replicated any more.
+    application.execute_batch("DROP INDEX i").unwrap();
+    let (layout, installed) = install(&db, &TableFilter::default(), NOW_MS).unwrap();
+    assert!(layout.by_name("p").is_none());
+    assert_eq!(installed.removed, ["p"]);
+    assert!(installed.unable.iter().any(|(table, why)| table == "p" && why.contains("no PRIMARY")));
+    let ours = "SELECT count(*) FROM sqlite_schema WHERE tbl_name = 'p' AND type = 'trigger'";
+    assert_eq!(count(&db, ours), 0);
+}

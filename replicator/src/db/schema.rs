@@ -15,9 +15,9 @@ use sha2::{Digest as _, Sha256};
 pub const OWN_PREFIX: &str = "__harmonylite__";
 
 /// Why a table without a key is not replicated, and what to do.
-pub const NO_IDENTITY: &str = "its rows have no identity: it has no PRIMARY KEY, and no UNIQUE index \
-    over NOT NULL columns. Add one, or set tables.without_key = \"rowid\" and accept that VACUUM \
-    and inserts on two nodes mix up rows";
+pub const NO_IDENTITY: &str = "its rows have no identity: it has no PRIMARY KEY, and no UNIQUE \
+    index over NOT NULL columns. Add one, or set tables.without_key = \"rowid\" and accept that \
+    VACUUM and inserts on two nodes mix up rows";
 
 /// A replicated column. Generated columns are not replicated.
 #[derive(Clone, Debug, PartialEq, Eq)]
