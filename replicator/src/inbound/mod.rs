@@ -29,6 +29,7 @@ pub use stream::ShardStream;
 use crate::actor::{Effect, Fatal};
 use crate::broker::{Broker, Request};
 use crate::capture::baseline;
+use crate::capture::user_triggers::SilentTrigger;
 use crate::db::layout::Layout;
 use crate::model::config::{NodeConfig, Now};
 use crate::model::ids::Site;
@@ -142,6 +143,11 @@ impl<B: Broker> Inbound<B> {
     /// Returns the present layout.
     pub fn layout(&self) -> &Arc<Layout> {
         &self.schema.layout
+    }
+
+    /// Returns the application's triggers that do not fire for rows of other nodes, and why.
+    pub fn silent_triggers(&self) -> &[SilentTrigger] {
+        &self.schema.silent_triggers
     }
 
     /// Returns the streams and their progress, for status.

@@ -8,7 +8,7 @@ use super::transaction::check_content;
 use crate::actor::Fatal;
 use crate::capture::install::{self, Installed};
 use crate::capture::installation::{Installation, Progress, STEP_VISITS};
-use crate::capture::user_triggers;
+use crate::capture::user_triggers::{self, SilentTrigger};
 use crate::db::connection::DatabaseError;
 use crate::db::layout::Layout;
 use crate::merge::unique_clash;
@@ -35,6 +35,8 @@ pub(super) struct FollowedSchema {
     installing: Option<Installation>,
     /// The schema version for which the connection's TEMP triggers and probes were made.
     prepared: i64,
+    /// Triggers of the application that do not fire for rows of other nodes, and why.
+    pub(super) silent_triggers: Vec<SilentTrigger>,
     /// Tables with a logged warning.
     warned_null_keys: HashSet<String>,
 }
@@ -47,6 +49,7 @@ impl FollowedSchema {
             moved: true,
             installing: None,
             prepared: -1,
+            silent_triggers: Vec::new(),
             warned_null_keys: HashSet::new(),
         }
     }
@@ -97,8 +100,7 @@ impl FollowedSchema {
         if !changed && !self.is_installing() {
             return Ok(false);
         }
-        if !missing_tables(db)?.is_empty() {
-            self.installing = None;
+        if !self.is_installing() && !missing_tables(db)?.is_empty() {
             self.layout = Arc::new(install_again(db, config, writes, now)?);
             return Ok(true);
         }
@@ -143,13 +145,15 @@ impl FollowedSchema {
         let layout = Arc::clone(&self.layout);
         let (_, failed) =
             user_triggers::copy_to_temp(db, &|table| layout.by_name(table).is_some())?;
-        for trigger in failed {
+        for (trigger, reason) in &failed {
             tracing::warn!(
                 trigger,
+                reason,
                 "this trigger calls functions of the application; it does not fire for rows of \
                 other nodes"
             );
         }
+        self.silent_triggers = failed;
         unique_clash::prepare(db, &layout)?;
         self.prepared = layout.schema_version;
         Ok(())

@@ -1,8 +1,8 @@
 //! Tables without a PRIMARY KEY: a UNIQUE index identifies their rows, or they stay local.
 //!
 //! Goal: nothing is silently wrong. Two nodes that insert at once keep both rows, VACUUM changes
-//! nothing, and a table whose rows have no identity is named with the remedy. The story: such tables
-//! were replicated by the rowid; VACUUM renumbered it, and rows of others were overwritten.
+//! nothing, and a table whose rows have no identity is named with the remedy. The story: such
+//! tables were replicated by the rowid; VACUUM renumbered it, and rows of others were overwritten.
 
 #![allow(clippy::unwrap_used)]
 

@@ -3,6 +3,7 @@
 use super::super::exit::Failure;
 use super::super::show;
 use super::report::{Level, Report};
+use crate::db::connection::DatabaseError;
 use crate::db::lockfile::{LockError, Sidecar, sidecar};
 use crate::db::preflight::FileFacts;
 use std::path::Path;
@@ -83,12 +84,8 @@ pub(super) fn check(path: &Path, facts: FileFacts, report: &mut Report) {
         );
     }
     if facts.utf16 {
-        report.add(
-            Level::Note,
-            "database",
-            "text is stored as UTF-16 here and replicated as UTF-8",
-            "",
-        );
+        let refused = DatabaseError::Encoding { path: path.to_owned(), found: "UTF-16".to_owned() };
+        report.problem("database", &Failure::of(&refused.into()));
     }
 }
 
