@@ -26,9 +26,9 @@ use crate::store::{change_log, meta};
 use rusqlite::Connection;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
-/// The work of a step, in entries of `sqlite_schema` that SQLite visits: some 50 ms. Every step makes
-/// every connection of the application read the whole schema again, so few steps are better than short
-/// ones.
+/// The work of a step, in entries of `sqlite_schema` that SQLite visits: some 50 ms. Every step
+/// makes every connection of the application read the whole schema again, so few steps are better
+/// than short ones.
 pub const STEP_VISITS: u64 = 250_000;
 /// What following one table costs besides, in the same unit.
 const TABLE_VISITS: u64 = 2_500;

@@ -20,7 +20,7 @@ pub(super) fn choose(unique: &[UniqueIndex], stored: &[&Column]) -> Option<usize
             column.not_null.then(|| (name.to_ascii_lowercase(), collation.to_ascii_uppercase()))
         });
         let names: Vec<(String, String)> = names.collect::<Option<_>>()?;
-        (!index.partial && !names.is_empty()).then(|| (names.len(), names))
+        (!index.partial && !names.is_empty()).then_some((names.len(), names))
     };
     let ranked = unique.iter().enumerate().filter_map(|(at, index)| Some((rank(index)?, at)));
     ranked.min().map(|(_, at)| at)

@@ -122,7 +122,7 @@ impl FollowedSchema {
             Progress::Moved => Ok(false),
             Progress::More => {
                 self.installing = Some(installing);
-                std::thread::sleep(BETWEEN_STEPS);
+                std::thread::park_timeout(BETWEEN_STEPS);
                 Ok(false)
             }
             Progress::Done => {
@@ -207,7 +207,7 @@ pub(super) fn install_in_steps(
         transaction.commit()?;
         match progress {
             Progress::Done => return end(db, installation),
-            Progress::More => std::thread::sleep(BETWEEN_STEPS),
+            Progress::More => std::thread::park_timeout(BETWEEN_STEPS),
             Progress::Moved => installation = Installation::read(db, &config.filter)?,
         }
     }
