@@ -3,7 +3,6 @@
 use super::super::exit::Failure;
 use super::super::show;
 use super::report::{Level, Report};
-use crate::db::connection::DatabaseError;
 use crate::db::lockfile::{LockError, Sidecar, sidecar};
 use crate::db::preflight::FileFacts;
 use std::path::Path;
@@ -83,8 +82,7 @@ pub(super) fn check(path: &Path, facts: FileFacts, report: &mut Report) {
             "WAL works with every program that uses SQLite 3.7 or newer",
         );
     }
-    if facts.utf16 {
-        let refused = DatabaseError::Encoding { path: path.to_owned(), found: "UTF-16".to_owned() };
+    if let Err(refused) = facts.check_encoding(path) {
         report.problem("database", &Failure::of(&refused.into()));
     }
 }
