@@ -121,10 +121,13 @@ pub(super) fn follow_renames(
     for table in &schema.tables {
         let Some(id) = numbered(&table.name) else { continue };
         let Some(former) = tables::name_of(db, id)? else { continue };
+        if former.eq_ignore_ascii_case(&table.name) {
+            continue;
+        }
         // A table that has the former name now is the same one, rebuilt, unless its triggers carry
         // the number of another.
         let is_rebuilt = schema.has(&former) && numbered(&former).is_none_or(|other| other == id);
-        if !former.eq_ignore_ascii_case(&table.name) && !is_rebuilt {
+        if !is_rebuilt {
             renames.push(Rename { id, from: former, to: table.name.clone() });
         }
     }

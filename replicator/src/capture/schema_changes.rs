@@ -45,14 +45,14 @@ pub struct Carry<'a> {
 /// SQLite's error.
 pub fn note(
     db: &Connection,
-    layout: &Layout,
+    layout: impl FnOnce() -> Result<Layout, DatabaseError>,
     carry: Carry<'_>,
     now_ms: i64,
 ) -> Result<(), DatabaseError> {
     if carry.mode == SchemaMode::Off {
         return meta::remove(db, meta::CARRIED_SCHEMA);
     }
-    let present = read(db, layout, carry.filter)?;
+    let present = read(db, &layout()?, carry.filter)?;
     let known: Option<Known> =
         meta::get(db, meta::CARRIED_SCHEMA)?.and_then(|b| ciborium::from_reader(&b[..]).ok());
     let mut made = known.map_or_else(Vec::new, |known| {

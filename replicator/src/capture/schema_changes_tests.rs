@@ -22,7 +22,7 @@ impl Node {
     fn look(&self) {
         let (layout, _) = install(&self.db, &self.filter, 0).unwrap();
         let carry = Carry { mode: self.mode, filter: &self.filter, limits: &self.limits };
-        note(&self.db, &layout, carry, 5).unwrap();
+        note(&self.db, || Ok(layout), carry, 5).unwrap();
     }
 
     /// The changes that travel for this DDL, in words.

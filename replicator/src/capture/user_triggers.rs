@@ -18,7 +18,10 @@ use std::sync::Arc;
 /// The tables that each trigger writes, as SQLite's compiler reports them.
 type Writes = BTreeMap<String, Vec<String>>;
 
-/// Replaces the TEMP copies. Returns the names of the copied triggers, and of those that cannot be
+/// A trigger that cannot fire here, and why.
+pub type SilentTrigger = (String, String);
+
+/// Replaces the TEMP copies. Returns the names of the copied triggers, and those that cannot be
 /// compiled here because they call a function of the application.
 ///
 /// # Errors
@@ -26,15 +29,15 @@ type Writes = BTreeMap<String, Vec<String>>;
 pub fn copy_to_temp(
     db: &mut Connection,
     replicated: &dyn Fn(&str) -> bool,
-) -> Result<(Vec<String>, Vec<String>), DatabaseError> {
+) -> Result<(Vec<String>, Vec<SilentTrigger>), DatabaseError> {
     drop_copies(db)?;
     let mut made = Vec::new();
     let mut failed = Vec::new();
     let (writes, broken) = observe_writes(db)?;
     for (name, table, sql) in user_triggers(db)? {
         let lower = name.to_ascii_lowercase();
-        if broken.contains(&table) {
-            failed.push(name);
+        if let Some(why) = broken.get(&table) {
+            failed.push((name, why.clone()));
             continue;
         }
         let Some(targets) = writes.get(&lower) else { continue };
@@ -43,7 +46,7 @@ pub fn copy_to_temp(
         }
         match copy(db, &sql) {
             Ok(()) => made.push(name),
-            Err(_) => failed.push(name),
+            Err(error) => failed.push((name, reason(error))),
         }
     }
     Ok((made, failed))
@@ -98,10 +101,12 @@ fn user_triggers(db: &Connection) -> Result<Vec<(String, String, String)>, Datab
 
 /// Compiles an insert, update and delete of every table with triggers, with triggers on, and
 /// records the writes that the authorizer reports.
-fn observe_writes(db: &mut Connection) -> Result<(Writes, Vec<String>), DatabaseError> {
+fn observe_writes(
+    db: &mut Connection,
+) -> Result<(Writes, BTreeMap<String, String>), DatabaseError> {
     let writes: Arc<Mutex<Writes>> = Arc::default();
     let sink = Arc::clone(&writes);
-    let mut broken = Vec::new();
+    let mut broken = BTreeMap::new();
     let tables: std::collections::BTreeSet<String> =
         user_triggers(db)?.into_iter().map(|(_, table, _)| table).collect();
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, true)?;
@@ -112,14 +117,22 @@ fn observe_writes(db: &mut Connection) -> Result<(Writes, Vec<String>), Database
         Authorization::Allow
     }))?;
     for table in tables {
-        if compile_writes(db, &table).is_err() {
-            broken.push(table);
+        if let Err(error) = compile_writes(db, &table) {
+            broken.insert(table, reason(error));
         }
     }
     db.authorizer(None::<fn(AuthContext<'_>) -> Authorization>)?;
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
     let writes = std::mem::take(&mut *writes.lock());
     Ok((writes, broken))
+}
+
+/// SQLite's words, without the statement of ours that it could not compile.
+fn reason(error: rusqlite::Error) -> String {
+    match error {
+        rusqlite::Error::SqlInputError { msg, .. } => msg,
+        error => error.to_string(),
+    }
 }
 
 fn written_table<'a>(action: &AuthAction<'a>) -> Option<&'a str> {

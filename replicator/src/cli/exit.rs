@@ -219,6 +219,10 @@ fn database(error: &DatabaseError) -> (Exit, String) {
         DatabaseError::NotWal { .. } => {
             "close all programs that use the database once, then start again"
         }
+        DatabaseError::Encoding { .. } => {
+            "make a copy in UTF-8, with all programs stopped, and put it in the place of the file: \
+            (echo \"PRAGMA encoding = 'UTF-8';\"; sqlite3 FILE .dump) | sqlite3 NEW"
+        }
         DatabaseError::Sqlite(e) => sqlite(e),
     };
     (Exit::Database, hint.to_owned())

@@ -16,7 +16,8 @@ pub(crate) fn run(_options: &Global, loaded: Loaded, cluster: ClusterSettings) -
     }
     // Here, not in the node: a program that embeds a node may have the database open, and closing
     // the file a second time would drop its locks.
-    crate::db::preflight::check(&loaded.settings.db_path)?;
+    let path = &loaded.settings.db_path;
+    crate::db::preflight::check(path)?.check_encoding(path)?;
     // The node's own threads do the work; these only move bytes.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

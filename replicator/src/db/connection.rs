@@ -44,6 +44,17 @@ pub enum DatabaseError {
         /// The journal mode.
         found: String,
     },
+    /// Text is stored as UTF-16.
+    #[error(
+        "{path}: text is stored as {found}: invalid text would be changed on the way to other \
+        nodes, and come back as another row"
+    )]
+    Encoding {
+        /// The file.
+        path: PathBuf,
+        /// The encoding.
+        found: String,
+    },
     /// Any other error of SQLite.
     #[error(transparent)]
     Sqlite(rusqlite::Error),
@@ -71,7 +82,10 @@ impl DatabaseError {
     pub fn action(&self) -> Action {
         match self {
             Self::Busy | Self::Full | Self::NoIndex => Action::Retry,
-            Self::NewerFormat { .. } | Self::NotWal { .. } | Self::Sqlite(_) => Action::Stop,
+            Self::NewerFormat { .. }
+            | Self::NotWal { .. }
+            | Self::Encoding { .. }
+            | Self::Sqlite(_) => Action::Stop,
         }
     }
 }
@@ -90,10 +104,14 @@ fn open(path: &Path, flags: OpenFlags) -> Result<Connection, DatabaseError> {
 /// apply.
 ///
 /// # Errors
-/// [`DatabaseError::NotWal`] if another journal mode is in force and cannot be changed; what SQLite
-/// says otherwise.
+/// [`DatabaseError::Encoding`] for a database in UTF-16; [`DatabaseError::NotWal`] if another
+/// journal mode is in force and cannot be changed; what SQLite says otherwise.
 pub fn open_writer(path: &Path) -> Result<Connection, DatabaseError> {
     let db = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let encoding: String = db.query_row("PRAGMA encoding", [], |r| r.get(0))?;
+    if encoding != "UTF-8" {
+        return Err(DatabaseError::Encoding { path: path.to_owned(), found: encoding });
+    }
     let mode: String = db.query_row("PRAGMA journal_mode = WAL", [], |r| r.get(0))?;
     if !mode.eq_ignore_ascii_case("wal") && path.to_str() != Some(":memory:") {
         return Err(DatabaseError::NotWal { path: path.to_owned(), found: mode });

@@ -1,6 +1,7 @@
 //! The application's database file: connections, its schema as the replicator sees it, SQL text.
 
 pub mod connection;
+mod identity;
 pub mod ids;
 mod index_sql;
 pub mod key_pages;

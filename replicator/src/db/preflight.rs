@@ -5,6 +5,7 @@
 //! opens and closes the file itself, which drops every POSIX lock that this process holds on it:
 //! **only call it before SQLite opens the file.**
 
+use super::connection::DatabaseError;
 use rustix::fs::{Access, access};
 use std::fs::File;
 use std::io::Read;
@@ -135,6 +136,20 @@ pub struct FileFacts {
     pub wal: bool,
     /// Text is stored as UTF-16.
     pub utf16: bool,
+}
+
+impl FileFacts {
+    /// Refuses text in UTF-16.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Encoding`].
+    pub fn check_encoding(self, path: &Path) -> Result<(), DatabaseError> {
+        if self.utf16 {
+            let found = "UTF-16".to_owned();
+            return Err(DatabaseError::Encoding { path: path.to_owned(), found });
+        }
+        Ok(())
+    }
 }
 
 /// Checks the file at a path.

@@ -7,13 +7,18 @@
 use crate::db::sql::{Collation, quote};
 use crate::db::unique_probe::Probe;
 use crate::model::batch::Digest;
-use crate::model::table_filter::{Selection, TableFilter};
+use crate::model::table_filter::{Selection, TableFilter, WithoutKey};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};
 use sha2::{Digest as _, Sha256};
 
 /// The prefix of all our own tables, views and triggers.
 pub const OWN_PREFIX: &str = "__harmonylite__";
+
+/// Why a table without a key is not replicated, and what to do.
+pub const NO_IDENTITY: &str = "its rows have no identity: it has no PRIMARY KEY, and no UNIQUE \
+    index over NOT NULL columns. Add one, or set tables.without_key = \"rowid\" and accept that \
+    VACUUM and inserts on two nodes mix up rows";
 
 /// A replicated column. Generated columns are not replicated.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,9 +86,9 @@ impl UniqueIndex {
 pub enum KeyKind {
     /// INTEGER PRIMARY KEY, which is the rowid.
     Integer,
-    /// Any other PRIMARY KEY.
+    /// Any other PRIMARY KEY; without one, a UNIQUE index over NOT NULL columns.
     Columns,
-    /// No PRIMARY KEY: the rowid, which VACUUM may renumber.
+    /// Neither: the rowid, which VACUUM may renumber. Only if the configuration asks for it.
     Rowid,
 }
 
@@ -190,6 +195,11 @@ pub fn inspect(db: &Connection, filter: &TableFilter) -> rusqlite::Result<Schema
             "shadow" => found.skipped.push(skip("an internal table of a virtual table", false)),
             _ => match filter.select(&name, || column_names(db, &name))? {
                 Selection::Selected => match read_table(db, &name, without_rowid, strict)? {
+                    Ok(table)
+                        if table.has_rowid_key() && filter.without_key == WithoutKey::Skip =>
+                    {
+                        found.skipped.push(skip(NO_IDENTITY, true))
+                    }
                     Ok(table) => found.tables.push(table),
                     Err(reason) => found.skipped.push(skip(&reason, true)),
                 },
@@ -276,10 +286,17 @@ fn read_table(
     strict: bool,
 ) -> rusqlite::Result<Result<TableSchema, String>> {
     let raw = read_columns(db, name)?;
-    let (primary, unique) = read_indexes(db, name, &raw)?;
+    let (mut primary, mut unique) = read_indexes(db, name, &raw)?;
     let mut key_columns: Vec<&RawColumn> = raw.iter().filter(|c| c.key_position > 0).collect();
     key_columns.sort_by_key(|c| c.key_position);
     let integer = !without_rowid && primary.is_none() && key_columns.len() == 1;
+    let identity = if key_columns.is_empty() { take_identity(&raw, &mut unique) } else { None };
+    if let Some(index) = &identity {
+        let parts: Vec<&(String, String)> = index.columns.iter().flatten().collect();
+        let named = |n: &str| raw.iter().find(|c| c.column.name.eq_ignore_ascii_case(n));
+        key_columns = parts.iter().filter_map(|(n, _)| named(n)).collect();
+        primary = Some(parts.into_iter().cloned().collect());
+    }
     let mut key = Vec::new();
     let key_kind = if key_columns.is_empty() {
         let free = ["rowid", "_rowid_", "oid"]
@@ -331,9 +348,15 @@ fn read_table(
             foreign.1
         )));
     }
-    let hash = table_hash(name, &raw, &unique, without_rowid, &key);
+    let hash = table_hash(name, &raw, (&identity, &unique), without_rowid, &key);
     let columns = raw.into_iter().filter(|c| !c.generated).map(|c| c.column).collect();
     Ok(Ok(TableSchema { name: name.to_owned(), columns, key, key_kind, unique, hash }))
+}
+
+/// Takes the index whose columns are the key of a table without a PRIMARY KEY.
+fn take_identity(raw: &[RawColumn], unique: &mut Vec<UniqueIndex>) -> Option<UniqueIndex> {
+    let stored: Vec<&Column> = raw.iter().filter(|c| !c.generated).map(|c| &c.column).collect();
+    super::identity::choose(unique, &stored).map(|at| unique.remove(at))
 }
 
 fn column_names(db: &Connection, table: &str) -> rusqlite::Result<Vec<String>> {
@@ -409,7 +432,7 @@ fn read_indexes(db: &Connection, table: &str, raw: &[RawColumn]) -> rusqlite::Re
 fn table_hash(
     name: &str,
     columns: &[RawColumn],
-    unique: &[UniqueIndex],
+    (identity, unique): (&Option<UniqueIndex>, &[UniqueIndex]),
     without_rowid: bool,
     key: &[KeyColumn],
 ) -> Digest {
@@ -428,7 +451,9 @@ fn table_hash(
             )
         })
         .collect();
-    lines.extend(unique.iter().map(|index| index.text(|name| quote(&name.to_ascii_lowercase()))));
+    let line = |index: &UniqueIndex| index.text(|name| quote(&name.to_ascii_lowercase()));
+    lines.extend(identity.iter().map(|index| format!("identity {}", line(index))));
+    lines.extend(unique.iter().map(line));
     lines.sort();
     lines.dedup();
     let text = format!(

@@ -124,6 +124,18 @@ impl Shape {
         self.key == other.key && columns(self) == columns(other)
     }
 
+    /// Whether rows of the other shape of this table are identified by other columns. A rename
+    /// changes nothing.
+    pub fn has_other_key(&self, other: &Shape) -> bool {
+        let numbers = |shape: &Shape| -> Vec<Option<u32>> {
+            let named = |name: &String| {
+                shape.columns.iter().find(|c| c.name.eq_ignore_ascii_case(name)).map(|c| c.id)
+            };
+            shape.key.iter().map(named).collect()
+        };
+        numbers(self) != numbers(other)
+    }
+
     /// The present name of a column of this shape, by its name then; None if it is gone.
     fn name_now<'n>(&self, then: &str, now: &'n Shape) -> Option<&'n ShapeColumn> {
         let id = self.columns.iter().find(|c| c.name.eq_ignore_ascii_case(then))?.id;

@@ -29,7 +29,8 @@ pub use stream::ShardStream;
 
 use crate::actor::{Effect, Fatal};
 use crate::broker::{Broker, Request};
-use crate::capture::{baseline, install};
+use crate::capture::baseline;
+use crate::capture::user_triggers::SilentTrigger;
 use crate::db::layout::Layout;
 use crate::model::config::{NodeConfig, Now};
 use crate::model::ids::Site;
@@ -145,6 +146,11 @@ impl<B: Broker> Inbound<B> {
         &self.schema.layout
     }
 
+    /// Returns the application's triggers that do not fire for rows of other nodes, and why.
+    pub fn silent_triggers(&self) -> &[SilentTrigger] {
+        &self.schema.silent_triggers
+    }
+
     /// Returns the streams and their progress, for status.
     pub fn streams(&self) -> impl Iterator<Item = (&ShardStream, &Progress)> {
         self.inbox.streams.iter().zip(&self.durable.streams)
@@ -222,12 +228,9 @@ fn install_all(
         meta::set(&transaction, meta::NODE, config.node)?;
         meta::forget_own_anchor(&transaction)?;
     }
-    let (layout, installed) = install::install(&transaction, &config.filter, now.unix_ms)?;
-    schema::note_change(&transaction, &layout, config, now)?;
     let before_ms = now.unix_ms - config.version_retention_ms;
     kept_tables::remove_before(&transaction, before_ms)?;
     schema_changes::forget(&transaction, before_ms, config.limits.schema_changes_max)?;
     transaction.commit()?;
-    schema::report_installed(&installed);
-    Ok(layout)
+    schema::install_in_steps(db, config, now)
 }

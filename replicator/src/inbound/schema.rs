@@ -8,8 +8,10 @@ use super::adopt_schema::Adopted;
 use super::transaction::check_content;
 use crate::actor::Fatal;
 use crate::capture::install::{self, Installed};
+use crate::capture::installation::{Installation, Progress, STEP_VISITS};
 use crate::capture::schema_changes::{self, Carry};
-use crate::capture::user_triggers;
+use crate::capture::user_triggers::{self, SilentTrigger};
+use crate::db::connection::DatabaseError;
 use crate::db::layout::Layout;
 use crate::merge::unique_clash;
 use crate::model::config::{NodeConfig, Now, SchemaMode};
@@ -18,6 +20,12 @@ use crate::store::install::{create_tables, missing_tables};
 use rusqlite::{Connection, TransactionBehavior};
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// The pause between two steps of an installation, in which the application gets the write lock.
+const BETWEEN_STEPS: Duration = Duration::from_millis(25);
+/// How often the start asks for the write lock, each time for as long as the connection waits.
+const LOCK_ATTEMPTS_MAX: u32 = 6;
 
 /// The followed schema.
 pub(super) struct FollowedSchema {
@@ -25,8 +33,12 @@ pub(super) struct FollowedSchema {
     pub(super) layout: Arc<Layout>,
     /// Whether the schema differs from the layout, or was not compared yet.
     pub(super) moved: bool,
+    /// The installation under way, between two of its steps.
+    installing: Option<Installation>,
     /// The schema version for which the connection's TEMP triggers and probes were made.
     prepared: i64,
+    /// Triggers of the application that do not fire for rows of other nodes, and why.
+    pub(super) silent_triggers: Vec<SilentTrigger>,
     /// Tables with a logged warning.
     warned_null_keys: HashSet<String>,
     /// When held batches that carry changes of the schema are tried again, and how long after the
@@ -44,7 +56,9 @@ impl FollowedSchema {
         Self {
             layout: Arc::new(layout),
             moved: true,
+            installing: None,
             prepared: -1,
+            silent_triggers: Vec::new(),
             warned_null_keys: HashSet::new(),
             retry: (u64::MAX, RETRY_MS.0),
         }
@@ -60,8 +74,8 @@ impl FollowedSchema {
         Ok(())
     }
 
-    /// Reinstalls the triggers if the schema changed. True if there is a new layout. For `writes`
-    /// see [`check_content`].
+    /// Reinstalls the triggers if the schema changed, or does one step of that. True if there is a
+    /// new layout. For `writes` see [`check_content`].
     ///
     /// # Errors
     /// The error that ends the node, or a temporary lock; the caller then calls it again.
@@ -76,8 +90,13 @@ impl FollowedSchema {
             return Ok(false);
         }
         let result = self.follow_moved(db, config, writes, now);
-        self.moved = result.is_err();
+        self.moved = result.is_err() || self.is_installing();
         result
+    }
+
+    /// Whether an installation has more steps to do. Until then there is no layout that fits.
+    pub(super) fn is_installing(&self) -> bool {
+        self.installing.is_some()
     }
 
     fn follow_moved(
@@ -88,20 +107,43 @@ impl FollowedSchema {
         now: Now,
     ) -> Result<bool, Fatal> {
         let changed = install::schema_version(db)? != self.layout.schema_version;
-        if changed {
-            let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            check_content(&transaction, writes)?;
-            let log_lost = restore_tables(&transaction, config)?;
-            let (layout, installed) = install::install(&transaction, &config.filter, now.unix_ms)?;
-            if log_lost {
-                install::compare_all(&transaction, &layout, now.unix_ms)?;
-            }
-            note_change(&transaction, &layout, config, now)?;
-            transaction.commit()?;
-            report_installed(&installed);
-            self.layout = Arc::new(layout);
+        if !changed && !self.is_installing() {
+            return Ok(false);
         }
-        Ok(changed)
+        if !self.is_installing() && !missing_tables(db)?.is_empty() {
+            self.layout = Arc::new(install_again(db, config, writes, now)?);
+            return Ok(true);
+        }
+        let mut installing = match self.installing.take() {
+            Some(under_way) => under_way,
+            None => Installation::read(db, &config.filter)?,
+        };
+        let transaction = match begin(db) {
+            Ok(transaction) => transaction,
+            Err(error) => {
+                self.installing = Some(installing);
+                return Err(error.into());
+            }
+        };
+        check_content(&transaction, writes)?;
+        let progress = installing.step(&transaction, now.unix_ms, STEP_VISITS)?;
+        if progress == Progress::Done {
+            note_change(&transaction, &installing, config, now)?;
+        }
+        transaction.commit()?;
+        match progress {
+            Progress::Moved => Ok(false),
+            Progress::More => {
+                self.installing = Some(installing);
+                std::thread::park_timeout(BETWEEN_STEPS);
+                Ok(false)
+            }
+            Progress::Done => {
+                let layout = end(db, installing)?;
+                self.layout = Arc::new(layout);
+                Ok(true)
+            }
+        }
     }
 
     /// Takes over the commit of changes that came with batches of other nodes. The connection was
@@ -127,13 +169,15 @@ impl FollowedSchema {
         let layout = Arc::clone(&self.layout);
         let (_, failed) =
             user_triggers::copy_to_temp(db, &|table| layout.by_name(table).is_some())?;
-        for trigger in failed {
+        for (trigger, reason) in &failed {
             tracing::warn!(
                 trigger,
+                reason,
                 "this trigger calls functions of the application; it does not fire for rows of \
                 other nodes"
             );
         }
+        self.silent_triggers = failed;
         unique_clash::prepare(db, &layout)?;
         self.prepared = layout.schema_version;
         Ok(())
@@ -167,23 +211,91 @@ impl FollowedSchema {
     }
 }
 
-/// Stores what changed in the schema, so that it travels, if the configuration wants that.
+/// Stores what changed in the schema, so that it travels, if the configuration wants that. Inside
+/// the transaction of the last step: a batch must not leave before.
 ///
 /// # Errors
 /// SQLite's error.
-pub(super) fn note_change(
+fn note_change(
     db: &Connection,
-    layout: &Layout,
+    installation: &Installation,
     config: &NodeConfig,
     now: Now,
 ) -> Result<(), Fatal> {
     let mode = if config.publish { config.schema_mode } else { SchemaMode::Off };
     let carry = Carry { mode, filter: &config.filter, limits: &config.limits };
+    let layout = || install::layout_of(db, installation.version(), installation.schema().clone());
     Ok(schema_changes::note(db, layout, carry, now.unix_ms)?)
 }
 
-/// Creates our tables again that somebody dropped (schema tools do that). Returns whether the log
-/// was among them: changes that it held are known only from a comparison.
+/// Takes the write lock. SQLite reads a schema that has changed before it, not under it.
+fn begin(db: &mut Connection) -> Result<rusqlite::Transaction<'_>, DatabaseError> {
+    db.query_row("SELECT count(*) FROM main.__harmonylite__meta WHERE FALSE", [], |_| Ok(()))?;
+    Ok(db.transaction_with_behavior(TransactionBehavior::Immediate)?)
+}
+
+fn end(db: &Connection, installation: Installation) -> Result<Layout, Fatal> {
+    let version = installation.version();
+    let (schema, installed) = installation.end(db)?;
+    report_installed(&installed);
+    Ok(install::layout_of(db, version, schema)?)
+}
+
+/// Installs everything in bounded steps, with pauses in which the application can write.
+///
+/// # Errors
+/// SQLite's error, also if the write lock is out of reach for long.
+pub(super) fn install_in_steps(
+    db: &mut Connection,
+    config: &NodeConfig,
+    now: Now,
+) -> Result<Layout, Fatal> {
+    let mut installation = Installation::read(db, &config.filter)?;
+    let mut attempts = 0;
+    loop {
+        let transaction = match begin(db) {
+            Err(DatabaseError::Busy) if attempts < LOCK_ATTEMPTS_MAX => {
+                attempts += 1;
+                continue;
+            }
+            begun => begun?,
+        };
+        attempts = 0;
+        let progress = installation.step(&transaction, now.unix_ms, STEP_VISITS)?;
+        if progress == Progress::Done {
+            note_change(&transaction, &installation, config, now)?;
+        }
+        transaction.commit()?;
+        match progress {
+            Progress::Done => return end(db, installation),
+            Progress::More => std::thread::park_timeout(BETWEEN_STEPS),
+            Progress::Moved => installation = Installation::read(db, &config.filter)?,
+        }
+    }
+}
+
+/// Creates our tables again that somebody dropped (schema tools do that), and installs everything,
+/// in one transaction. If the log was among them, changes that it held are known only from a
+/// comparison.
+fn install_again(
+    db: &mut Connection,
+    config: &NodeConfig,
+    writes: i64,
+    now: Now,
+) -> Result<Layout, Fatal> {
+    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    check_content(&transaction, writes)?;
+    let log_lost = restore_tables(&transaction, config)?;
+    let (layout, installed) = install::install(&transaction, &config.filter, now.unix_ms)?;
+    if log_lost {
+        install::compare_all(&transaction, &layout, now.unix_ms)?;
+    }
+    transaction.commit()?;
+    report_installed(&installed);
+    Ok(layout)
+}
+
+/// Creates our tables again that somebody dropped. Returns whether the log was among them.
 fn restore_tables(db: &Connection, config: &NodeConfig) -> Result<bool, Fatal> {
     let missing = missing_tables(db)?;
     if missing.is_empty() {

@@ -83,7 +83,7 @@ impl<B: Broker> Inbound<B> {
     /// order.
     fn transact(&mut self, now: Now) -> Result<(), Fatal> {
         self.follow_schema(now)?;
-        if !self.verify.knows_incarnation() {
+        if !self.verify.knows_incarnation() || self.schema.is_installing() {
             return Ok(());
         }
         let layout = Arc::clone(&self.schema.layout);
@@ -166,6 +166,9 @@ impl<B: Broker> Inbound<B> {
         let result = self.schema.follow(&mut self.db, &self.config, self.durable.writes, now);
         if result? {
             self.schema_changed()?;
+        }
+        if self.schema.is_installing() {
+            return Ok(());
         }
         if was_moved && let Err(error) = self.schema.prepare(&mut self.db) {
             self.schema.moved = true;

@@ -21,6 +21,8 @@ pub struct Status {
     pub tables: Vec<String>,
     /// Tables that are not replicated, with the reason.
     pub skipped: Vec<(String, String)>,
+    /// Triggers of the application that do not fire for rows of other nodes, with the reason.
+    pub silent_triggers: Vec<(String, String)>,
     pub broker: BrokerStatus,
     pub streams: Vec<StreamStatus>,
     /// Committed changes that are not yet acknowledged by the broker.

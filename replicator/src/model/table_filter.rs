@@ -18,6 +18,20 @@ pub struct TableFilter {
     pub named: GlobSet,
     /// Bookkeeping of migration tools is replicated as well, because migrations travel.
     pub migrations_travel: bool,
+    /// What becomes of tables whose rows have no identity.
+    pub without_key: WithoutKey,
+}
+
+/// What becomes of a table without a PRIMARY KEY and without a UNIQUE index over NOT NULL columns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WithoutKey {
+    /// It is not replicated.
+    #[default]
+    Skip,
+    /// Its rows are identified by the rowid, which VACUUM renumbers, and which two nodes give to
+    /// different rows.
+    Rowid,
 }
 
 /// What the filter decides about a table.
@@ -105,7 +119,7 @@ mod tests {
                 include: globs(include, |_| true),
                 exclude: globs(exclude, |_| true),
                 named: globs(include, names_tables),
-                migrations_travel: false,
+                ..TableFilter::default()
             };
             let columns = || Ok::<_, Infallible>(Vec::new());
             let got = match filter.select(table, columns).unwrap() {

@@ -126,23 +126,27 @@ mod tests {
         })
     }
 
-    const HERE: &str = "CREATE TABLE t (id INTEGER PRIMARY KEY, v); CREATE TABLE u (id);
+    const HERE: &str =
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, v); CREATE TABLE u (id PRIMARY KEY);
         CREATE TABLE django_migrations (id INTEGER PRIMARY KEY);";
 
     #[test]
     fn tables_that_differ_are_named() {
         let here = layout(HERE);
         for (there, differing) in [
-            ("CREATE TABLE T (v, id INTEGER PRIMARY KEY); CREATE TABLE u (id)", None),
-            ("CREATE TABLE t (id INTEGER PRIMARY KEY); CREATE TABLE u (id)", Some(vec!["t"])),
+            ("CREATE TABLE T (v, id INTEGER PRIMARY KEY); CREATE TABLE u (id PRIMARY KEY)", None),
+            (
+                "CREATE TABLE t (id INTEGER PRIMARY KEY); CREATE TABLE u (id PRIMARY KEY)",
+                Some(vec!["t"]),
+            ),
             ("CREATE TABLE t (id INTEGER PRIMARY KEY, v)", Some(vec!["u"])),
             (
                 "CREATE TABLE t (id INTEGER PRIMARY KEY, v); CREATE VIRTUAL TABLE u USING fts5(x)",
                 None,
             ),
             (
-                "CREATE TABLE t (id INTEGER PRIMARY KEY, v); CREATE TABLE u (id); CREATE TABLE n \
-                (id)",
+                "CREATE TABLE t (id INTEGER PRIMARY KEY, v); CREATE TABLE u (id PRIMARY KEY); \
+                CREATE TABLE n (id PRIMARY KEY)",
                 Some(vec!["n"]),
             ),
         ] {
@@ -159,7 +163,7 @@ mod tests {
     #[test]
     fn a_difference_lasts_from_when_it_was_seen_until_it_ends_or_the_node_does() {
         let here = layout(HERE);
-        let there = layout("CREATE TABLE u (id)");
+        let there = layout("CREATE TABLE u (id PRIMARY KEY)");
         let mut peers = Peers::default();
         let mut at = |entry: Value, mono_ms: u64| {
             peers.take(&[entry, json!({ "node_id": 1, "schema_hash": "" })], 1, mono_ms);

@@ -94,6 +94,7 @@ impl StatusSources {
                 .iter()
                 .map(|s| (s.name.clone(), s.reason.clone()))
                 .collect(),
+            silent_triggers: writer.silent_triggers.clone(),
             broker: BrokerStatus {
                 embedded: self.embedded,
                 url: link.url.clone(),

@@ -45,6 +45,7 @@ pub(super) struct WriterSnapshot {
     pub(super) drained: bool,
     pub(super) streams: Vec<StreamSnapshot>,
     pub(super) layout: Arc<Layout>,
+    pub(super) silent_triggers: Vec<(String, String)>,
     pub(super) published_to_applied_us: (u64, u64),
     /// Since when another connection holds the write lock, monotone milliseconds.
     pub(super) busy_since_ms: Option<u64>,
@@ -141,6 +142,7 @@ impl Writer {
             drained: self.inbound.is_drained(),
             streams,
             layout: Arc::clone(self.inbound.layout()),
+            silent_triggers: self.inbound.silent_triggers().to_vec(),
             published_to_applied_us: self.applied.quantiles_at(now_ms),
             busy_since_ms: self.busy.since_ms,
         });

@@ -20,6 +20,7 @@ pub use load::{Loaded, SettingsError};
 pub use node_config::NodeConfigError;
 
 use crate::model::config::{OnJoin, SchemaMode};
+use crate::model::table_filter::WithoutKey;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
@@ -141,6 +142,8 @@ pub struct TablesSettings {
     pub include: Vec<String>,
     /// Wins over `include`.
     pub exclude: Vec<String>,
+    /// What becomes of tables whose rows have no identity: `skip` or `rowid`.
+    pub without_key: WithoutKey,
 }
 
 /// `[schema]`.

@@ -48,6 +48,7 @@ impl Settings {
             exclude: globs("tables.exclude", &self.tables.exclude, |_| true).map_err(wrong)?,
             named: globs("tables.include", &self.tables.include, names_tables).map_err(wrong)?,
             migrations_travel: self.schema.replicate != SchemaMode::Off,
+            without_key: self.tables.without_key,
         })
     }
 

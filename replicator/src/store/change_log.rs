@@ -291,6 +291,19 @@ pub fn widen(db: &Connection, columns: usize) -> Result<(), DatabaseError> {
     Ok(())
 }
 
+/// Lets the entries of a table that are not published yet count for no table: its rows have another
+/// key now. The entries stay, because their numbers are not used again. Returns how many there are.
+///
+/// # Errors
+/// SQLite's error.
+pub fn forget_unpublished(db: &Connection, table_id: i64) -> Result<usize, DatabaseError> {
+    Ok(db.execute(
+        "UPDATE main.__harmonylite__change_log SET table_id = 0 WHERE table_id = ?1 AND id > \
+        coalesce((SELECT value FROM main.__harmonylite__meta WHERE key = 'published'), 0)",
+        [table_id],
+    )?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

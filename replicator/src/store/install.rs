@@ -11,6 +11,7 @@ use crate::db::schema::OWN_PREFIX;
 use crate::db::sql::quote;
 use crate::model::ids::NodeId;
 use rusqlite::Connection;
+use std::collections::HashSet;
 use std::path::Path;
 
 /// The format number of our tables. FORMAT.md explains each number.
@@ -56,16 +57,16 @@ pub fn create_tables(db: &Connection, path: &Path) -> Result<(), DatabaseError> 
 /// # Errors
 /// SQLite's error.
 pub fn missing_tables(db: &Connection) -> Result<Vec<String>, DatabaseError> {
+    // One search: the schema may have many thousand entries.
     let mut read = db.prepare_cached(
-        "SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ?1)",
+        "SELECT name FROM main.sqlite_schema WHERE type = 'table' AND substr(name, 1, length(?1)) \
+        = ?1",
     )?;
-    let mut missing = Vec::new();
-    for name in FIXED_TABLES.map(|name| format!("{OWN_PREFIX}{name}")) {
-        if !read.query_row([&name], |r| r.get::<_, bool>(0))? {
-            missing.push(name);
-        }
-    }
-    Ok(missing)
+    let present = read
+        .query_map([OWN_PREFIX], |r| r.get::<_, String>(0))?
+        .collect::<rusqlite::Result<HashSet<_>>>()?;
+    let all = FIXED_TABLES.map(|name| format!("{OWN_PREFIX}{name}"));
+    Ok(all.into_iter().filter(|name| !present.contains(name)).collect())
 }
 
 /// Format 1 had no digests beside the versions. The next installation finds that the table has no

@@ -54,7 +54,7 @@ pub fn put(
 /// # Errors
 /// As [`read`].
 pub fn newest(db: &Connection, table_id: i64) -> Result<Option<KeptShape>, DatabaseError> {
-    Ok(read(db, table_id)?.into_iter().next())
+    Ok(read_newest(db, table_id, 1)?.into_iter().next())
 }
 
 /// All shapes of a table with their hashes, the newest first.
@@ -62,11 +62,15 @@ pub fn newest(db: &Connection, table_id: i64) -> Result<Option<KeptShape>, Datab
 /// # Errors
 /// What SQLite reports; a text that is not ours.
 pub fn read(db: &Connection, table_id: i64) -> Result<Vec<KeptShape>, DatabaseError> {
+    read_newest(db, table_id, -1)
+}
+
+fn read_newest(db: &Connection, table_id: i64, n: i64) -> Result<Vec<KeptShape>, DatabaseError> {
     let mut read = db.prepare_cached(
         "SELECT hash, shape, logged_upto FROM main.__harmonylite__schema_history WHERE \
-        table_id = ?1 ORDER BY time DESC",
+        table_id = ?1 ORDER BY time DESC LIMIT ?2",
     )?;
-    let rows = read.query_map([table_id], |r| {
+    let rows = read.query_map([table_id, n], |r| {
         let text: String = r.get(1)?;
         let shape = serde_json::from_str(&text).map_err(|error| {
             rusqlite::Error::FromSqlConversionFailure(

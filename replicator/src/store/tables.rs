@@ -5,7 +5,7 @@ use crate::db::connection::DatabaseError;
 use crate::db::schema::{Schema, TableSchema};
 use crate::model::batch::Digest;
 use rusqlite::{Connection, OptionalExtension, params};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// The number of a registered table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +124,16 @@ pub fn replicated(db: &Connection) -> Result<Vec<(i64, String)>, DatabaseError> 
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
+/// Returns number and hash of every table that is or was replicated, by its name in lower case.
+///
+/// # Errors
+/// SQLite's error.
+pub fn all(db: &Connection) -> Result<HashMap<String, (i64, Option<Digest>)>, DatabaseError> {
+    let mut read = db.prepare("SELECT lower(name), id, hash FROM main.__harmonylite__table")?;
+    let rows = read.query_map([], |r| Ok((r.get(0)?, (r.get(1)?, r.get(2)?))))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
 /// Returns the names of the tables that are not replicated any more.
 ///
 /// # Errors
@@ -171,7 +181,8 @@ mod tests {
     #[test]
     fn a_table_keeps_its_number_whatever_becomes_of_it() {
         let db = test_database();
-        let first = schema(&db, "CREATE TABLE a (id INTEGER PRIMARY KEY); CREATE TABLE b (x)");
+        let first =
+            schema(&db, "CREATE TABLE a (id INTEGER PRIMARY KEY); CREATE TABLE b (x PRIMARY KEY)");
         let registered = |schema: &Schema| -> Vec<Registered> {
             schema.tables.iter().map(|t| register(&db, t).unwrap()).collect()
         };
@@ -190,7 +201,7 @@ mod tests {
         assert_ne!(hash(&db, "a").unwrap(), hash_before);
         assert_eq!((names(&db).unwrap(), hash(&db, "b").unwrap()), (vec!["a".to_owned()], None));
 
-        let third = schema(&db, "CREATE TABLE b (x)");
+        let third = schema(&db, "CREATE TABLE b (x PRIMARY KEY)");
         assert_eq!(registered(&third)[1], added(2));
         assert_eq!(find(&db, "never").unwrap(), None);
     }

@@ -359,3 +359,28 @@ fn a_table_made_during_an_outage_is_captured() {
     });
     cluster.converge();
 }
+
+#[test]
+fn a_search_index_that_cannot_follow_is_named() {
+    let schema = "CREATE TABLE book (id TEXT PRIMARY KEY, title TEXT);
+        CREATE VIRTUAL TABLE book_index USING fts5 (id, title);
+        CREATE TRIGGER book_ai AFTER INSERT ON book BEGIN
+            INSERT INTO book_index VALUES (NEW.id, title_sort(NEW.title)); END;";
+    let mut cluster = Cluster::new(2, schema);
+    cluster.run();
+    let one = cluster.nodes[0].app();
+    // The application registers the function; this connection is another program without it.
+    one.execute_batch("DROP TRIGGER book_ai; INSERT INTO book VALUES ('a', 'abc')").unwrap();
+    let two = cluster.nodes[1].app();
+    eventually("the row arrives", || number(&two, "SELECT count(*) FROM book") == 1);
+    assert_eq!(number(&two, "SELECT count(*) FROM book_index"), 0);
+    let status = String::from_utf8(cluster.nodes[1].cli(&["status"]).stdout).unwrap();
+    let log = cluster.nodes[1].output();
+    for text in [&status, &log] {
+        assert!(text.contains("book_ai") && text.contains("title_sort"), "{text}");
+    }
+    eventually("the dropped trigger is not named any more", || {
+        let status = String::from_utf8(cluster.nodes[0].cli(&["status"]).stdout).unwrap();
+        !status.contains("book_ai")
+    });
+}

@@ -132,7 +132,7 @@ fn published(node: &Node) -> (u64, u64) {
 
 #[test]
 fn every_value_arrives_byte_for_byte_and_nothing_comes_back() {
-    let mut cluster = Cluster::new(2, SCHEMA);
+    let mut cluster = Cluster::with(2, SCHEMA, "[tables]\nwithout_key = \"rowid\"");
     cluster.run();
     let db = cluster.nodes[0].app();
     let own = published(&cluster.nodes[1]);

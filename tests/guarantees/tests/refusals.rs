@@ -88,7 +88,13 @@ fn files_that_are_no_usable_database() {
     damaged[16..18].copy_from_slice(&[3, 3]);
     let encrypted: Vec<u8> =
         (0..8_192_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let wide = dir.join("wide.db");
+    rusqlite::Connection::open(&wide)
+        .unwrap()
+        .execute_batch("PRAGMA encoding = 'UTF-16le'; CREATE TABLE t (id INTEGER PRIMARY KEY)")
+        .unwrap();
     let cases = [
+        (wide.to_str().unwrap().to_owned(), "UTF-16"),
         (dir.join("missing.db").to_str().unwrap().to_owned(), "no such database"),
         (file("notes.txt", b"Dear diary, this is no database at all."), "not an SQLite database"),
         (file("encrypted.db", &encrypted), "encrypted"),

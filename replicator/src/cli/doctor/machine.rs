@@ -82,13 +82,8 @@ pub(super) fn check(path: &Path, facts: FileFacts, report: &mut Report) {
             "WAL works with every program that uses SQLite 3.7 or newer",
         );
     }
-    if facts.utf16 {
-        report.add(
-            Level::Note,
-            "database",
-            "text is stored as UTF-16 here and replicated as UTF-8",
-            "",
-        );
+    if let Err(refused) = facts.check_encoding(path) {
+        report.problem("database", &Failure::of(&refused.into()));
     }
 }
 

@@ -155,7 +155,7 @@ mod tests {
         Connection::open(&path).unwrap().execute_batch(SCHEMA).unwrap();
         let text = look(&path).text();
         for part in [
-            "nokey: no PRIMARY KEY",
+            "problem (table): nokey cannot be replicated: its rows have no identity",
             "nullkey: 1 row",
             "counted",
             "AUTOINCREMENT",

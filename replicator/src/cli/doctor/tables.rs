@@ -1,7 +1,7 @@
 //! Checks the schema for what changes once several nodes write.
 
 use super::report::{Level, Report};
-use crate::db::schema::{KeyKind, Schema, TableSchema};
+use crate::db::schema::{KeyKind, NO_IDENTITY, Schema, TableSchema};
 use crate::db::sql::quote;
 use anyhow::Result;
 use rusqlite::Connection;
@@ -11,12 +11,9 @@ pub(super) fn check(db: &Connection, schema: &Schema, report: &mut Report) -> Re
     for skipped in &schema.skipped {
         report.not_replicated(&skipped.name, &skipped.reason);
         if skipped.warn {
-            report.add(
-                Level::Warning,
-                "table",
-                format!("{} cannot be replicated: {}", skipped.name, skipped.reason),
-                "",
-            );
+            let no_key = skipped.reason == NO_IDENTITY;
+            let text = format!("{} cannot be replicated: {}", skipped.name, skipped.reason);
+            report.add(if no_key { Level::Problem } else { Level::Warning }, "table", text, "");
         }
     }
     for table in &schema.tables {
@@ -32,12 +29,13 @@ pub(super) fn check(db: &Connection, schema: &Schema, report: &mut Report) -> Re
 fn no_primary_key(table: &TableSchema, report: &mut Report) {
     if table.key_kind == KeyKind::Rowid {
         let text = format!(
-            "{}: no PRIMARY KEY: rows are told apart by their rowid, so two nodes that insert at \
-            once use the same number for two rows (the later write stays), and VACUUM may \
-            renumber them",
+            "{}: rows are told apart by their rowid (tables.without_key = \"rowid\"), so two nodes \
+            that insert at once use the same number for two rows (the later write stays), and \
+            VACUUM may renumber them",
             table.name
         );
-        report.add(Level::Warning, "table", text, "give the table a PRIMARY KEY");
+        let hint = "give the table a PRIMARY KEY, or a UNIQUE index over NOT NULL columns";
+        report.add(Level::Warning, "table", text, hint);
     }
 }
 

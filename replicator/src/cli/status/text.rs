@@ -111,6 +111,13 @@ fn not_replicated(out: &mut Facts, s: &Status) {
     for (reason, tables) in by_reason {
         out.line("local only", &format!("{}: {reason}", tables.join(", ")));
     }
+    for (trigger, reason) in &s.silent_triggers {
+        let text = format!(
+            "trigger {trigger} does not fire for rows of other nodes, so what it maintains lacks \
+            them: {reason} (only the application registers it)"
+        );
+        out.alarm("silent", &text);
+    }
 }
 
 fn broker(s: &Status) -> String {

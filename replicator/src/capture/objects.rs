@@ -1,0 +1,281 @@
+//! Our triggers, views and version tables in the application's schema: what is there, and how they
+//! are dropped and created.
+//!
+//! Arrives: names and texts. Leaves: entries in `sqlite_schema`. Owns: every text was compiled by
+//! SQLite before it stands there. Runs inside the caller's write transaction, so a crash leaves all
+//! or none.
+//!
+//! SQLite searches the whole of `sqlite_schema` after each CREATE and each DROP. That is nothing
+//! for a hundred tables; for 5,000 with seven objects each it takes minutes. Where it would take
+//! long, triggers and views are written in *bulk*: they are created in an empty database in memory,
+//! beside stand-ins of their tables, and the rows that SQLite made for them there are copied, as
+//! VACUUM does it. Tables are always created by SQLite.
+
+use super::install::schema_version;
+use crate::db::connection::DatabaseError;
+use crate::db::schema::OWN_PREFIX;
+use crate::db::sql::quote;
+use crate::store::install::FIXED_TABLES;
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, params};
+use std::collections::{BTreeMap, HashMap};
+
+/// Entries of `sqlite_schema` that creating all objects one by one may visit: some 30 ms of work.
+const ONE_BY_ONE_MAX: u64 = 100_000;
+
+/// An object of ours.
+#[derive(Clone, Debug)]
+struct Object {
+    kind: String,
+    /// The table that it is on, in lower case.
+    table: String,
+    sql: String,
+    /// Its place in `sqlite_schema`; None if this installation created it.
+    rowid: Option<i64>,
+}
+
+/// All our objects, except the fixed tables.
+#[derive(Debug, Default)]
+pub(super) struct Objects {
+    present: BTreeMap<String, Object>,
+    on_table: HashMap<String, Vec<String>>,
+    /// The entries of `sqlite_schema`.
+    entries: u64,
+    is_bulk: bool,
+    dropped: Vec<(i64, String)>,
+    compiled: Vec<Compiled>,
+}
+
+/// A row of `sqlite_schema` that SQLite made.
+#[derive(Debug)]
+struct Compiled {
+    kind: String,
+    name: String,
+    table: String,
+    sql: String,
+}
+
+impl Objects {
+    /// Reads what is there.
+    ///
+    /// # Errors
+    /// SQLite's error.
+    pub(super) fn read(db: &Connection) -> Result<Self, DatabaseError> {
+        let mut found = Self {
+            entries: db.query_row("SELECT count(*) FROM main.sqlite_schema", [], |r| {
+                r.get::<_, i64>(0).map(|n| u64::try_from(n).unwrap_or(0))
+            })?,
+            ..Self::default()
+        };
+        let mut read = db.prepare(
+            "SELECT name, type, tbl_name, coalesce(sql, ''), rowid FROM main.sqlite_schema WHERE \
+            substr(name, 1, length(?1)) = ?1 AND type IN ('table', 'view', 'trigger')",
+        )?;
+        let mut rows = read.query([OWN_PREFIX])?;
+        while let Some(row) = rows.next()? {
+            let (name, kind): (String, String) = (row.get(0)?, row.get(1)?);
+            let fixed = |name: &str| FIXED_TABLES.iter().any(|f| name[OWN_PREFIX.len()..] == **f);
+            if kind == "table" && fixed(&name) {
+                continue;
+            }
+            let table = row.get::<_, String>(2)?.to_ascii_lowercase();
+            found.insert(name, Object { kind, table, sql: row.get(3)?, rowid: Some(row.get(4)?) });
+        }
+        Ok(found)
+    }
+
+    fn insert(&mut self, name: String, object: Object) {
+        if object.kind == "trigger" {
+            self.on_table.entry(object.table.clone()).or_default().push(name.clone());
+        }
+        self.present.insert(name, object);
+    }
+
+    /// Decides how to create this number of objects.
+    pub(super) fn expect(&mut self, objects: usize) {
+        let visits = (objects as u64).saturating_mul(self.entries + objects as u64);
+        self.is_bulk = visits > ONE_BY_ONE_MAX;
+    }
+
+    /// Reads what is there now, for the same way of creating.
+    ///
+    /// # Errors
+    /// SQLite's error.
+    pub(super) fn read_again(&self, db: &Connection) -> Result<Self, DatabaseError> {
+        Ok(Self { is_bulk: self.is_bulk, ..Self::read(db)? })
+    }
+
+    /// Whether triggers and views are written in bulk.
+    pub(super) fn is_bulk(&self) -> bool {
+        self.is_bulk
+    }
+
+    /// The entries of `sqlite_schema` that creating one table visits.
+    pub(super) fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    /// Whether there is an object of this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.present.contains_key(name)
+    }
+
+    /// Whether the object is there with this text. SQLite stores a text unchanged, except for the
+    /// part before the name.
+    pub(super) fn fits(&self, name: &str, text: &str) -> bool {
+        self.present.get(name).is_some_and(|o| tail(text, name) == tail(&o.sql, name))
+    }
+
+    /// The names of our triggers on a table.
+    pub(super) fn triggers_on(&self, table: &str) -> Vec<String> {
+        let table = table.to_ascii_lowercase();
+        let names = self.on_table.get(&table).map(Vec::as_slice).unwrap_or_default();
+        let stands = |n: &&String| self.present.get(*n).is_some_and(|o| o.table == table);
+        names.iter().filter(stands).cloned().collect()
+    }
+
+    /// Name, type and table of every object. Triggers and views come first, because they name the
+    /// tables.
+    pub(super) fn all(&self) -> Vec<(String, String, String)> {
+        let mut all: Vec<_> = self
+            .present
+            .iter()
+            .map(|(name, o)| (name.clone(), o.kind.clone(), o.table.clone()))
+            .collect();
+        all.sort_by_key(|(_, kind, _)| kind == "table");
+        all
+    }
+
+    /// Drops an object, if it is there. Returns its type.
+    ///
+    /// # Errors
+    /// SQLite's error.
+    pub(super) fn drop(
+        &mut self,
+        db: &Connection,
+        name: &str,
+    ) -> Result<Option<String>, DatabaseError> {
+        let Some(object) = self.present.remove(name) else { return Ok(None) };
+        match object.rowid {
+            Some(rowid) if self.is_bulk && object.kind != "table" => {
+                self.dropped.push((rowid, name.to_owned()));
+            }
+            _ => {
+                db.execute_batch(&format!("DROP {} IF EXISTS main.{}", object.kind, quote(name)))?;
+            }
+        }
+        self.entries = self.entries.saturating_sub(1);
+        Ok(Some(object.kind))
+    }
+
+    /// Creates objects of a table. In bulk, triggers and views are there after
+    /// [`Self::write_bulk`].
+    ///
+    /// # Errors
+    /// SQLite's error.
+    pub(super) fn create(
+        &mut self,
+        db: &Connection,
+        table: &str,
+        objects: &[(&str, &str)],
+    ) -> Result<(), DatabaseError> {
+        let mut compiled = Vec::new();
+        for &(name, sql) in objects {
+            if self.is_bulk && kind_of(sql) != "table" {
+                compiled.push(sql);
+            } else {
+                db.execute_batch(sql)?;
+            }
+            self.created(table, name, sql);
+        }
+        if !compiled.is_empty() {
+            self.compiled.extend(compile(table, &compiled)?);
+        }
+        Ok(())
+    }
+
+    fn created(&mut self, table: &str, name: &str, sql: &str) {
+        let kind = kind_of(sql);
+        let on = if kind == "trigger" { table } else { name };
+        let object = Object {
+            kind: kind.to_owned(),
+            table: on.to_ascii_lowercase(),
+            sql: sql.to_owned(),
+            rowid: None,
+        };
+        self.insert(name.to_owned(), object);
+        self.entries += 1;
+    }
+
+    /// Writes what was created and dropped in bulk, and lets every other connection read the schema
+    /// again. `before` is the schema version at the start of the transaction.
+    ///
+    /// # Errors
+    /// SQLite's error.
+    pub(super) fn write_bulk(&mut self, db: &Connection, before: i64) -> Result<(), DatabaseError> {
+        let dropped = std::mem::take(&mut self.dropped);
+        let compiled = std::mem::take(&mut self.compiled);
+        if dropped.is_empty() && compiled.is_empty() {
+            return Ok(());
+        }
+        let writable = DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA;
+        db.set_db_config(writable, true)?;
+        let written = write_rows(db, &dropped, &compiled);
+        db.set_db_config(writable, false)?;
+        written?;
+        if schema_version(db)? == before {
+            db.pragma_update(Some("main"), "schema_version", before + 1)?;
+        }
+        Ok(())
+    }
+}
+
+/// Compiles triggers and views in an empty database, beside a stand-in of their table, and returns
+/// the rows of its `sqlite_schema`.
+fn compile(table: &str, objects: &[&str]) -> Result<Vec<Compiled>, DatabaseError> {
+    let empty = Connection::open_in_memory()?;
+    empty.execute_batch(&format!("CREATE TABLE main.{} (x)", quote(table)))?;
+    for sql in objects {
+        empty.execute_batch(sql)?;
+    }
+    let mut read = empty.prepare(
+        "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE type IN ('trigger', 'view') \
+        ORDER BY rowid",
+    )?;
+    let rows = read.query_map([], |r| {
+        Ok(Compiled { kind: r.get(0)?, name: r.get(1)?, table: r.get(2)?, sql: r.get(3)? })
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+fn write_rows(
+    db: &Connection,
+    dropped: &[(i64, String)],
+    compiled: &[Compiled],
+) -> Result<(), DatabaseError> {
+    let mut delete = db.prepare("DELETE FROM main.sqlite_schema WHERE rowid = ?1 AND name = ?2")?;
+    for (rowid, name) in dropped {
+        delete.execute(params![rowid, name])?;
+    }
+    let mut insert = db.prepare(
+        "INSERT INTO main.sqlite_schema (type, name, tbl_name, rootpage, sql) VALUES (?1, ?2, ?3, \
+        0, ?4)",
+    )?;
+    for Compiled { kind, name, table, sql } in compiled {
+        insert.execute(params![kind, name, table, sql])?;
+    }
+    Ok(())
+}
+
+fn kind_of(sql: &str) -> &'static str {
+    match sql.split_whitespace().nth(1) {
+        Some("TRIGGER") => "trigger",
+        Some("VIEW") => "view",
+        _ => "table",
+    }
+}
+
+fn tail<'a>(sql: &'a str, name: &str) -> &'a str {
+    let quoted = quote(name);
+    sql.find(&quoted).map_or(sql, |at| &sql[at + quoted.len()..])
+}
