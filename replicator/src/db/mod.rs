@@ -9,4 +9,5 @@ pub mod preflight;
 pub mod row_digest;
 pub mod schema;
 pub mod shape;
+pub mod snapshots;
 pub mod sql;

@@ -14,6 +14,7 @@ use crate::repair::answers::{PeerQuestion, QuestionId};
 use crate::repair::gaps::Gaps;
 use crate::repair::question::{Outgoing, Question};
 use crate::repair::signal::Signal;
+use crate::store::change_log;
 use data_encoding::HEXLOWER;
 
 /// An input of the writing actor.
@@ -27,6 +28,8 @@ pub enum Input {
     Wake,
     /// Outbound has stopped publishing for this check. Its acknowledgements came before.
     OutboundHeld(u64),
+    /// Write all waiting bookkeeping: the node is about to stop.
+    Flush,
     /// Retry a batch in quarantine.
     RetryQuarantine(i64),
 }
@@ -39,6 +42,7 @@ impl<B: Broker> Inbound<B> {
     pub fn handle(&mut self, input: Input, now: Now) -> Result<(), Fatal> {
         match input {
             Input::Wake => self.inbox.wake = true,
+            Input::Flush => self.inbox.flush = true,
             Input::Acknowledged(ack) => self.inbox.acknowledged(ack, now),
             Input::OutboundHeld(check) => self.verify.outbound_holds(check),
             Input::RetryQuarantine(id) => self.inbox.retries.push(id),
@@ -281,7 +285,11 @@ impl<B: Broker> Inbound<B> {
             self.requests.send(questions);
             return Ok(());
         }
-        let Some(answered) = self.verify.judge(&self.durable, &self.config) else {
+        let has_mark = match self.verify.last_own_mark() {
+            Some(mark) => change_log::mark(&self.db, mark.id)? == Some(mark),
+            None => false,
+        };
+        let Some(answered) = self.verify.judge(&self.durable, &self.config, has_mark) else {
             return Ok(());
         };
         let (layout, on_join) = (&self.schema.layout, self.config.on_join);

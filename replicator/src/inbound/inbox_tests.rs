@@ -22,7 +22,7 @@ fn empty() -> (Durable, Inbox) {
 }
 
 fn ack(upto: i64) -> Ack {
-    Ack { batch: BatchNo(1), upto, seq: None, lowest_ms: 0 }
+    Ack { batch: BatchNo(1), upto, mark: None, seq: None, lowest_ms: 0 }
 }
 
 fn item(kind: ItemKind) -> StreamItem {

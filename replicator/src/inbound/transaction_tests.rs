@@ -38,7 +38,7 @@ impl Memory {
 }
 
 fn ack(batch: u64) -> Ack {
-    Ack { batch: BatchNo(batch), upto: 0, seq: Some(StreamSeq(4)), lowest_ms: 500 }
+    Ack { batch: BatchNo(batch), upto: 0, mark: None, seq: Some(StreamSeq(4)), lowest_ms: 500 }
 }
 
 /// Checks that database and memory agree.

@@ -6,10 +6,11 @@
 use crate::db::connection::DatabaseError;
 use crate::db::ids::version_from;
 use crate::db::sql::key_columns;
-use crate::model::batch::Value;
+use crate::model::batch::{LogMark, Value};
 use crate::model::ids::Version;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
+use xxhash_rust::xxh3::Xxh3Default;
 
 /// The table's name, for statements that also use a table of the application.
 pub const NAME: &str = "__harmonylite__change_log";
@@ -119,6 +120,48 @@ pub fn log_end(db: &Connection) -> Result<i64, DatabaseError> {
     Ok(db
         .prepare_cached("SELECT coalesce(max(id), 0) FROM main.__harmonylite__change_log")?
         .query_row([], |r| r.get(0))?)
+}
+
+/// Returns the mark of an entry; None if the log does not have it. The columns that absorb fills
+/// later, and those without a value, do not count.
+///
+/// # Errors
+/// SQLite's error.
+pub fn mark(db: &Connection, id: i64) -> Result<Option<LogMark>, DatabaseError> {
+    let mut read =
+        db.prepare_cached("SELECT * FROM main.__harmonylite__change_log WHERE id = ?1")?;
+    let names: Vec<String> = read.column_names().into_iter().map(str::to_owned).collect();
+    let mut rows = read.query([id])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    let mut hash = Xxh3Default::new();
+    for (i, name) in names.iter().enumerate().filter(|(_, name)| !name.starts_with("prev_")) {
+        let value = row.get_ref(i)?;
+        let (kind, bytes): (u8, &[u8]) = match value {
+            ValueRef::Null => continue,
+            ValueRef::Integer(n) => (1, &n.to_le_bytes()),
+            ValueRef::Real(x) => (2, &x.to_bits().to_le_bytes()),
+            ValueRef::Text(text) => (3, text),
+            ValueRef::Blob(blob) => (4, blob),
+        };
+        hash.update(name.as_bytes());
+        hash.update(&[0, kind]);
+        hash.update(&(bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    }
+    Ok(Some(LogMark { id, hash: hash.digest() }))
+}
+
+/// Returns the lowest row time that the entries after `after` up to `upto` can have, unix
+/// milliseconds; None without entries. A row that is only to be published can be of any time.
+///
+/// # Errors
+/// SQLite's error.
+pub fn lowest_ms(db: &Connection, after: i64, upto: i64) -> Result<Option<i64>, DatabaseError> {
+    let mut read = db.prepare_cached(&format!(
+        "SELECT min(CASE WHEN kind = {KIND_PUBLISH} THEN 0 ELSE time END) FROM \
+        main.__harmonylite__change_log WHERE id > ?1 AND id <= ?2"
+    ))?;
+    Ok(read.query_row([after, upto], |r| r.get(0))?)
 }
 
 /// Returns the number of the n-th entry (from 1) after `after`; None if there are fewer.
