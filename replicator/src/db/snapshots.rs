@@ -98,8 +98,7 @@ fn is_any_current(head: &[u8; HEAD], locked: [bool; READ_MARKS]) -> bool {
     }
     // A reader takes a mark below the newest frame only if all others are in use.
     let all_used = locked[1..].iter().all(|locked| *locked);
-    (1..READ_MARKS)
-        .any(|i| locked[i] && (all_used || word(BACKFILLED + 4 + 4 * i) >= max_frame))
+    (1..READ_MARKS).any(|i| locked[i] && (all_used || word(BACKFILLED + 4 + 4 * i) >= max_frame))
 }
 
 #[cfg(test)]

@@ -65,9 +65,8 @@ impl Bookkeeping {
         if self.since_ms.is_none() || (self.data_version.is_some() && !is_over) {
             return Ok(());
         }
-        let version = db
-            .prepare_cached("PRAGMA main.data_version")?
-            .query_row([], |r| r.get::<_, i64>(0))?;
+        let version =
+            db.prepare_cached("PRAGMA main.data_version")?.query_row([], |r| r.get::<_, i64>(0))?;
         if self.data_version.replace(version).is_some_and(|before| before != version) {
             self.sign_ms = now.mono_ms;
         }

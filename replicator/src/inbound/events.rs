@@ -8,6 +8,7 @@ use super::join::refuse_join;
 use super::stream::Context;
 use crate::actor::{Ack, Effect, Fatal};
 use crate::broker::{Broker, BrokerError, BrokerEvent, Message, Permit, Reply};
+use crate::db::connection::DatabaseError;
 use crate::model::config::Now;
 use crate::model::ids::{NodeId, StreamSeq};
 use crate::repair::answers::{PeerQuestion, QuestionId};
@@ -275,8 +276,18 @@ impl<B: Broker> Inbound<B> {
         true
     }
 
-    /// When all questions are answered, asks for the trail of lost cursors, or judges.
-    pub(super) fn judge_connection(&mut self) -> Result<(), Fatal> {
+    /// Returns whether the log has the last entry of the newest own message. False while the broker
+    /// has not answered, or without a check.
+    pub(super) fn has_last_own_mark(&self) -> Result<bool, DatabaseError> {
+        match self.verify.last_own_mark() {
+            Some(mark) => Ok(change_log::mark(&self.db, mark.id)? == Some(mark)),
+            None => Ok(false),
+        }
+    }
+
+    /// When all questions are answered, asks for the trail of lost cursors, or judges. `has_mark` is
+    /// the result of [`Inbound::has_last_own_mark`].
+    pub(super) fn judge_connection(&mut self, has_mark: bool) -> Result<(), Fatal> {
         let enrolled = self.gaps.is_enrolled();
         let Some(questions) = self.verify.trail_to_ask(&self.durable, enrolled) else {
             return Ok(());
@@ -285,10 +296,6 @@ impl<B: Broker> Inbound<B> {
             self.requests.send(questions);
             return Ok(());
         }
-        let has_mark = match self.verify.last_own_mark() {
-            Some(mark) => change_log::mark(&self.db, mark.id)? == Some(mark),
-            None => false,
-        };
         let Some(answered) = self.verify.judge(&self.durable, &self.config, has_mark) else {
             return Ok(());
         };

@@ -132,9 +132,8 @@ impl Inbox {
     /// joined and the connection is checked.
     pub(super) fn items_are_due(&self, durable: &Durable, steady: bool) -> bool {
         let mut streams = self.streams.iter().zip(&durable.streams);
-        let all_wait = streams.all(|(stream, progress)| {
-            progress.resuming.is_empty() && stream.waits_for_nothing()
-        });
+        let all_wait = streams
+            .all(|(stream, progress)| progress.resuming.is_empty() && stream.waits_for_nothing());
         self.any_delivered() && !(steady && all_wait)
     }
 

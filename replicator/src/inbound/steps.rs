@@ -34,7 +34,14 @@ impl<B: Broker> Inbound<B> {
     /// The error that ends the node. A busy database or a full disk gives [`Step::Busy`] instead.
     pub fn step(&mut self, now: Now) -> Result<Step, Fatal> {
         self.tick(now);
-        self.judge_connection()?;
+        let has_mark = match self.has_last_own_mark() {
+            Err(error) if error.action() == Action::Retry => {
+                self.stats.busy += 1;
+                return Ok(Step::Busy);
+            }
+            result => result?,
+        };
+        self.judge_connection(has_mark)?;
         let result = self.work(now);
         self.no_disk_room = match &result {
             Err(Fatal::Database(error @ (DatabaseError::Full | DatabaseError::NoIndex))) => {
@@ -180,7 +187,6 @@ impl<B: Broker> Inbound<B> {
         self.after_commit(after, now);
         Ok(true)
     }
-
 
     fn after_commit(&mut self, after: AfterCommit, now: Now) {
         self.durable.republish.committed();

@@ -119,7 +119,9 @@ impl StatusSources {
             joining_rows: writer.republished.0,
             republishing_rows: writer.republished.1,
             wake: wake(&writer, &reader),
-            writes_per_second: writer.writes.per_second(clock::mono_ms(), writer.stats.transactions),
+            writes_per_second: writer
+                .writes
+                .per_second(clock::mono_ms(), writer.stats.transactions),
             counters: self.counters(&writer, &reader),
             last_published_ms: reader.stats.last_published_unix_ms,
             last_applied_ms: writer.stats.last_applied_unix_ms,

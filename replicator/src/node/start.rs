@@ -283,8 +283,10 @@ fn open(config: NodeConfig, brokers: (NatsBroker, NatsBroker)) -> Result<OpenedD
     let mut inbound = inbound;
     match Snapshots::of(&config.path) {
         Ok(snapshots) => inbound.look_at_snapshots(move || snapshots.any_open()),
-        Err(error) => tracing::warn!(%error, "cannot look at the database's wal-index; remote rows \
-            do not wait for open transactions of the application"),
+        Err(error) => {
+            tracing::warn!(%error, "cannot look at the database's wal-index; remote rows \
+            do not wait for open transactions of the application")
+        }
     }
     let reader = || connection::open_reader(&config.path);
     let outbound = Outbound::new(config.clone(), reader()?, brokers.1)?;
