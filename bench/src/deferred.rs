@@ -80,10 +80,10 @@ fn transaction(db: &Connection, think: Duration) -> rusqlite::Result<()> {
 /// Commits at the peer until `stop`.
 fn write(pair: &Pair, stop: &AtomicBool) -> Result<()> {
     let peer = pair.open(1)?;
-    let mut id = 1_000_000_000;
+    let mut id = -1_000;
     while !stop.load(Ordering::Relaxed) {
         peer.execute("INSERT INTO item VALUES (?1, 'peer', 2, NULL)", [id])?;
-        id += 1;
+        id -= 1;
         pause(PEER_PAUSE);
     }
     Ok(())

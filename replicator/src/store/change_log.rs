@@ -436,4 +436,36 @@ mod tests {
         assert_eq!(logged.unwrap(), 1);
         assert_eq!(pending(&db, 0).unwrap(), Pending { entries: 1, oldest_ms: 0 });
     }
+
+    /// The mark must stay while the entry waits, and differ from that of any other entry.
+    #[test]
+    fn a_mark_is_that_of_one_entry() {
+        let db = test_database();
+        log(&db, 1, 20, KIND_CHANGED);
+        let first = mark(&db, 1).unwrap().unwrap();
+        assert_eq!((first.id, mark(&db, 2).unwrap()), (1, None));
+        keep_previous(&db, [(1, Version { hlc: Hlc(5), site: Site(9) })]).unwrap();
+        widen(&db, 3).unwrap();
+        assert_eq!(mark(&db, 1).unwrap(), Some(first), "absorbed, and with more columns");
+        for change in ["time = 21", "kind = 3", "table_id = 2", "key0 = '10'", "key1 = 0"] {
+            db.execute_batch("SAVEPOINT s").unwrap();
+            db.execute(&format!("UPDATE __harmonylite__change_log SET {change}"), []).unwrap();
+            assert_ne!(mark(&db, 1).unwrap(), Some(first), "{change}");
+            db.execute_batch("ROLLBACK TO s; RELEASE s").unwrap();
+        }
+        log(&db, 2, 20, KIND_CHANGED);
+        assert_ne!(mark(&db, 2).unwrap().unwrap().hash, first.hash);
+    }
+
+    #[test]
+    fn the_lowest_time_of_a_row_to_publish_is_unknown() {
+        let db = test_database();
+        assert_eq!(lowest_ms(&db, 0, 9).unwrap(), None);
+        log(&db, 1, 20, KIND_CHANGED);
+        log(&db, 2, 30, KIND_CHANGED);
+        log(&db, 3, 40, KIND_PUBLISH);
+        assert_eq!(lowest_ms(&db, 0, 2).unwrap(), Some(20));
+        assert_eq!(lowest_ms(&db, 1, 2).unwrap(), Some(30));
+        assert_eq!(lowest_ms(&db, 0, 3).unwrap(), Some(0));
+    }
 }
