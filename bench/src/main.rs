@@ -8,6 +8,7 @@
 mod bare;
 mod broker;
 mod cost;
+mod deferred;
 mod flow;
 mod hold;
 mod idle;
@@ -36,6 +37,9 @@ struct Options {
     /// Only these measurements
     #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME,NAME")]
     only: Vec<Measurement>,
+    /// Transactions of each run of `deferred`
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    transactions: u64,
     /// The program to measure; without it, the `harmonylite` beside this one
     #[arg(long, value_name = "PATH")]
     program: Option<PathBuf>,
@@ -55,6 +59,8 @@ enum Measurement {
     Idle,
     /// How long an application waits while a large transaction of the other node is applied
     Hold,
+    /// Deferred transactions that fail, of 10,000. Takes minutes, so it runs only by name
+    Deferred,
 }
 
 fn main() -> Result<ExitCode> {
@@ -96,6 +102,10 @@ fn main() -> Result<ExitCode> {
     if wanted(Measurement::Latency) {
         let pair = Pair::start(options.program.clone(), BrokerKind::Embedded)?;
         latency::measure_synced(&pair, &mut report, options.quick)?;
+    }
+    if options.only.contains(&Measurement::Deferred) {
+        let count = if options.quick { 300 } else { options.transactions };
+        deferred::measure(options.program.clone(), &mut report, count)?;
     }
     print!("{}", report.table());
     if cfg!(debug_assertions) {

@@ -2,6 +2,7 @@
 //! owner.
 
 use crate::db::connection::DatabaseError;
+use crate::model::batch::LogMark;
 use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 use crate::store::install::is_installed;
 use rusqlite::Connection;
@@ -13,6 +14,8 @@ pub struct Ack {
     pub batch: BatchNo,
     /// Log entries up to here are published, or need no publication.
     pub upto: i64,
+    /// The mark of that entry, to see that the log still is the same one.
+    pub mark: Option<LogMark>,
     /// The position of its last part in the stream. None if nothing had to be sent.
     pub seq: Option<StreamSeq>,
     /// The lowest row time in it, unix milliseconds.
@@ -43,6 +46,11 @@ pub enum Effect {
     },
     /// The log has new entries, or the triggers were reinstalled.
     Look,
+    /// The log is another one: somebody emptied it. Entries up to here are published.
+    LogReplaced {
+        /// The last published entry.
+        published: i64,
+    },
 }
 
 /// The result of a step.
@@ -54,6 +62,9 @@ pub enum Step {
     Worked,
     /// Another connection holds the write lock, or the disk is full. Step again a little later.
     Busy,
+    /// Another connection has an open snapshot, which a write would make stale. Step again very
+    /// soon.
+    Polite,
 }
 
 /// The reason why the node has to end.

@@ -72,6 +72,7 @@ pub struct Folded {
     pub previous_of: Vec<(i64, Version)>,
 }
 
+#[derive(Clone)]
 struct State {
     table: Arc<TableLayout>,
     key: Vec<Value>,
@@ -88,6 +89,22 @@ struct State {
 }
 
 impl State {
+    fn new(table: Arc<TableLayout>, key: Vec<Value>, real: Version) -> Self {
+        Self {
+            table,
+            key,
+            real,
+            floor: Hlc(0),
+            previous: None,
+            changed: false,
+            unabsorbed: None,
+            displaced: false,
+            republish: false,
+            new: false,
+            merged_from: Version::NONE,
+        }
+    }
+
     fn next_hlc(&self, time_ms: i64) -> Hlc {
         if planted(Bug::NoPlusOne) {
             return Hlc::from_ms(time_ms).max(self.real.hlc);
@@ -104,6 +121,62 @@ impl State {
     }
 }
 
+/// The state of the rows after the entries that are published and not absorbed yet. Such entries
+/// can be many, because absorbing waits (docs/design.md, section 5a); with this a fold need not
+/// read them again at each commit. It holds as long as nothing is absorbed or applied.
+#[derive(Default)]
+pub struct FoldBase {
+    /// The entries up to here are folded.
+    upto: i64,
+    states: Vec<State>,
+    index: HashMap<Vec<u8>, usize>,
+}
+
+impl std::fmt::Debug for FoldBase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FoldBase of {} rows up to {}", self.states.len(), self.upto)
+    }
+}
+
+impl FoldBase {
+    /// Creates the state after the absorbed entries.
+    pub fn new(absorbed: i64) -> Self {
+        Self { upto: absorbed, ..Self::default() }
+    }
+
+    /// Returns the last folded entry.
+    pub fn upto(&self) -> i64 {
+        self.upto
+    }
+
+    /// Folds the entries up to `from.sent`.
+    ///
+    /// # Errors
+    /// SQLite's error.
+    pub fn advance(
+        &mut self,
+        db: &Connection,
+        layout: &Layout,
+        from: &FoldFrom<'_>,
+    ) -> Result<(), DatabaseError> {
+        if from.sent <= self.upto {
+            return Ok(());
+        }
+        let from = FoldFrom { upto: from.sent, ..from.clone() };
+        let mut folding = Folding::new(db, layout, &from, None);
+        (folding.states, folding.index) =
+            (std::mem::take(&mut self.states), std::mem::take(&mut self.index));
+        folding.run(self.upto)?;
+        (self.states, self.index) = (folding.states, folding.index);
+        self.upto = from.upto;
+        Ok(())
+    }
+
+    fn get(&self, canonical: &[u8]) -> Option<&State> {
+        self.index.get(canonical).map(|at| &self.states[*at])
+    }
+}
+
 /// Folds the log.
 ///
 /// # Errors
@@ -113,46 +186,79 @@ pub fn fold(
     layout: &Layout,
     from: &FoldFrom<'_>,
 ) -> Result<Folded, DatabaseError> {
-    let mut folded = Folded::default();
-    let mut versions = Versions::new(db);
-    let mut states: Vec<State> = Vec::new();
-    let mut index: HashMap<Vec<u8>, usize> = HashMap::new();
-    let after = from.absorbed.min(from.sent);
-    for_each(db, layout.key_columns_max, after, from.upto, |entry| {
-        folded.entries += 1;
-        let Some(table) = layout.by_id(entry.table_id) else { return Ok(()) };
-        let key = entry.key(table.schema.key.len())?;
-        if key.contains(&Value::Null) {
-            *folded.null_keys.entry(table.name().to_owned()).or_default() += 1;
-            return Ok(());
-        }
-        let canonical = table.canonical(&key);
-        let at = match index.get(&canonical) {
-            Some(at) => *at,
-            None => {
-                let real = versions.get(table, &key)?;
-                index.insert(canonical, states.len());
-                states.push(State {
-                    table: Arc::clone(table),
-                    key,
-                    real,
-                    floor: Hlc(0),
-                    previous: None,
-                    changed: false,
-                    unabsorbed: None,
-                    displaced: false,
-                    republish: false,
-                    new: false,
-                    merged_from: Version::NONE,
-                });
-                states.len() - 1
-            }
-        };
-        step(&mut states[at], entry, from, &mut folded.previous_of);
-        Ok(())
-    })?;
-    folded.rows = states.into_iter().map(|state| finish(state, from)).collect();
+    fold_after(db, layout, from, None)
+}
+
+/// Folds the log after `base`, which holds for this log and these versions.
+///
+/// # Errors
+/// SQLite's error.
+pub fn fold_after(
+    db: &Connection,
+    layout: &Layout,
+    from: &FoldFrom<'_>,
+    base: Option<&FoldBase>,
+) -> Result<Folded, DatabaseError> {
+    let mut folding = Folding::new(db, layout, from, base);
+    folding.run(base.map_or(from.absorbed.min(from.sent), |base| base.upto))?;
+    let mut folded = folding.folded;
+    folded.rows = folding.states.into_iter().map(|state| finish(state, from)).collect();
     Ok(folded)
+}
+
+/// A running fold.
+struct Folding<'a> {
+    db: &'a Connection,
+    layout: &'a Layout,
+    from: &'a FoldFrom<'a>,
+    base: Option<&'a FoldBase>,
+    states: Vec<State>,
+    index: HashMap<Vec<u8>, usize>,
+    folded: Folded,
+}
+
+impl<'a> Folding<'a> {
+    fn new(
+        db: &'a Connection,
+        layout: &'a Layout,
+        from: &'a FoldFrom<'a>,
+        base: Option<&'a FoldBase>,
+    ) -> Self {
+        let (states, index, folded) = (Vec::new(), HashMap::new(), Folded::default());
+        Self { db, layout, from, base, states, index, folded }
+    }
+
+    /// Folds the entries after `after`.
+    fn run(&mut self, after: i64) -> Result<(), DatabaseError> {
+        let Self { db, layout, from, base, states, index, folded } = self;
+        let mut versions = Versions::new(db);
+        for_each(db, layout.key_columns_max, after, from.upto, |entry| {
+            folded.entries += 1;
+            let Some(table) = layout.by_id(entry.table_id) else { return Ok(()) };
+            let key = entry.key(table.schema.key.len())?;
+            if key.contains(&Value::Null) {
+                *folded.null_keys.entry(table.name().to_owned()).or_default() += 1;
+                return Ok(());
+            }
+            let canonical = table.canonical(&key);
+            let at = match index.get(&canonical) {
+                Some(at) => *at,
+                None => {
+                    states.push(match base.and_then(|base| base.get(&canonical)) {
+                        Some(state) => state.clone(),
+                        None => {
+                            let real = versions.get(table, &key)?;
+                            State::new(Arc::clone(table), key, real)
+                        }
+                    });
+                    index.insert(canonical, states.len() - 1);
+                    states.len() - 1
+                }
+            };
+            step(&mut states[at], entry, from, &mut folded.previous_of);
+            Ok(())
+        })
+    }
 }
 
 fn step(

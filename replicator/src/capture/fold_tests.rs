@@ -312,3 +312,39 @@ fn rows_come_in_the_order_of_their_first_entry_and_dropped_tables_not_at_all() {
     assert_eq!(keys, [[Value::Integer(3)], [Value::Integer(1)], [Value::Integer(2)]]);
     assert_eq!(folded.entries, 6);
 }
+
+/// Collect folds only the new entries, from the rows that it kept, and must get the same as from
+/// the whole log.
+#[test]
+fn a_fold_from_kept_rows_is_that_of_the_whole_log() {
+    let kinds = [KIND_CHANGED, KIND_CHANGED, KIND_DISPLACED, KIND_PUBLISH, KIND_FOUND];
+    for seed in 0..200_u64 {
+        let log = Log::new();
+        log.put(at(4, 2, OTHER));
+        let mut random = seed;
+        let mut below = |n: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 33) % n
+        };
+        for _ in 0..12 {
+            let (time, kind) = (below(9).cast_signed(), kinds[below(5) as usize]);
+            log.log(time, kind, below(4).cast_signed());
+        }
+        let absorbed = below(3).cast_signed();
+        log.absorb(0, absorbed);
+        let mut base = FoldBase::new(absorbed);
+        for sent in [absorbed, absorbed + below(4).cast_signed(), 8, 11] {
+            let from = FoldFrom { site: SITE, own_sites: &log.own, absorbed, sent, upto: 12 };
+            base.advance(&log.db, &log.layout, &from).unwrap();
+            assert_eq!(base.upto(), sent.max(absorbed));
+            let kept = fold_after(&log.db, &log.layout, &from, Some(&base)).unwrap();
+            let show = |folded: Folded| {
+                let published = folded.rows.into_iter().filter(|row| row.publish);
+                let mut rows: Vec<_> = published.map(|row| format!("{row:?}")).collect();
+                rows.sort();
+                rows
+            };
+            assert_eq!(show(kept), show(log.fold(absorbed, sent)), "seed {seed}, sent {sent}");
+        }
+    }
+}

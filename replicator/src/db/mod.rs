@@ -19,6 +19,7 @@ pub mod schema_rehearsal;
 pub mod schema_run;
 pub mod schema_state;
 pub mod shape;
+pub mod snapshots;
 pub mod sql;
 pub mod sql_tokens;
 pub mod table_text;

@@ -16,6 +16,10 @@ impl Transaction<'_> {
     /// # Errors
     /// SQLite's error.
     pub(super) fn carry_out(&mut self, verdict: &Verdict) -> Result<(), Fatal> {
+        if let Some(confirmed) = verdict.confirmed {
+            let own = verdict.shards.iter().find(|s| s.shard == self.config.own_shard());
+            self.confirm(&confirmed, own.map_or(0, |s| s.state.created_ns))?;
+        }
         self.rewind(verdict);
         self.note_expired(verdict)?;
         if verdict.own_lost {

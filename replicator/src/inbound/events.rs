@@ -8,12 +8,14 @@ use super::join::refuse_join;
 use super::stream::Context;
 use crate::actor::{Ack, Effect, Fatal};
 use crate::broker::{Broker, BrokerError, BrokerEvent, Message, Permit, Reply};
+use crate::db::connection::DatabaseError;
 use crate::model::config::{Now, SchemaMode};
 use crate::model::ids::{NodeId, StreamSeq};
 use crate::repair::answers::{PeerQuestion, QuestionId};
 use crate::repair::gaps::Gaps;
 use crate::repair::question::{Outgoing, Question};
 use crate::repair::signal::Signal;
+use crate::store::change_log;
 use data_encoding::HEXLOWER;
 
 /// An input of the writing actor.
@@ -27,6 +29,8 @@ pub enum Input {
     Wake,
     /// Outbound has stopped publishing for this check. Its acknowledgements came before.
     OutboundHeld(u64),
+    /// Write all waiting bookkeeping: the node is about to stop.
+    Flush,
     /// Retry a batch in quarantine.
     RetryQuarantine(i64),
 }
@@ -39,6 +43,7 @@ impl<B: Broker> Inbound<B> {
     pub fn handle(&mut self, input: Input, now: Now) -> Result<(), Fatal> {
         match input {
             Input::Wake => self.inbox.wake = true,
+            Input::Flush => self.inbox.flush = true,
             Input::Acknowledged(ack) => self.inbox.acknowledged(ack, now),
             Input::OutboundHeld(check) => self.verify.outbound_holds(check),
             Input::RetryQuarantine(id) => self.inbox.retries.push(id),
@@ -277,8 +282,18 @@ impl<B: Broker> Inbound<B> {
         true
     }
 
-    /// When all questions are answered, asks for the trail of lost cursors, or judges.
-    pub(super) fn judge_connection(&mut self) -> Result<(), Fatal> {
+    /// Returns whether the log has the last entry of the newest own message. False while the broker
+    /// has not answered, or without a check.
+    pub(super) fn has_last_own_mark(&self) -> Result<bool, DatabaseError> {
+        match self.verify.last_own_mark() {
+            Some(mark) => Ok(change_log::mark(&self.db, mark.id)? == Some(mark)),
+            None => Ok(false),
+        }
+    }
+
+    /// When all questions are answered, asks for the trail of lost cursors, or judges. `has_mark` is
+    /// the result of [`Inbound::has_last_own_mark`].
+    pub(super) fn judge_connection(&mut self, has_mark: bool) -> Result<(), Fatal> {
         let enrolled = self.gaps.is_enrolled();
         let Some(questions) = self.verify.trail_to_ask(&self.durable, enrolled) else {
             return Ok(());
@@ -287,7 +302,7 @@ impl<B: Broker> Inbound<B> {
             self.requests.send(questions);
             return Ok(());
         }
-        let Some(answered) = self.verify.judge(&self.durable, &self.config) else {
+        let Some(answered) = self.verify.judge(&self.durable, &self.config, has_mark) else {
             return Ok(());
         };
         let (layout, on_join) = (&self.schema.layout, self.config.on_join);

@@ -4,29 +4,29 @@
 //! the application, so inputs wait for more if they can, for a bounded time. Streams are served in
 //! turn. Memory only: after a crash the broker delivers and acknowledges again.
 
+use super::bookkeeping::{Bookkeeping, Urgency};
 use super::durable::Durable;
 use super::stream::ShardStream;
 use crate::actor::Ack;
 use crate::model::config::Now;
 use crate::wire::unpack::Unpacker;
 
-/// Acknowledgements wait this long for more, or for another reason to write. If a crash comes
-/// before they are written, the batches are sent again.
-const ACKS_WAIT_MS: u64 = 5;
-/// This many acknowledgements do not wait.
-const ACKS_MAX: usize = 64;
-
 /// The work of the next transaction.
 pub(super) struct Inbox {
     /// Acknowledgements of own batches.
     pub(super) acks: Vec<Ack>,
-    acks_due_ms: u64,
     /// The batches of the quarantine to retry.
     pub(super) retries: Vec<i64>,
     /// Whether to look at the schema and the log.
     pub(super) wake: bool,
-    /// Since when deliveries wait, on the monotone clock.
-    skips_since: Option<u64>,
+    /// When the bookkeeping in here is written.
+    pub(super) bookkeeping: Bookkeeping,
+    /// Log entries that wait to be absorbed, on a node that does not publish.
+    pub(super) unsent: u64,
+    /// Write all bookkeeping now: the node is about to stop.
+    pub(super) flush: bool,
+    /// The number of deliveries at the last look.
+    noted_items: usize,
     /// The streams with their deliveries, in the order of [`Durable::streams`].
     pub(super) streams: Vec<ShardStream>,
     /// The stream that the next transaction begins with.
@@ -55,10 +55,12 @@ impl Inbox {
     pub(super) fn new(durable: &Durable, now: Now) -> Self {
         Self {
             acks: Vec::new(),
-            acks_due_ms: 0,
             retries: Vec::new(),
             wake: true,
-            skips_since: None,
+            bookkeeping: Bookkeeping::default(),
+            unsent: 0,
+            flush: false,
+            noted_items: 0,
             streams: durable.streams.iter().map(ShardStream::new).collect(),
             first_served: 0,
             delivered_ms: now.mono_ms,
@@ -68,9 +70,7 @@ impl Inbox {
 
     /// Takes the acknowledgement of an own batch.
     pub(super) fn acknowledged(&mut self, ack: Ack, now: Now) {
-        if self.acks.is_empty() {
-            self.acks_due_ms = now.mono_ms + ACKS_WAIT_MS;
-        }
+        self.bookkeeping.note(now);
         self.acks.push(ack);
     }
 
@@ -91,30 +91,50 @@ impl Inbox {
         self.acks.is_empty() && self.streams.iter().all(ShardStream::is_drained)
     }
 
-    /// Returns whether acknowledgements are due. `steady` tells that nothing waits for them.
-    pub(super) fn acks_are_due(&self, steady: bool, now: Now) -> bool {
-        let wait = steady && self.acks.len() < ACKS_MAX && now.mono_ms < self.acks_due_ms;
-        !self.acks.is_empty() && !wait
+    fn items(&self) -> usize {
+        self.streams.iter().map(|s| s.queue.len()).sum()
     }
 
-    /// Remembers since when deliveries wait.
+    /// Notes new deliveries. Those that only move a cursor are bookkeeping.
     pub(super) fn note_waiting(&mut self, now: Now) {
-        let since_ms = self.skips_since.unwrap_or(now.mono_ms);
-        self.skips_since = self.any_delivered().then_some(since_ms);
+        let items = self.items();
+        if items > self.noted_items {
+            self.bookkeeping.note(now);
+        }
+        self.noted_items = items;
+    }
+
+    /// Notes log entries that wait to be absorbed, on a node that does not publish.
+    pub(super) fn note_unsent(&mut self, entries: u64, now: Now) {
+        if entries > self.unsent {
+            self.bookkeeping.note(now);
+        }
+        self.unsent = entries;
+    }
+
+    /// Returns how urgent the waiting bookkeeping is. `published` is the last log entry whose
+    /// publication is stored.
+    pub(super) fn urgency(&self, published: i64, entries_max: u64, now: Now) -> Urgency {
+        let items = self.items();
+        if self.acks.is_empty() && items == 0 && self.unsent == 0 {
+            return Urgency::None;
+        }
+        let acknowledged = self.acks.last().map_or(0, |ack| ack.upto.saturating_sub(published));
+        let entries = self.unsent.max(u64::try_from(acknowledged).unwrap_or(0));
+        if self.flush || entries >= entries_max || items as u64 >= entries_max {
+            return Urgency::Now;
+        }
+        self.bookkeeping.urgency(now)
     }
 
     /// Returns whether deliveries are due. Items that only move the cursor (own batches that come
-    /// back) wait for more, like acknowledgements, unless a held origin waits for them. `steady`
-    /// tells that the node has joined and the connection is checked.
-    pub(super) fn items_are_due(&self, durable: &Durable, steady: bool, now: Now) -> bool {
-        let Some(since_ms) = self.skips_since else { return false };
+    /// back) are bookkeeping, unless a held origin waits for them. `steady` tells that the node has
+    /// joined and the connection is checked.
+    pub(super) fn items_are_due(&self, durable: &Durable, steady: bool) -> bool {
         let mut streams = self.streams.iter().zip(&durable.streams);
-        let all_wait = streams.all(|(stream, progress)| {
-            progress.resuming.is_empty()
-                && stream.queue.len() <= ACKS_MAX
-                && stream.waits_for_nothing()
-        });
-        !steady || now.mono_ms >= since_ms + ACKS_WAIT_MS || !all_wait
+        let all_wait = streams
+            .all(|(stream, progress)| progress.resuming.is_empty() && stream.waits_for_nothing());
+        self.any_delivered() && !(steady && all_wait)
     }
 
     /// Removes the processed inputs, after the commit.
@@ -127,13 +147,17 @@ impl Inbox {
         if let Some(full_at) = served.full_at {
             self.first_served = (full_at + 1) % self.streams.len();
         }
-        self.skips_since = None;
+        self.unsent = 0;
+        self.noted_items = self.items();
+        if self.acks.is_empty() && self.noted_items == 0 {
+            self.bookkeeping.committed();
+            self.flush = false;
+        }
     }
 
-    /// Returns when waiting inputs become due, on the monotone clock.
+    /// Returns when bookkeeping becomes due, on the monotone clock.
     pub(super) fn deadline(&self) -> u64 {
-        let skips_ms = self.skips_since.map_or(u64::MAX, |since| since + ACKS_WAIT_MS);
-        if self.acks.is_empty() { skips_ms } else { skips_ms.min(self.acks_due_ms) }
+        self.bookkeeping.deadline()
     }
 
     /// Returns when a stream has work although no input arrives, on the monotone clock.

@@ -22,7 +22,7 @@ fn empty() -> (Durable, Inbox) {
 }
 
 fn ack(upto: i64) -> Ack {
-    Ack { batch: BatchNo(1), upto, seq: None, lowest_ms: 0 }
+    Ack { batch: BatchNo(1), upto, mark: None, seq: None, lowest_ms: 0 }
 }
 
 fn item(kind: ItemKind) -> StreamItem {
@@ -61,30 +61,50 @@ fn only_a_commit_removes() {
 }
 
 #[test]
-fn acknowledgements_wait_five_milliseconds_or_for_sixty_four() {
+fn acknowledgements_wait_for_a_quiet_moment_or_for_many_entries_or_for_the_stop() {
     let (_, mut inbox) = empty();
-    assert!(!inbox.acks_are_due(true, NOW));
-    inbox.acknowledged(ack(1), NOW);
-    assert!(!inbox.acks_are_due(true, later(ACKS_WAIT_MS - 1)));
-    assert!(inbox.acks_are_due(true, later(ACKS_WAIT_MS)));
-    assert!(inbox.acks_are_due(false, NOW), "a check waits for them");
-    assert_eq!(inbox.deadline(), NOW.mono_ms + ACKS_WAIT_MS);
-    (1..ACKS_MAX).for_each(|i| inbox.acknowledged(ack(i as i64), NOW));
-    assert!(inbox.acks_are_due(true, NOW));
+    assert_eq!(inbox.urgency(0, 100, later(10_000)), Urgency::None);
+    inbox.acknowledged(ack(99), NOW);
+    assert_eq!(inbox.urgency(0, 100, later(999)), Urgency::None);
+    assert_eq!(inbox.urgency(0, 100, later(1_000)), Urgency::IfUnseen);
+    assert_eq!(inbox.deadline(), NOW.mono_ms + 1_000);
+    inbox.acknowledged(ack(100), NOW);
+    assert_eq!(inbox.urgency(0, 100, NOW), Urgency::Now);
+    assert_eq!(inbox.urgency(1, 100, NOW), Urgency::None, "one of them is stored");
+    inbox.flush = true;
+    assert_eq!(inbox.urgency(1, 100, NOW), Urgency::Now);
+    inbox.committed(&Served { acks: 1, ..Served::default() });
+    assert!(inbox.flush, "the other still waits");
+    inbox.committed(&Served { acks: 1, ..Served::default() });
+    assert_eq!((inbox.flush, inbox.deadline()), (false, u64::MAX));
 }
 
 #[test]
-fn what_only_moves_the_cursor_waits_and_everything_else_does_not() {
+fn what_only_moves_the_cursor_is_bookkeeping_and_everything_else_is_not() {
     let (durable, mut inbox) = empty();
     inbox.note_waiting(NOW);
-    assert!(!inbox.items_are_due(&durable, true, NOW));
+    assert!(!inbox.items_are_due(&durable, true));
     inbox.streams[0].queue.push_back(item(ItemKind::Skip));
     inbox.note_waiting(NOW);
-    assert!(!inbox.items_are_due(&durable, true, later(ACKS_WAIT_MS - 1)));
-    assert!(inbox.items_are_due(&durable, true, later(ACKS_WAIT_MS)));
-    assert!(inbox.items_are_due(&durable, false, NOW), "not joined, or not checked");
+    inbox.note_waiting(later(500));
+    assert!(!inbox.items_are_due(&durable, true));
+    assert_eq!(inbox.urgency(0, 100, later(1_000)), Urgency::IfUnseen, "nothing new came");
+    assert_eq!(inbox.urgency(0, 1, NOW), Urgency::Now, "too many of them");
+    assert!(inbox.items_are_due(&durable, false), "not joined, or not checked");
     inbox.streams[2].queue.push_back(item(gap()));
-    assert!(inbox.items_are_due(&durable, true, NOW));
+    assert!(inbox.items_are_due(&durable, true));
+}
+
+#[test]
+fn changes_that_are_never_sent_are_bookkeeping() {
+    let (_, mut inbox) = empty();
+    inbox.note_unsent(5, NOW);
+    inbox.note_unsent(5, later(900));
+    assert_eq!(inbox.urgency(0, 100, later(1_000)), Urgency::IfUnseen);
+    inbox.note_unsent(100, later(1_000));
+    assert_eq!(inbox.urgency(0, 100, later(1_000)), Urgency::Now);
+    inbox.committed(&Served::default());
+    assert_eq!(inbox.urgency(0, 100, later(9_000)), Urgency::None);
 }
 
 #[test]

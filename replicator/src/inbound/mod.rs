@@ -7,11 +7,13 @@
 
 mod adopt_schema;
 mod apply_batch;
+mod bookkeeping;
 mod carry_out;
 mod durable;
 mod events;
 mod inbox;
 mod join;
+mod polite;
 mod process;
 mod requests;
 mod schedule;
@@ -44,6 +46,7 @@ use crate::store::{install::create_tables, kept_tables, schema_changes, sites};
 use durable::Durable;
 use inbox::Inbox;
 use join::Join;
+use polite::Polite;
 use requests::Requests;
 use rusqlite::{Connection, TransactionBehavior};
 use schedule::Schedule;
@@ -65,6 +68,7 @@ pub struct Inbound<B: Broker> {
     pruning: Pruning,
     join: Join,
     inbox: Inbox,
+    polite: Polite,
     /// The reason why the last transaction found no room on the disk.
     no_disk_room: Option<String>,
     /// Messages for outbound. The owner takes them after each call.
@@ -99,6 +103,7 @@ impl<B: Broker> Inbound<B> {
             pruning: Pruning::new(now),
             join: Join::new(config.replicate),
             inbox: Inbox::new(&durable, now),
+            polite: Polite::new(&config),
             no_disk_room: None,
             effects: Vec::new(),
             stats: Stats::default(),
@@ -112,6 +117,12 @@ impl<B: Broker> Inbound<B> {
     fn schedule(&self) -> Schedule<'_> {
         let Self { durable, verify, gaps, answers, superseded, pruning, join, inbox, .. } = self;
         Schedule { durable, verify, gaps, answers, superseded, pruning, join, inbox }
+    }
+
+    /// Takes a function that returns whether another connection has an open snapshot. Without it
+    /// none is seen.
+    pub fn look_at_snapshots(&mut self, open: impl FnMut() -> bool + Send + 'static) {
+        self.polite.look_with(Box::new(open));
     }
 
     /// Starts the consumer of a stream after its cursor.

@@ -4,6 +4,7 @@
 //! transaction takes the write lock from the application, so inputs wait for more if they can, for
 //! a bounded time. Reads only.
 
+use super::bookkeeping::Urgency;
 use super::durable::Durable;
 use super::inbox::Inbox;
 use super::join::Join;
@@ -40,15 +41,31 @@ impl Schedule<'_> {
     pub(super) fn transaction_is_due(&self, now: Now) -> bool {
         let (up, durable, inbox) = (self.verify.is_up(), self.durable, self.inbox);
         self.verify.knows_incarnation()
-            && (inbox.acks_are_due(up && durable.republish.is_idle(), now)
+            && ((!inbox.acks.is_empty() && self.anyone_waits_for_acks())
                 || !inbox.retries.is_empty()
                 || self.gaps.any_ended()
                 || self.verify.verdict().is_some()
-                || inbox.items_are_due(durable, durable.joined && up, now)
+                || inbox.items_are_due(durable, durable.joined && up)
                 || now.mono_ms >= self.answer_deadline()
                 || !durable.compare.is_idle()
                 || durable.republish.is_due(durable.absorb.published)
                 || (up && self.join.is_complete(durable, inbox, &[], now)))
+    }
+
+    /// Returns whether something waits for the mark of acknowledgements: the check of a connection,
+    /// the next step of a republication, or the answer to another node.
+    fn anyone_waits_for_acks(&self) -> bool {
+        !self.verify.is_up()
+            || !self.durable.republish.is_idle()
+            || self.answers.await_publication()
+    }
+
+    /// Returns how urgent the waiting bookkeeping is.
+    pub(super) fn bookkeeping(&self, entries_max: u64, now: Now) -> Urgency {
+        if !self.verify.knows_incarnation() {
+            return Urgency::None;
+        }
+        self.inbox.urgency(self.durable.absorb.published, entries_max, now)
     }
 
     /// Returns when an answer can start. A question that arrives while rows are republished waits,

@@ -5,6 +5,12 @@
 #[allow(missing_docs)]
 pub struct Stats {
     pub transactions: u64,
+    /// Transactions that were written although another connection had an open snapshot.
+    pub snapshots_met: u64,
+    /// Transactions that were rolled back, because a snapshot was opened meanwhile.
+    pub snapshots_waited: u64,
+    /// Own batches that were found in the stream without a stored acknowledgement.
+    pub confirmed: u64,
     pub batches_applied: u64,
     pub rows_taken: u64,
     pub rows_skipped: u64,
@@ -23,4 +29,11 @@ pub struct Stats {
     pub drift_warnings: u64,
     pub newest_remote_ms: i64,
     pub last_applied_unix_ms: i64,
+}
+
+impl Stats {
+    /// Returns the number of remote rows, written or skipped.
+    pub(super) fn rows_seen(&self) -> u64 {
+        self.rows_taken + self.rows_skipped
+    }
 }

@@ -5,8 +5,9 @@
 //! move the cursor. A crash before the commit changes nothing.
 
 use super::Inbound;
+use super::bookkeeping::Urgency;
 use super::process;
-use super::transaction::{AfterCommit, Transaction, check_content};
+use super::transaction::{AfterCommit, Committed, Transaction, check_content};
 use crate::actor::{Effect, Fatal, Step};
 use crate::broker::Broker;
 use crate::capture::compare::Compare;
@@ -22,6 +23,10 @@ use crate::store::cursor::Cursor;
 use rusqlite::TransactionBehavior;
 use std::sync::Arc;
 
+/// A transaction with more rows is not repeated because another connection opens a snapshot
+/// meanwhile: that would cost more than it spares.
+const REPEATED_ROWS_MAX: u64 = 200;
+
 impl<B: Broker> Inbound<B> {
     /// Does one piece of work, with at most one write transaction. It also checks the deadlines.
     ///
@@ -29,7 +34,14 @@ impl<B: Broker> Inbound<B> {
     /// The error that ends the node. A busy database or a full disk gives [`Step::Busy`] instead.
     pub fn step(&mut self, now: Now) -> Result<Step, Fatal> {
         self.tick(now);
-        self.judge_connection()?;
+        let has_mark = match self.has_last_own_mark() {
+            Err(error) if error.action() == Action::Retry => {
+                self.stats.busy += 1;
+                return Ok(Step::Busy);
+            }
+            result => result?,
+        };
+        self.judge_connection(has_mark)?;
         let result = self.work(now);
         self.no_disk_room = match &result {
             Err(Fatal::Database(error @ (DatabaseError::Full | DatabaseError::NoIndex))) => {
@@ -50,55 +62,85 @@ impl<B: Broker> Inbound<B> {
         if planted(Bug::CursorFirst) && self.stores_cursor_first()? {
             return Ok(Step::Worked);
         }
-        if self.has_work(now)? {
-            self.transact(now)?;
-        } else if self.may_prune(now)? {
-            self.prune(now)?;
-        } else {
-            return Ok(Step::Idle);
+        match self.urgency(now)? {
+            Urgency::Now if self.polite.waits(now) => return Ok(Step::Polite),
+            Urgency::Now => {
+                let committed = self.transact(Urgency::Now, now)?;
+                return Ok(if committed { Step::Worked } else { Step::Polite });
+            }
+            Urgency::IfUnseen if !self.polite.sees_one() => {
+                if self.transact(Urgency::IfUnseen, now)? {
+                    return Ok(Step::Worked);
+                }
+                self.inbox.bookkeeping.met(now);
+            }
+            Urgency::IfUnseen => self.inbox.bookkeeping.seen(now),
+            Urgency::None => {}
         }
-        Ok(Step::Worked)
+        if self.may_prune(now)? {
+            self.prune(now)?;
+            return Ok(Step::Worked);
+        }
+        Ok(Step::Idle)
     }
 
-    /// Returns whether a transaction has work. Reads only the schema version and the end of the
-    /// log.
-    fn has_work(&mut self, now: Now) -> Result<bool, Fatal> {
+    /// Returns whether a transaction has work. Reads only the schema version, the end of the log,
+    /// and whether somebody has committed.
+    fn urgency(&mut self, now: Now) -> Result<Urgency, Fatal> {
         self.inbox.note_waiting(now);
         if self.schedule().transaction_is_due(now) || self.schema.moved {
-            return Ok(true);
+            return Ok(Urgency::Now);
         }
-        if !self.inbox.wake {
+        if self.inbox.wake {
+            self.schema.look(&self.db)?;
+            let log_replaced = self.look_at_log(now)?;
+            // The wake is cleared only now, because a busy database must be looked at again.
+            self.inbox.wake = false;
+            if self.schema.moved || log_replaced {
+                return Ok(Urgency::Now);
+            }
+        }
+        self.inbox.bookkeeping.look(&self.db, now)?;
+        Ok(self.schedule().bookkeeping(self.config.limits.bookkeeping_entries_max, now))
+    }
+
+    /// Returns whether the log is shorter than it was. Also notes the changes that are never sent.
+    fn look_at_log(&mut self, now: Now) -> Result<bool, Fatal> {
+        if !self.verify.knows_incarnation() {
             return Ok(false);
         }
-        self.schema.look(&self.db)?;
-        let unsent = self.verify.knows_incarnation()
-            && !self.config.publish
-            && log_end(&self.db)? > self.durable.absorb.published;
-        // The wake is cleared only now, because a busy database must be looked at again.
-        self.inbox.wake = false;
-        Ok(self.schema.moved || unsent)
+        let (end, published) = (log_end(&self.db)?, self.durable.absorb.published);
+        if !self.config.publish {
+            self.inbox.note_unsent(u64::try_from(end - published).unwrap_or(0), now);
+        }
+        let acknowledged = self.inbox.acks.last().map_or(0, |ack| ack.upto);
+        Ok(end < published.max(acknowledged))
     }
 
     /// Does all waiting work, within the bounds, in one write transaction. This function is its
-    /// order.
-    fn transact(&mut self, now: Now) -> Result<(), Fatal> {
+    /// order. False if it was rolled back, because another connection has opened a snapshot
+    /// meanwhile.
+    fn transact(&mut self, urgency: Urgency, now: Now) -> Result<bool, Fatal> {
         self.follow_schema(now)?;
         if !self.verify.knows_incarnation() || self.schema.is_installing() {
-            return Ok(());
+            return Ok(true);
         }
         let layout = Arc::clone(&self.schema.layout);
         let copies = (&self.durable, &self.stats);
         let tx = Transaction::new(&self.db, &self.config, &layout, copies, now);
-        let committed = tx.run(|tx| {
+        let (before, up) = (self.stats, self.verify.is_up());
+        let work = |tx: &mut Transaction<'_>| {
             if !tx.begin()? {
                 return Ok(());
             }
             tx.follow_emptied_log()?;
-            if let Some(behind_broker) = self.verify.verdict().map(|v| v.behind_broker) {
+            if let Some(verdict) = self.verify.verdict() {
+                let (behind_broker, confirmed) =
+                    (verdict.behind_broker, verdict.confirmed.and_then(|c| c.published));
                 if behind_broker {
                     tx.begin_incarnation(baseline::site_from(self.verify.random()))?;
                 }
-                tx.stamp_old_changes()?;
+                tx.stamp_old_changes(confirmed.map_or(0, |p| p.upto))?;
             }
             if !tx.absorb(!self.inbox.acks.is_empty())? {
                 return Ok(());
@@ -122,16 +164,35 @@ impl<B: Broker> Inbound<B> {
             }
             tx.step_republish(&self.answers)?;
             tx.write_marks()
+        };
+        let mut met = false;
+        let committed = tx.run(work, |tx| {
+            let is_small = tx.stats.rows_seen() - before.rows_seen() <= REPEATED_ROWS_MAX;
+            let waits = match urgency {
+                _ if !up || !is_small => false,
+                Urgency::Now => self.polite.waits(now),
+                Urgency::IfUnseen | Urgency::None => self.polite.sees_one(),
+            };
+            met = !waits && self.polite.sees_one();
+            !waits
         });
-        let (durable, stats, mut after) = committed?;
+        let Some(Committed { durable, stats, mut after }) = committed? else {
+            self.stats.snapshots_waited += 1;
+            return Ok(false);
+        };
         (self.durable, self.stats) = (durable, stats);
         self.stats.transactions += 1;
+        self.stats.snapshots_met += u64::from(met);
+        self.polite.committed();
         let adopted = std::mem::take(&mut after.adopted);
         self.after_commit(after, now);
         for each in &adopted {
             self.schema.adopted(each);
         }
-        if adopted.is_empty() { Ok(()) } else { self.schema_changed() }
+        if !adopted.is_empty() {
+            self.schema_changed()?;
+        }
+        Ok(true)
     }
 
     fn after_commit(&mut self, after: AfterCommit, now: Now) {
@@ -155,6 +216,9 @@ impl<B: Broker> Inbound<B> {
         }
         if after.connection_passes {
             self.connection_passes(now);
+        } else if after.log_replaced {
+            let published = self.durable.absorb.published;
+            self.effects.push(Effect::LogReplaced { published });
         } else if after.look {
             self.effects.push(Effect::Look);
         }

@@ -20,7 +20,8 @@ fn message(seq: u64, node: u64, part: u32, parts: u32) -> Message {
     let site = if node == 1 { OWN } else { Site(80 + node.cast_signed()) };
     let total_bytes = body.len() as u64;
     let digest = Sha256::digest(&body).into();
-    let headers = PartHeaders { site, batch: BatchNo(1), part, parts, total_bytes, digest };
+    let headers =
+        PartHeaders { site, batch: BatchNo(1), part, parts, total_bytes, digest, log: None };
     Message {
         shard: 1,
         seq: StreamSeq(seq),

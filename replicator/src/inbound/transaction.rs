@@ -19,6 +19,7 @@ use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 use crate::model::planted_bugs::{Bug, planted};
 use crate::repair::answers::{Answers, AnswersDone};
 use crate::repair::republish::RepublishStep;
+use crate::repair::verdict::{Confirmed, Published};
 use crate::store::change_log::{self, log_end};
 use crate::store::cursor::{Anchor, NO_ROW_MS};
 use crate::store::gaps::{self, Missing};
@@ -38,6 +39,8 @@ pub(super) struct AfterCommit {
     pub(super) schema_moved: bool,
     /// Outbound has entries to collect.
     pub(super) look: bool,
+    /// The log is another one than outbound has read.
+    pub(super) log_replaced: bool,
     /// The verdict on the connection is carried out.
     pub(super) connection_passes: bool,
     /// A new incarnation has begun.
@@ -58,6 +61,16 @@ pub(super) struct AfterCommit {
     pub(super) adopted: Vec<Adopted>,
     /// Released origins, by stream. They are stored at the end of the transaction.
     pub(super) released: Vec<(u32, NodeId)>,
+}
+
+/// The result of a committed transaction.
+pub(super) struct Committed {
+    /// The state of the database.
+    pub(super) durable: Durable,
+    /// The counters.
+    pub(super) stats: Stats,
+    /// The work that remains.
+    pub(super) after: AfterCommit,
 }
 
 /// A running transaction.
@@ -100,23 +113,29 @@ impl<'a> Transaction<'a> {
         }
     }
 
-    /// Runs `work` between BEGIN and COMMIT, or rolls back. It uses plain statements, because
-    /// rusqlite's guard would borrow the connection from `work`.
+    /// Runs `work` between BEGIN and COMMIT, or rolls back. None if `may_commit` refuses, which is
+    /// asked last. It uses plain statements, because rusqlite's guard would borrow the connection
+    /// from `work`.
     ///
     /// # Errors
     /// The errors of `work`, of BEGIN and of COMMIT.
     pub(super) fn run(
         mut self,
         work: impl FnOnce(&mut Self) -> Result<(), Fatal>,
-    ) -> Result<(Durable, Stats, AfterCommit), Fatal> {
+        may_commit: impl FnOnce(&Self) -> bool,
+    ) -> Result<Option<Committed>, Fatal> {
         connection::run(self.db, "BEGIN IMMEDIATE")?;
-        let result =
-            work(&mut self).and_then(|()| connection::run(self.db, "COMMIT").map_err(Fatal::from));
-        if let Err(error) = result {
+        let result = work(&mut self).and_then(|()| {
+            if !may_commit(&self) {
+                return Ok(false);
+            }
+            Ok(connection::run(self.db, "COMMIT").map(|()| true)?)
+        });
+        if !matches!(result, Ok(true)) {
             roll_back(self.db);
-            return Err(error);
         }
-        Ok((self.durable, self.stats, self.after))
+        let Self { durable, stats, after, .. } = self;
+        Ok(result?.then_some(Committed { durable, stats, after }))
     }
 
     /// Counts this transaction. False if the schema changed: nothing may be written with the old
@@ -145,7 +164,7 @@ impl<'a> Transaction<'a> {
         meta::set(self.db, meta::ABSORBED, 0)?;
         meta::set(self.db, meta::PUBLISHED, 0)?;
         self.durable.republish.log_emptied();
-        self.after.look = true;
+        self.after.log_replaced = true;
         Ok(())
     }
 
@@ -174,13 +193,14 @@ impl<'a> Transaction<'a> {
     }
 
     /// Gives the present time to changes that waited longer than versions are kept. Other nodes may
-    /// have pruned the tombstones that such changes would have to be compared with.
+    /// have pruned the tombstones that such changes would have to be compared with. Entries up to
+    /// `published` are published, so they keep their time.
     ///
     /// # Errors
     /// SQLite's error.
-    pub(super) fn stamp_old_changes(&mut self) -> Result<(), Fatal> {
+    pub(super) fn stamp_old_changes(&mut self, published: i64) -> Result<(), Fatal> {
         let oldest = self.now.unix_ms - self.config.version_retention_ms;
-        let after = self.durable.absorb.absorbed;
+        let after = self.durable.absorb.absorbed.max(published);
         let stamped = change_log::restamp(self.db, after, oldest, self.now.unix_ms)?;
         if stamped > 0 {
             tracing::warn!(
@@ -237,21 +257,54 @@ impl<'a> Transaction<'a> {
         let acks = &inbox.acks;
         let Some(last) = acks.last() else { return Ok(()) };
         self.after.served.acks = acks.len();
-        published(self.db, &mut self.durable.absorb, last.upto)?;
+        if self.is_of_this_log(last)? {
+            published(self.db, &mut self.durable.absorb, last.upto)?;
+        } else {
+            tracing::warn!("somebody emptied the change log; capture continues from here");
+            self.after.log_replaced = true;
+        }
         let Some(sent) = acks.iter().rev().find(|a| a.seq.is_some()) else { return Ok(()) };
         let shard = self.config.own_shard();
         let created_ns =
             inbox.streams.iter().find(|s| s.shard == shard).map_or(0, |s| s.created_ns);
-        self.mark_sent(sent, created_ns)?;
         let lowest_ms = acks.iter().map(|a| a.lowest_ms).min().unwrap_or(NO_ROW_MS);
-        if lowest_ms < self.durable.own_lowest_ms {
-            self.durable.own_lowest_ms = lowest_ms;
-            meta::set(self.db, meta::OWN_LOWEST, lowest_ms)?;
-        }
-        Ok(())
+        self.mark_sent(sent, created_ns, lowest_ms)
     }
 
-    fn mark_sent(&mut self, sent: &Ack, created_ns: i64) -> Result<(), Fatal> {
+    /// Returns whether an acknowledgement is about the present log. It waits for seconds or longer,
+    /// and entries that were logged since somebody emptied the log are not published.
+    fn is_of_this_log(&self, ack: &Ack) -> Result<bool, Fatal> {
+        if ack.upto > self.durable.absorb.absorbed {
+            return Ok(false);
+        }
+        let Some(mark) = ack.mark.filter(|_| ack.upto > self.durable.absorb.published) else {
+            return Ok(true);
+        };
+        Ok(change_log::mark(self.db, mark.id)? == Some(mark))
+    }
+
+    /// Stores what a former process has published without storing the acknowledgement.
+    ///
+    /// # Errors
+    /// SQLite's error.
+    pub(super) fn confirm(&mut self, sent: &Confirmed, created_ns: i64) -> Result<(), Fatal> {
+        let (batch, before) = (sent.batch, self.durable.absorb.published);
+        tracing::info!(
+            batch = batch.0,
+            "found batches of this database in the stream that were published just before it ended"
+        );
+        self.stats.confirmed += 1;
+        let Some(Published { upto, seq }) = sent.published else {
+            self.durable.batch = batch;
+            return meta::set(self.db, meta::BATCH, batch).map_err(Fatal::from);
+        };
+        let lowest_ms = change_log::lowest_ms(self.db, before, upto)?.unwrap_or(NO_ROW_MS);
+        published(self.db, &mut self.durable.absorb, upto.max(before))?;
+        let ack = Ack { batch, upto, mark: None, seq: Some(seq), lowest_ms };
+        self.mark_sent(&ack, created_ns, lowest_ms)
+    }
+
+    fn mark_sent(&mut self, sent: &Ack, created_ns: i64, lowest_ms: i64) -> Result<(), Fatal> {
         self.durable.batch = sent.batch;
         meta::set(self.db, meta::BATCH, sent.batch)?;
         let anchor = Anchor {
@@ -264,6 +317,10 @@ impl<'a> Transaction<'a> {
         };
         meta::write_own_anchor(self.db, &anchor)?;
         self.durable.own_anchor = Some(anchor);
+        if lowest_ms < self.durable.own_lowest_ms {
+            self.durable.own_lowest_ms = lowest_ms;
+            meta::set(self.db, meta::OWN_LOWEST, lowest_ms)?;
+        }
         Ok(())
     }
 

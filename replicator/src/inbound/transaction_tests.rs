@@ -26,7 +26,9 @@ impl Memory {
     ) -> Result<(Durable, Stats, AfterCommit), Fatal> {
         let now = Now { unix_ms: 1_000, mono_ms: 0 };
         let copies = (&self.durable, &Stats::default());
-        Transaction::new(&self.db, &self.config, &self.layout, copies, now).run(work)
+        let tx = Transaction::new(&self.db, &self.config, &self.layout, copies, now);
+        let committed = tx.run(work, |_| true)?;
+        Ok(committed.map(|c| (c.durable, c.stats, c.after)).expect("it may commit"))
     }
 
     fn inbox(&self, ack: Ack) -> Inbox {
@@ -38,7 +40,7 @@ impl Memory {
 }
 
 fn ack(batch: u64) -> Ack {
-    Ack { batch: BatchNo(batch), upto: 0, seq: Some(StreamSeq(4)), lowest_ms: 500 }
+    Ack { batch: BatchNo(batch), upto: 0, mark: None, seq: Some(StreamSeq(4)), lowest_ms: 500 }
 }
 
 /// Checks that database and memory agree.
@@ -117,5 +119,90 @@ fn a_new_incarnation_keeps_the_former_ones_and_counts_from_zero() {
     assert!(after.new_incarnation && stats.new_sites == 1);
     assert_eq!((durable.site(), durable.batch), (Site(8), BatchNo(0)));
     assert!(durable.absorb.own_sites.contains(&Site(7)));
+    assert_agrees(&memory, &durable);
+}
+
+/// The sidecar rolls back what would make an application's snapshot stale.
+#[test]
+fn a_refused_commit_leaves_everything_as_it_was() {
+    let memory = memory();
+    let now = Now { unix_ms: 1_000, mono_ms: 0 };
+    let copies = (&memory.durable, &Stats::default());
+    let tx = Transaction::new(&memory.db, &memory.config, &memory.layout, copies, now);
+    let inbox = memory.inbox(ack(3));
+    let work = |tx: &mut Transaction<'_>| {
+        tx.begin()?;
+        tx.mark_acknowledged(&inbox)
+    };
+    let asked = |tx: &Transaction<'_>| {
+        assert_eq!(tx.durable.batch, BatchNo(3), "asked last");
+        false
+    };
+    assert!(tx.run(work, asked).unwrap().is_none());
+    assert!(memory.db.is_autocommit());
+    assert_agrees(&memory, &memory.durable);
+}
+
+/// Returns a memory whose log has this many entries, all absorbed.
+fn logged(entries: i64) -> Memory {
+    let mut memory = memory();
+    let insert = "INSERT INTO __harmonylite__change_log (time, table_id, kind, key0) VALUES (?1, \
+        1, 0, ?1)";
+    (1..=entries).for_each(|i| drop(memory.db.execute(insert, [i]).unwrap()));
+    meta::set(&memory.db, meta::ABSORBED, entries).unwrap();
+    memory.durable = Durable::read(&memory.db, &memory.config).unwrap();
+    memory
+}
+
+fn marked(memory: &Memory, upto: i64) -> Ack {
+    Ack { upto, mark: change_log::mark(&memory.db, upto).unwrap(), ..ack(3) }
+}
+
+/// An acknowledgement waits for seconds. What was logged since somebody emptied the log under the
+/// same numbers is not published.
+#[test]
+fn an_acknowledgement_of_another_log_marks_nothing() {
+    for (refill, expected) in [(None, 2), (Some("0, 9"), 0), (Some("9, 2"), 0)] {
+        let memory = logged(3);
+        let inbox = memory.inbox(marked(&memory, 2));
+        if let Some(values) = refill {
+            memory.db.execute_batch("DELETE FROM __harmonylite__change_log").unwrap();
+            let insert = format!(
+                "INSERT INTO __harmonylite__change_log (id, kind, table_id, time, key0) VALUES (2, \
+                0, 1, {values}), (3, 0, 1, 7, 7)"
+            );
+            memory.db.execute_batch(&insert).unwrap();
+        }
+        let (durable, _, after) = memory.run(|tx| tx.mark_acknowledged(&inbox)).unwrap();
+        assert_eq!(durable.absorb.published, expected, "{refill:?}");
+        assert_eq!(after.log_replaced, refill.is_some());
+        assert_eq!(durable.batch, BatchNo(3), "the batch is in the stream all the same");
+        assert_agrees(&memory, &durable);
+    }
+}
+
+#[test]
+fn what_the_stream_confirms_is_marked_with_the_lowest_time_of_its_entries() {
+    let memory = logged(5);
+    let published = Some(Published { upto: 4, seq: StreamSeq(9) });
+    let confirmed = Confirmed { batch: BatchNo(6), published };
+    let (durable, stats, _) = memory.run(|tx| tx.confirm(&confirmed, 77)).unwrap();
+    assert_eq!((durable.absorb.published, durable.batch, stats.confirmed), (4, BatchNo(6), 1));
+    assert_eq!(durable.own_lowest_ms, 1);
+    let anchor = durable.own_anchor.unwrap();
+    assert_eq!((anchor.seq, anchor.created_ns), (StreamSeq(9), 77));
+    assert_eq!(log_end(&memory.db).unwrap(), 5);
+    assert_eq!(change_log::lowest_ms(&memory.db, 0, 9).unwrap(), Some(5), "the others are removed");
+    assert_agrees(&memory, &durable);
+}
+
+/// Parts of batch 7 are in the stream, so batch 6 came before it; how far that went is not known.
+#[test]
+fn parts_of_a_batch_confirm_only_the_number_of_the_one_before() {
+    let memory = logged(5);
+    let confirmed = Confirmed { batch: BatchNo(6), published: None };
+    let (durable, _, _) = memory.run(|tx| tx.confirm(&confirmed, 77)).unwrap();
+    assert_eq!((durable.absorb.published, durable.batch), (0, BatchNo(6)));
+    assert_eq!(durable.own_anchor, None);
     assert_agrees(&memory, &durable);
 }

@@ -8,8 +8,9 @@
 use super::durable::Durable;
 use crate::actor::{Effect, Fatal};
 use crate::broker::{KvEntry, Reply, Request};
+use crate::model::batch::LogMark;
 use crate::model::config::{NodeConfig, Now};
-use crate::model::ids::{NodeId, Site};
+use crate::model::ids::{BatchNo, NodeId, Site};
 use crate::model::planted_bugs::{Bug, planted};
 use crate::repair::lease::{Lease, LeaseStep};
 use crate::repair::question::{Outgoing, Question};
@@ -332,11 +333,19 @@ impl Verify {
         Some(out)
     }
 
-    /// Judges the connection, and returns the answers of the broker.
+    /// Returns the mark of the log in the newest own message.
+    pub(super) fn last_own_mark(&self) -> Option<LogMark> {
+        if let State::Checking(check) = &self.state { check.answered.last_own_mark() } else { None }
+    }
+
+    /// Judges the connection, and returns the answers of the broker. `has_mark` tells whether the
+    /// log has the entry of [`Verify::last_own_mark`]. Then the database has not gone back in time
+    /// behind that message: it only lacks acknowledgements.
     pub(super) fn judge(
         &mut self,
         durable: &Durable,
         config: &NodeConfig,
+        has_mark: bool,
     ) -> Option<BrokerAnswers> {
         let State::Checking(check) = std::mem::replace(&mut self.state, State::Down) else {
             return None;
@@ -350,9 +359,16 @@ impl Verify {
         let mut verdict = judge_connection(&check.answered, &known);
         // This holds only before the process has published anything. Later the broker may have the
         // batch in flight of outbound.
-        verdict.behind_broker = self.passed == 0
-            && !planted(Bug::SameSite)
-            && check.answered.is_ahead_of(durable.site(), durable.batch, &durable.absorb.own_sites);
+        if self.passed == 0 {
+            let (site, answered) = (durable.site(), &check.answered);
+            verdict.confirmed = answered.confirmed(site, durable.batch).filter(|_| has_mark);
+            let in_parts = verdict.confirmed.is_some_and(|c| c.published.is_none());
+            let batch = verdict.confirmed.map_or(durable.batch, |c| c.batch);
+            let batch = BatchNo(batch.0 + u64::from(in_parts));
+            verdict.behind_broker = !planted(Bug::SameSite)
+                && answered.is_ahead_of(site, batch, &durable.absorb.own_sites);
+            verdict.confirmed = verdict.confirmed.filter(|_| !verdict.behind_broker);
+        }
         self.state = State::Judged(Box::new(verdict));
         Some(check.answered)
     }

@@ -1,6 +1,8 @@
 use super::*;
-use crate::broker::StreamState;
+use crate::broker::{Message, StreamState};
+use crate::model::batch::PartHeaders;
 use crate::model::ids::StreamSeq;
+use crate::repair::verdict::{Confirmed, Published};
 use crate::store::install::create_tables;
 use crate::store::sites::begin_site;
 use rusqlite::Connection;
@@ -64,7 +66,7 @@ fn a_new_database_passes_on_an_empty_broker() {
     assert!(verify.trail_to_ask(&durable, false).is_none(), "not on the list of members");
     assert!(verify.trail_to_ask(&durable, true).is_some_and(|out| out.is_empty()));
     assert!(!verify.knows_incarnation());
-    verify.judge(&durable, &config).unwrap();
+    verify.judge(&durable, &config, false).unwrap();
     let verdict = verify.verdict().unwrap();
     assert!(!verdict.behind_broker && !verdict.own_lost);
     assert!(verify.knows_incarnation() && !verify.is_up());
@@ -107,4 +109,68 @@ fn nothing_is_due_without_a_connection() {
     verify.connected();
     verify.disconnected();
     assert!(verify.is_down() && verify.deadline() == u64::MAX);
+}
+
+/// Returns the verdict on a database that knows batch 2, while the newest own message in the stream
+/// is this part of batch 5.
+fn verdict_with(part: u32, has_mark: bool, registry: Option<u64>) -> Verdict {
+    let (mut durable, config, mut verify) = fresh();
+    durable.batch = BatchNo(2);
+    verify.connected();
+    let questions = verify.check(&durable, &[(1, None)], 1);
+    let headers = PartHeaders {
+        site: Site(7),
+        batch: BatchNo(5),
+        part,
+        parts: 2,
+        total_bytes: 2,
+        digest: [0; 32],
+        log: Some(LogMark { id: 40, hash: 1 }),
+    };
+    let message = Message {
+        shard: 1,
+        seq: StreamSeq(9),
+        time_ns: 0,
+        node: config.node,
+        headers: Ok(headers),
+        payload: bytes::Bytes::new(),
+    };
+    let entry = registry.map(|batch| KvEntry {
+        revision: 1,
+        value: format!(r#"{{"site":7,"batch":{batch}}}"#).into(),
+    });
+    for out in questions {
+        let Outgoing::Ask(question, _) = out else { panic!("{out:?}") };
+        let reply = match question {
+            Question::LastOwn => Reply::Message(Some(message.clone())),
+            Question::Registry => Reply::Kv(entry.clone()),
+            _ => empty_stream(),
+        };
+        verify.evidence(question, reply);
+    }
+    verify.lease_written(3, NOW);
+    assert!(verify.trail_to_ask(&durable, true).is_some_and(|out| out.is_empty()));
+    assert_eq!(verify.last_own_mark(), Some(LogMark { id: 40, hash: 1 }));
+    verify.judge(&durable, &config, has_mark).unwrap();
+    let State::Judged(verdict) = verify.state else { panic!() };
+    *verdict
+}
+
+/// A process that was killed before it stored acknowledgements has a database that knows less than
+/// the stream. So has one that went back in time; only that one lacks the log entry.
+#[test]
+fn only_a_database_without_the_log_entry_went_back_in_time() {
+    let published = Some(Published { upto: 40, seq: StreamSeq(9) });
+    for (part, has_mark, registry, behind, confirmed) in [
+        (2, true, None, false, Some(Confirmed { batch: BatchNo(5), published })),
+        (1, true, None, false, Some(Confirmed { batch: BatchNo(4), published: None })),
+        (2, true, Some(5), false, Some(Confirmed { batch: BatchNo(5), published })),
+        (2, true, Some(6), true, None),
+        (2, false, None, true, None),
+        (1, false, None, true, None),
+    ] {
+        let verdict = verdict_with(part, has_mark, registry);
+        let found = (verdict.behind_broker, verdict.confirmed);
+        assert_eq!(found, (behind, confirmed), "{part} {has_mark} {registry:?}");
+    }
 }

@@ -108,4 +108,16 @@ pub struct PartHeaders {
     pub total_bytes: u64,
     /// SHA-256 of all parts together.
     pub digest: Digest,
+    /// The last entry of the origin's change log in the batch; None from an older program.
+    pub log: Option<LogMark>,
+}
+
+/// Identifies an entry of the change log. A database that has this very entry has not gone back to
+/// a time before it, because commits survive in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogMark {
+    /// The number of the entry.
+    pub id: i64,
+    /// The hash of its content.
+    pub hash: u64,
 }

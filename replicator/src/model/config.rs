@@ -63,6 +63,9 @@ pub struct NodeConfig {
     /// The place (machine and path): a lease of an earlier process at the same place is ours,
     /// because the file lock proves that it ended.
     pub place: String,
+    /// How long a transaction with remote rows waits for a moment without snapshots of other
+    /// connections, milliseconds; 0: it does not wait.
+    pub politeness_ms: u64,
     /// Bounds.
     pub limits: Limits,
 }
@@ -102,6 +105,7 @@ impl NodeConfig {
             lease_ttl_ms: 10_000,
             instance: "this".to_owned(),
             place: "here".to_owned(),
+            politeness_ms: 20,
             limits: Limits::default(),
         }
     }

@@ -48,6 +48,9 @@ pub struct Limits {
     /// Log entries that one batch folds. A longer log is read in pieces, which may split a
     /// transaction.
     pub batch_entries_max: u64,
+    /// Acknowledged log entries whose mark waits for a quiet moment (absorbing them takes some 20
+    /// ms, for which a remote batch would have to wait).
+    pub bookkeeping_entries_max: u64,
 }
 
 impl Default for Limits {
@@ -71,6 +74,7 @@ impl Default for Limits {
             cursor_trail_step: 64,
             republish_rows_max: 10_000,
             batch_entries_max: 4_000_000,
+            bookkeeping_entries_max: 10_000,
         }
     }
 }

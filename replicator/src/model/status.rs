@@ -29,6 +29,8 @@ pub struct Status {
     pub pending_rows: u64,
     /// When the oldest of them was written; 0: none.
     pub oldest_pending_ms: i64,
+    /// Acknowledged changes whose mark waits for a moment that disturbs nobody.
+    pub unmarked_rows: u64,
     pub held: Vec<HeldStatus>,
     /// Running nodes whose replicated tables differ from ours.
     #[serde(default)]
@@ -41,6 +43,8 @@ pub struct Status {
     /// Rows logged so far for republication; None: nothing is republished.
     pub republishing_rows: Option<u64>,
     pub wake: WakeStatus,
+    /// Write transactions of the sidecar a second, over the last ten seconds.
+    pub writes_per_second: f64,
     pub counters: Counters,
     /// The reasons why the node is degraded; empty: it is well.
     pub degraded: Vec<String>,
@@ -132,6 +136,8 @@ pub struct Counters {
     pub bytes_applied: u64,
     pub scans: u64,
     pub write_transactions: u64,
+    /// Write transactions during which another connection had an open snapshot.
+    pub snapshots_met: u64,
     pub busy: u64,
     pub conflicts: u64,
     pub quarantined: u64,

@@ -3,7 +3,7 @@
 //! Pure. Input is hostile until proven otherwise: a missing or wrong header is an error, never a
 //! panic.
 
-use crate::model::batch::PartHeaders;
+use crate::model::batch::{LogMark, PartHeaders};
 use crate::model::ids::{BatchNo, NodeId, Site};
 use async_nats::header::{HeaderMap, HeaderName};
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
@@ -14,6 +14,7 @@ const PART: &str = "Harmonylite-Part";
 const PARTS: &str = "Harmonylite-Parts";
 const BYTES: &str = "Harmonylite-Bytes";
 const DIGEST: &str = "Harmonylite-Sha256";
+const LOG: &str = "Harmonylite-Log";
 
 /// Returns the name of a stream.
 pub fn stream_name(prefix: &str, shard: u32) -> String {
@@ -54,6 +55,9 @@ pub fn to_headers(part: &PartHeaders) -> HeaderMap {
     ] {
         headers.insert(HeaderName::from_static(name), value.as_str());
     }
+    if let Some(LogMark { id, hash }) = part.log {
+        headers.insert(HeaderName::from_static(LOG), format!("{id} {hash:016x}").as_str());
+    }
     headers
 }
 
@@ -70,6 +74,7 @@ pub fn from_headers(headers: Option<&HeaderMap>) -> Result<PartHeaders, String> 
         parts: number(headers, PARTS)?,
         total_bytes: number(headers, BYTES)?,
         digest: digest(text(headers, DIGEST)?)?,
+        log: headers.get(HeaderName::from_static(LOG)).and_then(|value| log_mark(value.as_str())),
     })
 }
 
@@ -88,6 +93,12 @@ fn text<'h>(headers: &'h HeaderMap, name: &'static str) -> Result<&'h str, Strin
 
 fn number<T: std::str::FromStr>(headers: &HeaderMap, name: &'static str) -> Result<T, String> {
     text(headers, name)?.parse().map_err(|_| format!("header {name} is not a number"))
+}
+
+/// Reads a mark. Only the origin itself uses it, so a wrong one is as good as none.
+fn log_mark(text: &str) -> Option<LogMark> {
+    let (id, hash) = text.split_once(' ')?;
+    Some(LogMark { id: id.parse().ok()?, hash: u64::from_str_radix(hash, 16).ok()? })
 }
 
 fn digest(hex: &str) -> Result<[u8; 32], String> {
@@ -109,12 +120,24 @@ mod tests {
             parts: 3,
             total_bytes: 1 << 40,
             digest: [0xa5; 32],
+            log: Some(LogMark { id: 9, hash: 3 }),
         }
     }
 
     #[test]
     fn headers_give_the_part_back() {
         assert_eq!(from_headers(Some(&to_headers(&part()))).unwrap(), part());
+    }
+
+    #[test]
+    fn a_missing_or_damaged_mark_is_none() {
+        let older = PartHeaders { log: None, ..part() };
+        assert_eq!(from_headers(Some(&to_headers(&older))).unwrap(), older);
+        for bad in ["", "9", "9 x", "x 3", "9 3 4", "99999999999999999999 3"] {
+            let mut headers = to_headers(&part());
+            headers.insert(HeaderName::from_static(LOG), bad);
+            assert_eq!(from_headers(Some(&headers)).unwrap(), older, "{bad}");
+        }
     }
 
     #[test]

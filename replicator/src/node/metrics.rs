@@ -72,6 +72,16 @@ pub(super) fn text(
     )?;
     page.counter("applied_bytes", "Bytes of batches applied.", c.bytes_applied)?;
     page.counter("write_transactions", "Write transactions of the sidecar.", c.write_transactions)?;
+    page.counter(
+        "snapshots_met",
+        "Write transactions during which another connection had an open snapshot.",
+        c.snapshots_met,
+    )?;
+    page.gauge(
+        "unmarked_changes",
+        "Acknowledged changes whose mark in the database waits for a quiet moment.",
+        signed(status.unmarked_rows),
+    )?;
     page.counter("busy_waits", "Times another connection held the database's write lock.", c.busy)?;
     page.counter("conflicts", "Losing writes recorded in the conflict journal.", c.conflicts)?;
     page.gauge("conflict_journal", "Entries of the conflict journal.", signed(status.conflicts))?;

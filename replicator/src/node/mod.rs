@@ -249,7 +249,8 @@ impl Node {
         // ThreadEnd threads show nothing any more; then there is nothing to wait for.
         if reader.changed().await.is_ok() && reader.wait_for(|seen| seen.drained).await.is_ok() {
             writer.mark_unchanged();
-            let _ = self.inboxes.writer.send(writer::ToWriter::Input(crate::inbound::Input::Wake));
+            let flush = crate::inbound::Input::Flush;
+            let _ = self.inboxes.writer.send(writer::ToWriter::Input(flush));
             if writer.changed().await.is_ok() {
                 let _ = writer.wait_for(|seen| seen.drained).await;
             }

@@ -39,6 +39,8 @@ pub(super) struct ReaderSnapshot {
     pub(super) stats: Stats,
     pub(super) drained: bool,
     pub(super) refusal: Option<String>,
+    /// The last log entry that needs no further publication.
+    pub(super) sent: i64,
     /// The source of the last wake that led to a publication.
     pub(super) last: Option<WakeSource>,
     pub(super) bell: u64,
@@ -103,6 +105,7 @@ impl Reader {
     fn show(&mut self, now_ms: u64) {
         self.show.stats = self.outbound.stats;
         self.show.drained = self.outbound.is_drained();
+        self.show.sent = self.outbound.sent();
         self.show.refusal.clone_from(&self.outbound.refusal);
         self.show.commit_to_wake_us = self.commit_to_wake.quantiles_at(now_ms);
         self.show.wake_to_published_us = self.wake_to_published.quantiles_at(now_ms);
@@ -152,7 +155,7 @@ impl Actor for Reader {
         }
         let wait = match step {
             Step::Worked => None,
-            Step::Busy => Some(BUSY),
+            Step::Busy | Step::Polite => Some(BUSY),
             Step::Idle => Some(wait_until(self.outbound.deadline(), now.mono_ms)),
         };
         if wait.is_some() || now.mono_ms >= self.shown_ms + SHOW_MS {

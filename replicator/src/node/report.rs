@@ -41,15 +41,22 @@ pub(super) struct StatusSources {
 #[derive(Default)]
 struct DatabaseFigures {
     pending: Pending,
+    unmarked: u64,
     held: Vec<HeldStatus>,
     conflicts: u64,
     quarantine: u64,
 }
 
-fn glance(db: &Connection) -> Result<DatabaseFigures, DatabaseError> {
-    let published = meta::get(db, meta::PUBLISHED)?.unwrap_or(0);
+/// Reads the figures. `sent` is the last log entry that the broker has acknowledged; its mark in the
+/// database may wait.
+fn glance(db: &Connection, sent: i64) -> Result<DatabaseFigures, DatabaseError> {
+    let marked = meta::get(db, meta::PUBLISHED)?.unwrap_or(0);
+    // If somebody emptied the log, its numbers start again.
+    let sent = if sent <= change_log::log_end(db)? { sent.max(marked) } else { marked };
+    let pending = change_log::pending(db, sent)?;
     Ok(DatabaseFigures {
-        pending: change_log::pending(db, published)?,
+        pending,
+        unmarked: change_log::pending(db, marked)?.entries - pending.entries,
         held: held::list(db)?,
         conflicts: conflicts::count(db)?.cast_unsigned(),
         quarantine: quarantine::count(db)?.cast_unsigned(),
@@ -74,7 +81,10 @@ impl StatusSources {
             self.reader.borrow().clone(),
             self.link.borrow().clone(),
         );
-        let glance = self.db.lock().as_ref().map_or_else(|| Ok(DatabaseFigures::default()), glance);
+        let glance = match self.db.lock().as_ref() {
+            Some(db) => glance(db, reader.sent),
+            None => Ok(DatabaseFigures::default()),
+        };
         let now_ms = clock::unix_ms();
         let mut status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -110,6 +120,9 @@ impl StatusSources {
             joining_rows: writer.republished.0,
             republishing_rows: writer.republished.1,
             wake: wake(&writer, &reader),
+            writes_per_second: writer
+                .writes
+                .per_second(clock::mono_ms(), writer.stats.transactions),
             counters: self.counters(&writer, &reader),
             last_published_ms: reader.stats.last_published_unix_ms,
             last_applied_ms: writer.stats.last_applied_unix_ms,
@@ -119,6 +132,7 @@ impl StatusSources {
             Ok(glance) => {
                 (status.pending_rows, status.oldest_pending_ms) =
                     (glance.pending.entries, glance.pending.oldest_ms);
+                status.unmarked_rows = glance.unmarked;
                 (status.held, status.conflicts, status.quarantine) =
                     (glance.held, glance.conflicts, glance.quarantine);
             }
@@ -156,6 +170,7 @@ impl StatusSources {
             bytes_applied: w.bytes_applied,
             scans: r.scans,
             write_transactions: w.transactions,
+            snapshots_met: w.snapshots_met,
             busy: w.busy,
             conflicts: w.conflicts,
             quarantined: w.quarantined,

@@ -7,7 +7,7 @@ use super::peer_schemas::watch_registry;
 use super::reader::{Reader, ReaderSnapshot, ToReader};
 use super::report::StatusSources;
 use super::schema_entry::publish_schema;
-use super::timing::RecentDurations;
+use super::timing::{RecentDurations, RecentRate};
 use super::wake::{RecentWakes, Waker};
 use super::watch::WalWatch;
 use super::writer::{Busy, ToWriter, Writer, WriterSnapshot};
@@ -17,6 +17,7 @@ use crate::broker::{Reply, Request};
 use crate::clock;
 use crate::db::connection::{self, DatabaseError};
 use crate::db::lockfile::{Lock, Owner};
+use crate::db::snapshots::Snapshots;
 use crate::embedded::{Access, Embedded};
 use crate::inbound::{Inbound, Input as WriterInput};
 use crate::model::config::NodeConfig;
@@ -282,6 +283,14 @@ fn open(config: NodeConfig, brokers: (NatsBroker, NatsBroker)) -> Result<OpenedD
             Err(error) => return Err(error.into()),
         }
     };
+    let mut inbound = inbound;
+    match Snapshots::of(&config.path) {
+        Ok(snapshots) => inbound.look_at_snapshots(move || snapshots.any_open()),
+        Err(error) => {
+            tracing::warn!(%error, "cannot look at the database's wal-index; remote rows \
+            do not wait for open transactions of the application")
+        }
+    }
     let reader = || connection::open_reader(&config.path);
     let outbound = Outbound::new(config.clone(), reader()?, brokers.1)?;
     let status = reader()?;
@@ -317,6 +326,7 @@ fn writer(
         known,
         seen,
         applied: RecentDurations::default(),
+        writes: RecentRate::default(),
         delivered_ns: None,
         abandoned: false,
         busy: Busy::default(),

@@ -5,7 +5,7 @@
 //! process; the database keeps its last committed state.
 
 use super::actor_loop::{Actor, run_actor, wait_until};
-use super::timing::RecentDurations;
+use super::timing::{RecentDurations, RecentRate};
 use super::wake::RecentWakes;
 use super::{ThreadEnd, reader};
 use crate::actor::{Fatal, Step};
@@ -47,6 +47,7 @@ pub(super) struct WriterSnapshot {
     pub(super) layout: Arc<Layout>,
     pub(super) silent_triggers: Vec<(String, String)>,
     pub(super) published_to_applied_us: (u64, u64),
+    pub(super) writes: RecentRate,
     /// Since when another connection holds the write lock, monotone milliseconds.
     pub(super) busy_since_ms: Option<u64>,
 }
@@ -64,6 +65,9 @@ pub(super) struct StreamSnapshot {
 /// First wait before the write lock is tried again. It doubles up to [`BUSY_MAX`], without end.
 const BUSY_MIN: Duration = Duration::from_micros(200);
 const BUSY_MAX: Duration = Duration::from_millis(20);
+/// The wait between two looks at open snapshots. An application that pauses for a millisecond
+/// between two transactions must not go unnoticed.
+const POLITE: Duration = Duration::from_micros(100);
 /// A wait for the write lock is logged after this.
 const BUSY_SAID_MS: u64 = 5_000;
 /// Greatest age of the shown state while there is work.
@@ -75,6 +79,7 @@ pub(super) struct Writer {
     pub(super) known: RecentWakes,
     pub(super) seen: watch::Sender<WriterSnapshot>,
     pub(super) applied: RecentDurations,
+    pub(super) writes: RecentRate,
     pub(super) delivered_ns: Option<i64>,
     pub(super) abandoned: bool,
     pub(super) busy: Busy,
@@ -130,6 +135,7 @@ impl Writer {
             position_time_ns: stream.position.time_ns,
         });
         let streams = streams.collect();
+        self.writes.add(now_ms, self.inbound.stats.transactions);
         self.seen.send_replace(WriterSnapshot {
             stats: self.inbound.stats,
             linked: self.inbound.is_connected(),
@@ -144,6 +150,7 @@ impl Writer {
             layout: Arc::clone(self.inbound.layout()),
             silent_triggers: self.inbound.silent_triggers().to_vec(),
             published_to_applied_us: self.applied.quantiles_at(now_ms),
+            writes: self.writes.clone(),
             busy_since_ms: self.busy.since_ms,
         });
     }
@@ -192,6 +199,7 @@ impl Actor for Writer {
         let wait = match step {
             Step::Worked => None,
             Step::Busy => Some(self.busy_wait(now.mono_ms)),
+            Step::Polite => Some(POLITE),
             Step::Idle => Some(wait_until(self.inbound.deadline(), now.mono_ms)),
         };
         if wait.is_some() || now.mono_ms >= self.shown_ms + SHOW_MS {

@@ -4,7 +4,7 @@
 //! nothing. Owns: one read transaction reads log, versions and rows together, so a batch never
 //! holds half of an application's transaction. It only reads, so a crash loses nothing.
 
-use crate::capture::fold::{FoldFrom, Folded, FoldedRow, fold, row_exists};
+use crate::capture::fold::{FoldBase, FoldFrom, Folded, FoldedRow, fold_after, row_exists};
 use crate::db::connection::DatabaseError;
 use crate::db::layout::{Layout, TableLayout};
 use crate::model::batch::{BatchHeader, Op, TableHeader};
@@ -52,6 +52,8 @@ pub struct CollectFrom<'a> {
     pub node: NodeId,
     /// The range of log entries to fold; `upto` is the end of the log.
     pub fold: FoldFrom<'a>,
+    /// The rows after the published entries that are not absorbed yet.
+    pub base: Option<&'a FoldBase>,
     /// The number of the last batch.
     pub previous: BatchNo,
     /// The present time, unix milliseconds.
@@ -99,7 +101,7 @@ pub fn collect(
             nth_entry(db, from.fold.sent, most)?.unwrap_or(end)
         };
         let start = FoldFrom { upto, ..from.fold.clone() };
-        let mut folded = fold(db, layout, &start)?;
+        let mut folded = fold_after(db, layout, &start, from.base)?;
         if upto < end {
             drop_changed_later(db, layout, &mut folded, upto)?;
         }

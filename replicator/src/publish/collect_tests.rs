@@ -68,6 +68,7 @@ impl Node {
                 sent: self.sent,
                 upto: log_end(&self.db).unwrap(),
             },
+            base: None,
             previous: BatchNo(4),
             now_ms: 77,
             entries_max: self.entries_max,

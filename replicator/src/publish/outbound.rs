@@ -5,6 +5,7 @@
 //! flight, and it is fenced. After a crash between the broker's acknowledgement and inbound's mark
 //! the batch is sent twice; peers skip the second one by its versions.
 
+use super::base::PublishedRows;
 pub use super::messages::{Input, Output, Stats};
 use crate::actor::{Ack, Effect, Fatal, Step};
 use crate::broker::{Broker, BrokerError, BrokerEvent, Message, Reply, Request, Ticket};
@@ -18,7 +19,7 @@ use crate::model::config::{NodeConfig, Now};
 use crate::model::ids::{BatchNo, Site, StreamSeq};
 use crate::model::planted_bugs::{Bug, planted};
 use crate::publish::collect::{CollectError, CollectFrom, collect};
-use crate::store::change_log::log_end;
+use crate::store::change_log::{self, log_end};
 use crate::store::meta::Meta;
 use crate::store::sites::own_sites;
 use crate::wire::encode::{Encoded, Encoder};
@@ -79,6 +80,7 @@ pub struct Outbound<B: Broker> {
     own_sites: HashSet<Site>,
     batch: BatchNo,
     sent: i64,
+    unabsorbed: PublishedRows,
     fence: StreamSeq,
     in_flight: Option<InFlight>,
     look: bool,
@@ -118,6 +120,7 @@ impl<B: Broker> Outbound<B> {
             own_sites: HashSet::new(),
             batch: BatchNo(0),
             sent: 0,
+            unabsorbed: PublishedRows::default(),
             fence: StreamSeq(0),
             in_flight: None,
             look: true,
@@ -149,6 +152,9 @@ impl<B: Broker> Outbound<B> {
                 }
             }
             Input::Effect(Effect::Look) => self.look = true,
+            Input::Effect(Effect::LogReplaced { published }) => {
+                (self.sent, self.look) = (published, true);
+            }
             Input::Effect(Effect::Hold { check, connection }) => {
                 self.hold = Some((check, connection));
                 self.hold_still();
@@ -299,8 +305,9 @@ impl<B: Broker> Outbound<B> {
 
     fn send(&mut self) -> Result<(), Fatal> {
         let Some(flight) = &self.in_flight else { return Ok(()) };
+        let log = flight.ack.mark;
         let headers =
-            part_headers(&flight.header, &flight.encoded, flight.part, flight.part_bytes_max);
+            part_headers(&flight.header, &flight.encoded, flight.part, flight.part_bytes_max, log);
         let payload = part_payload(&flight.encoded.body, flight.part, flight.part_bytes_max)?;
         let request = Request::Publish {
             shard: self.config.own_shard(),
@@ -420,20 +427,25 @@ impl<B: Broker> Outbound<B> {
         }
         let end = log_end(&self.db)?;
         if end < self.sent {
+            // Somebody emptied the log, or restored a backup. Inbound looks which of the two.
             self.sent = meta.published.min(end);
+            self.outputs.push(Output::Wake);
         }
         if self.own_sites.is_empty() {
             self.own_sites = own_sites(&self.db)?;
         }
+        let fold = FoldFrom {
+            site: self.site,
+            own_sites: &self.own_sites,
+            absorbed: meta.absorbed,
+            sent: self.sent,
+            upto: end,
+        };
+        self.unabsorbed.advance(&self.db, layout, &meta, &fold)?;
         let from = CollectFrom {
             node: self.config.node,
-            fold: FoldFrom {
-                site: self.site,
-                own_sites: &self.own_sites,
-                absorbed: meta.absorbed,
-                sent: self.sent,
-                upto: end,
-            },
+            fold,
+            base: self.unabsorbed.rows(),
             previous: self.batch,
             now_ms: now.unix_ms,
             entries_max: self.config.limits.batch_entries_max,
@@ -445,6 +457,7 @@ impl<B: Broker> Outbound<B> {
         let ack = Ack {
             batch: self.batch,
             upto: collected.upto,
+            mark: change_log::mark(&self.db, collected.upto)?,
             seq: None,
             lowest_ms: collected.lowest_ms,
         };
@@ -474,6 +487,11 @@ impl<B: Broker> Outbound<B> {
             }
         }
         Ok(true)
+    }
+
+    /// Returns the last log entry that needs no further publication.
+    pub fn sent(&self) -> i64 {
+        self.sent
     }
 
     /// Returns the incarnation of the database that is being published.

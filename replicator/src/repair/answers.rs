@@ -104,6 +104,11 @@ impl Answers {
         self.waiting.is_empty()
     }
 
+    /// Returns whether answers wait for the publication of their rows.
+    pub fn await_publication(&self) -> bool {
+        self.waiting.iter().any(|answer| answer.logged.is_some())
+    }
+
     /// Forgets all questions, because the stream has to be checked again. The askers repeat them.
     pub fn forget(&mut self) {
         self.waiting.clear();

@@ -6,6 +6,7 @@
 
 use super::evidence::{Evidence, judge};
 use crate::broker::{KvEntry, Message, StreamState};
+use crate::model::batch::LogMark;
 use crate::model::ids::{BatchNo, Site, StreamSeq};
 use crate::model::planted_bugs::{Bug, planted};
 use crate::store::cursor::{Anchor, Cursor, NO_ROW_MS};
@@ -73,13 +74,54 @@ pub struct Verdict {
     pub behind_broker: bool,
     /// The oldest row time to republish, unix milliseconds; None if nothing is lost.
     pub republish_since_ms: Option<i64>,
+    /// Batches of this incarnation that a former process has published, without storing the
+    /// acknowledgement.
+    pub confirmed: Option<Confirmed>,
     /// The broker lost the last own acknowledged batch.
     pub own_lost: bool,
     /// The verdict on each stream.
     pub shards: Vec<ShardVerdict>,
 }
 
+/// Own batches in the stream that the database does not know to be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Confirmed {
+    /// The last whole batch.
+    pub batch: BatchNo,
+    /// How far the log is published; None if parts of the next batch follow in the stream.
+    pub published: Option<Published>,
+}
+
+/// How far the log is published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// The last log entry.
+    pub upto: i64,
+    /// The position of its batch's last part.
+    pub seq: StreamSeq,
+}
+
 impl BrokerAnswers {
+    /// Returns the mark of the log in the newest own message.
+    pub fn last_own_mark(&self) -> Option<LogMark> {
+        self.last_own.as_ref()?.headers.as_ref().ok()?.log
+    }
+
+    /// Returns the own batches after `batch`, if the newest own message is one of them. The caller
+    /// knows that the log still has the entry of [`BrokerAnswers::last_own_mark`].
+    pub fn confirmed(&self, site: Site, batch: BatchNo) -> Option<Confirmed> {
+        let message = self.last_own.as_ref()?;
+        let headers = message.headers.as_ref().ok()?;
+        if headers.site != site || headers.batch <= batch {
+            return None;
+        }
+        if headers.part < headers.parts {
+            return Some(Confirmed { batch: BatchNo(headers.batch.0 - 1), published: None });
+        }
+        let published = Published { upto: headers.log?.id, seq: message.seq };
+        Some(Confirmed { batch: headers.batch, published: Some(published) })
+    }
+
     fn judge(&self, shard: u32, anchor: &Anchor, since_ns: i64, state: &StreamState) -> Evidence {
         let found = self.found.get(&(shard, anchor.seq)).and_then(Option::as_ref);
         judge(anchor, since_ns, state, found)

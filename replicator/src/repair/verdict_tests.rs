@@ -15,6 +15,7 @@ fn message(seq: u64) -> Message {
         parts: 1,
         total_bytes: 0,
         digest: [0; 32],
+        log: None,
     };
     Message {
         shard: 1,

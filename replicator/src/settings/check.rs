@@ -13,6 +13,8 @@ type Checked = Result<(), Wrong>;
 
 /// The streams of a cluster; each node consumes all of them.
 const SHARDS_MAX: u32 = 1024;
+/// Remote rows must not wait longer for a reader that never ends.
+const POLITENESS_MS_MAX: u64 = 10_000;
 /// JetStream's own limit.
 const REPLICAS_MAX: usize = 5;
 /// The stores for snapshots.
@@ -42,6 +44,7 @@ pub(super) fn check(s: &Settings) -> Checked {
             ),
         ));
     }
+    range("politeness", s.politeness, 0, POLITENESS_MS_MAX)?;
     globs("tables.include", &s.tables.include, |_| true)?;
     globs("tables.exclude", &s.tables.exclude, |_| true)?;
     nats(&s.nats)?;

@@ -83,6 +83,9 @@ pub struct Settings {
     pub sleep_timeout: u64,
     /// Interval of the poll for changes, milliseconds. 0: once a second.
     pub polling_interval: u64,
+    /// How long a write of remote rows waits for open transactions of the application,
+    /// milliseconds. 0: it does not wait.
+    pub politeness: u64,
     /// What happens to the rows of a database that joins.
     pub on_join: OnJoin,
     /// Versions (of rows and tombstones) older than this are dropped.
@@ -119,6 +122,7 @@ impl Default for Settings {
             cleanup_interval: 5_000,
             sleep_timeout: 0,
             polling_interval: 0,
+            politeness: 50,
             on_join: OnJoin::Merge,
             version_retention: Span::from_days(30),
             max_clock_drift: Span::from_secs(60),

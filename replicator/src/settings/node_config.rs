@@ -81,6 +81,7 @@ impl Settings {
                 rustix::system::uname().nodename().to_string_lossy(),
                 path.display()
             ),
+            politeness_ms: self.politeness,
             limits: Limits::default(),
             path,
         })

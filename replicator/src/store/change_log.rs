@@ -6,10 +6,11 @@
 use crate::db::connection::DatabaseError;
 use crate::db::ids::version_from;
 use crate::db::sql::key_columns;
-use crate::model::batch::Value;
+use crate::model::batch::{LogMark, Value};
 use crate::model::ids::Version;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
+use xxhash_rust::xxh3::Xxh3Default;
 
 /// The table's name, for statements that also use a table of the application.
 pub const NAME: &str = "__harmonylite__change_log";
@@ -122,6 +123,48 @@ pub fn log_end(db: &Connection) -> Result<i64, DatabaseError> {
     Ok(db
         .prepare_cached("SELECT coalesce(max(id), 0) FROM main.__harmonylite__change_log")?
         .query_row([], |r| r.get(0))?)
+}
+
+/// Returns the mark of an entry; None if the log does not have it. The columns that absorb fills
+/// later, and those without a value, do not count.
+///
+/// # Errors
+/// SQLite's error.
+pub fn mark(db: &Connection, id: i64) -> Result<Option<LogMark>, DatabaseError> {
+    let mut read =
+        db.prepare_cached("SELECT * FROM main.__harmonylite__change_log WHERE id = ?1")?;
+    let names: Vec<String> = read.column_names().into_iter().map(str::to_owned).collect();
+    let mut rows = read.query([id])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    let mut hash = Xxh3Default::new();
+    for (i, name) in names.iter().enumerate().filter(|(_, name)| !name.starts_with("prev_")) {
+        let value = row.get_ref(i)?;
+        let (kind, bytes): (u8, &[u8]) = match value {
+            ValueRef::Null => continue,
+            ValueRef::Integer(n) => (1, &n.to_le_bytes()),
+            ValueRef::Real(x) => (2, &x.to_bits().to_le_bytes()),
+            ValueRef::Text(text) => (3, text),
+            ValueRef::Blob(blob) => (4, blob),
+        };
+        hash.update(name.as_bytes());
+        hash.update(&[0, kind]);
+        hash.update(&(bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    }
+    Ok(Some(LogMark { id, hash: hash.digest() }))
+}
+
+/// Returns the lowest row time that the entries after `after` up to `upto` can have, unix
+/// milliseconds; None without entries. A row that is only to be published can be of any time.
+///
+/// # Errors
+/// SQLite's error.
+pub fn lowest_ms(db: &Connection, after: i64, upto: i64) -> Result<Option<i64>, DatabaseError> {
+    let mut read = db.prepare_cached(&format!(
+        "SELECT min(CASE WHEN kind = {KIND_PUBLISH} THEN 0 ELSE time END) FROM \
+        main.__harmonylite__change_log WHERE id > ?1 AND id <= ?2"
+    ))?;
+    Ok(read.query_row([after, upto], |r| r.get(0))?)
 }
 
 /// Returns the number of the n-th entry (from 1) after `after`; None if there are fewer.
@@ -420,5 +463,37 @@ mod tests {
         let logged = publish_rows(&db, 6, &["t.id".to_owned()], from, &[Value::Integer(1)]);
         assert_eq!(logged.unwrap(), 1);
         assert_eq!(pending(&db, 0).unwrap(), Pending { entries: 1, oldest_ms: 0 });
+    }
+
+    /// The mark must stay while the entry waits, and differ from that of any other entry.
+    #[test]
+    fn a_mark_is_that_of_one_entry() {
+        let db = test_database();
+        log(&db, 1, 20, KIND_CHANGED);
+        let first = mark(&db, 1).unwrap().unwrap();
+        assert_eq!((first.id, mark(&db, 2).unwrap()), (1, None));
+        keep_previous(&db, [(1, Version { hlc: Hlc(5), site: Site(9) })]).unwrap();
+        widen(&db, 3).unwrap();
+        assert_eq!(mark(&db, 1).unwrap(), Some(first), "absorbed, and with more columns");
+        for change in ["time = 21", "kind = 3", "table_id = 2", "key0 = '10'", "key1 = 0"] {
+            db.execute_batch("SAVEPOINT s").unwrap();
+            db.execute(&format!("UPDATE __harmonylite__change_log SET {change}"), []).unwrap();
+            assert_ne!(mark(&db, 1).unwrap(), Some(first), "{change}");
+            db.execute_batch("ROLLBACK TO s; RELEASE s").unwrap();
+        }
+        log(&db, 2, 20, KIND_CHANGED);
+        assert_ne!(mark(&db, 2).unwrap().unwrap().hash, first.hash);
+    }
+
+    #[test]
+    fn the_lowest_time_of_a_row_to_publish_is_unknown() {
+        let db = test_database();
+        assert_eq!(lowest_ms(&db, 0, 9).unwrap(), None);
+        log(&db, 1, 20, KIND_CHANGED);
+        log(&db, 2, 30, KIND_CHANGED);
+        log(&db, 3, 40, KIND_PUBLISH);
+        assert_eq!(lowest_ms(&db, 0, 2).unwrap(), Some(20));
+        assert_eq!(lowest_ms(&db, 1, 2).unwrap(), Some(30));
+        assert_eq!(lowest_ms(&db, 0, 3).unwrap(), Some(0));
     }
 }

@@ -113,6 +113,8 @@ pub struct Meta {
     pub published: i64,
     /// The node has joined: every row has a version.
     pub joined: bool,
+    /// The number of write transactions of the sidecar so far.
+    pub writes: i64,
 }
 
 impl Meta {
@@ -123,7 +125,7 @@ impl Meta {
     pub fn read(db: &Connection) -> Result<Self, DatabaseError> {
         let mut read = db.prepare_cached(
             "SELECT key, value FROM main.__harmonylite__meta WHERE key IN ('node', 'site', \
-            'batch', 'absorbed', 'published', 'joined')",
+            'batch', 'absorbed', 'published', 'joined', 'writes')",
         )?;
         let mut meta = Self {
             node: NodeId(0),
@@ -132,6 +134,7 @@ impl Meta {
             absorbed: 0,
             published: 0,
             joined: false,
+            writes: 0,
         };
         let mut rows = read.query([])?;
         while let Some(row) = rows.next()? {
@@ -141,6 +144,7 @@ impl Meta {
                 "batch" => meta.batch = row.get(1)?,
                 "absorbed" => meta.absorbed = row.get(1)?,
                 "published" => meta.published = row.get(1)?,
+                "writes" => meta.writes = row.get(1)?,
                 _ => meta.joined = row.get(1)?,
             }
         }
@@ -236,6 +240,7 @@ mod tests {
         set(&db, ABSORBED, 8).unwrap();
         set(&db, PUBLISHED, 7).unwrap();
         set(&db, JOINED, true).unwrap();
+        set(&db, WRITES, 3).unwrap();
         let expected = Meta {
             node: NodeId(u64::MAX),
             site: Site(5),
@@ -243,6 +248,7 @@ mod tests {
             absorbed: 8,
             published: 7,
             joined: true,
+            writes: 3,
         };
         assert_eq!(Meta::read(&db).unwrap(), expected);
         let stored = "SELECT value || typeof(value) FROM __harmonylite__meta WHERE key = 'joined'";

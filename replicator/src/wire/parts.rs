@@ -4,7 +4,7 @@
 //! and pieces, or whole batches. Owns: a reassembled batch has the announced digest. Memory only:
 //! after a crash the parts are read again.
 
-use crate::model::batch::{BatchHeader, PartHeaders};
+use crate::model::batch::{BatchHeader, LogMark, PartHeaders};
 use crate::model::ids::StreamSeq;
 use crate::model::limits::Limits;
 use crate::wire::encode::Encoded;
@@ -23,6 +23,7 @@ pub fn part_headers(
     encoded: &Encoded,
     part: u32,
     part_bytes_max: usize,
+    log: Option<LogMark>,
 ) -> PartHeaders {
     PartHeaders {
         site: header.site,
@@ -31,6 +32,7 @@ pub fn part_headers(
         parts: part_count(encoded.body.len(), part_bytes_max),
         total_bytes: encoded.body.len(),
         digest: encoded.digest,
+        log,
     }
 }
 

@@ -25,7 +25,7 @@ fn cut(bytes: &[u8], part_bytes_max: usize) -> Vec<(PartHeaders, Vec<u8>)> {
     let encoded = encoded(bytes);
     (1..=part_count(encoded.body.len(), part_bytes_max))
         .map(|part| {
-            let headers = part_headers(&header, &encoded, part, part_bytes_max);
+            let headers = part_headers(&header, &encoded, part, part_bytes_max, None);
             let payload = part_payload(&encoded.body, part, part_bytes_max).unwrap();
             (headers, payload.to_vec())
         })

@@ -30,6 +30,7 @@ pub(crate) fn headers(batch: u64) -> PartHeaders {
         parts: 1,
         total_bytes: 3,
         digest: [7; 32],
+        log: None,
     }
 }
 

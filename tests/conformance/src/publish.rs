@@ -4,7 +4,7 @@ use crate::client::{Client, SHARD, same};
 use crate::{Subject, Verdict};
 use bytes::Bytes;
 use harmonylite::broker::{BrokerError, Reply, Request};
-use harmonylite::model::batch::PartHeaders;
+use harmonylite::model::batch::{LogMark, PartHeaders};
 use harmonylite::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 
 pub(crate) fn positions(subject: &mut dyn Subject) -> Verdict {
@@ -27,6 +27,7 @@ pub(crate) fn round_trip(subject: &mut dyn Subject) -> Verdict {
         parts: u32::MAX,
         total_bytes: u64::MAX >> 1,
         digest: std::array::from_fn(|i| (i as u8).wrapping_mul(9)),
+        log: Some(LogMark { id: i64::MAX, hash: u64::MAX }),
     };
     let payload: Bytes = (0..=255_u8).collect::<Vec<_>>().into();
     let request = Request::Publish {

@@ -21,6 +21,7 @@ use rusqlite::{Connection, OpenFlags};
 use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -61,6 +62,8 @@ pub struct Node {
     /// The number of processes so far.
     pub starts: u64,
     config: NodeConfig,
+    /// How many looks at the application's snapshots of a hundred find an open one.
+    snapshots_percent: Arc<AtomicU64>,
     seed: u64,
 }
 
@@ -147,6 +150,7 @@ impl Node {
             lease_ttl_ms: 10_000,
             instance: String::new(),
             place: format!("machine {index}"),
+            politeness_ms: plan.politeness_ms,
             limits: plan.limits.clone(),
         };
         Ok(Self {
@@ -161,6 +165,7 @@ impl Node {
             reachable: true,
             starts: 0,
             config,
+            snapshots_percent: Arc::new(AtomicU64::new(plan.snapshots_percent)),
             seed: plan.seed,
         })
     }
@@ -191,16 +196,15 @@ impl Node {
             instance: format!("{}-{}", self.index, self.starts),
             ..self.config.clone()
         };
-        let mut rng = Rng::new(
-            self.seed
-                ^ (self.index as u64 + 1).wrapping_mul(0x5851_f42d_4c95_7f2d)
-                ^ self.starts.wrapping_mul(0xdead_beef),
-        );
+        let seed = self.seed
+            ^ (self.index as u64 + 1).wrapping_mul(0x5851_f42d_4c95_7f2d)
+            ^ self.starts.wrapping_mul(0xdead_beef);
+        let mut rng = Rng::new(seed);
         let writer = self.connect().map_err(|e| e.to_string())?;
         prepare_writer(&writer).map_err(|e| e.to_string())?;
         let handle = |actor| self.link.handle(actor);
         let now = self.clock.now(true_ms);
-        let inbound = Inbound::open(
+        let mut inbound = Inbound::open(
             config.clone(),
             writer,
             handle(Actor::Inbound),
@@ -208,6 +212,8 @@ impl Node {
             now,
         )
         .map_err(|e| format!("node {} cannot start: {e}", self.id))?;
+        let (mut looks, percent) = (Rng::new(seed ^ 0x5eed), Arc::clone(&self.snapshots_percent));
+        inbound.look_at_snapshots(move || looks.chance(percent.load(Ordering::Relaxed)));
         let outbound = Outbound::new(
             config,
             self.connect().map_err(|e| e.to_string())?,
@@ -251,6 +257,11 @@ impl Node {
             process.outbound_in.push_back(outbound::Input::Wake);
             process.inbound_in.push_back(inbound::Input::Wake);
         }
+    }
+
+    /// Lets the application close its snapshots.
+    pub fn close_snapshots(&mut self) {
+        self.snapshots_percent.store(0, Ordering::Relaxed);
     }
 
     /// Ends the process at once.
@@ -309,6 +320,9 @@ impl Process {
         marks.add("stage: quarantined", i.quarantined);
         marks.add("stage: held", i.held);
         marks.add("stage: busy", i.busy);
+        marks.add("stage: snapshot met", i.snapshots_met);
+        marks.add("stage: snapshot waited for", i.snapshots_waited);
+        marks.add("stage: acknowledgement found", i.confirmed);
         marks.add("stage: gap", i.gaps);
         marks.add("stage: loss repaired", i.losses);
         marks.add("stage: rows republished", i.rows_republished);

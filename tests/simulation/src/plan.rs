@@ -145,6 +145,10 @@ pub struct Plan {
     pub populated: bool,
     /// Whether migrations travel with the batches of their transactions.
     pub migrations_travel: bool,
+    /// How long a transaction waits for the application's snapshots, milliseconds.
+    pub politeness_ms: u64,
+    /// How many looks of a hundred find an open snapshot, until all heals.
+    pub snapshots_percent: u64,
     /// The actions.
     pub actions: Vec<Action>,
 }
@@ -241,6 +245,8 @@ impl Plan {
             tick_ms: rng.pick(&[1, 3, 20, 200, 4_000]),
             populated: rng.chance(25),
             migrations_travel: false,
+            politeness_ms: 0,
+            snapshots_percent: 0,
             actions: Vec::new(),
         };
         plan.actions = actions(&mut rng, nodes);
@@ -251,6 +257,7 @@ impl Plan {
             plan.actions.retain(|a| a.kind != ActionKind::Expire);
         }
         plan.migrate();
+        plan.be_polite();
         plan
     }
 
@@ -270,6 +277,19 @@ impl Plan {
                 };
                 self.actions.insert(rng.index(self.actions.len()), action);
             }
+        }
+    }
+
+    /// Some worlds have an application that keeps snapshots open, and some write their bookkeeping
+    /// soon. A separate stream of random numbers keeps the other worlds unchanged.
+    fn be_polite(&mut self) {
+        let mut rng = Rng::new(self.seed ^ 0x5c4e_3a00_0000_0002);
+        if rng.chance(40) {
+            self.limits.bookkeeping_entries_max = rng.range(1, 12).cast_unsigned();
+        }
+        if rng.chance(40) {
+            self.politeness_ms = rng.pick(&[1, 20, 500]);
+            self.snapshots_percent = rng.pick(&[10, 50, 95]);
         }
     }
 

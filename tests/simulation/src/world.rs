@@ -268,7 +268,7 @@ impl<'p> World<'p> {
                 self.check_node(n)?;
                 Ok(true)
             }
-            Step::Idle | Step::Busy => Ok(false),
+            Step::Idle | Step::Busy | Step::Polite => Ok(false),
         }
     }
 
@@ -355,6 +355,7 @@ impl<'p> World<'p> {
                 self.cut(n, &mut Rng::new(1));
             }
             self.nodes[n].reachable = true;
+            self.nodes[n].close_snapshots();
             self.nodes[n].connected();
             self.nodes[n].wake();
         }

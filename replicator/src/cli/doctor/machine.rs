@@ -29,6 +29,13 @@ const FREE_BYTES_MIN: u64 = 256 << 20;
 
 /// Adds the findings.
 pub(super) fn check(path: &Path, facts: FileFacts, report: &mut Report) {
+    report.add(
+        Level::Note,
+        "application",
+        "begin transactions that write with BEGIN IMMEDIATE: a deferred one fails if rows of \
+        another node are written between its first read and its first write",
+        "docs/deferred-transactions.md shows how in your framework",
+    );
     match sidecar(path) {
         Ok(Sidecar::Stopped) => {}
         Ok(Sidecar::Running(owner)) => {

@@ -61,7 +61,12 @@ pub(super) fn text(running: bool, s: &Status) -> String {
     } else {
         String::new()
     };
-    out.line("pending", &format!("{} changes not published yet{oldest}", s.pending_rows));
+    let unmarked = match s.unmarked_rows {
+        0 => String::new(),
+        n => format!("; {n} published, to be marked in a quiet moment"),
+    };
+    let pending = format!("{} changes not published yet{oldest}{unmarked}", s.pending_rows);
+    out.line("pending", &pending);
     for other in &s.schema_differences {
         let tables = match other.tables.is_empty() {
             true => String::new(),
@@ -183,6 +188,12 @@ fn activity(out: &mut Facts, s: &Status) {
         }
     }
     out.line("woken by", &wakes);
+    let met = match c.snapshots_met {
+        0 => String::new(),
+        n => format!("; met an open transaction of another program {n} times"),
+    };
+    let (all, rate) = (c.write_transactions, s.writes_per_second);
+    out.line("writes", &format!("{all} transactions, {rate:.1} a second lately{met}"));
     if c.busy > 0 {
         out.line("waited", &format!("{} times for the write lock of another program", c.busy));
     }
