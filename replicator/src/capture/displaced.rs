@@ -71,8 +71,8 @@ fn log(table: &TableSchema, id: i64, probe: &Probe, own: &str) -> String {
     )
 }
 
-/// The name of the table within the probe: its own, because the WHERE of an index can use it, except
-/// where it would hide the trigger's rows.
+/// The name of the table within the probe: its own, because the WHERE of an index can use it,
+/// except where it would hide the trigger's rows.
 fn alias(table: &TableSchema) -> &str {
     let hides = ["new", "old"].iter().any(|row| table.name.eq_ignore_ascii_case(row));
     if hides { "row" } else { &table.name }

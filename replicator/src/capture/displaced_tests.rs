@@ -56,12 +56,14 @@ fn rows_that_replace_removes_are_logged() {
         (
             "CREATE TABLE t (a, b, e COLLATE NOCASE, PRIMARY KEY (a, b)) WITHOUT ROWID;
              CREATE UNIQUE INDEX ux ON t(e /* the name */ ASC) WHERE t.e > '' -- at the end",
-            "INSERT INTO t VALUES (1, 1, 'x'), (1, 2, ''), (1, 3, ''); REPLACE INTO t VALUES (2, 1, 'X')",
+            "INSERT INTO t VALUES (1, 1, 'x'), (1, 2, ''), (1, 3, '');
+             REPLACE INTO t VALUES (2, 1, 'X')",
             vec!["1,1"],
         ),
         (
             "CREATE TABLE t (id TEXT PRIMARY KEY, j, e AS (j ->> '$.e') UNIQUE)",
-            "INSERT INTO t(id, j) VALUES ('p', '{\"e\":1}'); REPLACE INTO t VALUES ('q', '{\"e\":1}');
+            "INSERT INTO t(id, j) VALUES ('p', '{\"e\":1}');
+             REPLACE INTO t VALUES ('q', '{\"e\":1}');
              INSERT INTO t(id, j) VALUES ('r', '{}');
              UPDATE OR REPLACE t SET j = '{\"e\":1}' WHERE id = 'r'",
             vec!["p", "q"],
@@ -69,7 +71,8 @@ fn rows_that_replace_removes_are_logged() {
         (
             "CREATE TABLE \"new\" (id INTEGER PRIMARY KEY, \"old\", \"new\");
              CREATE UNIQUE INDEX ux ON \"new\"(abs(\"old\")) WHERE \"new\" IS NULL",
-            "INSERT INTO \"new\" VALUES (1, 5, NULL), (2, 5, 1); REPLACE INTO \"new\" VALUES (3, -5, NULL)",
+            "INSERT INTO \"new\" VALUES (1, 5, NULL), (2, 5, 1);
+             REPLACE INTO \"new\" VALUES (3, -5, NULL)",
             vec!["1"],
         ),
     ] {

@@ -1,7 +1,7 @@
 //! Notices what DDL changed, so that it travels in the next batch (`schema.replicate`).
 //!
-//! Arrives: the schema and the layout after an installation. Leaves: the changes in their table, and
-//! the schema as known from now on. Owns: a change that arrived from another node
+//! Arrives: the schema and the layout after an installation. Leaves: the changes in their table,
+//! and the schema as known from now on. Owns: a change that arrived from another node
 //! is not sent on. Runs inside the transaction of the installation, so a crash repeats both.
 
 use crate::db::connection::DatabaseError;

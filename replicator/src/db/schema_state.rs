@@ -58,7 +58,7 @@ fn with_table(
     name: &str,
     state: impl FnOnce(&Table) -> ChangeState,
 ) -> ChangeState {
-    // Changes are sent again when rows were lost: a later one may have renamed or dropped the table.
+    // Changes are sent again when rows were lost: a later one may have renamed or dropped it.
     objects.table(name).map_or(ChangeState::Made, state)
 }
 

@@ -136,8 +136,8 @@ fn deploy(mode: &str, on_every_node: &[bool]) {
         let db = node.app();
         assert_eq!(number(&db, "SELECT count(*) FROM store_event"), sold, "node {}", node.id);
         assert_eq!(number(&db, "SELECT sum(stock) FROM store_product"), sold, "node {}", node.id);
-        let whole = "SELECT count(*) FROM store_product WHERE label = 'label of ' || title AND sku = \
-            'none'";
+        let whole = "SELECT count(*) FROM store_product WHERE label = 'label of ' || title AND sku \
+            = 'none'";
         assert_eq!(number(&db, whole), 3 * PRODUCTS, "node {}", node.id);
         assert_eq!(rows(&db, "PRAGMA integrity_check"), [["\"ok\""]]);
         let status = node.status().unwrap();
