@@ -125,8 +125,7 @@ fn a_rename_and_a_rebuild_keep_the_rows_and_a_failure_leaves_nothing() {
     let (done, text) = cli(two, &apply);
     assert!(done, "{text}");
     cluster.converge();
-    let expected =
-        [["Integer(1)", "\"a\""], ["Integer(2)", "\"b\""], ["Integer(7)", "\"late\""]];
+    let expected = [["Integer(1)", "\"a\""], ["Integer(2)", "\"b\""], ["Integer(7)", "\"late\""]];
     eventually("all rows are at both nodes", || {
         [one, two].iter().all(|n| rows(&n.app(), "SELECT id, w FROM c ORDER BY id") == expected)
     });
