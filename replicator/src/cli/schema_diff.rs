@@ -33,7 +33,7 @@ pub(crate) fn run(settings: &Settings, node: u64, renamed: &[String]) -> Result<
         .filter(SchemaChange::is_additive)
         .collect();
     if !lacks.is_empty() {
-        out += &format!("node {node} lacks (run there: harmonylite schema diff):\n");
+        out += &format!("node {node} lacks:\n");
         out += &list(lacks.iter().map(SchemaChange::words));
     }
     out += &virtual_tables(&ours.objects, &theirs, node);
@@ -97,7 +97,7 @@ impl Wanted {
 
     fn heading(&self) -> String {
         let age = show::ago(self.published.written_ms, clock::unix_ms());
-        format!("this database compared with node {} (its schema of {age})\n", self.node)
+        format!("this database compared with node {} (its schema was published {age})\n", self.node)
     }
 
     /// Reads this database's side.
@@ -243,10 +243,10 @@ fn list(items: impl IntoIterator<Item = String>) -> String {
 /// Text of another node without the characters that control a terminal or change the direction of
 /// writing: what is shown is what runs.
 fn printable(text: &str) -> String {
-    let hides = |c: char| {
-        c.is_control() && c != '\n' && c != '\t'
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
+    const TURNS: [std::ops::RangeInclusive<char>; 3] =
+        ['\u{200b}'..='\u{200f}', '\u{202a}'..='\u{202e}', '\u{2066}'..='\u{2069}'];
+    let turns = |c: char| TURNS.iter().any(|range| range.contains(&c));
+    let hides = |c: char| c.is_control() && c != '\n' && c != '\t' || turns(c);
     text.chars().map(|c| if hides(c) { '\u{fffd}' } else { c }).collect()
 }
 
