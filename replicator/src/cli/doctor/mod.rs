@@ -155,7 +155,7 @@ mod tests {
         Connection::open(&path).unwrap().execute_batch(SCHEMA).unwrap();
         let text = look(&path).text();
         for part in [
-            "problem (table): nokey cannot be replicated: its rows have no identity",
+            "PROBLEM (table): nokey cannot be replicated: its rows have no identity",
             "nullkey: 1 row",
             "counted",
             "AUTOINCREMENT",
