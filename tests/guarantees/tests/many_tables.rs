@@ -3,7 +3,7 @@
 //! Goal: no write of the application waits long, whatever the number of tables, and every table is
 //! replicated in the end. The story: 2,000 tables locked an application out for 18 s.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use harmonylite_guarantees::{Cluster, converge, eventually, number, open};
 use std::fmt::Write as _;
