@@ -46,6 +46,12 @@ pub enum Selection {
 }
 
 impl TableFilter {
+    /// The default, with tables whose rows have no identity by their rowid.
+    #[cfg(test)]
+    pub fn with_rowids() -> Self {
+        Self { without_key: WithoutKey::Rowid, ..Self::default() }
+    }
+
     /// Decides about a table. Its columns are read only where the name is not enough.
     ///
     /// # Errors

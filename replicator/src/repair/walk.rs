@@ -150,7 +150,7 @@ mod tests {
         .unwrap();
         create_tables(&db, std::path::Path::new(":memory:")).unwrap();
         begin_site(&db, Site(7), 0).unwrap();
-        let (layout, _) = install(&db, &TableFilter::default(), 0).unwrap();
+        let (layout, _) = install(&db, &TableFilter::with_rowids(), 0).unwrap();
         (db, layout)
     }
 
@@ -209,7 +209,7 @@ mod tests {
         assert!(!walk.step(&db, &layout, 5).unwrap().1);
         db.execute_batch("CREATE TABLE aa (id INTEGER PRIMARY KEY); INSERT INTO aa VALUES (1)")
             .unwrap();
-        let (layout, _) = install(&db, &TableFilter::default(), 0).unwrap();
+        let (layout, _) = install(&db, &TableFilter::with_rowids(), 0).unwrap();
         let before = walk.rows();
         assert_eq!(
             (before, finish(&db, &layout, walk, 5)),
