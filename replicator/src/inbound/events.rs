@@ -291,8 +291,8 @@ impl<B: Broker> Inbound<B> {
         }
     }
 
-    /// When all questions are answered, asks for the trail of lost cursors, or judges. `has_mark` is
-    /// the result of [`Inbound::has_last_own_mark`].
+    /// When all questions are answered, asks for the trail of lost cursors, or judges. `has_mark`
+    /// is the result of [`Inbound::has_last_own_mark`].
     pub(super) fn judge_connection(&mut self, has_mark: bool) -> Result<(), Fatal> {
         let enrolled = self.gaps.is_enrolled();
         let Some(questions) = self.verify.trail_to_ask(&self.durable, enrolled) else {

@@ -94,8 +94,9 @@ impl<B: Broker> Inbound<B> {
         if self.inbox.wake {
             self.schema.look(&self.db)?;
             let log_replaced = self.look_at_log(now)?;
-            // The wake is cleared only now, because a busy database must be looked at again.
-            self.inbox.wake = false;
+            // The wake is cleared only now, because a busy database must be looked at again. A log
+            // that was replaced is looked at until a transaction has noted it.
+            self.inbox.wake = log_replaced;
             if self.schema.moved || log_replaced {
                 return Ok(Urgency::Now);
             }
@@ -265,7 +266,9 @@ impl<B: Broker> Inbound<B> {
             return Ok(false);
         }
         let published = self.durable.absorb.published;
-        let quiet = self.schedule().is_quiet() && log_end(&self.db)? <= published;
+        let quiet = self.schedule().is_quiet()
+            && log_end(&self.db)? <= published
+            && !self.polite.sees_one();
         if !quiet || self.prune_before_ms(now).is_none() {
             self.pruning.postpone(now);
             return Ok(false);

@@ -148,7 +148,9 @@ fn logged(entries: i64) -> Memory {
     let mut memory = memory();
     let insert = "INSERT INTO __harmonylite__change_log (time, table_id, kind, key0) VALUES (?1, \
         1, 0, ?1)";
-    (1..=entries).for_each(|i| drop(memory.db.execute(insert, [i]).unwrap()));
+    for i in 1..=entries {
+        memory.db.execute(insert, [i]).unwrap();
+    }
     meta::set(&memory.db, meta::ABSORBED, entries).unwrap();
     memory.durable = Durable::read(&memory.db, &memory.config).unwrap();
     memory

@@ -12,6 +12,7 @@ use super::{ThreadEnd, writer};
 use crate::actor::{Fatal, Step};
 use crate::clock;
 use crate::inbound::Input as WriterInput;
+use crate::model::ids::Site;
 use crate::nats::NatsBroker;
 use crate::publish::outbound::{Input, Outbound, Output, Stats};
 use std::sync::mpsc::{Receiver, Sender};
@@ -65,6 +66,8 @@ pub(super) struct Reader {
     /// The wake whose changes are not published yet, and its time.
     pub(super) woken: Option<(WakeSource, i64)>,
     pub(super) abandoned: bool,
+    /// What the bell's file says is published.
+    pub(super) told: (Site, i64),
     pub(super) shown_ms: u64,
 }
 
@@ -91,7 +94,6 @@ impl Reader {
                         self.show.last = Some(way);
                         self.wake_to_published.add(microseconds(clock::unix_ns() - at_ns));
                     }
-                    self.bell.published(site, ack.upto);
                     WriterInput::Acknowledged(ack)
                 }
                 Output::Wake => WriterInput::Wake,
@@ -99,6 +101,12 @@ impl Reader {
             };
             // If the writer has ended, the node is stopping too.
             let _ = self.writer.send(writer::ToWriter::Input(input));
+        }
+        // Also after the go-ahead, which knows what a former process has published.
+        let told = (site, self.outbound.sent());
+        if site != Site(0) && self.told != told {
+            self.bell.published(site, told.1);
+            self.told = told;
         }
     }
 

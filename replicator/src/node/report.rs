@@ -47,8 +47,8 @@ struct DatabaseFigures {
     quarantine: u64,
 }
 
-/// Reads the figures. `sent` is the last log entry that the broker has acknowledged; its mark in the
-/// database may wait.
+/// Reads the figures. `sent` is the last log entry that the broker has acknowledged; its mark in
+/// the database may wait.
 fn glance(db: &Connection, sent: i64) -> Result<DatabaseFigures, DatabaseError> {
     let marked = meta::get(db, meta::PUBLISHED)?.unwrap_or(0);
     // If somebody emptied the log, its numbers start again.

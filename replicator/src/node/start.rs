@@ -351,6 +351,7 @@ fn reader(
         wake_to_published: RecentDurations::default(),
         woken: None,
         abandoned: false,
+        told: (Site(0), 0),
         shown_ms: 0,
     }
 }

@@ -67,7 +67,7 @@ const BUSY_MIN: Duration = Duration::from_micros(200);
 const BUSY_MAX: Duration = Duration::from_millis(20);
 /// The wait between two looks at open snapshots. An application that pauses for a millisecond
 /// between two transactions must not go unnoticed.
-const POLITE: Duration = Duration::from_micros(100);
+const POLITE: Duration = Duration::from_micros(200);
 /// A wait for the write lock is logged after this.
 const BUSY_SAID_MS: u64 = 5_000;
 /// Greatest age of the shown state while there is work.
@@ -202,7 +202,8 @@ impl Actor for Writer {
             Step::Polite => Some(POLITE),
             Step::Idle => Some(wait_until(self.inbound.deadline(), now.mono_ms)),
         };
-        if wait.is_some() || now.mono_ms >= self.shown_ms + SHOW_MS {
+        let rests = matches!(step, Step::Idle | Step::Busy);
+        if rests || now.mono_ms >= self.shown_ms + SHOW_MS {
             self.show(now.mono_ms);
             self.shown_ms = now.mono_ms;
         }

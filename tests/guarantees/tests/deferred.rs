@@ -65,7 +65,8 @@ fn remote_rows_wait_for_open_transactions() {
     cluster.run();
     let (one, two, stop) = (cluster.nodes[0].app(), cluster.nodes[1].app(), AtomicBool::new(false));
     let failed = std::thread::scope(|scope| {
-        let peer = scope.spawn(|| {
+        let stop = &stop;
+        let peer = scope.spawn(move || {
             let mut n = 0_i64;
             while !stop.load(Ordering::Relaxed) {
                 two.execute("INSERT INTO theirs VALUES (NULL, ?1)", [n]).unwrap();
