@@ -38,7 +38,7 @@ pub fn state(objects: &Objects, change: &SchemaChange) -> ChangeState {
             renamed("column", from, to, |name| t.text.column(name).is_some())
         }),
         SchemaChange::Rebuild { table, sql, columns, lost, .. } => {
-            with_table(objects, table, |t| rebuild(t, sql, columns, lost))
+            with_table(objects, table, |t| rebuild(t, table, sql, columns, lost))
         }
         SchemaChange::CreateIndex { name, sql, .. } => create(objects, Kind::Index, name, sql),
         SchemaChange::CreateView { name, sql } => create(objects, Kind::View, name, sql),
@@ -96,8 +96,13 @@ fn add_column(table: &Table, column: &str, definition: &str) -> ChangeState {
     ChangeState::Contradicts(format!("column {column} of {name} exists here, but is another one"))
 }
 
-fn rebuild(table: &Table, sql: &str, copied: &[(String, String)], lost: &[String]) -> ChangeState {
-    let name = &table.name;
+fn rebuild(
+    table: &Table,
+    name: &str,
+    sql: &str,
+    copied: &[(String, String)],
+    lost: &[String],
+) -> ChangeState {
     match create_table(&Objects { tables: vec![table.clone()], others: Vec::new() }, name, sql) {
         ChangeState::Made => return ChangeState::Made,
         ChangeState::Open => return ChangeState::Contradicts(format!("it is no table {name}")),

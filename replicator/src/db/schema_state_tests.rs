@@ -43,7 +43,7 @@ fn what_is_made_is_recognised_and_what_contradicts_is_never_made() {
         sql: text(sql),
     };
     for (change, expected) in [
-        (create("create table T (id integer primary key, V text, w int)"), "made"),
+        (create("create table t (ID integer primary key, V text, w int)"), "made"),
         (create("CREATE TABLE t (id INTEGER PRIMARY KEY)"), "another definition"),
         (create("DROP TABLE t"), "t"),
         (SchemaChange::CreateTable { name: text("n"), sql: text("CREATE TABLE n (a)") }, "open"),
