@@ -14,7 +14,7 @@ use rusqlite::Connection;
 /// The application must have been quiet for this long.
 const QUIET_MS: u64 = 1_000;
 /// If it is never quiet, any moment without snapshots will do after this time.
-const NEVER_QUIET_MS: u64 = 10_000;
+const NEVER_QUIET_MS: u64 = 30_000;
 /// If there is no such moment either, bookkeeping is written anyway after this time.
 const LATEST_MS: u64 = 300_000;
 /// The wait after a look at open snapshots.

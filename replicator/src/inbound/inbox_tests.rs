@@ -63,7 +63,7 @@ fn only_a_commit_removes() {
 #[test]
 fn acknowledgements_wait_for_a_quiet_moment_or_for_many_entries_or_for_the_stop() {
     let (_, mut inbox) = empty();
-    assert_eq!(inbox.urgency(0, 100, later(10_000)), Urgency::None);
+    assert_eq!(inbox.urgency(0, 100, later(100_000)), Urgency::None);
     inbox.acknowledged(ack(99), NOW);
     assert_eq!(inbox.urgency(0, 100, later(999)), Urgency::None);
     assert_eq!(inbox.urgency(0, 100, later(1_000)), Urgency::IfUnseen);

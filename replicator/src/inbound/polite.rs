@@ -28,6 +28,11 @@ impl Polite {
         self.open = open;
     }
 
+    /// Returns whether transactions wait at all.
+    pub(super) fn is_on(&self) -> bool {
+        self.politeness_ms > 0
+    }
+
     /// Returns whether another connection has an open snapshot, unless nobody is to wait.
     pub(super) fn sees_one(&mut self) -> bool {
         self.politeness_ms > 0 && (self.open)()

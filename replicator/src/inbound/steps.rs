@@ -7,7 +7,9 @@
 use super::Inbound;
 use super::bookkeeping::Urgency;
 use super::process;
-use super::transaction::{AfterCommit, Committed, Transaction, check_content};
+use super::transaction::{
+    ABSORB_ENTRIES_FEW, ABSORB_ENTRIES_MAX, AfterCommit, Committed, Transaction, check_content,
+};
 use crate::actor::{Effect, Fatal, Step};
 use crate::broker::Broker;
 use crate::capture::compare::Compare;
@@ -143,7 +145,11 @@ impl<B: Broker> Inbound<B> {
                 }
                 tx.stamp_old_changes(confirmed.map_or(0, |p| p.upto))?;
             }
-            if !tx.absorb(!self.inbox.acks.is_empty())? {
+            let entries_max = match urgency {
+                Urgency::IfUnseen => ABSORB_ENTRIES_FEW,
+                Urgency::Now | Urgency::None => ABSORB_ENTRIES_MAX,
+            };
+            if !tx.absorb(!self.inbox.acks.is_empty(), entries_max)? {
                 return Ok(());
             }
             tx.mark_acknowledged(&self.inbox)?;
@@ -168,6 +174,11 @@ impl<B: Broker> Inbound<B> {
         };
         let mut met = false;
         let committed = tx.run(work, |tx| {
+            if self.polite.is_on() && self.config.path.to_str() != Some(":memory:") {
+                // With its pages in the WAL the commit itself is a matter of microseconds, in which
+                // hardly a snapshot is opened. If this fails, so does the commit.
+                let _ = tx.db.cache_flush();
+            }
             let is_small = tx.stats.rows_seen() - before.rows_seen() <= REPEATED_ROWS_MAX;
             let waits = match urgency {
                 _ if !up || !is_small => false,

@@ -28,7 +28,10 @@ use rusqlite::Connection;
 use std::sync::Arc;
 
 /// Log entries absorbed in one transaction: some 20 ms of work.
-const ABSORB_ENTRIES_MAX: i64 = 10_000;
+pub(super) const ABSORB_ENTRIES_MAX: i64 = 10_000;
+/// The same for bookkeeping beside a busy application: a transaction of the application that begins
+/// during ours must not get to its first write before we end.
+pub(super) const ABSORB_ENTRIES_FEW: i64 = 500;
 
 /// The work that remains after the commit of a transaction.
 #[derive(Debug, Default)]
@@ -217,9 +220,9 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     /// SQLite's error.
-    pub(super) fn absorb(&mut self, acks_wait: bool) -> Result<bool, Fatal> {
+    pub(super) fn absorb(&mut self, acks_wait: bool, entries_max: i64) -> Result<bool, Fatal> {
         let absorbs_first = !planted(Bug::NoAbsorbFirst) || acks_wait;
-        let entries_max = if absorbs_first { ABSORB_ENTRIES_MAX } else { 0 };
+        let entries_max = if absorbs_first { entries_max } else { 0 };
         let (folded, complete) = absorb(
             self.db,
             &self.layout,

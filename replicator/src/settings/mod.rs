@@ -122,7 +122,7 @@ impl Default for Settings {
             cleanup_interval: 5_000,
             sleep_timeout: 0,
             polling_interval: 0,
-            politeness: 50,
+            politeness: 100,
             on_join: OnJoin::Merge,
             version_retention: Span::from_days(30),
             max_clock_drift: Span::from_secs(60),

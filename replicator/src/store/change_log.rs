@@ -133,7 +133,7 @@ pub fn log_end(db: &Connection) -> Result<i64, DatabaseError> {
 pub fn mark(db: &Connection, id: i64) -> Result<Option<LogMark>, DatabaseError> {
     let mut read =
         db.prepare_cached("SELECT * FROM main.__harmonylite__change_log WHERE id = ?1")?;
-    let names: Vec<String> = read.column_names().into_iter().map(str::to_owned).collect();
+    let names: Vec<String> = read.column_names().map(str::to_owned).collect();
     let mut rows = read.query([id])?;
     let Some(row) = rows.next()? else { return Ok(None) };
     let mut hash = Xxh3Default::new();
