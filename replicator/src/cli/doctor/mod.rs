@@ -113,7 +113,7 @@ mod tests {
         search USING fts5(a);
         CREATE TRIGGER counts AFTER INSERT ON good BEGIN UPDATE counted SET a = a; END;
         CREATE TRIGGER indexes AFTER INSERT ON good BEGIN INSERT INTO search VALUES (NEW.a); END;
-        CREATE TRIGGER custom AFTER INSERT ON nullkey BEGIN SELECT app_function(NEW.a); END;
+        CREATE TRIGGER custom AFTER INSERT ON gen BEGIN SELECT app_function(NEW.a); END;
         CREATE TABLE __harmonylite__good_change_log (id INTEGER PRIMARY KEY, val_a, type, \
         created_at, state);";
 
