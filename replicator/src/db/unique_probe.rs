@@ -48,7 +48,8 @@ impl Probe {
         let (columns, generated) = read_by(&text.words, table);
         let terms = text.terms.into_iter().zip(collations).collect();
         let probe = Self { terms, filter: text.filter, columns, generated, plain: false };
-        let row = probe.columns.iter().map(|c| format!("NULL AS {}", quote(c))).collect();
+        let row: Vec<String> =
+            probe.columns.iter().map(|c| format!("NULL AS {}", quote(c))).collect();
         let all = probe.terms.iter().map(|(term, _)| term).chain(&probe.filter);
         let compiles = all.into_iter().all(|term| db.prepare(&over_row(term, name, &row)).is_ok());
         compiles.then_some(probe)
@@ -57,7 +58,7 @@ impl Probe {
 
 /// A SELECT of an expression over one row that is given as `value AS column, ..`. The row has the
 /// table's name, because the WHERE of an index can use it.
-pub fn over_row(expression: &str, table: &str, row: &Vec<String>) -> String {
+pub fn over_row(expression: &str, table: &str, row: &[String]) -> String {
     // A comment at the end of the expression must not hide what follows.
     format!("SELECT {expression}\n FROM (SELECT {}) AS {}", row.join(", "), quote(table))
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::capture::install;
 use crate::model::batch::PartHeaders;
 use crate::model::ids::NodeId;
 use crate::store::{sites, test_database};
