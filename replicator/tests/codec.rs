@@ -227,8 +227,26 @@ fn a_window_of_two_gigabytes_is_refused() {
 }
 
 #[test]
+fn changes_of_the_schema_come_back_and_are_bounded() {
+    let limits = Limits::default();
+    let changes = vec![b"first".to_vec(), Vec::new(), vec![7; 100_000]];
+    let header = BatchHeader { schema_changes: changes, ..header() };
+    let mut encoder = Encoder::new(&limits, std::env::temp_dir()).unwrap();
+    encoder.begin(&header, 0).unwrap();
+    let bytes = encoder.finish().unwrap().body.to_vec().unwrap();
+    let read = |limits: &Limits| outline(&bytes, limits);
+    assert_eq!(read(&limits).unwrap().header, header);
+    let few = Limits { schema_changes_max: 2, ..limits.clone() };
+    let short = Limits { schema_change_bytes_max: 99_999, ..limits };
+    for limits in [few, short] {
+        let reason = read(&limits).unwrap_err().to_string();
+        assert!(reason.contains("exceeds the limit"), "{reason}");
+    }
+}
+
+#[test]
 fn a_later_format_waits_for_an_upgrade() {
     let error =
-        outline(&zstd::encode_all(&[0x81, 2][..], 1).unwrap()[..], &Limits::default()).unwrap_err();
+        outline(&zstd::encode_all(&[0x81, 3][..], 1).unwrap()[..], &Limits::default()).unwrap_err();
     assert_eq!(error.action(), harmonylite::model::action::Action::HoldOrigin, "{error}");
 }

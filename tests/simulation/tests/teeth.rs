@@ -14,12 +14,12 @@ fn bound(bug: Bug) -> (u64, u64) {
         Bug::NoAbsorbFirst | Bug::MergedEntries | Bug::NoPlusOne | Bug::TieBroken => (0, 50),
         Bug::SilentCompensation | Bug::CompensationNow | Bug::NoGapRepair => (0, 100),
         Bug::SameSite | Bug::NoCursorAnchor | Bug::OwnRowsOnly | Bug::TombstoneEarly => (0, 400),
-        Bug::AnyAnswer => (1_000, 400),
+        Bug::AnyAnswer => (2_200, 400),
         Bug::CursorFirst => (900, 400),
         Bug::NoOwnAnchor => (2_100, 400),
         Bug::NoHold => (16_600, 400),
         Bug::MissingColumnsStay => (3_200, 400),
-        Bug::AdmitByName | Bug::NoComparison => (0, 400),
+        Bug::AdmitByName | Bug::NoComparison | Bug::BookkeepingAhead => (0, 400),
     }
 }
 
