@@ -75,35 +75,40 @@ fn two_django_instances_end_up_equal() {
 
 const PRODUCTS: i64 = 30;
 
-/// What the application does at one node all the time, in every version: it changes its own
-/// products and records it. Returns how often.
+/// What the application does at one node all the time, in every version: it changes the stock of
+/// its own products and records it. Returns how often. (It leaves products alone: a whole row wins
+/// or loses, so a migration that fills a column and a sale of the same row at another node at the
+/// same time would undo each other. Writes to tables that migrate: second_version.rs.)
 fn sell(node: &Node, stop: &AtomicBool) -> i64 {
     let db = node.app();
     let mut sold = 0;
     while !stop.load(Ordering::Relaxed) {
         let mine = PRODUCTS * (node.id.cast_signed() - 1) + sold % PRODUCTS;
         let sql = format!(
-            "BEGIN IMMEDIATE; UPDATE store_product SET stock = stock + 1 WHERE id = '{mine:032x}'; \
+            "BEGIN IMMEDIATE; UPDATE store_stock SET n = n + 1 WHERE id = '{mine:032x}'; \
             INSERT INTO store_event VALUES ('{:016x}{sold:016x}', 'sold'); COMMIT",
             node.id
         );
         db.execute_batch(&sql).unwrap_or_else(|e| panic!("node {}: {sql}: {e}", node.id));
         sold += 1;
-        // A fleet that writes as fast as it can leaves a migration no turn.
-        std::thread::sleep(Duration::from_millis(10));
+        // Three nodes that write as fast as they can leave a migration no turn.
+        std::thread::sleep(Duration::from_millis(20));
     }
     sold
 }
 
 /// A rolling deployment: AddField with and without default, RenameField, AlterField, RunPython,
 /// DeleteModel, on three nodes that all sell meanwhile.
-fn deploy(mode: &str, on_every_node: &[bool]) {
+fn deploy(mode: &str, on_every_node: bool) {
     let mut cluster = Cluster::with(3, "", &format!("[schema]\nreplicate = \"{mode}\""));
     for node in &cluster.nodes {
         run(node, "manage.py", &["migrate", "-v0", "store", "0001"], false);
     }
     for i in 0..3 * PRODUCTS {
-        let sql = format!("INSERT INTO store_product VALUES ('{i:032x}', 'product {i}', 0)");
+        let sql = format!(
+            "INSERT INTO store_product VALUES ('{i:032x}', 'product {i}'); INSERT INTO store_stock \
+            VALUES ('{i:032x}', 0)"
+        );
         cluster.nodes[0].app().execute_batch(&sql).unwrap();
     }
     cluster.run();
@@ -112,8 +117,8 @@ fn deploy(mode: &str, on_every_node: &[bool]) {
     let sold: i64 = std::thread::scope(|scope| {
         let sellers: Vec<_> =
             cluster.nodes.iter().map(|node| scope.spawn(|| sell(node, &stop))).collect();
-        for (step, everywhere) in ["0002", "0003", "0004", "0005"].iter().zip(on_every_node) {
-            let nodes = if *everywhere { &cluster.nodes[..] } else { &cluster.nodes[..1] };
+        for step in ["0002", "0003", "0004", "0005", "0006", "0007"] {
+            let nodes = if on_every_node { &cluster.nodes[..] } else { &cluster.nodes[..1] };
             for node in nodes {
                 run(node, "manage.py", &["migrate", "-v0", "store", step], false);
             }
@@ -135,7 +140,7 @@ fn deploy(mode: &str, on_every_node: &[bool]) {
         run(node, "manage.py", &["makemigrations", "--check", "--dry-run"], false);
         let db = node.app();
         assert_eq!(number(&db, "SELECT count(*) FROM store_event"), sold, "node {}", node.id);
-        assert_eq!(number(&db, "SELECT sum(stock) FROM store_product"), sold, "node {}", node.id);
+        assert_eq!(number(&db, "SELECT sum(n) FROM store_stock"), sold, "node {}", node.id);
         let whole = "SELECT count(*) FROM store_product WHERE label = 'label of ' || title AND sku \
             = 'none'";
         assert_eq!(number(&db, whole), 3 * PRODUCTS, "node {}", node.id);
@@ -150,16 +155,16 @@ fn deploy(mode: &str, on_every_node: &[bool]) {
 
 #[test]
 fn django_migrates_every_node_under_load() {
-    deploy("off", &[true; 4]);
+    deploy("off", true);
 }
 
 /// AddField with a default that does not stay is a rebuild in SQLite, so is all but adding.
 #[test]
 fn django_migrates_under_load_where_only_what_is_new_travels() {
-    deploy("additive", &[true; 4]);
+    deploy("additive", true);
 }
 
 #[test]
 fn django_migrates_one_node_for_all_under_load() {
-    deploy("all", &[false; 4]);
+    deploy("all", false);
 }

@@ -144,7 +144,8 @@ fn cases(real: &Value) -> Vec<Case> {
         named("en\0try", Aside("a name")),
         named("entry\"; DROP TABLE entry; --", Waits("DROP TABLE")),
         bent(&COLUMN, "n\" = 1; DROP TABLE entry; --".into(), Waits("columns only at the origin")),
-        bent(&[0], 2.into(), Waits("format 2")),
+        bent(&[0], 3.into(), Waits("format 3")),
+        bent(&[0], 2.into(), Aside("the number of parts of the batch")),
     ]
 }
 

@@ -9,15 +9,24 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             "Product",
             [
-                ("id", models.UUIDField(primary_key=True, default=uuid.uuid4)),
+                ("id", models.UUIDField(primary_key=True, default=uuid.uuid4, serialize=False)),
                 ("name", models.CharField(max_length=50)),
-                ("stock", models.IntegerField(default=0)),
+            ],
+        ),
+        migrations.CreateModel(
+            "Stock",
+            [
+                (
+                    "id",
+                    models.UUIDField(primary_key=True, default=uuid.uuid4, serialize=False),
+                ),
+                ("n", models.IntegerField(default=0)),
             ],
         ),
         migrations.CreateModel(
             "Event",
             [
-                ("id", models.UUIDField(primary_key=True, default=uuid.uuid4)),
+                ("id", models.UUIDField(primary_key=True, default=uuid.uuid4, serialize=False)),
                 ("what", models.TextField()),
             ],
         ),

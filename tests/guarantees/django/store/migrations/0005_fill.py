@@ -1,4 +1,4 @@
-from django.db import migrations, models
+from django.db import migrations
 
 
 def fill(apps, editor):
@@ -8,8 +8,7 @@ def fill(apps, editor):
 
 
 class Migration(migrations.Migration):
-    dependencies = [("store", "0003_rename")]
+    dependencies = [("store", "0004_longer")]
     operations = [
         migrations.RunPython(fill, migrations.RunPython.noop),
-        migrations.AlterField("Product", "label", models.CharField(max_length=60)),
     ]
