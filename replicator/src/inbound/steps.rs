@@ -95,11 +95,15 @@ impl<B: Broker> Inbound<B> {
         }
         if self.inbox.wake {
             self.schema.look(&self.db)?;
+            if self.schema.moved {
+                // Somebody may have dropped the log itself: it is looked at after the schema.
+                return Ok(Urgency::Now);
+            }
             let log_replaced = self.look_at_log(now)?;
             // The wake is cleared only now, because a busy database must be looked at again. A log
             // that was replaced is looked at until a transaction has noted it.
             self.inbox.wake = log_replaced;
-            if self.schema.moved || log_replaced {
+            if log_replaced {
                 return Ok(Urgency::Now);
             }
         }
