@@ -100,22 +100,13 @@ fn add(
     carry: Carry<'_>,
     now_ms: i64,
 ) -> Result<(), DatabaseError> {
-    let left_out = |why: &str| {
-        tracing::warn!(
-            why,
-            "a change of the schema does not travel to the other nodes, which hold the rows of \
-            these tables: run it there, or use `harmonylite schema apply --from {{this node}}`"
-        );
-    };
-    if carry.mode == SchemaMode::Additive
-        && let Some(change) = made.iter().find(|change| !change.is_additive())
-    {
-        left_out(&format!("schema.replicate is \"additive\", and this is not: {}", change.words()));
-        return Ok(());
-    }
     let bytes = encode(&made);
     if bytes.is_empty() || bytes.len() as u64 > carry.limits.schema_change_bytes_max {
-        left_out("its texts are larger than a batch may carry");
+        tracing::error!(
+            bytes = bytes.len(),
+            "a change of the schema is larger than a batch may carry and does not travel: make it \
+            on every node (`harmonylite schema apply --from` this node)"
+        );
         return Ok(());
     }
     for change in made {

@@ -150,6 +150,25 @@ impl SchemaChange {
         }
     }
 
+    /// Whether it alters or drops a table: other nodes that do not make it have to wait for it.
+    pub fn alters_tables(&self) -> bool {
+        match self {
+            Self::DropTable { .. }
+            | Self::RenameTable { .. }
+            | Self::DropColumn { .. }
+            | Self::RenameColumn { .. }
+            | Self::Rebuild { .. } => true,
+            Self::CreateTable { .. }
+            | Self::AddColumn { .. }
+            | Self::CreateIndex { .. }
+            | Self::CreateView { .. }
+            | Self::CreateTrigger { .. }
+            | Self::DropIndex { .. }
+            | Self::DropView { .. }
+            | Self::DropTrigger { .. } => false,
+        }
+    }
+
     /// The SQL that makes the change, in order.
     ///
     /// # Errors

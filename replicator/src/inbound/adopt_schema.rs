@@ -41,8 +41,10 @@ pub(super) enum Adoption {
     Nothing,
     /// The schema changed.
     Adopted(Adopted),
-    /// Nothing was made, for this reason.
+    /// Nothing was made, for this reason. The batch waits if its rows do not fit.
     Impossible(String),
+    /// The batch waits for a change that a person has to make here.
+    Awaited(String),
     /// The bytes are no changes, for this reason.
     Unreadable(String),
 }
@@ -75,15 +77,15 @@ pub(super) fn adopt(tx: &Transaction<'_>, header: &BatchHeader) -> Result<Adopti
             }
             Ok(adopted.map_or(Adoption::Nothing, Adoption::Adopted))
         }
-        Err(reason) => {
+        Err(unmade) => {
             connection::run(tx.db, "ROLLBACK TO __harmonylite__schema")?;
             connection::run(tx.db, "RELEASE __harmonylite__schema")?;
-            Ok(Adoption::Impossible(reason))
+            Ok(unmade)
         }
     }
 }
 
-type Made = Result<Option<Adopted>, String>;
+type Made = Result<Option<Adopted>, Adoption>;
 
 fn make(tx: &Transaction<'_>, changes: &[SchemaChange], mode: SchemaMode) -> Result<Made, Fatal> {
     let (db, config) = (tx.db, tx.config);
@@ -93,13 +95,21 @@ fn make(tx: &Transaction<'_>, changes: &[SchemaChange], mode: SchemaMode) -> Res
         match state(&objects, change) {
             ChangeState::Made => continue,
             ChangeState::Contradicts(why) => {
-                return Ok(Err(format!("cannot {}: {why}", change.words())));
+                let reason = format!("cannot {}: {why}", change.words());
+                return Ok(Err(Adoption::Impossible(reason)));
             }
             ChangeState::Open => {}
         }
         if mode == SchemaMode::Additive && !change.is_additive() {
-            let reason = "schema.replicate is \"additive\" here, and this is not";
-            return Ok(Err(format!("{reason}: {}", change.words())));
+            if !change.alters_tables() {
+                continue;
+            }
+            // Its rows may all fit, the migration tool's own included, which must not be first.
+            let reason = format!(
+                "waits until you {}: schema.replicate is \"additive\", so run the migration here",
+                change.words()
+            );
+            return Ok(Err(Adoption::Awaited(reason)));
         }
         if words.is_empty() {
             // They can name what is renamed or dropped.
@@ -139,5 +149,5 @@ fn failed(failure: Failure) -> Result<Made, Fatal> {
             return Err(error.into());
         }
     }
-    Ok(Err(reason))
+    Ok(Err(Adoption::Impossible(reason)))
 }

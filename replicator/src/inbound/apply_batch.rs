@@ -167,6 +167,9 @@ fn apply_plain<R: Read>(
         Adoption::Nothing => (None, None),
         Adoption::Adopted(adopted) => (Some(adopted), None),
         Adoption::Impossible(reason) => (None, Some(reason)),
+        Adoption::Awaited(reason) => {
+            return Err(Outcome::Held { reason, header: Some(Box::new(header)) }.into());
+        }
         Adoption::Unreadable(reason) => return Err(Outcome::Quarantine(reason).into()),
     };
     let layout = adopted.as_ref().map_or(&tx.layout, |adopted| &adopted.layout);

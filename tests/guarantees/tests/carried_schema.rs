@@ -196,7 +196,7 @@ fn additive_carries_what_is_new_and_holds_the_rest() {
     run(one, "CREATE TABLE extra (id TEXT PRIMARY KEY, v); INSERT INTO extra VALUES ('e', 1)");
     cluster.converge();
     run(one, "ALTER TABLE extra RENAME COLUMN v TO w; INSERT INTO extra VALUES ('f', 2)");
-    holds(two, "table extra has another schema here");
+    holds(two, "waits until you rename column v of table extra to w");
     assert_eq!(objects(one), objects(two));
     run(two, "ALTER TABLE extra RENAME COLUMN v TO w");
     settled(&cluster);
