@@ -180,6 +180,15 @@ fn apply_plain<R: Read>(
             return Err(Outcome::Held { reason, header: Some(Box::new(header)) }.into());
         }
     };
+    if let Some(reason) = impossible {
+        // Its rows lose nothing, but the schemas stay different: somebody has to know.
+        tracing::warn!(
+            origin = header.node.0,
+            batch = header.number.0,
+            reason,
+            "a change of the schema was not made here; `harmonylite schema diff` compares the nodes"
+        );
+    }
     let mut reader = BatchReader::new(open()?, limits).map_err(undecodable)?;
     let absorb = &tx.durable.absorb;
     let mut applier = Applier::new(
