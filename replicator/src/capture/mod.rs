@@ -5,6 +5,7 @@ pub mod baseline;
 pub mod compare;
 mod displaced;
 pub mod fold;
+pub mod id_ranges;
 pub mod install;
 pub mod installation;
 mod lineage;

@@ -150,6 +150,9 @@ pub(crate) enum ConflictsAction {
     Restore {
         /// The conflict's id
         id: i64,
+        /// Write it as another row, under a free id (after two inserts under one id)
+        #[arg(long)]
+        new_id: bool,
     },
     /// Remove all entries
     Clear,
@@ -314,7 +317,7 @@ mod tests {
         }
         assert!(matches!(
             parse("conflicts restore 3").command,
-            Some(Command::Conflicts { action: ConflictsAction::Restore { id: 3 } })
+            Some(Command::Conflicts { action: ConflictsAction::Restore { id: 3, new_id: false } })
         ));
         assert!(matches!(
             parse("status --json --watch").command,

@@ -3,9 +3,9 @@
 use super::args::ConflictsAction;
 use super::exit::{Exit, Failure};
 use super::table::{Facts, table};
-use super::{database, progress, restore, show};
+use super::{database, progress, restore, restore_as_new, show};
 use crate::settings::Settings;
-use crate::store::conflicts::{self, Conflict};
+use crate::store::conflicts::{self, Conflict, INSERTED_TWICE};
 use anyhow::Result;
 use rusqlite::Connection;
 use std::fmt::Write as _;
@@ -23,9 +23,12 @@ fn perform(settings: &Settings, action: ConflictsAction) -> Result<String> {
     Ok(match action {
         ConflictsAction::List { json, most } => list(&conflicts::list(&db, most.into())?, json)?,
         ConflictsAction::Show { id } => detail(&find(&db, id)?),
-        ConflictsAction::Restore { id } => {
-            let conflict = find(&db, id)?;
-            restore::restore(&mut db, &settings.table_filter()?, &conflict)?
+        ConflictsAction::Restore { id, new_id } => {
+            let (conflict, filter) = (find(&db, id)?, settings.table_filter()?);
+            match new_id {
+                true => restore_as_new::restore(&mut db, &filter, &conflict)?,
+                false => restore::restore(&mut db, &filter, &conflict)?,
+            }
         }
         ConflictsAction::Clear => format!("removed {} conflicts\n", conflicts::clear(&db)?),
     })
@@ -97,6 +100,13 @@ fn detail(c: &Conflict) -> String {
         let _ = writeln!(out, "  {name} = {literal}");
     }
     let _ = writeln!(out, "to restore it: harmonylite conflicts restore {}", c.id);
+    if c.reason == INSERTED_TWICE {
+        let _ = writeln!(
+            out,
+            "as a row of its own, under a free id: harmonylite conflicts restore {} --new-id",
+            c.id
+        );
+    }
     out
 }
 

@@ -14,6 +14,7 @@ mod log;
 mod progress;
 mod quarantine;
 mod restore;
+mod restore_as_new;
 mod run;
 mod schema;
 mod schema_apply;

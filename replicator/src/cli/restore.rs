@@ -57,7 +57,11 @@ pub(crate) fn restore(
     Ok(done)
 }
 
-fn layout(db: &Connection, filter: &TableFilter, conflict: &Conflict) -> Result<TableLayout> {
+pub(super) fn layout(
+    db: &Connection,
+    filter: &TableFilter,
+    conflict: &Conflict,
+) -> Result<TableLayout> {
     let schema = inspect(db, filter)?;
     let found = schema.tables.into_iter().find(|t| t.name.eq_ignore_ascii_case(&conflict.table));
     let table = found.ok_or_else(|| {
@@ -88,7 +92,7 @@ fn layout(db: &Connection, filter: &TableFilter, conflict: &Conflict) -> Result<
     Ok(TableLayout::first(0, table))
 }
 
-fn key_values(table: &TableLayout, conflict: &Conflict) -> Result<Vec<Value>, Failure> {
+pub(super) fn key_values(table: &TableLayout, conflict: &Conflict) -> Result<Vec<Value>, Failure> {
     let pairs = values(conflict, Some(&conflict.key))?;
     let part = |name: &str| {
         pairs.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.clone())
@@ -123,7 +127,7 @@ fn write(db: &Connection, table: &TableLayout, conflict: &Conflict) -> Result<()
     Ok(())
 }
 
-fn differs(conflict: &Conflict, how: &str) -> Failure {
+pub(super) fn differs(conflict: &Conflict, how: &str) -> Failure {
     let what =
         format!("the table {} has changed since conflict {}: {how}", conflict.table, conflict.id);
     Failure::new(
@@ -133,7 +137,10 @@ fn differs(conflict: &Conflict, how: &str) -> Failure {
     )
 }
 
-fn values(conflict: &Conflict, json: Option<&str>) -> Result<Vec<(String, Value)>, Failure> {
+pub(super) fn values(
+    conflict: &Conflict,
+    json: Option<&str>,
+) -> Result<Vec<(String, Value)>, Failure> {
     let parsed = columns(json).and_then(|pairs| {
         pairs.into_iter().map(|(name, text)| Some((name, parse_literal(&text)?))).collect()
     });

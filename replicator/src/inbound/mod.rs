@@ -13,6 +13,7 @@ mod durable;
 mod events;
 mod inbox;
 mod join;
+mod notices;
 mod polite;
 mod process;
 mod requests;
@@ -46,6 +47,7 @@ use crate::store::{install::create_tables, kept_tables, schema_changes, sites};
 use durable::Durable;
 use inbox::Inbox;
 use join::Join;
+use notices::Notices;
 use polite::Polite;
 use requests::Requests;
 use rusqlite::{Connection, TransactionBehavior};
@@ -69,6 +71,7 @@ pub struct Inbound<B: Broker> {
     join: Join,
     inbox: Inbox,
     polite: Polite,
+    notices: Notices,
     /// The reason why the last transaction found no room on the disk.
     no_disk_room: Option<String>,
     /// Messages for outbound. The owner takes them after each call.
@@ -104,6 +107,7 @@ impl<B: Broker> Inbound<B> {
             join: Join::new(config.replicate),
             inbox: Inbox::new(&durable, now),
             polite: Polite::new(&config),
+            notices: Notices::default(),
             no_disk_room: None,
             effects: Vec::new(),
             stats: Stats::default(),

@@ -176,6 +176,8 @@ impl Processing<'_, '_> {
         stats.rows_skipped += applied.skipped;
         stats.conflicts += applied.conflicts;
         stats.compensated += applied.compensated;
+        stats.inserted_twice += applied.inserted_twice;
+        self.tx.after.inserted_twice.extend_from_slice(&applied.inserted_twice_tables);
         stats.newest_remote_ms = stats.newest_remote_ms.max(applied.newest_ms);
         let ahead_ms = applied.newest_ms - self.tx.now.unix_ms;
         if ahead_ms > self.tx.config.max_clock_drift_ms {

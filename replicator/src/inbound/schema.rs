@@ -7,6 +7,7 @@
 use super::adopt_schema::Adopted;
 use super::transaction::check_content;
 use crate::actor::Fatal;
+use crate::capture::id_ranges;
 use crate::capture::install::{self, Installed};
 use crate::capture::installation::{Installation, Progress, STEP_VISITS};
 use crate::capture::schema_changes::{self, Carry};
@@ -18,7 +19,6 @@ use crate::model::config::{NodeConfig, Now, SchemaMode};
 use crate::store::change_log;
 use crate::store::install::{create_tables, missing_tables};
 use rusqlite::{Connection, TransactionBehavior};
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,8 +39,6 @@ pub(super) struct FollowedSchema {
     prepared: i64,
     /// Triggers of the application that do not fire for rows of other nodes, and why.
     pub(super) silent_triggers: Vec<SilentTrigger>,
-    /// Tables with a logged warning.
-    warned_null_keys: HashSet<String>,
     /// When held batches that carry changes of the schema are tried again, and how long after the
     /// last time, milliseconds of the monotone clock.
     retry: (u64, u64),
@@ -59,7 +57,6 @@ impl FollowedSchema {
             installing: None,
             prepared: -1,
             silent_triggers: Vec::new(),
-            warned_null_keys: HashSet::new(),
             retry: (u64::MAX, RETRY_MS.0),
         }
     }
@@ -128,7 +125,7 @@ impl FollowedSchema {
         check_content(&transaction, writes)?;
         let progress = installing.step(&transaction, now.unix_ms, STEP_VISITS)?;
         if progress == Progress::Done {
-            note_change(&transaction, &installing, config, now)?;
+            end_last_step(&transaction, &installing, config, now)?;
         }
         transaction.commit()?;
         match progress {
@@ -199,24 +196,15 @@ impl FollowedSchema {
         }
         false
     }
-
-    /// Warns once about a table with rows that have no identity.
-    pub(super) fn warn_null_keys(&mut self, table: &str) {
-        if self.warned_null_keys.insert(table.to_owned()) {
-            tracing::warn!(
-                table,
-                "rows with NULL in the primary key have no identity and are not replicated"
-            );
-        }
-    }
 }
 
-/// Stores what changed in the schema, so that it travels, if the configuration wants that. Inside
-/// the transaction of the last step: a batch must not leave before.
+/// What belongs into the transaction of the last step. Stores what changed in the schema, so that it
+/// travels, if the configuration wants that: a batch must not leave before. A table that is new or
+/// was rebuilt counts in a block of this node.
 ///
 /// # Errors
 /// SQLite's error.
-fn note_change(
+fn end_last_step(
     db: &Connection,
     installation: &Installation,
     config: &NodeConfig,
@@ -225,7 +213,11 @@ fn note_change(
     let mode = if config.publish { config.schema_mode } else { SchemaMode::Off };
     let carry = Carry { mode, filter: &config.filter, limits: &config.limits };
     let layout = || install::layout_of(db, installation.version(), installation.schema().clone());
-    Ok(schema_changes::note(db, layout, carry, now.unix_ms)?)
+    schema_changes::note(db, layout, carry, now.unix_ms)?;
+    if let Some(ranges) = &config.id_ranges {
+        id_ranges::keep(db, &layout()?, ranges)?;
+    }
+    Ok(())
 }
 
 /// Takes the write lock. SQLite reads a schema that has changed before it, not under it.
@@ -263,7 +255,7 @@ pub(super) fn install_in_steps(
         attempts = 0;
         let progress = installation.step(&transaction, now.unix_ms, STEP_VISITS)?;
         if progress == Progress::Done {
-            note_change(&transaction, &installation, config, now)?;
+            end_last_step(&transaction, &installation, config, now)?;
         }
         transaction.commit()?;
         match progress {

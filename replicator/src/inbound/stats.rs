@@ -17,6 +17,8 @@ pub struct Stats {
     pub bytes_applied: u64,
     pub conflicts: u64,
     pub compensated: u64,
+    /// Rows inserted under the key of another node's row.
+    pub inserted_twice: u64,
     pub quarantined: u64,
     pub held: u64,
     pub busy: u64,

@@ -174,6 +174,7 @@ impl<B: Broker> Inbound<B> {
                 tx.begin_end_of_join(self.join.found_data())?;
             }
             tx.step_republish(&self.answers)?;
+            tx.keep_id_ranges()?;
             tx.write_marks()
         };
         let mut met = false;
@@ -214,9 +215,7 @@ impl<B: Broker> Inbound<B> {
     fn after_commit(&mut self, after: AfterCommit, now: Now) {
         self.durable.republish.committed();
         self.schema.moved |= after.schema_moved;
-        for table in &after.null_key_tables {
-            self.schema.warn_null_keys(table);
-        }
+        self.notices.committed(&after, now);
         self.inbox.committed(&after.served);
         for node in after.superseded_asked {
             self.superseded.asked(node);

@@ -11,6 +11,7 @@ use super::stats::Stats;
 use crate::actor::{Ack, Fatal};
 use crate::capture::absorb::{absorb, published};
 use crate::capture::baseline;
+use crate::capture::id_ranges;
 use crate::capture::install;
 use crate::db::connection::{self, DatabaseError};
 use crate::db::layout::Layout;
@@ -60,6 +61,10 @@ pub(super) struct AfterCommit {
     pub(super) seen_origins: Vec<(NodeId, i64)>,
     /// Tables with changed rows with NULL in the key.
     pub(super) null_key_tables: Vec<String>,
+    /// Tables in which this node or another has a row under the key of another row.
+    pub(super) inserted_twice: Vec<String>,
+    /// Tables whose rows have taken all ids that this node may give.
+    pub(super) without_ids: Vec<String>,
     /// The schema as changed for a batch, and the changes.
     pub(super) adopted: Vec<Adopted>,
     /// Released origins, by stream. They are stored at the end of the transaction.
@@ -430,6 +435,16 @@ impl<'a> Transaction<'a> {
             }
         };
         self.after.look |= rows > 0;
+        Ok(())
+    }
+
+    /// Moves the sequences of AUTOINCREMENT tables into blocks of this node.
+    ///
+    /// # Errors
+    /// SQLite's error.
+    pub(super) fn keep_id_ranges(&mut self) -> Result<(), Fatal> {
+        let Some(ranges) = &self.config.id_ranges else { return Ok(()) };
+        self.after.without_ids = id_ranges::keep(self.db, &self.layout, ranges)?;
         Ok(())
     }
 

@@ -56,7 +56,7 @@ impl From<rusqlite::Error> for ApplyError {
 }
 
 /// The counts of one applied batch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
     /// Rows that were newer, and were written.
     pub taken: u64,
@@ -64,6 +64,10 @@ pub struct Applied {
     pub skipped: u64,
     /// Losses written to the journal.
     pub conflicts: u64,
+    /// Those of them that are two inserts under one key.
+    pub inserted_twice: u64,
+    /// Their tables, each once.
+    pub inserted_twice_tables: Vec<String>,
     /// Deletes because of unique clashes. They are logged for publication.
     pub compensated: u64,
     /// The greatest remote wall-clock time, unix milliseconds.
@@ -127,23 +131,20 @@ impl<'a> Applier<'a> {
             Verdict::Skip { concurrent } => {
                 self.done.skipped += 1;
                 if concurrent {
-                    self.lost(
-                        map,
-                        &key,
-                        conflicts::CONCURRENT,
-                        local,
-                        row.version,
-                        map.content(row),
-                        self.read(&map.table, &key)?,
-                    )?;
+                    let here = self.read(&map.table, &key)?;
+                    let reason = concurrent_reason(row, here.is_some());
+                    self.lost(map, &key, reason, local, row.version, map.content(row), here)?;
                 }
             }
             Verdict::Take { concurrent } => {
                 let before_joining = !self.joined && local == Version::NONE;
                 if concurrent || before_joining {
                     let here = self.read(&map.table, &key)?;
-                    let reason =
-                        if concurrent { conflicts::CONCURRENT } else { conflicts::JOINED_OVER };
+                    let reason = if concurrent {
+                        concurrent_reason(row, here.is_some())
+                    } else {
+                        conflicts::JOINED_OVER
+                    };
                     if concurrent || here.is_some() {
                         self.lost(map, &key, reason, row.version, local, here, map.content(row))?;
                     }
@@ -311,9 +312,28 @@ impl<'a> Applier<'a> {
             return Ok(());
         }
         let loss = Loss { table: &map.table, key, reason, winner, loser, content };
-        self.done.conflicts +=
-            u64::from(conflicts::record(self.db, &loss, self.now_ms, self.conflicts_max)?);
+        if !conflicts::record(self.db, &loss, self.now_ms, self.conflicts_max)? {
+            return Ok(());
+        }
+        self.done.conflicts += 1;
+        if reason == conflicts::INSERTED_TWICE {
+            self.done.inserted_twice += 1;
+            let tables = &mut self.done.inserted_twice_tables;
+            if !tables.iter().any(|name| name == map.table.name()) {
+                tables.push(map.table.name().to_owned());
+            }
+        }
         Ok(())
+    }
+}
+
+/// The kind of a conflict of two writes, neither of which had seen the other. A writer that knew no
+/// version of the row has inserted it. If there is a row here under its key, it is another one.
+fn concurrent_reason(row: &Row, exists_here: bool) -> &'static str {
+    if row.op == Op::Upsert && row.previous == Version::NONE && exists_here {
+        conflicts::INSERTED_TWICE
+    } else {
+        conflicts::CONCURRENT
     }
 }
 

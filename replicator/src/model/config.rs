@@ -1,5 +1,6 @@
 //! The configuration of the stages: plain values from checked settings.
 
+use crate::model::id_ranges::IdRanges;
 use crate::model::ids::NodeId;
 use crate::model::limits::Limits;
 use crate::model::table_filter::TableFilter;
@@ -66,6 +67,8 @@ pub struct NodeConfig {
     /// How long a transaction with remote rows waits for a moment without snapshots of other
     /// connections, milliseconds; 0: it does not wait.
     pub politeness_ms: u64,
+    /// Which ids of AUTOINCREMENT tables this node gives; None: those that SQLite chooses.
+    pub id_ranges: Option<IdRanges>,
     /// Bounds.
     pub limits: Limits,
 }
@@ -106,6 +109,7 @@ impl NodeConfig {
             instance: "this".to_owned(),
             place: "here".to_owned(),
             politeness_ms: 20,
+            id_ranges: None,
             limits: Limits::default(),
         }
     }

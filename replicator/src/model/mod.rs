@@ -5,6 +5,7 @@ pub mod action;
 pub mod batch;
 pub mod bookkeeping;
 pub mod config;
+pub mod id_ranges;
 pub mod ids;
 pub mod limits;
 pub mod planted_bugs;

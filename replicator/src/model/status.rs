@@ -36,6 +36,9 @@ pub struct Status {
     #[serde(default)]
     pub schema_differences: Vec<SchemaDifference>,
     pub conflicts: u64,
+    /// Tables with rows that two nodes inserted under one key, and the number of such entries in
+    /// the conflict journal.
+    pub inserted_twice: Vec<(String, u64)>,
     pub quarantine: u64,
     pub open_gaps: u64,
     /// Rows logged so far while this database joins; None: it is not joining.
@@ -140,6 +143,8 @@ pub struct Counters {
     pub snapshots_met: u64,
     pub busy: u64,
     pub conflicts: u64,
+    /// Losing rows that another node had inserted under the same key.
+    pub inserted_twice: u64,
     pub quarantined: u64,
     pub held: u64,
     pub gaps: u64,

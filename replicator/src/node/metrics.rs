@@ -84,6 +84,11 @@ pub(super) fn text(
     )?;
     page.counter("busy_waits", "Times another connection held the database's write lock.", c.busy)?;
     page.counter("conflicts", "Losing writes recorded in the conflict journal.", c.conflicts)?;
+    page.counter(
+        "inserted_twice",
+        "Losing rows that another node had inserted under the same key.",
+        c.inserted_twice,
+    )?;
     page.gauge("conflict_journal", "Entries of the conflict journal.", signed(status.conflicts))?;
     page.gauge("quarantine", "Batches in quarantine.", signed(status.quarantine))?;
     page.gauge("held_origins", "Origins that are held.", signed(status.held.len() as u64))?;

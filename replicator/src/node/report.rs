@@ -44,6 +44,7 @@ struct DatabaseFigures {
     unmarked: u64,
     held: Vec<HeldStatus>,
     conflicts: u64,
+    inserted_twice: Vec<(String, u64)>,
     quarantine: u64,
 }
 
@@ -59,6 +60,7 @@ fn glance(db: &Connection, sent: i64) -> Result<DatabaseFigures, DatabaseError> 
         unmarked: change_log::pending(db, marked)?.entries - pending.entries,
         held: held::list(db)?,
         conflicts: conflicts::count(db)?.cast_unsigned(),
+        inserted_twice: conflicts::inserted_twice(db)?,
         quarantine: quarantine::count(db)?.cast_unsigned(),
     })
 }
@@ -135,6 +137,7 @@ impl StatusSources {
                 status.unmarked_rows = glance.unmarked;
                 (status.held, status.conflicts, status.quarantine) =
                     (glance.held, glance.conflicts, glance.quarantine);
+                status.inserted_twice = glance.inserted_twice;
             }
             Err(error) => status.degraded.push(format!("the database cannot be read: {error}")),
         }
@@ -173,6 +176,7 @@ impl StatusSources {
             snapshots_met: w.snapshots_met,
             busy: w.busy,
             conflicts: w.conflicts,
+            inserted_twice: w.inserted_twice,
             quarantined: w.quarantined,
             held: w.held,
             gaps: w.gaps,
@@ -229,6 +233,16 @@ impl StatusSources {
         }
         for held in &status.held {
             say(format!("changes of node {} are held: {}", held.node_id, held.reason));
+        }
+        if !status.inserted_twice.is_empty() {
+            let tables: Vec<String> =
+                status.inserted_twice.iter().map(|(table, n)| format!("{table} ({n})")).collect();
+            say(format!(
+                "rows that two nodes inserted under one key, of which one is gone from the table: \
+                {}; see `harmonylite conflicts list` and docs/ids.md; `harmonylite conflicts \
+                clear` ends this",
+                tables.join(", ")
+            ));
         }
         if status.quarantine > 0 {
             say(format!(

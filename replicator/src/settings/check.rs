@@ -15,6 +15,9 @@ type Checked = Result<(), Wrong>;
 const SHARDS_MAX: u32 = 1024;
 /// Remote rows must not wait longer for a reader that never ends.
 const POLITENESS_MS_MAX: u64 = 10_000;
+/// Blocks of ids: with these bounds 64-bit numbers last for 900 million blocks of each node.
+const ID_NODES_MAX: u64 = 10_000;
+const ID_BLOCK_MAX: u64 = 1_000_000;
 /// JetStream's own limit.
 const REPLICAS_MAX: usize = 5;
 /// The stores for snapshots.
@@ -44,6 +47,9 @@ pub(super) fn check(s: &Settings) -> Checked {
             ),
         ));
     }
+    range("ids.nodes", s.ids.nodes.into(), 1, ID_NODES_MAX)?;
+    range("ids.block", s.ids.block.into(), 2, ID_BLOCK_MAX)?;
+    range("ids.slot", s.ids.slot.into(), 0, s.ids.nodes.into())?;
     range("politeness", s.politeness, 0, POLITENESS_MS_MAX)?;
     globs("tables.include", &s.tables.include, |_| true)?;
     globs("tables.exclude", &s.tables.exclude, |_| true)?;

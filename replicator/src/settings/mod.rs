@@ -94,6 +94,8 @@ pub struct Settings {
     pub max_clock_drift: Span,
     /// Which tables are replicated.
     pub tables: TablesSettings,
+    /// Numbers of AUTOINCREMENT tables.
+    pub ids: IdsSettings,
     /// Schema changes.
     pub schema: SchemaSettings,
     /// Snapshots.
@@ -127,6 +129,7 @@ impl Default for Settings {
             version_retention: Span::from_days(30),
             max_clock_drift: Span::from_secs(60),
             tables: TablesSettings::default(),
+            ids: IdsSettings::default(),
             schema: SchemaSettings::default(),
             snapshot: SnapshotSettings::default(),
             replication_log: ReplicationLogSettings::default(),
@@ -148,6 +151,27 @@ pub struct TablesSettings {
     pub exclude: Vec<String>,
     /// What becomes of tables whose rows have no identity: `skip` or `rowid`.
     pub without_key: WithoutKey,
+}
+
+/// `[ids]`: numbers of AUTOINCREMENT tables that no two nodes give.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IdsSettings {
+    /// Whether each node numbers new rows in blocks of its own.
+    pub ranges: bool,
+    /// The number of nodes that the cluster may ever have; the same on all of them.
+    pub nodes: u32,
+    /// Numbers in a block; the same on all nodes. A transaction must not insert more than half of
+    /// it into one table.
+    pub block: u32,
+    /// This node's place among them, 1 to `nodes`; 0: its `node_id`.
+    pub slot: u32,
+}
+
+impl Default for IdsSettings {
+    fn default() -> Self {
+        Self { ranges: false, nodes: 16, block: 1_000, slot: 0 }
+    }
 }
 
 /// `[schema]`.

@@ -2,8 +2,9 @@
 
 use super::check::globs;
 use super::identity::{machine_id, random};
-use super::{Settings, SettingsError};
+use super::{IdsSettings, Settings, SettingsError};
 use crate::model::config::{NodeConfig, SchemaMode};
+use crate::model::id_ranges::IdRanges;
 use crate::model::ids::NodeId;
 use crate::model::limits::Limits;
 use crate::model::table_filter::{TableFilter, names_tables};
@@ -52,6 +53,27 @@ impl Settings {
         })
     }
 
+    /// Returns the ids that this node may give; None without `ids.ranges`.
+    fn id_ranges(&self, node: NodeId) -> Result<Option<IdRanges>, NodeConfigError> {
+        let IdsSettings { ranges, nodes, block, slot } = self.ids;
+        if !ranges {
+            return Ok(None);
+        }
+        let slot = if slot == 0 { node.0 } else { u64::from(slot) };
+        if !(1..=u64::from(nodes)).contains(&slot) {
+            return Err(NodeConfigError::Settings(SettingsError::Value {
+                path: "settings".into(),
+                key: "ids.slot".to_owned(),
+                reason: format!(
+                    "is not set, and node_id {node} is not 1 to ids.nodes ({nodes}): give each \
+                    node its own number of these"
+                ),
+            }));
+        }
+        let slot = i64::try_from(slot - 1).unwrap_or(0);
+        Ok(Some(IdRanges { slot, nodes: nodes.into(), block: block.into() }))
+    }
+
     /// Returns the stages' configuration of a node. The database must exist.
     ///
     /// # Errors
@@ -82,6 +104,7 @@ impl Settings {
                 path.display()
             ),
             politeness_ms: self.politeness,
+            id_ranges: self.id_ranges(node)?,
             limits: Limits::default(),
             path,
         })
@@ -117,6 +140,14 @@ mod tests {
         settings.tables.include = vec!["*".into(), "django_*".into()];
         let filter = settings.table_filter().unwrap();
         assert!(filter.named.is_match("django_migrations") && !filter.named.is_match("users"));
+        settings.ids.ranges = true;
+        let slot =
+            |s: &Settings, node| s.node_config(NodeId(node)).map(|c| c.id_ranges.unwrap().slot);
+        assert_eq!(slot(&settings, 16).unwrap(), 15);
+        let refused = slot(&settings, 17).unwrap_err().to_string();
+        assert!(refused.contains("ids.slot") && refused.contains("node_id 17"), "{refused}");
+        settings.ids.slot = 2;
+        assert_eq!(slot(&settings, 17).unwrap(), 1);
         settings.tables.include = vec!["a[".into()];
         assert!(matches!(settings.node_config(NodeId(3)), Err(NodeConfigError::Settings(_))));
     }

@@ -32,6 +32,8 @@ pub struct Loss<'a> {
 
 /// Two nodes wrote the row, and neither had seen the other's write.
 pub const CONCURRENT: &str = "concurrent writes";
+/// Two nodes inserted different rows under one key.
+pub const INSERTED_TWICE: &str = "inserted twice";
 /// Two rows had the same value in a unique index.
 pub const UNIQUE_CLASH: &str = "unique clash";
 /// The row existed before this database joined, and the cluster had another content.
@@ -140,6 +142,21 @@ pub fn count(db: &Connection) -> Result<i64, DatabaseError> {
     Ok(db
         .prepare_cached("SELECT count(*) FROM main.__harmonylite__conflict")?
         .query_row([], |r| r.get(0))?)
+}
+
+/// Returns the tables with rows that were inserted twice, and the number of entries of each.
+///
+/// # Errors
+/// SQLite's error.
+pub fn inserted_twice(db: &Connection) -> Result<Vec<(String, u64)>, DatabaseError> {
+    let mut read = db.prepare_cached(
+        "SELECT table_name, count(*) FROM main.__harmonylite__conflict WHERE reason = ?1 GROUP BY \
+        table_name ORDER BY table_name",
+    )?;
+    let rows = read.query_map([INSERTED_TWICE], |r| {
+        Ok((r.get(0)?, r.get::<_, i64>(1)?.cast_unsigned()))
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
 /// Removes one conflict.

@@ -18,13 +18,14 @@ use std::path::Path;
 pub const FORMAT: i64 = 2;
 
 /// The tables of `tables.sql`, without our prefix.
-pub const FIXED_TABLES: [&str; 13] = [
+pub const FIXED_TABLES: [&str; 14] = [
     "meta",
     "table",
     "schema_history",
     "comparison",
     "schema_change",
     "change_log",
+    "id_range",
     "site",
     "origin",
     "held",

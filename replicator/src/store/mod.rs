@@ -8,6 +8,7 @@ pub mod conflicts;
 pub mod cursor;
 pub mod gaps;
 pub mod held;
+pub mod id_ranges;
 pub mod install;
 pub mod kept_tables;
 pub mod meta;

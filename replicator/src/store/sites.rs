@@ -1,7 +1,7 @@
 //! The table `__harmonylite__site`: all incarnations of this node's database, the present one
 //! included.
 
-use super::{meta, origins};
+use super::{id_ranges, meta, origins};
 use crate::db::connection::DatabaseError;
 use crate::model::ids::{BatchNo, Site};
 use rusqlite::{Connection, params};
@@ -22,6 +22,7 @@ pub fn begin_site(db: &Connection, site: Site, now_ms: i64) -> Result<(), Databa
         params![site, now_ms],
     )?;
     origins::add_former(db, now_ms)?;
+    id_ranges::forget(db)?;
     meta::set(db, meta::SITE, site)?;
     meta::set(db, meta::BATCH, BatchNo(0))
 }

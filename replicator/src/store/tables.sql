@@ -34,6 +34,11 @@ CREATE TABLE IF NOT EXISTS main.__harmonylite__change_log (
   prev_site INTEGER,
   key0
 );
+CREATE TABLE IF NOT EXISTS main.__harmonylite__id_range (
+  table_id INTEGER PRIMARY KEY,
+  first INTEGER NOT NULL,
+  last INTEGER NOT NULL
+);
 CREATE TABLE IF NOT EXISTS main.__harmonylite__site (
   site INTEGER PRIMARY KEY,
   since INTEGER NOT NULL

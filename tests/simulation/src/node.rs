@@ -151,6 +151,7 @@ impl Node {
             instance: String::new(),
             place: format!("machine {index}"),
             politeness_ms: plan.politeness_ms,
+            id_ranges: None,
             limits: plan.limits.clone(),
         };
         Ok(Self {

@@ -4,6 +4,7 @@
 //! changes; not even a -shm is created (a test compares digests).
 
 mod broker;
+mod ids;
 mod machine;
 mod objects;
 mod open;
@@ -68,6 +69,7 @@ fn database(loaded: &Loaded, facts: FileFacts, report: &mut Report) {
         let mut db = open::read_only(path, facts, report)?;
         let schema = inspect(&db, &loaded.settings.table_filter()?)?;
         tables::check(&db, &schema, report)?;
+        ids::check(&schema, loaded.settings.ids.ranges, report);
         objects::check(&db, &loaded.settings, report)?;
         triggers::check(&mut db, &schema, report)
     })();

@@ -21,7 +21,6 @@ pub(super) fn check(db: &Connection, schema: &Schema, report: &mut Report) -> Re
         no_primary_key(table, report);
         null_keys(db, table, report)?;
     }
-    counters(db, schema, report)?;
     unique(schema, report);
     foreign_keys(db, schema, report)
 }
@@ -64,41 +63,6 @@ fn null_keys(db: &Connection, table: &TableSchema, report: &mut Report) -> Resul
         );
         report.add(Level::Warning, "table", text, "fill in the key, and declare it NOT NULL");
     }
-    Ok(())
-}
-
-/// Two nodes that count independently give the same number to two rows.
-fn counters(db: &Connection, schema: &Schema, report: &mut Report) -> Result<()> {
-    let counted: Vec<&TableSchema> =
-        schema.tables.iter().filter(|t| t.key_kind == KeyKind::Integer).collect();
-    if counted.is_empty() {
-        return Ok(());
-    }
-    let mut names = Vec::new();
-    for table in counted {
-        let automatic: bool = db.query_row(
-            "SELECT coalesce(sql, '') LIKE '%AUTOINCREMENT%' FROM main.sqlite_schema WHERE type = \
-            'table' AND name = ?1",
-            [&table.name],
-            |r| r.get(0),
-        )?;
-        names.push(if automatic {
-            format!("{} (AUTOINCREMENT)", table.name)
-        } else {
-            table.name.clone()
-        });
-    }
-    let text = format!(
-        "INTEGER PRIMARY KEY in {}: if the application lets SQLite choose the number, two \
-        nodes that insert at once choose the same one, and the later row replaces the earlier \
-        (which goes to the conflict journal)",
-        names.join(", ")
-    );
-    // A range that starts at a high number does not work: SQLite continues from the greatest number
-    // in the table, remote rows included.
-    let hint = "let the application choose the numbers (a range per node, or random 63-bit \
-        numbers), or use random text keys (UUID)";
-    report.add(Level::Warning, "table", text, hint);
     Ok(())
 }
 

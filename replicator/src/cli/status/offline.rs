@@ -35,6 +35,7 @@ fn read(db: &Connection, settings: &Settings) -> Result<Status> {
         oldest_pending_ms: pending.oldest_ms,
         held: held::list(db)?,
         conflicts: conflicts::count(db)?.cast_unsigned(),
+        inserted_twice: conflicts::inserted_twice(db)?,
         quarantine: quarantine::count(db)?.cast_unsigned(),
         open_gaps: gaps::count(db)?,
         ..Status::default()
