@@ -1,8 +1,8 @@
 //! Writes a row that lost its number to another node's row as a row of its own.
 //!
-//! Arrives: an entry of the conflict journal whose table is keyed by an INTEGER PRIMARY KEY. Leaves:
-//! an INSERT of an ordinary connection, for which SQLite chooses the number; it is captured like
-//! any other. Owns: the row that won stays as it is. The entry goes in the same transaction.
+//! Arrives: an entry of the conflict journal whose table is keyed by an INTEGER PRIMARY KEY.
+//! Leaves: an INSERT of an ordinary connection, for which SQLite chooses the number; it is captured
+//! like any other. Owns: the row that won stays as it is. The entry goes in the same transaction.
 
 use super::exit::{Exit, Failure};
 use super::restore::{differs, key_values, layout, values};
@@ -40,9 +40,8 @@ pub(super) fn restore(
             referring.join(", ")
         );
     }
-    Ok(
-        done + "other nodes list the same conflict: restore it on one node only, and clear the rest\n"
-    )
+    done += "other nodes list the same conflict: restore it on one node only, clear the others\n";
+    Ok(done)
 }
 
 /// The columns of the lost row without its number.
@@ -92,7 +91,8 @@ fn insert(db: &Connection, table: &TableLayout, pairs: &[(String, Value)]) -> Re
 fn referring(db: &Connection, table: &str) -> Result<Vec<String>> {
     let mut read = db.prepare(
         "SELECT DISTINCT t.name FROM pragma_table_list AS t, pragma_foreign_key_list(t.name) AS f \
-        WHERE t.schema = 'main' AND t.type = 'table' AND f.\"table\" = ?1 COLLATE NOCASE ORDER BY 1",
+        WHERE t.schema = 'main' AND t.type = 'table' AND f.\"table\" = ?1 COLLATE NOCASE \
+        ORDER BY 1",
     )?;
     Ok(read.query_map([table], |r| r.get(0))?.collect::<rusqlite::Result<_>>()?)
 }

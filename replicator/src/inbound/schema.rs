@@ -198,9 +198,9 @@ impl FollowedSchema {
     }
 }
 
-/// What belongs into the transaction of the last step. Stores what changed in the schema, so that it
-/// travels, if the configuration wants that: a batch must not leave before. A table that is new or
-/// was rebuilt counts in a block of this node.
+/// What belongs into the transaction of the last step. Stores what changed in the schema, so that
+/// it travels, if the configuration wants that: a batch must not leave before. A table that is new
+/// or was rebuilt counts in a block of this node.
 ///
 /// # Errors
 /// SQLite's error.

@@ -153,9 +153,8 @@ pub fn inserted_twice(db: &Connection) -> Result<Vec<(String, u64)>, DatabaseErr
         "SELECT table_name, count(*) FROM main.__harmonylite__conflict WHERE reason = ?1 GROUP BY \
         table_name ORDER BY table_name",
     )?;
-    let rows = read.query_map([INSERTED_TWICE], |r| {
-        Ok((r.get(0)?, r.get::<_, i64>(1)?.cast_unsigned()))
-    })?;
+    let rows =
+        read.query_map([INSERTED_TWICE], |r| Ok((r.get(0)?, r.get::<_, i64>(1)?.cast_unsigned())))?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 

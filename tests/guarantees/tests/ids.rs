@@ -113,8 +113,8 @@ fn the_same_id_for_two_rows_is_reported_and_the_lost_one_gets_another_id() {
     }
 }
 
-/// With `ids.ranges` the ids that SQLite chooses differ from node to node: at once, in bulk, cut off
-/// from each other, after SIGKILL, and after a rebuild of the table.
+/// With `ids.ranges` the ids that SQLite chooses differ from node to node: at once, in bulk, cut
+/// off from each other, after SIGKILL, and after a rebuild of the table.
 #[test]
 fn ranges_keep_the_ids_of_autoincrement_tables_apart() {
     const EACH: usize = 100;

@@ -115,7 +115,9 @@ mod tests {
         assert!(text.contains("in a (AUTOINCREMENT), b:") && text.contains("ids.ranges = true"));
         let text = findings(sql, true);
         assert!(text.contains("in b:") && !text.contains("in a"), "{text}");
-        assert!(!findings("CREATE TABLE c (id TEXT PRIMARY KEY)", false).contains("PRIMARY KEY in"));
+        assert!(
+            !findings("CREATE TABLE c (id TEXT PRIMARY KEY)", false).contains("PRIMARY KEY in")
+        );
     }
 
     #[test]
