@@ -8,6 +8,7 @@
 use crate::db::connection::DatabaseError;
 use crate::db::schema::OWN_PREFIX;
 use crate::db::sql::quote;
+use crate::db::temp_triggers;
 use parking_lot::Mutex;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
@@ -64,7 +65,7 @@ pub fn drop_copies(db: &Connection) -> Result<Vec<String>, DatabaseError> {
         .collect::<rusqlite::Result<_>>()?;
     names.retain(|name| !name.starts_with(OWN_PREFIX));
     for name in &names {
-        db.execute_batch(&format!("DROP TRIGGER temp.{}", quote(name)))?;
+        temp_triggers::drop(db, name)?;
     }
     Ok(names)
 }

@@ -23,4 +23,5 @@ pub mod snapshots;
 pub mod sql;
 pub mod sql_tokens;
 pub mod table_text;
+pub mod temp_triggers;
 pub mod unique_probe;

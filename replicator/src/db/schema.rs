@@ -17,6 +17,10 @@ use std::collections::HashSet;
 /// The prefix of all our own tables, views and triggers.
 pub const OWN_PREFIX: &str = "__harmonylite__";
 
+/// Why a table that a migration tool made is not replicated.
+pub const REBUILD: &str = "a migration tool rebuilds another table with it; if no migration runs, \
+    one has failed and left it behind";
+
 const AUTOINCREMENT: &str = "autoincrement";
 
 /// Why a table without a key is not replicated, and what to do.
@@ -213,6 +217,9 @@ pub fn inspect(db: &Connection, filter: &TableFilter) -> rusqlite::Result<Schema
                     by_choice: true,
                     ..skip("excluded by the configuration (tables.include, tables.exclude)", false)
                 }),
+                Selection::Rebuild => {
+                    found.skipped.push(Skipped { by_choice: true, ..skip(REBUILD, false) })
+                }
                 Selection::Bookkeeping(tool) => {
                     found.skipped.push(Skipped { by_choice: true, ..skip(&tool.reason(), false) })
                 }

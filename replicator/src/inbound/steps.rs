@@ -246,7 +246,7 @@ impl<B: Broker> Inbound<B> {
         if result? {
             self.schema_changed()?;
         }
-        if self.schema.is_installing() {
+        if self.schema.moved {
             return Ok(());
         }
         if was_moved && let Err(error) = self.schema.prepare(&mut self.db) {

@@ -8,6 +8,7 @@ use crate::db::connection::DatabaseError;
 use crate::db::layout::{Layout, TableLayout};
 use crate::db::schema::OWN_PREFIX;
 use crate::db::sql::{key_columns, quote};
+use crate::db::temp_triggers;
 use crate::model::batch::Value;
 use rusqlite::Connection;
 
@@ -45,7 +46,7 @@ pub fn forget(db: &Connection) -> Result<(), DatabaseError> {
         .query_map([OWN_PREFIX], |r| r.get(0))?
         .collect::<rusqlite::Result<_>>()?;
     for name in old {
-        db.execute_batch(&format!("DROP TRIGGER temp.{}", quote(&name)))?;
+        temp_triggers::drop(db, &name)?;
     }
     Ok(())
 }

@@ -9,5 +9,6 @@ pub mod id_ranges;
 pub mod ids;
 pub mod limits;
 pub mod planted_bugs;
+pub mod rebuilds;
 pub mod status;
 pub mod table_filter;

@@ -1,6 +1,7 @@
 //! The tables that the configuration selects for replication.
 
 use crate::model::bookkeeping::{self, Bookkeeping};
+use crate::model::rebuilds;
 use globset::{Glob, GlobSet};
 
 /// A name that no tool uses. A pattern that matches it consists of wildcards.
@@ -43,6 +44,8 @@ pub enum Selection {
     Excluded,
     /// It stays here because a tool keeps its books in it.
     Bookkeeping(&'static Bookkeeping),
+    /// It stays here because a migration tool rebuilds another table with it.
+    Rebuild,
 }
 
 impl TableFilter {
@@ -67,6 +70,9 @@ impl TableFilter {
         }
         if self.named.is_match(table) {
             return Ok(Selection::Selected);
+        }
+        if rebuilds::is_copy(table) {
+            return Ok(Selection::Rebuild);
         }
         let found = bookkeeping::find(table, columns)?
             .filter(|known| !(self.migrations_travel && known.travels_with_migrations()));
@@ -97,7 +103,7 @@ mod tests {
 
     #[test]
     fn patterns_decide_first_and_then_bookkeeping() {
-        let (yes, no, books) = ("selected", "excluded", "bookkeeping");
+        let (yes, no, books, copy) = ("selected", "excluded", "bookkeeping", "copy");
         for (include, exclude, table, expected) in [
             ("", "", "item", yes),
             ("", "item", "item", no),
@@ -120,6 +126,8 @@ mod tests {
             ("django_migrations", "django_*", "django_migrations", no),
             ("item", "", "django_migrations", no),
             ("", "*migrations", "django_migrations", no),
+            ("*", "", "_alembic_tmp_item", copy),
+            ("_alembic_*", "", "_alembic_tmp_item", yes),
         ] {
             let filter = TableFilter {
                 include: globs(include, |_| true),
@@ -132,6 +140,7 @@ mod tests {
                 Selection::Selected => yes,
                 Selection::Excluded => no,
                 Selection::Bookkeeping(_) => books,
+                Selection::Rebuild => copy,
             };
             assert_eq!(got, expected, "include {include:?}, exclude {exclude:?}: {table}");
         }
