@@ -21,6 +21,7 @@ mod schema_cluster;
 mod schema_diff;
 mod schema_status;
 mod show;
+mod snapshot;
 mod status;
 mod table;
 mod version;
