@@ -2,7 +2,7 @@
 //! and the backup interface into a scratch file, read afterwards. Both end in the same sink, a
 //! SHA-256. `cargo run --release -p harmonylite-snapshot --example capture -- [MIB]`.
 
-#![allow(clippy::unwrap_used, clippy::disallowed_methods, unused_crate_dependencies)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use harmonylite_snapshot::image::Image;
 use rusqlite::Connection;
