@@ -87,7 +87,10 @@ pub enum SnapshotError {
         older: Option<String>,
     },
     /// A chunk has another content than its name demands.
-    #[error("{place}: chunk {chunk} of snapshot {snapshot} is damaged ({reason}){}", instead(.older))]
+    #[error(
+        "{place}: chunk {chunk} of snapshot {snapshot} is damaged ({reason}){}",
+        instead(.older)
+    )]
     CorruptChunk {
         /// The store.
         place: String,
