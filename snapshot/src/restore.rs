@@ -57,7 +57,10 @@ impl Fetched {
             .map_err(failed("sync", &self.path))?;
         let moved = match aside {
             Some(aside) => move_aside(to, aside).map_err(failed("move aside", to))?,
-            None => is_free(to)?.then_some(false).unwrap_or_default(),
+            None => {
+                check_free(to)?;
+                false
+            }
         };
         match std::fs::hard_link(&self.path, to) {
             Ok(()) => {}
@@ -66,7 +69,7 @@ impl Fetched {
             }
             // A file system without hard links.
             Err(_) => {
-                is_free(to)?;
+                check_free(to)?;
                 std::fs::rename(&self.path, to).map_err(failed("create", to))?;
             }
         }
@@ -77,11 +80,11 @@ impl Fetched {
 }
 
 /// Refuses a database, and what is left of one: SQLite would apply an old journal to a new file.
-fn is_free(to: &Path) -> Result<bool, SnapshotError> {
+fn check_free(to: &Path) -> Result<(), SnapshotError> {
     let names = std::iter::once(to.to_owned()).chain(BESIDE.map(|suffix| beside(to, suffix)));
     match names.into_iter().find(|path| path.symlink_metadata().is_ok()) {
         Some(path) => Err(SnapshotError::Exists { path }),
-        None => Ok(true),
+        None => Ok(()),
     }
 }
 
