@@ -46,6 +46,8 @@ pub mod embedded;
 #[doc(hidden)]
 pub mod nats;
 
+mod snapshots;
+
 mod node;
 
 #[doc(hidden)]

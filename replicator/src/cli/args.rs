@@ -43,7 +43,7 @@ pub(crate) struct Global {
     #[arg(default_missing_value = "true", default_value = "false")]
     #[arg(hide_default_value = true, hide_possible_values = true)]
     pub(crate) cleanup: bool,
-    /// Take a snapshot and exit (not supported yet)
+    /// Save a snapshot and exit (as `harmonylite snapshot save`)
     #[arg(long, num_args = 0..=1, require_equals = true, value_name = "BOOL")]
     #[arg(default_missing_value = "true", default_value = "false")]
     #[arg(hide_default_value = true, hide_possible_values = true)]
@@ -115,6 +115,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         action: Option<SchemaAction>,
     },
+    /// Save, list, verify, restore or remove snapshots of the database
+    Snapshot {
+        #[command(subcommand)]
+        action: SnapshotAction,
+    },
     /// Remove our triggers and tables (and those of HarmonyLite (Go)) from the database
     Cleanup,
     /// Print the versions of the program and its parts
@@ -176,6 +181,69 @@ pub(crate) enum QuarantineAction {
         /// The batch's id in quarantine
         id: i64,
     },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum SnapshotAction {
+    /// Save one, also beside a running node, then remove all but the newest (snapshot.keep)
+    Save {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        /// Send also what the store has: one of its chunks is damaged
+        #[arg(long)]
+        resend: bool,
+    },
+    /// List them, newest first
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Restore one into a scratch directory, and check content, integrity and row counts
+    Verify {
+        /// The snapshot, or the beginning of its name; the newest one without it
+        snapshot: Option<String>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Restore one to a file, as a new incarnation of the node that starts on it
+    Restore(RestoreOptions),
+    /// Remove old ones, and what only they use
+    Prune {
+        /// How many stay; snapshot.keep without it
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        keep: Option<u64>,
+        /// Only show what would be removed
+        #[arg(long)]
+        dry_run: bool,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RestoreOptions {
+    /// The file; the configured database without it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) to: Option<PathBuf>,
+    /// The snapshot, or the beginning of its name; the newest one without it
+    #[arg(long, value_name = "ID")]
+    pub(crate) snapshot: Option<String>,
+    /// Replace a file that exists; it is kept under a dated name
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Do nothing if the file exists
+    #[arg(long)]
+    pub(crate) if_db_not_exists: bool,
+    /// Only show what would be done
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -323,6 +391,12 @@ mod tests {
             parse("status --json --watch").command,
             Some(Command::Status { json: true, watch: true })
         ));
+        let Some(Command::Snapshot { action: SnapshotAction::Restore(options) }) =
+            parse("snapshot restore --to x.db --force -config c.toml").command
+        else {
+            panic!("no snapshot restore");
+        };
+        assert!(options.to == Some("x.db".into()) && options.force && !options.dry_run);
         assert!(matches!(parse("completions bash").command, Some(Command::Completions { .. })));
     }
 

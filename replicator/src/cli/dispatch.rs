@@ -4,7 +4,7 @@ use super::args::{Cli, Command, Global};
 use super::exit::{Exit, Failure};
 use super::{
     cleanup, completions, conflicts, demo, doctor, quarantine, run, schema, schema_cluster,
-    schema_status, status, version,
+    schema_status, snapshot, status, version,
 };
 use crate::settings::{Loaded, Settings};
 use anyhow::Result;
@@ -37,6 +37,7 @@ pub(crate) fn dispatch(arguments: Vec<OsString>) -> Result<ExitCode> {
         Some(Command::Schema { cluster, action }) => {
             schema::run(&settings(&global)?.settings, cluster, action)
         }
+        Some(Command::Snapshot { action }) => snapshot::run(&global, action),
         Some(Command::Cleanup) => cleanup::run(&settings(&global)?.settings),
         Some(Command::Run) | None => flags(&global),
     }
@@ -79,25 +80,20 @@ fn flags(global: &Global) -> Result<ExitCode> {
     if global.schema_status_cluster {
         return schema_cluster::run(&loaded.settings);
     }
+    if global.save_snapshot {
+        return snapshot::save(global, &loaded.settings);
+    }
     not_yet(global)?;
     run::run(global, loaded, global.cluster()?)
 }
 
 /// Refuses what HarmonyLite (Go) has and this version lacks.
 fn not_yet(global: &Global) -> Result<(), Failure> {
-    let missing = [
-        (
-            global.save_snapshot,
-            "-save-snapshot",
-            "a new node gets all rows from the streams and its peers, without a snapshot",
-        ),
-        (global.pprof.is_some(), "-pprof", "`harmonylite status` shows counters and times"),
-    ];
-    match missing.into_iter().find(|(asked, ..)| *asked) {
-        Some((_, flag, hint)) => Err(Failure::new(
+    match &global.pprof {
+        Some(_) => Err(Failure::new(
             Exit::NotYet,
-            format!("this version of harmonylite does not support {flag} yet"),
-            hint,
+            "this version of harmonylite does not support -pprof yet",
+            "`harmonylite status` shows counters and times",
         )),
         None => Ok(()),
     }

@@ -22,6 +22,7 @@ mod schema_cluster;
 mod schema_diff;
 mod schema_status;
 mod show;
+mod snapshot;
 mod status;
 mod table;
 mod version;

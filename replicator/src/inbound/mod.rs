@@ -235,6 +235,7 @@ fn install_all(
 ) -> Result<Layout, Fatal> {
     let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     create_tables(&transaction, &config.path)?;
+    sites::take_over_restored(&transaction, config.node)?;
     let known = Meta::read(&transaction)?;
     if known.site.0 == 0 || known.node != config.node {
         // A copy under another node id is another incarnation, because the original continues

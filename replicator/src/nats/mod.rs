@@ -11,9 +11,11 @@ mod connect;
 mod consume;
 mod keep;
 mod prepare;
+mod snapshot_store;
 pub mod wire;
 
 pub use connect::{LinkError, Target};
+pub use snapshot_store::NatsStore;
 
 use crate::broker::{Broker, BrokerError, BrokerEvent, Reply, Request, Ticket};
 use crate::model::ids::NodeId;

@@ -21,7 +21,9 @@ const ID_BLOCK_MAX: u64 = 1_000_000;
 /// JetStream's own limit.
 const REPLICAS_MAX: usize = 5;
 /// The stores for snapshots.
-const STORES: [&str; 4] = ["nats", "s3", "webdav", "sftp"];
+const STORES: [&str; 5] = ["nats", "dir", "s3", "webdav", "sftp"];
+/// More snapshots than anybody looks through.
+const KEEP_MAX: u64 = 10_000;
 
 /// Runs all checks; returns the first failure.
 pub(super) fn check(s: &Settings) -> Checked {
@@ -173,11 +175,16 @@ fn readable(key: &'static str, file: &str) -> Checked {
 
 fn snapshot(s: &SnapshotSettings) -> Checked {
     one_of("snapshot.store", &s.store, &STORES)?;
+    range("snapshot.keep", s.keep as u64, 1, KEEP_MAX)?;
+    if !s.nats.bucket.is_empty() {
+        subject("snapshot.nats.bucket", &s.nats.bucket, false)?;
+    }
     if !s.enabled {
         return Ok(());
     }
     let missing = |key, what: &str| Err((key, format!("{what}, and snapshot.store needs it")));
     match s.store.as_str() {
+        "dir" if s.dir.path.as_os_str().is_empty() => missing("snapshot.dir.path", "is empty"),
         "s3" if s.s3.endpoint.is_empty() => missing("snapshot.s3.endpoint", "is empty"),
         "s3" if s.s3.bucket.is_empty() => missing("snapshot.s3.bucket", "is empty"),
         "webdav"
@@ -250,6 +257,9 @@ mod tests {
         assert_eq!(wrong(|s| s.tables.include = vec!["a[".into()]), "tables.include");
         assert_eq!(wrong(|s| s.tables.exclude = vec!["{".into()]), "tables.exclude");
         assert_eq!(wrong(|s| s.snapshot.store = "ftp".into()), "snapshot.store");
+        assert_eq!(wrong(|s| s.snapshot.store = "dir".into()), "snapshot.dir.path");
+        assert_eq!(wrong(|s| s.snapshot.keep = 0), "snapshot.keep");
+        assert_eq!(wrong(|s| s.snapshot.nats.bucket = "a.b".into()), "snapshot.nats.bucket");
         assert_eq!(wrong(|s| s.snapshot.store = "s3".into()), "snapshot.s3.endpoint");
         assert_eq!(wrong(|s| s.snapshot.store = "sftp".into()), "snapshot.sftp.url");
         assert_eq!(wrong(|s| s.snapshot.store = "webdav".into()), "snapshot.webdav.url");

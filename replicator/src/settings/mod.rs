@@ -141,6 +141,16 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// Returns the stream that holds snapshots if `snapshot.store` is `nats`.
+    pub fn snapshot_bucket(&self) -> String {
+        match self.snapshot.nats.bucket.as_str() {
+            "" => format!("{}-snapshot-store", self.nats.stream_prefix),
+            named => named.to_owned(),
+        }
+    }
+}
+
 /// `[tables]`: globs over table names.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -193,10 +203,16 @@ pub struct SnapshotSettings {
     pub interval: u64,
     /// How long the snapshot leader's lease lives, milliseconds.
     pub leader_ttl: u64,
-    /// `nats`, `s3`, `webdav`, `sftp`.
+    /// `nats`, `dir`, `s3`, `webdav`, `sftp`.
     pub store: String,
+    /// The newest snapshots that stay; older ones are removed.
+    pub keep: usize,
+    /// How often a snapshot is restored into a scratch file and checked.
+    pub verify_interval: Span,
     /// Store `nats`.
     pub nats: SnapshotNatsSettings,
+    /// Store `dir`.
+    pub dir: SnapshotDirSettings,
     /// Store `s3`.
     pub s3: SnapshotS3Settings,
     /// Store `webdav`.
@@ -212,7 +228,10 @@ impl Default for SnapshotSettings {
             interval: 0,
             leader_ttl: 30_000,
             store: "nats".to_owned(),
+            keep: 3,
+            verify_interval: Span::from_days(1),
             nats: SnapshotNatsSettings::default(),
+            dir: SnapshotDirSettings::default(),
             s3: SnapshotS3Settings::default(),
             webdav: SnapshotUrlSettings::default(),
             sftp: SnapshotUrlSettings::default(),
@@ -226,7 +245,7 @@ impl Default for SnapshotSettings {
 pub struct SnapshotNatsSettings {
     /// Copies that the broker keeps.
     pub replicas: usize,
-    /// The object bucket; empty: `<stream_prefix>-snapshot-store`.
+    /// The bucket, a stream; empty: `<stream_prefix>-snapshot-store`.
     pub bucket: String,
 }
 
@@ -234,6 +253,14 @@ impl Default for SnapshotNatsSettings {
     fn default() -> Self {
         Self { replicas: 1, bucket: String::new() }
     }
+}
+
+/// `[snapshot.dir]`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SnapshotDirSettings {
+    /// The directory, which is created with the first snapshot.
+    pub path: PathBuf,
 }
 
 /// `[snapshot.s3]`.

@@ -35,8 +35,8 @@ pub(super) fn notes(settings: &Settings, found: &Found) -> Vec<String> {
     }
     if found.has_section("snapshot") && settings.snapshot.enabled {
         notes.push(
-            "snapshot: this version takes no snapshots yet; a new node gets all rows from \
-            the streams and its peers"
+            "snapshot: a running node takes no snapshots by itself yet; \
+            `harmonylite snapshot save` takes one, beside a running node too"
                 .to_owned(),
         );
     }

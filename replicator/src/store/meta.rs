@@ -32,6 +32,8 @@ impl<T> fmt::Debug for Key<T> {
 pub const FORMAT: Key<i64> = Key::new("format");
 /// The node that this database belongs to.
 pub const NODE: Key<NodeId> = Key::new("node");
+/// The node whose database was restored from a snapshot; only until its first start.
+pub const RESTORED_NODE: Key<NodeId> = Key::new("restored_node");
 /// The site (the present incarnation) of this database.
 pub const SITE: Key<Site> = Key::new("site");
 /// The last batch of this site that is known to be acknowledged.

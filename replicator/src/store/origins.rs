@@ -45,6 +45,20 @@ pub fn put(db: &Connection, origin: &Origin) -> Result<(), DatabaseError> {
     Ok(())
 }
 
+/// Returns the last applied batch of every site, in the order of the sites.
+///
+/// # Errors
+/// SQLite's error.
+pub fn all(db: &Connection) -> Result<Vec<Origin>, DatabaseError> {
+    let mut read = db.prepare(
+        "SELECT site, node, batch, created FROM main.__harmonylite__origin ORDER BY site",
+    )?;
+    let origin = |r: &rusqlite::Row<'_>| {
+        Ok(Origin { site: r.get(0)?, node: r.get(1)?, batch: r.get(2)?, created_ms: r.get(3)? })
+    };
+    Ok(read.query_map([], origin)?.collect::<rusqlite::Result<_>>()?)
+}
+
 /// Returns every node with an applied batch, and when its newest one was made, unix milliseconds.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 
 use super::{id_ranges, meta, origins};
 use crate::db::connection::DatabaseError;
-use crate::model::ids::{BatchNo, Site};
+use crate::model::ids::{BatchNo, NodeId, Site};
 use rusqlite::{Connection, params};
 use std::collections::HashSet;
 
@@ -27,6 +27,36 @@ pub fn begin_site(db: &Connection, site: Site, now_ms: i64) -> Result<(), Databa
     meta::set(db, meta::BATCH, BatchNo(0))
 }
 
+/// Ends the present incarnation of a database that was restored from a snapshot: the original may
+/// go on elsewhere. Its first start begins another one. What it had not published stays in the log
+/// and goes out then: versions make a second sending harmless. The positions in the streams stay.
+///
+/// # Errors
+/// SQLite's error.
+pub fn end_restored(db: &Connection, now_ms: i64) -> Result<(), DatabaseError> {
+    origins::add_former(db, now_ms)?;
+    if let Some(node) = meta::get(db, meta::NODE)? {
+        meta::set(db, meta::RESTORED_NODE, node)?;
+    }
+    meta::remove(db, meta::NODE)?;
+    meta::remove(db, meta::SITE)?;
+    meta::remove(db, meta::BATCH)?;
+    meta::forget_own_anchor(db)
+}
+
+/// Takes a restored database over for a node. If it was another node's, that one's incarnations are
+/// not this node's.
+///
+/// # Errors
+/// SQLite's error.
+pub fn take_over_restored(db: &Connection, node: NodeId) -> Result<(), DatabaseError> {
+    let Some(former) = meta::get(db, meta::RESTORED_NODE)? else { return Ok(()) };
+    if former != node {
+        db.execute("DELETE FROM main.__harmonylite__site", [])?;
+    }
+    meta::remove(db, meta::RESTORED_NODE)
+}
+
 /// Returns all incarnations of this node's database.
 ///
 /// # Errors
@@ -40,7 +70,6 @@ pub fn own_sites(db: &Connection) -> Result<HashSet<Site>, DatabaseError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ids::NodeId;
     use crate::store::test_database;
 
     #[test]
@@ -56,6 +85,26 @@ mod tests {
         assert_eq!(origins::newest_by_node(&db).unwrap()[&NodeId(3)], 200);
         let now = meta::Meta::read(&db).unwrap();
         assert_eq!((now.site, now.batch), (Site(9), BatchNo(0)));
+    }
+
+    #[test]
+    fn a_restored_database_is_a_new_incarnation_of_whoever_starts_it() {
+        for (node, own) in [(NodeId(3), vec![7, 9]), (NodeId(4), vec![9])] {
+            let db = test_database();
+            begin_site(&db, Site(7), 100).unwrap();
+            meta::set(&db, meta::NODE, NodeId(3)).unwrap();
+            meta::set(&db, meta::BATCH, BatchNo(12)).unwrap();
+            meta::set(&db, meta::PUBLISHED, 5).unwrap();
+            end_restored(&db, 200).unwrap();
+            let left = meta::Meta::read(&db).unwrap();
+            assert_eq!((left.node, left.site, left.batch), (NodeId(0), Site(0), BatchNo(0)));
+            assert_eq!(left.published, 5, "the log stays");
+            take_over_restored(&db, node).unwrap();
+            begin_site(&db, Site(9), 300).unwrap();
+            assert_eq!(own_sites(&db).unwrap(), own.into_iter().map(Site).collect());
+            assert_eq!(origins::known_batch(&db, Site(7)).unwrap(), BatchNo(12));
+            assert_eq!(meta::get(&db, meta::RESTORED_NODE).unwrap(), None);
+        }
     }
 
     #[test]

@@ -109,6 +109,13 @@ impl Node {
         Command::new(binary()).arg("-config").arg(&self.config).args(arguments).output().unwrap()
     }
 
+    /// Runs the program with the flags of the sidecar and these, until it ends.
+    pub fn act(&self, flags: &[&str]) -> Output {
+        let mut command = Command::new(binary());
+        command.arg("-config").arg(&self.config).args(&self.arguments).args(flags);
+        command.output().unwrap()
+    }
+
     /// Sends SIGKILL.
     pub fn kill(&mut self) {
         self.process.take().expect("the node runs").kill();

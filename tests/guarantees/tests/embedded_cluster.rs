@@ -4,8 +4,8 @@
 //! Goal: the commands of its users (`-config node1.toml -cluster-addr .. -cluster-peers ..`,
 //! started one after another) work, with the default of one copy of the stream and with three.
 //! Method: run the scenarios of that suite on real processes; a killed node takes its server with
-//! it. The scenarios about snapshots (`-save-snapshot`, one snapshot leader) are missing, because
-//! this version has no snapshots yet.
+//! it. The scenario with `-save-snapshot` is in `snapshots.rs`; that of one snapshot leader is
+//! missing, because a running node takes no snapshots yet.
 //!
 //! Measured times, with `-- --nocapture` (2 shared cores): from the start of the first node until
 //! all three have joined 1.0 to 1.3 s; restart of a node 0.3 s; after a killed server 0 s if it led

@@ -1,0 +1,108 @@
+//! `harmonylite snapshot`: saves, lists, verifies, restores and removes snapshots.
+//!
+//! Works without a running node, and beside one: a database is only read, through SQLite.
+
+mod list;
+mod prune;
+mod restore;
+mod save;
+mod verify;
+
+use super::args::{Global, SnapshotAction};
+use super::exit::{Exit, Failure};
+use super::{dispatch, log, progress, show};
+use crate::settings::Settings;
+use crate::settings::identity::{decide, machine_id};
+use crate::snapshots::{Place, PlaceError};
+use crate::store::install::stored_node;
+use anyhow::{Context, Result};
+use harmonylite_snapshot::SnapshotError;
+use harmonylite_snapshot::progress::Progress;
+use harmonylite_snapshot::store::Retrying;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// Runs `harmonylite snapshot`.
+pub(crate) fn run(global: &Global, action: SnapshotAction) -> Result<ExitCode> {
+    let settings = dispatch::settings(global)?.settings;
+    match action {
+        SnapshotAction::Save { json, resend } => save::run(global, &settings, resend, json)?,
+        SnapshotAction::List { json } => list::run(global, &settings, json)?,
+        SnapshotAction::Verify { snapshot, json } => {
+            verify::run(global, &settings, snapshot.as_deref(), json)?
+        }
+        SnapshotAction::Restore(options) => restore::run(global, &settings, &options)?,
+        SnapshotAction::Prune { keep, dry_run, json } => {
+            prune::run(global, &settings, keep, dry_run, json)?
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs `-save-snapshot`.
+pub(crate) fn save(global: &Global, settings: &Settings) -> Result<ExitCode> {
+    log::init(&settings.logging);
+    save::run(global, settings, false, false)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Opens the store, and works on it. A line shows how far `work` is if it takes long.
+fn with_store<T>(
+    global: &Global,
+    settings: &Settings,
+    what: &str,
+    work: impl AsyncFnOnce(&Retrying, &Arc<Progress>) -> Result<T>,
+) -> Result<T> {
+    let cluster = global.cluster()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the network runtime")?;
+    let progress = Arc::new(Progress::default());
+    let seen = Arc::clone(&progress);
+    let far = move || progress::Far { done: seen.done_bytes(), total: seen.total_bytes() };
+    progress::measured(what, far, || {
+        runtime.block_on(async {
+            // A database that does not exist yet has no stored id.
+            let stored = stored_node(&settings.db_path).ok().flatten();
+            let node = decide(settings.node_id, stored, machine_id().as_deref())?.node;
+            let place = Place::open(settings, node, &cluster).await.map_err(unusable)?;
+            let done = work(&place.store, &progress).await;
+            place.close().await;
+            done
+        })
+    })
+}
+
+fn unusable(error: PlaceError) -> Failure {
+    let (exit, hint) = match &error {
+        PlaceError::NotYet(_) => (Exit::NotYet, "set snapshot.store to nats or dir"),
+        PlaceError::NoDirectory => (Exit::Usage, "set it, or another snapshot.store"),
+        PlaceError::Broker(_) => {
+            (Exit::Broker, "start NATS, or correct nats.urls and the credentials")
+        }
+        PlaceError::Embedded(_) => (
+            Exit::Running,
+            "stop the node for this command, or set nats.urls, or snapshot.store = \"dir\"",
+        ),
+        PlaceError::Server(_) => (Exit::Broker, "change what the message names, then try again"),
+    };
+    Failure::new(exit, error.to_string(), hint)
+}
+
+/// Reports an error of a snapshot.
+fn failed(error: SnapshotError) -> Failure {
+    let exit = match error {
+        SnapshotError::Database { .. } => Exit::Database,
+        SnapshotError::Unknown { .. } | SnapshotError::Exists { .. } => Exit::Usage,
+        SnapshotError::Unsound { .. } => Exit::Protect,
+        _ => Exit::General,
+    };
+    Failure::new(exit, error.to_string(), error.hint())
+}
+
+/// Prints one line of JSON, or the text for people.
+fn report(json: bool, value: &serde_json::Value, text: &str) {
+    if json { show::print(&format!("{value}\n")) } else { show::print(text) }
+}

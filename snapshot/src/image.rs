@@ -1,0 +1,208 @@
+//! A consistent image of a live database, page by page.
+//!
+//! Arrives: the path of a database that applications use. Leaves: its pages as of one moment, and a
+//! connection that sees the same moment. Owns: writers are never blocked, and memory is bounded.
+//! - In WAL mode a read transaction holds the moment, and the pages are read through SQLite (the
+//!   virtual table `sqlite_dbpage`), which finds each page in the WAL or the file. The WAL cannot
+//!   be reset meanwhile, so it grows by what is written.
+//! - With a rollback journal a read lock stops writers, so the database is first copied to a
+//!   scratch file with SQLite's backup interface. So it is in a build without `sqlite_dbpage`.
+//!
+//! A crash leaves at most the scratch directory.
+
+use crate::chunk::CHUNK_BYTES;
+use crate::error::SnapshotError;
+use rusqlite::backup::{Backup, StepResult};
+use rusqlite::{Connection, OpenFlags};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// How long the capture waits for a lock of another program.
+const BUSY: Duration = Duration::from_secs(30);
+
+/// A database as of one moment. The moment is released when it is dropped.
+#[derive(Debug)]
+pub struct Image {
+    path: PathBuf,
+    page_size: u32,
+    page_count: u64,
+    db: Connection,
+    copy: Option<Copy>,
+}
+
+#[derive(Debug)]
+struct Copy {
+    file: PathBuf,
+    _dir: TempDir,
+}
+
+impl Image {
+    /// Captures the present moment of a database. `scratch` is a directory with room for a copy,
+    /// which is made only if there is no other way.
+    ///
+    /// # Errors
+    /// SQLite's error: no such file, not a database, locked for 30 s.
+    pub fn capture(path: &Path, scratch: &Path) -> Result<Self, SnapshotError> {
+        let failed = |error| database(path, error);
+        let db = open(path).map_err(failed)?;
+        if reads_pages(&db).map_err(failed)? && is_wal(&db).map_err(failed)? {
+            return Self::pin(path, db, None);
+        }
+        Self::copied(path, &db, scratch)
+    }
+
+    fn copied(path: &Path, live: &Connection, scratch: &Path) -> Result<Self, SnapshotError> {
+        let dir = scratch_dir(scratch)?;
+        let file = dir.path().join("image.db");
+        let copy = copy(live, &file).map_err(|error| database(path, error))?;
+        Self::pin(path, copy, Some(Copy { file, _dir: dir }))
+    }
+
+    fn pin(path: &Path, db: Connection, copy: Option<Copy>) -> Result<Self, SnapshotError> {
+        let sizes = || -> rusqlite::Result<(u32, u64)> {
+            // The transaction begins with the first read.
+            db.execute_batch("BEGIN; SELECT count(*) FROM main.sqlite_schema")?;
+            let number = |sql| db.query_row(sql, [], |r| r.get::<_, i64>(0));
+            let size = number("PRAGMA main.page_size")?;
+            Ok((size.unsigned_abs() as u32, number("PRAGMA main.page_count")?.unsigned_abs()))
+        };
+        let (page_size, page_count) = sizes().map_err(|error| database(path, error))?;
+        Ok(Self { path: path.to_owned(), page_size, page_count, db, copy })
+    }
+
+    /// Returns a connection that sees the image. It must not end the transaction.
+    pub fn connection(&self) -> &Connection {
+        &self.db
+    }
+
+    /// Returns the bytes of a page.
+    pub fn page_size(&self) -> u32 {
+        self.page_size
+    }
+
+    /// Returns the number of pages.
+    pub fn page_count(&self) -> u64 {
+        self.page_count
+    }
+
+    /// Counts the rows of each table of the image, ours and SQLite's own included.
+    ///
+    /// # Errors
+    /// SQLite's error.
+    pub fn row_counts(&self) -> Result<BTreeMap<String, u64>, SnapshotError> {
+        row_counts(&self.db).map_err(|error| database(&self.path, error))
+    }
+
+    /// Reads the image from its start, in pieces of [`CHUNK_BYTES`]; the last one may be shorter.
+    /// Ends early if `each` returns false.
+    ///
+    /// # Errors
+    /// The error of SQLite or of the file system.
+    pub fn pieces(&self, each: impl FnMut(Vec<u8>) -> bool) -> Result<(), SnapshotError> {
+        match &self.copy {
+            None => self.live_pieces(each).map_err(|error| database(&self.path, error)),
+            Some(copy) => file_pieces(&copy.file, each),
+        }
+    }
+
+    fn live_pieces(&self, mut each: impl FnMut(Vec<u8>) -> bool) -> rusqlite::Result<()> {
+        let mut read = self.db.prepare("SELECT data FROM sqlite_dbpage('main')")?;
+        let mut rows = read.query([])?;
+        let mut piece = Vec::with_capacity(CHUNK_BYTES);
+        while let Some(row) = rows.next()? {
+            piece.extend_from_slice(row.get_ref(0)?.as_blob()?);
+            if piece.len() >= CHUNK_BYTES {
+                let full = std::mem::replace(&mut piece, Vec::with_capacity(CHUNK_BYTES));
+                if !each(full) {
+                    return Ok(());
+                }
+            }
+        }
+        if !piece.is_empty() {
+            each(piece);
+        }
+        Ok(())
+    }
+}
+
+/// Counts the rows of each table that stores rows.
+pub(crate) fn row_counts(db: &Connection) -> rusqlite::Result<BTreeMap<String, u64>> {
+    let mut list = db.prepare(
+        "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type IN ('table', 'shadow')",
+    )?;
+    let names = list.query_map([], |r| r.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
+    let count = |name: String| {
+        let sql = format!("SELECT count(*) FROM main.\"{}\"", name.replace('"', "\"\""));
+        let rows: i64 = db.query_row(&sql, [], |r| r.get(0))?;
+        Ok((name, rows.unsigned_abs()))
+    };
+    names.into_iter().map(count).collect()
+}
+
+fn open(path: &Path) -> rusqlite::Result<Connection> {
+    // Not read-only: such a connection cannot recover a WAL that a crashed writer left.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(path, flags)?;
+    db.busy_timeout(BUSY)?;
+    db.execute_batch("PRAGMA cache_size = -2048; PRAGMA query_only = ON")?;
+    Ok(db)
+}
+
+fn reads_pages(db: &Connection) -> rusqlite::Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM pragma_module_list WHERE name = 'sqlite_dbpage')";
+    db.query_row(sql, [], |r| r.get(0))
+}
+
+fn is_wal(db: &Connection) -> rusqlite::Result<bool> {
+    let mode: String = db.query_row("PRAGMA main.journal_mode", [], |r| r.get(0))?;
+    Ok(mode.eq_ignore_ascii_case("wal"))
+}
+
+fn copy(live: &Connection, file: &Path) -> rusqlite::Result<Connection> {
+    let mut copy = Connection::open(file)?;
+    copy.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")?;
+    // In one step: a copy in several begins again whenever an application has written.
+    let done = Backup::new(live, &mut copy)?.step(-1)?;
+    match done {
+        StepResult::Done => Ok(copy),
+        _ => Err(rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY),
+            Some("another program holds the lock of the database".to_owned()),
+        )),
+    }
+}
+
+fn file_pieces(path: &Path, mut each: impl FnMut(Vec<u8>) -> bool) -> Result<(), SnapshotError> {
+    let failed = |error| SnapshotError::Io { action: "read", path: path.to_owned(), error };
+    let mut file = File::open(path).map_err(failed)?;
+    loop {
+        let mut piece = Vec::with_capacity(CHUNK_BYTES);
+        (&mut file).take(CHUNK_BYTES as u64).read_to_end(&mut piece).map_err(failed)?;
+        if piece.is_empty() || !each(piece) {
+            return Ok(());
+        }
+    }
+}
+
+/// Creates a directory for files that go when it is dropped.
+pub(crate) fn scratch_dir(parent: &Path) -> Result<TempDir, SnapshotError> {
+    tempfile::Builder::new().prefix(".harmonylite-snapshot-").tempdir_in(parent).map_err(|error| {
+        SnapshotError::Io {
+            action: "create a scratch directory in",
+            path: parent.to_owned(),
+            error,
+        }
+    })
+}
+
+pub(crate) fn database(path: &Path, error: rusqlite::Error) -> SnapshotError {
+    SnapshotError::Database { path: path.to_owned(), error }
+}
+
+#[cfg(test)]
+#[path = "image_tests.rs"]
+mod tests;

@@ -1,0 +1,281 @@
+//! Snapshots of real nodes: saved beside running nodes, verified, and started again.
+//!
+//! Goal: a node whose file is lost, and a new node without a file, begin with the rows of a
+//! snapshot and read the streams from its positions on. They end equal to the others, and what they
+//! write later leaves. What the captured node had not published is not lost with its disk. Method:
+//! load, save, delete the files, restore, start, write everywhere, compare. With both stores, and
+//! with nodes that embed their servers (the seed's own scenario, with `-save-snapshot`).
+
+#![allow(clippy::unwrap_used)]
+
+use harmonylite_guarantees::{Cluster, EmbeddedCluster, Node, eventually, number, rows, sound};
+use serde_json::Value;
+use std::path::Path;
+
+const SCHEMA: &str = "CREATE TABLE note (id INTEGER PRIMARY KEY, node INTEGER, body TEXT);
+    CREATE TABLE tag (name TEXT PRIMARY KEY, note INTEGER UNIQUE)";
+
+/// Runs a subcommand that must succeed, and returns its JSON.
+#[track_caller]
+fn json(node: &Node, arguments: &[&str]) -> Value {
+    let out = node.cli(&[arguments, &["--json"]].concat());
+    let error = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{arguments:?}: {error}");
+    serde_json::from_slice(&out.stdout).unwrap()
+}
+
+/// Runs a subcommand that must be refused, and returns its two lines.
+#[track_caller]
+fn refused(node: &Node, arguments: &[&str]) -> String {
+    let out = node.cli(arguments);
+    let error = String::from_utf8(out.stderr).unwrap();
+    assert!(!out.status.success(), "{arguments:?}");
+    assert!(error.contains("hint: "), "{error}");
+    error
+}
+
+fn load(node: &Node, from: i64, count: i64) {
+    node.app()
+        .execute(
+            "INSERT INTO note WITH RECURSIVE n(i) AS (VALUES (?1) UNION ALL SELECT i + 1 FROM n \
+            WHERE i < ?2) SELECT i, ?3, hex(randomblob(100)) FROM n",
+            rusqlite::params![from, from + count - 1, node.id.cast_signed()],
+        )
+        .unwrap();
+}
+
+fn remove_files(node: &Node) {
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(node.db.with_file_name(format!("app.db{suffix}")));
+    }
+}
+
+/// Every node writes, also the same rows, and all end equal.
+fn write_everywhere(cluster: &Cluster, base: i64) {
+    for node in &cluster.nodes {
+        load(node, base + node.id.cast_signed() * 100, 20);
+        node.app()
+            .execute(
+                "UPDATE note SET body = 'node ' || ?1 WHERE id % 7 = 0",
+                [node.id.cast_signed()],
+            )
+            .unwrap();
+    }
+    cluster.converge();
+    for node in &cluster.nodes {
+        let db = node.app();
+        for other in &cluster.nodes {
+            let sql =
+                format!("SELECT count(*) FROM note WHERE id >= {base} AND node = {}", other.id);
+            assert_eq!(number(&db, &sql), 20, "what node {} wrote left", other.id);
+        }
+        sound(&db);
+    }
+}
+
+fn lost_and_new_nodes_come_back(settings: impl Fn(&Path) -> String) {
+    let mut cluster = Cluster::new(2, SCHEMA);
+    let store = settings(cluster.dir.path());
+    let configure = |node: &Node| {
+        let text = std::fs::read_to_string(&node.config).unwrap();
+        std::fs::write(&node.config, format!("{text}\n{store}")).unwrap();
+    };
+    cluster.nodes.iter().for_each(configure);
+    cluster.run();
+    load(&cluster.nodes[0], 1, 3_000);
+    load(&cluster.nodes[1], 10_001, 3_000);
+    cluster.converge();
+
+    // Beside a running node.
+    let saved = json(&cluster.nodes[0], &["snapshot", "save"]);
+    assert!(saved["sent_chunks"].as_u64().unwrap() > 0, "{saved}");
+    let id = saved["snapshot"].as_str().unwrap().to_owned();
+    let again = json(&cluster.nodes[0], &["snapshot", "save"]);
+    assert!(again["sent_chunks"].as_u64() <= Some(1), "only what changed: {again}");
+    let sound_one = json(&cluster.nodes[1], &["snapshot", "verify", &id]);
+    assert!(sound_one["rows"].as_u64().unwrap() >= 6_000, "{sound_one}");
+    let listed = json(&cluster.nodes[1], &["snapshot", "list"]);
+    assert_eq!(listed["snapshots"].as_array().unwrap().len(), 2, "{listed}");
+    assert_eq!(listed["snapshots"][1]["snapshot"], id.as_str());
+    assert_eq!(listed["snapshots"][1]["node"], 1);
+    assert!(listed["snapshots"][1]["streams"][0]["seq"].as_u64().unwrap() > 0, "{listed}");
+
+    // What comes after the snapshot arrives from the stream.
+    load(&cluster.nodes[0], 20_001, 50);
+    load(&cluster.nodes[1], 30_001, 50);
+    cluster.nodes[1].app().execute_batch("DELETE FROM note WHERE id = 5").unwrap();
+    cluster.converge();
+
+    // Node 1 loses its file.
+    cluster.nodes[0].kill();
+    remove_files(&cluster.nodes[0]);
+    load(&cluster.nodes[1], 40_001, 50);
+    let db = cluster.nodes[0].db.clone();
+    let to = ["snapshot", "restore", "--to", db.to_str().unwrap()];
+    let restored = json(&cluster.nodes[0], &to);
+    assert_eq!(restored["restored"], true);
+    assert_eq!(number(&cluster.nodes[0].app(), "SELECT count(*) FROM note"), 6_000);
+    let exists = refused(&cluster.nodes[0], &to);
+    assert!(exists.contains("exists") && exists.contains("--force"), "{exists}");
+    let skipped = json(&cluster.nodes[0], &[&to[..], &["--if-db-not-exists"]].concat());
+    assert_eq!(skipped["restored"], false);
+    // Written before its node runs: the triggers are in the image.
+    load(&cluster.nodes[0], 50_001, 5);
+    cluster.nodes[0].run();
+    cluster.converge();
+    assert_eq!(number(&cluster.nodes[0].app(), "SELECT count(*) FROM note"), 6_154);
+
+    // Node 3 never had a file. It begins with the snapshot of another node.
+    let node = Node::new(cluster.dir.path(), 3, &third(&cluster, &store));
+    cluster.nodes.push(node);
+    json(&cluster.nodes[2], &["snapshot", "restore"]);
+    assert_eq!(number(&cluster.nodes[2].app(), "SELECT count(*) FROM note"), 6_000);
+    cluster.nodes[2].run();
+    write_everywhere(&cluster, 60_000);
+    let sites: Vec<_> = cluster.nodes.iter().map(|n| n.status().unwrap()["site"].clone()).collect();
+    assert!(sites[0] != sites[1] && sites[1] != sites[2] && sites[0] != sites[2], "{sites:?}");
+    let sent = json(&cluster.nodes[2], &["snapshot", "prune", "--keep", "1", "--dry-run"]);
+    assert_eq!(sent["removed"].as_array().unwrap().len(), 1, "{sent}");
+}
+
+/// The configuration of a third node with the cluster's broker.
+fn third(cluster: &Cluster, store: &str) -> String {
+    format!("[nats]\nurls = [\"{}\"]\nreconnect_wait_seconds = 1\n{store}", cluster.broker.url())
+}
+
+#[test]
+fn nodes_come_back_from_a_directory() {
+    lost_and_new_nodes_come_back(|dir| {
+        let path = dir.join("snapshots");
+        format!("[snapshot]\nstore = \"dir\"\ndir.path = {:?}\n", path.to_str().unwrap())
+    });
+}
+
+#[test]
+fn nodes_come_back_from_the_broker() {
+    lost_and_new_nodes_come_back(|_| "[snapshot]\nstore = \"nats\"\n".to_owned());
+}
+
+/// The rows are in the snapshot and in no stream: the captured node was cut off, and its disk is
+/// lost. The restored node publishes them.
+#[test]
+fn what_was_captured_and_never_published_leaves_with_the_restored_node() {
+    let mut cluster = Cluster::new(2, SCHEMA);
+    let path = cluster.dir.path().join("snapshots");
+    let text = std::fs::read_to_string(&cluster.nodes[0].config).unwrap();
+    let store = format!("[snapshot]\nstore = \"dir\"\ndir.path = {:?}\n", path.to_str().unwrap());
+    std::fs::write(&cluster.nodes[0].config, format!("{text}\n{store}")).unwrap();
+    cluster.run();
+    load(&cluster.nodes[0], 1, 10);
+    cluster.converge();
+    cluster.nodes[0].stop();
+    let app = cluster.nodes[0].app();
+    app.execute_batch(
+        "INSERT INTO note VALUES (500, 1, 'unpublished'); UPDATE note SET body = 'edited' WHERE id \
+        = 1; DELETE FROM note WHERE id = 2; INSERT INTO tag VALUES ('a', 1)",
+    )
+    .unwrap();
+    drop(app);
+    json(&cluster.nodes[0], &["snapshot", "save"]);
+    remove_files(&cluster.nodes[0]);
+    json(&cluster.nodes[0], &["snapshot", "restore"]);
+    cluster.nodes[0].run();
+    cluster.converge();
+    let peer = cluster.nodes[1].app();
+    assert_eq!(
+        rows(&peer, "SELECT id, body FROM note WHERE id IN (1, 2, 500)"),
+        rows(&cluster.nodes[0].app(), "SELECT id, body FROM note WHERE id IN (1, 2, 500)")
+    );
+    assert_eq!(
+        number(&peer, "SELECT count(*) FROM note WHERE body IN ('edited', 'unpublished')"),
+        2
+    );
+    assert_eq!(number(&peer, "SELECT count(*) FROM note WHERE id = 2"), 0);
+}
+
+/// With `--force` over a running node's file nothing happens; over a stopped one's the old file is
+/// kept, with what was only in its WAL.
+#[test]
+fn an_existing_database_is_replaced_only_on_request_and_kept() {
+    let mut cluster = Cluster::new(1, SCHEMA);
+    let path = cluster.dir.path().join("snapshots");
+    let text = std::fs::read_to_string(&cluster.nodes[0].config).unwrap();
+    let store = format!("[snapshot]\nstore = \"dir\"\ndir.path = {:?}\n", path.to_str().unwrap());
+    std::fs::write(&cluster.nodes[0].config, format!("{text}\n{store}")).unwrap();
+    let node = &mut cluster.nodes[0];
+    let none = refused(node, &["snapshot", "restore", "--force"]);
+    assert!(none.contains("has no snapshot"), "{none}");
+    load(node, 1, 10);
+    json(node, &["snapshot", "save"]);
+    node.run();
+    let running = refused(node, &["snapshot", "restore", "--force"]);
+    assert!(running.contains("already runs"), "{running}");
+    load(node, 100, 10);
+    node.kill();
+    let plan = json(node, &["snapshot", "restore", "--dry-run"]);
+    assert_eq!(number(&node.app(), "SELECT count(*) FROM note"), 20, "{plan}");
+    let done = json(node, &["snapshot", "restore", "--force"]);
+    assert_eq!(number(&node.app(), "SELECT count(*) FROM note"), 10);
+    let kept = harmonylite_guarantees::open(Path::new(done["kept_as"].as_str().unwrap()));
+    assert_eq!(number(&kept, "SELECT count(*) FROM note"), 20);
+    sound(&kept);
+    let unknown = refused(node, &["snapshot", "verify", "2020"]);
+    assert!(unknown.contains("it has 20"), "{unknown}");
+}
+
+/// A chunk that is gone, and one that is damaged, are named, and the older snapshot is offered.
+#[test]
+fn a_damaged_store_is_named() {
+    let mut cluster = Cluster::new(1, SCHEMA);
+    let path = cluster.dir.path().join("snapshots");
+    let text = std::fs::read_to_string(&cluster.nodes[0].config).unwrap();
+    let store = format!("[snapshot]\nstore = \"dir\"\ndir.path = {:?}\n", path.to_str().unwrap());
+    std::fs::write(&cluster.nodes[0].config, format!("{text}\n{store}")).unwrap();
+    let node = &mut cluster.nodes[0];
+    load(node, 1, 10);
+    let older = json(node, &["snapshot", "save"])["snapshot"].as_str().unwrap().to_owned();
+    let former: Vec<_> = chunks(&path);
+    load(node, 100, 10);
+    json(node, &["snapshot", "save"]);
+    let new = chunks(&path).into_iter().find(|chunk| !former.contains(chunk)).unwrap();
+    let name = new.file_name().unwrap().to_str().unwrap();
+    std::fs::write(&new, b"damaged").unwrap();
+    let damaged = refused(node, &["snapshot", "verify"]);
+    assert!(damaged.contains(name) && damaged.contains(&older), "{damaged}");
+    std::fs::remove_file(&new).unwrap();
+    let missing = refused(node, &["snapshot", "verify"]);
+    assert!(missing.contains("missing") && missing.contains(name), "{missing}");
+    assert!(missing.contains(&format!("--snapshot {older}")), "{missing}");
+    json(node, &["snapshot", "verify", &older]);
+    json(node, &["snapshot", "save", "--resend"]);
+    json(node, &["snapshot", "verify"]);
+}
+
+fn chunks(store: &Path) -> Vec<std::path::PathBuf> {
+    let folders = std::fs::read_dir(store.join("chunk")).unwrap().flatten();
+    folders.flat_map(|f| std::fs::read_dir(f.path()).unwrap().flatten().map(|e| e.path())).collect()
+}
+
+/// The seed's own scenario: a stopped node of a cluster of embedded servers takes a snapshot with
+/// `-save-snapshot` while the others run, and starts again.
+#[test]
+fn a_stopped_node_saves_a_snapshot_in_the_cluster_and_starts_again() {
+    let mut cluster = EmbeddedCluster::new(SCHEMA, 3, |_| String::new());
+    cluster.run();
+    load(&cluster.nodes[0], 1, 100);
+    cluster.converge();
+    let running = refused(&cluster.nodes[2], &["snapshot", "list"]);
+    assert!(running.contains("embedded"), "{running}");
+    cluster.nodes[2].stop();
+    let out = cluster.nodes[2].act(&["-save-snapshot"]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let text = String::from_utf8_lossy(&out.stdout);
+    assert!(text.contains("saved snapshot"), "{text}");
+    load(&cluster.nodes[0], 1_000, 100);
+    cluster.nodes[2].start();
+    cluster.nodes[2].ready();
+    cluster.converge();
+    eventually("node 3 has all rows", || {
+        number(&cluster.nodes[2].app(), "SELECT count(*) FROM note") == 200
+    });
+}
