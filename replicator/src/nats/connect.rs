@@ -19,6 +19,9 @@ pub enum LinkError {
     /// The failure lasts until somebody changes something.
     #[error("{0}")]
     Lasting(String),
+    /// The settings are not those of the other nodes: the node has to end.
+    #[error("{0}")]
+    Split(String),
 }
 
 /// Where to connect to.
