@@ -23,6 +23,8 @@ use tokio::task::AbortHandle;
 const PREPARE_AGAIN: Duration = Duration::from_millis(500);
 /// The least time between two looks for missing streams.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Errors of the server with a longer pause between them are not counted together.
+const IN_A_ROW_MS: u64 = 60_000;
 
 struct Keeper {
     shared: Arc<Shared>,
@@ -205,9 +207,13 @@ impl Keeper {
             if link.server_error != error {
                 tracing::warn!(error, "the NATS server reported an error");
             }
+            let now_ms = crate::clock::mono_ms();
+            if now_ms.saturating_sub(link.server_error_ms) > IN_A_ROW_MS {
+                link.server_errors = 0;
+            }
             error.clone_into(&mut link.server_error);
             link.server_errors += 1;
-            link.server_error_ms = crate::clock::mono_ms();
+            link.server_error_ms = now_ms;
         });
     }
 

@@ -53,7 +53,7 @@ pub struct LinkState {
     pub split: bool,
     /// The last error that the server has reported, for instance a missing permission.
     pub server_error: String,
-    /// The number of such errors since the start.
+    /// The number of such errors, each at most a minute after the one before.
     pub server_errors: u64,
     /// When the last one came, monotone milliseconds.
     pub server_error_ms: u64,

@@ -45,6 +45,16 @@ pub fn put(db: &Connection, origin: &Origin) -> Result<(), DatabaseError> {
     Ok(())
 }
 
+/// Returns the last applied batch of every site.
+///
+/// # Errors
+/// SQLite's error.
+pub fn batches(db: &Connection) -> Result<Vec<(Site, BatchNo)>, DatabaseError> {
+    let mut read = db.prepare_cached("SELECT site, batch FROM main.__harmonylite__origin")?;
+    let rows = read.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
 /// Returns every node with an applied batch, and when its newest one was made, unix milliseconds.
 ///
 /// # Errors
@@ -90,6 +100,7 @@ mod tests {
         put(&db, &origin(1, 7, u64::MAX, 11)).unwrap();
         assert_eq!(known_batch(&db, Site(1)).unwrap(), BatchNo(u64::MAX));
         assert_eq!(known_batch(&db, Site(2)).unwrap(), BatchNo(0));
+        assert_eq!(batches(&db).unwrap(), [(Site(1), BatchNo(u64::MAX))]);
     }
 
     #[test]
