@@ -9,10 +9,11 @@
 
 use async_nats::jetstream::kv;
 use harmonylite_guarantees::{
-    Broker, Node, Server, converge, eventually, free_port, number, on_jetstream,
+    Broker, Node, Server, converge, eventually, free_port, number, on_jetstream, within,
 };
 use std::io::{Read, Write};
 use std::path::Path;
+use std::time::Duration;
 
 const SCHEMA: &str = "CREATE TABLE note (id INTEGER PRIMARY KEY, text TEXT)";
 const REGISTRY: &str = "harmonylite-schema-registry";
@@ -51,7 +52,7 @@ fn other_shards_or_prefixes_are_refused() {
         assert!(text.contains(&format!("node {id} and node 1")), "{text}");
     }
     let streams = on_jetstream(&broker.url(), async |js| {
-        let mut names: Vec<_> = futures_names(&js).await;
+        let mut names: Vec<_> = stream_names(&js).await;
         names.sort();
         names
     });
@@ -62,7 +63,7 @@ fn other_shards_or_prefixes_are_refused() {
     converge(&[&first, &equal]);
 }
 
-async fn futures_names(js: &async_nats::jetstream::Context) -> Vec<String> {
+async fn stream_names(js: &async_nats::jetstream::Context) -> Vec<String> {
     let mut names = Vec::new();
     for name in ["harmonylite-changes-batch-1", "harmonylite-changes-batch-2", "other-batch-1"] {
         if js.get_stream(name).await.is_ok() {
@@ -219,4 +220,53 @@ fn a_permission_that_is_missing_again_and_again_is_unhealthy() {
         reasons.contains("Permissions Violation") && reasons.contains("harmonylite-change-log-1.1"),
         "{reasons}"
     );
+}
+
+/// Starts a hub and a leaf, each with a JetStream of its own in its own domain.
+fn hub_and_leaf(dir: &Path) -> [Server; 2] {
+    let port = free_port();
+    let jetstream = |name: &str| {
+        let store = dir.join(name).join("js");
+        format!("jetstream {{ store_dir: {store:?}, domain: {name} }}\n")
+    };
+    let mut hub = Server::new(
+        &dir.join("hub"),
+        &(jetstream("hub") + &format!("leafnodes {{ listen: \"127.0.0.1:{port}\" }}")),
+    );
+    hub.start();
+    let remote =
+        format!("leafnodes {{ remotes: [ {{ url: \"nats-leaf://127.0.0.1:{port}\" }} ] }}");
+    let mut leaf = Server::new(&dir.join("leaf"), &(jetstream("leaf") + &remote));
+    leaf.start();
+    [hub, leaf]
+}
+
+#[test]
+fn a_leaf_with_a_jetstream_of_its_own_needs_the_domain_and_is_refused_without() {
+    let dir = tempfile::tempdir().unwrap();
+    let [hub, leaf] = hub_and_leaf(dir.path());
+    let domain = "js_domain = \"hub\"";
+    let mut nodes =
+        [node(dir.path(), 1, &hub.url(), "", domain), node(dir.path(), 2, &leaf.url(), "", domain)];
+    nodes.iter_mut().for_each(Node::run);
+    nodes.iter().zip(1..).for_each(|(node, id)| insert(node, id));
+    converge(&nodes.each_ref());
+
+    let mut split = node(dir.path(), 3, &leaf.url(), "", "");
+    split.start();
+    within(Duration::from_secs(120), "the node with other streams ends", || !split.is_running());
+    assert_eq!(split.ended(), 6, "{}", split.output());
+    let text = split.output();
+    assert!(text.contains("node 3 and node 1") && text.contains("nats.js_domain"), "{text}");
+}
+
+#[test]
+fn tls_against_a_plain_server_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path());
+    let url = broker.url().replace("nats://", "tls://");
+    let mut node = node(dir.path(), 1, &url, "", "");
+    node.start();
+    assert_eq!(node.ended(), 6, "{}", node.output());
+    assert!(node.output().contains("does not speak TLS"), "{}", node.output());
 }
