@@ -96,6 +96,13 @@ pub(super) async fn publish(
     let sent =
         session.jetstream.publish_with_headers(subject, headers, payload).await.map_err(refused)?;
     let ack = sent.await.map_err(refused)?;
+    if !session.domain.is_empty() && ack.domain != session.domain {
+        return Err(BrokerError::Refused(format!(
+            "a stream {} in the JetStream domain {:?} answers instead of the one in {:?} \
+            (nats.js_domain): delete the stream there",
+            ack.stream, ack.domain, session.domain
+        )));
+    }
     Ok(Reply::Published(StreamSeq(ack.sequence)))
 }
 
@@ -207,13 +214,21 @@ pub(super) async fn kv_last(session: &Session, key: &str) -> Result<Option<KvVal
     Ok(found.map(|m| KvValue { time_ns: nanoseconds(m.time), value: m.payload }))
 }
 
+/// The subject that writes a key. Servers keep the plain one within a JetStream domain.
+fn kv_subject(session: &Session, key: &str) -> String {
+    match session.domain.as_str() {
+        "" => format!("$KV.{REGISTRY}.{key}"),
+        domain => format!("$JS.{domain}.API.$KV.{REGISTRY}.{key}"),
+    }
+}
+
 /// Deletes a key.
 pub(super) async fn kv_delete(session: &Session, key: &str) -> Result<()> {
     let mut headers = HeaderMap::new();
     headers.insert("KV-Operation", "DEL");
     let sent = session
         .jetstream
-        .publish_with_headers(format!("$KV.{REGISTRY}.{key}"), headers, Bytes::new())
+        .publish_with_headers(kv_subject(session, key), headers, Bytes::new())
         .await
         .map_err(refused)?;
     sent.await.map(drop).map_err(refused)
@@ -280,7 +295,7 @@ pub(super) async fn kv_put(
     }
     let sent = session
         .jetstream
-        .publish_with_headers(format!("$KV.{REGISTRY}.{key}"), headers, value)
+        .publish_with_headers(kv_subject(session, key), headers, value)
         .await
         .map_err(refused)?;
     Ok(Reply::KvPut(sent.await.map_err(refused)?.sequence))

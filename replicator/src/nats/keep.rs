@@ -23,6 +23,8 @@ use tokio::task::AbortHandle;
 const PREPARE_AGAIN: Duration = Duration::from_millis(500);
 /// The least time between two looks for missing streams.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How long such a look may take.
+const LOOK_MAX: Duration = Duration::from_secs(2);
 /// Errors of the server with a longer pause between them are not counted together.
 const IN_A_ROW_MS: u64 = 60_000;
 
@@ -196,7 +198,9 @@ impl Keeper {
     async fn look_for_missing(&mut self) {
         let session = self.shared.session.lock().clone();
         let Some(session) = session else { return };
-        if is_anything_missing(&session, &self.shared.settings).await {
+        // A server that does not answer is another trouble; its end must not wait for this.
+        let look = is_anything_missing(&session, &self.shared.settings);
+        if tokio::time::timeout(LOOK_MAX, look).await.is_ok_and(|missing| missing) {
             self.down("a stream or the registry bucket is gone: somebody deleted it");
         }
     }

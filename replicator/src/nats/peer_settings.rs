@@ -51,7 +51,8 @@ impl SharedSettings {
         let mut out = Vec::new();
         let mut compare = |name: &str, here: &str, there: &str| {
             if here != there {
-                out.push(format!("{name} is {here} here and {there} there"));
+                let (us, them) = (self.node_id, other.node_id);
+                out.push(format!("{name} is {here} at node {us} and {there} at node {them}"));
             }
         };
         compare("replication_log.shards", &self.shards.to_string(), &other.shards.to_string());
@@ -108,8 +109,8 @@ pub(super) async fn check(
 
 fn refusal(node: u64, theirs: &SharedSettings, differences: &str, age_ms: i64) -> String {
     format!(
-        "node {node} and node {} (seen {} s ago) would not get each other's rows: {differences} \
-        (node {node} is here): give all nodes the same value; to change it, stop all nodes, and \
+        "node {node} and node {} (seen {} s ago) would not get each other's rows: {differences}: \
+        give all nodes the same value; to change it, stop all nodes, and \
         start them {} s later",
         theirs.node_id,
         age_ms.max(0) / 1_000,
@@ -158,7 +159,7 @@ mod tests {
         let ours = shared("a");
         assert_eq!(ours.differences(&SharedSettings { node_id: 2, ..shared("b") }), None);
         for (name, other) in [
-            ("shards is 1 here and 2 there", SharedSettings { shards: 2, ..shared("a") }),
+            ("shards is 1 at node 1 and 2 at node 1", SharedSettings { shards: 2, ..shared("a") }),
             ("stream_prefix", SharedSettings { stream_prefix: "x".into(), ..shared("a") }),
             ("subject_prefix", SharedSettings { subject_prefix: "x".into(), ..shared("a") }),
         ] {

@@ -45,6 +45,8 @@ pub(super) struct Session {
     pub ttl: bool,
     /// The client's count of connections at the time of preparation.
     pub connects: u64,
+    /// The JetStream domain with the streams; empty: that of the server.
+    pub domain: String,
     /// The ids of the streams, by shard. A stream of an earlier version has none.
     pub streams: BTreeMap<u32, String>,
 }
@@ -72,8 +74,14 @@ pub(super) async fn prepare(
     jetstream.set_timeout((REQUEST_MIN * 2_u32.pow(attempts.min(4))).min(REQUEST));
     check_jetstream(&jetstream, info.jetstream, &info.server_name).await?;
     let ttl = ensure_registry(&jetstream, settings, &info.version).await?;
-    let mut session =
-        Session { client: client.clone(), jetstream, ttl, connects, streams: BTreeMap::new() };
+    let mut session = Session {
+        client: client.clone(),
+        jetstream,
+        ttl,
+        connects,
+        domain: settings.nats.js_domain.clone(),
+        streams: BTreeMap::new(),
+    };
     // Before the streams: a node that is refused must not leave any.
     peer_settings::check(&session, settings, node).await?;
     for shard in 1..=settings.replication_log.shards {

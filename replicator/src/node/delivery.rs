@@ -84,13 +84,49 @@ impl Splits {
             }
             if let Some(differences) = ours.differences(other) {
                 split.get_or_insert(format!(
-                    "node {me} and node {id} would not get each other's rows: {differences} (node \
-                    {me} is here): give all nodes the same value"
+                    "node {me} and node {id} would not get each other's rows: {differences}: \
+                    give all nodes the same value"
                 ));
             } else if let Some(shard) = streams.first() {
                 let since_ms = *self.0.entry(id).or_insert(mono_ms);
                 if mono_ms.saturating_sub(since_ms) > OTHER_STREAMS_MS {
                     split.get_or_insert(other_streams(me, id, *shard));
+                }
+            }
+        }
+        split
+    }
+}
+
+/// Nodes whose batches come although they are not in the registry, and since when.
+#[derive(Debug, Default)]
+pub(super) struct Strangers {
+    newest_ms: HashMap<u64, i64>,
+    since_ms: HashMap<u64, u64>,
+}
+
+impl Strangers {
+    /// Returns why this node must end, if a node with a lower id publishes into this node's streams
+    /// and is in another registry: it uses another JetStream, whose streams store the same messages
+    /// at other positions. `newest` has when the newest applied batch of each node was made, unix
+    /// milliseconds; batches from before `started_ms` may be of a node that is gone.
+    pub(super) fn find(
+        &mut self,
+        me: u64,
+        newest: &HashMap<u64, i64>,
+        is_registered: impl Fn(u64) -> bool,
+        started_ms: i64,
+        mono_ms: u64,
+    ) -> Option<String> {
+        let mut split = None;
+        for (&id, &made_ms) in newest.iter().filter(|(id, _)| **id != me && **id != 0) {
+            let before_ms = self.newest_ms.insert(id, made_ms).unwrap_or(made_ms);
+            if is_registered(id) {
+                self.since_ms.remove(&id);
+            } else if made_ms > before_ms && made_ms > started_ms {
+                let since_ms = *self.since_ms.entry(id).or_insert(mono_ms);
+                if mono_ms.saturating_sub(since_ms) > OTHER_STREAMS_MS && id < me {
+                    split.get_or_insert(other_streams(me, id, 1));
                 }
             }
         }
@@ -155,5 +191,21 @@ mod tests {
         assert_eq!(at("b", 21_000), None);
         assert_eq!(at("b", 51_000), None);
         assert!(at("b", 51_001).unwrap().contains("nats.js_domain"));
+    }
+
+    #[test]
+    fn a_node_that_publishes_here_and_is_registered_elsewhere_is_a_split() {
+        let mut strangers = Strangers::default();
+        let mut at = |made_ms: i64, registered, ms| {
+            let newest = HashMap::from([(1, made_ms), (9, made_ms)]);
+            strangers.find(2, &newest, |id| registered || id == 9, 1_000, ms)
+        };
+        assert_eq!(at(500, false, 0), None);
+        assert_eq!(at(900, false, 100_000), None, "made before this node started");
+        assert_eq!(at(2_000, false, 200_000), None);
+        assert_eq!(at(2_000, false, 300_000), None, "no other batch came");
+        assert_eq!(at(3_000, true, 301_000), None, "it is registered");
+        assert_eq!(at(4_000, false, 310_000), None);
+        assert!(at(5_000, false, 340_001).unwrap().contains("node 2 and node 1"));
     }
 }

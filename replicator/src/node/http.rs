@@ -1,7 +1,7 @@
 //! Health and metrics over HTTP, and the control socket.
 //!
-//! Reads [`Status`] when asked. It changes two things: it passes a retry of a batch in quarantine on
-//! to the writer, and removes a node from the registry.
+//! Reads [`Status`] when asked. It changes two things: it passes a retry of a batch in quarantine
+//! on to the writer, and removes a node from the registry.
 
 use super::report::StatusSources;
 use super::schema_entry::FetchError;

@@ -5,7 +5,7 @@
 //! of its peers ends, and so does one of two nodes with different settings that were started in
 //! the same moment. Reads only, apart from [`forget`].
 
-use super::delivery::{Splits, Stalls};
+use super::delivery::{Splits, Stalls, Strangers};
 use super::peer_schemas::Differences;
 use super::peers::{Arrived, Peers};
 use super::report::StatusSources;
@@ -73,6 +73,7 @@ pub(super) async fn watch_registry(
         differences: Differences::default(),
         stalls: Stalls::default(),
         splits: Splits::default(),
+        strangers: Strangers::default(),
         split: None,
     };
     while !seen.is_closed() {
@@ -92,6 +93,7 @@ struct RegistryWatch {
     differences: Differences,
     stalls: Stalls,
     splits: Splits,
+    strangers: Strangers,
     split: Option<String>,
 }
 
@@ -115,6 +117,15 @@ impl RegistryWatch {
             && writer.full.is_none();
         let hash = data_encoding::HEXLOWER.encode(&writer.layout.hash);
         let stalled = self.stalls.find(&writer.streams, &ends, consumes, mono_ms);
+        let applied = self.applied().await;
+        let mut missing = Vec::new();
+        if let Some(applied) = applied.filter(|_| consumes) {
+            missing = self.missing(&applied, &writer, &ends, mono_ms);
+            let is_registered = |id| entries.iter().any(|entry| entry["node_id"] == id);
+            let (newest, started_ms) = (&applied.newest, self.sources.started_ms);
+            let stranger = self.strangers.find(me, newest, is_registered, started_ms, mono_ms);
+            self.split = self.split.take().or(stranger);
+        }
         Ok(RegistrySeen {
             read_ms: mono_ms,
             nodes: self.peers.nodes(&hash, now_ms, mono_ms),
@@ -124,10 +135,17 @@ impl RegistryWatch {
                 now_ms,
             ),
             stalled,
-            missing: if consumes { self.missing(&writer, &ends, mono_ms).await } else { vec![] },
+            missing,
             ends,
             split: self.split.clone(),
         })
+    }
+
+    /// Reads what the database has. None if it cannot be read, which is a reason of its own.
+    async fn applied(&self) -> Option<Applied> {
+        let sources = Arc::clone(&self.sources);
+        let read = tokio::task::spawn_blocking(move || sources.db.lock().as_ref().map(applied));
+        read.await.ok()??.ok()
     }
 
     async fn ends(&self) -> Result<BTreeMap<u32, StreamEnd>, BrokerError> {
@@ -141,18 +159,13 @@ impl RegistryWatch {
         Ok(ends)
     }
 
-    async fn missing(
+    fn missing(
         &mut self,
+        applied: &Applied,
         writer: &WriterSnapshot,
         ends: &BTreeMap<u32, StreamEnd>,
         mono_ms: u64,
     ) -> Vec<String> {
-        let sources = Arc::clone(&self.sources);
-        let read = tokio::task::spawn_blocking(move || {
-            sources.db.lock().as_ref().map(applied).transpose()
-        });
-        // A database that cannot be read is a reason of its own.
-        let Ok(Ok(Some(applied))) = read.await else { return Vec::new() };
         let shards = u64::from(self.sources.settings.replication_log.shards.max(1));
         let is_read = |node: u64| {
             let shard = u32::try_from(node % shards).unwrap_or(0) + 1;
@@ -167,7 +180,10 @@ impl RegistryWatch {
 
 /// What the database has of the other nodes.
 struct Applied {
+    /// The last batch of each incarnation.
     batches: HashMap<i64, u64>,
+    /// When the newest batch of each node was made, unix milliseconds.
+    newest: HashMap<u64, i64>,
     /// Nodes with batches that are held or in quarantine.
     waiting: Vec<u64>,
 }
@@ -175,8 +191,13 @@ struct Applied {
 fn applied(db: &Connection) -> Result<Applied, DatabaseError> {
     let mut waiting: Vec<u64> = held::list(db)?.into_iter().map(|held| held.node_id).collect();
     waiting.extend(quarantine::nodes(db)?.into_iter().map(|node| node.0));
-    let batches = origins::batches(db)?.into_iter().map(|(site, batch)| (site.0, batch.0));
-    Ok(Applied { batches: batches.collect(), waiting })
+    let (mut batches, mut newest) = (HashMap::new(), HashMap::new());
+    for origin in origins::list(db)? {
+        batches.insert(origin.site.0, origin.batch.0);
+        let newest_ms = newest.entry(origin.node.0).or_insert(origin.created_ms);
+        *newest_ms = origin.created_ms.max(*newest_ms);
+    }
+    Ok(Applied { batches, newest, waiting })
 }
 
 /// The entries of all nodes by node id. An unreadable entry becomes `{"node_id": ..}`.

@@ -49,9 +49,12 @@ pub fn put(db: &Connection, origin: &Origin) -> Result<(), DatabaseError> {
 ///
 /// # Errors
 /// SQLite's error.
-pub fn batches(db: &Connection) -> Result<Vec<(Site, BatchNo)>, DatabaseError> {
-    let mut read = db.prepare_cached("SELECT site, batch FROM main.__harmonylite__origin")?;
-    let rows = read.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?;
+pub fn list(db: &Connection) -> Result<Vec<Origin>, DatabaseError> {
+    let mut read =
+        db.prepare_cached("SELECT site, node, batch, created FROM main.__harmonylite__origin")?;
+    let rows = read.query_map([], |r| {
+        Ok(Origin { site: r.get(0)?, node: r.get(1)?, batch: r.get(2)?, created_ms: r.get(3)? })
+    })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
@@ -100,7 +103,7 @@ mod tests {
         put(&db, &origin(1, 7, u64::MAX, 11)).unwrap();
         assert_eq!(known_batch(&db, Site(1)).unwrap(), BatchNo(u64::MAX));
         assert_eq!(known_batch(&db, Site(2)).unwrap(), BatchNo(0));
-        assert_eq!(batches(&db).unwrap(), [(Site(1), BatchNo(u64::MAX))]);
+        assert_eq!(list(&db).unwrap(), [origin(1, 7, u64::MAX, 11)]);
     }
 
     #[test]

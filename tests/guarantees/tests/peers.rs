@@ -40,9 +40,14 @@ fn other_shards_or_prefixes_are_refused() {
     let mut first = node(dir.path(), 1, &broker.url(), "", "");
     first.run();
     for (id, top, nats, setting) in [
-        (2, "[replication_log]\nshards = 4\n", "", "replication_log.shards is 4 here and 1 there"),
-        (3, "", "stream_prefix = \"other\"", "nats.stream_prefix is other here"),
-        (4, "", "subject_prefix = \"other\"", "nats.subject_prefix is other here"),
+        (
+            2,
+            "[replication_log]\nshards = 4\n",
+            "",
+            "replication_log.shards is 4 at node 2 and 1 at node 1",
+        ),
+        (3, "", "stream_prefix = \"other\"", "nats.stream_prefix is other at node 3"),
+        (4, "", "subject_prefix = \"other\"", "nats.subject_prefix is other at node 4"),
     ] {
         let mut other = node(dir.path(), id, &broker.url(), top, nats);
         other.start();
@@ -242,7 +247,7 @@ fn hub_and_leaf(dir: &Path) -> [Server; 2] {
 }
 
 #[test]
-fn a_leaf_with_a_jetstream_of_its_own_needs_the_domain_and_is_refused_without() {
+fn nodes_at_a_leaf_with_a_jetstream_of_its_own_use_the_hub_by_its_domain() {
     let dir = tempfile::tempdir().unwrap();
     let [hub, leaf] = hub_and_leaf(dir.path());
     let domain = "js_domain = \"hub\"";
@@ -251,13 +256,27 @@ fn a_leaf_with_a_jetstream_of_its_own_needs_the_domain_and_is_refused_without() 
     nodes.iter_mut().for_each(Node::run);
     nodes.iter().zip(1..).for_each(|(node, id)| insert(node, id));
     converge(&nodes.each_ref());
+}
 
-    let mut split = node(dir.path(), 3, &leaf.url(), "", "");
-    split.start();
-    within(Duration::from_secs(120), "the node with other streams ends", || !split.is_running());
+#[test]
+fn a_node_at_a_leaf_with_streams_of_its_own_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let [hub, leaf] = hub_and_leaf(dir.path());
+    let mut at_hub = node(dir.path(), 1, &hub.url(), "", "");
+    let mut split = node(dir.path(), 2, &leaf.url(), "", "");
+    at_hub.run();
+    split.run();
+    let mut id = 0;
+    within(Duration::from_secs(120), "the node with other streams ends", || {
+        id += 1;
+        insert(&at_hub, id);
+        std::thread::park_timeout(Duration::from_millis(500));
+        !split.is_running()
+    });
     assert_eq!(split.ended(), 6, "{}", split.output());
     let text = split.output();
-    assert!(text.contains("node 3 and node 1") && text.contains("nats.js_domain"), "{text}");
+    assert!(text.contains("node 2 and node 1") && text.contains("nats.js_domain"), "{text}");
+    assert!(at_hub.is_running());
 }
 
 #[test]
