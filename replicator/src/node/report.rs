@@ -292,10 +292,10 @@ impl StatusSources {
         if link.connected && writer.linked && ends_ms < now_ms {
             status.degraded.push(format!(
                 "the lease of this node id ended {} s ago and cannot be renewed ({}), so a second \
-                node with this id would not be noticed: check the bucket {} and the permissions",
+                node with this id would not be noticed: check the permissions, and the bucket \
+                harmonylite-schema-registry",
                 (now_ms - ends_ms) / 1_000,
                 writer.trouble.as_deref().unwrap_or("no answer"),
-                "harmonylite-schema-registry"
             ));
         }
     }
