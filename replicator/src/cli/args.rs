@@ -90,6 +90,18 @@ pub(crate) enum Command {
         /// Repeat every second
         #[arg(long)]
         watch: bool,
+        /// Print only whether the node is healthy, with exit status 0 if it is, 10 if it is
+        /// DEGRADED, 1 if no node runs
+        #[arg(long, conflicts_with = "watch")]
+        check: bool,
+    },
+    /// List the nodes of the cluster, or forget one that never comes back
+    Nodes {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        #[command(subcommand)]
+        action: Option<NodesAction>,
     },
     /// Check a database and a configuration without changing anything
     Doctor {
@@ -161,6 +173,15 @@ pub(crate) enum ConflictsAction {
     },
     /// Remove all entries
     Clear,
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum NodesAction {
+    /// Remove a node from the registry, so that no node waits for its answers
+    Forget {
+        /// The node's id
+        node: u64,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Subcommand)]
@@ -389,7 +410,11 @@ mod tests {
         ));
         assert!(matches!(
             parse("status --json --watch").command,
-            Some(Command::Status { json: true, watch: true })
+            Some(Command::Status { json: true, watch: true, check: false })
+        ));
+        assert!(matches!(
+            parse("nodes forget 3").command,
+            Some(Command::Nodes { action: Some(NodesAction::Forget { node: 3 }), .. })
         ));
         let Some(Command::Snapshot { action: SnapshotAction::Restore(options) }) =
             parse("snapshot restore --to x.db --force -config c.toml").command

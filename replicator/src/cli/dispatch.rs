@@ -3,7 +3,7 @@
 use super::args::{Cli, Command, Global};
 use super::exit::{Exit, Failure};
 use super::{
-    cleanup, completions, conflicts, demo, doctor, quarantine, run, schema, schema_cluster,
+    cleanup, completions, conflicts, demo, doctor, nodes, quarantine, run, schema, schema_cluster,
     schema_status, snapshot, status, version,
 };
 use crate::settings::{Loaded, Settings};
@@ -27,8 +27,12 @@ pub(crate) fn dispatch(arguments: Vec<OsString>) -> Result<ExitCode> {
         Some(Command::Completions { shell }) => completions::run(shell),
         Some(Command::Doctor { json }) => doctor::run(&global, json),
         Some(Command::Demo { keep, seconds }) => demo::run(keep, seconds),
-        Some(Command::Status { json, watch }) => {
-            status::run(&settings(&global)?.settings, json, watch)
+        Some(Command::Status { json, watch, check }) => {
+            let show = status::Show { json, watch, check };
+            status::run(&settings(&global)?.settings, show)
+        }
+        Some(Command::Nodes { json, action }) => {
+            nodes::run(&settings(&global)?.settings, json, action)
         }
         Some(Command::Conflicts { action }) => conflicts::run(&settings(&global)?.settings, action),
         Some(Command::Quarantine { action }) => {

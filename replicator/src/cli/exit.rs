@@ -34,6 +34,8 @@ pub(crate) enum Exit {
     Protect = 8,
     /// This version lacks the requested function.
     NotYet = 9,
+    /// `status --check` of a node that runs and is degraded.
+    Degraded = 10,
 }
 
 /// The last part of `harmonylite help`.
@@ -47,10 +49,11 @@ Exit status:
   4  another sidecar runs on this database
   5  another node has this node id
   6  the broker cannot be used (too old, no JetStream, credentials, a stream with another \
-  configuration)
+  configuration, settings that are not those of the other nodes)
   7  a port is in use
   8  stopped to protect data
   9  not in this version yet
+  10  `status --check`: the node is DEGRADED
 `doctor` exits with the status that `run` would exit with, as far as it can check.
 An unreachable broker is no error: the node captures changes, waits and reports it.
 
@@ -264,7 +267,7 @@ mod tests {
 
     #[test]
     fn every_exit_status_is_documented() {
-        for exit in 0..=9 {
+        for exit in 0..=10 {
             assert!(HELP.contains(&format!("\n  {exit}  ")), "{exit}");
         }
     }

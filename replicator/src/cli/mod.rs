@@ -11,6 +11,7 @@ mod dispatch;
 mod doctor;
 mod exit;
 mod log;
+mod nodes;
 mod progress;
 mod quarantine;
 mod restore;

@@ -57,8 +57,9 @@ impl LockError {
                 first"
             }
             Self::Io { .. } => {
-                "the lock file is next to the database: check the permissions of the directory \
-                and the free space on its disk"
+                "if another user owns that file (a sidecar that ran as root and was killed), and \
+                no sidecar runs, remove it; else check the permissions of its directory and the \
+                free space on its disk"
             }
         }
     }

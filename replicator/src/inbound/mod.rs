@@ -201,6 +201,12 @@ impl<B: Broker> Inbound<B> {
         self.requests.trouble()
     }
 
+    /// Returns when the lease of the node id ends or ended that this process held, on the monotone
+    /// clock; None: it was never held.
+    pub fn lease_ends_ms(&self) -> Option<u64> {
+        self.verify.lease_ends_ms()
+    }
+
     /// Describes a write that found no room on a disk and is retried, for people.
     pub fn no_room(&self) -> Option<String> {
         if self.no_disk_room.is_some() {

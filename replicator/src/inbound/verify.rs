@@ -248,8 +248,13 @@ impl Verify {
 
     /// Notes that the lease is written.
     pub(super) fn lease_written(&mut self, revision: u64, now: Now) {
-        self.lease.written(revision);
+        self.lease.written(revision, now.mono_ms);
         self.lease_due_ms = now.mono_ms + self.lease_ttl_ms / 3;
+    }
+
+    /// Returns when the lease that this process held ends or ended, on the monotone clock.
+    pub(super) fn lease_ends_ms(&self) -> Option<u64> {
+        self.lease.ends_ms()
     }
 
     /// Reads the lease again, because another process wrote it first.

@@ -49,6 +49,10 @@ pub struct Status {
     /// Write transactions of the sidecar a second, over the last ten seconds.
     pub writes_per_second: f64,
     pub counters: Counters,
+    /// The other nodes in the registry.
+    pub nodes: Vec<NodeStatus>,
+    /// The reasons for which health is unhealthy: nothing is replicated. They are among `degraded`.
+    pub failing: Vec<String>,
     /// The reasons why the node is degraded; empty: it is well.
     pub degraded: Vec<String>,
     pub last_published_ms: i64,
@@ -69,6 +73,8 @@ pub struct BrokerStatus {
     /// Failed attempts since the last connection.
     pub failed_attempts: u64,
     pub last_error: String,
+    /// The last error that the server reported, for instance a missing permission.
+    pub server_error: String,
     pub server_version: String,
 }
 
@@ -81,10 +87,42 @@ pub struct StreamStatus {
     pub name: String,
     /// The position up to which messages are applied.
     pub cursor: u64,
-    /// The last position that this node knows.
+    /// The last position of the stream, as far as this node knows.
     pub last: u64,
-    /// Milliseconds between the newest applied message and the newest known one.
-    pub lag_ms: i64,
+    /// Milliseconds between the newest applied message and the last one of the stream; None: not
+    /// known, because the broker is away or nothing is applied here.
+    pub lag_ms: Option<i64>,
+}
+
+/// Another node in the registry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct NodeStatus {
+    pub node_id: u64,
+    /// Its entry was written lately.
+    pub running: bool,
+    /// When it last wrote its entry.
+    pub seen_ms: i64,
+    /// The messages that it had not applied then; None: not known.
+    pub behind: Option<u64>,
+    /// Whether its schema is that of this node; None: it does not tell.
+    pub same_schema: Option<bool>,
+    pub version: String,
+}
+
+impl Status {
+    /// Adds a reason for which nothing is replicated.
+    pub fn fail(&mut self, reason: String) {
+        self.failing.push(reason.clone());
+        self.degraded.push(reason);
+    }
+
+    /// Returns the greatest lag of the streams in milliseconds; None if one is not known.
+    pub fn lag_ms(&self) -> Option<i64> {
+        let all: Option<Vec<i64>> = self.streams.iter().map(|s| s.lag_ms).collect();
+        all?.into_iter().max()
+    }
 }
 
 /// Another node that has other tables.

@@ -96,6 +96,13 @@ pub(super) async fn publish(
     let sent =
         session.jetstream.publish_with_headers(subject, headers, payload).await.map_err(refused)?;
     let ack = sent.await.map_err(refused)?;
+    if !session.domain.is_empty() && ack.domain != session.domain {
+        return Err(BrokerError::Refused(format!(
+            "a stream {} in the JetStream domain {:?} answers instead of the one in {:?} \
+            (nats.js_domain): delete the stream there",
+            ack.stream, ack.domain, session.domain
+        )));
+    }
     Ok(Reply::Published(StreamSeq(ack.sequence)))
 }
 
@@ -190,9 +197,50 @@ fn kept_since_ns(config: &Config, state: &State, now_ns: i64) -> i64 {
 }
 
 /// Reads the registry's last message under a key, deletion markers included.
-async fn kv_last(session: &Session, key: &str) -> Result<Option<StreamMessage>> {
+async fn kv_raw(session: &Session, key: &str) -> Result<Option<StreamMessage>> {
     let stream = stream(session, &format!("KV_{REGISTRY}")).await?;
     optional(stream.get_last_raw_message_by_subject(&format!("$KV.{REGISTRY}.{key}")).await)
+}
+
+/// The value of a key, and when the broker stored it, unix nanoseconds.
+pub(super) struct KvValue {
+    pub(super) value: Bytes,
+    pub(super) time_ns: i64,
+}
+
+/// Reads a key with its time. A deleted or expired key is None.
+pub(super) async fn kv_last(session: &Session, key: &str) -> Result<Option<KvValue>> {
+    let found = kv_raw(session, key).await?.filter(|m| !is_marker(m));
+    Ok(found.map(|m| KvValue { time_ns: nanoseconds(m.time), value: m.payload }))
+}
+
+/// The subject that writes a key. Servers keep the plain one within a JetStream domain.
+fn kv_subject(session: &Session, key: &str) -> String {
+    match session.domain.as_str() {
+        "" => format!("$KV.{REGISTRY}.{key}"),
+        domain => format!("$JS.{domain}.API.$KV.{REGISTRY}.{key}"),
+    }
+}
+
+/// Deletes a key.
+pub(super) async fn kv_delete(session: &Session, key: &str) -> Result<()> {
+    let mut headers = HeaderMap::new();
+    headers.insert("KV-Operation", "DEL");
+    let sent = session
+        .jetstream
+        .publish_with_headers(kv_subject(session, key), headers, Bytes::new())
+        .await
+        .map_err(refused)?;
+    sent.await.map(drop).map_err(refused)
+}
+
+/// Returns the broker's time, unix nanoseconds: that of the answer to a question about the
+/// registry. A server that does not tell its time is taken to agree with this machine.
+pub(super) async fn broker_now_ns(session: &Session) -> Result<i64> {
+    let asked = session.jetstream.request(format!("STREAM.INFO.KV_{REGISTRY}"), &());
+    let info: serde_json::Value = asked.await.map_err(unreachable)?;
+    let told = info["ts"].as_str().and_then(|ts| async_nats::datetime::parse_rfc3339(ts).ok());
+    Ok(told.map_or_else(crate::clock::unix_ns, nanoseconds))
 }
 
 fn is_marker(message: &StreamMessage) -> bool {
@@ -202,13 +250,13 @@ fn is_marker(message: &StreamMessage) -> bool {
 
 /// Reads a key. A deleted or expired key is None.
 pub(super) async fn kv_get(session: &Session, key: &str) -> Result<Reply> {
-    let found = kv_last(session, key).await?.filter(|m| !is_marker(m));
+    let found = kv_raw(session, key).await?.filter(|m| !is_marker(m));
     Ok(Reply::Kv(found.map(|m| KvEntry { revision: m.sequence, value: m.payload })))
 }
 
-/// The ids of all nodes that have an entry in the registry.
-pub(super) async fn registered(session: &Session) -> Result<Vec<u64>> {
-    let prefix = format!("$KV.{REGISTRY}.node-");
+/// The ids of the keys `<prefix><id>` in the registry, in order.
+pub(super) async fn ids_under(session: &Session, prefix: &str) -> Result<Vec<u64>> {
+    let prefix = format!("$KV.{REGISTRY}.{prefix}");
     let stream = stream(session, &format!("KV_{REGISTRY}")).await?;
     let mut subjects =
         stream.info_with_subjects(format!("$KV.{REGISTRY}.>")).await.map_err(unreachable)?;
@@ -233,7 +281,7 @@ pub(super) async fn kv_put(
     if let Some(expected) = expected {
         let mut revision = expected;
         if expected == 0
-            && let Some(last) = kv_last(session, key).await?
+            && let Some(last) = kv_raw(session, key).await?
         {
             if !is_marker(&last) {
                 return Err(BrokerError::Conflict);
@@ -247,7 +295,7 @@ pub(super) async fn kv_put(
     }
     let sent = session
         .jetstream
-        .publish_with_headers(format!("$KV.{REGISTRY}.{key}"), headers, value)
+        .publish_with_headers(kv_subject(session, key), headers, value)
         .await
         .map_err(refused)?;
     Ok(Reply::KvPut(sent.await.map_err(refused)?.sequence))

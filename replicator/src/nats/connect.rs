@@ -19,6 +19,9 @@ pub enum LinkError {
     /// The failure lasts until somebody changes something.
     #[error("{0}")]
     Lasting(String),
+    /// The settings are not those of the other nodes: the node has to end.
+    #[error("{0}")]
+    Split(String),
 }
 
 /// Where to connect to.
@@ -83,12 +86,13 @@ pub(super) async fn connect(
                 ))
             }
             ConnectErrorKind::ServerParse => LinkError::Lasting(format!("{text}: check nats.urls")),
+            _ if text.contains("InvalidContentType") => LinkError::Lasting(format!(
+                "{text}: the server does not speak TLS on this port: write nats:// in nats.urls \
+                without nats.ca_file and nats.cert_file, or give the server a certificate"
+            )),
             // rustls reports certificate errors as I/O errors.
             kind if kind == ConnectErrorKind::Tls
-                || text.contains(
-                    "peer \
-                certificate",
-                )
+                || text.contains("peer certificate")
                 || text.contains("received fatal alert") =>
             {
                 LinkError::Lasting(format!(

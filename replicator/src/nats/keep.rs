@@ -1,14 +1,15 @@
 //! Keeps one prepared connection to the broker.
 //!
 //! Arrives: the target. Leaves: sessions and their events. Owns the backoff: an unreachable or
-//! leaderless broker never ends the node. The keeper retries, and logs the reason once each time it
-//! changes.
+//! leaderless broker never ends the node. The keeper retries, counts each failed attempt, and logs
+//! the reason once each time it changes. When a request finds a stream or the bucket missing, the
+//! connection is prepared again, which makes them.
 
 use super::connect::{LinkError, Target, connect};
-use super::prepare::{Session, prepare};
+use super::prepare::{Session, is_anything_missing, prepare};
 use super::{LinkState, Shared, Sink, wire};
 use crate::broker::BrokerEvent;
-use async_nats::{Client, Event};
+use async_nats::{Client, ClientError, Event};
 use futures_util::StreamExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,6 +21,12 @@ use tokio::task::AbortHandle;
 /// Wait before a connection that cannot be prepared (no leader yet, an incomplete cluster) is tried
 /// again.
 const PREPARE_AGAIN: Duration = Duration::from_millis(500);
+/// The least time between two looks for missing streams.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How long such a look may take.
+const LOOK_MAX: Duration = Duration::from_secs(2);
+/// Errors of the server with a longer pause between them are not counted together.
+const IN_A_ROW_MS: u64 = 60_000;
 
 struct Keeper {
     shared: Arc<Shared>,
@@ -66,10 +73,11 @@ impl Keeper {
     ) {
         let mut up = true;
         let mut attempts = 0;
+        let mut looked = tokio::time::Instant::now();
         loop {
             let prepared = self.shared.session.lock().is_some();
             if up && !prepared {
-                match prepare(client, &self.shared.settings, attempts).await {
+                match prepare(client, &self.shared.settings, self.shared.node, attempts).await {
                     Ok(session) => {
                         attempts = 0;
                         self.up(session, to).await;
@@ -80,7 +88,8 @@ impl Keeper {
                     }
                 }
             }
-            let again = up && self.shared.session.lock().is_none();
+            let prepared = self.shared.session.lock().is_some();
+            let again = up && !prepared;
             tokio::select! {
                 changed = target.changed() => {
                     if changed.is_err() || target.borrow().urls != to.urls {
@@ -100,14 +109,25 @@ impl Keeper {
                             self.down("the connection was lost for a moment");
                         }
                     }
-                    Some(Event::ServerError(error)) => tracing::warn!(%error, "the NATS server \
-                        reported an error"),
+                    Some(Event::ServerError(error)) => self.reported(&error.to_string()),
+                    Some(Event::ClientError(error)) => {
+                        self.not_connected(to, &error);
+                        // Another client reads the files with the credentials again.
+                        if is_refused_login(&error) {
+                            return;
+                        }
+                    }
                     Some(Event::SlowConsumer(_)) => tracing::warn!("the NATS client dropped \
                         deliveries; requesting them again"),
                     Some(Event::Closed) | None => return,
                     Some(_) => {}
                 },
                 () = tokio::time::sleep(PREPARE_AGAIN), if again => {}
+                () = self.shared.failed_request.notified(), if prepared => {
+                    tokio::time::sleep_until(looked + LOOK_AGAIN).await;
+                    looked = tokio::time::Instant::now();
+                    self.look_for_missing().await;
+                }
             }
         }
     }
@@ -136,12 +156,17 @@ impl Keeper {
             url = to.describe(),
             "connected to NATS"
         );
-        self.shared.link.send_replace(LinkState {
-            connected: true,
-            server_version: info.version,
-            url: to.describe(),
-            since_ms: crate::clock::mono_ms(),
-            ..LinkState::default()
+        self.shared.link.send_modify(|link| {
+            *link = LinkState {
+                connected: true,
+                server_version: info.version,
+                url: to.describe(),
+                since_ms: crate::clock::mono_ms(),
+                server_error: std::mem::take(&mut link.server_error),
+                server_errors: link.server_errors,
+                server_error_ms: link.server_error_ms,
+                ..LinkState::default()
+            };
         });
         for sink in [&self.outbound, &self.inbound] {
             sink(BrokerEvent::Connected);
@@ -169,6 +194,39 @@ impl Keeper {
         }
     }
 
+    /// Prepares the connection again if a stream or the bucket is gone.
+    async fn look_for_missing(&mut self) {
+        let session = self.shared.session.lock().clone();
+        let Some(session) = session else { return };
+        // A server that does not answer is another trouble; its end must not wait for this.
+        let look = is_anything_missing(&session, &self.shared.settings);
+        if tokio::time::timeout(LOOK_MAX, look).await.is_ok_and(|missing| missing) {
+            self.down("a stream or the registry bucket is gone: somebody deleted it");
+        }
+    }
+
+    /// Takes an error that the server has reported on this connection.
+    fn reported(&self, error: &str) {
+        self.shared.link.send_modify(|link| {
+            if link.server_error != error {
+                tracing::warn!(error, "the NATS server reported an error");
+            }
+            let now_ms = crate::clock::mono_ms();
+            if now_ms.saturating_sub(link.server_error_ms) > IN_A_ROW_MS {
+                link.server_errors = 0;
+            }
+            error.clone_into(&mut link.server_error);
+            link.server_errors += 1;
+            link.server_error_ms = now_ms;
+        });
+    }
+
+    /// Counts an attempt of the client, which connects again by itself.
+    fn not_connected(&self, to: &Target, error: &ClientError) {
+        let text = format!("cannot connect to {}: {error}", to.describe());
+        self.failed(to, &LinkError::Passing(text));
+    }
+
     fn failed(&self, to: &Target, error: &LinkError) {
         let text = error.to_string();
         self.shared.link.send_modify(|link| {
@@ -177,8 +235,15 @@ impl Keeper {
             }
             link.failed_attempts += 1;
             link.last_error.clone_from(&text);
-            link.lasting = matches!(error, LinkError::Lasting(_));
+            link.lasting = !matches!(error, LinkError::Passing(_));
+            link.split = matches!(error, LinkError::Split(_));
             link.url = to.describe();
         });
     }
+}
+
+/// Returns whether the server refuses the login.
+fn is_refused_login(error: &ClientError) -> bool {
+    let text = error.to_string();
+    text.contains("authorization violation") || text.contains("authentication")
 }

@@ -10,12 +10,14 @@ mod ask;
 mod connect;
 mod consume;
 mod keep;
+mod peer_settings;
 mod prepare;
 mod snapshot_store;
 pub mod wire;
 
 pub use connect::{LinkError, Target};
 pub use snapshot_store::NatsStore;
+pub use peer_settings::SharedSettings;
 
 use crate::broker::{Broker, BrokerError, BrokerEvent, Reply, Request, Ticket};
 use crate::model::ids::NodeId;
@@ -49,6 +51,14 @@ pub struct LinkState {
     pub url: String,
     /// The failure lasts until somebody changes something.
     pub lasting: bool,
+    /// The node must not go on: its settings are not those of the other nodes.
+    pub split: bool,
+    /// The last error that the server has reported, for instance a missing permission.
+    pub server_error: String,
+    /// The number of such errors, each at most a minute after the one before.
+    pub server_errors: u64,
+    /// When the last one came, monotone milliseconds.
+    pub server_error_ms: u64,
     /// When the present connection was prepared, monotone milliseconds.
     pub since_ms: u64,
 }
@@ -62,6 +72,8 @@ struct Shared {
     consumers: Mutex<HashMap<u32, (u64, AbortHandle)>>,
     budget: Arc<Semaphore>,
     inbox_bytes_max: usize,
+    /// A request has failed: perhaps its stream or the bucket is gone.
+    failed_request: tokio::sync::Notify,
 }
 
 /// One node's connection to its broker.
@@ -90,6 +102,7 @@ impl Hub {
             consumers: Mutex::default(),
             budget: Arc::new(Semaphore::new(inbox_bytes_max)),
             inbox_bytes_max,
+            failed_request: tokio::sync::Notify::new(),
         });
         let keeper = tokio::spawn(keep::keep(
             Arc::clone(&shared),
@@ -131,7 +144,7 @@ impl Asker {
     /// The broker's error; [`BrokerError::Unreachable`] without a connection.
     pub async fn ask(&self, request: Request) -> Result<Reply, BrokerError> {
         let nobody: Sink = Arc::new(drop);
-        answer(&self.0, &self.session()?, &nobody, request).await
+        self.0.answer(&self.session()?, &nobody, request).await
     }
 
     /// Returns the ids of all nodes with an entry in the registry, in order.
@@ -139,7 +152,27 @@ impl Asker {
     /// # Errors
     /// As [`Asker::ask`].
     pub async fn registered(&self) -> Result<Vec<u64>, BrokerError> {
-        ask::registered(&self.session()?).await
+        ask::ids_under(&self.session()?, "node-").await
+    }
+
+    /// Returns this node's shared settings, with its streams, and those of the other nodes.
+    ///
+    /// # Errors
+    /// As [`Asker::ask`].
+    pub async fn shared_settings(
+        &self,
+    ) -> Result<(SharedSettings, Vec<SharedSettings>), BrokerError> {
+        let (session, node) = (self.session()?, self.0.node);
+        let others = peer_settings::read(&session, node).await.map_err(BrokerError::Unreachable)?;
+        Ok((SharedSettings::of(&self.0.settings, node, session.streams), others))
+    }
+
+    /// Deletes a key of the registry.
+    ///
+    /// # Errors
+    /// As [`Asker::ask`].
+    pub async fn delete(&self, key: &str) -> Result<(), BrokerError> {
+        ask::kv_delete(&self.session()?, key).await
     }
 
     fn session(&self) -> Result<Session, BrokerError> {
@@ -171,7 +204,7 @@ impl Broker for NatsBroker {
         self.runtime.spawn(async move {
             let is_signal = matches!(request, Request::Signal { .. });
             let reply = match session {
-                Some(session) => answer(&shared, &session, &sink, request).await,
+                Some(session) => shared.answer(&session, &sink, request).await,
                 None => Err(BrokerError::Unreachable("not connected".to_owned())),
             };
             if !is_signal {
@@ -240,6 +273,20 @@ async fn again<F: Future<Output = Result<Reply, BrokerError>>>(
 }
 
 impl Shared {
+    /// Carries out a request, and notes its failure for the keeper.
+    async fn answer(
+        self: &Arc<Self>,
+        session: &Session,
+        sink: &Sink,
+        request: Request,
+    ) -> Result<Reply, BrokerError> {
+        let reply = answer(self, session, sink, request).await;
+        if matches!(reply, Err(BrokerError::Unreachable(_) | BrokerError::Refused(_))) {
+            self.failed_request.notify_one();
+        }
+        reply
+    }
+
     /// Of two consumers of one stream the one that was requested later stays, in whatever order
     /// they were created.
     fn replace_consumer(&self, shard: u32, generation: u64, consumer: Consumer, sink: &Sink) {

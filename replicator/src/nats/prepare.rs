@@ -1,21 +1,32 @@
-//! Prepares a new connection: checks the server, creates the streams and the registry bucket.
+//! Prepares a new connection: checks the server and the other nodes' settings, creates the streams
+//! and the registry bucket.
 //!
 //! Arrives: a connected client. Leaves: a [`Session`], or the failure. Owns: an existing stream or
-//! bucket is never changed without `update_existing`. Runs on every connection; after a crash here
+//! bucket is never changed without `update_existing`. A stream gets a random id when it is made, by
+//! which nodes recognise that they use the same one. Runs on every connection; after a crash here
 //! the next one finds the streams.
 
 use super::connect::LinkError;
+use super::peer_settings::{self, SharedSettings};
 use super::wire;
 use crate::embedded::{VERSION_MIN, parse_version};
+use crate::model::ids::NodeId;
 use crate::settings::Settings;
 use async_nats::Client;
-use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
+use async_nats::jetstream::context::{
+    CreateKeyValueError, CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind,
+};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{Context, ErrorCode, context::AccountErrorKind, kv};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The bucket of registry entries and leases.
 pub(super) const REGISTRY: &str = "harmonylite-schema-registry";
+/// The key of a stream's id in its metadata.
+const STREAM_ID: &str = "harmonylite-stream-id";
+/// The size of the bucket if the account demands one: entries of some thousand nodes.
+const REGISTRY_BYTES_MAX: i64 = 64 << 20;
 /// How long the marker of an expired lease stays.
 const MARKER: Duration = Duration::from_secs(60);
 /// How long a request waits for its answer.
@@ -34,6 +45,10 @@ pub(super) struct Session {
     pub ttl: bool,
     /// The client's count of connections at the time of preparation.
     pub connects: u64,
+    /// The JetStream domain with the streams; empty: that of the server.
+    pub domain: String,
+    /// The ids of the streams, by shard. A stream of an earlier version has none.
+    pub streams: BTreeMap<u32, String>,
 }
 
 /// Checks the server, then finds or creates the streams and the bucket. `attempts` is the number of
@@ -44,6 +59,7 @@ pub(super) struct Session {
 pub(super) async fn prepare(
     client: &Client,
     settings: &Settings,
+    node: NodeId,
     attempts: u32,
 ) -> Result<Session, LinkError> {
     let connects = client.statistics().connects.load(std::sync::atomic::Ordering::Relaxed);
@@ -54,15 +70,54 @@ pub(super) async fn prepare(
             info.server_name, info.version, VERSION_MIN.0, VERSION_MIN.1, VERSION_MIN.2
         )));
     }
-    let mut jetstream = async_nats::jetstream::new(client.clone());
+    let mut jetstream = context(client, settings);
     jetstream.set_timeout((REQUEST_MIN * 2_u32.pow(attempts.min(4))).min(REQUEST));
     check_jetstream(&jetstream, info.jetstream, &info.server_name).await?;
-    for shard in 1..=settings.replication_log.shards {
-        ensure_stream(&jetstream, settings, shard).await?;
-    }
     let ttl = ensure_registry(&jetstream, settings, &info.version).await?;
-    jetstream.set_timeout(REQUEST);
-    Ok(Session { client: client.clone(), jetstream, ttl, connects })
+    let mut session = Session {
+        client: client.clone(),
+        jetstream,
+        ttl,
+        connects,
+        domain: settings.nats.js_domain.clone(),
+        streams: BTreeMap::new(),
+    };
+    // Before the streams: a node that is refused must not leave any.
+    peer_settings::check(&session, settings, node).await?;
+    for shard in 1..=settings.replication_log.shards {
+        let id = ensure_stream(&session.jetstream, settings, shard).await?;
+        session.streams.extend(id.map(|id| (shard, id)));
+    }
+    let ours = SharedSettings::of(settings, node, session.streams.clone());
+    peer_settings::write(&session, &ours).await?;
+    session.jetstream.set_timeout(REQUEST);
+    Ok(session)
+}
+
+/// JetStream on a connection, in the configured domain.
+fn context(client: &Client, settings: &Settings) -> Context {
+    match settings.nats.js_domain.as_str() {
+        "" => async_nats::jetstream::new(client.clone()),
+        domain => async_nats::jetstream::with_domain(client.clone(), domain),
+    }
+}
+
+/// Returns whether a stream or the bucket of a session does not exist any more.
+pub(super) async fn is_anything_missing(session: &Session, settings: &Settings) -> bool {
+    let streams = (1..=settings.replication_log.shards)
+        .map(|shard| wire::stream_name(&settings.nats.stream_prefix, shard));
+    for name in streams.chain([format!("KV_{REGISTRY}")]) {
+        let found = session.jetstream.get_stream(&name).await;
+        if found.is_err_and(|error| is_not_found(&error.kind())) {
+            return true;
+        }
+    }
+    false
+}
+
+fn is_not_found(kind: &GetStreamErrorKind) -> bool {
+    matches!(kind, GetStreamErrorKind::JetStream(e)
+        if e.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
 fn is_new_enough(version: &str) -> bool {
@@ -111,52 +166,54 @@ fn stream_config(settings: &Settings, shard: u32) -> Config {
     }
 }
 
+/// Finds or creates a stream. Returns its id, if it has one.
 async fn ensure_stream(
     jetstream: &Context,
     settings: &Settings,
     shard: u32,
-) -> Result<(), LinkError> {
+) -> Result<Option<String>, LinkError> {
     let wanted = stream_config(settings, shard);
-    match jetstream.get_stream(&wanted.name).await {
-        Ok(stream) => {
-            let differences = differences(&stream.cached_info().config, &wanted);
-            if differences.is_empty() {
-                return Ok(());
-            }
-            if settings.replication_log.update_existing {
-                // Change only our own settings, and keep the server's values of the others.
-                let mut changed = stream.cached_info().config.clone();
-                take_over(&mut changed, &wanted);
-                jetstream.update_stream(&changed).await.map_err(|error| {
-                    LinkError::Lasting(format!(
-                        "stream {} cannot be changed ({}): {error}",
-                        wanted.name,
-                        differences.join(", ")
-                    ))
-                })?;
-                tracing::info!(
-                    stream = wanted.name,
-                    changed = differences.join(", "),
-                    "changed the stream (update_existing)"
-                );
-                return Ok(());
-            }
-            Err(LinkError::Lasting(format!(
-                "stream {} exists with another configuration ({}): give [replication_log] the \
-                same values on all nodes, or set update_existing = true on one",
-                wanted.name,
-                differences.join(", ")
-            )))
+    let found = match jetstream.get_stream(&wanted.name).await {
+        Ok(stream) => stream.cached_info().config.clone(),
+        Err(error) if is_not_found(&error.kind()) => {
+            let id = format!("{:016x}", getrandom::u64().unwrap_or_default());
+            let mut made = wanted;
+            made.metadata.insert(STREAM_ID.to_owned(), id.clone());
+            create_stream(jetstream, made).await?;
+            return Ok(Some(id));
         }
-        Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                create_stream(jetstream, wanted).await
-            }
-            _ => {
-                Err(LinkError::Passing(format!("stream {} does not answer: {error}", wanted.name)))
-            }
-        },
+        Err(error) => {
+            let text = format!("stream {} does not answer: {error}", wanted.name);
+            return Err(LinkError::Passing(text));
+        }
+    };
+    let id = found.metadata.get(STREAM_ID).cloned();
+    let differences = differences(&found, &wanted).join(", ");
+    if differences.is_empty() {
+        return Ok(id);
     }
+    if !settings.replication_log.update_existing {
+        return Err(LinkError::Lasting(format!(
+            "stream {} exists with another configuration ({differences}): give [replication_log] \
+            the same values on all nodes, or set update_existing = true on one",
+            wanted.name
+        )));
+    }
+    // Change only our own settings, and keep the server's values of the others.
+    let mut changed = found;
+    take_over(&mut changed, &wanted);
+    jetstream.update_stream(&changed).await.map_err(|error| {
+        LinkError::Lasting(format!(
+            "stream {} cannot be changed ({differences}): {error}",
+            wanted.name
+        ))
+    })?;
+    tracing::info!(
+        stream = wanted.name,
+        changed = differences,
+        "changed the stream (update_existing)"
+    );
+    Ok(id)
 }
 
 async fn create_stream(jetstream: &Context, wanted: Config) -> Result<(), LinkError> {
@@ -165,28 +222,40 @@ async fn create_stream(jetstream: &Context, wanted: Config) -> Result<(), LinkEr
         tracing::info!(stream = name, "created the stream");
         return Ok(());
     };
-    let text = format!("stream {name} cannot be created: {error}");
-    let lasting = match error.kind() {
-        // Another node may have created it a moment ago, or the cluster is incomplete: retry.
-        CreateStreamErrorKind::JetStream(e) => matches!(
-            e.error_code(),
-            ErrorCode::STORAGE_RESOURCES_EXCEEDED
-                | ErrorCode::STREAM_SUBJECT_OVERLAP
-                | ErrorCode::STREAM_INVALID_CONFIG
-                | ErrorCode::MAXIMUM_STREAMS_LIMIT
-                | ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED
-        ),
-        CreateStreamErrorKind::InvalidStreamName => true,
-        _ => false,
+    Err(not_created(&format!("stream {name} cannot be created: {error}"), &error.kind()))
+}
+
+/// Tells whether a failed creation may pass, and which setting matters.
+fn not_created(text: &str, kind: &CreateStreamErrorKind) -> LinkError {
+    let code = match kind {
+        CreateStreamErrorKind::JetStream(e) => e.error_code(),
+        CreateStreamErrorKind::InvalidStreamName => ErrorCode::STREAM_INVALID_CONFIG,
+        _ => return LinkError::Passing(text.to_owned()),
     };
-    Err(if lasting {
-        LinkError::Lasting(format!(
-            "{text}: check [replication_log] (max_bytes against the server's storage, the \
-            prefixes against other streams)"
-        ))
-    } else {
-        LinkError::Passing(text)
-    })
+    let hint = match code {
+        ErrorCode::STREAM_MAX_BYTES_REQUIRED => {
+            "this account demands a size: set replication_log.max_bytes, on all nodes"
+        }
+        ErrorCode::STREAM_MAX_STREAM_BYTES_EXCEEDED
+        | ErrorCode::STORAGE_RESOURCES_EXCEEDED
+        | ErrorCode::ACCOUNT_RESOURCES_EXCEEDED => {
+            "lower replication_log.max_bytes on all nodes (each of the replication_log.shards \
+            streams reserves it), or raise the limit of the account or the server"
+        }
+        ErrorCode::MAXIMUM_STREAMS_LIMIT => {
+            "HarmonyLite needs replication_log.shards streams and one bucket: raise the account's \
+            limit of streams"
+        }
+        ErrorCode::STREAM_SUBJECT_OVERLAP
+        | ErrorCode::STREAM_INVALID_CONFIG
+        | ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED => {
+            "check [replication_log], and nats.stream_prefix and nats.subject_prefix against other \
+            streams"
+        }
+        // Another node may have created it a moment ago, or the cluster is incomplete: retry.
+        _ => return LinkError::Passing(text.to_owned()),
+    };
+    LinkError::Lasting(format!("{text}: {hint}"))
 }
 
 fn take_over(stream: &mut Config, wanted: &Config) {
@@ -234,10 +303,8 @@ async fn ensure_registry(
     let name = format!("KV_{REGISTRY}");
     match jetstream.get_stream(&name).await {
         Ok(stream) => return Ok(stream.cached_info().config.allow_message_ttl),
-        Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(e) if e.error_code() == ErrorCode::STREAM_NOT_FOUND => {}
-            _ => return Err(passing(error.to_string())),
-        },
+        Err(error) if is_not_found(&error.kind()) => {}
+        Err(error) => return Err(passing(error.to_string())),
     }
     let ttl = parse_version(version) >= Some((2, 11, 0));
     let config = kv::Config {
@@ -248,8 +315,32 @@ async fn ensure_registry(
         limit_markers: ttl.then_some(MARKER),
         ..kv::Config::default()
     };
-    jetstream.create_key_value(config).await.map_err(|error| passing(error.to_string()))?;
-    Ok(ttl)
+    let Err(error) = jetstream.create_key_value(config.clone()).await else { return Ok(ttl) };
+    let kind = stream_error(&error);
+    let demands_size = |e: &CreateStreamErrorKind| {
+        matches!(e, CreateStreamErrorKind::JetStream(e)
+            if e.error_code() == ErrorCode::STREAM_MAX_BYTES_REQUIRED)
+    };
+    if kind.as_ref().is_some_and(demands_size) {
+        let bounded = kv::Config { max_bytes: REGISTRY_BYTES_MAX, ..config };
+        let Err(error) = jetstream.create_key_value(bounded).await else { return Ok(ttl) };
+        return Err(bucket_error(&error));
+    }
+    Err(bucket_error(&error))
+}
+
+/// The error of the stream below a bucket that could not be created.
+fn stream_error(error: &CreateKeyValueError) -> Option<CreateStreamErrorKind> {
+    let source = std::error::Error::source(error)?;
+    source.downcast_ref::<CreateStreamError>().map(CreateStreamError::kind)
+}
+
+fn bucket_error(error: &CreateKeyValueError) -> LinkError {
+    let text = format!("bucket {REGISTRY} cannot be created: {error}");
+    match stream_error(error) {
+        Some(kind) => not_created(&text, &kind),
+        None => LinkError::Passing(text),
+    }
 }
 
 #[cfg(test)]

@@ -76,6 +76,7 @@ impl ThreadEnd {
             ThreadEnd::Stopped => Ok(()),
             ThreadEnd::Fatal(fatal) => Err(NodeError::fatal(path, fatal)),
             ThreadEnd::Replaced(replaced) => Err(NodeError::Replaced(replaced)),
+            ThreadEnd::Split(reason) => Err(NodeError::Broker(reason)),
             ThreadEnd::Panicked(thread) => Err(NodeError::Panicked(thread)),
         }
     }

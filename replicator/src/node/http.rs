@@ -1,7 +1,7 @@
 //! Health and metrics over HTTP, and the control socket.
 //!
-//! Reads [`Status`] when asked; the only thing it changes is to pass a retry of a batch in
-//! quarantine on to the writer.
+//! Reads [`Status`] when asked. It changes two things: it passes a retry of a batch in quarantine
+//! on to the writer, and removes a node from the registry.
 
 use super::report::StatusSources;
 use super::schema_entry::FetchError;
@@ -120,6 +120,7 @@ pub(super) fn start_control(
         .route("/quarantine/{id}/retry", post(retry_quarantine))
         .with_state(Arc::new(parking_lot::Mutex::new(writer)));
     let registry = Router::new()
+        .route("/nodes/{id}/forget", post(forget_node))
         .route("/registry", get(show_registry))
         .route("/schema/{node}", get(show_schema))
         .with_state(asker);
@@ -151,6 +152,13 @@ async fn show_registry(
         .await
         .map(Json)
         .map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, error.to_string()))
+}
+
+async fn forget_node(State(asker): State<Asker>, UrlPath(node): UrlPath<u64>) -> Response {
+    match registry::forget(&asker, node).await {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()).into_response(),
+    }
 }
 
 async fn show_schema(
@@ -186,23 +194,16 @@ async fn show_metrics(State(sources): State<Arc<StatusSources>>) -> Result<Respo
 }
 
 async fn show_health(State(sources): State<Arc<StatusSources>>) -> Result<Response, Response> {
-    let (retries, detailed) =
-        (sources.settings.nats.connect_retries, sources.settings.health_check.detailed);
-    let status = status(sources).await?;
-    let (code, body) = health(&status, retries, detailed);
+    let detailed = sources.settings.health_check.detailed;
+    let (code, body) = health(&status(sources).await?, detailed);
     Ok((code, Json(body)).into_response())
 }
 
 /// The health JSON of HarmonyLite (Go), with the reasons why the node is degraded.
-fn health(
-    status: &Status,
-    connect_retries: u64,
-    detailed: bool,
-) -> (StatusCode, serde_json::Value) {
+fn health(status: &Status, detailed: bool) -> (StatusCode, serde_json::Value) {
     let db_connected =
-        !status.degraded.iter().any(|reason| reason.starts_with("the database cannot be read"));
-    let given_up = !status.broker.connected && status.broker.failed_attempts >= connect_retries;
-    let healthy = db_connected && !given_up;
+        !status.failing.iter().any(|reason| reason.starts_with("the database cannot be read"));
+    let healthy = status.failing.is_empty();
     let code = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let word = if healthy { "healthy" } else { "unhealthy" };
     if !detailed {
@@ -223,7 +224,7 @@ fn health(
         "reasons": status.degraded,
         "joined": status.joined,
         "pending_rows": status.pending_rows,
-        "lag_ms": status.streams.iter().map(|s| s.lag_ms).max().unwrap_or(0),
+        "lag_ms": status.lag_ms(),
     });
     (code, body)
 }
@@ -233,20 +234,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_broker_that_cannot_be_reached_makes_unhealthy_after_the_configured_attempts() {
+    fn a_reason_for_which_nothing_is_replicated_makes_unhealthy() {
         let mut status = Status::default();
-        status.broker.failed_attempts = 4;
-        assert_eq!(health(&status, 5, true).0, StatusCode::OK);
-        status.broker.failed_attempts = 5;
-        let (code, body) = health(&status, 5, true);
+        status.degraded.push("clocks differ".into());
         assert_eq!(
-            (code, body["status"].as_str()),
-            (StatusCode::SERVICE_UNAVAILABLE, Some("unhealthy"))
-        );
-        status.broker.connected = true;
-        assert_eq!(
-            health(&status, 5, false),
+            health(&status, false),
             (StatusCode::OK, serde_json::json!({ "status": "healthy" }))
         );
+        status.streams = vec![Default::default()];
+        status.fail("disconnected from NATS".into());
+        let (code, body) = health(&status, true);
+        assert_eq!(
+            (code, body["status"].as_str(), body["reasons"].as_array().map(Vec::len)),
+            (StatusCode::SERVICE_UNAVAILABLE, Some("unhealthy"), Some(2))
+        );
+        assert!(body["lag_ms"].is_null(), "not known");
     }
 }

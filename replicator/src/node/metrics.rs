@@ -115,8 +115,8 @@ pub(super) fn text(
     )?;
     page.gauge(
         "lag_ms",
-        "Milliseconds between the newest applied message and the newest known one.",
-        status.streams.iter().map(|s| s.lag_ms).max().unwrap_or(0),
+        "Milliseconds between the newest applied message and the last one; -1 if not known.",
+        status.lag_ms().unwrap_or(-1),
     )?;
     let oldest_ms = if status.oldest_pending_ms > 0 {
         (status.now_ms - status.oldest_pending_ms).max(0)

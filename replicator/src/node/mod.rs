@@ -7,11 +7,13 @@
 
 mod actor_loop;
 mod bell;
+mod delivery;
 mod error;
 mod file_guard;
 mod http;
 mod metrics;
 mod peer_schemas;
+mod peers;
 mod reader;
 mod registry;
 mod report;
@@ -48,6 +50,8 @@ enum ThreadEnd {
     Stopped,
     Fatal(Fatal),
     Replaced(FilesReplaced),
+    /// The settings or streams are not those of the other nodes.
+    Split(String),
     Panicked(&'static str),
 }
 

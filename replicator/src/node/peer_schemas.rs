@@ -1,79 +1,34 @@
 //! Compares this node's tables with those of the other running nodes, so that people learn of a
 //! difference before a row of such a table comes.
 //!
-//! Arrives: the registry entries of all nodes, every few seconds, and this node's layout. Leaves:
-//! the differences, for `status`. Reads only.
+//! Arrives: the registry entries of the running nodes, every few seconds, and this node's layout.
+//! Leaves: the differences, for `status`. Pure.
 
-use super::registry;
-use super::writer::WriterSnapshot;
-use crate::clock;
 use crate::db::layout::Layout;
 use crate::model::status::SchemaDifference;
-use crate::nats::Asker;
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
-use tokio::sync::watch;
+use std::collections::HashMap;
 
-/// The registry is read this often.
-const INTERVAL: Duration = Duration::from_secs(4);
-/// An entry that has not changed for so long belongs to a node that does not run: entries are
-/// written every 10 s.
-const SILENT_MS: u64 = 45_000;
+/// Since when each node differs, unix milliseconds.
+#[derive(Debug, Default)]
+pub(super) struct Differences(HashMap<u64, i64>);
 
-/// Reads the registry again and again, until the receivers are gone.
-pub(super) async fn watch_registry(
-    asker: Asker,
-    me: u64,
-    writer: watch::Receiver<WriterSnapshot>,
-    seen: watch::Sender<Vec<SchemaDifference>>,
-) {
-    let mut peers = Peers::default();
-    while !seen.is_closed() {
-        // Without the broker the last comparison stays.
-        if let Ok(entries) = registry::read(&asker).await {
-            let layout = writer.borrow().layout.clone();
-            peers.take(&entries, me, clock::mono_ms());
-            seen.send_replace(peers.compare(&layout, clock::unix_ms(), clock::mono_ms()));
-        }
-        tokio::time::sleep(INTERVAL).await;
-    }
-}
-
-/// What is known of the other nodes.
-#[derive(Default)]
-struct Peers {
-    /// The last entry of each, and when it was last another one.
-    entries: BTreeMap<u64, (Value, u64)>,
-    /// Since when each differs.
-    since: HashMap<u64, i64>,
-}
-
-impl Peers {
-    fn take(&mut self, entries: &[Value], me: u64, mono_ms: u64) {
-        self.entries.retain(|id, _| entries.iter().any(|e| e["node_id"] == *id));
-        for entry in entries {
-            let Some(id) = entry["node_id"].as_u64().filter(|id| *id != me) else { continue };
-            match self.entries.get(&id) {
-                Some((known, _)) if known == entry => {}
-                _ => drop(self.entries.insert(id, (entry.clone(), mono_ms))),
-            }
-        }
-    }
-
-    fn compare(&mut self, layout: &Layout, now_ms: i64, mono_ms: u64) -> Vec<SchemaDifference> {
-        let mut found = Vec::new();
-        for (id, (entry, changed_ms)) in &self.entries {
-            let runs = mono_ms.saturating_sub(*changed_ms) <= SILENT_MS;
-            match differing_tables(entry, layout).filter(|_| runs) {
-                Some(tables) => {
-                    let since_ms = *self.since.entry(*id).or_insert(now_ms);
-                    found.push(SchemaDifference { node_id: *id, since_ms, tables });
-                }
-                None => drop(self.since.remove(id)),
-            }
-        }
-        found
+impl Differences {
+    /// Compares the running nodes with this one.
+    pub(super) fn compare<'a>(
+        &mut self,
+        running: impl Iterator<Item = (u64, &'a Value)>,
+        layout: &Layout,
+        now_ms: i64,
+    ) -> Vec<SchemaDifference> {
+        let differing = |(id, entry)| Some((id, differing_tables(entry, layout)?));
+        let differing: Vec<(u64, Vec<String>)> = running.filter_map(differing).collect();
+        self.0.retain(|id, _| differing.iter().any(|(other, _)| other == id));
+        let difference = |(node_id, tables)| {
+            let since_ms = *self.0.entry(node_id).or_insert(now_ms);
+            SchemaDifference { node_id, since_ms, tables }
+        };
+        differing.into_iter().map(difference).collect()
     }
 }
 
@@ -164,18 +119,17 @@ mod tests {
     fn a_difference_lasts_from_when_it_was_seen_until_it_ends_or_the_node_does() {
         let here = layout(HERE);
         let there = layout("CREATE TABLE u (id PRIMARY KEY)");
-        let mut peers = Peers::default();
-        let mut at = |entry: Value, mono_ms: u64| {
-            peers.take(&[entry, json!({ "node_id": 1, "schema_hash": "" })], 1, mono_ms);
-            let found = peers.compare(&here, mono_ms as i64, mono_ms);
+        let mut differences = Differences::default();
+        let mut at = |running: Option<Value>, now_ms: i64| {
+            let running = running.iter().map(|entry| (2, entry));
+            let found = differences.compare(running, &here, now_ms);
             found.first().map(|d| (d.node_id, d.since_ms))
         };
-        assert_eq!(at(entry(&here, 1), 100), None);
-        assert_eq!(at(entry(&there, 2), 200), Some((2, 200)));
-        assert_eq!(at(entry(&there, 3), 300), Some((2, 200)));
-        assert_eq!(at(entry(&there, 3), 300 + SILENT_MS), Some((2, 200)));
-        assert_eq!(at(entry(&there, 3), 301 + SILENT_MS), None, "it does not run");
-        assert_eq!(at(entry(&there, 4), 400 + SILENT_MS), Some((2, (400 + SILENT_MS) as i64)));
-        assert_eq!(at(entry(&here, 5), 500 + SILENT_MS), None);
+        assert_eq!(at(Some(entry(&here, 1)), 100), None);
+        assert_eq!(at(Some(entry(&there, 2)), 200), Some((2, 200)));
+        assert_eq!(at(Some(entry(&there, 3)), 300), Some((2, 200)));
+        assert_eq!(at(None, 400), None, "it does not run");
+        assert_eq!(at(Some(entry(&there, 4)), 500), Some((2, 500)));
+        assert_eq!(at(Some(entry(&here, 5)), 600), None);
     }
 }

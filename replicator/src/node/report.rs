@@ -4,6 +4,7 @@
 //! database on a connection of its own. Leaves: a [`Status`]. Reads only.
 
 use super::reader::ReaderSnapshot;
+use super::registry::{RegistrySeen, StreamEnd};
 use super::writer::{StreamSnapshot, WriterSnapshot};
 use crate::clock;
 use crate::db::connection::DatabaseError;
@@ -30,8 +31,8 @@ pub(super) struct StatusSources {
     pub(super) writer: watch::Receiver<WriterSnapshot>,
     pub(super) reader: watch::Receiver<ReaderSnapshot>,
     pub(super) link: watch::Receiver<LinkState>,
-    /// Other nodes whose tables differ.
-    pub(super) schemas: watch::Receiver<Vec<SchemaDifference>>,
+    /// The other nodes, and the ends of the streams.
+    pub(super) registry: watch::Receiver<RegistrySeen>,
     /// The embedded server's health; None without one.
     pub(super) server: Option<watch::Receiver<Health>>,
     pub(super) db: parking_lot::Mutex<Option<Connection>>,
@@ -69,6 +70,12 @@ fn glance(db: &Connection, sent: i64) -> Result<DatabaseFigures, DatabaseError> 
 const PENDING_MS_MAX: i64 = 60_000;
 /// A connection whose check takes longer makes the node degraded.
 const UNANSWERED_MS_MAX: u64 = 10_000;
+/// A connection whose check takes longer makes health unhealthy.
+const UNANSWERED_MS_FAILING: u64 = 30_000;
+/// An error that the server reported within this time counts.
+const SERVER_ERROR_MS: u64 = 60_000;
+/// The ends of the streams are known for so long after a look at them.
+const ENDS_MS: u64 = 20_000;
 /// A longer wait for the write lock makes the node degraded.
 const BUSY_MS_MAX: u64 = 10_000;
 
@@ -78,10 +85,11 @@ const DIFFERENT_MS_MAX: i64 = 60_000;
 impl StatusSources {
     /// Builds the present status.
     pub(super) fn status(&self) -> Status {
-        let (writer, reader, link) = (
+        let (writer, reader, link, registry) = (
             self.writer.borrow().clone(),
             self.reader.borrow().clone(),
             self.link.borrow().clone(),
+            self.registry.borrow().clone(),
         );
         let glance = match self.db.lock().as_ref() {
             Some(db) => glance(db, reader.sent),
@@ -114,10 +122,16 @@ impl StatusSources {
                 linked: writer.linked,
                 failed_attempts: link.failed_attempts,
                 last_error: link.last_error.clone(),
+                server_error: link.server_error.clone(),
                 server_version: link.server_version.clone(),
             },
-            streams: writer.streams.iter().map(|s| self.stream(s)).collect(),
-            schema_differences: self.schemas.borrow().clone(),
+            streams: writer
+                .streams
+                .iter()
+                .map(|s| self.stream(s, &registry, writer.linked))
+                .collect(),
+            schema_differences: registry.differences.clone(),
+            nodes: registry.nodes.clone(),
             open_gaps: writer.gaps.len() as u64,
             joining_rows: writer.republished.0,
             republishing_rows: writer.republished.1,
@@ -139,25 +153,26 @@ impl StatusSources {
                     (glance.held, glance.conflicts, glance.quarantine);
                 status.inserted_twice = glance.inserted_twice;
             }
-            Err(error) => status.degraded.push(format!("the database cannot be read: {error}")),
+            Err(error) => status.fail(format!("the database cannot be read: {error}")),
         }
         self.degrade(&mut status, &writer, &reader, &link);
+        if link.connected {
+            registry_reasons(&mut status, &registry);
+        }
         status
     }
 
-    fn stream(&self, seen: &StreamSnapshot) -> StreamStatus {
-        let lag_ns = match seen.cursor_time_ns {
-            _ if seen.position <= seen.cursor => 0,
-            // Nothing was applied yet: the age of the newest message.
-            0 => clock::unix_ns() - seen.position_time_ns,
-            applied_ns => seen.position_time_ns - applied_ns,
-        };
+    fn stream(&self, seen: &StreamSnapshot, registry: &RegistrySeen, linked: bool) -> StreamStatus {
+        let is_fresh = clock::mono_ms().saturating_sub(registry.read_ms) <= ENDS_MS;
+        let end = registry.ends.get(&seen.shard).filter(|_| linked && is_fresh);
         StreamStatus {
             shard: seen.shard,
             name: wire::stream_name(&self.settings.nats.stream_prefix, seen.shard),
             cursor: seen.cursor,
-            last: seen.position,
-            lag_ms: (lag_ns / 1_000_000).max(0),
+            last: registry.ends.get(&seen.shard).map_or(0, |end| end.last).max(seen.position),
+            lag_ms: end
+                .filter(|_| self.settings.replicate)
+                .map(|end| lag_ms(seen, *end, clock::unix_ns())),
         }
     }
 
@@ -200,23 +215,8 @@ impl StatusSources {
         reader: &ReaderSnapshot,
         link: &LinkState,
     ) {
+        self.connection_reasons(status, writer, link);
         let mut say = |reason: String| status.degraded.push(reason);
-        if !link.connected {
-            say(format!(
-                "disconnected from NATS ({} failed attempts): {}",
-                link.failed_attempts, link.last_error
-            ));
-        }
-        if link.connected
-            && !writer.linked
-            && clock::mono_ms().saturating_sub(link.since_ms) > UNANSWERED_MS_MAX
-        {
-            say(format!(
-                "connected to NATS, but it does not answer the requests that replication starts \
-                with ({}): check the permissions, and docs/topologies.md for leaf nodes",
-                writer.trouble.as_deref().unwrap_or("no answer")
-            ));
-        }
         if self.server().disk_full {
             say("the disk of the embedded nats-server is full: it stores nothing; it restarts \
                 once there is space"
@@ -273,13 +273,96 @@ impl StatusSources {
         let waiting_ms =
             if status.oldest_pending_ms > 0 { status.now_ms - status.oldest_pending_ms } else { 0 };
         if self.settings.publish && waiting_ms > PENDING_MS_MAX {
-            say(format!(
+            let text = format!(
                 "{} changes are not published, the oldest for {} s",
                 status.pending_rows,
                 waiting_ms / 1_000
+            );
+            // Without a connection the number of attempts decides about health.
+            if link.connected { status.fail(text) } else { status.degraded.push(text) }
+        }
+    }
+
+    fn connection_reasons(&self, status: &mut Status, writer: &WriterSnapshot, link: &LinkState) {
+        let now_ms = clock::mono_ms();
+        let retries = self.settings.nats.connect_retries;
+        if let Some((reason, fails)) = disconnected(link, retries) {
+            if fails { status.fail(reason) } else { status.degraded.push(reason) }
+        }
+        let unanswered_ms = now_ms.saturating_sub(link.since_ms);
+        if link.connected && !writer.linked && unanswered_ms > UNANSWERED_MS_MAX {
+            let reason = format!(
+                "connected to NATS, but it does not answer the requests that replication starts \
+                with ({}): check the permissions, and docs/topologies.md for leaf nodes",
+                writer.trouble.as_deref().unwrap_or("no answer")
+            );
+            let fails = unanswered_ms > UNANSWERED_MS_FAILING;
+            if fails { status.fail(reason) } else { status.degraded.push(reason) }
+        }
+        if let Some((reason, fails)) = refused_by_server(link, retries, now_ms) {
+            if fails { status.fail(reason) } else { status.degraded.push(reason) }
+        }
+        let ends_ms = writer.lease_ends_ms.unwrap_or(u64::MAX);
+        if link.connected && writer.linked && ends_ms < now_ms {
+            status.degraded.push(format!(
+                "the lease of this node id ended {} s ago and cannot be renewed ({}), so a second \
+                node with this id would not be noticed: check the permissions, and the bucket \
+                harmonylite-schema-registry",
+                (now_ms - ends_ms) / 1_000,
+                writer.trouble.as_deref().unwrap_or("no answer"),
             ));
         }
     }
+}
+
+/// The reason of a connection that is not there, and whether it was tried often enough to make
+/// health unhealthy.
+fn disconnected(link: &LinkState, retries: u64) -> Option<(String, bool)> {
+    let (attempts, error) = (link.failed_attempts, &link.last_error);
+    let reason = || format!("disconnected from NATS ({attempts} failed attempts): {error}");
+    (!link.connected).then(|| (reason(), attempts >= retries))
+}
+
+/// The last error that the server has reported, and whether it came often enough to make health
+/// unhealthy. An error counts for a minute.
+fn refused_by_server(link: &LinkState, retries: u64, now_ms: u64) -> Option<(String, bool)> {
+    let is_recent = now_ms.saturating_sub(link.server_error_ms) <= SERVER_ERROR_MS;
+    (link.server_errors > 0 && is_recent).then(|| {
+        let times = link.server_errors;
+        let text = format!(
+            "the NATS server refuses: {} ({times} times in a row): check the permissions of this \
+            node's user (docs/topologies.md)",
+            link.server_error
+        );
+        (text, times >= retries)
+    })
+}
+
+/// Reasons that the registry and the ends of the streams show.
+fn registry_reasons(status: &mut Status, registry: &RegistrySeen) {
+    for stalled in &registry.stalled {
+        status.fail(stalled.clone());
+    }
+    status.degraded.extend(registry.missing.iter().cloned());
+}
+
+/// The time between the newest applied message and the last one of the stream, milliseconds.
+fn lag_ms(seen: &StreamSnapshot, end: StreamEnd, now_ns: i64) -> i64 {
+    let (applied, applied_ns) = match seen.is_idle {
+        true => (seen.position, seen.position_time_ns),
+        false => (seen.cursor, seen.cursor_time_ns),
+    };
+    let (last, last_ns) = match end.last > seen.position {
+        true => (end.last, end.last_time_ns),
+        false => (seen.position, seen.position_time_ns),
+    };
+    let lag_ns = match applied_ns {
+        _ if last <= applied => 0,
+        // Nothing was applied yet: the age of the newest message.
+        0 => now_ns - last_ns,
+        applied_ns => last_ns - applied_ns,
+    };
+    (lag_ns / 1_000_000).max(i64::from(last > applied))
 }
 
 fn tables_of(other: &SchemaDifference) -> String {
@@ -295,5 +378,52 @@ fn wake(writer: &WriterSnapshot, reader: &ReaderSnapshot) -> WakeStatus {
         commit_to_wake_us: reader.commit_to_wake_us,
         wake_to_published_us: reader.wake_to_published_us,
         published_to_applied_us: writer.published_to_applied_us,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lag_is_the_distance_to_the_end_of_the_stream() {
+        const MS: i64 = 1_000_000;
+        let seen = StreamSnapshot {
+            shard: 1,
+            cursor: 10,
+            cursor_time_ns: 1_000 * MS,
+            position: 20,
+            position_time_ns: 3_000 * MS,
+            is_idle: false,
+        };
+        let end = |last, ms: i64| StreamEnd { last, last_time_ns: ms * MS };
+        let lag = |seen, end| lag_ms(&seen, end, 9_000 * MS);
+        assert_eq!(lag(seen, end(20, 3_000)), 2_000, "delivered, not applied");
+        let idle = StreamSnapshot { is_idle: true, ..seen };
+        assert_eq!(lag(idle, end(20, 3_000)), 0, "the cursor is moved later");
+        assert_eq!(lag(idle, end(15, 2_000)), 0, "the end was read earlier");
+        assert_eq!(lag(idle, end(50, 7_000)), 4_000, "the server delivers nothing more");
+        let none = StreamSnapshot { shard: 1, is_idle: true, ..StreamSnapshot::default() };
+        assert_eq!(lag(none, end(5, 2_000)), 7_000, "nothing was applied yet");
+        assert_eq!(lag(none, end(0, 0)), 0);
+    }
+
+    #[test]
+    fn a_broker_that_is_away_or_refuses_makes_unhealthy_after_the_configured_attempts() {
+        let link = |failed_attempts| LinkState { failed_attempts, ..LinkState::default() };
+        let fails = |link: &LinkState| disconnected(link, 5).map(|(_, fails)| fails);
+        assert_eq!([0, 4, 5].map(|n| fails(&link(n))), [Some(false), Some(false), Some(true)]);
+        assert_eq!(fails(&LinkState { connected: true, ..link(9) }), None);
+        let refusing = |server_errors| LinkState {
+            server_errors,
+            server_error: "Permissions Violation".into(),
+            server_error_ms: 1_000,
+            connected: true,
+            ..LinkState::default()
+        };
+        let fails = |n, now_ms| refused_by_server(&refusing(n), 5, now_ms).map(|(_, f)| f);
+        assert_eq!(fails(0, 2_000), None);
+        assert_eq!([fails(1, 2_000), fails(5, 2_000)], [Some(false), Some(true)]);
+        assert_eq!(fails(5, 1_001 + SERVER_ERROR_MS), None, "it has stopped");
     }
 }

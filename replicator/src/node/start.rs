@@ -3,8 +3,8 @@
 
 use super::bell::SharedBell;
 use super::file_guard::FileGuard;
-use super::peer_schemas::watch_registry;
 use super::reader::{Reader, ReaderSnapshot, ToReader};
+use super::registry::{RegistrySeen, watch_registry};
 use super::report::StatusSources;
 use super::schema_entry::publish_schema;
 use super::timing::{RecentDurations, RecentRate};
@@ -105,7 +105,7 @@ async fn start_locked(
         .map_err(|_| NodeError::Panicked("start"))?
         .map_err(|fatal| NodeError::fatal(&path, fatal))?;
     let (writer_seen, reader_seen) = (watch::Sender::default(), watch::Sender::default());
-    let schemas_seen = watch::Sender::default();
+    let registry_seen = watch::Sender::default();
     let sources = Arc::new(StatusSources {
         node: config.node,
         database: path.clone(),
@@ -114,15 +114,16 @@ async fn start_locked(
         writer: writer_seen.subscribe(),
         reader: reader_seen.subscribe(),
         link: hub.link(),
-        schemas: schemas_seen.subscribe(),
+        registry: registry_seen.subscribe(),
         server: embedded.as_ref().map(Embedded::health),
         db: parking_lot::Mutex::new(Some(opened.status)),
         settings,
     });
     let mut tasks = http::start(ports, &sources);
-    let (me, layout_seen) = (sources.node.0, sources.writer.clone());
+    let (ended_sender, ended) = tokio::sync::mpsc::unbounded_channel();
+    tasks.push(tokio::spawn(end_when_split(Arc::clone(&sources), ended_sender.clone())));
     tasks.push(tokio::spawn(publish_schema(hub.asker(), Arc::clone(&sources), filter)));
-    tasks.push(tokio::spawn(watch_registry(hub.asker(), me, layout_seen, schemas_seen)));
+    tasks.push(tokio::spawn(watch_registry(hub.asker(), Arc::clone(&sources), registry_seen)));
     tasks.push(http::start_control(&socket, &sources, to_writer.clone(), hub.asker())?);
 
     let waker = Waker::new(to_reader.clone());
@@ -142,7 +143,6 @@ async fn start_locked(
     bell.published(opened.inbound.site(), opened.published);
     let inboxes =
         Inboxes { writer: to_writer, reader: to_reader, watch: to_watch, bell: bell.clone() };
-    let (ended_sender, ended) = tokio::sync::mpsc::unbounded_channel();
     let writer = writer(opened.inbound, &inboxes, known, writer_seen);
     let reader = reader(opened.outbound, &inboxes, waker.clone(), reader_seen);
     let threads = vec![
@@ -232,6 +232,20 @@ async fn first_contact(hub: &Hub) -> Result<(), NodeError> {
         Ok(Ok(state)) if state.lasting => Err(NodeError::Broker(state.last_error.clone())),
         _ => Ok(()),
     }
+}
+
+/// Ends a node whose settings or streams are not those of the other nodes.
+async fn end_when_split(sources: Arc<StatusSources>, ended: UnboundedSender<ThreadEnd>) {
+    let (mut link, mut registry) = (sources.link.clone(), sources.registry.clone());
+    let reason = tokio::select! {
+        Ok(link) = link.wait_for(|link| link.split) => link.last_error.clone(),
+        Ok(seen) = registry.wait_for(|seen: &RegistrySeen| seen.split.is_some()) => {
+            seen.split.clone().unwrap_or_default()
+        }
+        else => return,
+    };
+    // The receiver is gone: the node was dropped.
+    let _ = ended.send(ThreadEnd::Split(reason));
 }
 
 /// Refuses a node id that another process holds, before anything is written to the database. If the

@@ -48,6 +48,8 @@ pub(super) struct WriterSnapshot {
     pub(super) silent_triggers: Vec<(String, String)>,
     pub(super) published_to_applied_us: (u64, u64),
     pub(super) writes: RecentRate,
+    /// When the lease of the node id ends or ended, monotone milliseconds; None: never held.
+    pub(super) lease_ends_ms: Option<u64>,
     /// Since when another connection holds the write lock, monotone milliseconds.
     pub(super) busy_since_ms: Option<u64>,
 }
@@ -60,6 +62,8 @@ pub(super) struct StreamSnapshot {
     pub(super) cursor_time_ns: i64,
     pub(super) position: u64,
     pub(super) position_time_ns: i64,
+    /// All deliveries are applied; at most the cursor has to be moved.
+    pub(super) is_idle: bool,
 }
 
 /// First wait before the write lock is tried again. It doubles up to [`BUSY_MAX`], without end.
@@ -133,6 +137,7 @@ impl Writer {
             cursor_time_ns: progress.cursor.head().map_or(0, |a| a.time_ns),
             position: stream.position.seq.0.max(progress.cursor.seq().0),
             position_time_ns: stream.position.time_ns,
+            is_idle: stream.waits_for_nothing(),
         });
         let streams = streams.collect();
         self.writes.add(now_ms, self.inbound.stats.transactions);
@@ -151,6 +156,7 @@ impl Writer {
             silent_triggers: self.inbound.silent_triggers().to_vec(),
             published_to_applied_us: self.applied.quantiles_at(now_ms),
             writes: self.writes.clone(),
+            lease_ends_ms: self.inbound.lease_ends_ms(),
             busy_since_ms: self.busy.since_ms,
         });
     }

@@ -10,6 +10,7 @@
 //! on the list, and a list without other nodes counts only after several questions. Gaps are
 //! stored. The answers so far are memory only, so all nodes are asked again after a crash.
 
+use super::members::{MEMBERS_KEY, Members};
 use super::question::{Outgoing, Question};
 use super::signal::Signal;
 use crate::broker::{KvEntry, Request};
@@ -24,10 +25,6 @@ use std::collections::{BTreeSet, HashMap};
 
 /// The interval of the questions about open gaps.
 const ASK_MS: u64 = 10_000;
-/// The registry key with the ids of all publishing nodes.
-const MEMBERS_KEY: &str = "nodes";
-/// A longer list is not written by us, and is ignored.
-const MEMBERS_MAX: usize = 10_000;
 /// The questions to send before a list without other nodes counts.
 const ALONE_ASKS: u32 = 3;
 /// The shortest time after which a silent node counts as gone.
@@ -52,7 +49,7 @@ pub struct Gaps {
     /// Answered gaps, which the next transaction closes.
     ended: Vec<GapKey>,
     asked: HashMap<GapKey, GapInquiry>,
-    members: BTreeSet<u64>,
+    members: Members,
     /// Every origin in this database, and when its newest batch was made, unix milliseconds.
     origins: HashMap<u64, i64>,
     /// Whether this node is on the list of members, as read on this connection.
@@ -81,7 +78,7 @@ impl Gaps {
             due_ms: 0,
             ended: Vec::new(),
             asked: HashMap::new(),
-            members: BTreeSet::new(),
+            members: Members::default(),
             origins: HashMap::new(),
             enrolled: false,
             gone: BTreeSet::new(),
@@ -203,21 +200,19 @@ impl Gaps {
     /// Takes the list of members. Adds this node and the known origins to it, and ends the gaps
     /// about which every other member has answered.
     pub fn members_read(&mut self, entry: Option<&KvEntry>) -> Vec<Outgoing> {
-        let mut members = entry
-            .and_then(|e| serde_json::from_slice::<BTreeSet<u64>>(&e.value).ok())
-            .unwrap_or_default();
-        if members.len() > MEMBERS_MAX {
-            members.clear();
+        let read = Members::read(entry);
+        let is_member = read.present.contains(&self.me.0) && !read.forgotten.contains(&self.me.0);
+        self.enrolled = !self.publishes || is_member;
+        let mut members = read.clone();
+        members.add_origins(self.origins.keys().copied());
+        if self.publishes {
+            members.enrol(self.me.0);
         }
-        self.enrolled = !self.publishes || members.contains(&self.me.0);
-        let read = members.len();
-        members.extend(self.origins.keys());
-        members.extend(self.publishes.then_some(self.me.0));
         let mut out = Vec::new();
-        if members.len() > read {
+        if members != read {
             let request = Request::KvPut {
                 key: MEMBERS_KEY.to_owned(),
-                value: serde_json::json!(members).to_string().into(),
+                value: members.encode().into(),
                 expected: Some(entry.map_or(0, |e| e.revision)),
                 ttl_ms: None,
             };
@@ -236,7 +231,7 @@ impl Gaps {
                 && !self.gone.contains(n)
                 && !answered.is_some_and(|a| a.partial.contains(n))
         };
-        self.members.iter().filter(is_waited_for).copied().collect()
+        self.members.present.iter().filter(is_waited_for).copied().collect()
     }
 
     fn end_what_all_answered(&mut self) -> Vec<Outgoing> {

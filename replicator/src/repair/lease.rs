@@ -41,7 +41,10 @@ pub struct Lease {
     me: Holder,
     ttl_ms: u64,
     held: Option<u64>,
+    /// The revision of another process' entry, and since when it is seen.
     seen: Option<(u64, u64)>,
+    /// When it was last written, on the monotone clock; None: not held.
+    written_ms: Option<u64>,
 }
 
 impl Lease {
@@ -52,6 +55,7 @@ impl Lease {
             ttl_ms,
             held: None,
             seen: None,
+            written_ms: None,
         }
     }
 
@@ -76,9 +80,16 @@ impl Lease {
     }
 
     /// Notes a successful write.
-    pub fn written(&mut self, revision: u64) {
+    pub fn written(&mut self, revision: u64, mono_ms: u64) {
         self.held = Some(revision);
         self.seen = None;
+        self.written_ms = Some(mono_ms);
+    }
+
+    /// Returns when the lease ended that this process held, on the monotone clock; None: it was
+    /// never held. Later than now while it is valid.
+    pub fn ends_ms(&self) -> Option<u64> {
+        self.written_ms.map(|at| at.saturating_add(self.ttl_ms))
     }
 
     /// Decides the next action by the registry entry.
@@ -100,7 +111,9 @@ impl Lease {
                 place: "unknown".to_owned(),
             }))
         };
-        if self.held.is_some() {
+        // An older entry is what a server without the newest writes returns, or that of a bucket
+        // which was made again. In both cases the entry of a running process changes.
+        if self.held.is_some_and(|held| entry.revision > held) {
             return refuse(holder);
         }
         match self.seen {
@@ -159,10 +172,38 @@ mod tests {
     #[test]
     fn a_holder_that_was_replaced_stops_even_for_one_of_its_own_place() {
         let mut holder = lease("a", "here");
-        holder.written(5);
+        holder.written(5, 0);
         assert!(matches!(
             holder.decide(Some(&entry(&lease("b", "here"), 6)), 0),
             LeaseStep::Refuse(_)
         ));
+    }
+
+    #[test]
+    fn an_entry_older_than_ours_is_no_other_node_until_it_changes() {
+        let mut holder = lease("a", "here");
+        holder.written(5, 0);
+        let before = lease("before", "here");
+        assert_eq!(holder.decide(Some(&entry(&before, 4)), 100), LeaseStep::RetryLater);
+        assert_eq!(holder.decide(Some(&entry(&before, 4)), 2_600), LeaseStep::RetryLater);
+        assert_eq!(
+            holder.decide(Some(&entry(&lease("a", "here"), 5)), 5_100),
+            LeaseStep::Put { expected: 5 },
+            "the newest entry is ours"
+        );
+        // The bucket was made again, and another process renews its lease there.
+        let other = lease("b", "there");
+        holder.written(6, 5_200);
+        assert_eq!(holder.decide(Some(&entry(&other, 1)), 9_000), LeaseStep::RetryLater);
+        let refused = holder.decide(Some(&entry(&other, 2)), 12_000);
+        assert!(matches!(refused, LeaseStep::Refuse(h) if h.place == "there"));
+    }
+
+    #[test]
+    fn a_lease_ends_when_it_is_not_written_for_its_time() {
+        let mut holder = lease("a", "here");
+        assert_eq!(holder.ends_ms(), None);
+        holder.written(5, 1_000);
+        assert_eq!(holder.ends_ms(), Some(11_000));
     }
 }

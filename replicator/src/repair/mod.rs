@@ -4,6 +4,7 @@ pub mod answers;
 pub mod evidence;
 pub mod gaps;
 pub mod lease;
+pub mod members;
 pub mod prune;
 pub mod question;
 pub mod republish;

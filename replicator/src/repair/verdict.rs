@@ -154,8 +154,7 @@ impl BrokerAnswers {
     fn newest_that_holds(&self, shard: u32, cursor: &Cursor, state: &StreamState) -> Option<usize> {
         let began = self.began.get(&shard);
         cursor.kept.iter().rposition(|kept| {
-            kept.anchor.created_ns == state.created_ns
-                && began.is_none_or(|began| kept.anchor.seq < began.seq)
+            began.is_none_or(|began| kept.anchor.seq < began.seq)
                 && self.judge(shard, &kept.anchor, kept.anchor.time_ns, state) == Evidence::Holds
         })
     }

@@ -80,7 +80,10 @@ fn how_far_back_a_stream_goes() {
         (state(1, 25), &[10, 20][..], Rewind::To(1), Some(30)),
         (state(1, 40), &[10][..], Rewind::To(0), Some(20)),
         (state(1, 40), &[][..], Rewind::ToStart, Some(0)),
-        (other_stream, &[10, 20, 30][..], Rewind::ToStart, Some(0)),
+        (other_stream, &[][..], Rewind::ToStart, Some(0)),
+        // Only the time of its creation has changed: some servers do that.
+        (other_stream, &[10, 20, 30][..], Rewind::Keep, None),
+        (StreamState { last: StreamSeq(25), ..other_stream }, &[][..], Rewind::ToStart, Some(0)),
     ] {
         let verdict = judged(&answered(state, found, None));
         assert_eq!(verdict.shards[0].rewind, rewind, "{state:?} {found:?}");
@@ -107,6 +110,8 @@ fn a_lost_own_batch_is_republished_from_its_oldest_row_on() {
     assert!(!judged(&answered(state(1, 40), &[10, 20, 30, 33], Some(33))).own_lost);
     let other_stream = StreamState { created_ns: 2, ..state(1, 40) };
     assert_eq!(judged(&answered(other_stream, &[], Some(33))).republish_since_ms, Some(0));
+    let verdict = judged(&answered(other_stream, &[30, 33], Some(33)));
+    assert_eq!((verdict.own_lost, verdict.republish_since_ms), (false, None), "it is all there");
 }
 
 #[test]

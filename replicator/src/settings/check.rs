@@ -121,7 +121,15 @@ fn subject(key: &'static str, value: &str, dots: bool) -> Checked {
 fn nats(n: &NatsSettings) -> Checked {
     subject("nats.subject_prefix", &n.subject_prefix, true)?;
     subject("nats.stream_prefix", &n.stream_prefix, false)?;
+    if !n.js_domain.is_empty() {
+        subject("nats.js_domain", &n.js_domain, false)?;
+    }
     for (i, url) in n.urls.iter().enumerate() {
+        if url.starts_with("ws://") || url.starts_with("wss://") {
+            let text = "is a WebSocket address, which harmonylite does not speak: write \
+                nats://host:4222 or tls://host:4222, with the port for clients";
+            return Err(("nats.urls", format!("entry {} {text}", i + 1)));
+        }
         // The URL may contain a password, so it is not shown.
         url.parse::<async_nats::ServerAddr>().map_err(|_| {
             (
@@ -276,7 +284,10 @@ mod tests {
             assert_eq!(wrong(|s| s.nats.subject_prefix = bad.into()), "nats.subject_prefix");
         }
         assert_eq!(wrong(|s| s.nats.stream_prefix = "a.b".into()), "nats.stream_prefix");
-        assert_eq!(wrong(|s| s.nats.urls = vec!["nats://ho st".into()]), "nats.urls");
+        assert_eq!(wrong(|s| s.nats.js_domain = "a.b".into()), "nats.js_domain");
+        for url in ["nats://ho st", "ws://host:80", "wss://host:443"] {
+            assert_eq!(wrong(|s| s.nats.urls = vec![url.into()]), "nats.urls", "{url}");
+        }
         assert_eq!(wrong(|s| s.nats.bind_address = "localhost".into()), "nats.bind_address");
         assert_eq!(wrong(|s| s.nats.ca_file = "/no/such/file".into()), "nats.ca_file");
         assert_eq!(wrong(|s| s.nats.creds_file = "/tmp".into()), "nats.creds_file");

@@ -334,6 +334,8 @@ pub struct NatsSettings {
     pub subject_prefix: String,
     /// Streams are `<stream_prefix>-batch-<shard>`.
     pub stream_prefix: String,
+    /// The JetStream domain with the streams; empty: that of the server.
+    pub js_domain: String,
     /// A nats-server configuration file that the embedded server includes first.
     pub server_config: String,
     /// An nkey seed file.
@@ -378,6 +380,7 @@ impl Default for NatsSettings {
             urls: Vec::new(),
             subject_prefix: "harmonylite-change-log".to_owned(),
             stream_prefix: "harmonylite-changes".to_owned(),
+            js_domain: String::new(),
             server_config: String::new(),
             seed_file: String::new(),
             creds_file: String::new(),

@@ -63,6 +63,16 @@ pub fn count(db: &Connection) -> Result<i64, DatabaseError> {
     Ok(db.query_row("SELECT count(*) FROM main.__harmonylite__quarantine", [], |r| r.get(0))?)
 }
 
+/// Returns the nodes with batches in quarantine.
+///
+/// # Errors
+/// SQLite's error.
+pub fn nodes(db: &Connection) -> Result<Vec<NodeId>, DatabaseError> {
+    let mut read = db.prepare_cached("SELECT DISTINCT node FROM main.__harmonylite__quarantine")?;
+    let rows = read.query_map([], |r| r.get(0))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
 fn entry(r: &Row<'_>) -> rusqlite::Result<Entry> {
     Ok(Entry {
         id: r.get(0)?,

@@ -126,7 +126,7 @@ impl Cells {
         };
         // The lag behind the newest known message or, without a lag, the time of the last batches
         // from the broker into the database.
-        let behind = status.streams.iter().map(|s| s.lag_ms).max().unwrap_or(0);
+        let behind = status.lag_ms().unwrap_or(0);
         let lag = match (status.broker.linked, behind) {
             (false, _) => "-".to_owned(),
             (true, 0) => format!("{:.1}", status.wake.published_to_applied_us.0 as f64 / 1_000.0),
@@ -151,7 +151,7 @@ mod tests {
             pending_rows: 7,
             conflicts: 3,
             broker: BrokerStatus { linked: true, ..Default::default() },
-            streams: vec![StreamStatus { lag_ms: 21, ..Default::default() }],
+            streams: vec![StreamStatus { lag_ms: Some(21), ..Default::default() }],
             ..Default::default()
         };
         let lines = vec![

@@ -14,7 +14,7 @@ use console::Term;
 use offline::offline;
 use std::process::ExitCode;
 use std::time::Duration;
-use text::text;
+use text::{Word, text, word};
 
 const WATCH: Duration = Duration::from_secs(1);
 
@@ -26,13 +26,26 @@ struct Shown<'a> {
     status: &'a Status,
 }
 
-/// Prints the status. The exit status is 1 if no node runs.
-pub(crate) fn run(settings: &Settings, json: bool, watch: bool) -> Result<ExitCode> {
+/// What to print.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Show {
+    /// JSON.
+    pub(crate) json: bool,
+    /// Again every second.
+    pub(crate) watch: bool,
+    /// The state only, with an exit status for it.
+    pub(crate) check: bool,
+}
+
+/// Prints the status. The exit status is 1 if no node runs; with `check` 10 if it is degraded.
+pub(crate) fn run(settings: &Settings, to_show: Show) -> Result<ExitCode> {
+    let Show { json, watch, check } = to_show;
     loop {
         let name = format!("reading the status of {}", settings.db_path.display());
         let (running, status) = progress::during(&name, || look(settings))?;
         let text = match json {
             true => serde_json::to_string(&Shown { running, status: &status })? + "\n",
+            false if check => word(running, &status).1 + "\n",
             false => text(running, &status),
         };
         let screen = Term::stdout();
@@ -41,13 +54,18 @@ pub(crate) fn run(settings: &Settings, json: bool, watch: bool) -> Result<ExitCo
         }
         show::print(&text);
         if !watch {
-            return Ok(if running { ExitCode::SUCCESS } else { Exit::General.into() });
+            return Ok(match word(running, &status).0 {
+                Word::Stopped => Exit::General.into(),
+                Word::Degraded if check => Exit::Degraded.into(),
+                Word::Degraded | Word::Healthy => ExitCode::SUCCESS,
+            });
         }
         control::pause(WATCH)?;
     }
 }
 
-fn look(settings: &Settings) -> Result<(bool, Status)> {
+/// Reads the status of the node; false if none runs.
+pub(crate) fn look(settings: &Settings) -> Result<(bool, Status)> {
     match sidecar(&settings.db_path)? {
         Sidecar::Running(owner) => Ok((true, ask(owner.as_ref())?)),
         Sidecar::Stopped => Ok((false, offline(settings)?)),
@@ -125,7 +143,11 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
-        assert_eq!(run(&at(&path), true, false).unwrap(), ExitCode::from(1));
+        for check in [false, true] {
+            let to_show = Show { json: true, check, watch: false };
+            assert_eq!(run(&at(&path), to_show).unwrap(), ExitCode::from(1));
+        }
+        assert!(text.starts_with("STOPPED "), "{text}");
     }
 
     #[test]
@@ -155,10 +177,45 @@ mod tests {
         assert!(running && got == status);
         assert_eq!(node.join().unwrap(), "GET /status HTTP/1.1");
         let text = text(running, &got);
-        for part in ["running for 1m 5s", "nats://a: connected", "one-way", "DEGRADED     the disk"]
+        for part in
+            ["running for 1m 5s", "nats://a: connected", "one-way", "no other node is known"]
         {
             assert!(text.contains(part), "{part} in {text}");
         }
+        assert!(text.starts_with("DEGRADED     the disk is nearly full\n"), "{text}");
+    }
+
+    #[test]
+    fn the_first_word_is_the_state_and_check_ends_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = database(dir.path());
+        let mut lock = Lock::acquire(&path).unwrap();
+        let check = |status: &Status, socket: &Path| {
+            let node = fake_node(socket, 200, serde_json::to_string(status).unwrap());
+            let code = run(&at(&path), Show { check: true, ..Show::default() }).unwrap();
+            node.join().unwrap();
+            code
+        };
+        let socket = dir.path().join("s");
+        lock.announce(&Owner { pid: 5, node_id: 4, socket: socket.clone() }).unwrap();
+        let mut status = Status { node_id: 4, ..Status::default() };
+        assert_eq!(check(&status, &socket), ExitCode::SUCCESS);
+        assert!(text(true, &status).starts_with("healthy "), "{}", text(true, &status));
+        status.degraded = vec!["the disk is full".into(), "clocks differ".into()];
+        std::fs::remove_file(&socket).unwrap();
+        assert_eq!(check(&status, &socket), ExitCode::from(10));
+        assert_eq!(word(true, &status).1, "DEGRADED: the disk is full; clocks differ");
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_zero() {
+        let stream = crate::model::status::StreamStatus { shard: 1, ..Default::default() };
+        let mut status = Status { streams: vec![stream], ..Status::default() };
+        assert!(text(true, &status).contains("lag not known"));
+        let json = serde_json::to_value(&status).unwrap();
+        assert!(json["streams"][0]["lag_ms"].is_null());
+        status.streams[0].lag_ms = Some(1_500);
+        assert!(text(true, &status).contains("lag 1s"));
     }
 
     #[test]

@@ -6,9 +6,31 @@ use crate::model::status::Status;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+/// The state of a node in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Word {
+    Healthy,
+    Degraded,
+    Stopped,
+}
+
+/// Returns the state in one word, and as a line with the reasons.
+pub(super) fn word(running: bool, s: &Status) -> (Word, String) {
+    match (running, s.degraded.is_empty()) {
+        (false, _) => (Word::Stopped, "STOPPED: no node runs on this database".to_owned()),
+        (true, true) => (Word::Healthy, "healthy".to_owned()),
+        (true, false) => (Word::Degraded, format!("DEGRADED: {}", s.degraded.join("; "))),
+    }
+}
+
 /// Returns the status as text.
 pub(super) fn text(running: bool, s: &Status) -> String {
     let mut out = Facts::new();
+    match word(running, s).0 {
+        Word::Stopped => out.alarm("STOPPED", "no node runs on this database"),
+        Word::Healthy => out.line("healthy", "this node knows of nothing wrong"),
+        Word::Degraded => s.degraded.iter().for_each(|reason| out.alarm("DEGRADED", reason)),
+    }
     if running {
         let time = show::span(s.now_ms - s.started_ms);
         let (id, pid, version) = (s.node_id, s.pid, &s.version);
@@ -47,7 +69,8 @@ pub(super) fn text(running: bool, s: &Status) -> String {
     }
     for stream in &s.streams {
         let of = if running {
-            format!(" of {}, lag {}", stream.last, show::span(stream.lag_ms))
+            let lag = stream.lag_ms.map_or("not known".to_owned(), show::span);
+            format!(" of {}, lag {lag}", stream.last)
         } else {
             String::new()
         };
@@ -55,6 +78,9 @@ pub(super) fn text(running: bool, s: &Status) -> String {
             &format!("stream {}", stream.shard),
             &format!("applied up to {}{of}", stream.cursor),
         );
+    }
+    if running {
+        other_nodes(&mut out, s);
     }
     let oldest = if s.oldest_pending_ms > 0 {
         format!(", the oldest {}", show::ago(s.oldest_pending_ms, s.now_ms))
@@ -101,10 +127,24 @@ pub(super) fn text(running: bool, s: &Status) -> String {
     if running {
         activity(&mut out, s);
     }
-    for reason in &s.degraded {
-        out.alarm("DEGRADED", reason);
-    }
     out.text()
+}
+
+/// One line for each other node.
+fn other_nodes(out: &mut Facts, s: &Status) {
+    if s.nodes.is_empty() {
+        out.line("nodes", "no other node is known; one that connects is seen within seconds");
+    }
+    for node in &s.nodes {
+        let state = if node.running { "running" } else { "not running" };
+        let behind = match node.behind {
+            Some(0) => ", has everything".to_owned(),
+            Some(n) => format!(", behind by {n} messages"),
+            None => String::new(),
+        };
+        let seen = show::ago(node.seen_ms, s.now_ms);
+        out.line(&format!("node {}", node.node_id), &format!("{state}, seen {seen}{behind}"));
+    }
 }
 
 /// One line for each reason.
@@ -129,7 +169,13 @@ fn broker(s: &Status) -> String {
     let b = &s.broker;
     let kind = if b.embedded { "embedded " } else { "" };
     match (b.connected, b.linked) {
-        (true, true) => format!("{kind}{}: connected (nats-server {})", b.url, b.server_version),
+        (true, true) => {
+            let error = match b.server_error.as_str() {
+                "" => String::new(),
+                error => format!("; the last error it reported: {error}"),
+            };
+            format!("{kind}{}: connected (nats-server {}){error}", b.url, b.server_version)
+        }
         (true, false) => format!(
             "{kind}{}: connected (nats-server {}), verifying the streams",
             b.url, b.server_version
