@@ -13,6 +13,7 @@ mod exit;
 mod log;
 mod progress;
 mod quarantine;
+mod reset_versions;
 mod restore;
 mod run;
 mod schema;

@@ -34,7 +34,7 @@ use crate::broker::{Broker, Request};
 use crate::capture::baseline;
 use crate::capture::user_triggers::SilentTrigger;
 use crate::db::layout::Layout;
-use crate::model::config::{NodeConfig, Now};
+use crate::model::config::{BrokerClock, NodeConfig, Now};
 use crate::model::ids::Site;
 use crate::repair::answers::Answers;
 use crate::repair::gaps::Gaps;
@@ -52,6 +52,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use schedule::Schedule;
 use schema::FollowedSchema;
 use std::sync::Arc;
+use stream::Oversized;
 use verify::Verify;
 
 /// The writing actor.
@@ -69,6 +70,8 @@ pub struct Inbound<B: Broker> {
     join: Join,
     inbox: Inbox,
     polite: Polite,
+    /// The broker's time, by the messages so far.
+    broker_clock: Option<BrokerClock>,
     /// The reason why the last transaction found no room on the disk.
     no_disk_room: Option<String>,
     /// Messages for outbound. The owner takes them after each call.
@@ -104,6 +107,7 @@ impl<B: Broker> Inbound<B> {
             join: Join::new(config.replicate),
             inbox: Inbox::new(&durable, now),
             polite: Polite::new(&config),
+            broker_clock: None,
             no_disk_room: None,
             effects: Vec::new(),
             stats: Stats::default(),
@@ -190,6 +194,21 @@ impl<B: Broker> Inbound<B> {
     /// Returns the open gaps, for people.
     pub fn open_gaps(&self) -> Vec<String> {
         self.gaps.describe()
+    }
+
+    /// Returns the batches whose rows are missing because no stream can hold them, for people.
+    pub fn oversized(&self) -> Vec<String> {
+        let (config, gaps) = (&self.config, &self.gaps);
+        let streams = self.inbox.streams.iter().filter(|s| gaps.is_open(s.shard));
+        let describe = |o: &Oversized| {
+            format!(
+                "a batch is larger than the stream holds: batch {} of node {} has {} bytes, and a \
+                stream holds {}; its rows are asked for, and come in smaller batches; raise \
+                replication_log.max_bytes and max_entries on all nodes",
+                o.batch, o.node, o.bytes, config.stream_bytes_max
+            )
+        };
+        streams.filter_map(|s| s.oversized.as_ref()).map(describe).collect()
     }
 
     /// Returns the last failed request since the connection was usable, for people.

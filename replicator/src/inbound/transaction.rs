@@ -18,7 +18,7 @@ use crate::model::config::{NodeConfig, Now, OnJoin};
 use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 use crate::model::planted_bugs::{Bug, planted};
 use crate::repair::answers::{Answers, AnswersDone};
-use crate::repair::republish::RepublishStep;
+use crate::repair::republish::{Pace, RepublishStep};
 use crate::repair::verdict::{Confirmed, Published};
 use crate::store::change_log::{self, log_end};
 use crate::store::cursor::{Anchor, NO_ROW_MS};
@@ -62,6 +62,8 @@ pub(super) struct AfterCommit {
     pub(super) null_key_tables: Vec<String>,
     /// The schema as changed for a batch, and the changes.
     pub(super) adopted: Vec<Adopted>,
+    /// A message found no room in quarantine, so its origin is held.
+    pub(super) quarantine_full: bool,
     /// Released origins, by stream. They are stored at the end of the transaction.
     pub(super) released: Vec<(u32, NodeId)>,
 }
@@ -204,7 +206,7 @@ impl<'a> Transaction<'a> {
     pub(super) fn stamp_old_changes(&mut self, published: i64) -> Result<(), Fatal> {
         let oldest = self.now.unix_ms - self.config.version_retention_ms;
         let after = self.durable.absorb.absorbed.max(published);
-        let stamped = change_log::restamp(self.db, after, oldest, self.now.unix_ms)?;
+        let stamped = change_log::restamp(self.db, after, 1..oldest, self.now.unix_ms)?;
         if stamped > 0 {
             tracing::warn!(
                 changes = stamped,
@@ -407,9 +409,9 @@ impl<'a> Transaction<'a> {
     /// SQLite's error.
     pub(super) fn step_republish(&mut self, answers: &Answers) -> Result<(), Fatal> {
         let published = self.durable.absorb.published;
-        let rows_max = self.config.limits.republish_rows_max;
+        let pace = Pace::new(self.config);
         let walks = &mut self.durable.republish;
-        let rows = match walks.step(self.db, &self.layout, rows_max, published)? {
+        let rows = match walks.step(self.db, &self.layout, pace, (published, self.now))? {
             None => return Ok(()),
             Some(RepublishStep::Logged { rows, republished }) => {
                 self.stats.rows_republished += if republished { rows } else { 0 };

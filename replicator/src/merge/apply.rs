@@ -84,6 +84,8 @@ pub struct Applier<'a> {
     joined: bool,
     now_ms: i64,
     conflicts_max: u64,
+    /// A stored version with a greater time is one that no node sends, so it loses.
+    hlc_max: Hlc,
     clashes: Vec<Clash>,
     versions: Versions<'a>,
     /// The upsert statement of the table of the last row.
@@ -108,11 +110,18 @@ impl<'a> Applier<'a> {
             joined,
             now_ms,
             conflicts_max,
+            hlc_max: Hlc(i64::MAX),
             clashes: Vec::new(),
             versions: Versions::new(db),
             upsert: None,
             done: Applied::default(),
         }
+    }
+
+    /// Lets every row of the batch win against a stored version beyond this time. No node sends
+    /// such a version any more, and none could win against it otherwise.
+    pub fn discard_beyond(&mut self, hlc_max: Hlc) {
+        self.hlc_max = hlc_max;
     }
 
     /// Applies one row.
@@ -123,7 +132,12 @@ impl<'a> Applier<'a> {
         let key = map.key_of(row);
         let local = self.versions.get(&map.table, &key)?;
         self.done.newest_ms = self.done.newest_ms.max(row.version.hlc.ms());
-        match resolve(local, row.version, row.previous, self.own_sites.contains(&local.site)) {
+        let verdict = if local.hlc > self.hlc_max && row.version.hlc <= self.hlc_max {
+            Verdict::Take { concurrent: true }
+        } else {
+            resolve(local, row.version, row.previous, self.own_sites.contains(&local.site))
+        };
+        match verdict {
             Verdict::Skip { concurrent } => {
                 self.done.skipped += 1;
                 if concurrent {

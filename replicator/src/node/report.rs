@@ -236,8 +236,8 @@ impl StatusSources {
                 status.quarantine
             ));
         }
-        if let Some(refusal) = &reader.refusal {
-            say(refusal.clone());
+        for reason in reader.refusal.iter().chain(&reader.oversized).chain(&writer.oversized) {
+            say(reason.clone());
         }
         if let Some(full) = &writer.full {
             say(full.clone());

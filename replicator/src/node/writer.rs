@@ -40,6 +40,8 @@ pub(super) struct WriterSnapshot {
     pub(super) joined: bool,
     pub(super) site: Option<Site>,
     pub(super) gaps: Vec<String>,
+    /// Batches that could not be read because the stream does not hold them.
+    pub(super) oversized: Vec<String>,
     /// Rows logged so far for joining, and for republishing.
     pub(super) republished: (Option<u64>, Option<u64>),
     pub(super) drained: bool,
@@ -144,6 +146,7 @@ impl Writer {
             joined: self.inbound.is_joined(),
             site: Some(self.inbound.site()),
             gaps: self.inbound.open_gaps(),
+            oversized: self.inbound.oversized(),
             republished: self.inbound.republished_rows(),
             drained: self.inbound.is_drained(),
             streams,
