@@ -13,6 +13,7 @@ use crate::merge::table_map::TableMap;
 use crate::model::action::Action;
 use crate::model::batch::{BatchHeader, Op, Row};
 use crate::model::ids::{BatchNo, Hlc, NodeId, Site, Version};
+use crate::store::conflicts::JournalBounds;
 use crate::store::cursor::NO_ROW_MS;
 use crate::wire::decode::{BatchReader, DecodeError, outline};
 use crate::wire::spill::Spill;
@@ -214,7 +215,7 @@ fn apply_plain<R: Read>(
         &absorb.own_sites,
         tx.durable.joined,
         tx.now.unix_ms,
-        limits.conflicts_max,
+        JournalBounds { entries_max: limits.conflicts_max, bytes_max: limits.conflict_bytes_max },
     );
     let hlc_max = Hlc::newest_at(source.broker_ms);
     applier.discard_beyond(hlc_max);

@@ -110,6 +110,8 @@ impl<B: Broker> Inbound<B> {
     fn delivered(&mut self, generation: u64, message: Message, permit: Permit, now: Now) {
         let (shard, seq) = (message.shard, message.seq);
         self.saw_broker_time(message.time_ns, now);
+        let warned = self.clocks.saw_message(message.time_ns / 1_000_000, now);
+        self.stats.drift_warnings += u64::from(warned);
         self.answers.saw_message(message.node, now);
         let (streams, progress) = (&mut self.inbox.streams, &self.durable.streams);
         let mut streams = streams.iter_mut().zip(progress);

@@ -9,6 +9,7 @@ mod adopt_schema;
 mod apply_batch;
 mod bookkeeping;
 mod carry_out;
+mod clocks;
 mod durable;
 mod events;
 mod inbox;
@@ -43,6 +44,7 @@ use crate::repair::question::{Outgoing, Question};
 use crate::repair::superseded::Superseded;
 use crate::store::meta::{self, Meta};
 use crate::store::{install::create_tables, kept_tables, schema_changes, sites};
+use clocks::Clocks;
 use durable::Durable;
 use inbox::Inbox;
 use join::Join;
@@ -72,6 +74,7 @@ pub struct Inbound<B: Broker> {
     polite: Polite,
     /// The broker's time, by the messages so far.
     broker_clock: Option<BrokerClock>,
+    clocks: Clocks,
     /// The reason why the last transaction found no room on the disk.
     no_disk_room: Option<String>,
     /// Messages for outbound. The owner takes them after each call.
@@ -108,6 +111,7 @@ impl<B: Broker> Inbound<B> {
             inbox: Inbox::new(&durable, now),
             polite: Polite::new(&config),
             broker_clock: None,
+            clocks: Clocks::new(&config),
             no_disk_room: None,
             effects: Vec::new(),
             stats: Stats::default(),
@@ -194,6 +198,11 @@ impl<B: Broker> Inbound<B> {
     /// Returns the open gaps, for people.
     pub fn open_gaps(&self) -> Vec<String> {
         self.gaps.describe()
+    }
+
+    /// Returns the nodes with wrong clocks, for people.
+    pub fn wrong_clocks(&self) -> Vec<String> {
+        self.clocks.describe()
     }
 
     /// Returns the batches whose rows are missing because no stream can hold them, for people.

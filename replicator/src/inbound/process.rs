@@ -6,6 +6,7 @@
 
 use super::adopt_schema::Adopted;
 use super::apply_batch::{Outcome, Sender, Source, apply_body};
+use super::clocks::Stamped;
 use super::inbox::Inbox;
 use super::stream::{ItemKind, StreamItem};
 use super::transaction::Transaction;
@@ -136,7 +137,9 @@ impl Processing<'_, '_> {
                 self.tx.stats.batches_applied += 1;
                 self.tx.stats.bytes_applied += body.len();
                 self.tx.stats.last_applied_unix_ms = self.tx.now.unix_ms;
-                self.count(&applied, node);
+                let created_ms = header.created_ms;
+                self.tx.after.stamped.push(Stamped { node, created_ms, broker_ms });
+                self.count(&applied);
                 self.tx.after.look |= applied.compensated > 0;
                 Ok((applied.taken + applied.skipped, lowest_ms))
             }
@@ -178,23 +181,13 @@ impl Processing<'_, '_> {
         }
     }
 
-    fn count(&mut self, applied: &Applied, node: NodeId) {
+    fn count(&mut self, applied: &Applied) {
         let stats = &mut self.tx.stats;
         stats.rows_taken += applied.taken;
         stats.rows_skipped += applied.skipped;
         stats.conflicts += applied.conflicts;
         stats.compensated += applied.compensated;
         stats.newest_remote_ms = stats.newest_remote_ms.max(applied.newest_ms);
-        let ahead_ms = applied.newest_ms - self.tx.now.unix_ms;
-        if ahead_ms > self.tx.config.max_clock_drift_ms {
-            stats.drift_warnings += 1;
-            tracing::warn!(
-                origin = node.0,
-                ahead_ms,
-                "the clock of another node is ahead of ours by more than max_clock_drift; its \
-                writes win until our clock catches up"
-            );
-        }
     }
 
     /// Follows the chain of batch numbers of a site. A hole in it is a lost message. The chain
@@ -322,7 +315,7 @@ impl Processing<'_, '_> {
                 Outcome::Applied { applied, adopted, .. } => {
                     self.adopt(adopted);
                     tracing::info!(id, rows = applied.taken, "applied a batch from quarantine");
-                    self.count(&applied, entry.node);
+                    self.count(&applied);
                     self.tx.after.look |= applied.compensated > 0;
                     quarantine::remove(self.tx.db, *id)?;
                 }

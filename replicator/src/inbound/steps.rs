@@ -221,6 +221,9 @@ impl<B: Broker> Inbound<B> {
             self.schema.warn_null_keys(table);
         }
         self.inbox.committed(&after.served);
+        for batch in after.stamped {
+            self.stats.drift_warnings += u64::from(self.clocks.saw_batch(batch, now));
+        }
         if after.quarantine_full {
             self.inbox.quarantine_retry_ms = Some(now.mono_ms + QUARANTINE_RETRY_MS);
         }

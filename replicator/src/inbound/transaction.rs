@@ -5,6 +5,7 @@
 //! or none.
 
 use super::adopt_schema::Adopted;
+use super::clocks::Stamped;
 use super::durable::Durable;
 use super::inbox::{Inbox, Served};
 use super::stats::Stats;
@@ -62,6 +63,8 @@ pub(super) struct AfterCommit {
     pub(super) null_key_tables: Vec<String>,
     /// The schema as changed for a batch, and the changes.
     pub(super) adopted: Vec<Adopted>,
+    /// The times of applied batches.
+    pub(super) stamped: Vec<Stamped>,
     /// A message found no room in quarantine, so its origin is held.
     pub(super) quarantine_full: bool,
     /// Released origins, by stream. They are stored at the end of the transaction.

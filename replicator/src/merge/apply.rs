@@ -15,7 +15,7 @@ use crate::model::batch::{Op, Row, Value};
 use crate::model::ids::{Hlc, Site, Version};
 use crate::model::planted_bugs::{Bug, planted};
 use crate::store::change_log;
-use crate::store::conflicts::{self, Loss};
+use crate::store::conflicts::{self, JournalBounds, Loss};
 use crate::store::versions::Versions;
 use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension, params_from_iter};
 use std::collections::HashSet;
@@ -83,7 +83,7 @@ pub struct Applier<'a> {
     own_sites: &'a HashSet<Site>,
     joined: bool,
     now_ms: i64,
-    conflicts_max: u64,
+    journal: JournalBounds,
     /// A stored version with a greater time is one that no node sends, so it loses.
     hlc_max: Hlc,
     clashes: Vec<Clash>,
@@ -101,7 +101,7 @@ impl<'a> Applier<'a> {
         own_sites: &'a HashSet<Site>,
         joined: bool,
         now_ms: i64,
-        conflicts_max: u64,
+        journal: JournalBounds,
     ) -> Self {
         Self {
             db,
@@ -109,7 +109,7 @@ impl<'a> Applier<'a> {
             own_sites,
             joined,
             now_ms,
-            conflicts_max,
+            journal,
             hlc_max: Hlc(i64::MAX),
             clashes: Vec::new(),
             versions: Versions::new(db),
@@ -326,7 +326,7 @@ impl<'a> Applier<'a> {
         }
         let loss = Loss { table: &map.table, key, reason, winner, loser, content };
         self.done.conflicts +=
-            u64::from(conflicts::record(self.db, &loss, self.now_ms, self.conflicts_max)?);
+            u64::from(conflicts::record(self.db, &loss, self.now_ms, self.journal)?);
         Ok(())
     }
 }

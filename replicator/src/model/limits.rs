@@ -35,6 +35,8 @@ pub struct Limits {
     pub apply_rows_max: u64,
     /// Entries in the conflict journal. The oldest are dropped.
     pub conflicts_max: u64,
+    /// Bytes of the conflict journal. The oldest entries are dropped.
+    pub conflict_bytes_max: u64,
     /// Batches in quarantine. The origin of another one is held; no batch is dropped automatically.
     pub quarantine_max: u64,
     /// Older cursors, kept at growing distances. After a loss the newest one that still matches is
@@ -75,6 +77,7 @@ impl Default for Limits {
             inbox_bytes_max: 16 << 20,
             apply_rows_max: 2_000,
             conflicts_max: 10_000,
+            conflict_bytes_max: 64 << 20,
             quarantine_max: 1_000,
             cursor_trail_max: 64,
             cursor_trail_step: 64,

@@ -3,8 +3,8 @@
 //! Arrives: questions on the signal subject, and what the other nodes do about them. Leaves: the
 //! request to republish rows, an announcement, and after their publication the answer. Owns: an
 //! answer is sent only when its rows are acknowledged. It is "whole" only if this node misses
-//! nothing and has applied everything up to the asker's position. The nodes take turns, in the order
-//! of the members and seconds apart; while the rows of one that answers arrive, the others wait.
+//! nothing and has applied everything up to the asker's position. The nodes take turns, in the
+//! order of the members and seconds apart; while the rows of one that answers arrive, others wait.
 //! Anybody on the account can send a question, so their number and that of the republications is
 //! bounded. Memory only: a node without an answer repeats its question.
 

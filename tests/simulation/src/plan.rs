@@ -297,7 +297,8 @@ impl Plan {
         }
     }
 
-    /// In some worlds the stream drops messages because it is full, as after [`ActionKind::Expire`].
+    /// In some worlds the stream drops messages because it is full, as after
+    /// [`ActionKind::Expire`].
     fn make_streams_small(&mut self) {
         let mut rng = Rng::new(self.seed ^ 0x5c4e_3a00_0000_0004);
         let loses = self.has(ActionKind::RollBack) || self.has(ActionKind::Hole);
