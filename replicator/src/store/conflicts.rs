@@ -50,8 +50,8 @@ pub struct JournalBounds {
 /// What an entry costs beside its content, about.
 const ENTRY_BYTES: usize = 200;
 
-/// Adds a new entry to the size of the journal, and drops the oldest entries if it is too large. The
-/// stored size is never below the true one; it is computed only when it exceeds the bound.
+/// Adds a new entry to the size of the journal, and drops the oldest entries if it is too large.
+/// The stored size is never below the true one; it is computed only when it exceeds the bound.
 fn bound_bytes(db: &Connection, added: u64, bytes_max: u64) -> Result<(), DatabaseError> {
     let mut bytes = meta::get(db, meta::CONFLICT_BYTES)?.unwrap_or(0).cast_unsigned() + added;
     if bytes > bytes_max {
