@@ -48,7 +48,7 @@ impl Clocks {
 
     /// Takes a batch of another node. Returns whether it warned.
     pub(super) fn saw_batch(&mut self, batch: Stamped, now: Now) -> bool {
-        let ahead_ms = batch.created_ms.saturating_sub(batch.broker_ms);
+        let ahead_ms = batch.created_ms.saturating_sub(batch.broker_ms).max(0);
         self.judge(batch.node, ahead_ms, now)
     }
 
