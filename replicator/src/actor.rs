@@ -44,6 +44,8 @@ pub enum Effect {
         /// The number of the connection, counted from 1. Both actors count every connection.
         connection: u64,
     },
+    /// The broker's time is at least this, unix milliseconds: a bound for versions that are sent.
+    BrokerTime(i64),
     /// The log has new entries, or the triggers were reinstalled.
     Look,
     /// The log is another one: somebody emptied it. Entries up to here are published.
@@ -105,15 +107,6 @@ pub enum Fatal {
         it?): nothing was written to what is there now"
     )]
     Restored,
-    /// The quarantine is over its limit.
-    #[error(
-        "{count} batches are in quarantine, which is the limit: look at them with `harmonylite \
-        quarantine list`, then retry or drop them"
-    )]
-    QuarantineFull {
-        /// The number of batches.
-        count: i64,
-    },
 }
 
 impl Fatal {

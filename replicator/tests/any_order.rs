@@ -15,6 +15,7 @@ use harmonylite::merge::unique_clash;
 use harmonylite::model::batch::{Op, Row, TableHeader, Value};
 use harmonylite::model::ids::{Hlc, Site, Version};
 use harmonylite::model::table_filter::TableFilter;
+use harmonylite::store::conflicts::JournalBounds;
 use harmonylite::store::install::create_tables;
 use harmonylite::store::sites::begin_site;
 use proptest::prelude::*;
@@ -68,7 +69,8 @@ fn apply(batches: &[&Batch]) -> Vec<(i64, i64)> {
             rows: batch.len() as u64,
         };
         let map = Arc::new(TableMap::new(table, &header, None).unwrap());
-        let mut applier = Applier::new(&db, Site(99), &own, true, 0, 100);
+        let journal = JournalBounds { entries_max: 100, bytes_max: u64::MAX };
+        let mut applier = Applier::new(&db, Site(99), &own, true, 0, journal);
         for row in *batch {
             applier.row(&map, row).unwrap();
         }

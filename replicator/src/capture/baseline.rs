@@ -16,7 +16,8 @@ use rusqlite::{Connection, params_from_iter};
 /// The version of rows that existed before their database joined.
 pub const BASELINE: Hlc = Hlc(1);
 
-fn unversioned(table: &TableLayout) -> String {
+/// Returns the FROM and WHERE clause of the rows `t` of a table that have no version.
+pub fn unversioned(table: &TableLayout) -> String {
     let keys = &table.schema.key;
     let not_null: Vec<String> =
         keys.iter().map(|k| format!("t.{} IS NOT NULL", quote(&k.name))).collect();

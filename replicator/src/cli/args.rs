@@ -119,6 +119,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         action: QuarantineAction,
     },
+    /// Bring back rows whose versions lie in the far future, because a clock was wrong
+    ResetVersions,
     /// Show this database's schema, compare it with another node's, or take that over
     Schema {
         /// Show the schema hashes of all nodes instead, read through the running node

@@ -3,8 +3,8 @@
 use super::args::{Cli, Command, Global};
 use super::exit::{Exit, Failure};
 use super::{
-    cleanup, completions, conflicts, demo, doctor, nodes, quarantine, run, schema, schema_cluster,
-    schema_status, snapshot, status, version,
+    cleanup, completions, conflicts, demo, doctor, nodes, quarantine, reset_versions, run, schema,
+    schema_cluster, schema_status, snapshot, status, version,
 };
 use crate::settings::{Loaded, Settings};
 use anyhow::Result;
@@ -38,6 +38,7 @@ pub(crate) fn dispatch(arguments: Vec<OsString>) -> Result<ExitCode> {
         Some(Command::Quarantine { action }) => {
             quarantine::run(&settings(&global)?.settings, action)
         }
+        Some(Command::ResetVersions) => reset_versions::run(&settings(&global)?.settings),
         Some(Command::Schema { cluster, action }) => {
             schema::run(&settings(&global)?.settings, cluster, action)
         }

@@ -14,6 +14,7 @@ mod log;
 mod nodes;
 mod progress;
 mod quarantine;
+mod reset_versions;
 mod restore;
 mod restore_as_new;
 mod run;

@@ -32,33 +32,39 @@ pub fn next_page(
     after: Option<&[Value]>,
     rows_max: u64,
 ) -> Result<KeyPage, DatabaseError> {
-    let n = keys.len();
     let columns = keys.join(", ");
-    let places =
-        |first: usize| (first..first + n).map(|i| format!("?{i}")).collect::<Vec<_>>().join(", ");
+    let (condition, values) = after_key(keys, after);
+    let offset = rows_max.saturating_sub(1).min(i64::MAX as u64);
+    let sql = format!(
+        "SELECT {columns} FROM {from} WHERE {condition} ORDER BY {columns} LIMIT 1 OFFSET {offset}"
+    );
+    let mut read = db.prepare_cached(&sql)?;
+    let mut rows = read.query(params_from_iter(&values))?;
+    let Some(row) = rows.next()? else { return Ok(KeyPage { condition, values, end: None }) };
+    let end = (0..keys.len()).map(|i| row.get_ref(i).map(Value::from));
+    Ok(page_upto(keys, after, end.collect::<rusqlite::Result<_>>()?))
+}
+
+/// Returns the page of the rows after the key `after`, up to the key `end`.
+pub fn page_upto(keys: &[String], after: Option<&[Value]>, end: Vec<Value>) -> KeyPage {
+    let (condition, mut values) = after_key(keys, after);
+    let (columns, places) = (keys.join(", "), places(values.len() + 1, keys.len()));
+    values.extend(end.iter().cloned());
+    KeyPage {
+        condition: format!("{condition} AND ({columns}) <= ({places})"),
+        values,
+        end: Some(end),
+    }
+}
+
+fn after_key(keys: &[String], after: Option<&[Value]>) -> (String, Vec<Value>) {
     let mut conditions: Vec<String> = keys.iter().map(|k| format!("{k} IS NOT NULL")).collect();
     if after.is_some() {
-        conditions.push(format!("({columns}) > ({})", places(1)));
+        conditions.push(format!("({}) > ({})", keys.join(", "), places(1, keys.len())));
     }
-    let mut values: Vec<Value> = after.unwrap_or_default().to_vec();
-    let offset = rows_max.saturating_sub(1).min(i64::MAX as u64);
-    let end: Option<Vec<Value>> = {
-        let sql = format!(
-            "SELECT {columns} FROM {from} WHERE {} ORDER BY {columns} LIMIT 1 OFFSET {offset}",
-            conditions.join(" AND ")
-        );
-        let mut read = db.prepare_cached(&sql)?;
-        let mut rows = read.query(params_from_iter(&values))?;
-        match rows.next()? {
-            Some(row) => Some(
-                (0..n).map(|i| row.get_ref(i).map(Value::from)).collect::<rusqlite::Result<_>>()?,
-            ),
-            None => None,
-        }
-    };
-    if let Some(end) = &end {
-        conditions.push(format!("({columns}) <= ({})", places(values.len() + 1)));
-        values.extend(end.iter().cloned());
-    }
-    Ok(KeyPage { condition: conditions.join(" AND "), values, end })
+    (conditions.join(" AND "), after.unwrap_or_default().to_vec())
+}
+
+fn places(first: usize, count: usize) -> String {
+    (first..first + count).map(|i| format!("?{i}")).collect::<Vec<_>>().join(", ")
 }

@@ -1,9 +1,10 @@
 //! Drops TEMP triggers, also those whose table is gone.
 //!
 //! Arrives: a connection and the name of a TEMP trigger. Leaves: a connection without it. When
-//! another connection renames or drops the trigger's table, SQLite forgets the trigger when it reads
-//! the schema again (`orphanTrigger` in build.c), but its entry stays: DROP TRIGGER does not find it,
-//! and every ALTER TABLE fails at it. TEMP objects end with the connection, so a crash leaves none.
+//! another connection renames or drops the trigger's table, SQLite forgets the trigger when it
+//! reads the schema again (`orphanTrigger` in build.c), but its entry stays: DROP TRIGGER does not
+//! find it, and every ALTER TABLE fails at it. TEMP objects end with the connection, so a crash
+//! leaves none.
 
 use crate::db::sql::quote;
 use rusqlite::Connection;

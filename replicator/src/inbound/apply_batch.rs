@@ -12,7 +12,8 @@ use crate::merge::apply::{Applied, Applier, ApplyError};
 use crate::merge::table_map::TableMap;
 use crate::model::action::Action;
 use crate::model::batch::{BatchHeader, Op, Row};
-use crate::model::ids::{BatchNo, NodeId, Site, Version};
+use crate::model::ids::{BatchNo, Hlc, NodeId, Site, Version};
+use crate::store::conflicts::JournalBounds;
 use crate::store::cursor::NO_ROW_MS;
 use crate::wire::decode::{BatchReader, DecodeError, outline};
 use crate::wire::spill::Spill;
@@ -53,6 +54,15 @@ pub(super) struct Sender {
     pub(super) site: Site,
     /// The number of the batch.
     pub(super) batch: BatchNo,
+}
+
+/// Where a batch comes from.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Source {
+    /// The sender that its message names; None if that is not known.
+    pub(super) sender: Option<Sender>,
+    /// The broker's time of its message, unix milliseconds.
+    pub(super) broker_ms: i64,
 }
 
 impl std::fmt::Display for Sender {
@@ -105,8 +115,7 @@ fn inapplicable(
     }
 }
 
-/// Decodes, admits and applies one batch inside a savepoint. `sender` is the one that its message
-/// names, if that is known.
+/// Decodes, admits and applies one batch inside a savepoint.
 ///
 /// # Errors
 /// The error that ends the node, or a temporary lock.
@@ -114,10 +123,10 @@ pub(super) fn apply_body(
     tx: &Transaction<'_>,
     unpacker: &mut Unpacker,
     body: &Spill,
-    sender: Option<Sender>,
+    source: Source,
 ) -> Result<Outcome, Fatal> {
     connection::run(tx.db, "SAVEPOINT __harmonylite__batch")?;
-    match apply_inside(tx, unpacker, body, sender) {
+    match apply_inside(tx, unpacker, body, source) {
         Ok(outcome) => {
             connection::run(tx.db, "RELEASE __harmonylite__batch")?;
             Ok(outcome)
@@ -131,35 +140,44 @@ pub(super) fn apply_body(
     }
 }
 
+fn too_far_ahead(header: &BatchHeader, version: Version) -> String {
+    format!(
+        "a row has the version {version}, more than ten years ahead of the broker: the clock of \
+        node {} is or was wrong, or the message is forged; nothing of it is applied. Set the clock \
+        right, and run `harmonylite reset-versions` on that node",
+        header.node
+    )
+}
+
 /// Decompresses a small batch once, and another batch twice, in pieces. Most batches are small.
 fn apply_inside(
     tx: &Transaction<'_>,
     unpacker: &mut Unpacker,
     body: &Spill,
-    sender: Option<Sender>,
+    source: Source,
 ) -> Result<Outcome, EndedEarly> {
     let limits = &tx.config.limits;
     if let Spill::Memory(packed) = body
         && let Some(plain) = unpacker.unpack(packed, limits).map_err(undecodable)?
     {
-        let result = apply_plain(tx, || Ok(&plain[..]), sender);
+        let result = apply_plain(tx, || Ok(&plain[..]), source);
         unpacker.put_back(plain);
         return result;
     }
-    apply_plain(tx, || unpacking(body.reader()?, limits).map_err(undecodable), sender)
+    apply_plain(tx, || unpacking(body.reader()?, limits).map_err(undecodable), source)
 }
 
 /// Applies a batch. `open` returns its decompressed bytes from the start.
 fn apply_plain<R: Read>(
     tx: &Transaction<'_>,
     open: impl Fn() -> Result<R, EndedEarly>,
-    sender: Option<Sender>,
+    source: Source,
 ) -> Result<Outcome, EndedEarly> {
     let limits = &tx.config.limits;
     let found = outline(open()?, limits).map_err(undecodable)?;
     let header = found.header;
     let named = Sender { node: header.node, site: header.site, batch: header.number };
-    if let Some(sender) = sender.filter(|sender| *sender != named) {
+    if let Some(sender) = source.sender.filter(|sender| *sender != named) {
         let reason = format!("its content is {named}, but it came as {sender}");
         return Err(Outcome::Quarantine(reason).into());
     }
@@ -197,14 +215,19 @@ fn apply_plain<R: Read>(
         &absorb.own_sites,
         tx.durable.joined,
         tx.now.unix_ms,
-        limits.conflicts_max,
+        JournalBounds { entries_max: limits.conflicts_max, bytes_max: limits.conflict_bytes_max },
     );
+    let hlc_max = Hlc::newest_at(source.broker_ms);
+    applier.discard_beyond(hlc_max);
     let mut row =
         Row { version: Version::NONE, previous: Version::NONE, op: Op::Delete, values: Vec::new() };
     let mut lowest_ms = NO_ROW_MS;
     for map in &maps {
         reader.next_table().map_err(undecodable)?;
         while reader.next_row(&mut row).map_err(undecodable)? {
+            if row.version.hlc > hlc_max {
+                return Err(Outcome::Quarantine(too_far_ahead(&header, row.version)).into());
+            }
             lowest_ms = lowest_ms.min(row.version.hlc.ms());
             if let Some(map) = map {
                 applier.row(map, &row).map_err(|error| inapplicable(error, &maps, &header))?;

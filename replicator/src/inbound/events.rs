@@ -9,7 +9,7 @@ use super::stream::Context;
 use crate::actor::{Ack, Effect, Fatal};
 use crate::broker::{Broker, BrokerError, BrokerEvent, Message, Permit, Reply};
 use crate::db::connection::DatabaseError;
-use crate::model::config::{Now, SchemaMode};
+use crate::model::config::{BrokerClock, Now, SchemaMode};
 use crate::model::ids::{NodeId, StreamSeq};
 use crate::repair::answers::{PeerQuestion, QuestionId};
 use crate::repair::gaps::Gaps;
@@ -34,6 +34,9 @@ pub enum Input {
     /// Retry a batch in quarantine.
     RetryQuarantine(i64),
 }
+
+/// The broker's time is passed on when it is ahead of what was passed on by more than this.
+const BROKER_TIME_STEP_MS: i64 = 1_000;
 
 impl<B: Broker> Inbound<B> {
     /// Handles an input. Never accesses the database.
@@ -106,6 +109,10 @@ impl<B: Broker> Inbound<B> {
 
     fn delivered(&mut self, generation: u64, message: Message, permit: Permit, now: Now) {
         let (shard, seq) = (message.shard, message.seq);
+        self.saw_broker_time(message.time_ns, now);
+        let warned = self.clocks.saw_message(message.time_ns / 1_000_000, now);
+        self.stats.drift_warnings += u64::from(warned);
+        self.answers.saw_message(message.node, now);
         let (streams, progress) = (&mut self.inbox.streams, &self.durable.streams);
         let mut streams = streams.iter_mut().zip(progress);
         let Some((stream, progress)) = streams.find(|(s, _)| s.shard == shard) else { return };
@@ -119,6 +126,7 @@ impl<B: Broker> Inbound<B> {
             progress,
             own_site: self.durable.site(),
             limits: &self.config.limits,
+            stream_bytes_max: self.config.stream_bytes_max,
             spill_dir,
         };
         if let Err(error) = stream.deliver(message, permit, context) {
@@ -132,6 +140,15 @@ impl<B: Broker> Inbound<B> {
                 );
             }
             stream.wait_for_room(seq, error.to_string(), now.mono_ms);
+        }
+    }
+
+    /// Notes a time that the broker has passed. Outbound needs it to the second.
+    fn saw_broker_time(&mut self, time_ns: i64, now: Now) {
+        let seen_ms = time_ns / 1_000_000;
+        if self.broker_clock.is_none_or(|clock| seen_ms > clock.at(now) + BROKER_TIME_STEP_MS) {
+            self.broker_clock = Some(BrokerClock::new(seen_ms, now));
+            self.effects.push(Effect::BrokerTime(seen_ms));
         }
     }
 
@@ -204,7 +221,7 @@ impl<B: Broker> Inbound<B> {
             Signal::Ask { asker, gap, noticed_ms, origin, shard, upto, since_ms } => {
                 // The asker knows only the members on the list, and the broker may have lost the
                 // list.
-                self.requests.send([Gaps::ask_members()]);
+                self.requests.send(self.gaps.members_again(now));
                 let answers = self.config.publish && self.durable.joined;
                 if !answers || shard == 0 || shard > self.config.shards {
                     return;
@@ -213,8 +230,13 @@ impl<B: Broker> Inbound<B> {
                 let position = StreamSeq(upto);
                 let misses = !self.config.replicate || self.gaps.is_open(shard);
                 let question = PeerQuestion { id, origin, shard, position, since_ms };
-                let answer = self.answers.receive(question, misses, now);
+                let turn = self.gaps.turn(asker);
+                let answer = self.answers.receive(question, misses, turn, now);
                 self.requests.send(answer.map(Outgoing::Signal));
+            }
+            Signal::Answering { by, .. } if by == self.config.node.0 => {}
+            Signal::Answering { asker, gap, noticed_ms, by, whole } => {
+                self.answers.announced(QuestionId { asker, gap, noticed_ms }, by, whole, now);
             }
             Signal::Answered { asker, gap, noticed_ms, by, whole } => {
                 let id = QuestionId { asker, gap, noticed_ms };
@@ -251,6 +273,9 @@ impl<B: Broker> Inbound<B> {
         if self.config.schema_mode != SchemaMode::Off
             && self.schema.retries_held(!held.is_empty(), now)
         {
+            self.consume_all_held();
+        }
+        if self.inbox.quarantine_retry_ms.take_if(|due_ms| now.mono_ms >= *due_ms).is_some() {
             self.consume_all_held();
         }
         self.requests.send(self.superseded.ask(held, now));
@@ -316,14 +341,19 @@ impl<B: Broker> Inbound<B> {
     /// Starts the consumers and lets outbound publish, after the transaction that carried out the
     /// verdict.
     pub(super) fn connection_passes(&mut self, now: Now) {
+        let heads = self.durable.streams.iter().filter_map(|s| s.cursor.head());
+        let mut newest_ns = heads.map(|head| head.time_ns).max().unwrap_or(0);
         if let Some(verdict) = self.verify.verdict() {
             for judged in &verdict.shards {
+                let state = &judged.state;
+                newest_ns = newest_ns.max(state.created_ns).max(state.last_time_ns);
                 let mut streams = self.inbox.streams.iter_mut();
                 if let Some(stream) = streams.find(|s| s.shard == judged.shard) {
                     stream.created_ns = judged.state.created_ns;
                 }
             }
         }
+        self.saw_broker_time(newest_ns, now);
         let go = self.verify.pass(&self.durable);
         self.requests.no_trouble();
         self.inbox.delivered_ms = now.mono_ms;

@@ -33,6 +33,8 @@ pub(super) struct Inbox {
     first_served: usize,
     /// When the last message arrived, or the connection became usable.
     pub(super) delivered_ms: u64,
+    /// When origins are consumed again that are held because the quarantine is full.
+    pub(super) quarantine_retry_ms: Option<u64>,
     /// The memory for decompressing batches.
     pub(super) unpacker: Unpacker,
 }
@@ -64,6 +66,7 @@ impl Inbox {
             streams: durable.streams.iter().map(ShardStream::new).collect(),
             first_served: 0,
             delivered_ms: now.mono_ms,
+            quarantine_retry_ms: None,
             unpacker: Unpacker::default(),
         }
     }
@@ -162,7 +165,8 @@ impl Inbox {
 
     /// Returns when a stream has work although no input arrives, on the monotone clock.
     pub(super) fn streams_deadline(&self) -> u64 {
-        self.streams.iter().map(ShardStream::deadline).min().unwrap_or(u64::MAX)
+        let streams = self.streams.iter().map(ShardStream::deadline).min().unwrap_or(u64::MAX);
+        streams.min(self.quarantine_retry_ms.unwrap_or(u64::MAX))
     }
 
     /// Returns whether the streams are applied up to these positions. `served` is the number of

@@ -6,9 +6,11 @@
 //! changes nothing.
 
 mod adopt_schema;
+mod after_commit;
 mod apply_batch;
 mod bookkeeping;
 mod carry_out;
+mod clocks;
 mod durable;
 mod events;
 mod inbox;
@@ -35,7 +37,7 @@ use crate::broker::{Broker, Request};
 use crate::capture::baseline;
 use crate::capture::user_triggers::SilentTrigger;
 use crate::db::layout::Layout;
-use crate::model::config::{NodeConfig, Now};
+use crate::model::config::{BrokerClock, NodeConfig, Now};
 use crate::model::ids::Site;
 use crate::repair::answers::Answers;
 use crate::repair::gaps::Gaps;
@@ -44,6 +46,7 @@ use crate::repair::question::{Outgoing, Question};
 use crate::repair::superseded::Superseded;
 use crate::store::meta::{self, Meta};
 use crate::store::{install::create_tables, kept_tables, schema_changes, sites};
+use clocks::Clocks;
 use durable::Durable;
 use inbox::Inbox;
 use join::Join;
@@ -54,6 +57,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use schedule::Schedule;
 use schema::FollowedSchema;
 use std::sync::Arc;
+use stream::Oversized;
 use verify::Verify;
 
 /// The writing actor.
@@ -72,6 +76,9 @@ pub struct Inbound<B: Broker> {
     inbox: Inbox,
     polite: Polite,
     notices: Notices,
+    /// The broker's time, by the messages so far.
+    broker_clock: Option<BrokerClock>,
+    clocks: Clocks,
     /// The reason why the last transaction found no room on the disk.
     no_disk_room: Option<String>,
     /// Messages for outbound. The owner takes them after each call.
@@ -108,6 +115,8 @@ impl<B: Broker> Inbound<B> {
             inbox: Inbox::new(&durable, now),
             polite: Polite::new(&config),
             notices: Notices::default(),
+            broker_clock: None,
+            clocks: Clocks::new(&config),
             no_disk_room: None,
             effects: Vec::new(),
             stats: Stats::default(),
@@ -194,6 +203,26 @@ impl<B: Broker> Inbound<B> {
     /// Returns the open gaps, for people.
     pub fn open_gaps(&self) -> Vec<String> {
         self.gaps.describe()
+    }
+
+    /// Returns the nodes with wrong clocks, for people.
+    pub fn wrong_clocks(&self) -> Vec<String> {
+        self.clocks.describe()
+    }
+
+    /// Returns the batches whose rows are missing because no stream can hold them, for people.
+    pub fn oversized(&self) -> Vec<String> {
+        let (config, gaps) = (&self.config, &self.gaps);
+        let streams = self.inbox.streams.iter().filter(|s| gaps.is_open(s.shard));
+        let describe = |o: &Oversized| {
+            format!(
+                "a batch is larger than the stream holds: batch {} of node {} has {} bytes, and a \
+                stream holds {}; its rows are asked for, and come in smaller batches; raise \
+                replication_log.max_bytes and max_entries on all nodes",
+                o.batch, o.node, o.bytes, config.stream_bytes_max
+            )
+        };
+        streams.filter_map(|s| s.oversized.as_ref()).map(describe).collect()
     }
 
     /// Returns the last failed request since the connection was usable, for people.

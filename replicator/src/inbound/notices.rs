@@ -4,7 +4,7 @@
 //! lines. Owns: a fault that goes on does not fill the log. In memory only: after a start it is
 //! reported again.
 
-use super::transaction::AfterCommit;
+use super::after_commit::AfterCommit;
 use crate::model::config::Now;
 use std::collections::HashMap;
 

@@ -5,7 +5,8 @@
 //! batch that is not applied is kept. The transaction decides what a crash leaves.
 
 use super::adopt_schema::Adopted;
-use super::apply_batch::{Outcome, Sender, apply_body};
+use super::apply_batch::{Outcome, Sender, Source, apply_body};
+use super::clocks::Stamped;
 use super::inbox::Inbox;
 use super::stream::{ItemKind, StreamItem};
 use super::transaction::Transaction;
@@ -90,17 +91,20 @@ impl Processing<'_, '_> {
             ItemKind::Bad { reason, message } => {
                 let headers = message.headers.as_ref();
                 let (site, batch) = headers.map_or((Site(0), BatchNo(0)), |h| (h.site, h.batch));
-                self.quarantine(Entry {
-                    id: 0,
-                    time_ms: self.tx.now.unix_ms,
-                    shard,
-                    seq: message.seq,
-                    node: message.node,
-                    site,
-                    batch,
-                    reason: reason.clone(),
-                    body: message.payload.to_vec(),
-                })?;
+                self.set_aside(
+                    place,
+                    Entry {
+                        id: 0,
+                        time_ms: self.tx.now.unix_ms,
+                        shard,
+                        seq: message.seq,
+                        node: message.node,
+                        site,
+                        batch,
+                        reason: reason.clone(),
+                        body: message.payload.to_vec(),
+                    },
+                )?;
                 (1, NO_ROW_MS)
             }
             ItemKind::Batch { headers, first, body, .. } => {
@@ -124,14 +128,18 @@ impl Processing<'_, '_> {
             return Ok((0, NO_ROW_MS));
         }
         let sender = Sender { node, site: headers.site, batch: headers.batch };
-        match apply_body(self.tx, self.unpacker, body, Some(sender))? {
+        let broker_ms = place.item.anchor.time_ns / 1_000_000;
+        let source = Source { sender: Some(sender), broker_ms };
+        match apply_body(self.tx, self.unpacker, body, source)? {
             Outcome::Applied { header, applied, lowest_ms, adopted } => {
                 self.adopt(adopted);
                 self.note_origin(shard, node, &header)?;
                 self.tx.stats.batches_applied += 1;
                 self.tx.stats.bytes_applied += body.len();
                 self.tx.stats.last_applied_unix_ms = self.tx.now.unix_ms;
-                self.count(&applied, node);
+                let created_ms = header.created_ms;
+                self.tx.after.stamped.push(Stamped { node, created_ms, broker_ms });
+                self.count(&applied);
                 self.tx.after.look |= applied.compensated > 0;
                 Ok((applied.taken + applied.skipped, lowest_ms))
             }
@@ -146,17 +154,20 @@ impl Processing<'_, '_> {
                 Ok((1, NO_ROW_MS))
             }
             Outcome::Quarantine(reason) => {
-                self.quarantine(Entry {
-                    id: 0,
-                    time_ms: self.tx.now.unix_ms,
-                    shard,
-                    seq: first,
-                    node,
-                    site: headers.site,
-                    batch: headers.batch,
-                    reason,
-                    body: body.to_vec()?,
-                })?;
+                self.set_aside(
+                    place,
+                    Entry {
+                        id: 0,
+                        time_ms: self.tx.now.unix_ms,
+                        shard,
+                        seq: first,
+                        node,
+                        site: headers.site,
+                        batch: headers.batch,
+                        reason,
+                        body: body.to_vec()?,
+                    },
+                )?;
                 Ok((1, 0))
             }
         }
@@ -170,7 +181,7 @@ impl Processing<'_, '_> {
         }
     }
 
-    fn count(&mut self, applied: &Applied, node: NodeId) {
+    fn count(&mut self, applied: &Applied) {
         let stats = &mut self.tx.stats;
         stats.rows_taken += applied.taken;
         stats.rows_skipped += applied.skipped;
@@ -179,16 +190,6 @@ impl Processing<'_, '_> {
         stats.inserted_twice += applied.inserted_twice;
         self.tx.after.inserted_twice.extend_from_slice(&applied.inserted_twice_tables);
         stats.newest_remote_ms = stats.newest_remote_ms.max(applied.newest_ms);
-        let ahead_ms = applied.newest_ms - self.tx.now.unix_ms;
-        if ahead_ms > self.tx.config.max_clock_drift_ms {
-            stats.drift_warnings += 1;
-            tracing::warn!(
-                origin = node.0,
-                ahead_ms,
-                "the clock of another node is ahead of ours by more than max_clock_drift; its \
-                writes win until our clock catches up"
-            );
-        }
     }
 
     /// Follows the chain of batch numbers of a site. A hole in it is a lost message. The chain
@@ -245,8 +246,29 @@ impl Processing<'_, '_> {
         Ok(())
     }
 
-    fn quarantine(&mut self, entry: Entry) -> Result<(), Fatal> {
-        let count = quarantine::add(self.tx.db, &entry)?;
+    /// Puts a message into quarantine. If the quarantine is full, its origin is held, so that the
+    /// message is read again later. If very many origins are held (nobody has so many nodes), the
+    /// message counts as missing, and the other nodes are asked for their rows.
+    fn set_aside(&mut self, place: Place<'_>, entry: Entry) -> Result<(), Fatal> {
+        let most = self.tx.config.limits.quarantine_max;
+        if quarantine::count(self.tx.db)?.cast_unsigned() < most {
+            return self.quarantine(&entry);
+        }
+        self.tx.after.quarantine_full = true;
+        let reason = format!(
+            "the quarantine is full ({most} batches): look at them with `harmonylite quarantine \
+            list`, then retry or drop them; the next one: {}",
+            entry.reason
+        );
+        let held = &self.tx.durable.streams[place.i].held;
+        if held.len() as u64 >= most && !held.contains_key(&entry.node) {
+            return self.tx.note_gap(place.shard, entry.node, &reason);
+        }
+        self.hold(place, entry.seq, &reason)
+    }
+
+    fn quarantine(&mut self, entry: &Entry) -> Result<(), Fatal> {
+        quarantine::add(self.tx.db, entry)?;
         tracing::error!(
             origin = entry.node.0,
             batch = entry.batch.0,
@@ -256,9 +278,6 @@ impl Processing<'_, '_> {
             "a batch cannot be applied; it is in quarantine, see `harmonylite quarantine`"
         );
         self.tx.stats.quarantined += 1;
-        if count.cast_unsigned() > self.tx.config.limits.quarantine_max {
-            return Err(Fatal::QuarantineFull { count });
-        }
         Ok(())
     }
 
@@ -292,11 +311,13 @@ impl Processing<'_, '_> {
         for id in retries {
             let Some(entry) = quarantine::load(self.tx.db, *id)? else { continue };
             let body = Spill::from_bytes(entry.body);
-            match apply_body(self.tx, self.unpacker, &body, None)? {
+            // When the message was stored is not known any more.
+            let source = Source { sender: None, broker_ms: self.tx.now.unix_ms };
+            match apply_body(self.tx, self.unpacker, &body, source)? {
                 Outcome::Applied { applied, adopted, .. } => {
                     self.adopt(adopted);
                     tracing::info!(id, rows = applied.taken, "applied a batch from quarantine");
-                    self.count(&applied, entry.node);
+                    self.count(&applied);
                     self.tx.after.look |= applied.compensated > 0;
                     quarantine::remove(self.tx.db, *id)?;
                 }

@@ -48,7 +48,7 @@ impl Schedule<'_> {
                 || inbox.items_are_due(durable, durable.joined && up)
                 || now.mono_ms >= self.answer_deadline()
                 || !durable.compare.is_idle()
-                || durable.republish.is_due(durable.absorb.published)
+                || now.mono_ms >= durable.republish.deadline(durable.absorb.published)
                 || (up && self.join.is_complete(durable, inbox, &[], now)))
     }
 
@@ -93,6 +93,11 @@ impl Schedule<'_> {
     pub(super) fn deadline(&self) -> u64 {
         let inbox = self.inbox;
         let always = self.verify.deadline().min(inbox.deadline()).min(self.answer_deadline());
+        if !self.verify.knows_incarnation() {
+            return always;
+        }
+        let durable = self.durable;
+        let always = always.min(durable.republish.deadline(durable.absorb.published));
         if !self.verify.is_up() {
             return always;
         }

@@ -5,10 +5,11 @@
 //! move the cursor. A crash before the commit changes nothing.
 
 use super::Inbound;
+use super::after_commit::AfterCommit;
 use super::bookkeeping::Urgency;
 use super::process;
 use super::transaction::{
-    ABSORB_ENTRIES_FEW, ABSORB_ENTRIES_MAX, AfterCommit, Committed, Transaction, check_content,
+    ABSORB_ENTRIES_FEW, ABSORB_ENTRIES_MAX, Committed, Transaction, check_content,
 };
 use crate::actor::{Effect, Fatal, Step};
 use crate::broker::Broker;
@@ -28,6 +29,9 @@ use std::sync::Arc;
 /// A transaction with more rows is not repeated because another connection opens a snapshot
 /// meanwhile: that would cost more than it spares.
 const REPEATED_ROWS_MAX: u64 = 200;
+
+/// After this time a message that found no room in quarantine is consumed again.
+const QUARANTINE_RETRY_MS: u64 = 60_000;
 
 impl<B: Broker> Inbound<B> {
     /// Does one piece of work, with at most one write transaction. It also checks the deadlines.
@@ -217,15 +221,26 @@ impl<B: Broker> Inbound<B> {
         self.schema.moved |= after.schema_moved;
         self.notices.committed(&after, now);
         self.inbox.committed(&after.served);
+        for batch in after.stamped {
+            self.stats.drift_warnings += u64::from(self.clocks.saw_batch(batch, now));
+        }
+        if after.quarantine_full {
+            self.inbox.quarantine_retry_ms = Some(now.mono_ms + QUARANTINE_RETRY_MS);
+        }
         for node in after.superseded_asked {
             self.superseded.asked(node);
         }
         for (node, created_ms) in after.seen_origins {
             self.gaps.saw_origin(node, created_ms);
         }
-        let signals = self.answers.committed(after.answers, self.durable.absorb.published);
+        let signals = self.answers.committed(after.answers, self.durable.absorb.published, now);
         self.requests.send(signals.into_iter().map(Outgoing::Signal));
         self.gaps.committed(&self.db, after.ended_gaps, after.gaps_changed);
+        if after.ended_gaps > 0 {
+            for stream in &mut self.inbox.streams {
+                stream.oversized.take_if(|_| !self.gaps.is_open(stream.shard));
+            }
+        }
         if after.new_incarnation {
             self.verify.incarnation_begun();
         }

@@ -7,7 +7,7 @@
 use super::durable::Progress;
 use crate::broker::{Message, Permit};
 use crate::model::batch::PartHeaders;
-use crate::model::ids::{NodeId, Site, StreamSeq};
+use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 use crate::model::limits::Limits;
 use crate::store::cursor::Anchor;
 use crate::wire::parts::{Assembler, PartError, PartOutcome};
@@ -84,6 +84,8 @@ pub struct Context<'a> {
     pub own_site: Site,
     /// The limits.
     pub limits: &'a Limits,
+    /// The bytes that a stream holds.
+    pub stream_bytes_max: u64,
     /// The directory for the parts of large batches.
     pub spill_dir: &'a Path,
 }
@@ -105,7 +107,20 @@ pub struct ShardStream {
     pub began: Option<Anchor>,
     /// Set while a part of a large batch found no room on the disk.
     pub no_room: Option<NoRoom>,
+    /// The last batch that is larger than the stream, until it is complete or its rows came again.
+    pub oversized: Option<Oversized>,
     assembling: HashMap<NodeId, Assembling>,
+}
+
+/// A batch that is larger than the stream holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Oversized {
+    /// The origin.
+    pub node: NodeId,
+    /// Its number.
+    pub batch: BatchNo,
+    /// Its size.
+    pub bytes: u64,
 }
 
 /// A part of a large batch that found no room on the disk.
@@ -142,6 +157,7 @@ impl ShardStream {
             began: head,
             position,
             no_room: None,
+            oversized: None,
             assembling: HashMap::new(),
         }
     }
@@ -292,6 +308,19 @@ impl ShardStream {
         context: Context<'_>,
     ) -> io::Result<Option<ItemKind>> {
         let before = self.position;
+        let large =
+            Oversized { node: message.node, batch: headers.batch, bytes: headers.total_bytes };
+        if large.bytes > context.stream_bytes_max && self.oversized != Some(large) {
+            tracing::warn!(
+                origin = large.node.0,
+                batch = large.batch.0,
+                bytes = large.bytes,
+                holds = context.stream_bytes_max,
+                "a batch is larger than the stream holds; raise replication_log.max_bytes and \
+                max_entries on all nodes"
+            );
+            self.oversized = Some(large);
+        }
         let slot = self.assembling.entry(message.node).or_insert_with(|| Assembling {
             assembler: Assembler::new(context.limits, context.spill_dir),
             before: None,
@@ -307,6 +336,7 @@ impl ShardStream {
             Ok(PartOutcome::Incomplete) => None,
             Ok(PartOutcome::Complete { body, first }) => {
                 slot.before = None;
+                self.oversized.take_if(|oversized| *oversized == large);
                 let permit = if headers.parts == 1 { permit } else { Permit::default() };
                 Some(ItemKind::Batch { headers, first, body, permit })
             }

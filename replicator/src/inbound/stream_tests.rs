@@ -34,8 +34,13 @@ fn message(seq: u64, node: u64, part: u32, parts: u32) -> Message {
 
 fn deliver(stream: &mut ShardStream, progress: &Progress, message: Message) {
     let (limits, spill_dir) = (Limits::default(), std::env::temp_dir());
-    let context =
-        Context { progress, own_site: OWN, limits: &limits, spill_dir: spill_dir.as_path() };
+    let context = Context {
+        progress,
+        own_site: OWN,
+        limits: &limits,
+        stream_bytes_max: 1_000,
+        spill_dir: spill_dir.as_path(),
+    };
     stream.deliver(message, Permit::default(), context).unwrap();
 }
 

@@ -4,9 +4,9 @@
 //! nothing. Owns: nothing is written into a database whose content was replaced. A crash leaves all
 //! or none.
 
-use super::adopt_schema::Adopted;
+use super::after_commit::AfterCommit;
 use super::durable::Durable;
-use super::inbox::{Inbox, Served};
+use super::inbox::Inbox;
 use super::stats::Stats;
 use crate::actor::{Ack, Fatal};
 use crate::capture::absorb::{absorb, published};
@@ -18,8 +18,8 @@ use crate::db::layout::Layout;
 use crate::model::config::{NodeConfig, Now, OnJoin};
 use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 use crate::model::planted_bugs::{Bug, planted};
-use crate::repair::answers::{Answers, AnswersDone};
-use crate::repair::republish::RepublishStep;
+use crate::repair::answers::Answers;
+use crate::repair::republish::{Pace, RepublishStep};
 use crate::repair::verdict::{Confirmed, Published};
 use crate::store::change_log::{self, log_end};
 use crate::store::cursor::{Anchor, NO_ROW_MS};
@@ -33,43 +33,6 @@ pub(super) const ABSORB_ENTRIES_MAX: i64 = 10_000;
 /// The same for bookkeeping beside a busy application: a transaction of the application that begins
 /// during ours must not get to its first write before we end.
 pub(super) const ABSORB_ENTRIES_FEW: i64 = 500;
-
-/// The work that remains after the commit of a transaction.
-#[derive(Debug, Default)]
-pub(super) struct AfterCommit {
-    /// The processed part of the inbox.
-    pub(super) served: Served,
-    /// The schema changed, so the transaction did nothing.
-    pub(super) schema_moved: bool,
-    /// Outbound has entries to collect.
-    pub(super) look: bool,
-    /// The log is another one than outbound has read.
-    pub(super) log_replaced: bool,
-    /// The verdict on the connection is carried out.
-    pub(super) connection_passes: bool,
-    /// A new incarnation has begun.
-    pub(super) new_incarnation: bool,
-    /// Gaps were noted.
-    pub(super) gaps_changed: bool,
-    /// The number of closed gaps.
-    pub(super) ended_gaps: usize,
-    /// The progress of answers.
-    pub(super) answers: AnswersDone,
-    /// Origins with superseded batches about which the other nodes are now asked.
-    pub(super) superseded_asked: Vec<NodeId>,
-    /// Origins of applied batches, and when the batches were made.
-    pub(super) seen_origins: Vec<(NodeId, i64)>,
-    /// Tables with changed rows with NULL in the key.
-    pub(super) null_key_tables: Vec<String>,
-    /// Tables in which this node or another has a row under the key of another row.
-    pub(super) inserted_twice: Vec<String>,
-    /// Tables whose rows have taken all ids that this node may give.
-    pub(super) without_ids: Vec<String>,
-    /// The schema as changed for a batch, and the changes.
-    pub(super) adopted: Vec<Adopted>,
-    /// Released origins, by stream. They are stored at the end of the transaction.
-    pub(super) released: Vec<(u32, NodeId)>,
-}
 
 /// The result of a committed transaction.
 pub(super) struct Committed {
@@ -209,7 +172,7 @@ impl<'a> Transaction<'a> {
     pub(super) fn stamp_old_changes(&mut self, published: i64) -> Result<(), Fatal> {
         let oldest = self.now.unix_ms - self.config.version_retention_ms;
         let after = self.durable.absorb.absorbed.max(published);
-        let stamped = change_log::restamp(self.db, after, oldest, self.now.unix_ms)?;
+        let stamped = change_log::restamp(self.db, after, 1..oldest, self.now.unix_ms)?;
         if stamped > 0 {
             tracing::warn!(
                 changes = stamped,
@@ -412,9 +375,9 @@ impl<'a> Transaction<'a> {
     /// SQLite's error.
     pub(super) fn step_republish(&mut self, answers: &Answers) -> Result<(), Fatal> {
         let published = self.durable.absorb.published;
-        let rows_max = self.config.limits.republish_rows_max;
+        let pace = Pace::new(self.config);
         let walks = &mut self.durable.republish;
-        let rows = match walks.step(self.db, &self.layout, rows_max, published)? {
+        let rows = match walks.step(self.db, &self.layout, pace, (published, self.now))? {
             None => return Ok(()),
             Some(RepublishStep::Logged { rows, republished }) => {
                 self.stats.rows_republished += if republished { rows } else { 0 };

@@ -15,7 +15,7 @@ use crate::model::batch::{Op, Row, Value};
 use crate::model::ids::{Hlc, Site, Version};
 use crate::model::planted_bugs::{Bug, planted};
 use crate::store::change_log;
-use crate::store::conflicts::{self, Loss};
+use crate::store::conflicts::{self, JournalBounds, Loss};
 use crate::store::versions::Versions;
 use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension, params_from_iter};
 use std::collections::HashSet;
@@ -87,7 +87,9 @@ pub struct Applier<'a> {
     own_sites: &'a HashSet<Site>,
     joined: bool,
     now_ms: i64,
-    conflicts_max: u64,
+    journal: JournalBounds,
+    /// A stored version with a greater time is one that no node sends, so it loses.
+    hlc_max: Hlc,
     clashes: Vec<Clash>,
     versions: Versions<'a>,
     /// The upsert statement of the table of the last row.
@@ -103,7 +105,7 @@ impl<'a> Applier<'a> {
         own_sites: &'a HashSet<Site>,
         joined: bool,
         now_ms: i64,
-        conflicts_max: u64,
+        journal: JournalBounds,
     ) -> Self {
         Self {
             db,
@@ -111,12 +113,19 @@ impl<'a> Applier<'a> {
             own_sites,
             joined,
             now_ms,
-            conflicts_max,
+            journal,
+            hlc_max: Hlc(i64::MAX),
             clashes: Vec::new(),
             versions: Versions::new(db),
             upsert: None,
             done: Applied::default(),
         }
+    }
+
+    /// Lets every row of the batch win against a stored version beyond this time. No node sends
+    /// such a version any more, and none could win against it otherwise.
+    pub fn discard_beyond(&mut self, hlc_max: Hlc) {
+        self.hlc_max = hlc_max;
     }
 
     /// Applies one row.
@@ -127,7 +136,12 @@ impl<'a> Applier<'a> {
         let key = map.key_of(row);
         let local = self.versions.get(&map.table, &key)?;
         self.done.newest_ms = self.done.newest_ms.max(row.version.hlc.ms());
-        match resolve(local, row.version, row.previous, self.own_sites.contains(&local.site)) {
+        let verdict = if local.hlc > self.hlc_max && row.version.hlc <= self.hlc_max {
+            Verdict::Take { concurrent: true }
+        } else {
+            resolve(local, row.version, row.previous, self.own_sites.contains(&local.site))
+        };
+        match verdict {
             Verdict::Skip { concurrent } => {
                 self.done.skipped += 1;
                 if concurrent {
@@ -312,7 +326,7 @@ impl<'a> Applier<'a> {
             return Ok(());
         }
         let loss = Loss { table: &map.table, key, reason, winner, loser, content };
-        if !conflicts::record(self.db, &loss, self.now_ms, self.conflicts_max)? {
+        if !conflicts::record(self.db, &loss, self.now_ms, self.journal)? {
             return Ok(());
         }
         self.done.conflicts += 1;

@@ -41,6 +41,8 @@ pub struct NodeConfig {
     pub path: PathBuf,
     /// Streams, numbered from 1.
     pub shards: u32,
+    /// Bytes that a stream holds before it drops its oldest messages; `u64::MAX`: without bound.
+    pub stream_bytes_max: u64,
     /// Which tables are replicated.
     pub filter: TableFilter,
     /// See [`SchemaMode`].
@@ -73,7 +75,16 @@ pub struct NodeConfig {
     pub limits: Limits,
 }
 
+/// A step of a republication is at most this share of what a stream holds, so that readers can
+/// fall behind by many steps before the stream drops one that they have not read.
+const STREAM_SHARE: u64 = 16;
+
 impl NodeConfig {
+    /// Bytes of rows in one step of a republication.
+    pub fn republish_bytes_max(&self) -> u64 {
+        self.limits.republish_bytes_max.min(self.stream_bytes_max / STREAM_SHARE).max(1)
+    }
+
     /// The stream that this node publishes to: always the same.
     pub fn own_shard(&self) -> u32 {
         u32::try_from(self.node.0 % u64::from(self.shards.max(1))).unwrap_or(0) + 1
@@ -89,6 +100,27 @@ pub struct Now {
     pub mono_ms: u64,
 }
 
+/// The broker's clock, as messages show it: it is never behind a message that it has stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BrokerClock {
+    /// The least time of the broker, unix milliseconds, when our monotone clock was `mono_ms`.
+    unix_ms: i64,
+    mono_ms: u64,
+}
+
+impl BrokerClock {
+    /// Takes a time that the broker has passed now.
+    pub fn new(unix_ms: i64, now: Now) -> Self {
+        Self { unix_ms, mono_ms: now.mono_ms }
+    }
+
+    /// Returns the least time of the broker, unix milliseconds.
+    pub fn at(self, now: Now) -> i64 {
+        let passed_ms = now.mono_ms.saturating_sub(self.mono_ms);
+        self.unix_ms.saturating_add_unsigned(passed_ms)
+    }
+}
+
 #[cfg(test)]
 impl NodeConfig {
     /// A node with defaults, for tests beside components.
@@ -97,6 +129,7 @@ impl NodeConfig {
             node: NodeId(node),
             path: ":memory:".into(),
             shards: 2,
+            stream_bytes_max: u64::MAX,
             filter: TableFilter::default(),
             schema_mode: SchemaMode::Off,
             publish: true,

@@ -6,8 +6,8 @@
 //! A fixed range for each node does not work in SQLite: the next id is one more than the greater of
 //! `sqlite_sequence` and the greatest id *in the table* (`OP_NewRowid` in vdbe.c), and the table
 //! holds the rows of the node with the highest range. So the numbers are cut into blocks that
-//! belong to the slots in turn, and a node always counts in a block of its own above every number it
-//! knows.
+//! belong to the slots in turn, and a node always counts in a block of its own above every number
+//! it knows.
 
 /// The settings of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -33,9 +33,21 @@ impl StreamSeq {
 pub struct Hlc(pub i64);
 
 impl Hlc {
-    /// The greatest time that another node may use (the year 4199). A greater one could leave no
-    /// number for a later version of a row.
+    /// The greatest time of the format (the year 4199). A greater one could leave no number for a
+    /// later version of a row.
     pub const FOREIGN_MAX: Self = Self(i64::MAX / 2);
+
+    /// How far a version may be ahead of the broker's time at which its message is stored,
+    /// milliseconds. Ten years: no clock that is merely wrong gets there, and a node that knows
+    /// only the time of an old message is not stopped. Time passes, so there is always room for
+    /// the next version of a row.
+    pub const AHEAD_MS_MAX: i64 = 3_652 * 86_400_000;
+
+    /// The greatest time that a node accepts in a message of this time, and sends at this time
+    /// (unix milliseconds of the broker).
+    pub fn newest_at(broker_ms: i64) -> Self {
+        Self::from_ms(broker_ms.saturating_add(Self::AHEAD_MS_MAX)).min(Self::FOREIGN_MAX)
+    }
 
     /// The first hybrid time of a millisecond. Times before 1970 count as 1970, times beyond the
     /// year 6429 as that year.
@@ -83,5 +95,18 @@ display_number!(NodeId, Site, BatchNo, StreamSeq, Hlc);
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}+{}@{}", self.hlc.ms(), self.hlc.0 & 0xffff, self.site)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_time_leaves_room_for_the_next_one_and_stays_in_the_format() {
+        let newest = Hlc::newest_at(1_000);
+        assert!(newest.next() <= Hlc::newest_at(1_001));
+        assert_eq!(newest.ms() - 1_000, Hlc::AHEAD_MS_MAX);
+        assert_eq!(Hlc::newest_at(i64::MAX), Hlc::FOREIGN_MAX);
     }
 }

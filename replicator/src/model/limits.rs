@@ -35,8 +35,9 @@ pub struct Limits {
     pub apply_rows_max: u64,
     /// Entries in the conflict journal. The oldest are dropped.
     pub conflicts_max: u64,
-    /// Batches in quarantine. The node ends instead of quarantining another batch; it never drops a
-    /// batch automatically.
+    /// Bytes of the conflict journal. The oldest entries are dropped.
+    pub conflict_bytes_max: u64,
+    /// Batches in quarantine. The origin of another one is held; no batch is dropped automatically.
     pub quarantine_max: u64,
     /// Older cursors, kept at growing distances. After a loss the newest one that still matches is
     /// used.
@@ -45,6 +46,13 @@ pub struct Limits {
     pub cursor_trail_step: u64,
     /// Rows read in one write transaction of a republication (about 20 ms of work).
     pub republish_rows_max: u64,
+    /// Bytes of rows in one write transaction of a republication, so that one step is one batch of
+    /// moderate size. A stream with a bound makes it smaller, see
+    /// [`crate::model::config::NodeConfig::republish_bytes_max`].
+    pub republish_bytes_max: u64,
+    /// Bytes of rows that are republished in a minute because other nodes miss them: nobody on the
+    /// account can make a node publish more. A bounded stream makes it smaller.
+    pub republish_minute_bytes_max: u64,
     /// Log entries that one batch folds. A longer log is read in pieces, which may split a
     /// transaction.
     pub batch_entries_max: u64,
@@ -69,10 +77,13 @@ impl Default for Limits {
             inbox_bytes_max: 16 << 20,
             apply_rows_max: 2_000,
             conflicts_max: 10_000,
+            conflict_bytes_max: 64 << 20,
             quarantine_max: 1_000,
             cursor_trail_max: 64,
             cursor_trail_step: 64,
             republish_rows_max: 10_000,
+            republish_bytes_max: 8 << 20,
+            republish_minute_bytes_max: 512 << 20,
             batch_entries_max: 4_000_000,
             bookkeeping_entries_max: 10_000,
         }

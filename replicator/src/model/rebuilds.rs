@@ -2,8 +2,8 @@
 //! name, drops the table, and renames the copy.
 //!
 //! Most tools do that in one transaction, and nobody sees the copy. Some commit in between (Alembic
-//! with Python's driver, Laravel, Prisma). If the copy were replicated, its rows would leave under a
-//! name that the other nodes never have, and the table would seem to be dropped for a moment.
+//! with Python's driver, Laravel, Prisma). If the copy were replicated, its rows would leave under
+//! a name that the other nodes never have, and the table would seem to be dropped for a moment.
 
 /// Beginnings of such names. A table of an application must never match.
 const BEGINNINGS: &[&str] =

@@ -16,8 +16,8 @@ mod snapshot_store;
 pub mod wire;
 
 pub use connect::{LinkError, Target};
-pub use snapshot_store::NatsStore;
 pub use peer_settings::SharedSettings;
+pub use snapshot_store::NatsStore;
 
 use crate::broker::{Broker, BrokerError, BrokerEvent, Reply, Request, Ticket};
 use crate::model::ids::NodeId;

@@ -101,7 +101,11 @@ pub(super) fn text(
     page.counter("losses", "Times the broker lost acknowledged messages.", c.losses)?;
     page.counter("rows_republished", "Rows republished to repair a loss.", c.rows_republished)?;
     page.counter("split_transactions", "Transactions too large for one batch.", c.split)?;
-    page.counter("clock_drift_warnings", "Batches from a clock too far ahead.", c.drift_warnings)?;
+    page.counter(
+        "clock_drift_warnings",
+        "Warnings of a wrong clock, one a node and minute.",
+        c.drift_warnings,
+    )?;
     page.counter(
         "null_key_changes",
         "Changes to rows with NULL in the primary key, which are not replicated.",

@@ -40,6 +40,7 @@ pub(super) struct ReaderSnapshot {
     pub(super) stats: Stats,
     pub(super) drained: bool,
     pub(super) refusal: Option<String>,
+    pub(super) oversized: Option<String>,
     /// The last log entry that needs no further publication.
     pub(super) sent: i64,
     /// The source of the last wake that led to a publication.
@@ -115,6 +116,7 @@ impl Reader {
         self.show.drained = self.outbound.is_drained();
         self.show.sent = self.outbound.sent();
         self.show.refusal.clone_from(&self.outbound.refusal);
+        self.show.oversized.clone_from(&self.outbound.oversized);
         self.show.commit_to_wake_us = self.commit_to_wake.quantiles_at(now_ms);
         self.show.wake_to_published_us = self.wake_to_published.quantiles_at(now_ms);
         self.seen.send_replace(self.show.clone());

@@ -250,8 +250,8 @@ impl StatusSources {
                 status.quarantine
             ));
         }
-        if let Some(refusal) = &reader.refusal {
-            say(refusal.clone());
+        for reason in reader.refusal.iter().chain(&reader.oversized).chain(&writer.oversized) {
+            say(reason.clone());
         }
         if let Some(full) = &writer.full {
             say(full.clone());
@@ -259,12 +259,7 @@ impl StatusSources {
         for gap in &writer.gaps {
             say(format!("messages are missing; waiting for other nodes to republish them: {gap}"));
         }
-        if writer.stats.drift_warnings > 0 {
-            say(format!(
-                "clocks differ by more than max_clock_drift ({} batches)",
-                writer.stats.drift_warnings
-            ));
-        }
+        writer.wrong_clocks.iter().cloned().for_each(&mut say);
         let busy_ms =
             writer.busy_since_ms.map_or(0, |since| clock::mono_ms().saturating_sub(since));
         if busy_ms > BUSY_MS_MAX && writer.full.is_none() {

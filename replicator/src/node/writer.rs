@@ -40,6 +40,9 @@ pub(super) struct WriterSnapshot {
     pub(super) joined: bool,
     pub(super) site: Option<Site>,
     pub(super) gaps: Vec<String>,
+    /// Batches that could not be read because the stream does not hold them.
+    pub(super) oversized: Vec<String>,
+    pub(super) wrong_clocks: Vec<String>,
     /// Rows logged so far for joining, and for republishing.
     pub(super) republished: (Option<u64>, Option<u64>),
     pub(super) drained: bool,
@@ -149,6 +152,8 @@ impl Writer {
             joined: self.inbound.is_joined(),
             site: Some(self.inbound.site()),
             gaps: self.inbound.open_gaps(),
+            oversized: self.inbound.oversized(),
+            wrong_clocks: self.inbound.wrong_clocks(),
             republished: self.inbound.republished_rows(),
             drained: self.inbound.is_drained(),
             streams,

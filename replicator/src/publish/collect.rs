@@ -8,7 +8,7 @@ use crate::capture::fold::{FoldBase, FoldFrom, Folded, FoldedRow, fold_after, ro
 use crate::db::connection::DatabaseError;
 use crate::db::layout::{Layout, TableLayout};
 use crate::model::batch::{BatchHeader, Op, TableHeader};
-use crate::model::ids::{BatchNo, NodeId, Site, Version};
+use crate::model::ids::{BatchNo, Hlc, NodeId, Site, Version};
 use crate::model::planted_bugs::{Bug, planted};
 use crate::store::change_log::{for_each_change_after, nth_entry};
 use crate::store::cursor::NO_ROW_MS;
@@ -27,6 +27,18 @@ pub enum CollectError {
     /// The batch could not be encoded.
     #[error(transparent)]
     Encode(#[from] EncodeError),
+    /// The other nodes would refuse the version of a row.
+    #[error(
+        "nothing is published: a row of table {table} has a version of {} ({hlc}), more than \
+        ten years ahead of the broker; the clock of this machine is wrong, or was when the row \
+        was written: set the clock right, then run `harmonylite reset-versions`", year(*.hlc)
+    )]
+    TooFarAhead {
+        /// The table.
+        table: String,
+        /// The time of the version.
+        hlc: Hlc,
+    },
     /// A single row is larger than a batch may be.
     #[error(
         "a single change is larger than {limit} bytes and cannot be replicated; exclude its \
@@ -38,6 +50,11 @@ pub enum CollectError {
         /// The log entry.
         entry: i64,
     },
+}
+
+/// Returns the time of a version for people.
+fn year(hlc: Hlc) -> String {
+    format!("the year {}", 1970 + hlc.ms() / 31_556_952_000)
 }
 
 impl From<rusqlite::Error> for CollectError {
@@ -61,6 +78,8 @@ pub struct CollectFrom<'a> {
     pub now_ms: i64,
     /// The most log entries in one batch.
     pub entries_max: u64,
+    /// The greatest time of a version that the other nodes accept.
+    pub hlc_max: Hlc,
 }
 
 /// The result of [`collect`].
@@ -107,6 +126,10 @@ pub fn collect(
             drop_changed_later(db, layout, &mut folded, upto)?;
         }
         let rows = publishable(db, folded.rows)?;
+        if let Some(ahead) = rows.iter().find(|row| row.version.hlc > from.hlc_max) {
+            let (table, hlc) = (ahead.table.name().to_owned(), ahead.version.hlc);
+            return Err(CollectError::TooFarAhead { table, hlc });
+        }
         match write(db, from, layout, &rows, encoder) {
             Ok((batch, lowest_ms)) => {
                 return Ok(Some(Collected {

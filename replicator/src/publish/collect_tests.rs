@@ -72,6 +72,7 @@ impl Node {
             previous: BatchNo(4),
             now_ms: 77,
             entries_max: self.entries_max,
+            hlc_max: Hlc::FOREIGN_MAX,
         };
         collect(&self.db, &self.layout, &from, &mut self.encoder)
     }

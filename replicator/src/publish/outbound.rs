@@ -11,7 +11,7 @@ use crate::actor::{Ack, Effect, Fatal, Step};
 use crate::broker::{Broker, BrokerError, BrokerEvent, Message, Reply, Request, Ticket};
 use crate::db::layout::Layout;
 use crate::model::batch::BatchHeader;
-use crate::model::config::{NodeConfig, Now};
+use crate::model::config::{BrokerClock, NodeConfig, Now};
 use crate::model::ids::{BatchNo, Site, StreamSeq};
 use crate::model::planted_bugs::{Bug, planted};
 use crate::wire::encode::{Encoded, Encoder};
@@ -95,6 +95,10 @@ pub struct Outbound<B: Broker> {
     /// The reason why the last batch could not be built, or why the broker does not store it. None
     /// after a batch is stored.
     pub refusal: Option<String>,
+    /// The last batch that is larger than the stream, for people. None: every batch fitted.
+    pub oversized: Option<String>,
+    /// The broker's time, as far as inbound knows it.
+    broker_clock: Option<BrokerClock>,
 }
 
 impl<B: Broker> Outbound<B> {
@@ -128,6 +132,8 @@ impl<B: Broker> Outbound<B> {
             outputs: Vec::new(),
             stats: Stats::default(),
             refusal: None,
+            oversized: None,
+            broker_clock: None,
         })
     }
 
@@ -146,6 +152,9 @@ impl<B: Broker> Outbound<B> {
                 }
             }
             Input::Effect(Effect::Look) => self.look = true,
+            Input::Effect(Effect::BrokerTime(ms)) => {
+                self.broker_clock = Some(BrokerClock::new(ms, now));
+            }
             Input::Effect(Effect::LogReplaced { published }) => {
                 (self.sent, self.look) = (published, true);
             }

@@ -25,6 +25,13 @@ use std::collections::{BTreeSet, HashMap};
 
 /// The interval of the questions about open gaps.
 const ASK_MS: u64 = 10_000;
+/// New gaps within this time are rounds of one repair, which must not run without end: after
+/// [`ROUNDS_AT_ONCE`] of them the next question waits, twice as long each time.
+const CALM_MS: u64 = 1_200_000;
+const ROUNDS_AT_ONCE: u32 = 3;
+const ROUND_WAIT_MS_MAX: u64 = 600_000;
+/// The questions of other nodes make this node read the list at most once in this time.
+const MEMBERS_AGAIN_MS: u64 = 1_000;
 /// The questions to send before a list without other nodes counts.
 const ALONE_ASKS: u32 = 3;
 /// The shortest time after which a silent node counts as gone.
@@ -46,10 +53,16 @@ pub struct Gaps {
     gone_after_ms: i64,
     open: Vec<Gap>,
     due_ms: u64,
+    /// When a question about a new gap was last sent, on the monotone clock.
+    new_asked_ms: Option<u64>,
+    /// The questions about new gaps without a calm time between them.
+    rounds: u32,
     /// Answered gaps, which the next transaction closes.
     ended: Vec<GapKey>,
     asked: HashMap<GapKey, GapInquiry>,
     members: Members,
+    /// The list is not read again for other nodes before this time, on the monotone clock.
+    members_again_ms: u64,
     /// Every origin in this database, and when its newest batch was made, unix milliseconds.
     origins: HashMap<u64, i64>,
     /// Whether this node is on the list of members, as read on this connection.
@@ -76,9 +89,12 @@ impl Gaps {
             gone_after_ms: config.version_retention_ms.max(GONE_MS_MIN),
             open: Vec::new(),
             due_ms: 0,
+            new_asked_ms: None,
+            rounds: 0,
             ended: Vec::new(),
             asked: HashMap::new(),
             members: Members::default(),
+            members_again_ms: 0,
             origins: HashMap::new(),
             enrolled: false,
             gone: BTreeSet::new(),
@@ -132,7 +148,7 @@ impl Gaps {
         {
             self.asked.retain(|key, _| open.iter().any(|g| g.key() == *key));
             self.open = open;
-            self.due_ms = 0;
+            self.due_ms = self.new_asked_ms.map_or(0, |at| at + self.round_wait_ms());
         }
     }
 
@@ -148,6 +164,9 @@ impl Gaps {
             return Vec::new();
         }
         self.due_ms = now.mono_ms + ASK_MS;
+        if self.open.iter().any(|gap| !self.asked.contains_key(&gap.key())) {
+            self.begin_round(now);
+        }
         let mut out = Vec::with_capacity(self.open.len() + 1);
         for gap in &self.open {
             let (id, noticed_ms) = gap.key();
@@ -164,6 +183,25 @@ impl Gaps {
         }
         out.push(Self::ask_members());
         out
+    }
+
+    fn begin_round(&mut self, now: Now) {
+        let is_calm = self.new_asked_ms.is_none_or(|at| now.mono_ms - at >= CALM_MS);
+        self.rounds = if is_calm { 1 } else { self.rounds + 1 };
+        self.new_asked_ms = Some(now.mono_ms);
+        if self.round_wait_ms() > 0 {
+            tracing::warn!(
+                rounds = self.rounds,
+                wait_s = self.round_wait_ms() / 1_000,
+                "messages go missing again and again; waiting before the next question"
+            );
+        }
+    }
+
+    /// Returns the wait between the last question about a new gap and the next one.
+    fn round_wait_ms(&self) -> u64 {
+        let Some(late) = self.rounds.checked_sub(ROUNDS_AT_ONCE) else { return 0 };
+        (ASK_MS << late.min(10)).min(ROUND_WAIT_MS_MAX)
     }
 
     /// Takes the answer of a node that has republished its rows. `whole` tells whether that node
@@ -190,6 +228,20 @@ impl Gaps {
     /// Returns the request for the list of members.
     pub fn ask_members() -> Outgoing {
         Outgoing::read(Question::Members, MEMBERS_KEY.to_owned())
+    }
+
+    /// Returns the request for the list because another node has a question, at most once a second.
+    pub fn members_again(&mut self, now: Now) -> Option<Outgoing> {
+        if now.mono_ms < self.members_again_ms {
+            return None;
+        }
+        self.members_again_ms = now.mono_ms + MEMBERS_AGAIN_MS;
+        Some(Self::ask_members())
+    }
+
+    /// Returns how many members answer the questions of `asker` before this node.
+    pub fn turn(&self, asker: u64) -> u64 {
+        self.members.present.iter().filter(|n| **n < self.me.0 && **n != asker).count() as u64
     }
 
     /// Notes that the list was written with this node on it.

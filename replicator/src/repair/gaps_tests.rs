@@ -122,3 +122,24 @@ fn an_end_that_is_rolled_back_is_written_by_the_next_transaction() {
     assert!(gaps.any_ended());
     assert!(end(&db, &mut gaps));
 }
+
+#[test]
+fn rounds_of_a_repair_without_end_wait_longer_and_longer() {
+    let (db, mut gaps, _) = with_a_gap();
+    let mut now = NOW;
+    let mut waits = Vec::new();
+    for round in 0..12 {
+        gaps.ask(now, |_| 4);
+        // More is found missing, which makes it another gap.
+        let missing = Missing { shard: 1, node: NodeId(2), since_ms: 0, reason: "again" };
+        gaps::note(&db, missing, 100 + round).unwrap();
+        gaps.committed(&db, 0, true);
+        let due_ms = gaps.deadline().max(now.mono_ms);
+        waits.push((due_ms - now.mono_ms) / 1_000);
+        now.mono_ms = due_ms;
+    }
+    assert_eq!(waits, [0, 0, 10, 20, 40, 80, 160, 320, 600, 600, 600, 600]);
+    now.mono_ms += CALM_MS;
+    gaps.ask(now, |_| 4);
+    assert_eq!(gaps.rounds, 1, "after a calm time it begins again");
+}

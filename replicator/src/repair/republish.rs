@@ -3,15 +3,49 @@
 //!
 //! Arrives: the request for such a walk. Leaves: log entries, a bounded number in each transaction.
 //! Owns: each step waits until the entries of the previous one are published, so that neither the
-//! log nor a batch grows with the database. The request to republish is stored, and its walk starts
-//! again after a crash. The place in a walk is memory only.
+//! log nor a batch grows with the database. Steps have a pace, in bytes a minute: a bounded stream
+//! keeps them until everybody has read them, and questions of other nodes cannot make this node
+//! publish without end. The request to republish is stored, and its walk starts again after a
+//! crash. The place in a walk is memory only.
 
-use super::walk::Walk;
+use super::walk::{StepBounds, Walk, WalkStep};
 use crate::db::connection::DatabaseError;
 use crate::db::layout::Layout;
+use crate::model::config::{NodeConfig, Now};
 use crate::store::change_log::log_end;
 use crate::store::meta::{note_republish, noted_republish, republish_done};
 use rusqlite::Connection;
+
+/// The budget of this time may be used at once.
+const BURST_MS: u64 = 15_000;
+const MINUTE_MS: u64 = 60_000;
+/// What a step costs beside its rows: the names and hashes of its batch.
+const STEP_BYTES: u64 = 512;
+
+/// How much may be republished.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    bounds: StepBounds,
+    /// Bytes a minute, for rows that other nodes miss.
+    republished: u64,
+    /// Bytes a minute, for rows of a joining database.
+    joined: u64,
+}
+
+impl Pace {
+    /// Returns the pace of a node.
+    pub fn new(config: &NodeConfig) -> Self {
+        let (limits, stream) = (&config.limits, config.stream_bytes_max.max(1));
+        Self {
+            bounds: StepBounds {
+                rows_max: limits.republish_rows_max,
+                bytes_max: config.republish_bytes_max(),
+            },
+            republished: limits.republish_minute_bytes_max.min(stream).max(1),
+            joined: stream,
+        }
+    }
+}
 
 /// The running walks. A transaction works on a copy, which counts after the commit.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +56,8 @@ pub struct Republish {
     joining: Option<Walk>,
     /// The last log entry of the last step.
     logged_upto: i64,
+    /// The logged steps use the budget up to this time, on the monotone clock.
+    used_until_ms: u64,
     /// The oldest row time (unix milliseconds) of a walk that starts after the commit of this
     /// transaction.
     begins: Option<i64>,
@@ -73,10 +109,13 @@ impl Republish {
         self.joining.is_some()
     }
 
-    /// Returns whether the next step is due: the previous one is published. `published` is the last
-    /// published log entry.
-    pub fn is_due(&self, published: i64) -> bool {
-        !self.is_idle() && published >= self.logged_upto
+    /// Returns when the next step is due, on the monotone clock: once the previous one is published
+    /// and the budget allows it. `published` is the last published log entry.
+    pub fn deadline(&self, published: i64) -> u64 {
+        if self.is_idle() || published < self.logged_upto {
+            return u64::MAX;
+        }
+        self.used_until_ms.saturating_sub(BURST_MS)
     }
 
     /// Returns the rows logged so far by the walk for joining, and by the walk to republish.
@@ -105,6 +144,7 @@ impl Republish {
     }
 
     /// Does one step of the running walk inside the caller's transaction. None if no step is due.
+    /// `published` is the last published log entry.
     ///
     /// # Errors
     /// SQLite's error.
@@ -112,16 +152,21 @@ impl Republish {
         &mut self,
         db: &Connection,
         layout: &Layout,
-        rows_max: u64,
-        published: i64,
+        pace: Pace,
+        (published, now): (i64, Now),
     ) -> Result<Option<RepublishStep>, DatabaseError> {
-        if self.begins.is_some() || !self.is_due(published) {
+        if self.begins.is_some() || now.mono_ms < self.deadline(published) {
             return Ok(None);
         }
         let republished = self.wanted.is_some();
         let slot = if republished { &mut self.wanted } else { &mut self.joining };
         let Some(walk) = slot else { return Ok(None) };
-        let (rows, finished) = walk.step(db, layout, rows_max)?;
+        let WalkStep { rows, bytes, finished } = walk.step(db, layout, pace.bounds)?;
+        let minute_bytes = if republished { pace.republished } else { pace.joined };
+        let cost_ms =
+            u128::from(bytes + STEP_BYTES) * u128::from(MINUTE_MS) / u128::from(minute_bytes);
+        let used_ms = u64::try_from(cost_ms).unwrap_or(u64::MAX);
+        self.used_until_ms = self.used_until_ms.max(now.mono_ms).saturating_add(used_ms);
         let stepped = match (finished, republished) {
             (false, _) => RepublishStep::Logged { rows, republished },
             (true, true) => {

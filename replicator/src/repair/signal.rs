@@ -1,4 +1,4 @@
-//! The two signals between nodes about gaps (FORMAT.md, "Signals").
+//! The signals between nodes about gaps (FORMAT.md, "Signals").
 //!
 //! Arrives and leaves: bytes of the signal subject. Unknown signals are dropped.
 
@@ -22,6 +22,19 @@ pub enum Signal {
         upto: u64,
         /// The oldest requested row time, unix milliseconds.
         since_ms: i64,
+    },
+    /// A node begins to republish its rows for a question. The other nodes wait for them.
+    Answering {
+        /// The node that asked.
+        asker: u64,
+        /// The asker's number of the gap.
+        gap: i64,
+        /// When the asker noticed the gap, unix milliseconds.
+        noticed_ms: i64,
+        /// The answering node.
+        by: u64,
+        /// Whether the answering node misses nothing of the stream so far.
+        whole: bool,
     },
     /// A node has republished its rows.
     Answered {

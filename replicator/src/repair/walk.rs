@@ -4,16 +4,37 @@
 //! Owns: the application never waits long for the write lock, even if the database is large. The
 //! place is memory only. After a crash the rows are logged again, which is harmless.
 
-use crate::capture::baseline::baseline_rows;
+use crate::capture::baseline::{baseline_rows, unversioned};
 use crate::db::connection::DatabaseError;
-use crate::db::key_pages::next_page;
+use crate::db::key_pages::{KeyPage, next_page, page_upto};
 use crate::db::layout::{Layout, TableLayout};
 use crate::db::sql::quote;
 use crate::model::batch::Value;
+use crate::model::ids::Hlc;
 use crate::model::planted_bugs::{Bug, planted};
 use crate::store::change_log::publish_rows;
 use crate::store::sites::IS_OWN;
-use rusqlite::Connection;
+use rusqlite::{Connection, params_from_iter};
+
+/// The result of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalkStep {
+    /// The number of logged rows.
+    pub rows: u64,
+    /// The bytes of their values, about.
+    pub bytes: u64,
+    /// The walk is complete.
+    pub finished: bool,
+}
+
+/// The bounds of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepBounds {
+    /// The most examined rows of one table.
+    pub rows_max: u64,
+    /// The most bytes of logged rows. A single row may have more.
+    pub bytes_max: u64,
+}
 
 /// A walk over all tables.
 #[derive(Clone, Debug)]
@@ -55,8 +76,7 @@ impl Walk {
         self.rows
     }
 
-    /// Continues inside the caller's write transaction, until `rows_max` rows of one table are
-    /// examined or the walk is complete. Returns the number of logged rows, and whether the walk is
+    /// Continues inside the caller's write transaction, until the bounds are reached or the walk is
     /// complete. Starts again if the schema has changed.
     ///
     /// # Errors
@@ -65,19 +85,23 @@ impl Walk {
         &mut self,
         db: &Connection,
         layout: &Layout,
-        rows_max: u64,
-    ) -> Result<(u64, bool), DatabaseError> {
+        bounds: StepBounds,
+    ) -> Result<WalkStep, DatabaseError> {
         if self.schema_version != layout.schema_version {
             (self.schema_version, self.table, self.after) = (layout.schema_version, 0, None);
             self.unversioned = self.since_ms.is_none();
         }
-        let mut logged = 0;
+        let mut logged = Logged::default();
         while let Some(table) = layout.tables.get(self.table) {
-            logged += if self.unversioned {
-                self.without_version(db, table, rows_max)?
-            } else {
-                self.with_version(db, table, rows_max)?
-            };
+            let left = bounds.bytes_max.saturating_sub(logged.bytes);
+            if left == 0 {
+                break;
+            }
+            let page = self.page(db, table, StepBounds { bytes_max: left, ..bounds })?;
+            let rows = self.log(db, table, &page.page)?;
+            logged.rows += rows;
+            logged.bytes += page.bytes;
+            self.after = page.page.end;
             if self.after.is_some() {
                 break;
             }
@@ -87,41 +111,143 @@ impl Walk {
                 (self.table, self.unversioned) = (self.table + 1, self.since_ms.is_none());
             }
         }
-        self.rows += logged;
-        Ok((logged, self.table >= layout.tables.len()))
+        self.rows += logged.rows;
+        let finished = self.table >= layout.tables.len();
+        Ok(WalkStep { rows: logged.rows, bytes: logged.bytes, finished })
     }
 
-    fn with_version(
-        &mut self,
+    /// Returns the next page of a table: as many rows as the bounds allow, and at least one.
+    fn page(
+        &self,
         db: &Connection,
         table: &TableLayout,
-        rows_max: u64,
-    ) -> Result<u64, DatabaseError> {
-        let keys: Vec<String> = (0..table.schema.key.len()).map(|i| format!("key{i}")).collect();
-        let from = format!("main.{}", quote(&table.version_table()));
-        let mut next = next_page(db, &from, &keys, self.after.as_deref(), rows_max)?;
-        next.values.push(Value::Integer(self.since_ms.unwrap_or(0) << 16));
-        let own = if planted(Bug::OwnRowsOnly) { format!(" AND {IS_OWN}") } else { String::new() };
-        let from =
-            format!("FROM {from} WHERE {} AND hlc >= ?{}{own}", next.condition, next.values.len());
-        let logged = publish_rows(db, table.id, &keys, &from, &next.values)?;
-        self.after = next.end;
-        Ok(logged as u64)
+        bounds: StepBounds,
+    ) -> Result<SizedPage, DatabaseError> {
+        let (from, keys) = self.source(table);
+        let after = self.after.as_deref();
+        let page = next_page(db, &from, &keys, after, bounds.rows_max)?;
+        let read = self.sized_rows(table, &page);
+        let fit = rows_that_fit(db, &read, &page.values, keys.len(), bounds.bytes_max)?;
+        let Some(end) = fit.end else { return Ok(SizedPage { page, bytes: fit.bytes }) };
+        Ok(SizedPage { page: page_upto(&keys, after, end), bytes: fit.bytes })
     }
 
-    fn without_version(
-        &mut self,
+    /// Returns the FROM clause of the rows to examine, and the expressions of their keys.
+    fn source(&self, table: &TableLayout) -> (String, Vec<String>) {
+        if self.unversioned {
+            let keys = table.schema.key.iter().map(|k| format!("t.{}", quote(&k.name))).collect();
+            (format!("main.{} AS t", quote(table.name())), keys)
+        } else {
+            let keys = (0..table.schema.key.len()).map(|i| format!("v.key{i}")).collect();
+            (format!("main.{} AS v", quote(&table.version_table())), keys)
+        }
+    }
+
+    /// Returns the condition on the version of a row, beside that on its key.
+    fn recent(&self) -> String {
+        let own =
+            if planted(Bug::OwnRowsOnly) { format!(" AND v.{IS_OWN}") } else { String::new() };
+        format!("v.hlc >= {}{own}", Hlc::from_ms(self.since_ms.unwrap_or(0)))
+    }
+
+    /// Returns the statement that reads key and size of the rows of a page that are to be logged,
+    /// in key order.
+    fn sized_rows(&self, table: &TableLayout, page: &KeyPage) -> String {
+        let (from, keys) = self.source(table);
+        let columns = keys.join(", ");
+        let sizes: Vec<String> = table
+            .batch_columns
+            .iter()
+            .map(|c| format!("coalesce(octet_length(t.{}), 1)", quote(c)))
+            .collect();
+        let (size, condition) = (sum(&sizes), &page.condition);
+        if self.unversioned {
+            let from = unversioned(table);
+            return format!("SELECT {columns}, {size} {from} AND {condition} ORDER BY {columns}");
+        }
+        let joined: Vec<String> = (table.schema.key.iter().enumerate())
+            .map(|(i, k)| format!("v.key{i} = t.{}", quote(&k.name)))
+            .collect();
+        format!(
+            "SELECT {columns}, {size} FROM {from} LEFT JOIN main.{} AS t ON {} WHERE {condition} \
+            AND {} ORDER BY {columns}",
+            quote(table.name()),
+            joined.join(" AND "),
+            self.recent()
+        )
+    }
+
+    fn log(
+        &self,
         db: &Connection,
         table: &TableLayout,
-        rows_max: u64,
+        page: &KeyPage,
     ) -> Result<u64, DatabaseError> {
-        let keys: Vec<String> =
-            table.schema.key.iter().map(|k| format!("t.{}", quote(&k.name))).collect();
-        let from = format!("main.{} AS t", quote(table.name()));
-        let next = next_page(db, &from, &keys, self.after.as_deref(), rows_max)?;
-        let logged = baseline_rows(db, table, &next.condition, &next.values)?;
-        self.after = next.end;
-        Ok(logged as u64)
+        if self.unversioned {
+            return Ok(baseline_rows(db, table, &page.condition, &page.values)? as u64);
+        }
+        let (from, keys) = self.source(table);
+        let from = format!("FROM {from} WHERE {} AND {}", page.condition, self.recent());
+        Ok(publish_rows(db, table.id, &keys, &from, &page.values)? as u64)
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Logged {
+    rows: u64,
+    bytes: u64,
+}
+
+/// A page, and the bytes of its rows that are to be logged.
+struct SizedPage {
+    page: KeyPage,
+    bytes: u64,
+}
+
+/// The first rows of a page that fit into a bound.
+struct Fit {
+    bytes: u64,
+    /// The key of the last row that fits; None if all rows do.
+    end: Option<Vec<Value>>,
+}
+
+/// What a row costs beside its values.
+const ROW_BYTES: u64 = 32;
+
+/// Reads keys and sizes until the next row would exceed the bound. The first row always fits. It
+/// reads the head of each row only: `octet_length` does not read overflow pages.
+fn rows_that_fit(
+    db: &Connection,
+    read: &str,
+    values: &[Value],
+    keys: usize,
+    bytes_max: u64,
+) -> Result<Fit, DatabaseError> {
+    let mut read = db.prepare_cached(read)?;
+    let mut rows = read.query(params_from_iter(values))?;
+    let (mut bytes, mut end) = (0, None);
+    while let Some(row) = rows.next()? {
+        let size = row.get::<_, i64>(keys)?.cast_unsigned() + ROW_BYTES;
+        if end.is_some() && bytes + size > bytes_max {
+            return Ok(Fit { bytes, end });
+        }
+        bytes += size;
+        let key = (0..keys).map(|i| row.get_ref(i).map(Value::from));
+        end = Some(key.collect::<rusqlite::Result<_>>()?);
+    }
+    Ok(Fit { bytes, end: None })
+}
+
+/// Returns a sum as a balanced tree: SQLite bounds the depth of an expression, and a table may have
+/// more columns than that.
+fn sum(terms: &[String]) -> String {
+    match terms {
+        [] => "0".to_owned(),
+        [one] => one.clone(),
+        _ => {
+            let (left, right) = terms.split_at(terms.len() / 2);
+            format!("({} + {})", sum(left), sum(right))
+        }
     }
 }
 
@@ -129,7 +255,7 @@ impl Walk {
 mod tests {
     use super::*;
     use crate::capture::install::install;
-    use crate::model::ids::{Hlc, Site};
+    use crate::model::ids::Site;
     use crate::model::table_filter::TableFilter;
     use crate::store::install::create_tables;
     use crate::store::sites::begin_site;
@@ -156,7 +282,8 @@ mod tests {
 
     fn finish(db: &Connection, layout: &Layout, mut walk: Walk, rows_max: u64) -> u64 {
         for _ in 0..200 {
-            if walk.step(db, layout, rows_max).unwrap().1 {
+            let bounds = StepBounds { rows_max, bytes_max: u64::MAX };
+            if walk.step(db, layout, bounds).unwrap().finished {
                 return walk.rows();
             }
         }
@@ -206,7 +333,8 @@ mod tests {
     fn a_changed_schema_restarts_the_walk() {
         let (db, layout) = database();
         let mut walk = Walk::unversioned();
-        assert!(!walk.step(&db, &layout, 5).unwrap().1);
+        let bounds = StepBounds { rows_max: 5, bytes_max: u64::MAX };
+        assert!(!walk.step(&db, &layout, bounds).unwrap().finished);
         db.execute_batch("CREATE TABLE aa (id INTEGER PRIMARY KEY); INSERT INTO aa VALUES (1)")
             .unwrap();
         let (layout, _) = install(&db, &TableFilter::with_rowids(), 0).unwrap();
@@ -216,5 +344,45 @@ mod tests {
             (5, 38 + 1),
             "nothing twice, nothing left out"
         );
+    }
+
+    /// 40 rows of 1,000 bytes between small ones, and one that is larger than any step.
+    #[test]
+    fn a_step_has_no_more_bytes_than_its_bound_and_at_least_one_row() {
+        for (walk, versions) in [(Walk::unversioned(), false), (Walk::since(5), true)] {
+            let db = Connection::open_in_memory().unwrap();
+            db.execute_batch("CREATE TABLE t (a TEXT COLLATE NOCASE, b, v, PRIMARY KEY (a, b))")
+                .unwrap();
+            create_tables(&db, std::path::Path::new(":memory:")).unwrap();
+            begin_site(&db, Site(7), 0).unwrap();
+            let (layout, _) = install(&db, &TableFilter::with_rowids(), 0).unwrap();
+            db.execute_batch(
+                "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 79)
+                 INSERT INTO t SELECT 'K' || i / 9, i, zeroblob(CASE WHEN i = 50 THEN 9000 WHEN \
+                 i % 2 THEN 1000 ELSE 1 END) FROM n",
+            )
+            .unwrap();
+            if versions {
+                let hlc = Hlc::from_ms(9);
+                db.execute_batch(&format!(
+                    "INSERT INTO __harmonylite__t_version (key0, key1, hlc, site) SELECT lower(a), \
+                     b, {hlc}, 7 FROM t"
+                ))
+                .unwrap();
+            }
+            db.execute_batch("DELETE FROM __harmonylite__change_log").unwrap();
+            let mut walk = walk;
+            let (mut rows, mut steps) = (0, 0);
+            loop {
+                let bounds = StepBounds { rows_max: 100, bytes_max: 5_000 };
+                let step = walk.step(&db, &layout, bounds).unwrap();
+                assert!(step.bytes <= 5_000 || (step.rows == 1 && step.bytes > 9_000), "{step:?}");
+                (rows, steps) = (rows + step.rows, steps + 1);
+                if step.finished {
+                    break;
+                }
+            }
+            assert_eq!((rows, steps > 9), (80, true), "in {steps} steps");
+        }
     }
 }

@@ -18,6 +18,8 @@ const POLITENESS_MS_MAX: u64 = 10_000;
 /// Blocks of ids: with these bounds 64-bit numbers last for 900 million blocks of each node.
 const ID_NODES_MAX: u64 = 10_000;
 const ID_BLOCK_MAX: u64 = 1_000_000;
+/// A stream must hold many parts of 900,000 bytes, or it drops them before they are read.
+const STREAM_BYTES_MIN: i64 = 16 << 20;
 /// JetStream's own limit.
 const REPLICAS_MAX: usize = 5;
 /// The stores for snapshots.
@@ -36,6 +38,16 @@ pub(super) fn check(s: &Settings) -> Checked {
     range("snapshot.nats.replicas", s.snapshot.nats.replicas as u64, 1, REPLICAS_MAX as u64)?;
     limit("replication_log.max_entries", log.max_entries)?;
     limit("replication_log.max_bytes", log.max_bytes)?;
+    if (1..STREAM_BYTES_MIN).contains(&log.max_bytes) {
+        return Err((
+            "replication_log.max_bytes",
+            format!(
+                "is {}: it must be {STREAM_BYTES_MIN} or more, or -1 for no limit; a smaller \
+                stream drops large batches before the other nodes have read them",
+                log.max_bytes
+            ),
+        ));
+    }
     if log.max_age.as_ms() == 0 {
         return Err(("replication_log.max_age", "must be longer than 0".to_owned()));
     }
@@ -257,6 +269,7 @@ mod tests {
         assert_eq!(wrong(|s| s.snapshot.nats.replicas = 0), "snapshot.nats.replicas");
         assert_eq!(wrong(|s| s.replication_log.max_entries = 0), "replication_log.max_entries");
         assert_eq!(wrong(|s| s.replication_log.max_bytes = -2), "replication_log.max_bytes");
+        assert_eq!(wrong(|s| s.replication_log.max_bytes = 9 << 20), "replication_log.max_bytes");
         assert_eq!(
             wrong(|s| s.replication_log.max_age = Span::from_secs(0)),
             "replication_log.max_age"

@@ -20,6 +20,7 @@ pub use load::{Loaded, SettingsError};
 pub use node_config::NodeConfigError;
 
 use crate::model::config::{OnJoin, SchemaMode};
+use crate::model::limits::Limits;
 use crate::model::table_filter::WithoutKey;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -304,6 +305,18 @@ pub struct ReplicationLogSettings {
     pub compress: bool,
     /// Change a stream that exists with another configuration.
     pub update_existing: bool,
+}
+
+impl ReplicationLogSettings {
+    /// Returns the bytes that a stream holds at most; `u64::MAX` without a bound. Of many full
+    /// messages it holds no more than `max_entries`.
+    pub(crate) fn stream_bytes_max(&self) -> u64 {
+        let part_bytes_max = Limits::default().part_bytes_max as u64;
+        // -1: no limit.
+        let by_bytes = u64::try_from(self.max_bytes).unwrap_or(u64::MAX);
+        let by_entries = u64::try_from(self.max_entries).unwrap_or(u64::MAX);
+        by_bytes.min(by_entries.saturating_mul(part_bytes_max))
+    }
 }
 
 impl Default for ReplicationLogSettings {

@@ -87,6 +87,7 @@ impl Settings {
         Ok(NodeConfig {
             node,
             shards: self.replication_log.shards,
+            stream_bytes_max: self.replication_log.stream_bytes_max(),
             filter: self.table_filter()?,
             schema_mode: self.schema.replicate,
             publish: self.publish,

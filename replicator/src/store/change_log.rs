@@ -10,6 +10,7 @@ use crate::model::batch::{LogMark, Value};
 use crate::model::ids::Version;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
+use std::ops::Range;
 use xxhash_rust::xxh3::Xxh3Default;
 
 /// The table's name, for statements that also use a table of the application.
@@ -209,7 +210,7 @@ pub fn keep_previous(
     Ok(())
 }
 
-/// Gives the time `now_ms` to the changes after `after` that are older than `before_ms`. Returns
+/// Gives the time `now_ms` to the changes after `after` whose time is one of `times_ms`. Returns
 /// their number.
 ///
 /// # Errors
@@ -217,13 +218,13 @@ pub fn keep_previous(
 pub fn restamp(
     db: &Connection,
     after: i64,
-    before_ms: i64,
+    times_ms: Range<i64>,
     now_ms: i64,
 ) -> Result<usize, DatabaseError> {
     Ok(db.execute(
         "UPDATE main.__harmonylite__change_log SET time = ?1 WHERE id > ?2 AND kind <> ?3 AND \
-        time < ?4 AND time > 0",
-        (now_ms, after, KIND_PUBLISH, before_ms),
+        time >= ?4 AND time < ?5",
+        (now_ms, after, KIND_PUBLISH, times_ms.start, times_ms.end),
     )?)
 }
 
@@ -444,7 +445,7 @@ mod tests {
         {
             log(&db, id, time_ms, kind);
         }
-        assert_eq!(restamp(&db, 1, 10, 100).unwrap(), 1);
+        assert_eq!(restamp(&db, 1, 1..10, 100).unwrap(), 1);
         let mut times = Vec::new();
         for_each(&db, 1, 0, 9, |e| {
             times.push(e.time_ms);

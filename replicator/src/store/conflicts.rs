@@ -5,6 +5,7 @@
 //! dropped. It is written in the transaction that applies the winner, so a crash leaves both or
 //! none.
 
+use super::meta;
 use crate::db::connection::DatabaseError;
 use crate::db::ids::version_from;
 use crate::db::layout::TableLayout;
@@ -39,8 +40,52 @@ pub const UNIQUE_CLASH: &str = "unique clash";
 /// The row existed before this database joined, and the cluster had another content.
 pub const JOINED_OVER: &str = "joined with another content";
 
-/// Records a loss, and drops the oldest entries beyond `conflicts_max`. False if the loss is
-/// already recorded.
+/// The bounds of the journal.
+#[derive(Clone, Copy, Debug)]
+pub struct JournalBounds {
+    /// The most entries.
+    pub entries_max: u64,
+    /// The most bytes of all entries. The newest entry stays, whatever its size.
+    pub bytes_max: u64,
+}
+
+/// What an entry costs beside its content, about.
+const ENTRY_BYTES: usize = 200;
+
+/// Adds a new entry to the size of the journal, and drops the oldest entries if it is too large.
+/// The stored size is never below the true one; it is computed only when it exceeds the bound.
+fn bound_bytes(db: &Connection, added: u64, bytes_max: u64) -> Result<(), DatabaseError> {
+    let mut bytes = meta::get(db, meta::CONFLICT_BYTES)?.unwrap_or(0).cast_unsigned() + added;
+    if bytes > bytes_max {
+        bytes = drop_oldest(db, bytes_max)?;
+    }
+    meta::set(db, meta::CONFLICT_BYTES, bytes.cast_signed())
+}
+
+/// Drops the oldest entries until the others have an eighth less than the bound, so that this is
+/// rare. Returns the bytes of those that stay.
+fn drop_oldest(db: &Connection, bytes_max: u64) -> Result<u64, DatabaseError> {
+    let mut read = db.prepare_cached(&format!(
+        "SELECT id, coalesce(octet_length(loser), 0) + {ENTRY_BYTES} FROM \
+        main.__harmonylite__conflict ORDER BY id DESC"
+    ))?;
+    let mut rows = read.query([])?;
+    let mut bytes = 0;
+    while let Some(row) = rows.next()? {
+        let (id, size): (i64, i64) = (row.get(0)?, row.get(1)?);
+        if bytes > 0 && bytes + size.cast_unsigned() > bytes_max - bytes_max / 8 {
+            drop(rows);
+            db.prepare_cached("DELETE FROM main.__harmonylite__conflict WHERE id <= ?1")?
+                .execute([id])?;
+            break;
+        }
+        bytes += size.cast_unsigned();
+    }
+    Ok(bytes)
+}
+
+/// Records a loss, and drops the oldest entries beyond the bounds. False if the loss is already
+/// recorded.
 ///
 /// # Errors
 /// SQLite's error.
@@ -48,7 +93,7 @@ pub fn record(
     db: &Connection,
     loss: &Loss<'_>,
     now_ms: i64,
-    conflicts_max: u64,
+    bounds: JournalBounds,
 ) -> Result<bool, DatabaseError> {
     let content = loss.content.as_ref().map(|c| as_json(c.iter().map(|(n, v)| (*n, v))));
     let written = db
@@ -69,9 +114,11 @@ pub fn record(
             content
         ])?;
     if written > 0 {
-        let oldest = db.last_insert_rowid().saturating_sub(conflicts_max.cast_signed());
+        let oldest = db.last_insert_rowid().saturating_sub(bounds.entries_max.cast_signed());
         db.prepare_cached("DELETE FROM main.__harmonylite__conflict WHERE id <= ?1")?
             .execute([oldest])?;
+        let size = content.map_or(0, |c| c.len()) + ENTRY_BYTES;
+        bound_bytes(db, size as u64, bounds.bytes_max)?;
     }
     Ok(written > 0)
 }
@@ -173,4 +220,32 @@ pub fn remove(db: &Connection, id: i64) -> Result<(), DatabaseError> {
 /// SQLite's error.
 pub fn clear(db: &Connection) -> Result<usize, DatabaseError> {
     Ok(db.execute("DELETE FROM main.__harmonylite__conflict", [])?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_journal_is_bounded_in_bytes_and_keeps_the_newest() {
+        let db = crate::store::test_database();
+        let add = |bytes: usize| {
+            db.execute(
+                "INSERT INTO main.__harmonylite__conflict (time, table_name, key, reason, \
+                winner_hlc, winner_site, loser_hlc, loser_site, loser) VALUES (1, 't', \
+                random(), '', 1, 1, 1, 1, ?1)",
+                ["x".repeat(bytes)],
+            )
+            .unwrap();
+            bound_bytes(&db, (bytes + ENTRY_BYTES) as u64, 10_000).unwrap();
+            let sum = "SELECT sum(length(loser)) FROM main.__harmonylite__conflict";
+            (count(&db).unwrap(), db.query_row(sum, [], |r| r.get::<_, i64>(0)).unwrap())
+        };
+        for i in 0..200 {
+            let (entries, bytes) = add(800);
+            assert!(bytes <= 10_000 && entries >= 7.min(i + 1), "{i}: {entries} of {bytes} bytes");
+        }
+        assert_eq!(add(50_000), (1, 50_000), "the newest stays, whatever its size");
+        assert_eq!(add(100), (1, 100));
+    }
 }

@@ -64,6 +64,8 @@ pub const OWN_BATCH: Key<BatchNo> = Key::new("own_batch");
 pub const OWN_LOWEST: Key<i64> = Key::new("own_lowest");
 /// Rows from this time on are still to be logged for publication, unix milliseconds.
 pub const REPUBLISH: Key<i64> = Key::new("republish");
+/// The bytes of the conflict journal, or more.
+pub const CONFLICT_BYTES: Key<i64> = Key::new("conflict_bytes");
 /// The number of write transactions of the sidecar so far.
 pub const WRITES: Key<i64> = Key::new("writes");
 

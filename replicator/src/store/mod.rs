@@ -6,6 +6,7 @@ pub mod change_log;
 pub mod comparisons;
 pub mod conflicts;
 pub mod cursor;
+pub mod far_versions;
 pub mod gaps;
 pub mod held;
 pub mod id_ranges;

@@ -104,7 +104,7 @@ mod tests {
         put(&db, &origin(1, 7, u64::MAX, 11)).unwrap();
         assert_eq!(known_batch(&db, Site(1)).unwrap(), BatchNo(u64::MAX));
         assert_eq!(known_batch(&db, Site(2)).unwrap(), BatchNo(0));
-        assert_eq!(list(&db).unwrap(), [origin(1, 7, u64::MAX, 11)]);
+        assert_eq!(all(&db).unwrap(), [origin(1, 7, u64::MAX, 11)]);
     }
 
     #[test]

@@ -55,11 +55,19 @@ pub struct SimBroker {
     pub streams: BTreeMap<u32, Stream>,
     bucket: BTreeMap<String, Value>,
     revision: u64,
+    /// The bytes that a stream holds before it drops its oldest messages.
+    stream_bytes_max: Option<u64>,
     /// The time. It advances between two stored messages.
     pub now_ns: i64,
 }
 
 impl SimBroker {
+    /// Creates a broker whose streams hold this many bytes; `u64::MAX`: without bound.
+    pub fn of_size(stream_bytes_max: u64) -> Self {
+        let stream_bytes_max = Some(stream_bytes_max).filter(|bytes| *bytes < u64::MAX);
+        Self { stream_bytes_max, ..Self::default() }
+    }
+
     /// Advances the server's time to at least this.
     pub fn at(&mut self, true_ms: i64) {
         self.now_ns = self.now_ns.max(true_ms * 1_000_000);
@@ -114,7 +122,9 @@ impl SimBroker {
                 stream
                     .messages
                     .insert(stream.last, Stored { time_ns: now_ns, node, headers, payload });
-                Ok(Reply::Published(StreamSeq(stream.last)))
+                let last = stream.last;
+                self.drop_oldest(shard);
+                Ok(Reply::Published(StreamSeq(last)))
             }
             Request::LastOwn { shard } => {
                 let stream = self.stream(shard);
@@ -190,6 +200,19 @@ impl SimBroker {
         stream.kept_since_ns = stream.kept_since_ns.max(newest_ns + 1);
         stream.messages.retain(|seq, _| *seq > upto);
         stream.first = stream.first.max(upto + 1);
+    }
+
+    fn drop_oldest(&mut self, shard: u32) {
+        let Some(bytes_max) = self.stream_bytes_max else { return };
+        let mut bytes = 0;
+        let newest = self.stream(shard).messages.iter().rev();
+        let dropped = newest.map(|(seq, m)| (*seq, m.payload.len() as u64)).find(|(_, size)| {
+            bytes += size;
+            bytes > bytes_max
+        });
+        if let Some((seq, _)) = dropped {
+            self.expire(shard, seq);
+        }
     }
 
     /// Loses the bucket.

@@ -139,6 +139,7 @@ impl Node {
             node: id,
             path: ":memory:".into(),
             shards: plan.shards,
+            stream_bytes_max: plan.stream_bytes,
             filter: TableFilter::default(),
             schema_mode: if plan.migrations_travel { SchemaMode::All } else { SchemaMode::Off },
             publish: true,

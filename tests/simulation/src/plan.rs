@@ -129,6 +129,8 @@ pub struct Plan {
     pub shards: u32,
     /// The limits, often reduced.
     pub limits: Limits,
+    /// The bytes that a stream holds before it drops its oldest messages.
+    pub stream_bytes: u64,
     /// The largest payload of the server.
     pub max_payload: usize,
     /// Whether batches may be split. Then pairs are not whole at every moment.
@@ -237,6 +239,7 @@ impl Plan {
             nodes,
             shards: rng.pick(&[1, 1, 2]),
             limits,
+            stream_bytes: u64::MAX,
             max_payload: if rng.chance(20) { 1_024 + 80 } else { 1 << 20 },
             splits,
             clocks,
@@ -258,6 +261,7 @@ impl Plan {
         }
         plan.migrate();
         plan.be_polite();
+        plan.make_streams_small();
         plan
     }
 
@@ -293,6 +297,18 @@ impl Plan {
         }
     }
 
+    /// In some worlds the stream drops messages because it is full, as after
+    /// [`ActionKind::Expire`].
+    fn make_streams_small(&mut self) {
+        let mut rng = Rng::new(self.seed ^ 0x5c4e_3a00_0000_0004);
+        let loses = self.has(ActionKind::RollBack) || self.has(ActionKind::Hole);
+        if rng.chance(10) && !loses {
+            self.stream_bytes = rng.range(3_000, 10_000).cast_unsigned();
+            // Rows that are republished in pieces may show half of a lost transaction.
+            self.splits = true;
+        }
+    }
+
     /// Returns whether the plan has an action of this kind.
     pub fn has(&self, kind: ActionKind) -> bool {
         self.actions.iter().any(|a| a.kind == kind)
@@ -303,6 +319,7 @@ impl Plan {
         [ActionKind::RollBack, ActionKind::Hole, ActionKind::Recreate, ActionKind::Expire]
             .iter()
             .any(|w| self.has(*w))
+            || self.stream_bytes < u64::MAX
     }
 }
 

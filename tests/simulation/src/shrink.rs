@@ -68,12 +68,13 @@ pub fn shrink(plan: &Plan) -> Plan {
             best = smaller;
         }
     }
-    let quieter: [fn(&mut Plan); 6] = [
+    let quieter: [fn(&mut Plan); 7] = [
         |p| p.fates = Fates::default(),
         |p| p.clocks.iter_mut().for_each(|c| *c = (0, 0)),
         |p| p.shards = 1,
         |p| p.populated = false,
         |p| p.work.filler = 0,
+        |p| p.stream_bytes = u64::MAX,
         |p| p.limits = harmonylite::model::limits::Limits::default(),
     ];
     for change in quieter {

@@ -96,7 +96,7 @@ impl<'p> World<'p> {
             seen: vec![vec![BTreeMap::new(); TABLES.len()]; nodes.len()],
             sites: vec![0; nodes.len()],
             absorbed: vec![0; nodes.len()],
-            broker: SimBroker::default(),
+            broker: SimBroker::of_size(plan.stream_bytes),
             oracle: Oracle::default(),
             marks: Marks::default(),
             fates: plan.fates,

@@ -11,10 +11,15 @@ use crate::capture::install;
 use crate::db::connection;
 use crate::model::action::Action;
 use crate::model::config::Now;
+use crate::model::ids::{BatchNo, Hlc};
 use crate::publish::collect::{CollectError, CollectFrom, collect};
 use crate::store::change_log::{self, log_end};
 use crate::store::meta::Meta;
 use crate::store::sites::own_sites;
+
+const OVERSIZED_HINT: &str = "the stream drops its beginning before its end is stored, so other \
+    nodes have to ask for these rows, and messages of all nodes are dropped with it; raise \
+    replication_log.max_bytes and max_entries on all nodes, or change fewer rows in a transaction";
 
 impl<B: Broker> Outbound<B> {
     /// Collects what is pending, and begins to send it.
@@ -37,20 +42,33 @@ impl<B: Broker> Outbound<B> {
             }
             Err(CollectError::Database(error)) => Err(Fatal::of(&self.db, error)),
             Err(CollectError::Encode(error)) => {
-                let refusal =
-                    format!("cannot build a batch in {}: {error}", self.config.spill_dir.display());
-                if self.refusal.as_ref() != Some(&refusal) {
-                    tracing::error!(%error, "cannot build a batch; retrying");
-                }
-                self.refusal = Some(refusal);
-                self.look = true;
-                self.state = State::RetryAt(now.mono_ms + REFUSED_RETRY_MS);
+                let dir = self.config.spill_dir.display();
+                self.cannot_send(format!("cannot build a batch in {dir}: {error}"), now);
+                Ok(Step::Idle)
+            }
+            Err(error @ CollectError::TooFarAhead { .. }) => {
+                self.cannot_send(error.to_string(), now);
                 Ok(Step::Idle)
             }
             Err(error @ CollectError::RowTooLarge { .. }) => {
                 Err(Fatal::RowTooLarge(error.to_string()))
             }
         }
+    }
+
+    /// Keeps the changes, and tries again later.
+    fn cannot_send(&mut self, refusal: String, now: Now) {
+        if self.refusal.as_ref() != Some(&refusal) {
+            tracing::error!("{refusal}; retrying");
+        }
+        self.refusal = Some(refusal);
+        self.look = true;
+        self.state = State::RetryAt(now.mono_ms + REFUSED_RETRY_MS);
+    }
+
+    /// Returns the greatest time of a version that the other nodes accept now.
+    fn hlc_max(&self, now: Now) -> Hlc {
+        self.broker_clock.map_or(Hlc::FOREIGN_MAX, |clock| Hlc::newest_at(clock.at(now)))
     }
 
     fn collect_inside(&mut self, now: Now) -> Result<bool, CollectError> {
@@ -91,6 +109,7 @@ impl<B: Broker> Outbound<B> {
             previous: self.batch,
             now_ms: now.unix_ms,
             entries_max: self.config.limits.batch_entries_max,
+            hlc_max: self.hlc_max(now),
         };
         let Some(collected) = collect(&self.db, layout, &from, &mut self.encoder)? else {
             return Ok(false);
@@ -110,6 +129,7 @@ impl<B: Broker> Outbound<B> {
                 self.look |= collected.more;
             }
             Some((header, encoded)) => {
+                self.compare_with_stream(header.number, encoded.body.len());
                 let part_bytes_max = self
                     .config
                     .limits
@@ -129,5 +149,25 @@ impl<B: Broker> Outbound<B> {
             }
         }
         Ok(true)
+    }
+
+    /// Reports a batch that the stream cannot hold as a whole. It is published nevertheless: nodes
+    /// that read at this moment get it, and the others ask for its rows, which then come in small
+    /// batches.
+    fn compare_with_stream(&mut self, batch: BatchNo, bytes: u64) {
+        let holds = self.config.stream_bytes_max;
+        if bytes <= holds {
+            return;
+        }
+        tracing::error!(
+            batch = batch.0,
+            bytes,
+            holds,
+            "a batch is larger than the stream holds: {OVERSIZED_HINT}"
+        );
+        self.oversized = Some(format!(
+            "a batch is larger than the stream holds: this node's batch {batch} has {bytes} bytes, \
+            and a stream holds {holds}; {OVERSIZED_HINT}"
+        ));
     }
 }

@@ -1,0 +1,52 @@
+//! What a transaction leaves to do for the components, the log and outbound.
+//!
+//! Arrives: the work of a transaction, piece by piece. Leaves: the consequences, which are carried
+//! out only after its commit. A crash before that leaves nothing to do: the next start reads the
+//! database.
+
+use super::adopt_schema::Adopted;
+use super::clocks::Stamped;
+use super::inbox::Served;
+use crate::model::ids::NodeId;
+use crate::repair::answers::AnswersDone;
+
+/// The work that remains after the commit of a transaction.
+#[derive(Debug, Default)]
+pub(super) struct AfterCommit {
+    /// The processed part of the inbox.
+    pub(super) served: Served,
+    /// The schema changed, so the transaction did nothing.
+    pub(super) schema_moved: bool,
+    /// Outbound has entries to collect.
+    pub(super) look: bool,
+    /// The log is another one than outbound has read.
+    pub(super) log_replaced: bool,
+    /// The verdict on the connection is carried out.
+    pub(super) connection_passes: bool,
+    /// A new incarnation has begun.
+    pub(super) new_incarnation: bool,
+    /// Gaps were noted.
+    pub(super) gaps_changed: bool,
+    /// The number of closed gaps.
+    pub(super) ended_gaps: usize,
+    /// The progress of answers.
+    pub(super) answers: AnswersDone,
+    /// Origins with superseded batches about which the other nodes are now asked.
+    pub(super) superseded_asked: Vec<NodeId>,
+    /// Origins of applied batches, and when the batches were made.
+    pub(super) seen_origins: Vec<(NodeId, i64)>,
+    /// Tables with changed rows with NULL in the key.
+    pub(super) null_key_tables: Vec<String>,
+    /// Tables in which this node or another has a row under the key of another row.
+    pub(super) inserted_twice: Vec<String>,
+    /// Tables whose rows have taken all ids that this node may give.
+    pub(super) without_ids: Vec<String>,
+    /// The schema as changed for a batch, and the changes.
+    pub(super) adopted: Vec<Adopted>,
+    /// The times of applied batches.
+    pub(super) stamped: Vec<Stamped>,
+    /// A message found no room in quarantine, so its origin is held.
+    pub(super) quarantine_full: bool,
+    /// Released origins, by stream. They are stored at the end of the transaction.
+    pub(super) released: Vec<(u32, NodeId)>,
+}
