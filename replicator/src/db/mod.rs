@@ -1,5 +1,6 @@
 //! The application's database file: connections, its schema as the replicator sees it, SQL text.
 
+mod autoincrement;
 pub mod connection;
 mod identity;
 pub mod ids;

@@ -4,15 +4,14 @@
 //! be replicated and one [`Skipped`] for each that cannot, with the reason. Reads only; a crash
 //! here loses nothing.
 
+use crate::db::autoincrement;
 use crate::db::sql::{Collation, quote};
-use crate::db::sql_tokens::tokens;
 use crate::db::unique_probe::Probe;
 use crate::model::batch::Digest;
 use crate::model::table_filter::{Selection, TableFilter, WithoutKey};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};
 use sha2::{Digest as _, Sha256};
-use std::collections::HashSet;
 
 /// The prefix of all our own tables, views and triggers.
 pub const OWN_PREFIX: &str = "__harmonylite__";
@@ -20,8 +19,6 @@ pub const OWN_PREFIX: &str = "__harmonylite__";
 /// Why a table that a migration tool made is not replicated.
 pub const REBUILD: &str = "a migration tool rebuilds another table with it; if no migration runs, \
     one has failed and left it behind";
-
-const AUTOINCREMENT: &str = "autoincrement";
 
 /// Why a table without a key is not replicated, and what to do.
 pub const NO_IDENTITY: &str = "its rows have no identity: it has no PRIMARY KEY, and no UNIQUE \
@@ -226,7 +223,7 @@ pub fn inspect(db: &Connection, filter: &TableFilter) -> rusqlite::Result<Schema
             },
         }
     }
-    mark_autoincrement(db, &mut found)?;
+    autoincrement::mark(db, &mut found.tables)?;
     skip_unwritable(db, &mut found)?;
     Ok(found)
 }
@@ -372,28 +369,6 @@ fn read_table(
 fn take_identity(raw: &[RawColumn], unique: &mut Vec<UniqueIndex>) -> Option<UniqueIndex> {
     let stored: Vec<&Column> = raw.iter().filter(|c| !c.generated).map(|c| &c.column).collect();
     super::identity::choose(unique, &stored).map(|at| unique.remove(at))
-}
-
-/// One search for all tables: the schema may have many thousand entries.
-fn mark_autoincrement(db: &Connection, found: &mut Schema) -> rusqlite::Result<()> {
-    let mut texts = db.prepare(
-        "SELECT name, sql FROM main.sqlite_schema WHERE type = 'table' AND sql LIKE \
-        '%AUTOINCREMENT%'",
-    )?;
-    // The word may also be a name or a text.
-    let is_meant = |sql: &str| tokens(sql).is_ok_and(|all| all.iter().any(|t| t.is(AUTOINCREMENT)));
-    let named = texts.query_map([], |r| Ok((r.get::<_, String>(0)?, r.get::<_, String>(1)?)))?;
-    let mut names = HashSet::new();
-    for text in named {
-        let (name, sql) = text?;
-        if is_meant(&sql) {
-            names.insert(name);
-        }
-    }
-    for table in found.tables.iter_mut().filter(|t| t.key_kind == KeyKind::Integer) {
-        table.autoincrement = names.contains(&table.name);
-    }
-    Ok(())
 }
 
 fn column_names(db: &Connection, table: &str) -> rusqlite::Result<Vec<String>> {

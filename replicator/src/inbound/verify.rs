@@ -21,6 +21,10 @@ use crate::store::cursor::Anchor;
 const RETRY_MS: u64 = 500;
 /// The interval of writing the registry entry.
 const HEARTBEAT_MS: u64 = 10_000;
+/// After a change of the schema some batches in the former one may be under way: the entry that
+/// proves that they are the last ones follows soon.
+const HEARTBEAT_SOON_MS: u64 = 1_500;
+const HEARTBEATS_SOON: u32 = 3;
 
 /// A running check.
 #[derive(Debug, Default)]
@@ -62,6 +66,8 @@ pub(super) struct Verify {
     lease: Lease,
     lease_due_ms: u64,
     heartbeat_due_ms: u64,
+    /// Heartbeats that follow soon after the last one.
+    soon: u32,
     random: Box<dyn FnMut() -> u64 + Send>,
 }
 
@@ -83,6 +89,7 @@ impl Verify {
             lease: Lease::new(site, &config.instance, &config.place, config.lease_ttl_ms),
             lease_due_ms: 0,
             heartbeat_due_ms: 0,
+            soon: 0,
             random,
         }
     }
@@ -394,6 +401,7 @@ impl Verify {
     /// Makes the registry entry due at once.
     pub(super) fn heartbeat_at_once(&mut self) {
         self.heartbeat_due_ms = 0;
+        self.soon = HEARTBEATS_SOON;
     }
 
     /// Returns whether the registry entry is due.
@@ -403,7 +411,11 @@ impl Verify {
 
     /// Returns the request that writes the registry entry.
     pub(super) fn heartbeat(&mut self, entry: Vec<u8>, now: Now) -> Outgoing {
-        self.heartbeat_due_ms = now.mono_ms + HEARTBEAT_MS;
+        let (wait_ms, soon) = match self.soon.checked_sub(1) {
+            Some(left) => (HEARTBEAT_SOON_MS, left),
+            None => (HEARTBEAT_MS, 0),
+        };
+        (self.heartbeat_due_ms, self.soon) = (now.mono_ms + wait_ms, soon);
         let request = Request::KvPut {
             key: format!("node-{}", self.node),
             value: entry.into(),

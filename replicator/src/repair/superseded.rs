@@ -4,10 +4,11 @@
 //! A node that joins after migrations finds older batches in the stream. Their origin is held, as
 //! for any other schema, but it will never write in that schema again, so waiting is useless. The
 //! origin's registry entry proves that: if it has our schema hash, then all batches up to the one
-//! in the entry are superseded. This node skips them and asks the other nodes to republish their
-//! rows, which are in the new schema by now. Mapping old columns to new ones instead would lose the
-//! content of a renamed column. Memory only, apart from the gap that is noted in the transaction
-//! that skips the batches.
+//! in the entry are superseded. So they are if our schema is the one before the present schema of
+//! the origin, which may travel in a batch behind the held ones. This node skips them and asks the
+//! other nodes to republish their rows, which are in the new schema by now. Mapping old columns to
+//! new ones instead would lose the content of a renamed column. Memory only, apart from the gap
+//! that is noted in the transaction that skips the batches.
 
 use super::question::{Outgoing, Question};
 use crate::broker::KvEntry;
@@ -25,6 +26,8 @@ const ASK_MS: u64 = 2_000;
 struct CaughtUp {
     /// The common schema of origin and node.
     hash: Digest,
+    /// The origin's present schema: the same, or the one after it.
+    present: Digest,
     /// The origin's incarnation.
     site: Site,
     /// Its former incarnations.
@@ -85,7 +88,9 @@ impl Superseded {
             let earlier_site = caught.former_sites.contains(&header.site)
                 || header.site != caught.site && header.created_ms <= caught.updated_ms;
             let before = header.site == caught.site && header.number <= caught.batch;
-            caught.hash == ours && (earlier_site || before)
+            // What is in a later schema than ours waits for that schema.
+            let is_later = caught.present != ours && header.schema_hash == caught.present;
+            caught.hash == ours && !is_later && (earlier_site || before)
         })
     }
 
@@ -110,11 +115,16 @@ impl Superseded {
 /// None if the schema is another, or the entry is unreadable.
 fn read_entry(entry: &KvEntry, ours: Digest) -> Option<CaughtUp> {
     let value: serde_json::Value = serde_json::from_slice(&entry.value).ok()?;
-    if value["schema_hash"].as_str()? != HEXLOWER.encode(&ours) {
+    let hash = |key: &str| -> Option<Digest> {
+        HEXLOWER.decode(value[key].as_str()?.as_bytes()).ok()?.try_into().ok()
+    };
+    let present = hash("schema_hash")?;
+    if present != ours && hash("previous_hash") != Some(ours) {
         return None;
     }
     Some(CaughtUp {
         hash: ours,
+        present,
         site: Site(value["site"].as_i64()?),
         former_sites: value["former_sites"]
             .as_array()
@@ -180,6 +190,22 @@ mod tests {
         }
         assert!(!superseded.covers(NodeId(2), &header(7, 9, 1), [2; 32]), "our schema moved on");
         assert!(!superseded.covers(NodeId(3), &header(7, 9, 1), [1; 32]), "another origin");
+    }
+
+    /// The origin has moved on, and the change of its schema travels behind the held batches.
+    #[test]
+    fn an_origin_that_had_our_schema_before_its_present_one_is_past_former_ones() {
+        let value = serde_json::json!({
+            "schema_hash": HEXLOWER.encode(&[2; 32]), "previous_hash": HEXLOWER.encode(&[1; 32]),
+            "site": 7, "batch": 12, "updated_at": 5
+        });
+        let entry = KvEntry { revision: 1, value: value.to_string().into() };
+        let mut superseded = Superseded::default();
+        assert!(superseded.read(NodeId(2), Some(&entry), [1; 32]));
+        assert!(superseded.covers(NodeId(2), &header(7, 9, 1), [1; 32]), "a former schema");
+        let later = BatchHeader { schema_hash: [2; 32], ..header(7, 12, 1) };
+        assert!(!superseded.covers(NodeId(2), &later, [1; 32]), "its present schema");
+        assert_eq!(read_entry(&entry, [3; 32]), None);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod address;
 mod check;
 mod duration;
 pub mod identity;
+mod ids;
 mod keys;
 mod load;
 mod node_config;
@@ -16,6 +17,7 @@ mod notes;
 
 pub use address::{bind_address, server_bind, without_credentials};
 pub use duration::Span;
+pub use ids::IdsSettings;
 pub use load::{Loaded, SettingsError};
 pub use node_config::NodeConfigError;
 
@@ -162,27 +164,6 @@ pub struct TablesSettings {
     pub exclude: Vec<String>,
     /// What becomes of tables whose rows have no identity: `skip` or `rowid`.
     pub without_key: WithoutKey,
-}
-
-/// `[ids]`: numbers of AUTOINCREMENT tables that no two nodes give.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct IdsSettings {
-    /// Whether each node numbers new rows in blocks of its own.
-    pub ranges: bool,
-    /// The number of nodes that the cluster may ever have; the same on all of them.
-    pub nodes: u32,
-    /// Numbers in a block; the same on all nodes. A transaction must not insert more than half of
-    /// it into one table.
-    pub block: u32,
-    /// This node's place among them, 1 to `nodes`; 0: its `node_id`.
-    pub slot: u32,
-}
-
-impl Default for IdsSettings {
-    fn default() -> Self {
-        Self { ranges: false, nodes: 16, block: 1_000, slot: 0 }
-    }
 }
 
 /// `[schema]`.
