@@ -124,8 +124,9 @@ def play(mode):
         found = nodes.end_equal()
         written = sum(writer.written for writer in writers)
         unexpected = [error for writer in writers for error in writer.unexpected]
-        print(f"  {mode}: {written} rows written, {found['article']} there, errors {unexpected[:3]}")
-        if found["article"] != written or unexpected:
+        there = found["article"]
+        print(f"  {mode}: {written} rows written, {there} there, errors {unexpected[:3]}")
+        if there != written or unexpected:
             raise Failed("a row is missing, or a write failed")
 
 

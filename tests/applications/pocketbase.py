@@ -35,15 +35,17 @@ class PocketBase:
         hooks = nodes.dir / f"hooks-{node}"
         hooks.mkdir()
         (hooks / "harmonylite.pb.js").write_text(HOOK)
-        nodes.start([program, "serve", "--http", self.url.removeprefix("http://"), "--dir",
-                     str(nodes.db(node).parent), "--hooksDir", str(hooks)], f"pocketbase-{node}.log")
+        command = [program, "serve", "--http", self.url.removeprefix("http://"), "--dir",
+                   str(nodes.db(node).parent), "--hooksDir", str(hooks)]
+        nodes.start(command, f"pocketbase-{node}.log")
         path = "/api/collections/_superusers/auth-with-password"
         until(f"PocketBase {node} serves", lambda: self.ask("POST", path, LOGIN)[0] == 200)
         self.token = self.ask("POST", path, LOGIN)[1]["token"]
 
     def ask(self, method, path, body=None):
         request = urllib.request.Request(
-            self.url + path, method=method, data=None if body is None else json.dumps(body).encode(),
+            self.url + path, method=method,
+            data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json", "Authorization": self.token})
         try:
             with urllib.request.urlopen(request, timeout=20) as answer:
