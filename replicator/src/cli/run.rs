@@ -1,7 +1,7 @@
 //! `harmonylite run`: replicates a database until a signal stops it.
 
 use super::args::Global;
-use super::log;
+use super::{log, snapshot};
 use crate::Node;
 use crate::settings::{ClusterSettings, Loaded};
 use anyhow::{Context, Result};
@@ -9,11 +9,12 @@ use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Runs the node of this database.
-pub(crate) fn run(_options: &Global, loaded: Loaded, cluster: ClusterSettings) -> Result<ExitCode> {
+pub(crate) fn run(options: &Global, loaded: Loaded, cluster: ClusterSettings) -> Result<ExitCode> {
     log::init(&loaded.settings.logging);
     for note in &loaded.notes {
         tracing::info!("{note}");
     }
+    snapshot::begin(options, &loaded.settings)?;
     // Here, not in the node: a program that embeds a node may have the database open, and closing
     // the file a second time would drop its locks.
     let path = &loaded.settings.db_path;

@@ -179,7 +179,7 @@ pub struct SchemaSettings {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SnapshotSettings {
-    /// Whether this node takes snapshots and starts from one.
+    /// Whether this node starts from a snapshot if it has no database file.
     pub enabled: bool,
     /// Milliseconds between two.
     pub interval: u64,

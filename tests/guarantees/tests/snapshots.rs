@@ -10,7 +10,9 @@
 
 use harmonylite_guarantees::{Cluster, EmbeddedCluster, Node, eventually, number, rows, sound};
 use serde_json::Value;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const SCHEMA: &str = "CREATE TABLE note (id INTEGER PRIMARY KEY, node INTEGER, body TEXT);
     CREATE TABLE tag (name TEXT PRIMARY KEY, note INTEGER UNIQUE)";
@@ -154,6 +156,122 @@ fn nodes_come_back_from_a_directory() {
 #[test]
 fn nodes_come_back_from_the_broker() {
     lost_and_new_nodes_come_back(|_| "[snapshot]\nstore = \"nats\"\n".to_owned());
+}
+
+/// A node without a file joins in the middle of a load: its start restores the newest snapshot.
+fn a_node_without_a_file_starts_under_load(settings: impl Fn(&Path) -> String) {
+    let mut cluster = Cluster::new(2, SCHEMA);
+    let store = settings(cluster.dir.path());
+    append(&cluster.nodes[0], &store);
+    cluster.run();
+    load(&cluster.nodes[0], 1, 2_000);
+    cluster.converge();
+    let id =
+        json(&cluster.nodes[0], &["snapshot", "save"])["snapshot"].as_str().unwrap().to_owned();
+    let mut third = Node::new(cluster.dir.path(), 3, &third(&cluster, &store));
+    let done = AtomicBool::new(false);
+    let written = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut written = 0;
+            while !done.load(Ordering::Relaxed) {
+                load(&cluster.nodes[(written % 2) as usize], 10_000 + written * 10, 10);
+                written += 1;
+            }
+            written
+        });
+        // The writer has to end, whatever happens here: the scope waits for it.
+        let joined = std::panic::catch_unwind(AssertUnwindSafe(|| third.run()));
+        done.store(true, Ordering::Relaxed);
+        assert!(joined.is_ok(), "{}", third.output());
+        writer.join().unwrap()
+    });
+    assert!(written > 0, "nothing was written beside the start");
+    let log = third.output();
+    assert!(log.contains("restored a snapshot") && log.contains(&id), "{log}");
+    cluster.nodes.push(third);
+    write_everywhere(&cluster, 900_000);
+    assert_eq!(
+        number(&cluster.nodes[2].app(), "SELECT count(*) FROM note"),
+        2_000 + written * 10 + 60
+    );
+
+    // It has a file now, which no later start replaces.
+    cluster.nodes[2].stop();
+    load(&cluster.nodes[2], 800_000, 1);
+    cluster.nodes[2].run();
+    cluster.converge();
+    assert_eq!(cluster.nodes[2].output().matches("restored a snapshot").count(), 1);
+    let kept = number(&cluster.nodes[0].app(), "SELECT count(*) FROM note WHERE id = 800000");
+    assert_eq!(kept, 1);
+}
+
+fn append(node: &Node, settings: &str) {
+    let text = std::fs::read_to_string(&node.config).unwrap();
+    std::fs::write(&node.config, format!("{text}\n{settings}")).unwrap();
+}
+
+#[test]
+fn a_node_without_a_file_starts_from_a_directory() {
+    a_node_without_a_file_starts_under_load(|dir| {
+        let path = dir.join("snapshots");
+        format!("[snapshot]\nstore = \"dir\"\ndir.path = {:?}\n", path.to_str().unwrap())
+    });
+}
+
+#[test]
+fn a_node_without_a_file_starts_from_the_broker() {
+    a_node_without_a_file_starts_under_load(|_| String::new());
+}
+
+/// Without a snapshot, with none that is whole, with a store that cannot be reached, and if
+/// snapshots are off, the start says so and creates nothing. A damaged one is passed over.
+#[test]
+fn a_start_without_a_file_creates_no_empty_database() {
+    let mut cluster = Cluster::new(1, SCHEMA);
+    let path = cluster.dir.path().join("snapshots");
+    let store = format!("[snapshot]\nstore = \"dir\"\ndir.path = {:?}\n", path.to_str().unwrap());
+    append(&cluster.nodes[0], &store);
+    let mut second = Node::new(cluster.dir.path(), 2, &third(&cluster, &store));
+    let fails = |node: &mut Node, parts: &[&str]| {
+        node.start();
+        assert_ne!(node.ended(), 0);
+        let log = node.output();
+        for part in [&["no such database", "hint: "], parts].concat() {
+            assert!(log.contains(part), "{part:?} in {log}");
+        }
+        let left = std::fs::read_dir(node.db.parent().unwrap()).unwrap().flatten();
+        let mut left: Vec<_> = left.map(|entry| entry.file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["config.toml", "log"]);
+    };
+    fails(&mut second, &["no snapshot"]);
+    load(&cluster.nodes[0], 1, 10);
+    let older = json(&cluster.nodes[0], &["snapshot", "save"])["snapshot"].clone();
+    let former = chunks(&path);
+    load(&cluster.nodes[0], 100, 10);
+    let newer = json(&cluster.nodes[0], &["snapshot", "save"])["snapshot"].clone();
+    let new: Vec<_> = chunks(&path).into_iter().filter(|chunk| !former.contains(chunk)).collect();
+    new.iter().for_each(|chunk| std::fs::write(chunk, b"damaged").unwrap());
+
+    let off = format!("{store}enabled = false\n");
+    fails(&mut Node::new(cluster.dir.path(), 3, &third(&cluster, &off)), &[]);
+    let nats = "[nats]\nurls = [\"nats://127.0.0.1:1\"]\n[snapshot]\nstore = \"nats\"\n";
+    fails(&mut Node::new(cluster.dir.path(), 4, nats), &["no snapshot restored", "127.0.0.1:1"]);
+
+    cluster.nodes[0].run();
+    second.run();
+    let log = second.output();
+    let (older, newer) = (older.as_str().unwrap(), newer.as_str().unwrap());
+    assert!(log.contains("cannot be restored") && log.contains(newer), "{log}");
+    assert!(log.contains(&format!("snapshot={older}")), "{log}");
+    cluster.nodes.push(second);
+    cluster.converge();
+    assert_eq!(number(&cluster.nodes[1].app(), "SELECT count(*) FROM note"), 20);
+
+    // All are damaged.
+    chunks(&path).iter().for_each(|chunk| std::fs::write(chunk, b"damaged").unwrap());
+    let mut last = Node::new(cluster.dir.path(), 5, &third(&cluster, &store));
+    fails(&mut last, &["no snapshot restored", "damaged", newer]);
 }
 
 /// The rows are in the snapshot and in no stream: the captured node was cut off, and its disk is

@@ -2,11 +2,14 @@
 //!
 //! Works without a running node, and beside one: a database is only read, through SQLite.
 
+mod first;
 mod list;
 mod prune;
 mod restore;
 mod save;
 mod verify;
+
+pub(crate) use first::begin;
 
 use super::args::{Global, SnapshotAction};
 use super::exit::{Exit, Failure};

@@ -14,7 +14,7 @@ use crate::settings::Settings;
 use crate::snapshots::begin_anew;
 use anyhow::Result;
 use harmonylite_snapshot::catalog::{Found, find};
-use harmonylite_snapshot::restore::fetch;
+use harmonylite_snapshot::restore::{Fetched, fetch};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
@@ -78,14 +78,25 @@ fn restore(
             return Ok(Plan { place, found, to, aside });
         }
         let fetched = fetch(store, &found, &directory_of(&to), progress).await.map_err(failed)?;
-        let file = fetched.path().to_owned();
-        tokio::task::spawn_blocking(move || begin_anew(&file, now_ms)).await?.map_err(|error| {
-            let hint = "install the newest harmonylite, or name another snapshot: --snapshot ID";
-            Failure::new(Exit::Database, error.to_string(), hint)
-        })?;
-        let aside = fetched.put_in_place(&to, aside.as_deref()).map_err(failed)?;
+        let aside = self::place(fetched, &to, aside.as_deref(), now_ms).await?;
         Ok(Plan { place, found, to, aside })
     })
+}
+
+/// Makes a fetched file a new incarnation, and moves it to `to`. Returns where the old file is now.
+pub(super) async fn place(
+    fetched: Fetched,
+    to: &Path,
+    aside: Option<&Path>,
+    now_ms: i64,
+) -> Result<Option<PathBuf>> {
+    let file = fetched.path().to_owned();
+    tokio::task::spawn_blocking(move || begin_anew(&file, now_ms)).await?.map_err(|error| {
+        let hint = "install the newest harmonylite, or name another snapshot: `harmonylite \
+            snapshot restore --snapshot ID`";
+        Failure::new(Exit::Database, error.to_string(), hint)
+    })?;
+    Ok(fetched.put_in_place(to, aside).map_err(failed)?)
 }
 
 /// Returns the directory of a file.

@@ -1,0 +1,118 @@
+//! The first start of `harmonylite run`: a node without a database file begins with a snapshot.
+//!
+//! Arrives: settings. Leaves: a restored file at `db_path`, or nothing. Owns: a file that exists is
+//! never replaced, and no empty database is ever created. A crash leaves a scratch directory, and
+//! the next start restores anew.
+
+use super::{failed, restore, with_store};
+use crate::cli::args::Global;
+use crate::cli::exit::Failure;
+use crate::cli::show;
+use crate::clock;
+use crate::db::lockfile::Lock;
+use crate::settings::Settings;
+use anyhow::Result;
+use harmonylite_snapshot::SnapshotError;
+use harmonylite_snapshot::catalog::{Found, ids, read};
+use harmonylite_snapshot::manifest::SnapshotId;
+use harmonylite_snapshot::progress::Progress;
+use harmonylite_snapshot::restore::{Fetched, fetch};
+use harmonylite_snapshot::store::Retrying;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Restores the newest snapshot that can be used, if there is no database file yet. Does nothing
+/// with `snapshot.enabled = false`, without a snapshot, and if the snapshots are in the embedded
+/// server, which does not run yet.
+///
+/// # Errors
+/// The store cannot be used or reached; every snapshot is damaged; another program restores.
+pub(crate) fn begin(global: &Global, settings: &Settings) -> Result<()> {
+    let to = &settings.db_path;
+    let dir = restore::directory_of(to);
+    if !settings.snapshot.enabled || to.symlink_metadata().is_ok() || !dir.is_dir() {
+        return Ok(());
+    }
+    if settings.snapshot.store == "nats" && settings.nats.urls.is_empty() {
+        tracing::info!(
+            database = %to.display(),
+            "there is no database file, and the snapshots are in the embedded nats-server, which \
+            does not run yet: no snapshot is restored"
+        );
+        return Ok(());
+    }
+    let lock = Lock::acquire(to)?;
+    let done = restore_newest(global, settings, &dir);
+    lock.remove();
+    done.map_err(|error| {
+        let failure = Failure::of(&error);
+        let what =
+            format!("no such database: {}; no snapshot restored: {}", to.display(), failure.what);
+        let hint = format!(
+            "{}; or let the application create the database first, or set snapshot.enabled = false",
+            failure.hint
+        );
+        Failure::new(failure.exit, what, hint).into()
+    })
+}
+
+fn restore_newest(global: &Global, settings: &Settings, dir: &Path) -> Result<()> {
+    let to = &settings.db_path;
+    let what = format!("restoring {}", to.display());
+    with_store(global, settings, &what, async |store, progress| {
+        let now_ms = clock::unix_ms();
+        let Some((found, fetched)) = newest(store, dir, progress).await.map_err(failed)? else {
+            tracing::info!(place = store.place(), "there is no database file and no snapshot");
+            return Ok(());
+        };
+        restore::place(fetched, to, None, now_ms).await?;
+        tracing::info!(
+            database = %to.display(),
+            snapshot = %found.id,
+            place = store.place(),
+            age = show::span(now_ms - found.manifest.created_ms),
+            bytes = found.manifest.bytes(),
+            "there was no database file: restored a snapshot"
+        );
+        Ok(())
+    })
+}
+
+/// Fetches the newest snapshot that is whole. Each damaged one is named in the log. Returns None if
+/// the store has no snapshot; the error of the newest one if all are damaged.
+async fn newest(
+    store: &Retrying,
+    dir: &Path,
+    progress: &Arc<Progress>,
+) -> Result<Option<(Found, Fetched)>, SnapshotError> {
+    let ids = ids(store).await?;
+    let mut first = None;
+    for (index, id) in ids.iter().enumerate() {
+        match one(store, id, ids.get(index + 1), dir, progress).await {
+            Ok(done) => return Ok(Some(done)),
+            Err(
+                error @ (SnapshotError::Manifest { .. }
+                | SnapshotError::MissingChunk { .. }
+                | SnapshotError::CorruptChunk { .. }),
+            ) => {
+                tracing::warn!(snapshot = %id, %error, "this snapshot cannot be restored");
+                first.get_or_insert(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    first.map_or(Ok(None), Err)
+}
+
+async fn one(
+    store: &Retrying,
+    id: &SnapshotId,
+    older: Option<&SnapshotId>,
+    dir: &Path,
+    progress: &Arc<Progress>,
+) -> Result<(Found, Fetched), SnapshotError> {
+    let manifest = read(store, id).await?;
+    let found = Found { id: id.clone(), manifest, older: older.cloned() };
+    let fetched = fetch(store, &found, dir, progress).await?;
+    Ok((found, fetched))
+}
