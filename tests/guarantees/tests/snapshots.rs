@@ -268,6 +268,16 @@ fn a_start_without_a_file_creates_no_empty_database() {
     cluster.converge();
     assert_eq!(number(&cluster.nodes[1].app(), "SELECT count(*) FROM note"), 20);
 
+    // Only the journal of a lost database is there.
+    let mut widow = Node::new(cluster.dir.path(), 6, &third(&cluster, &store));
+    let wal = widow.db.with_file_name("app.db-wal");
+    std::fs::write(&wal, "left").unwrap();
+    widow.start();
+    assert_eq!(widow.ended(), 3);
+    let log = widow.output();
+    assert!(log.contains("app.db-wal exists") && log.contains("move that file away"), "{log}");
+    assert!(!widow.db.exists() && std::fs::read(&wal).unwrap() == b"left");
+
     // All are damaged.
     chunks(&path).iter().for_each(|chunk| std::fs::write(chunk, b"damaged").unwrap());
     let mut last = Node::new(cluster.dir.path(), 5, &third(&cluster, &store));

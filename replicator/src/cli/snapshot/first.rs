@@ -6,10 +6,11 @@
 
 use super::{failed, restore, with_store};
 use crate::cli::args::Global;
-use crate::cli::exit::Failure;
+use crate::cli::exit::{Exit, Failure};
 use crate::cli::show;
 use crate::clock;
 use crate::db::lockfile::Lock;
+use crate::db::preflight::beside;
 use crate::settings::Settings;
 use anyhow::Result;
 use harmonylite_snapshot::SnapshotError;
@@ -41,6 +42,7 @@ pub(crate) fn begin(global: &Global, settings: &Settings) -> Result<()> {
         );
         return Ok(());
     }
+    check_alone(to)?;
     let lock = Lock::acquire(to)?;
     let done = restore_newest(global, settings, &dir);
     lock.remove();
@@ -54,6 +56,20 @@ pub(crate) fn begin(global: &Global, settings: &Settings) -> Result<()> {
         );
         Failure::new(failure.exit, what, hint).into()
     })
+}
+
+/// Refuses what is left of a lost database: it may hold commits that are in no snapshot.
+fn check_alone(to: &Path) -> Result<(), Failure> {
+    let left = ["-wal", "-shm", "-journal"].map(|suffix| beside(to, suffix));
+    match left.into_iter().find(|path| path.symlink_metadata().is_ok()) {
+        None => Ok(()),
+        Some(path) => Err(Failure::new(
+            Exit::Database,
+            format!("no such database: {}, but {} exists", to.display(), path.display()),
+            "put the database back beside it; or, if it is lost, move that file away: the next \
+            start restores the newest snapshot",
+        )),
+    }
 }
 
 fn restore_newest(global: &Global, settings: &Settings, dir: &Path) -> Result<()> {
