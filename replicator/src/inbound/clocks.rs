@@ -5,7 +5,7 @@
 //! right again. A message takes time, so only a clock that is ahead of the broker shows at its
 //! sender, and only one that is behind at its receiver. Memory only.
 
-use crate::model::config::{NodeConfig, Now};
+use crate::model::config::{BrokerClock, NodeConfig, Now};
 use crate::model::ids::NodeId;
 use std::collections::BTreeMap;
 
@@ -13,6 +13,9 @@ use std::collections::BTreeMap;
 const WARN_MS: u64 = 60_000;
 /// More nodes than this are not told apart. Messages can name any node.
 const NODES_MAX: usize = 1_000;
+
+/// The broker's time is passed on when it is ahead of what was passed on by more than this.
+const BROKER_TIME_STEP_MS: i64 = 1_000;
 
 /// A batch that was applied.
 #[derive(Clone, Copy, Debug)]
@@ -38,12 +41,30 @@ pub(super) struct Clocks {
     me: NodeId,
     drift_ms_max: i64,
     wrong: BTreeMap<u64, WrongClock>,
+    /// The broker's time, by the messages so far.
+    broker: Option<BrokerClock>,
 }
 
 impl Clocks {
     /// Creates it; all clocks count as right.
     pub(super) fn new(config: &NodeConfig) -> Self {
-        Self { me: config.node, drift_ms_max: config.max_clock_drift_ms, wrong: BTreeMap::new() }
+        Self {
+            me: config.node,
+            drift_ms_max: config.max_clock_drift_ms,
+            wrong: BTreeMap::new(),
+            broker: None,
+        }
+    }
+
+    /// Takes a time that the broker has passed. Returns whether it is news: outbound needs the
+    /// broker's time to the second.
+    pub(super) fn passes(&mut self, broker_ms: i64, now: Now) -> bool {
+        let is_news =
+            self.broker.is_none_or(|clock| broker_ms > clock.at(now) + BROKER_TIME_STEP_MS);
+        if is_news {
+            self.broker = Some(BrokerClock::new(broker_ms, now));
+        }
+        is_news
     }
 
     /// Takes a batch of another node. Returns whether it warned.

@@ -9,7 +9,7 @@ use super::stream::Context;
 use crate::actor::{Ack, Effect, Fatal};
 use crate::broker::{Broker, BrokerError, BrokerEvent, Message, Permit, Reply};
 use crate::db::connection::DatabaseError;
-use crate::model::config::{BrokerClock, Now, SchemaMode};
+use crate::model::config::{Now, SchemaMode};
 use crate::model::ids::{NodeId, StreamSeq};
 use crate::repair::answers::{PeerQuestion, QuestionId};
 use crate::repair::gaps::Gaps;
@@ -34,9 +34,6 @@ pub enum Input {
     /// Retry a batch in quarantine.
     RetryQuarantine(i64),
 }
-
-/// The broker's time is passed on when it is ahead of what was passed on by more than this.
-const BROKER_TIME_STEP_MS: i64 = 1_000;
 
 impl<B: Broker> Inbound<B> {
     /// Handles an input. Never accesses the database.
@@ -109,8 +106,9 @@ impl<B: Broker> Inbound<B> {
 
     fn delivered(&mut self, generation: u64, message: Message, permit: Permit, now: Now) {
         let (shard, seq) = (message.shard, message.seq);
-        self.saw_broker_time(message.time_ns, now);
-        let warned = self.clocks.saw_message(message.time_ns / 1_000_000, now);
+        let broker_ms = message.time_ns / 1_000_000;
+        self.saw_broker_time(broker_ms, now);
+        let warned = self.clocks.saw_message(broker_ms, now);
         self.stats.drift_warnings += u64::from(warned);
         self.answers.saw_message(message.node, now);
         let (streams, progress) = (&mut self.inbox.streams, &self.durable.streams);
@@ -143,12 +141,9 @@ impl<B: Broker> Inbound<B> {
         }
     }
 
-    /// Notes a time that the broker has passed. Outbound needs it to the second.
-    fn saw_broker_time(&mut self, time_ns: i64, now: Now) {
-        let seen_ms = time_ns / 1_000_000;
-        if self.broker_clock.is_none_or(|clock| seen_ms > clock.at(now) + BROKER_TIME_STEP_MS) {
-            self.broker_clock = Some(BrokerClock::new(seen_ms, now));
-            self.effects.push(Effect::BrokerTime(seen_ms));
+    fn saw_broker_time(&mut self, broker_ms: i64, now: Now) {
+        if self.clocks.passes(broker_ms, now) {
+            self.effects.push(Effect::BrokerTime(broker_ms));
         }
     }
 
@@ -353,7 +348,7 @@ impl<B: Broker> Inbound<B> {
                 }
             }
         }
-        self.saw_broker_time(newest_ns, now);
+        self.saw_broker_time(newest_ns / 1_000_000, now);
         let go = self.verify.pass(&self.durable);
         self.requests.no_trouble();
         self.inbox.delivered_ms = now.mono_ms;

@@ -37,7 +37,7 @@ use crate::broker::{Broker, Request};
 use crate::capture::baseline;
 use crate::capture::user_triggers::SilentTrigger;
 use crate::db::layout::Layout;
-use crate::model::config::{BrokerClock, NodeConfig, Now};
+use crate::model::config::{NodeConfig, Now};
 use crate::model::ids::Site;
 use crate::repair::answers::Answers;
 use crate::repair::gaps::Gaps;
@@ -76,11 +76,7 @@ pub struct Inbound<B: Broker> {
     inbox: Inbox,
     polite: Polite,
     notices: Notices,
-    /// The broker's time, by the messages so far.
-    broker_clock: Option<BrokerClock>,
     clocks: Clocks,
-    /// The reason why the last transaction found no room on the disk.
-    no_disk_room: Option<String>,
     /// Messages for outbound. The owner takes them after each call.
     pub effects: Vec<Effect>,
     /// Counters.
@@ -115,9 +111,7 @@ impl<B: Broker> Inbound<B> {
             inbox: Inbox::new(&durable, now),
             polite: Polite::new(&config),
             notices: Notices::default(),
-            broker_clock: None,
             clocks: Clocks::new(&config),
-            no_disk_room: None,
             effects: Vec::new(),
             stats: Stats::default(),
             config,
@@ -238,8 +232,8 @@ impl<B: Broker> Inbound<B> {
 
     /// Describes a write that found no room on a disk and is retried, for people.
     pub fn no_room(&self) -> Option<String> {
-        if self.no_disk_room.is_some() {
-            return self.no_disk_room.clone();
+        if let Some(reason) = self.notices.no_disk_room() {
+            return Some(reason.to_owned());
         }
         let (stream, no_room) =
             self.inbox.streams.iter().find_map(|s| Some((s, s.no_room.as_ref()?)))?;

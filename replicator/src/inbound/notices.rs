@@ -5,6 +5,8 @@
 //! reported again.
 
 use super::after_commit::AfterCommit;
+use crate::actor::Fatal;
+use crate::db::connection::DatabaseError;
 use crate::model::config::Now;
 use std::collections::HashMap;
 
@@ -16,6 +18,8 @@ const EVERY_MS: u64 = 60_000;
 pub(super) struct Notices {
     /// When the last one of each kind was made, by table, milliseconds of the monotone clock.
     last: HashMap<(Kind, String), u64>,
+    /// The reason why the last transaction found no room on the disk.
+    no_disk_room: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,6 +30,21 @@ enum Kind {
 }
 
 impl Notices {
+    /// Takes the result of a step.
+    pub(super) fn worked<T>(&mut self, result: &Result<T, Fatal>) {
+        self.no_disk_room = match result {
+            Err(Fatal::Database(error @ (DatabaseError::Full | DatabaseError::NoIndex))) => {
+                Some(error.to_string())
+            }
+            _ => None,
+        };
+    }
+
+    /// Returns why the last step found no room on the disk, if it did not.
+    pub(super) fn no_disk_room(&self) -> Option<&str> {
+        self.no_disk_room.as_deref()
+    }
+
     /// Reports what the transaction has met.
     pub(super) fn committed(&mut self, after: &AfterCommit, now: Now) {
         for table in &after.null_key_tables {

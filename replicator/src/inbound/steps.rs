@@ -15,7 +15,6 @@ use crate::actor::{Effect, Fatal, Step};
 use crate::broker::Broker;
 use crate::capture::compare::Compare;
 use crate::capture::{baseline, install};
-use crate::db::connection::DatabaseError;
 use crate::model::action::Action;
 use crate::model::config::Now;
 use crate::model::planted_bugs::{Bug, planted};
@@ -49,12 +48,7 @@ impl<B: Broker> Inbound<B> {
         };
         self.judge_connection(has_mark)?;
         let result = self.work(now);
-        self.no_disk_room = match &result {
-            Err(Fatal::Database(error @ (DatabaseError::Full | DatabaseError::NoIndex))) => {
-                Some(error.to_string())
-            }
-            _ => None,
-        };
+        self.notices.worked(&result);
         match result {
             Err(Fatal::Database(error)) if error.action() == Action::Retry => {
                 self.stats.busy += 1;
