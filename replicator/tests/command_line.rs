@@ -206,3 +206,19 @@ fn a_locked_and_a_damaged_database_are_told_apart() {
         assert!(code == 3 && format!("{out}{err}").contains("malformed"), "{command}: {out}{err}");
     }
 }
+
+/// A reader that ends early (`| head`) is no error and no panic.
+#[test]
+fn a_closed_pipe_ends_quietly() {
+    for words in [&["completions", "bash"][..], &["version"], &["help"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let out = std::process::Command::new(env!("CARGO_BIN_EXE_harmonylite"))
+            .args(words)
+            .stdout(writer)
+            .output()
+            .unwrap();
+        let err = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success() && err.is_empty(), "{words:?}: {:?} {err}", out.status);
+    }
+}

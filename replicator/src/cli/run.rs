@@ -34,22 +34,36 @@ async fn replicate(loaded: Loaded, cluster: ClusterSettings) -> Result<()> {
         signal(SignalKind::terminate()).context("cannot install the SIGTERM handler")?;
     let mut interrupt =
         signal(SignalKind::interrupt()).context("cannot install the SIGINT handler")?;
+    let mut hangup = signal(closed_terminal()).context("cannot install the SIGHUP handler")?;
     let database = loaded.settings.db_path.display().to_string();
     let started = Node::builder().settings(loaded.settings).cluster(cluster).start();
     let mut node = tokio::select! {
         node = started => node?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
+        _ = hangup.recv() => return Ok(()),
     };
     tracing::info!(database, "running");
     let ended = tokio::select! {
         ended = node.ended() => ended,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
+        _ = hangup.recv() => Ok(()),
     };
     let stopped = node.stop().await;
     ended?;
     stopped?;
     tracing::info!(database, "stopped");
     Ok(())
+}
+
+/// SIGHUP; SIGTERM instead where `nohup` had SIGHUP ignored, because a handler would undo that.
+fn closed_terminal() -> SignalKind {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & 1 != 0);
+    if ignored { SignalKind::terminate() } else { SignalKind::hangup() }
 }

@@ -36,6 +36,13 @@ pub(super) fn check(path: &Path, facts: FileFacts, report: &mut Report) {
         another node are written between its first read and its first write",
         "docs/deferred-transactions.md shows how in your framework",
     );
+    report.add(
+        Level::Note,
+        "application",
+        "the application must neither set PRAGMA journal_mode = DELETE (or another than WAL) nor \
+        PRAGMA locking_mode = EXCLUSIVE: either fails with `database is locked`, or locks us out",
+        "remove both from what it does when it opens the database; WAL stays in the file",
+    );
     match sidecar(path) {
         Ok(Sidecar::Stopped) => {}
         Ok(Sidecar::Running(owner)) => {

@@ -8,6 +8,7 @@ mod ids;
 mod machine;
 mod objects;
 mod open;
+mod patterns;
 mod ports;
 mod report;
 mod tables;
@@ -69,6 +70,7 @@ fn database(loaded: &Loaded, facts: FileFacts, report: &mut Report) {
         let mut db = open::read_only(path, facts, report)?;
         let schema = inspect(&db, &loaded.settings.table_filter()?)?;
         tables::check(&db, &schema, report)?;
+        patterns::check(&schema, &loaded.settings.tables, report);
         ids::check(&schema, loaded.settings.ids.ranges, report);
         objects::check(&db, &loaded.settings, report)?;
         triggers::check(&mut db, &schema, report)
@@ -172,6 +174,24 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
+    }
+
+    #[test]
+    fn patterns_that_match_no_table_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, config) = (dir.path().join("app.db"), dir.path().join("c.toml"));
+        Connection::open(&path).unwrap().execute_batch(SCHEMA).unwrap();
+        let lines =
+            "[tables]\ninclude = [\"go*\", \"nots\"]\nexclude = [\"Counted\", \"search\"]\n";
+        std::fs::write(&config, lines).unwrap();
+        let global = Global { db: Some(path), config: Some(config), ..Global::default() };
+        let text = examine(&global).text();
+        let named = |part: &str| text.contains(&format!("{part} matches no table"));
+        assert!(
+            named("tables.include: \"nots\"") && named("tables.exclude: \"Counted\""),
+            "{text}"
+        );
+        assert_eq!(text.matches("matches no table").count(), 2, "{text}");
     }
 
     #[test]
