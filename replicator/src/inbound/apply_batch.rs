@@ -31,8 +31,8 @@ pub(super) enum Outcome {
         applied: Applied,
         /// The lowest row time in it, unix milliseconds.
         lowest_ms: i64,
-        /// The schema, if the batch changed it.
-        adopted: Option<Adopted>,
+        /// The schema, if the batch changed it. Boxed, because few do.
+        adopted: Option<Box<Adopted>>,
     },
     /// Its origin has to wait.
     Held {
@@ -183,7 +183,7 @@ fn apply_plain<R: Read>(
     }
     let (adopted, impossible) = match adopt(tx, &header)? {
         Adoption::Nothing => (None, None),
-        Adoption::Adopted(adopted) => (Some(adopted), None),
+        Adoption::Adopted(adopted) => (Some(Box::new(adopted)), None),
         Adoption::Impossible(reason) => (None, Some(reason)),
         Adoption::Awaited(reason) => {
             return Err(Outcome::Held { reason, header: Some(Box::new(header)) }.into());

@@ -174,10 +174,10 @@ impl Processing<'_, '_> {
     }
 
     /// The next batches meet the schema that this one brought.
-    fn adopt(&mut self, adopted: Option<Adopted>) {
+    fn adopt(&mut self, adopted: Option<Box<Adopted>>) {
         if let Some(adopted) = adopted {
             self.tx.layout = Arc::clone(&adopted.layout);
-            self.tx.after.adopted.push(adopted);
+            self.tx.after.adopted.push(*adopted);
         }
     }
 
