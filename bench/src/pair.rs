@@ -144,6 +144,9 @@ impl Pair {
             WHERE id > max(?1, coalesce((SELECT value FROM __harmonylite__meta WHERE key = \
             'published'), 0))";
         self.wait("the rest", || {
+            // Counting at every moment would keep a snapshot open at every moment, for which the
+            // marks of published changes wait.
+            pause(Duration::from_millis(100));
             let rows = nodes
                 .each_ref()
                 .map(|db| count(db, "SELECT count(*) FROM item WHERE id > ?1", i64::MIN));

@@ -169,7 +169,9 @@ fn a_stopped_nodes_database_can_be_looked_at_and_repaired() {
         })
         .unwrap();
     assert_eq!((value.as_str(), log), ("lost", 1), "restored by a write that is captured");
-    assert_eq!(harmonylite(dir.path(), "cleanup --db app.db").code, 0);
+    let Outcome { code, err, .. } = harmonylite(dir.path(), "cleanup --db app.db");
+    assert!(code == 1 && err.contains("may not have been published"), "{code} {err}");
+    assert_eq!(harmonylite(dir.path(), "cleanup --force --db app.db").code, 0);
     let left: i64 = db
         .query_row("SELECT count(*) FROM sqlite_schema WHERE name LIKE '%harmonylite%'", [], |r| {
             r.get(0)

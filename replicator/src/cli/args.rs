@@ -135,7 +135,11 @@ pub(crate) enum Command {
         action: SnapshotAction,
     },
     /// Remove our triggers and tables (and those of HarmonyLite (Go)) from the database
-    Cleanup,
+    Cleanup {
+        /// Also if changes were never published: the other nodes then never get them
+        #[arg(long)]
+        force: bool,
+    },
     /// Print the versions of the program and its parts
     Version {
         /// Print the licences of all parts instead

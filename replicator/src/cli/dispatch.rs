@@ -43,7 +43,7 @@ pub(crate) fn dispatch(arguments: Vec<OsString>) -> Result<ExitCode> {
             schema::run(&settings(&global)?.settings, cluster, action)
         }
         Some(Command::Snapshot { action }) => snapshot::run(&global, action),
-        Some(Command::Cleanup) => cleanup::run(&settings(&global)?.settings),
+        Some(Command::Cleanup { force }) => cleanup::run(&settings(&global)?.settings, force),
         Some(Command::Run) | None => flags(&global),
     }
 }
@@ -51,7 +51,8 @@ pub(crate) fn dispatch(arguments: Vec<OsString>) -> Result<ExitCode> {
 /// Prints help as it is. An error is reported in two lines like every other one.
 fn usage(error: &clap::Error) -> Result<ExitCode> {
     if !error.use_stderr() {
-        error.print()?;
+        // A reader that ends early (`| head`) is no error.
+        let _ = error.print();
         return Ok(ExitCode::SUCCESS);
     }
     let text = error.to_string();
@@ -77,7 +78,7 @@ fn usage(error: &clap::Error) -> Result<ExitCode> {
 fn flags(global: &Global) -> Result<ExitCode> {
     let loaded = settings(global)?;
     if global.cleanup {
-        return cleanup::run(&loaded.settings);
+        return cleanup::run(&loaded.settings, false);
     }
     if global.schema_status {
         return schema_status::run(&loaded.settings);

@@ -35,7 +35,7 @@ pub(crate) fn begin(global: &Global, settings: &Settings) -> Result<()> {
         return Ok(());
     }
     if settings.snapshot.store == "nats" && settings.nats.urls.is_empty() {
-        tracing::info!(
+        tracing::debug!(
             database = %to.display(),
             "there is no database file, and the snapshots are in the embedded nats-server, which \
             does not run yet: no snapshot is restored"
