@@ -68,15 +68,17 @@ async fn stream(session: &Session, name: &str) -> Result<Stream<()>> {
 fn optional<T>(found: std::result::Result<T, RawMessageError>) -> Result<Option<T>> {
     match found {
         Ok(found) => Ok(Some(found)),
-        Err(error) => match error.kind() {
-            LastRawMessageErrorKind::NoMessageFound => Ok(None),
-            LastRawMessageErrorKind::JetStream(e)
-                if e.error_code() == ErrorCode::NO_MESSAGE_FOUND =>
-            {
-                Ok(None)
-            }
-            _ => Err(unreachable(error)),
-        },
+        Err(error) if is_missing(&error) => Ok(None),
+        Err(error) => Err(unreachable(error)),
+    }
+}
+
+/// Whether the stream has no such message, which is an answer and no failure.
+pub(super) fn is_missing(error: &RawMessageError) -> bool {
+    match error.kind() {
+        LastRawMessageErrorKind::NoMessageFound => true,
+        LastRawMessageErrorKind::JetStream(e) => e.error_code() == ErrorCode::NO_MESSAGE_FOUND,
+        _ => false,
     }
 }
 

@@ -7,14 +7,14 @@
 //! of the head. A stream keeps one message for each subject, so a repeated write replaces. A crash
 //! leaves pieces without a head, which the next write of the same object replaces.
 
+use super::ask::is_missing;
 use super::connect::{LinkError, Target, connect};
 use crate::settings::Settings;
 use async_nats::header::HeaderMap;
 use async_nats::jetstream::context::{GetStreamErrorKind, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{
-    Config, DirectGetErrorKind, DiscardPolicy, LastRawMessageErrorKind, RetentionPolicy,
-    StorageType, Stream,
+    Config, DirectGetErrorKind, DiscardPolicy, RetentionPolicy, StorageType, Stream,
 };
 use async_nats::jetstream::{Context, ErrorCode};
 use async_trait::async_trait;
@@ -262,15 +262,8 @@ fn announced(head: &StreamMessage) -> Result<(u64, String), StoreError> {
 async fn last(stream: &Stream<()>, subject: &str) -> Result<Option<StreamMessage>, StoreError> {
     match stream.get_last_raw_message_by_subject(subject).await {
         Ok(found) => Ok(Some(found)),
-        Err(error) => match error.kind() {
-            LastRawMessageErrorKind::NoMessageFound => Ok(None),
-            LastRawMessageErrorKind::JetStream(e)
-                if e.error_code() == ErrorCode::NO_MESSAGE_FOUND =>
-            {
-                Ok(None)
-            }
-            _ => Err(passing(error)),
-        },
+        Err(error) if is_missing(&error) => Ok(None),
+        Err(error) => Err(passing(error)),
     }
 }
 

@@ -1,9 +1,10 @@
 //! A migration tool that commits in the middle of a rebuild harms nobody.
 //!
-//! Goal: Alembic with Python's driver, Laravel and others fill a copy, drop the table and rename the
-//! copy, each in a transaction of its own. The copy is never replicated, the table never counts as
-//! dropped, and a renamed table with a unique index does not end the node. Method: such rebuilds,
-//! one after the other on both nodes, while both write; `tests/applications` does it with Alembic.
+//! Goal: Alembic with Python's driver, Laravel and others fill a copy, drop the table and rename
+//! the copy, each in a transaction of its own. The copy is never replicated, the table never counts
+//! as dropped, and a renamed table with a unique index does not end the node. Method: such
+//! rebuilds, one after the other on both nodes, while both write; `tests/applications` does it with
+//! Alembic.
 
 #![allow(clippy::unwrap_used)]
 
