@@ -225,6 +225,8 @@ fn health(status: &Status, detailed: bool) -> (StatusCode, serde_json::Value) {
         "joined": status.joined,
         "pending_rows": status.pending_rows,
         "lag_ms": status.lag_ms(),
+        "snapshot_saved_timestamp": status.snapshots.saved_ms,
+        "snapshot_verified_timestamp": status.snapshots.verified_ms,
     });
     (code, body)
 }

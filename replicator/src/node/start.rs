@@ -7,6 +7,7 @@ use super::reader::{Reader, ReaderSnapshot, ToReader};
 use super::registry::{RegistrySeen, watch_registry};
 use super::report::StatusSources;
 use super::schema_entry::publish_schema;
+use super::snapshots::Snapshots;
 use super::timing::{RecentDurations, RecentRate};
 use super::wake::{RecentWakes, Waker};
 use super::watch::WalWatch;
@@ -17,7 +18,7 @@ use crate::broker::{Reply, Request};
 use crate::clock;
 use crate::db::connection::{self, DatabaseError};
 use crate::db::lockfile::{Lock, Owner};
-use crate::db::snapshots::Snapshots;
+use crate::db::snapshots::Snapshots as OpenSnapshots;
 use crate::embedded::{Access, Embedded};
 use crate::inbound::{Inbound, Input as WriterInput};
 use crate::model::config::NodeConfig;
@@ -27,6 +28,7 @@ use crate::publish::outbound::{Input as ReaderInput, Outbound};
 use crate::repair::lease::{Lease, LeaseStep};
 use crate::settings::identity::{IdentitySource, decide, machine_id};
 use crate::settings::{ClusterSettings, NodeConfigError, Settings};
+use crate::snapshots::leader::Leader;
 use crate::store::install::stored_node;
 use crate::store::meta::Meta;
 use std::path::{Path, PathBuf};
@@ -88,7 +90,7 @@ async fn start_locked(
         settings.clone(),
         config.node,
         config.limits.inbox_bytes_max,
-        target,
+        target.clone(),
         &sinks.0,
         &sinks.1,
     );
@@ -105,7 +107,8 @@ async fn start_locked(
         .map_err(|_| NodeError::Panicked("start"))?
         .map_err(|fatal| NodeError::fatal(&path, fatal))?;
     let (writer_seen, reader_seen) = (watch::Sender::default(), watch::Sender::default());
-    let registry_seen = watch::Sender::default();
+    let (registry_seen, snapshots_seen) = (watch::Sender::default(), watch::Sender::default());
+    let me = leader(&config);
     let sources = Arc::new(StatusSources {
         node: config.node,
         database: path.clone(),
@@ -115,6 +118,7 @@ async fn start_locked(
         reader: reader_seen.subscribe(),
         link: hub.link(),
         registry: registry_seen.subscribe(),
+        snapshots: snapshots_seen.subscribe(),
         server: embedded.as_ref().map(Embedded::health),
         db: parking_lot::Mutex::new(Some(opened.status)),
         settings,
@@ -156,6 +160,10 @@ async fn start_locked(
             watch.run().map_or_else(ThreadEnd::Replaced, |()| ThreadEnd::Stopped)
         })?,
     ];
+    let snapshots = sources.settings.snapshot.enabled.then(|| {
+        let ends = (inboxes.writer.clone(), Arc::clone(&guard));
+        Snapshots::start(&sources, hub.asker(), target, ends, me, snapshots_seen)
+    });
     Ok(Node {
         sources,
         inboxes,
@@ -163,11 +171,17 @@ async fn start_locked(
         ended,
         tasks,
         hub: Some(hub),
+        snapshots,
         embedded,
         lock: held.take(),
         socket,
         guard,
     })
+}
+
+/// This process, as a node that may take the snapshots.
+fn leader(config: &NodeConfig) -> Leader {
+    Leader { node: config.node.0, instance: config.instance.clone(), place: config.place.clone() }
 }
 
 /// This node's id: configured, stored in the database, or derived from the machine.
@@ -298,7 +312,7 @@ fn open(config: NodeConfig, brokers: (NatsBroker, NatsBroker)) -> Result<OpenedD
         }
     };
     let mut inbound = inbound;
-    match Snapshots::of(&config.path) {
+    match OpenSnapshots::of(&config.path) {
         Ok(snapshots) => inbound.look_at_snapshots(move || snapshots.any_open()),
         Err(error) => {
             tracing::warn!(%error, "cannot look at the database's wal-index; remote rows \
