@@ -6,6 +6,7 @@
 use super::transaction::Transaction;
 use crate::actor::Fatal;
 use crate::model::ids::{NodeId, StreamSeq};
+use crate::repair::gaps::Need;
 use crate::repair::verdict::{Rewind, Verdict};
 use crate::store::cursor::{Anchor, NO_ROW_MS};
 use crate::store::meta;
@@ -89,7 +90,7 @@ impl Transaction<'_> {
         }
         if self.config.replicate {
             for (shard, node, reason) in expired {
-                self.note_gap(shard, node, &reason)?;
+                self.note_gap(shard, node, &reason, Need::Messages)?;
             }
         }
         Ok(())

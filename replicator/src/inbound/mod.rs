@@ -13,6 +13,7 @@ mod carry_out;
 mod clocks;
 mod durable;
 mod events;
+mod from_snapshot;
 mod inbox;
 mod join;
 mod notices;
@@ -29,6 +30,7 @@ mod verify;
 
 pub use durable::Progress;
 pub use events::Input;
+pub use from_snapshot::{FromSnapshot, MergeProgress};
 pub use stats::Stats;
 pub use stream::ShardStream;
 
@@ -40,7 +42,7 @@ use crate::db::layout::Layout;
 use crate::model::config::{NodeConfig, Now};
 use crate::model::ids::Site;
 use crate::repair::answers::Answers;
-use crate::repair::gaps::Gaps;
+use crate::repair::gaps::{Gaps, Need, OpenGap};
 use crate::repair::prune::Pruning;
 use crate::repair::question::{Outgoing, Question};
 use crate::repair::superseded::Superseded;
@@ -99,7 +101,7 @@ impl<B: Broker> Inbound<B> {
     ) -> Result<Self, Fatal> {
         let layout = install_all(&config, &mut db, &mut random, now)?;
         let durable = Durable::read(&db, &config)?;
-        Ok(Self {
+        let mut inbound = Self {
             schema: FollowedSchema::new(layout),
             requests: Requests::new(broker),
             verify: Verify::new(&config, durable.site(), random),
@@ -117,7 +119,11 @@ impl<B: Broker> Inbound<B> {
             config,
             db,
             durable,
-        })
+        };
+        let open = inbound.gaps.open_shards().into_iter().map(|shard| (shard, Need::Messages));
+        let open: Vec<_> = open.collect();
+        inbound.note_needs(&open, now);
+        Ok(inbound)
     }
 
     /// Returns the components with deadlines.
@@ -197,6 +203,16 @@ impl<B: Broker> Inbound<B> {
     /// Returns the open gaps, for people.
     pub fn open_gaps(&self) -> Vec<String> {
         self.gaps.describe()
+    }
+
+    /// Returns the open gaps, for the search of a snapshot that fills them.
+    pub fn gaps(&self) -> Vec<OpenGap> {
+        self.gaps.open()
+    }
+
+    /// Returns how far the merge of a snapshot is.
+    pub fn merge_progress(&self) -> &MergeProgress {
+        &self.inbox.snapshot.progress
     }
 
     /// Returns the nodes with wrong clocks, for people.

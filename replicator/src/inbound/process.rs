@@ -14,6 +14,7 @@ use crate::actor::Fatal;
 use crate::merge::apply::Applied;
 use crate::model::batch::{BatchHeader, PartHeaders};
 use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
+use crate::repair::gaps::Need;
 use crate::repair::superseded::Superseded;
 use crate::store::cursor::NO_ROW_MS;
 use crate::store::held::{self, Hold};
@@ -56,9 +57,10 @@ pub(super) fn serve(
     superseded: &Superseded,
 ) -> Result<(), Fatal> {
     let order = inbox.order();
-    let Inbox { streams, retries, unpacker, .. } = inbox;
+    let Inbox { streams, retries, unpacker, snapshot, .. } = inbox;
     let mut processing = Processing { tx, superseded, unpacker };
     processing.retry_quarantine(retries)?;
+    processing.merge_snapshot(snapshot)?;
     processing.tx.after.served.items = vec![0; streams.len()];
     // After a verdict the consumers start again, and their earlier deliveries are dropped.
     if processing.tx.after.connection_passes {
@@ -85,7 +87,7 @@ impl Processing<'_, '_> {
             ItemKind::Skip => (0, NO_ROW_MS),
             ItemKind::Gap { from, to } => {
                 let reason = format!("stream {shard}: messages {from} to {} are missing", to.0 - 1);
-                self.tx.note_gap(shard, NodeId(0), &reason)?;
+                self.tx.note_gap(shard, NodeId(0), &reason, Need::Messages)?;
                 (1, NO_ROW_MS)
             }
             ItemKind::Bad { reason, message } => {
@@ -174,14 +176,15 @@ impl Processing<'_, '_> {
     }
 
     /// The next batches meet the schema that this one brought.
-    fn adopt(&mut self, adopted: Option<Box<Adopted>>) {
+    pub(super) fn adopt(&mut self, adopted: Option<Box<Adopted>>) {
         if let Some(adopted) = adopted {
             self.tx.layout = Arc::clone(&adopted.layout);
             self.tx.after.adopted.push(*adopted);
         }
     }
 
-    fn count(&mut self, applied: &Applied) {
+    /// Adds the counts of an applied batch.
+    pub(super) fn count(&mut self, applied: &Applied) {
         let stats = &mut self.tx.stats;
         stats.rows_taken += applied.taken;
         stats.rows_skipped += applied.skipped;
@@ -200,7 +203,8 @@ impl Processing<'_, '_> {
         if header.previous.0 > known && header.number.0 > known {
             let reason =
                 format!("node {node}: batches {} to {} are missing", known + 1, header.previous);
-            self.tx.note_gap(shard, node, &reason)?;
+            let need = Need::Batches(header.site, header.previous);
+            self.tx.note_gap(shard, node, &reason, need)?;
         }
         if header.number.0 > known {
             let BatchHeader { site, number, created_ms, .. } = *header;
@@ -222,7 +226,7 @@ impl Processing<'_, '_> {
             && !self.tx.after.superseded_asked.contains(&node)
         {
             self.tx.after.superseded_asked.push(node);
-            self.tx.note_gap(shard, node, &reason)?;
+            self.tx.note_gap(shard, node, &reason, Need::Messages)?;
         }
         Ok(())
     }
@@ -262,7 +266,7 @@ impl Processing<'_, '_> {
         );
         let held = &self.tx.durable.streams[place.i].held;
         if held.len() as u64 >= most && !held.contains_key(&entry.node) {
-            return self.tx.note_gap(place.shard, entry.node, &reason);
+            return self.tx.note_gap(place.shard, entry.node, &reason, Need::Messages);
         }
         self.hold(place, entry.seq, &reason)
     }

@@ -18,6 +18,7 @@ use crate::capture::{baseline, install};
 use crate::model::action::Action;
 use crate::model::config::Now;
 use crate::model::planted_bugs::{Bug, planted};
+use crate::repair::gaps::Need;
 use crate::repair::prune::{PRUNE_ROWS_MAX, prune, prune_before_ms};
 use crate::repair::question::Outgoing;
 use crate::store::change_log::log_end;
@@ -215,6 +216,7 @@ impl<B: Broker> Inbound<B> {
         self.schema.moved |= after.schema_moved;
         self.notices.committed(&after, now);
         self.inbox.committed(&after.served);
+        self.inbox.snapshot.committed(after.merged);
         for batch in after.stamped {
             self.stats.drift_warnings += u64::from(self.clocks.saw_batch(batch, now));
         }
@@ -229,7 +231,8 @@ impl<B: Broker> Inbound<B> {
         }
         let signals = self.answers.committed(after.answers, self.durable.absorb.published, now);
         self.requests.send(signals.into_iter().map(Outgoing::Signal));
-        self.gaps.committed(&self.db, after.ended_gaps, after.gaps_changed);
+        self.gaps.committed(&self.db, after.ended_gaps, !after.gaps.is_empty());
+        self.note_needs(&after.gaps, now);
         if after.ended_gaps > 0 {
             for stream in &mut self.inbox.streams {
                 stream.oversized.take_if(|_| !self.gaps.is_open(stream.shard));
@@ -246,6 +249,15 @@ impl<B: Broker> Inbound<B> {
         } else if after.look {
             self.effects.push(Effect::Look);
         }
+    }
+
+    /// Notes what is missing, for the search of a snapshot that has it.
+    pub(super) fn note_needs(&mut self, found: &[(u32, Need)], now: Now) {
+        let durable = &self.durable;
+        self.gaps.found(found, now, |shard| {
+            let head = durable.stream(shard).and_then(|stream| stream.cursor.head());
+            head.map_or((0, 0), |head| (head.seq.0, head.created_ns))
+        });
     }
 
     /// Follows DDL, in a separate transaction.

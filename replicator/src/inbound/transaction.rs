@@ -19,6 +19,7 @@ use crate::model::config::{NodeConfig, Now, OnJoin};
 use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 use crate::model::planted_bugs::{Bug, planted};
 use crate::repair::answers::Answers;
+use crate::repair::gaps::Need;
 use crate::repair::republish::{Pace, RepublishStep};
 use crate::repair::verdict::{Confirmed, Published};
 use crate::store::change_log::{self, log_end};
@@ -299,7 +300,13 @@ impl<'a> Transaction<'a> {
     ///
     /// # Errors
     /// SQLite's error.
-    pub(super) fn note_gap(&mut self, shard: u32, node: NodeId, reason: &str) -> Result<(), Fatal> {
+    pub(super) fn note_gap(
+        &mut self,
+        shard: u32,
+        node: NodeId,
+        reason: &str,
+        need: Need,
+    ) -> Result<(), Fatal> {
         if planted(Bug::NoGapRepair) {
             return Ok(());
         }
@@ -311,7 +318,7 @@ impl<'a> Transaction<'a> {
         let missing = Missing { shard, node, since_ms: 0, reason };
         gaps::note(self.db, missing, self.now.unix_ms)?;
         self.stats.gaps += 1;
-        self.after.gaps_changed = true;
+        self.after.gaps.push((shard, need));
         Ok(())
     }
 

@@ -75,7 +75,7 @@ fn a_failure_leaves_memory_and_database_as_they_were() {
         tx.begin()?;
         tx.mark_acknowledged(&inbox)?;
         tx.begin_incarnation(Site(8))?;
-        tx.note_gap(1, NodeId(2), "lost")?;
+        tx.note_gap(1, NodeId(2), "lost", Need::Messages)?;
         Err(Fatal::Database(DatabaseError::Full))
     });
     assert!(matches!(result, Err(Fatal::Database(DatabaseError::Full))));

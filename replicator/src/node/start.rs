@@ -28,7 +28,6 @@ use crate::publish::outbound::{Input as ReaderInput, Outbound};
 use crate::repair::lease::{Lease, LeaseStep};
 use crate::settings::identity::{IdentitySource, decide, machine_id};
 use crate::settings::{ClusterSettings, NodeConfigError, Settings};
-use crate::snapshots::leader::Leader;
 use crate::store::install::stored_node;
 use crate::store::meta::Meta;
 use std::path::{Path, PathBuf};
@@ -108,7 +107,7 @@ async fn start_locked(
         .map_err(|fatal| NodeError::fatal(&path, fatal))?;
     let (writer_seen, reader_seen) = (watch::Sender::default(), watch::Sender::default());
     let (registry_seen, snapshots_seen) = (watch::Sender::default(), watch::Sender::default());
-    let me = leader(&config);
+    let kept_config = config.clone();
     let sources = Arc::new(StatusSources {
         node: config.node,
         database: path.clone(),
@@ -128,7 +127,8 @@ async fn start_locked(
     tasks.push(tokio::spawn(end_when_split(Arc::clone(&sources), ended_sender.clone())));
     tasks.push(tokio::spawn(publish_schema(hub.asker(), Arc::clone(&sources), filter)));
     tasks.push(tokio::spawn(watch_registry(hub.asker(), Arc::clone(&sources), registry_seen)));
-    tasks.push(http::start_control(&socket, &sources, to_writer.clone(), hub.asker())?);
+    let (to, asker) = (to_writer.clone(), hub.asker());
+    tasks.push(http::start_control(&socket, &sources, to, asker, target.clone())?);
 
     let waker = Waker::new(to_reader.clone());
     let poll = Duration::from_millis(if sources.settings.polling_interval > 0 {
@@ -162,7 +162,7 @@ async fn start_locked(
     ];
     let snapshots = sources.settings.snapshot.enabled.then(|| {
         let ends = (inboxes.writer.clone(), Arc::clone(&guard));
-        Snapshots::start(&sources, hub.asker(), target, ends, me, snapshots_seen)
+        Snapshots::start(&sources, hub.asker(), target, ends, kept_config, snapshots_seen)
     });
     Ok(Node {
         sources,
@@ -177,11 +177,6 @@ async fn start_locked(
         socket,
         guard,
     })
-}
-
-/// This process, as a node that may take the snapshots.
-fn leader(config: &NodeConfig) -> Leader {
-    Leader { node: config.node.0, instance: config.instance.clone(), place: config.place.clone() }
 }
 
 /// This node's id: configured, stored in the database, or derived from the machine.

@@ -10,6 +10,7 @@ mod facts;
 pub(crate) mod leader;
 mod place;
 mod restored;
+pub(crate) mod rows;
 mod save;
 
 pub(crate) use place::{Place, PlaceError};

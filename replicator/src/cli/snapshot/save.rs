@@ -3,8 +3,10 @@
 use super::restore::directory_of;
 use super::{failed, report, with_store};
 use crate::cli::args::Global;
+use crate::cli::control::ask;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::show;
+use crate::db::lockfile::{Sidecar, sidecar};
 use crate::db::preflight;
 use crate::settings::Settings;
 use crate::snapshots::{SaveError, SaveRequest, save_and_prune};
@@ -12,12 +14,14 @@ use anyhow::{Context, Result};
 use harmonylite_snapshot::retention::Pruned;
 use harmonylite_snapshot::save::Saved;
 use serde_json::json;
+use std::path::Path;
 
 /// Saves a snapshot of the configured database, then removes old ones.
 pub(super) fn run(global: &Global, settings: &Settings, resend: bool, json: bool) -> Result<()> {
     let path = &settings.db_path;
     preflight::check(path)?;
     let path = path.canonicalize().with_context(|| path.display().to_string())?;
+    store_positions(&path);
     let what = format!("saving a snapshot of {}", path.display());
     let request =
         SaveRequest { scratch: directory_of(&path), path, keep: settings.snapshot.keep, resend };
@@ -40,6 +44,14 @@ pub(super) fn run(global: &Global, settings: &Settings, resend: bool, json: bool
     });
     report(json, &value, &text(&place, &saved, &pruned));
     Ok(())
+}
+
+/// Lets a running node store how far it is, so that the snapshot covers what it contains. Without
+/// an answer the snapshot is as good, and covers less.
+fn store_positions(path: &Path) {
+    if let Ok(Sidecar::Running(owner)) = sidecar(path) {
+        let _ = ask(owner.as_ref(), "POST", "/flush");
+    }
 }
 
 fn text(place: &str, saved: &Saved, pruned: &Pruned) -> String {

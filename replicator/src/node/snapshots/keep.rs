@@ -1,11 +1,11 @@
 //! Saves snapshots when they are due, and proves the newest one, while this node leads.
 //!
-//! Arrives: leadership, the streams, the store. Leaves: snapshots, and errors with what to do. Owns:
-//! a failed save is tried again, later each time, and replaces nothing; a snapshot counts as
+//! Arrives: leadership, the streams, the store. Leaves: snapshots, and errors with what to do.
+//! Owns: a failed save is tried again, later each time, and replaces nothing; a snapshot counts as
 //! verified only after it was restored and checked. Memory only: a restarted leader reads the
 //! store.
 
-use super::super::writer::WriterSnapshot;
+use super::super::writer::flush;
 use super::{Shared, lead};
 use crate::broker::BrokerError;
 use crate::clock;
@@ -32,8 +32,6 @@ const READ_AGAIN_MS: u64 = 60_000;
 const RETRY_MS: u64 = 2_000;
 /// The longest wait after a failure.
 const RETRY_MS_MAX: u64 = 600_000;
-/// How long a save waits for the writer to store its positions.
-const FLUSH: Duration = Duration::from_secs(2);
 
 /// Why a work failed: what happened, and what a person can do.
 struct Failed {
@@ -225,7 +223,7 @@ impl Keeper {
 
     async fn save(&mut self, reason: &str) -> Result<(), Failed> {
         self.shared.seen.send_modify(|seen| seen.work = "saving a snapshot".to_owned());
-        self.flush().await;
+        flush(&self.shared.writer, self.shared.sources.writer.clone()).await;
         let request = SaveRequest {
             path: self.shared.database().to_owned(),
             scratch: self.shared.scratch()?,
@@ -246,20 +244,6 @@ impl Keeper {
         self.know(Some(described(saved.id.to_string(), saved.manifest)), place.store.place());
         lead::report(&self.shared).await;
         Ok(())
-    }
-
-    /// Waits until the positions of the streams are stored, but not for long.
-    async fn flush(&self) {
-        self.shared.flush();
-        let mut writer = self.shared.sources.writer.clone();
-        writer.mark_unchanged();
-        let stored = async {
-            if writer.changed().await.is_ok() {
-                let _ = writer.wait_for(|seen: &WriterSnapshot| seen.drained).await;
-            }
-        };
-        // On a busy node there is always more to store.
-        let _ = tokio::time::timeout(FLUSH, stored).await;
     }
 
     fn know(&mut self, newest: Option<Newest>, place: String) {

@@ -1,11 +1,12 @@
 //! The snapshots of a running node: one node of the cluster saves them and proves them.
 //!
-//! Arrives: settings, the node's status, the broker. Leaves: snapshots in the store, and what this
-//! node knows of them, for `status`. Owns: nothing here writes to the database or waits for the two
-//! actors. Each work has its own connection to the database and to the store. A capture holds the
-//! WAL for at most 30 s and the time of a local copy. A crash leaves the scratch directory, which
-//! the next start removes.
+//! Arrives: settings, the node's status, the broker, open gaps. Leaves: snapshots in the store, the
+//! rows of one for the writer if they fill a gap, and what this node knows of them, for `status`.
+//! Owns: nothing here writes to the database or makes the two actors wait. Each work has its own
+//! connection to the database and to the store. A capture holds the WAL for at most 30 s and the
+//! time of a local copy. A crash leaves the scratch directory, which the next start removes.
 
+mod heal;
 mod keep;
 mod lead;
 
@@ -14,6 +15,7 @@ use super::report::StatusSources;
 use super::writer::ToWriter;
 use crate::db::preflight::beside;
 use crate::inbound::Input;
+use crate::model::config::NodeConfig;
 use crate::model::status::SnapshotsStatus;
 use crate::nats::{Asker, Target};
 use crate::snapshots::leader::{Leader, Leadership};
@@ -36,6 +38,7 @@ struct Shared {
     target: watch::Receiver<Target>,
     writer: Mutex<Sender<ToWriter>>,
     guard: Arc<FileGuard>,
+    config: NodeConfig,
     /// A directory beside the database, for files that go again.
     scratch: PathBuf,
     leadership: Mutex<Leadership>,
@@ -60,10 +63,9 @@ impl Shared {
         Ok(self.scratch.clone())
     }
 
-    /// Lets the writer store its positions, so that a snapshot covers what it contains.
-    fn flush(&self) {
-        // A writer that has ended needs nothing stored: the node stops.
-        let _ = self.writer.lock().send(ToWriter::Input(Input::Flush));
+    /// Sends the writer an input. A writer that has ended needs none: the node stops.
+    fn send(&self, input: Input) {
+        let _ = self.writer.lock().send(ToWriter::Input(input));
     }
 }
 
@@ -80,13 +82,18 @@ impl Snapshots {
         asker: Asker,
         target: watch::Receiver<Target>,
         (writer, guard): (Sender<ToWriter>, Arc<FileGuard>),
-        me: Leader,
+        config: NodeConfig,
         seen: watch::Sender<SnapshotsStatus>,
     ) -> Self {
         let scratch = beside(&sources.database, "-harmonylite-snapshots");
         // What a process left that was killed. The lock on the database proves that it ended.
         let _ = std::fs::remove_dir_all(&scratch);
         seen.send_modify(|seen| seen.enabled = true);
+        let me = Leader {
+            node: config.node.0,
+            instance: config.instance.clone(),
+            place: config.place.clone(),
+        };
         let ttl_ms = lead::lease_ms(sources.settings.snapshot.leader_ttl);
         let shared = Arc::new(Shared {
             sources: Arc::clone(sources),
@@ -94,6 +101,7 @@ impl Snapshots {
             target,
             writer: Mutex::new(writer),
             guard,
+            config,
             scratch,
             leadership: Mutex::new(Leadership::new(me, ttl_ms)),
             leads: watch::Sender::new(false),
@@ -102,6 +110,7 @@ impl Snapshots {
         let tasks = vec![
             tokio::spawn(lead::lead(Arc::clone(&shared))),
             tokio::spawn(keep::keep(Arc::clone(&shared))),
+            tokio::spawn(heal::heal(Arc::clone(&shared))),
         ];
         Self { shared, tasks }
     }
