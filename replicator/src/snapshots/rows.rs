@@ -19,7 +19,7 @@ use crate::publish::collect::{CollectError, CollectFrom, Collected, collect};
 use crate::repair::gaps::{MissingBatches, OpenGap};
 use crate::repair::walk::{StepBounds, Walk};
 use crate::store::change_log::log_end;
-use crate::store::cursor::Cursor;
+use crate::store::cursor::{self, Cursor};
 use crate::store::gaps::misses_nothing;
 use crate::store::meta::{self, Meta};
 use crate::store::origins::{self, Origin};
@@ -74,6 +74,7 @@ pub(crate) struct RowBatch {
 /// Reads the rows of an image.
 pub(crate) struct SnapshotRows {
     db: Connection,
+    contents: Contents,
     layout: Layout,
     encoder: Encoder,
     walk: Walk,
@@ -103,12 +104,13 @@ impl SnapshotRows {
         // The file is thrown away after any failure.
         db.pragma_update(None, "synchronous", "OFF")?;
         db.pragma_update_and_check(None, "journal_mode", "MEMORY", |_| Ok(()))?;
-        check(&db, gaps)?;
+        let contents = check(&db, gaps)?;
         let Some(layout) = triggers::load(&db, &config.filter)? else {
             return unfit("it was captured during a migration");
         };
         let stored = Meta::read(&db)?;
         let mut rows = Self {
+            contents,
             layout,
             encoder: Encoder::new(&config.limits, config.spill_dir.clone())?,
             walk: Walk::since(0),
@@ -134,13 +136,9 @@ impl SnapshotRows {
         Ok(rows)
     }
 
-    /// Returns the last batch of every origin whose batches the image contains, that of its own node
-    /// included.
-    ///
-    /// # Errors
-    /// SQLite's error.
-    pub(crate) fn origins(&self) -> Result<Vec<Origin>, DatabaseError> {
-        known_origins(&self.db)
+    /// Returns what the image contains of the streams.
+    pub(crate) fn contents(&self) -> &Contents {
+        &self.contents
     }
 
     /// Returns the next batch; None after the last one.
@@ -203,9 +201,64 @@ impl SnapshotRows {
     }
 }
 
-/// Checks that the node of this image could have answered the questions about these gaps: it had
-/// read the streams so far, and missed nothing.
-fn check(db: &Connection, gaps: &[OpenGap]) -> Result<(), RowsError> {
+/// What an image contains of the streams.
+#[derive(Clone, Debug)]
+pub(crate) struct Contents {
+    streams: Vec<StreamContent>,
+    /// The last batch of every origin, that of the image's own node included.
+    pub(crate) origins: Vec<Origin>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct StreamContent {
+    shard: u32,
+    upto: u64,
+    created_ns: i64,
+    /// Its node missed nothing of it.
+    whole: bool,
+}
+
+impl Contents {
+    fn read(db: &Connection) -> Result<Self, DatabaseError> {
+        let mut streams = Vec::new();
+        for shard in cursor::shards(db)? {
+            let whole = misses_nothing(db, shard)?;
+            let cursor = Cursor::read(db, shard)?;
+            streams.extend(cursor.head().map(|head| StreamContent {
+                shard,
+                upto: head.seq.0,
+                created_ns: head.created_ns,
+                whole,
+            }));
+        }
+        Ok(Self { streams, origins: known_origins(db)? })
+    }
+
+    /// Returns why it does not fill a gap; None if it does: its node could have answered the
+    /// question about it, because it had read the stream so far and missed nothing.
+    pub(crate) fn lacks(&self, gap: &OpenGap) -> Option<String> {
+        let (shard, created_ns) = (gap.shard, gap.needs.created_ns);
+        let same = |s: &&StreamContent| s.shard == shard && s.created_ns == created_ns;
+        let stream = self.streams.iter().find(same);
+        let upto = stream.map_or(0, |stream| stream.upto);
+        if upto < gap.needs.position {
+            return Some(format!("it has stream {shard} up to {upto} only"));
+        }
+        for missing in gap.needs.batches.iter().filter(|missing| upto < missing.before) {
+            let known = self.origins.iter().find(|origin| origin.site == missing.site);
+            let known = known.map_or(BatchNo(0), |origin| origin.batch);
+            if known < missing.upto {
+                let MissingBatches { site, upto, .. } = missing;
+                return Some(format!("of site {site} it has batch {known}, not {upto}"));
+            }
+        }
+        let is_whole = stream.is_some_and(|stream| stream.whole);
+        (!is_whole).then(|| format!("its node missed something of stream {shard} itself"))
+    }
+}
+
+/// Checks that the rows of this image can be read, and that they fill these gaps.
+fn check(db: &Connection, gaps: &[OpenGap]) -> Result<Contents, RowsError> {
     if !install::is_installed(db)? {
         return unfit("no node ran on that database");
     }
@@ -219,27 +272,11 @@ fn check(db: &Connection, gaps: &[OpenGap]) -> Result<(), RowsError> {
     if !comparisons::read(db)?.is_empty() {
         return unfit("its node was comparing tables after a migration");
     }
-    let origins = known_origins(db)?;
-    for gap in gaps {
-        let cursor = Cursor::read(db, gap.shard)?;
-        let same = cursor.head().filter(|head| head.created_ns == gap.needs.created_ns);
-        let at = same.map_or(0, |head| head.seq.0);
-        if at < gap.needs.position {
-            return unfit(format!("it has stream {} up to {at} only", gap.shard));
-        }
-        for missing in gap.needs.batches.iter().filter(|missing| at < missing.before) {
-            let known = origins.iter().find(|origin| origin.site == missing.site);
-            let known = known.map_or(BatchNo(0), |origin| origin.batch);
-            if known < missing.upto {
-                let MissingBatches { site, upto, .. } = missing;
-                return unfit(format!("of site {site} it has batch {known}, not {upto}"));
-            }
-        }
-        if !misses_nothing(db, gap.shard)? {
-            return unfit(format!("its node missed something of stream {} itself", gap.shard));
-        }
+    let contents = Contents::read(db)?;
+    match gaps.iter().find_map(|gap| contents.lacks(gap)) {
+        Some(lacks) => unfit(lacks),
+        None => Ok(contents),
     }
-    Ok(())
 }
 
 /// Returns the last batch of every origin that an image contains, that of its own node included.

@@ -131,7 +131,7 @@ fn it_tells_what_it_has_of_each_origin() {
     origins::put(&db, &other).unwrap();
     drop(db);
     let own = Origin { site: SITE, node: NodeId(3), batch: BatchNo(12), created_ms: 30 };
-    assert_eq!(open(&path, &[gap(8)]).unwrap().origins().unwrap(), [other, own]);
+    assert_eq!(open(&path, &[gap(8)]).unwrap().contents().origins, [other, own]);
 }
 
 #[test]

@@ -118,6 +118,7 @@ fn a_snapshot_fills_the_gap_although_no_other_node_runs() {
     open.execute_batch("DELETE FROM entry WHERE id = 900001").unwrap();
     let log = cluster.nodes[2].output();
     assert!(log.contains("the gap is filled"), "{log}");
+    assert_eq!(log.matches("merging its rows").count(), 1, "{log}");
     assert!(cluster.nodes[2].counter("gaps") > 0);
     cluster.nodes[0].run();
     cluster.nodes[1].run();

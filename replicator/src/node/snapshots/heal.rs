@@ -3,8 +3,8 @@
 //! Arrives: open gaps, which the writer shows. Leaves: the rows of a snapshot that has what is
 //! missing, batch by batch, and then the end of the gaps; or word that there is none, so that the
 //! other nodes are asked. Owns: the application's connections stay valid and its changes stay,
-//! because rows are merged by their versions like those of any node. The writer gets one small batch
-//! at a time. A crash leaves the scratch directory and the gaps: the next start
+//! because rows are merged by their versions like those of any node. The writer gets one small
+//! batch at a time. A crash leaves the scratch directory and the gaps: the next start
 //! begins again.
 
 use super::super::writer::WriterSnapshot;
@@ -13,8 +13,7 @@ use crate::clock;
 use crate::inbound::{FromSnapshot, Input};
 use crate::repair::gaps::OpenGap;
 use crate::snapshots::PlaceError;
-use crate::snapshots::rows::{RowBatch, RowsError, SnapshotRows};
-use crate::store::origins::Origin;
+use crate::snapshots::rows::{Contents, RowBatch, RowsError, SnapshotRows};
 use futures_util::FutureExt as _;
 use harmonylite_snapshot::SnapshotError;
 use harmonylite_snapshot::catalog::{self, Found};
@@ -116,12 +115,15 @@ async fn fill(shared: &Arc<Shared>, all: &[OpenGap], unfit: &mut Unfit) -> Resul
     let progress = Arc::default();
     let fetched = fetch(&place.store, &found, &scratch, &progress).boxed();
     let fetched = reading(shared, fetched, attempt).await?;
-    let merged = merge(shared, fetched, gaps.clone(), attempt).await;
+    let merged = merge(shared, fetched, gaps, attempt).await;
     if matches!(merged, Err(HealError::Rows(RowsError::Unfit(_)))) {
         unfit.push(found.id.clone());
     }
-    let (rows, origins) = merged?;
-    let keys = gaps.iter().map(|gap| gap.key).collect();
+    let (rows, contents) = merged?;
+    // More may have been found missing meanwhile, which it has too.
+    let open = shared.sources.writer.borrow().open_gaps.clone();
+    let filled = open.iter().filter(|gap| contents.lacks(gap).is_none());
+    let (keys, origins) = (filled.map(|gap| gap.key).collect(), contents.origins);
     shared.send(Input::Snapshot(FromSnapshot::Covers { gaps: keys, origins }));
     tracing::info!(snapshot = %found.id, rows, "merged the rows of a snapshot; the gap is filled");
     Ok(true)
@@ -181,26 +183,24 @@ fn has(manifest: &Manifest, gap: &OpenGap) -> bool {
     })
 }
 
-/// Gives the rows of an image to the writer. Returns their number, and what the image has of each
-/// origin.
+/// Gives the rows of an image to the writer. Returns their number, and what the image contains.
 async fn merge(
     shared: &Arc<Shared>,
     fetched: Fetched,
     gaps: Vec<OpenGap>,
     attempt: u64,
-) -> Result<(u64, Vec<Origin>), HealError> {
+) -> Result<(u64, Contents), HealError> {
     let (to_merge, mut batches) = mpsc::channel::<RowBatch>(WAITING);
     let config = shared.config.clone();
-    let reader = tokio::task::spawn_blocking(move || -> Result<Vec<Origin>, RowsError> {
+    let reader = tokio::task::spawn_blocking(move || -> Result<Contents, RowsError> {
         let now_ms = clock::unix_ms();
         let mut rows = SnapshotRows::open(fetched.path(), &config, &gaps, now_ms)?;
-        let origins = rows.origins()?;
         while let Some(batch) = rows.next()? {
             if to_merge.blocking_send(batch).is_err() {
                 break;
             }
         }
-        Ok(origins)
+        Ok(rows.contents().clone())
     });
     let (mut sent, mut rows) = (0, 0);
     while let Some(batch) = batches.recv().await {
@@ -215,9 +215,9 @@ async fn merge(
             seen.work = format!("merging a snapshot: {rows} rows");
         });
     }
-    let origins = reader.await.map_err(|_| HealError::Ends)??;
+    let contents = reader.await.map_err(|_| HealError::Ends)??;
     shared.seen.send_modify(|seen| seen.work.clear());
-    Ok((rows, origins))
+    Ok((rows, contents))
 }
 
 /// Waits until all batches sent in this attempt are merged.
