@@ -138,6 +138,59 @@ fn a_save_that_fails_is_a_reason_and_replaces_nothing() {
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 }
 
+fn files(store: &Path, folder: &str) -> usize {
+    let count = |path: &Path| std::fs::read_dir(path).map_or(0, Iterator::count);
+    let folders = std::fs::read_dir(store.join(folder)).into_iter().flatten().flatten();
+    folders.map(|entry| if entry.path().is_dir() { count(&entry.path()) } else { 1 }).sum()
+}
+
+/// SIGKILL at each step of a save and of a check: the store always has sound snapshots only, the
+/// disk is not filled by what is left, and the next process goes on (fault 6).
+#[test]
+fn a_node_that_is_killed_while_it_saves_leaves_sound_snapshots() {
+    let store = tempfile::tempdir().unwrap();
+    let path = store.path();
+    let every = "snapshot.interval = 1000\nsnapshot.verify_interval = \"1s\"\nsnapshot.keep = 2";
+    let mut cluster = Cluster::with(1, SCHEMA, &settings(path, every));
+    let node = &mut cluster.nodes[0];
+    load(node, 1, 60_000);
+    node.run();
+    eventually("one is verified", || {
+        snapshots(node).is_some_and(|s| s["verified_ms"].as_i64() > Some(0))
+    });
+    let scratch = node.db.with_file_name("app.db-harmonylite-snapshots");
+    for round in 0..12 {
+        node.app()
+            .execute("UPDATE note SET body = hex(randomblob(100)) WHERE id % 12 = ?1", [round])
+            .unwrap();
+        let (chunks, saved) = (files(path, "chunk"), manifests(path).last().cloned());
+        eventually("it is in the middle of it", || match round % 4 {
+            0 => files(path, "saving") > 0,
+            1 => files(path, "chunk") != chunks,
+            2 => manifests(path).last().cloned() != saved,
+            _ => std::fs::read_dir(&scratch).is_ok_and(|entries| entries.count() > 0),
+        });
+        node.kill();
+        let all = manifests(path);
+        assert!(!all.is_empty(), "round {round}");
+        for manifest in &all {
+            let id = manifest.file_stem().unwrap().to_str().unwrap();
+            let out = node.cli(&["snapshot", "verify", id]);
+            let error = String::from_utf8_lossy(&out.stderr);
+            assert!(out.status.success(), "round {round}, {id}: {error}");
+        }
+        node.run();
+    }
+    let last = manifests(path).last().cloned();
+    eventually("it saves and proves again", || {
+        let seen = snapshots(node).unwrap_or_default();
+        manifests(path).last().cloned() > last && seen["verified"] == seen["saved"]
+    });
+    assert_eq!(degraded(node), "[]");
+    node.stop();
+    assert!(!scratch.exists(), "what the killed processes left is gone");
+}
+
 /// Without an interval a snapshot is taken when half of what the stream holds is in none.
 #[test]
 fn what_a_stream_will_drop_is_in_a_snapshot() {
