@@ -356,7 +356,11 @@ fn registry_reasons(status: &mut Status, registry: &RegistrySeen) {
 fn snapshot_reasons(seen: &SnapshotsStatus, interval_ms: i64, now_ms: i64) -> Vec<String> {
     let mut reasons = Vec::new();
     if !seen.save_error.is_empty() {
-        reasons.push(format!("no snapshot could be saved: {}", seen.save_error));
+        reasons.push(format!(
+            "no snapshot could be saved: {}; snapshot.enabled = false ends this on a node that \
+            shall take none",
+            seen.save_error
+        ));
     }
     if !seen.verify_error.is_empty() {
         reasons.push(format!("the newest snapshot is not verified: {}", seen.verify_error));

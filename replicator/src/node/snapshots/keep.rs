@@ -178,10 +178,14 @@ impl Keeper {
         let is_known =
             self.read_ms.is_some_and(|at| clock::mono_ms().saturating_sub(at) < READ_AGAIN_MS);
         if !is_known {
-            let place = self.shared.place().await?;
-            let newest = newest(&place.store).await?;
-            self.know(newest, place.store.place());
-            lead::report(&self.shared).await;
+            match self.read_newest().await {
+                // Nobody may want snapshots, and the access to the store be missing.
+                Err(failed) if self.settings().snapshot.interval == 0 => {
+                    tracing::debug!(error = failed.text, "the store of snapshots is not read");
+                    self.read_ms = Some(clock::mono_ms());
+                }
+                read => read?,
+            }
         }
         let reason = match self.resend {
             true => "a chunk in the store is missing or damaged",
@@ -195,6 +199,14 @@ impl Keeper {
             return Ok(());
         }
         self.save(reason).await
+    }
+
+    async fn read_newest(&mut self) -> Result<(), Failed> {
+        let place = self.shared.place().await?;
+        let newest = newest(&place.store).await?;
+        self.know(newest, place.store.place());
+        lead::report(&self.shared).await;
+        Ok(())
     }
 
     async fn due(&self) -> Result<Option<Reason>, Failed> {
