@@ -16,14 +16,14 @@ use crate::capture::install;
 use crate::db::connection::{self, DatabaseError};
 use crate::db::layout::Layout;
 use crate::model::config::{NodeConfig, Now, OnJoin};
-use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
+use crate::model::ids::{BatchNo, Site, StreamSeq};
 use crate::model::planted_bugs::{Bug, planted};
 use crate::repair::answers::Answers;
 use crate::repair::republish::{Pace, RepublishStep};
 use crate::repair::verdict::{Confirmed, Published};
 use crate::store::change_log::{self, log_end};
 use crate::store::cursor::{Anchor, NO_ROW_MS};
-use crate::store::gaps::{self, Missing};
+use crate::store::gaps;
 use crate::store::{meta, schema_changes, sites};
 use rusqlite::Connection;
 use std::sync::Arc;
@@ -292,26 +292,6 @@ impl<'a> Transaction<'a> {
             self.durable.own_lowest_ms = lowest_ms;
             meta::set(self.db, meta::OWN_LOWEST, lowest_ms)?;
         }
-        Ok(())
-    }
-
-    /// Notes a gap. It requests all rows, because the age of the rows in a lost message is unknown.
-    ///
-    /// # Errors
-    /// SQLite's error.
-    pub(super) fn note_gap(&mut self, shard: u32, node: NodeId, reason: &str) -> Result<(), Fatal> {
-        if planted(Bug::NoGapRepair) {
-            return Ok(());
-        }
-        tracing::warn!(
-            shard,
-            reason,
-            "messages are missing; asking the other nodes to republish them"
-        );
-        let missing = Missing { shard, node, since_ms: 0, reason };
-        gaps::note(self.db, missing, self.now.unix_ms)?;
-        self.stats.gaps += 1;
-        self.after.gaps_changed = true;
         Ok(())
     }
 
