@@ -4,10 +4,10 @@
 //! a quarantine entry, and the moved cursor. Owns: a batch is applied whole or not at all, and a
 //! batch that is not applied is kept. The transaction decides what a crash leaves.
 
-use super::adopt_schema::Adopted;
 use super::apply_batch::{Outcome, Sender, Source, apply_body};
 use super::clocks::Stamped;
 use super::inbox::Inbox;
+use super::schema::Adopted;
 use super::stream::{ItemKind, StreamItem};
 use super::transaction::Transaction;
 use crate::actor::Fatal;

@@ -7,9 +7,8 @@
 use super::Inbound;
 use super::after_commit::AfterCommit;
 use super::bookkeeping::Urgency;
-use super::transaction::{
-    ABSORB_ENTRIES_FEW, ABSORB_ENTRIES_MAX, Committed, Transaction, check_content,
-};
+use super::durable::check_content;
+use super::transaction::{ABSORB_ENTRIES_FEW, ABSORB_ENTRIES_MAX, Committed, Transaction};
 use super::work::Work;
 use crate::actor::{Effect, Fatal, Step};
 use crate::broker::Broker;

@@ -5,7 +5,7 @@
 //! or none.
 
 use super::after_commit::AfterCommit;
-use super::durable::Durable;
+use super::durable::{Durable, check_content};
 use super::inbox::Inbox;
 use super::stats::Stats;
 use crate::actor::{Ack, Fatal};
@@ -423,20 +423,6 @@ fn roll_back(db: &Connection) {
         && let Err(error) = db.execute_batch("ROLLBACK")
     {
         tracing::error!(%error, "cannot roll back");
-    }
-}
-
-/// Checks by the number of our transactions that nobody replaced the content of the database.
-/// Restoring a backup into the live file (SQLite's backup interface, the shell's `.restore`) takes
-/// back changes that this process believes to be stored, and no log lists them.
-///
-/// # Errors
-/// [`Fatal::Restored`]; SQLite's error.
-pub(super) fn check_content(db: &Connection, writes: i64) -> Result<(), Fatal> {
-    match meta::get(db, meta::WRITES) {
-        Ok(stored) if stored.unwrap_or(0) == writes => Ok(()),
-        Ok(_) => Err(Fatal::Restored),
-        Err(error) => Err(Fatal::of(db, error)),
     }
 }
 
