@@ -1,17 +1,12 @@
-//! Merges the rows of a snapshot, which fills gaps, batch by batch.
+//! The rows of a snapshot that wait to be merged.
 //!
 //! Arrives: batches that a snapshot's node could have sent itself, and the gaps that they fill.
-//! Leaves: each batch applied like one from a stream, in a transaction of its own; then the gaps
-//! are closed, as by the answer of a node that misses nothing. Owns: a batch that cannot be applied
-//! ends the merge, and the gaps stay. Memory only: after a crash the gaps are still there, and the
-//! merge begins again, which is harmless.
+//! Leaves: one batch after another for a transaction. Owns: a batch that cannot be applied ends the
+//! merge, and the gaps stay. Memory only: after a crash the gaps are still there, and the merge
+//! begins again, which is harmless.
 
-use super::apply_batch::{Outcome, Source, apply_body};
-use super::process::Processing;
-use super::transaction::Transaction;
-use crate::actor::Fatal;
 use crate::store::gaps::GapKey;
-use crate::store::origins::{self, Origin};
+use crate::store::origins::Origin;
 use crate::wire::spill::Spill;
 use std::collections::VecDeque;
 
@@ -73,6 +68,16 @@ impl SnapshotMerge {
         }
     }
 
+    /// Returns the next batch.
+    pub(super) fn next(&self) -> Option<&Spill> {
+        self.waiting.front()
+    }
+
+    /// Returns what the snapshot has of each origin, once all its batches are merged.
+    pub(super) fn origins(&self) -> &[Origin] {
+        &self.origins
+    }
+
     /// Takes a batch.
     pub(super) fn rows(&mut self, body: Spill) {
         if self.progress.refused.is_none() {
@@ -105,46 +110,4 @@ impl SnapshotMerge {
             Some(Merged::Origins) => self.origins.clear(),
         }
     }
-}
-
-impl Processing<'_, '_> {
-    /// Merges the first waiting batch; after the last one, stores what the origins have.
-    ///
-    /// # Errors
-    /// The error that ends the node, or a temporary lock.
-    pub(super) fn merge_snapshot(&mut self, merge: &SnapshotMerge) -> Result<(), Fatal> {
-        if let Some(body) = merge.waiting.front() {
-            // When the messages of its rows were stored is not known.
-            let source = Source { sender: None, broker_ms: self.tx.now.unix_ms };
-            self.tx.after.merged = Some(match apply_body(self.tx, self.unpacker, body, source)? {
-                Outcome::Applied { applied, adopted, lowest_ms, .. } => {
-                    self.adopt(adopted);
-                    self.count(&applied);
-                    self.tx.after.look |= applied.compensated > 0;
-                    // If the broker loses messages beyond the cursor, these rows may be in them.
-                    for stream in &mut self.tx.durable.streams {
-                        stream.cursor.lower(lowest_ms);
-                    }
-                    Merged::Batch
-                }
-                Outcome::Held { reason, .. } | Outcome::Quarantine(reason) => {
-                    Merged::Refused(reason)
-                }
-            });
-        } else if !merge.origins.is_empty() {
-            note_origins(self.tx, &merge.origins)?;
-            self.tx.after.merged = Some(Merged::Origins);
-        }
-        Ok(())
-    }
-}
-
-/// Notes the batches that a snapshot contains, so that a later one of their origin shows no gap.
-fn note_origins(tx: &Transaction<'_>, known: &[Origin]) -> Result<(), Fatal> {
-    for origin in known.iter().filter(|o| o.site != tx.durable.site()) {
-        if origins::known_batch(tx.db, origin.site)? < origin.batch {
-            origins::put(tx.db, origin)?;
-        }
-    }
-    Ok(())
 }

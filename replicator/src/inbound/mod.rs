@@ -16,9 +16,11 @@ mod events;
 mod from_snapshot;
 mod inbox;
 mod join;
+mod merge_snapshot;
 mod notices;
 mod polite;
 mod process;
+mod repairs;
 mod requests;
 mod schedule;
 mod schema;
@@ -27,6 +29,7 @@ mod steps;
 mod stream;
 mod transaction;
 mod verify;
+mod work;
 
 pub use durable::Progress;
 pub use events::Input;
@@ -41,11 +44,9 @@ use crate::capture::user_triggers::SilentTrigger;
 use crate::db::layout::Layout;
 use crate::model::config::{NodeConfig, Now};
 use crate::model::ids::Site;
-use crate::repair::answers::Answers;
-use crate::repair::gaps::{Gaps, Need, OpenGap};
+use crate::repair::gaps::{Need, OpenGap};
 use crate::repair::prune::Pruning;
 use crate::repair::question::{Outgoing, Question};
-use crate::repair::superseded::Superseded;
 use crate::store::meta::{self, Meta};
 use crate::store::{install::create_tables, kept_tables, schema_changes, sites};
 use clocks::Clocks;
@@ -54,6 +55,7 @@ use inbox::Inbox;
 use join::Join;
 use notices::Notices;
 use polite::Polite;
+use repairs::Repairs;
 use requests::Requests;
 use rusqlite::{Connection, TransactionBehavior};
 use schedule::Schedule;
@@ -70,9 +72,7 @@ pub struct Inbound<B: Broker> {
     durable: Durable,
     requests: Requests<B>,
     verify: Verify,
-    gaps: Gaps,
-    answers: Answers,
-    superseded: Superseded,
+    repairs: Repairs,
     pruning: Pruning,
     join: Join,
     inbox: Inbox,
@@ -105,9 +105,7 @@ impl<B: Broker> Inbound<B> {
             schema: FollowedSchema::new(layout),
             requests: Requests::new(broker),
             verify: Verify::new(&config, durable.site(), random),
-            gaps: Gaps::read(&config, &db)?,
-            answers: Answers::new(&config),
-            superseded: Superseded::default(),
+            repairs: Repairs::read(&config, &db)?,
             pruning: Pruning::new(now),
             join: Join::new(config.replicate),
             inbox: Inbox::new(&durable, now),
@@ -120,7 +118,8 @@ impl<B: Broker> Inbound<B> {
             db,
             durable,
         };
-        let open = inbound.gaps.open_shards().into_iter().map(|shard| (shard, Need::Messages));
+        let open =
+            inbound.repairs.gaps.open_shards().into_iter().map(|shard| (shard, Need::Messages));
         let open: Vec<_> = open.collect();
         inbound.note_needs(&open, now);
         Ok(inbound)
@@ -128,8 +127,8 @@ impl<B: Broker> Inbound<B> {
 
     /// Returns the components with deadlines.
     fn schedule(&self) -> Schedule<'_> {
-        let Self { durable, verify, gaps, answers, superseded, pruning, join, inbox, .. } = self;
-        Schedule { durable, verify, gaps, answers, superseded, pruning, join, inbox }
+        let Self { durable, verify, repairs, pruning, join, inbox, .. } = self;
+        Schedule { durable, verify, repairs, pruning, join, inbox }
     }
 
     /// Takes a function that returns whether another connection has an open snapshot. Without it
@@ -202,12 +201,12 @@ impl<B: Broker> Inbound<B> {
 
     /// Returns the open gaps, for people.
     pub fn open_gaps(&self) -> Vec<String> {
-        self.gaps.describe()
+        self.repairs.gaps.describe()
     }
 
     /// Returns the open gaps, for the search of a snapshot that fills them.
     pub fn gaps(&self) -> Vec<OpenGap> {
-        self.gaps.open()
+        self.repairs.gaps.open()
     }
 
     /// Returns how far the merge of a snapshot is.
@@ -222,7 +221,7 @@ impl<B: Broker> Inbound<B> {
 
     /// Returns the batches whose rows are missing because no stream can hold them, for people.
     pub fn oversized(&self) -> Vec<String> {
-        let (config, gaps) = (&self.config, &self.gaps);
+        let (config, gaps) = (&self.config, &self.repairs.gaps);
         let streams = self.inbox.streams.iter().filter(|s| gaps.is_open(s.shard));
         let describe = |o: &Oversized| {
             format!(
