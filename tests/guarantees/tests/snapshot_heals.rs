@@ -153,7 +153,8 @@ fn the_application_writes_while_a_snapshot_is_merged() {
         written += 1;
         cluster.nodes[2].output().contains("the gap is filled")
     });
-    assert!(slowest.as_millis() < 1_000, "a write waited {slowest:?}");
+    // A fraction of the merge; generous, because the machine may be busy with other tests.
+    assert!(slowest.as_millis() < 4_000, "a write waited {slowest:?}");
     cluster.converge();
     for node in &cluster.nodes {
         let db = node.app();

@@ -14,6 +14,7 @@ use crate::inbound::{FromSnapshot, Input};
 use crate::repair::gaps::OpenGap;
 use crate::snapshots::PlaceError;
 use crate::snapshots::rows::{Contents, RowBatch, RowsError, SnapshotRows};
+use crate::store::gaps::GapKey;
 use futures_util::FutureExt as _;
 use harmonylite_snapshot::SnapshotError;
 use harmonylite_snapshot::catalog::{self, Found};
@@ -66,8 +67,15 @@ pub(super) async fn heal(shared: Arc<Shared>) {
             Err(_) => return,
         };
         match fill(&shared, &gaps, &mut unfit).await {
-            Ok(true) => {}
-            Ok(false) => {
+            Ok(Some(filled)) => {
+                // The writer closes them with its next transaction.
+                let is_closed = |seen: &WriterSnapshot| {
+                    !seen.open_gaps.iter().any(|gap| filled.contains(&gap.key))
+                };
+                let _ = tokio::time::timeout(AGAIN, writer.wait_for(is_closed)).await;
+                continue;
+            }
+            Ok(None) => {
                 tracing::info!("no snapshot has what is missing here: other nodes are asked");
                 shared.send(Input::Snapshot(FromSnapshot::None));
             }
@@ -97,12 +105,17 @@ impl Unfit {
     }
 }
 
-/// Merges the newest snapshot that has what is missing. False if there is none.
-async fn fill(shared: &Arc<Shared>, all: &[OpenGap], unfit: &mut Unfit) -> Result<bool, HealError> {
+/// Merges the newest snapshot that has what is missing. Returns the gaps that it fills; None if
+/// there is none.
+async fn fill(
+    shared: &Arc<Shared>,
+    all: &[OpenGap],
+    unfit: &mut Unfit,
+) -> Result<Option<Vec<GapKey>>, HealError> {
     let place = shared.place().await?;
     let unfit = unfit.of(all);
     let fitting = fitting(shared, &place.store, all, unfit).await?;
-    let Some((found, gaps)) = fitting else { return Ok(false) };
+    let Some((found, gaps)) = fitting else { return Ok(None) };
     let attempt = clock::mono_ms();
     shared.send(Input::Snapshot(FromSnapshot::Reading(attempt)));
     tracing::info!(
@@ -123,10 +136,11 @@ async fn fill(shared: &Arc<Shared>, all: &[OpenGap], unfit: &mut Unfit) -> Resul
     // More may have been found missing meanwhile, which it has too.
     let open = shared.sources.writer.borrow().open_gaps.clone();
     let filled = open.iter().filter(|gap| contents.lacks(gap).is_none());
-    let (keys, origins) = (filled.map(|gap| gap.key).collect(), contents.origins);
-    shared.send(Input::Snapshot(FromSnapshot::Covers { gaps: keys, origins }));
+    let keys: Vec<GapKey> = filled.map(|gap| gap.key).collect();
+    let origins = contents.origins;
+    shared.send(Input::Snapshot(FromSnapshot::Covers { gaps: keys.clone(), origins }));
     tracing::info!(snapshot = %found.id, rows, "merged the rows of a snapshot; the gap is filled");
-    Ok(true)
+    Ok(Some(keys))
 }
 
 /// Waits for a fetch, and shows the writer that it goes on.
