@@ -160,7 +160,7 @@ fn a_snapshot_that_may_miss_something_does_not_fill_a_gap() {
     for fit in [batches(SITE, 12, 9), batches(SITE, 13, 8), batches(Site(9), 1, 8)] {
         let (_dir, path, db) = database();
         drop(db);
-        assert!(open(&path, &[fit.clone()]).is_ok(), "{fit:?}");
+        assert!(open(&path, std::slice::from_ref(&fit)).is_ok(), "{fit:?}");
     }
     let missed = "INSERT INTO __harmonylite__gap (shard, node, since, noticed, reason) VALUES \
         (1, 0, 0, 0, '')";
