@@ -11,7 +11,11 @@ use anyhow::Result;
 use clap::Parser;
 use clap::error::ErrorKind;
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+/// As many links as Linux follows.
+const LINKS_MAX: usize = 40;
 
 /// Reads the arguments and runs the command that they name.
 pub(crate) fn dispatch(arguments: Vec<OsString>) -> Result<ExitCode> {
@@ -117,5 +121,36 @@ pub(crate) fn settings(global: &Global) -> Result<Loaded> {
     if let Some(node) = global.node_id {
         loaded.settings.node_id = node;
     }
+    loaded.settings.db_path = behind_links(&loaded.settings.db_path);
     Ok(loaded)
+}
+
+/// Returns the database's own path, so that all files of a node stand beside it. A link to nothing
+/// leads to where a snapshot would be restored. Another path stays as it was written.
+fn behind_links(path: &Path) -> PathBuf {
+    let mut path = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        let Ok(target) = path.read_link() else { break };
+        path = path.parent().unwrap_or(Path::new("")).join(target);
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn links_are_followed_to_the_database() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        symlink("second", at("first")).unwrap();
+        symlink(at("app.db"), at("second")).unwrap();
+        symlink("circle", at("circle")).unwrap();
+        assert_eq!(behind_links(&at("first")), at("app.db"), "also to nothing");
+        assert_eq!(behind_links(&at("app.db")), at("app.db"));
+        assert_eq!(behind_links(Path::new("relative.db")), Path::new("relative.db"));
+        assert_eq!(behind_links(&at("circle")), at("circle"));
+    }
 }

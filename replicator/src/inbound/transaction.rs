@@ -364,6 +364,12 @@ impl<'a> Transaction<'a> {
                 "joined; rows that the cluster does not have were removed (on_join = replace)"
             );
         } else {
+            if self.config.on_join == OnJoin::Replace {
+                tracing::info!(
+                    "the streams were empty, so the rows of this database stay and are published \
+                    (on_join = replace)"
+                );
+            }
             self.durable.republish.begin_join();
         }
         Ok(())

@@ -18,6 +18,7 @@ mod reader;
 mod registry;
 mod report;
 mod schema_entry;
+mod servers;
 mod start;
 mod timing;
 mod wake;
@@ -244,13 +245,12 @@ impl Node {
         if !self.sources.link.borrow().connected {
             return;
         }
-        let _ = self
-            .inboxes
-            .reader
-            .send(reader::ToReader::Input(crate::publish::outbound::Input::Wake));
+        // Marked before the message is sent: the thread may show its state at once, and only once.
         let (mut reader, mut writer) = (self.sources.reader.clone(), self.sources.writer.clone());
         reader.mark_unchanged();
-        // ThreadEnd threads show nothing any more; then there is nothing to wait for.
+        let wake = crate::publish::outbound::Input::Wake;
+        let _ = self.inboxes.reader.send(reader::ToReader::Input(wake));
+        // Threads that ended show nothing any more; then there is nothing to wait for.
         if reader.changed().await.is_ok() && reader.wait_for(|seen| seen.drained).await.is_ok() {
             writer.mark_unchanged();
             let flush = crate::inbound::Input::Flush;

@@ -5,6 +5,7 @@
 
 use super::reader::ReaderSnapshot;
 use super::registry::{RegistrySeen, StreamEnd};
+use super::servers::ServersUp;
 use super::writer::{StreamSnapshot, WriterSnapshot};
 use crate::clock;
 use crate::db::connection::DatabaseError;
@@ -33,6 +34,8 @@ pub(super) struct StatusSources {
     pub(super) link: watch::Receiver<LinkState>,
     /// The other nodes, and the ends of the streams.
     pub(super) registry: watch::Receiver<RegistrySeen>,
+    /// The NATS servers that are up.
+    pub(super) servers: watch::Receiver<ServersUp>,
     /// The embedded server's health; None without one.
     pub(super) server: Option<watch::Receiver<Health>>,
     pub(super) db: parking_lot::Mutex<Option<Connection>>,
@@ -283,6 +286,9 @@ impl StatusSources {
         let retries = self.settings.nats.connect_retries;
         if let Some((reason, fails)) = disconnected(link, retries) {
             if fails { status.fail(reason) } else { status.degraded.push(reason) }
+        }
+        if let Some(reason) = self.servers.borrow().no_majority() {
+            status.fail(reason);
         }
         let unanswered_ms = now_ms.saturating_sub(link.since_ms);
         if link.connected && !writer.linked && unanswered_ms > UNANSWERED_MS_MAX {

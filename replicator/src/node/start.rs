@@ -7,6 +7,7 @@ use super::reader::{Reader, ReaderSnapshot, ToReader};
 use super::registry::{RegistrySeen, watch_registry};
 use super::report::StatusSources;
 use super::schema_entry::publish_schema;
+use super::servers::{Servers, watch_servers};
 use super::timing::{RecentDurations, RecentRate};
 use super::wake::{RecentWakes, Waker};
 use super::watch::WalWatch;
@@ -46,9 +47,16 @@ const POLL_MS: u64 = 1_000;
 /// The longest path of a Unix socket (sun_path is 108 bytes on Linux, 104 elsewhere).
 const SOCKET_PATH_BYTES_MAX: usize = 100;
 
-pub(super) async fn start(settings: Settings, cluster: ClusterSettings) -> Result<Node, NodeError> {
+pub(super) async fn start(
+    mut settings: Settings,
+    cluster: ClusterSettings,
+) -> Result<Node, NodeError> {
+    // A program that embeds a node may have set any values.
+    settings.check(Path::new("settings")).map_err(NodeConfigError::Settings)?;
     let path = settings.db_path.clone();
     let path = path.canonicalize().map_err(|error| NodeError::File { path, error })?;
+    // A link: all files are beside the database itself.
+    settings.db_path.clone_from(&path);
     let config = settings.node_config(identity(&settings, &path)?)?;
     let mut lock = Some(Lock::acquire(&path)?);
     let started = start_locked(settings, cluster, config, path, &mut lock).await;
@@ -105,7 +113,8 @@ async fn start_locked(
         .map_err(|_| NodeError::Panicked("start"))?
         .map_err(|fatal| NodeError::fatal(&path, fatal))?;
     let (writer_seen, reader_seen) = (watch::Sender::default(), watch::Sender::default());
-    let registry_seen = watch::Sender::default();
+    let (registry_seen, servers_seen) = (watch::Sender::default(), watch::Sender::default());
+    let servers = Servers::new(&settings, &cluster, config.node.0);
     let sources = Arc::new(StatusSources {
         node: config.node,
         database: path.clone(),
@@ -115,6 +124,7 @@ async fn start_locked(
         reader: reader_seen.subscribe(),
         link: hub.link(),
         registry: registry_seen.subscribe(),
+        servers: servers_seen.subscribe(),
         server: embedded.as_ref().map(Embedded::health),
         db: parking_lot::Mutex::new(Some(opened.status)),
         settings,
@@ -124,6 +134,7 @@ async fn start_locked(
     tasks.push(tokio::spawn(end_when_split(Arc::clone(&sources), ended_sender.clone())));
     tasks.push(tokio::spawn(publish_schema(hub.asker(), Arc::clone(&sources), filter)));
     tasks.push(tokio::spawn(watch_registry(hub.asker(), Arc::clone(&sources), registry_seen)));
+    tasks.push(tokio::spawn(watch_servers(servers, Arc::clone(&sources), servers_seen)));
     tasks.push(http::start_control(&socket, &sources, to_writer.clone(), hub.asker())?);
 
     let waker = Waker::new(to_reader.clone());
@@ -180,6 +191,16 @@ fn identity(settings: &Settings, path: &Path) -> Result<NodeId, NodeError> {
         tracing::warn!(
             node = identity.node.0,
             "this machine has no id: using a random node id, which the database keeps"
+        );
+    }
+    if let Some(before) = stored.filter(|before| before.0 != 0 && *before != identity.node) {
+        tracing::warn!(
+            before = before.0,
+            node = identity.node.0,
+            "the node id of this database has changed: it continues as a new incarnation of \
+            the new id. If the former node does not run elsewhere, `harmonylite nodes forget` \
+            removes it; an embedded nats-server of the former id keeps its files, unused, below \
+            nats/ beside the database"
         );
     }
     Ok(identity.node)

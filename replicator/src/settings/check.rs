@@ -222,11 +222,20 @@ fn snapshot(s: &SnapshotSettings) -> Checked {
 fn endpoints(s: &Settings) -> Checked {
     bind_address(&s.prometheus.bind).map_err(|reason| ("prometheus.bind", reason))?;
     bind_address(&s.health_check.bind).map_err(|reason| ("health_check.bind", reason))?;
-    if !s.health_check.path.starts_with('/') {
-        return Err((
-            "health_check.path",
-            format!("is {:?}: it must begin with /", s.health_check.path),
-        ));
+    let path = &s.health_check.path;
+    if !path.starts_with('/') {
+        return Err(("health_check.path", format!("is {path:?}: it must begin with /")));
+    }
+    if path.contains(|c: char| !c.is_ascii_alphanumeric() && !"/-._~".contains(c)) {
+        let text = format!("is {path:?}: it may hold letters, digits and the signs / - . _ ~");
+        return Err(("health_check.path", text));
+    }
+    let is_shared =
+        s.health_check.enable && s.prometheus.enable && s.health_check.bind == s.prometheus.bind;
+    if is_shared && path == "/metrics" {
+        let text = "is /metrics, the page of prometheus, which has the same bind: choose another \
+            path, or another bind for one of them";
+        return Err(("health_check.path", text.to_owned()));
     }
     for (key, word) in [
         ("prometheus.namespace", &s.prometheus.namespace),
@@ -287,7 +296,15 @@ mod tests {
         assert_eq!(wrong(|s| s.logging.format = "xml".into()), "logging.format");
         assert_eq!(wrong(|s| s.prometheus.bind = "3010".into()), "prometheus.bind");
         assert_eq!(wrong(|s| s.health_check.bind = ":x".into()), "health_check.bind");
-        assert_eq!(wrong(|s| s.health_check.path = "health".into()), "health_check.path");
+        for path in ["health", "", "/{x", "/{x}", "/:x", "/*", "/a b", "/a?b"] {
+            assert_eq!(wrong(|s| s.health_check.path = path.into()), "health_check.path", "{path}");
+        }
+        let shared = |s: &mut Settings| {
+            (s.health_check.enable, s.prometheus.enable) = (true, true);
+            s.prometheus.bind.clone_from(&s.health_check.bind);
+            s.health_check.path = "/metrics".into();
+        };
+        assert_eq!(wrong(shared), "health_check.path");
         assert_eq!(wrong(|s| s.prometheus.namespace = "a-b".into()), "prometheus.namespace");
     }
 

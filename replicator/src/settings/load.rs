@@ -135,13 +135,21 @@ impl Settings {
             };
             syntax(&e, format!("{key}: {reason}"))
         })?;
-        check::check(&settings).map_err(|(key, reason)| SettingsError::Value {
-            path: path.to_owned(),
-            key: key.to_owned(),
-            reason,
-        })?;
+        settings.check(path)?;
         let notes = notes::notes(&settings, &found);
         Ok(Loaded { settings, notes })
+    }
+
+    /// Checks the values. `source` is the file or another source of the settings, for the error.
+    ///
+    /// # Errors
+    /// [`SettingsError::Value`].
+    pub fn check(&self, source: &Path) -> Result<(), SettingsError> {
+        check::check(self).map_err(|(key, reason)| SettingsError::Value {
+            path: source.to_owned(),
+            key: key.to_owned(),
+            reason,
+        })
     }
 
     /// Returns the default settings, for a start without a file.
