@@ -164,6 +164,11 @@ fn node(error: &NodeError) -> (Exit, String) {
             Exit::Port,
             "choose another nats.bind_address or -cluster-addr, or stop what listens there",
         ),
+        NodeError::Embedded(EmbeddedError::OpenRoutes { .. }) => say(
+            Exit::Usage,
+            "set the login, or let -cluster-addr listen on 127.0.0.1 if all nodes are on this \
+            machine (docs/security.md)",
+        ),
         NodeError::Embedded(_) => {
             say(Exit::Broker, "change what the message names, then start again")
         }

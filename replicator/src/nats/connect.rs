@@ -4,8 +4,9 @@
 //! itself, and its events. Owns: which failures last until somebody acts ([`LinkError::Lasting`]).
 //! No state: a crash here loses nothing.
 
+use super::own_server_tls;
 use crate::embedded::Access;
-use crate::settings::Settings;
+use crate::settings::{NatsSettings, Settings};
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
@@ -106,16 +107,29 @@ pub(super) async fn connect(
 }
 
 async fn authenticate(
-    mut options: ConnectOptions,
+    options: ConnectOptions,
     settings: &Settings,
     target: &Target,
 ) -> Result<ConnectOptions, LinkError> {
     let nats = &settings.nats;
-    let own =
-        target.access.as_ref().and_then(|access| access.user.clone().zip(access.password.clone()));
-    if let Some((user, password)) = own {
-        return Ok(options.user_and_password(user, password.reveal().to_owned()));
+    let Some(access) = &target.access else {
+        return Ok(certificates(log_in(options, nats).await?, nats));
+    };
+    let options = match access.user.clone().zip(access.password.clone()) {
+        Some((user, password)) => options.user_and_password(user, password.reveal().to_owned()),
+        None => log_in(options, nats).await?,
+    };
+    if !access.url.starts_with("tls://") || nats.ca_file.is_empty() {
+        return Ok(options);
     }
+    let config = own_server_tls::client_config(nats).map_err(LinkError::Lasting)?;
+    Ok(options.tls_client_config(config).require_tls(true))
+}
+
+async fn log_in(
+    mut options: ConnectOptions,
+    nats: &NatsSettings,
+) -> Result<ConnectOptions, LinkError> {
     if !nats.user_name.is_empty() {
         options = options
             .user_and_password(nats.user_name.clone(), nats.user_password.reveal().to_owned());
@@ -131,6 +145,10 @@ async fn authenticate(
             LinkError::Lasting(format!("cannot read nats.creds_file {}: {error}", nats.creds_file))
         })?;
     }
+    Ok(options)
+}
+
+fn certificates(mut options: ConnectOptions, nats: &NatsSettings) -> ConnectOptions {
     if !nats.ca_file.is_empty() {
         options = options.add_root_certificates(nats.ca_file.clone().into()).require_tls(true);
     }
@@ -139,5 +157,5 @@ async fn authenticate(
             .add_client_certificate(nats.cert_file.clone().into(), nats.key_file.clone().into())
             .require_tls(true);
     }
-    Ok(options)
+    options
 }

@@ -10,6 +10,7 @@ mod ask;
 mod connect;
 mod consume;
 mod keep;
+mod own_server_tls;
 mod peer_settings;
 mod prepare;
 mod snapshot_store;
