@@ -33,21 +33,23 @@ pub(crate) fn dispatch(arguments: Vec<OsString>) -> Result<ExitCode> {
         Some(Command::Demo { keep, seconds }) => demo::run(keep, seconds),
         Some(Command::Status { json, watch, check }) => {
             let show = status::Show { json, watch, check };
-            status::run(&settings(&global)?.settings, show)
+            status::run(&local_settings(&global)?.settings, show)
         }
         Some(Command::Nodes { json, action }) => {
-            nodes::run(&settings(&global)?.settings, json, action)
+            nodes::run(&local_settings(&global)?.settings, json, action)
         }
-        Some(Command::Conflicts { action }) => conflicts::run(&settings(&global)?.settings, action),
+        Some(Command::Conflicts { action }) => {
+            conflicts::run(&local_settings(&global)?.settings, action)
+        }
         Some(Command::Quarantine { action }) => {
-            quarantine::run(&settings(&global)?.settings, action)
+            quarantine::run(&local_settings(&global)?.settings, action)
         }
-        Some(Command::ResetVersions) => reset_versions::run(&settings(&global)?.settings),
+        Some(Command::ResetVersions) => reset_versions::run(&local_settings(&global)?.settings),
         Some(Command::Schema { cluster, action }) => {
-            schema::run(&settings(&global)?.settings, cluster, action)
+            schema::run(&local_settings(&global)?.settings, cluster, action)
         }
         Some(Command::Snapshot { action }) => snapshot::run(&global, action),
-        Some(Command::Cleanup { force }) => cleanup::run(&settings(&global)?.settings, force),
+        Some(Command::Cleanup { force }) => cleanup::run(&local_settings(&global)?.settings, force),
         Some(Command::Run) | None => flags(&global),
     }
 }
@@ -111,10 +113,17 @@ fn not_yet(global: &Global) -> Result<(), Failure> {
 
 /// Reads the settings from the file, if one is named, and applies the command line's overrides.
 pub(crate) fn settings(global: &Global) -> Result<Loaded> {
-    let mut loaded = match &global.config {
-        Some(file) => Settings::load(file)?,
-        None => Settings::defaults(),
-    };
+    Ok(overridden(global, global.config.as_deref().map(Settings::load).transpose()?))
+}
+
+/// Does the same for commands that log in nowhere.
+fn local_settings(global: &Global) -> Result<Loaded> {
+    let loaded = global.config.as_deref().map(Settings::load_without_secrets).transpose()?;
+    Ok(overridden(global, loaded))
+}
+
+fn overridden(global: &Global, loaded: Option<Loaded>) -> Loaded {
+    let mut loaded = loaded.unwrap_or_else(Settings::defaults);
     if let Some(db) = &global.db {
         loaded.settings.db_path.clone_from(db);
     }
@@ -122,7 +131,7 @@ pub(crate) fn settings(global: &Global) -> Result<Loaded> {
         loaded.settings.node_id = node;
     }
     loaded.settings.db_path = behind_links(&loaded.settings.db_path);
-    Ok(loaded)
+    loaded
 }
 
 /// Returns the database's own path, so that all files of a node stand beside it. A link to nothing

@@ -6,7 +6,7 @@
 
 use super::own_server_tls;
 use crate::embedded::Access;
-use crate::settings::{NatsSettings, Settings};
+use crate::settings::{Login, NatsSettings, Settings, without_credentials};
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
@@ -77,7 +77,9 @@ pub(super) async fn connect(
         options = options.ignore_discovered_servers();
     }
     options = authenticate(options, settings, target).await?;
-    options.connect(&target.urls[..]).await.map_err(|error| {
+    // The client would take no login from a URL, and show it.
+    let urls: Vec<String> = target.urls.iter().map(|url| without_credentials(url)).collect();
+    options.connect(&urls[..]).await.map_err(|error| {
         let text = format!("cannot connect to {}: {error}", target.describe());
         match error.kind() {
             ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
@@ -130,10 +132,13 @@ async fn log_in(
     mut options: ConnectOptions,
     nats: &NatsSettings,
 ) -> Result<ConnectOptions, LinkError> {
-    if !nats.user_name.is_empty() {
-        options = options
-            .user_and_password(nats.user_name.clone(), nats.user_password.reveal().to_owned());
-    }
+    options = match nats.login().map_err(LinkError::Lasting)? {
+        Some(Login::User(name, password)) => {
+            options.user_and_password(name, password.reveal().to_owned())
+        }
+        Some(Login::Token(token)) => options.token(token.reveal().to_owned()),
+        None => options,
+    };
     if !nats.seed_file.is_empty() {
         let seed = std::fs::read_to_string(&nats.seed_file).map_err(|error| {
             LinkError::Lasting(format!("cannot read nats.seed_file {}: {error}", nats.seed_file))

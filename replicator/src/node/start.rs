@@ -52,6 +52,7 @@ pub(super) async fn start(
     cluster: ClusterSettings,
 ) -> Result<Node, NodeError> {
     // A program that embeds a node may have set any values.
+    settings.read_password().map_err(NodeConfigError::Settings)?;
     settings.check(Path::new("settings")).map_err(NodeConfigError::Settings)?;
     let path = settings.db_path.clone();
     let path = path.canonicalize().map_err(|error| NodeError::File { path, error })?;

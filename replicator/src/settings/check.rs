@@ -2,6 +2,7 @@
 //! nothing.
 
 use super::address::{bind_address, server_bind};
+use super::secrets::login_in;
 use super::{NatsSettings, Settings, SnapshotSettings};
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use std::fs::File;
@@ -153,7 +154,15 @@ fn nats(n: &NatsSettings) -> Checked {
             )
         })?;
     }
+    let mut logins = n.urls.iter().filter_map(|url| login_in(url));
+    let first = logins.next();
+    if logins.any(|login| Some(&login) != first.as_ref()) {
+        let text = "have different logins, and a node has one: write the same in each entry, or \
+            use nats.user_name";
+        return Err(("nats.urls", text.to_owned()));
+    }
     for (key, file) in [
+        ("nats.user_password_file", &n.user_password_file),
         ("nats.server_config", &n.server_config),
         ("nats.seed_file", &n.seed_file),
         ("nats.creds_file", &n.creds_file),
@@ -208,11 +217,14 @@ fn snapshot(s: &SnapshotSettings) -> Checked {
         "s3" if s.s3.endpoint.is_empty() => missing("snapshot.s3.endpoint", "is empty"),
         "s3" if s.s3.bucket.is_empty() => missing("snapshot.s3.bucket", "is empty"),
         "webdav"
-            if !["http://", "https://"].iter().any(|p| s.webdav.url.reveal().starts_with(p)) =>
+            if !["http://", "https://", "${"]
+                .iter()
+                .any(|p| s.webdav.url.reveal().starts_with(p)) =>
         {
             missing("snapshot.webdav.url", "does not begin with https:// or http://")
         }
-        "sftp" if !s.sftp.url.reveal().starts_with("sftp://") => {
+        // A variable of the environment stays where nobody needs the secret.
+        "sftp" if !["sftp://", "${"].iter().any(|p| s.sftp.url.reveal().starts_with(p)) => {
             missing("snapshot.sftp.url", "does not begin with sftp://")
         }
         _ => Ok(()),
@@ -318,6 +330,8 @@ mod tests {
         for url in ["nats://ho st", "ws://host:80", "wss://host:443"] {
             assert_eq!(wrong(|s| s.nats.urls = vec![url.into()]), "nats.urls", "{url}");
         }
+        let different = ["nats://a:b@h:1", "nats://h:2", "nats://a:c@h:3"].map(str::to_owned);
+        assert_eq!(wrong(|s| s.nats.urls = different.to_vec()), "nats.urls");
         assert_eq!(wrong(|s| s.nats.bind_address = "localhost".into()), "nats.bind_address");
         assert_eq!(wrong(|s| s.nats.ca_file = "/no/such/file".into()), "nats.ca_file");
         assert_eq!(wrong(|s| s.nats.creds_file = "/tmp".into()), "nats.creds_file");

@@ -11,6 +11,7 @@ mod open;
 mod patterns;
 mod ports;
 mod report;
+mod secrets;
 mod tables;
 mod triggers;
 
@@ -50,6 +51,7 @@ fn examine(global: &Global) -> Report {
         report.problem("configuration", &failure);
         ClusterSettings::default()
     });
+    secrets::check(global.config.as_deref(), &loaded, &mut report);
     broker::check(&loaded.settings, &cluster, &mut report);
     ports::check(&loaded.settings, &cluster, &mut report);
     if report.has_problem("configuration") && global.db.is_none() {
