@@ -29,7 +29,7 @@ pub(crate) fn dispatch(arguments: Vec<OsString>) -> Result<ExitCode> {
     match command {
         Some(Command::Version { licenses }) => version::run(licenses),
         Some(Command::Completions { shell }) => completions::run(shell),
-        Some(Command::Doctor { json }) => doctor::run(&global, json),
+        Some(Command::Doctor { json, offline }) => doctor::run(&global, json, offline),
         Some(Command::Demo { keep, seconds }) => demo::run(keep, seconds),
         Some(Command::Status { json, watch, check }) => {
             let show = status::Show { json, watch, check };

@@ -9,6 +9,7 @@
 mod ask;
 mod connect;
 mod consume;
+mod examine;
 mod keep;
 mod own_server_tls;
 mod peer_settings;
@@ -17,6 +18,7 @@ mod snapshot_store;
 pub mod wire;
 
 pub use connect::{LinkError, Target};
+pub use examine::{Examination, Finding};
 pub use peer_settings::SharedSettings;
 pub use snapshot_store::NatsStore;
 

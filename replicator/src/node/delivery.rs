@@ -44,7 +44,7 @@ impl Stalls {
             if waiting_ms > STALLED_MS {
                 reasons.push(format!(
                     "stream {} has {last} messages, but the server has delivered none after {} \
-                    for {} s: check this node's permissions (docs/topologies.md; $JS.FC.> among \
+                    for {} s: check this node's permissions (docs/security.md; $JS.FC.> among \
                     them)",
                     stream.shard,
                     stream.position,

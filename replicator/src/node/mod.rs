@@ -9,6 +9,7 @@ mod actor_loop;
 mod bell;
 mod delivery;
 mod error;
+mod examine;
 mod file_guard;
 mod http;
 mod metrics;
@@ -26,6 +27,7 @@ mod watch;
 mod writer;
 
 pub use error::NodeError;
+pub(crate) use examine::{BrokerFinding, examine_broker};
 use file_guard::FilesReplaced;
 
 use crate::actor::Fatal;

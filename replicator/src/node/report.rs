@@ -332,7 +332,7 @@ fn refused_by_server(link: &LinkState, retries: u64, now_ms: u64) -> Option<(Str
         let times = link.server_errors;
         let text = format!(
             "the NATS server refuses: {} ({times} times in a row): check the permissions of this \
-            node's user (docs/topologies.md)",
+            node's user (docs/security.md)",
             link.server_error
         );
         (text, times >= retries)
