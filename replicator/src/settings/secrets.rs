@@ -1,8 +1,8 @@
 //! Secrets that stand elsewhere: in the environment, or in files of their own.
 //!
-//! Arrives: settings as written. Leaves: settings with their secrets, or an error that names the key
-//! and the variable or file, never a value. Owns: `${NAME}` is replaced only in keys whose values
-//! are secret; `$${` stands for `${`.
+//! Arrives: settings as written. Leaves: settings with their secrets, or an error that names the
+//! key and the variable or file, never a value. Owns: `${NAME}` is replaced only in keys whose
+//! values are secret; `$${` stands for `${`.
 
 use super::check::Wrong;
 use super::{NatsSettings, Secret, Settings};

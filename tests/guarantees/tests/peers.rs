@@ -82,6 +82,29 @@ async fn stream_names(js: &async_nats::jetstream::Context) -> Vec<String> {
 }
 
 #[test]
+fn nodes_that_would_give_the_same_ids_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path());
+    let mut first = node(dir.path(), 1, &broker.url(), "[ids]\nranges = true", "");
+    first.run();
+    for (id, ids, named) in [
+        (2, "slot = 1", "ids.slot is 1 at both"),
+        (3, "nodes = 8", "ids.nodes is 8 at node 3 and 16 at node 1"),
+        (4, "block = 50", "ids.block is 50 at node 4 and 1000 at node 1"),
+    ] {
+        let top = format!("[ids]\nranges = true\n{ids}");
+        let mut other = node(dir.path(), id, &broker.url(), &top, "");
+        other.start();
+        assert_eq!(other.ended(), 6, "{}", other.output());
+        assert!(other.output().contains(named), "{named} in {}", other.output());
+    }
+    let mut fits = node(dir.path(), 5, &broker.url(), "[ids]\nranges = true", "");
+    fits.run();
+    insert(&first, 1);
+    converge(&[&first, &fits]);
+}
+
+#[test]
 fn a_deleted_stream_and_a_deleted_registry_are_made_again() {
     let dir = tempfile::tempdir().unwrap();
     let broker = Broker::start(dir.path());
