@@ -266,7 +266,12 @@ impl StatusSources {
         let busy_ms =
             writer.busy_since_ms.map_or(0, |since| clock::mono_ms().saturating_sub(since));
         if busy_ms > BUSY_MS_MAX && writer.full.is_none() {
-            say(format!("waiting {} s for the write lock", busy_ms / 1_000));
+            say(format!(
+                "waiting {} s for the write lock, which another program holds. An application \
+                must set neither PRAGMA locking_mode = EXCLUSIVE nor PRAGMA journal_mode: remove \
+                both from what it does when it opens the database",
+                busy_ms / 1_000
+            ));
         }
         let waiting_ms =
             if status.oldest_pending_ms > 0 { status.now_ms - status.oldest_pending_ms } else { 0 };
