@@ -153,8 +153,8 @@ impl<B: Broker> Inbound<B> {
     }
 
     /// Returns whether a message comes under this node's subject and is none of its own: it has a
-    /// later batch than the one that may be in flight, or an incarnation that this database does not
-    /// know. What was in the stream before this process came is judged by the check of a start.
+    /// later batch than the one that may be in flight, or an incarnation that this database does
+    /// not know. What was in the stream before this process came is judged by the check of a start.
     fn is_strange(&self, message: &Message) -> bool {
         let Ok(headers) = &message.headers else { return false };
         if message.node != self.config.node || !self.join.is_newer(message.shard, message.seq) {

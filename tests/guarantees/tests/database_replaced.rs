@@ -119,6 +119,28 @@ fn restore(db: &Path, backup: &Path) {
     application.restore("main", backup, None::<fn(Progress)>).unwrap();
 }
 
+/// The acknowledgement is not marked in the database yet, so the sidecar has written nothing since
+/// the backup: only the log tells that it is another one.
+#[test]
+fn a_backup_restored_right_after_a_publication_stops_the_node_too() {
+    let (mut cluster, db) = running();
+    eventually("nothing waits to be written", || {
+        cluster.nodes[0].status().is_some_and(|s| s["unmarked_rows"] == 0)
+    });
+    let backup = db.with_file_name("backup");
+    open(&db).backup("main", &backup, None::<fn(Progress)>).unwrap();
+    let (one, two) = (cluster.nodes[0].app(), cluster.nodes[1].app());
+    one.execute_batch("INSERT INTO note VALUES (2, 'published')").unwrap();
+    eventually("the row is at the peer", || number(&two, "SELECT count(*) FROM note") == 2);
+    restore(&db, &backup);
+    assert_eq!(cluster.nodes[0].ended(), 8, "{}", cluster.nodes[0].output());
+    one.execute_batch("INSERT INTO note VALUES (4, 'after the restore')").unwrap();
+    cluster.nodes[0].run();
+    cluster.converge();
+    assert_eq!(number(&one, "SELECT count(*) FROM note"), 3);
+    sound(&one);
+}
+
 #[test]
 fn a_backup_restored_into_the_live_database_stops_the_node_and_is_caught_up() {
     let (mut cluster, db) = running();
