@@ -216,7 +216,8 @@ fn one_line(text: &str) -> String {
 fn database(error: &DatabaseError) -> (Exit, String) {
     let hint = match error {
         DatabaseError::Busy => {
-            "another program holds the write lock: let it finish or close it, then start again"
+            "another program holds the write lock: let it finish or close it, then start again. An \
+            application must set neither PRAGMA locking_mode = EXCLUSIVE nor PRAGMA journal_mode"
         }
         DatabaseError::Full => "free space on the disk of the database",
         DatabaseError::NoIndex => {
