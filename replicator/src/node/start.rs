@@ -2,7 +2,7 @@
 //! server, first contact with the broker, and only then the database.
 
 use super::bell::SharedBell;
-use super::file_guard::FileGuard;
+use super::file_guard::{FileGuard, refuse_other_wal};
 use super::reader::{Reader, ReaderSnapshot, ToReader};
 use super::registry::{RegistrySeen, watch_registry};
 use super::report::StatusSources;
@@ -83,6 +83,7 @@ async fn start_locked(
             socket: socket.clone(),
         })?;
     }
+    refuse_other_wal(&path).await?;
     let ports = http::bind(&settings).await?;
     let embedded = if settings.nats.urls.is_empty() {
         Some(Embedded::start(&settings, config.node, &cluster).await?)
