@@ -54,7 +54,8 @@ Exit status:
   8  stopped to protect data
   9  not in this version yet
   10  `status --check`: the node is DEGRADED
-`doctor` exits with the status that `run` would exit with, as far as it can check.
+`doctor` exits with the status that `run` would exit with, as far as it can check; beside a \
+running node with that of the checks alone.
 An unreachable broker is no error: the node captures changes, waits and reports it.
 
 Flags of HarmonyLite (Go) work with one dash or two: harmonylite -config node1.toml -cluster-addr \
