@@ -187,7 +187,8 @@ fn a_running_sidecar_keeps_others_out() {
     let _lock = harmonylite::db::lockfile::Lock::acquire(&dir.path().join("app.db")).unwrap();
     let Outcome { code, err, .. } = harmonylite(dir.path(), "cleanup --db app.db");
     assert!(code == 4 && err.contains("already runs on app.db"), "{err}");
-    assert_eq!(harmonylite(dir.path(), "doctor --db app.db").code, 4);
+    let Outcome { code, out, .. } = harmonylite(dir.path(), "doctor --db app.db");
+    assert!(code == 0 && out.contains("note (sidecar): another harmonylite already runs"), "{out}");
     let Outcome { code, err, .. } = harmonylite(dir.path(), "status --db app.db");
     assert!(code == 1 && err.contains("starting"), "{err}");
 }

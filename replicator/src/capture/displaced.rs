@@ -37,6 +37,21 @@ pub(super) fn update_of(table: &TableSchema) -> String {
     format!(" OF {}", names.join(", "))
 }
 
+/// The statement that logs the row whose rowid NEW takes, in a table with another key. SQLite gives
+/// -1 for a rowid that it is still to choose, and no other row is found by that.
+pub(super) fn by_rowid(table: &TableSchema, id: i64, own: &str) -> Option<String> {
+    let rowid = quote(table.free_rowid?);
+    let keys: Vec<String> = table.key.iter().map(|k| quote(&k.name)).collect();
+    Some(format!(
+        "{} SELECT {NOW_MS}, {id}, {KIND_DISPLACED}, {} FROM {} WHERE {rowid} = NEW.{rowid} AND \
+        NOT ({});",
+        log_columns(table),
+        keys.join(", "),
+        quote(&table.name),
+        same_key(table, "", own),
+    ))
+}
+
 fn probes(table: &TableSchema) -> impl Iterator<Item = &Probe> {
     table.unique.iter().filter_map(|index| index.probe.as_ref())
 }

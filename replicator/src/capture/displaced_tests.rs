@@ -33,6 +33,15 @@ fn displaced(db: &Connection) -> Vec<String> {
 fn rows_that_replace_removes_are_logged() {
     for (schema, writes, expected) in [
         (
+            "CREATE TABLE t (id TEXT PRIMARY KEY, v, \"oid\")",
+            "INSERT INTO t(rowid, id) VALUES (1, 'a'), (2, 'b'), (3, 'c'), (-7, 'd');
+             REPLACE INTO t(rowid, id) VALUES (1, 'e');
+             REPLACE INTO t(_rowid_, id) VALUES (-7, 'f');
+             UPDATE OR REPLACE t SET rowid = 2 WHERE id = 'e'; REPLACE INTO t(id) VALUES ('e');
+             REPLACE INTO t(rowid, id, oid) VALUES (9, 'g', 3)",
+            vec!["a", "d", "b"],
+        ),
+        (
             "CREATE TABLE t (id INTEGER PRIMARY KEY, email UNIQUE)",
             "INSERT INTO t VALUES (1, 'a'), (2, 'b'); REPLACE INTO t VALUES (3, 'a');
              UPDATE OR REPLACE t SET email = 'b' WHERE id = 3; UPDATE t SET email = 'b';",

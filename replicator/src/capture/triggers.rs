@@ -131,6 +131,14 @@ pub(super) fn triggers(table: &TableSchema, id: i64) -> Vec<(String, String)> {
     if let Some(body) = displaced::body(table, id, "OLD.") {
         add("update_displaced", &format!("BEFORE UPDATE{}", displaced::update_of(table)), body);
     }
+    for (event, when, own) in [
+        ("insert_rowid", "BEFORE INSERT", "NEW."),
+        ("update_rowid", "BEFORE UPDATE OF rowid, _rowid_, oid", "OLD."),
+    ] {
+        if let Some(body) = displaced::by_rowid(table, id, own) {
+            add(event, when, body);
+        }
+    }
     all.push(witness_sql(table, id));
     all
 }

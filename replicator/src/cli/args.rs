@@ -108,6 +108,9 @@ pub(crate) enum Command {
         /// As JSON
         #[arg(long)]
         json: bool,
+        /// Do not connect to the broker
+        #[arg(long)]
+        offline: bool,
     },
     /// List, restore or clear writes that lost against a concurrent write
     Conflicts {

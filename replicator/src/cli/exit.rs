@@ -54,7 +54,8 @@ Exit status:
   8  stopped to protect data
   9  not in this version yet
   10  `status --check`: the node is DEGRADED
-`doctor` exits with the status that `run` would exit with, as far as it can check.
+`doctor` exits with the status that `run` would exit with, as far as it can check; beside a \
+running node with that of the checks alone.
 An unreachable broker is no error: the node captures changes, waits and reports it.
 
 Flags of HarmonyLite (Go) work with one dash or two: harmonylite -config node1.toml -cluster-addr \
@@ -164,6 +165,11 @@ fn node(error: &NodeError) -> (Exit, String) {
             Exit::Port,
             "choose another nats.bind_address or -cluster-addr, or stop what listens there",
         ),
+        NodeError::Embedded(EmbeddedError::OpenRoutes { .. }) => say(
+            Exit::Usage,
+            "set the login, or let -cluster-addr listen on 127.0.0.1 if all nodes are on this \
+            machine (docs/security.md)",
+        ),
         NodeError::Embedded(_) => {
             say(Exit::Broker, "change what the message names, then start again")
         }
@@ -211,7 +217,8 @@ fn one_line(text: &str) -> String {
 fn database(error: &DatabaseError) -> (Exit, String) {
     let hint = match error {
         DatabaseError::Busy => {
-            "another program holds the write lock: let it finish or close it, then start again"
+            "another program holds the write lock: let it finish or close it, then start again. An \
+            application must set neither PRAGMA locking_mode = EXCLUSIVE nor PRAGMA journal_mode"
         }
         DatabaseError::Full => "free space on the disk of the database",
         DatabaseError::NoIndex => {

@@ -8,8 +8,13 @@ use time::format_description::well_known::Rfc3339;
 
 /// Prints to stdout. A closed pipe (`| head`) is no error.
 pub(crate) fn print(text: &str) {
+    let _ = print_to_reader(text);
+}
+
+/// Does the same, and returns whether anybody reads on.
+pub(crate) fn print_to_reader(text: &str) -> bool {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok()
 }
 
 /// Formats a span of time in its two greatest units; milliseconds only below a second.

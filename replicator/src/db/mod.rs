@@ -2,6 +2,7 @@
 
 mod autoincrement;
 pub mod connection;
+pub mod file_locks;
 mod identity;
 pub mod ids;
 mod index_sql;

@@ -108,6 +108,8 @@ pub struct TableSchema {
     pub key: Vec<KeyColumn>,
     /// What the key is.
     pub key_kind: KeyKind,
+    /// A name under which an application can choose a rowid that is not the key.
+    pub free_rowid: Option<&'static str>,
     /// SQLite numbers its rows and keeps the last number in `sqlite_sequence`.
     pub autoincrement: bool,
     /// Unique indexes besides the key.
@@ -308,12 +310,12 @@ fn read_table(
         key_columns = parts.iter().filter_map(|(n, _)| named(n)).collect();
         primary = Some(parts.into_iter().cloned().collect());
     }
+    let rowid_name = ["rowid", "_rowid_", "oid"]
+        .into_iter()
+        .find(|alias| !raw.iter().any(|c| c.column.name.eq_ignore_ascii_case(alias)));
     let mut key = Vec::new();
     let key_kind = if key_columns.is_empty() {
-        let free = ["rowid", "_rowid_", "oid"]
-            .into_iter()
-            .find(|alias| !raw.iter().any(|c| c.column.name.eq_ignore_ascii_case(alias)));
-        let Some(alias) = free else {
+        let Some(alias) = rowid_name else {
             return Ok(Err(
                 "no PRIMARY KEY, and columns hide all names of the rowid: add a PRIMARY KEY"
                     .to_owned(),
@@ -362,7 +364,9 @@ fn read_table(
     let hash = table_hash(name, &raw, (&identity, &unique), without_rowid, &key);
     let columns = raw.into_iter().filter(|c| !c.generated).map(|c| c.column).collect();
     let name = name.to_owned();
-    Ok(Ok(TableSchema { name, columns, key, key_kind, autoincrement: false, unique, hash }))
+    let free_rowid = rowid_name.filter(|_| !without_rowid && key_kind == KeyKind::Columns);
+    let autoincrement = false;
+    Ok(Ok(TableSchema { name, columns, key, key_kind, free_rowid, autoincrement, unique, hash }))
 }
 
 /// Takes the index whose columns are the key of a table without a PRIMARY KEY.

@@ -5,14 +5,12 @@
 //! that needs our additions (`jetstream`, `cluster`) is written again, with the user's text inside.
 
 use super::EmbeddedError;
+use super::neighbours::{self, Neighbours};
 use super::user_config::Keys;
 use crate::model::ids::NodeId;
 use crate::settings::{ClusterSettings, NatsSettings, ReplicationLogSettings, Secret, Settings};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-
-/// The name of every cluster of embedded servers, as in HarmonyLite (Go).
-const CLUSTER_NAME: &str = "e-harmonylite";
 
 /// The configuration of the server, except for the port of a restart.
 #[derive(Debug)]
@@ -106,10 +104,16 @@ impl Plan {
                 quote(password.reveal())
             );
         }
-        tail += &routes(cluster, user, &mut warnings, settings.replication_log.replicas)?;
-        tail += &leafnodes(cluster, nats, user);
+        let offers_tls = exposed && !nats.cert_file.is_empty() && !user.any(&["tls"]);
+        if offers_tls {
+            _ = writeln!(tail, "tls {{ {} }}", neighbours::certificate(nats));
+        }
+        let beside = Neighbours { cluster, nats, user };
+        tail += &beside.routes(&mut warnings, settings.replication_log.replicas)?;
+        tail += &beside.leafnodes();
         let any_port = listen.as_ref().is_some_and(|(_, port)| *port == 0);
-        Ok(Self { store, login, any_port, tls: user.any(&["tls"]), warnings, listen, head, tail })
+        let tls = offers_tls || user.any(&["tls"]);
+        Ok(Self { store, login, any_port, tls, warnings, listen, head, tail })
     }
 
     /// Returns the text, with this port if any port will do.
@@ -205,125 +209,7 @@ fn through_leaves(user: &Keys) -> String {
     }
 }
 
-/// The `cluster` block for `-cluster-addr`.
-fn routes(
-    cluster: &ClusterSettings,
-    user: &Keys,
-    warnings: &mut Vec<String>,
-    replicas: usize,
-) -> Result<String, EmbeddedError> {
-    let Some(addr) = cluster.addr.as_deref().filter(|addr| !addr.is_empty()) else {
-        if !cluster.peers.is_empty() {
-            warnings.push("-cluster-peers has no effect without -cluster-addr".to_owned());
-        }
-        return Ok(user.block("cluster").map_or(String::new(), |inner| cluster_block("", inner)));
-    };
-    let bad = || EmbeddedError::BadAddress {
-        what: "-cluster-addr",
-        value: addr.to_owned(),
-        example: "10.0.0.1:6222",
-    };
-    let (host, port) = addr.rsplit_once(':').ok_or_else(bad)?;
-    port.parse::<u16>().map_err(|_| bad())?;
-    let listen = if host.is_empty() { format!("0.0.0.0:{port}") } else { addr.to_owned() };
-    let mut peers: Vec<String> =
-        cluster.peers.iter().map(|peer| with_scheme(peer, "nats")).collect();
-    let others = peers
-        .iter()
-        .filter(|peer| {
-            !peer.ends_with(&format!("@{addr}")) && !peer.ends_with(&format!("//{addr}"))
-        })
-        .count();
-    if others < 2 {
-        warnings.push(format!(
-            "this cluster has {} nodes: it stops while one of them is down; it needs three to \
-            continue",
-            others + 1
-        ));
-    }
-    if replicas < 3 {
-        warnings.push(format!(
-            "replication_log.replicas = {replicas} in a cluster: a stream is lost with one \
-            server; with 3 it survives one"
-        ));
-    }
-    // JetStream refuses a cluster without any route, so a first node names itself.
-    if peers.is_empty() && user.within("cluster", &["routes"]).is_none() {
-        peers.push(with_scheme(if host.is_empty() { &listen } else { addr }, "nats"));
-    }
-    let mut ours = format!("  listen: {}\n", quote(&listen));
-    // The routes carry a login: require it from the others too.
-    if let Some((name, password)) = peers.iter().find_map(|peer| userinfo(peer)) {
-        _ = writeln!(
-            ours,
-            "  authorization {{ user: {}, password: {} }}",
-            quote(name),
-            quote(password)
-        );
-    }
-    if !peers.is_empty() {
-        _ = writeln!(
-            ours,
-            "  routes: [{}]",
-            peers.iter().map(|peer| quote(peer)).collect::<Vec<_>>().join(", ")
-        );
-    }
-    Ok(cluster_block(&ours, user.block("cluster").unwrap_or_default()))
-}
-
-fn cluster_block(ours: &str, inner: &str) -> String {
-    // The name comes first, so that the user's own wins.
-    format!("cluster {{\n  name: {CLUSTER_NAME}\n{}\n{ours}}}\n", inner.trim_matches('\n'))
-}
-
-/// The `leafnodes` block for `-leaf-servers`: one remote with all addresses, so that the server can
-/// switch between them.
-fn leafnodes(cluster: &ClusterSettings, nats: &NatsSettings, user: &Keys) -> String {
-    if cluster.leaf_servers.is_empty() {
-        return String::new();
-    }
-    let urls: Vec<String> =
-        cluster.leaf_servers.iter().map(|url| quote(&with_scheme(url, "nats-leaf"))).collect();
-    let mut remote = format!("urls: [{}]", urls.join(", "));
-    let file = |path: &str| quote(&absolute(Path::new(path)).to_string_lossy());
-    if !nats.creds_file.is_empty() {
-        _ = write!(remote, ", credentials: {}", file(&nats.creds_file));
-    } else if !nats.seed_file.is_empty() {
-        _ = write!(remote, ", nkey: {}", file(&nats.seed_file));
-    }
-    if !nats.ca_file.is_empty() {
-        _ = write!(remote, ", tls {{ ca_file: {}", file(&nats.ca_file));
-        if !nats.cert_file.is_empty() {
-            _ = write!(
-                remote,
-                ", cert_file: {}, key_file: {}",
-                file(&nats.cert_file),
-                file(&nats.key_file)
-            );
-        }
-        remote += " }";
-    }
-    let inner = user.block("leafnodes").unwrap_or_default();
-    format!("leafnodes {{\n{}\n  remotes: [ {{ {remote} }} ]\n}}\n", inner.trim_matches('\n'))
-}
-
-/// Adds a scheme. HarmonyLite (Go) resolves `dns://` itself; nats-server resolves every host name.
-fn with_scheme(url: &str, scheme: &str) -> String {
-    let url = url.trim().trim_end_matches('/');
-    match url.split_once("://") {
-        Some(("dns", rest)) => {
-            format!("{scheme}://{}", rest.split(['/', '?']).next().unwrap_or(rest))
-        }
-        Some(_) => url.to_owned(),
-        None => format!("{scheme}://{url}"),
-    }
-}
-
-fn userinfo(url: &str) -> Option<(&str, &str)> {
-    url.split_once("://")?.1.rsplit_once('@')?.0.split_once(':')
-}
-
-fn absolute(path: &Path) -> PathBuf {
+pub(super) fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
@@ -335,7 +221,7 @@ fn from_root(dir: &Path, target: &Path) -> String {
 }
 
 /// Quotes a text for nats-server.
-fn quote(text: &str) -> String {
+pub(super) fn quote(text: &str) -> String {
     let mut quoted = String::from("\"");
     for c in text.chars() {
         match c {
@@ -351,14 +237,18 @@ fn quote(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn plan(settings: &Settings, cluster: &ClusterSettings, user: &str) -> Plan {
+    pub(in super::super) fn plan(
+        settings: &Settings,
+        cluster: &ClusterSettings,
+        user: &str,
+    ) -> Plan {
         Plan::new(settings, NodeId(7), cluster, &Keys::of(user), Secret::new("made")).unwrap()
     }
 
-    fn bound(address: &str) -> Settings {
+    pub(in super::super) fn bound(address: &str) -> Settings {
         let mut settings = Settings { db_path: "/data/app.db".into(), ..Settings::default() };
         settings.nats.bind_address = address.to_owned();
         settings
@@ -438,52 +328,5 @@ mod tests {
         }
         let text = plan(&settings, &alone, "jetstream { max_file: 5G }").text(None);
         assert!(text.contains("max_file: 5G") && !text.contains("max_file_store"), "{text}");
-    }
-
-    #[test]
-    fn a_cluster_says_what_it_cannot_outlive() {
-        let mut cluster = ClusterSettings {
-            addr: Some("10.0.0.1:6222".to_owned()),
-            ..ClusterSettings::default()
-        };
-        cluster.peers =
-            vec!["nats://u:p@10.0.0.1:6222/".to_owned(), "dns://u:p@others:6222/?min=3".to_owned()];
-        let two = plan(&bound(":-1"), &cluster, "");
-        let text = two.text(None);
-        assert!(
-            text.contains("name: e-harmonylite")
-                && text.contains("authorization { user: \"u\", password: \"p\" }"),
-            "{text}"
-        );
-        assert!(
-            text.contains("routes: [\"nats://u:p@10.0.0.1:6222\", \"nats://u:p@others:6222\"]"),
-            "{text}"
-        );
-        assert_eq!(two.warnings.len(), 2, "{:?}", two.warnings);
-        cluster.peers.push("nats://u:p@10.0.0.3:6222".to_owned());
-        let mut settings = bound(":-1");
-        settings.replication_log.replicas = 3;
-        assert!(plan(&settings, &cluster, "").warnings.is_empty());
-        cluster.peers.clear();
-        assert!(
-            plan(&settings, &cluster, "").text(None).contains("routes: [\"nats://10.0.0.1:6222\"]")
-        );
-    }
-
-    #[test]
-    fn a_leaf_has_no_jetstream_of_its_own_unless_the_user_says_so() {
-        let leaf = ClusterSettings {
-            leaf_servers: vec!["hub:7422".to_owned()],
-            ..ClusterSettings::default()
-        };
-        let text = plan(&bound(":-1"), &leaf, "").text(None);
-        assert!(
-            text.contains("remotes: [ { urls: [\"nats-leaf://hub:7422\"] } ]")
-                && !text.contains("jetstream"),
-            "{text}"
-        );
-        assert!(text.contains("default_js_domain"), "{text}");
-        let text = plan(&bound(":-1"), &leaf, "jetstream { domain: edge }").text(None);
-        assert!(text.contains("domain: edge") && !text.contains("default_js_domain"), "{text}");
     }
 }

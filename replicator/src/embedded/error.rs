@@ -66,6 +66,16 @@ pub enum EmbeddedError {
         /// A valid value.
         example: &'static str,
     },
+    /// Other machines could join the cluster without a login.
+    #[error(
+        "-cluster-addr {addr} lets every machine that reaches it join the cluster, and so read and \
+        write all rows: set nats.user_name and nats.user_password, the same on all nodes (or \
+        authorization in the cluster block of nats.server_config)"
+    )]
+    OpenRoutes {
+        /// The address.
+        addr: String,
+    },
     /// Another server uses the store directory.
     #[error(
         "another server uses the directory {path}: stop the other node, or give this one another \

@@ -29,6 +29,7 @@ mod config;
 mod error;
 mod lock;
 mod log;
+mod neighbours;
 mod process;
 mod server;
 #[cfg(test)]

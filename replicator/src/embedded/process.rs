@@ -178,8 +178,23 @@ async fn check(program: &Program, config: &Path) -> Result<(), EmbeddedError> {
     }
     let said = String::from_utf8_lossy(&output.stderr);
     Err(EmbeddedError::ConfigRefused {
-        said: said.trim().trim_start_matches("nats-server: ").to_owned(),
+        said: without_logins(said.trim().trim_start_matches("nats-server: ")),
     })
+}
+
+/// Removes the logins of all URLs in a text.
+fn without_logins(text: &str) -> String {
+    let ends = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ',' | ']');
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        let (url, tail) = after.split_at(after.find(ends).unwrap_or(after.len()));
+        out.push_str(before);
+        out.push_str(url.rsplit('@').next().unwrap_or(url));
+        rest = tail;
+    }
+    out + rest
 }
 
 fn did_not_start(said: Option<String>, status: Option<ExitStatus>) -> EmbeddedError {
@@ -227,4 +242,18 @@ fn ports_file(dir: &Path) -> Option<String> {
         .find(|address| address.starts_with("127."))
         .or_else(|| addresses().next())
         .map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_logins;
+
+    #[test]
+    fn logins_in_the_servers_words_are_hidden() {
+        assert_eq!(
+            without_logins("error parsing route url [\"nats://u:p%zz@h:1\"], \"x://a\": bad"),
+            "error parsing route url [\"nats://h:1\"], \"x://a\": bad"
+        );
+        assert_eq!(without_logins("nothing"), "nothing");
+    }
 }

@@ -11,7 +11,7 @@ use crate::actor::{Ack, Effect, Fatal};
 use crate::broker::{Broker, BrokerError, BrokerEvent, Message, Permit, Reply};
 use crate::db::connection::DatabaseError;
 use crate::model::config::{Now, SchemaMode};
-use crate::model::ids::{NodeId, StreamSeq};
+use crate::model::ids::{BatchNo, NodeId, StreamSeq};
 use crate::repair::answers::{PeerQuestion, QuestionId};
 use crate::repair::gaps::Gaps;
 use crate::repair::question::{Outgoing, Question};
@@ -132,6 +132,17 @@ impl<B: Broker> Inbound<B> {
         let warned = self.clocks.saw_message(broker_ms, now);
         self.stats.drift_warnings += u64::from(warned);
         self.repairs.answers.saw_message(message.node, now);
+        if self.is_strange(&message)
+            && let Some(hold) = self.verify.saw_stranger(now)
+        {
+            tracing::error!(
+                shard,
+                seq = seq.0,
+                "a message under the subject of this node that it has not sent: a forged one, or \
+                another program uses this node id. Checking the broker as at a start"
+            );
+            self.hold_for_check(hold);
+        }
         let (streams, progress) = (&mut self.inbox.streams, &self.durable.streams);
         let mut streams = streams.iter_mut().zip(progress);
         let Some((stream, progress)) = streams.find(|(s, _)| s.shard == shard) else { return };
@@ -159,6 +170,22 @@ impl<B: Broker> Inbound<B> {
                 );
             }
             stream.wait_for_room(seq, error.to_string(), now.mono_ms);
+        }
+    }
+
+    /// Returns whether a message comes under this node's subject and is none of its own: it has a
+    /// later batch than the one that may be in flight, or an incarnation that this database does
+    /// not know. What was in the stream before this process came is judged by the check of a start.
+    fn is_strange(&self, message: &Message) -> bool {
+        let Ok(headers) = &message.headers else { return false };
+        if message.node != self.config.node || !self.join.is_newer(message.shard, message.seq) {
+            return false;
+        }
+        let known = self.durable.batch.max(self.inbox.acks.last().map_or(BatchNo(0), |a| a.batch));
+        if headers.site == self.durable.site() {
+            headers.batch.0 > known.0 + 1
+        } else {
+            !self.durable.absorb.own_sites.contains(&headers.site)
         }
     }
 

@@ -43,6 +43,11 @@ impl Join {
         }
     }
 
+    /// Returns whether a position is after the end of its stream when this process came.
+    pub(super) fn is_newer(&self, shard: u32, seq: StreamSeq) -> bool {
+        self.targets.get(&shard).is_some_and(|end| seq > *end)
+    }
+
     /// Returns whether the cluster had data when this database came.
     pub(super) fn found_data(&self) -> bool {
         self.targets.values().any(|t| t.0 > 0)

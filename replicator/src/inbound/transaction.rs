@@ -223,16 +223,17 @@ impl<'a> Transaction<'a> {
     /// Stores the waiting acknowledgements.
     ///
     /// # Errors
-    /// SQLite's error.
+    /// [`Fatal::Restored`] if the log lacks what they acknowledge; SQLite's error.
     pub(super) fn mark_acknowledged(&mut self, inbox: &Inbox) -> Result<(), Fatal> {
         let acks = &inbox.acks;
         let Some(last) = acks.last() else { return Ok(()) };
         self.after.served.acks = acks.len();
         if self.is_of_this_log(last)? {
             published(self.db, &mut self.durable.absorb, last.upto)?;
-        } else {
-            tracing::warn!("somebody emptied the change log; capture continues from here");
-            self.after.log_replaced = true;
+        } else if !self.after.log_replaced {
+            // The log still has what was marked as published, and lacks what was published since.
+            // Nothing was written here meanwhile, so only this tells of a backup that was restored.
+            return Err(Fatal::Restored);
         }
         let Some(sent) = acks.iter().rev().find(|a| a.seq.is_some()) else { return Ok(()) };
         let shard = self.config.own_shard();
@@ -344,6 +345,12 @@ impl<'a> Transaction<'a> {
                 "joined; rows that the cluster does not have were removed (on_join = replace)"
             );
         } else {
+            if self.config.on_join == OnJoin::Replace {
+                tracing::info!(
+                    "the streams were empty, so the rows of this database stay and are published \
+                    (on_join = replace)"
+                );
+            }
             self.durable.republish.begin_join();
         }
         Ok(())

@@ -69,7 +69,15 @@ pub(super) struct Verify {
     /// Heartbeats that follow soon after the last one.
     soon: u32,
     random: Box<dyn FnMut() -> u64 + Send>,
+    /// When a message under this node's subject was noticed that it has not sent, on the monotone
+    /// clock.
+    stranger_ms: Option<u64>,
+    /// The next check looks whether the broker is ahead of this database.
+    suspects: bool,
 }
+
+/// A check for messages that this node has not sent is made at most this often.
+const STRANGER_EVERY_MS: u64 = 60_000;
 
 impl Verify {
     /// Creates it without a connection. `random` returns the bits of a new incarnation's site.
@@ -91,7 +99,21 @@ impl Verify {
             heartbeat_due_ms: 0,
             soon: 0,
             random,
+            stranger_ms: None,
+            suspects: false,
         }
+    }
+
+    /// Takes a message under this node's subject that it has not sent, and starts a check like that
+    /// of a start. None if one was made a moment ago.
+    pub(super) fn saw_stranger(&mut self, now: Now) -> Option<Effect> {
+        let is_early = self.stranger_ms.is_some_and(|at| now.mono_ms < at + STRANGER_EVERY_MS);
+        if is_early || !self.is_up() {
+            return None;
+        }
+        self.stranger_ms = Some(now.mono_ms);
+        self.suspects = true;
+        Some(self.begin_check())
     }
 
     /// Takes a new connection, and starts its check.
@@ -380,6 +402,11 @@ impl Verify {
             verdict.behind_broker = !planted(Bug::SameSite)
                 && answered.is_ahead_of(site, batch, &durable.absorb.own_sites);
             verdict.confirmed = verdict.confirmed.filter(|_| !verdict.behind_broker);
+        } else if std::mem::take(&mut self.suspects) {
+            // The broker may have the batch in flight.
+            let (site, in_flight) = (durable.site(), BatchNo(durable.batch.0 + 1));
+            verdict.behind_broker =
+                check.answered.is_ahead_of(site, in_flight, &durable.absorb.own_sites);
         }
         self.state = State::Judged(Box::new(verdict));
         Some(check.answered)

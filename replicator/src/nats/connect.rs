@@ -4,8 +4,9 @@
 //! itself, and its events. Owns: which failures last until somebody acts ([`LinkError::Lasting`]).
 //! No state: a crash here loses nothing.
 
+use super::own_server_tls;
 use crate::embedded::Access;
-use crate::settings::Settings;
+use crate::settings::{Login, NatsSettings, Settings, without_credentials};
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event};
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
@@ -76,7 +77,9 @@ pub(super) async fn connect(
         options = options.ignore_discovered_servers();
     }
     options = authenticate(options, settings, target).await?;
-    options.connect(&target.urls[..]).await.map_err(|error| {
+    // The client would take no login from a URL, and show it.
+    let urls: Vec<String> = target.urls.iter().map(|url| without_credentials(url)).collect();
+    options.connect(&urls[..]).await.map_err(|error| {
         let text = format!("cannot connect to {}: {error}", target.describe());
         match error.kind() {
             ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
@@ -106,20 +109,36 @@ pub(super) async fn connect(
 }
 
 async fn authenticate(
-    mut options: ConnectOptions,
+    options: ConnectOptions,
     settings: &Settings,
     target: &Target,
 ) -> Result<ConnectOptions, LinkError> {
     let nats = &settings.nats;
-    let own =
-        target.access.as_ref().and_then(|access| access.user.clone().zip(access.password.clone()));
-    if let Some((user, password)) = own {
-        return Ok(options.user_and_password(user, password.reveal().to_owned()));
+    let Some(access) = &target.access else {
+        return Ok(certificates(log_in(options, nats).await?, nats));
+    };
+    let options = match access.user.clone().zip(access.password.clone()) {
+        Some((user, password)) => options.user_and_password(user, password.reveal().to_owned()),
+        None => log_in(options, nats).await?,
+    };
+    if !access.url.starts_with("tls://") || nats.ca_file.is_empty() {
+        return Ok(options);
     }
-    if !nats.user_name.is_empty() {
-        options = options
-            .user_and_password(nats.user_name.clone(), nats.user_password.reveal().to_owned());
-    }
+    let config = own_server_tls::client_config(nats).map_err(LinkError::Lasting)?;
+    Ok(options.tls_client_config(config).require_tls(true))
+}
+
+async fn log_in(
+    mut options: ConnectOptions,
+    nats: &NatsSettings,
+) -> Result<ConnectOptions, LinkError> {
+    options = match nats.login().map_err(LinkError::Lasting)? {
+        Some(Login::User(name, password)) => {
+            options.user_and_password(name, password.reveal().to_owned())
+        }
+        Some(Login::Token(token)) => options.token(token.reveal().to_owned()),
+        None => options,
+    };
     if !nats.seed_file.is_empty() {
         let seed = std::fs::read_to_string(&nats.seed_file).map_err(|error| {
             LinkError::Lasting(format!("cannot read nats.seed_file {}: {error}", nats.seed_file))
@@ -131,6 +150,10 @@ async fn authenticate(
             LinkError::Lasting(format!("cannot read nats.creds_file {}: {error}", nats.creds_file))
         })?;
     }
+    Ok(options)
+}
+
+fn certificates(mut options: ConnectOptions, nats: &NatsSettings) -> ConnectOptions {
     if !nats.ca_file.is_empty() {
         options = options.add_root_certificates(nats.ca_file.clone().into()).require_tls(true);
     }
@@ -139,5 +162,5 @@ async fn authenticate(
             .add_client_certificate(nats.cert_file.clone().into(), nats.key_file.clone().into())
             .require_tls(true);
     }
-    Ok(options)
+    options
 }

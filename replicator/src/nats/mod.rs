@@ -9,7 +9,9 @@
 mod ask;
 mod connect;
 mod consume;
+mod examine;
 mod keep;
+mod own_server_tls;
 mod peer_settings;
 mod prepare;
 mod snapshot_store;
@@ -17,6 +19,7 @@ pub mod wire;
 
 pub use ask::StreamUsage;
 pub use connect::{LinkError, Target};
+pub use examine::{Examination, Finding};
 pub use peer_settings::SharedSettings;
 pub use snapshot_store::NatsStore;
 

@@ -10,7 +10,7 @@ use super::ask::{KvValue, ids_under, kv_last};
 use super::connect::LinkError;
 use super::prepare::{REGISTRY, Session};
 use crate::model::ids::NodeId;
-use crate::settings::Settings;
+use crate::settings::{IdsSettings, Settings};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -32,6 +32,27 @@ pub struct SharedSettings {
     pub subject_prefix: String,
     /// The ids of its streams, by shard. A stream of an earlier version has none.
     pub streams: BTreeMap<u32, String>,
+    /// Its blocks of ids; None without `ids.ranges`.
+    pub ids: Option<SharedIds>,
+}
+
+/// In which blocks a node numbers the rows of AUTOINCREMENT tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SharedIds {
+    /// Its place, from 1. No two nodes have the same.
+    pub slot: u64,
+    /// The number of places.
+    pub nodes: u32,
+    /// Numbers in a block.
+    pub block: u32,
+}
+
+impl SharedIds {
+    fn of(ids: &IdsSettings, node: NodeId) -> Option<Self> {
+        let slot = if ids.slot == 0 { node.0 } else { ids.slot.into() };
+        ids.ranges.then_some(Self { slot, nodes: ids.nodes, block: ids.block })
+    }
 }
 
 impl SharedSettings {
@@ -43,6 +64,7 @@ impl SharedSettings {
             stream_prefix: settings.nats.stream_prefix.clone(),
             subject_prefix: settings.nats.subject_prefix.clone(),
             streams,
+            ids: SharedIds::of(&settings.ids, node),
         }
     }
 
@@ -59,6 +81,31 @@ impl SharedSettings {
         compare("nats.stream_prefix", &self.stream_prefix, &other.stream_prefix);
         compare("nats.subject_prefix", &self.subject_prefix, &other.subject_prefix);
         (!out.is_empty()).then(|| out.join(", "))
+    }
+
+    /// Returns why this node and another one would give the same id to two rows, for people; None:
+    /// they would not, or one of them does not number in blocks.
+    pub fn same_ids(&self, other: &Self) -> Option<String> {
+        let (ours, theirs) = (self.ids?, other.ids?);
+        let (us, them) = (self.node_id, other.node_id);
+        let mut out = Vec::new();
+        for (name, here, there) in
+            [("nodes", ours.nodes, theirs.nodes), ("block", ours.block, theirs.block)]
+        {
+            if here != there {
+                out.push(format!("ids.{name} is {here} at node {us} and {there} at node {them}"));
+            }
+        }
+        if out.is_empty() && ours.slot == theirs.slot {
+            out.push(format!("ids.slot is {} at both", ours.slot));
+        }
+        (!out.is_empty()).then(|| {
+            format!(
+                "node {us} and node {them} would give the same ids to different rows: {}: give all \
+                nodes the same ids.nodes and ids.block, and each its own ids.slot",
+                out.join(", ")
+            )
+        })
     }
 
     /// Returns the streams that have the same name as those of another node, and are not the same.
@@ -98,11 +145,16 @@ pub(super) async fn check(
     let ours = SharedSettings::of(settings, node, BTreeMap::new());
     let failed = |e: String| LinkError::Passing(format!("bucket {REGISTRY} does not answer: {e}"));
     for theirs in read(session, node).await.map_err(failed)? {
-        let Some(differences) = ours.differences(&theirs) else { continue };
-        let age_ms = age_ms(session, theirs.node_id).await.map_err(failed)?;
-        if age_ms <= RUNNING_MS {
-            return Err(LinkError::Split(refusal(node.0, &theirs, &differences, age_ms)));
+        let (differences, same_ids) = (ours.differences(&theirs), ours.same_ids(&theirs));
+        if differences.is_none() && same_ids.is_none() {
+            continue;
         }
+        let age_ms = age_ms(session, theirs.node_id).await.map_err(failed)?;
+        if age_ms > RUNNING_MS {
+            continue;
+        }
+        let rows = differences.map(|found| refusal(node.0, &theirs, &found, age_ms));
+        return Err(LinkError::Split(rows.or(same_ids).unwrap_or_default()));
     }
     Ok(())
 }
@@ -167,6 +219,26 @@ mod tests {
             assert!(found.contains(name), "{name} in {found}");
             let text = refusal(1, &SharedSettings { node_id: 7, ..other }, &found, 3_000);
             assert!(text.contains("node 1 and node 7 (seen 3 s ago)"), "{text}");
+        }
+    }
+
+    #[test]
+    fn nodes_that_would_give_the_same_ids_are_found() {
+        let node = |node_id, slot, nodes, block| SharedSettings {
+            node_id,
+            ids: Some(SharedIds { slot, nodes, block }),
+            ..shared("a")
+        };
+        let ours = node(1, 1, 16, 1_000);
+        assert_eq!(ours.same_ids(&node(2, 2, 16, 1_000)), None);
+        assert_eq!(ours.same_ids(&SharedSettings { node_id: 2, ..shared("a") }), None);
+        for (other, named) in [
+            (node(2, 1, 16, 1_000), "ids.slot is 1 at both"),
+            (node(2, 2, 8, 1_000), "ids.nodes is 16 at node 1 and 8 at node 2"),
+            (node(2, 2, 16, 500), "ids.block is 1000 at node 1 and 500 at node 2"),
+        ] {
+            let found = ours.same_ids(&other).unwrap();
+            assert!(found.contains(named), "{found}");
         }
     }
 

@@ -31,6 +31,8 @@ const REGISTRY_BYTES_MAX: i64 = 64 << 20;
 const MARKER: Duration = Duration::from_secs(60);
 /// How long a request waits for its answer.
 const REQUEST: Duration = Duration::from_secs(5);
+/// How long a request waits of somebody who only looks.
+const LOOK: Duration = Duration::from_secs(2);
 /// The first attempts wait less: a request before a cluster has a leader is never answered.
 const REQUEST_MIN: Duration = Duration::from_millis(500);
 
@@ -62,26 +64,10 @@ pub(super) async fn prepare(
     node: NodeId,
     attempts: u32,
 ) -> Result<Session, LinkError> {
-    let connects = client.statistics().connects.load(std::sync::atomic::Ordering::Relaxed);
-    let info = client.server_info();
-    if !is_new_enough(&info.version) {
-        return Err(LinkError::Lasting(format!(
-            "the NATS server {} has version {}; {}.{}.{} or later is needed: upgrade it",
-            info.server_name, info.version, VERSION_MIN.0, VERSION_MIN.1, VERSION_MIN.2
-        )));
-    }
-    let mut jetstream = context(client, settings);
-    jetstream.set_timeout((REQUEST_MIN * 2_u32.pow(attempts.min(4))).min(REQUEST));
-    check_jetstream(&jetstream, info.jetstream, &info.server_name).await?;
-    let ttl = ensure_registry(&jetstream, settings, &info.version).await?;
-    let mut session = Session {
-        client: client.clone(),
-        jetstream,
-        ttl,
-        connects,
-        domain: settings.nats.js_domain.clone(),
-        streams: BTreeMap::new(),
-    };
+    let timeout = (REQUEST_MIN * 2_u32.pow(attempts.min(4))).min(REQUEST);
+    let mut session = checked_session(client, settings, timeout).await?;
+    let version = client.server_info().version;
+    session.ttl = ensure_registry(&session.jetstream, settings, &version).await?;
     // Before the streams: a node that is refused must not leave any.
     peer_settings::check(&session, settings, node).await?;
     for shard in 1..=settings.replication_log.shards {
@@ -92,6 +78,44 @@ pub(super) async fn prepare(
     peer_settings::write(&session, &ours).await?;
     session.jetstream.set_timeout(REQUEST);
     Ok(session)
+}
+
+/// Checks the server. Creates nothing.
+async fn checked_session(
+    client: &Client,
+    settings: &Settings,
+    timeout: Duration,
+) -> Result<Session, LinkError> {
+    let connects = client.statistics().connects.load(std::sync::atomic::Ordering::Relaxed);
+    let info = client.server_info();
+    if !is_new_enough(&info.version) {
+        return Err(LinkError::Lasting(format!(
+            "the NATS server {} has version {}; {}.{}.{} or later is needed: upgrade it",
+            info.server_name, info.version, VERSION_MIN.0, VERSION_MIN.1, VERSION_MIN.2
+        )));
+    }
+    let mut jetstream = context(client, settings);
+    jetstream.set_timeout(timeout);
+    check_jetstream(&jetstream, info.jetstream, &info.server_name).await?;
+    Ok(Session {
+        client: client.clone(),
+        jetstream,
+        ttl: false,
+        connects,
+        domain: settings.nats.js_domain.clone(),
+        streams: BTreeMap::new(),
+    })
+}
+
+/// Returns a connection that only looks.
+///
+/// # Errors
+/// [`LinkError`].
+pub(super) async fn read_only_session(
+    client: &Client,
+    settings: &Settings,
+) -> Result<Session, LinkError> {
+    checked_session(client, settings, LOOK).await
 }
 
 /// JetStream on a connection, in the configured domain.
@@ -193,11 +217,7 @@ async fn ensure_stream(
         return Ok(id);
     }
     if !settings.replication_log.update_existing {
-        return Err(LinkError::Lasting(format!(
-            "stream {} exists with another configuration ({differences}): give [replication_log] \
-            the same values on all nodes, or set update_existing = true on one",
-            wanted.name
-        )));
+        return Err(other_configuration(&wanted.name, &differences));
     }
     // Change only our own settings, and keep the server's values of the others.
     let mut changed = found;
@@ -214,6 +234,39 @@ async fn ensure_stream(
         "changed the stream (update_existing)"
     );
     Ok(id)
+}
+
+fn other_configuration(stream: &str, differences: &str) -> LinkError {
+    LinkError::Lasting(format!(
+        "stream {stream} exists with another configuration ({differences}): give \
+        [replication_log] the same values on all nodes, or set update_existing = true on one"
+    ))
+}
+
+/// Returns whether a stream exists. Creates and changes nothing.
+///
+/// # Errors
+/// A configuration that a start would refuse; [`LinkError::Passing`] without an answer.
+pub(super) async fn stream_found(
+    jetstream: &Context,
+    settings: &Settings,
+    shard: u32,
+) -> Result<bool, LinkError> {
+    let wanted = stream_config(settings, shard);
+    match jetstream.get_stream(&wanted.name).await {
+        Ok(stream) => {
+            let differences = differences(&stream.cached_info().config, &wanted).join(", ");
+            if differences.is_empty() || settings.replication_log.update_existing {
+                return Ok(true);
+            }
+            Err(other_configuration(&wanted.name, &differences))
+        }
+        Err(error) if is_not_found(&error.kind()) => Ok(false),
+        Err(error) => {
+            let text = format!("stream {} does not answer: {error}", wanted.name);
+            Err(LinkError::Passing(text))
+        }
+    }
 }
 
 async fn create_stream(jetstream: &Context, wanted: Config) -> Result<(), LinkError> {

@@ -44,7 +44,7 @@ impl Stalls {
             if waiting_ms > STALLED_MS {
                 reasons.push(format!(
                     "stream {} has {last} messages, but the server has delivered none after {} \
-                    for {} s: check this node's permissions (docs/topologies.md; $JS.FC.> among \
+                    for {} s: check this node's permissions (docs/security.md; $JS.FC.> among \
                     them)",
                     stream.shard,
                     stream.position,
@@ -82,7 +82,9 @@ impl Splits {
             if !runs(id) || id >= me {
                 continue;
             }
-            if let Some(differences) = ours.differences(other) {
+            if let Some(same) = ours.same_ids(other) {
+                split.get_or_insert(same);
+            } else if let Some(differences) = ours.differences(other) {
                 split.get_or_insert(format!(
                     "node {me} and node {id} would not get each other's rows: {differences}: \
                     give all nodes the same value"

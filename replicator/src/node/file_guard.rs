@@ -7,23 +7,54 @@
 //! belong to another database by then. The guard only looks at names, because opening and closing
 //! one of these files would drop SQLite's locks on it (docs/design.md section 7).
 
+use crate::clock;
+use crate::db::file_locks::FileLocks;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Device and inode of a file.
 type FileIdentity = (u64, u64);
+
+/// A process that opens the database is seen without a lock on the -shm for less time.
+const OPENING_MS: u64 = 1_500;
+/// The time between two looks at a start.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+const MOUNTED: &str = "opened by a process that does not use the -wal and -shm beside it (is only \
+    the file mounted into a container? Mount its directory)";
 
 /// The files as they were when the database was opened.
 #[derive(Debug)]
 pub(super) struct FileGuard {
     files: Vec<(PathBuf, FileIdentity)>,
+    locks: FileLocks,
+    /// Since when another process uses the database without its -wal, monotone milliseconds; 0: it
+    /// does not.
+    mounted_ms: AtomicU64,
+}
+
+/// Refuses a database in WAL mode that another process uses with another -wal.
+///
+/// # Errors
+/// [`FilesReplaced`].
+pub(super) async fn refuse_other_wal(database: &Path) -> Result<(), FilesReplaced> {
+    let Ok(locks) = FileLocks::of(database) else { return Ok(()) };
+    let begin_ms = clock::mono_ms();
+    while locks.is_used_without_wal() {
+        if clock::mono_ms() >= begin_ms + OPENING_MS {
+            return Err(FilesReplaced { path: database.to_owned(), what: MOUNTED });
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Ok(())
 }
 
 /// A file of the database was deleted or replaced.
 #[derive(Debug, thiserror::Error)]
-#[error("{path} was {what} while the node was running: stopped, so that nothing is written to the \
-    wrong file", path = path.display())]
+#[error("{path} was {what}: stopped, so that nothing is written to the wrong file",
+    path = path.display())]
 pub struct FilesReplaced {
     path: PathBuf,
     what: &'static str,
@@ -46,7 +77,24 @@ impl FileGuard {
             .into_iter()
             .map(|path| identity(&path).map(|id| (path, id)))
             .collect::<io::Result<_>>()?;
-        Ok(Self { files })
+        Ok(Self { files, locks: FileLocks::of(database)?, mounted_ms: AtomicU64::new(0) })
+    }
+
+    /// Checks that no other process uses the database with another -wal.
+    fn check_locks(&self) -> Result<(), FilesReplaced> {
+        if !self.locks.is_used_without_wal() {
+            self.mounted_ms.store(0, Ordering::Relaxed);
+            return Ok(());
+        }
+        let now_ms = clock::mono_ms().max(1);
+        let first =
+            self.mounted_ms.compare_exchange(0, now_ms, Ordering::Relaxed, Ordering::Relaxed);
+        match (first, self.files.first()) {
+            (Err(since_ms), Some((path, _))) if now_ms >= since_ms + OPENING_MS => {
+                Err(FilesReplaced { path: path.clone(), what: MOUNTED })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Checks that the names still lead to the same files.
@@ -60,11 +108,14 @@ impl FileGuard {
                 Ok(_) => {
                     return Err(FilesReplaced {
                         path: path.clone(),
-                        what: "replaced by another file",
+                        what: "replaced by another file while the node was running",
                     });
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Err(FilesReplaced { path: path.clone(), what: "deleted or renamed" });
+                    return Err(FilesReplaced {
+                        path: path.clone(),
+                        what: "deleted or renamed while the node was running",
+                    });
                 }
                 // A directory that is unreadable for a moment proves nothing.
                 Err(error) => {
@@ -73,7 +124,7 @@ impl FileGuard {
                 }
             }
         }
-        Ok(())
+        self.check_locks()
     }
 }
 

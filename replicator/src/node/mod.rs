@@ -9,6 +9,7 @@ mod actor_loop;
 mod bell;
 mod delivery;
 mod error;
+mod examine;
 mod file_guard;
 mod http;
 mod metrics;
@@ -18,6 +19,7 @@ mod reader;
 mod registry;
 mod report;
 mod schema_entry;
+mod servers;
 mod snapshots;
 mod start;
 mod timing;
@@ -26,6 +28,7 @@ mod watch;
 mod writer;
 
 pub use error::NodeError;
+pub(crate) use examine::{BrokerFinding, examine_broker};
 use file_guard::FilesReplaced;
 
 use crate::actor::Fatal;
@@ -250,13 +253,12 @@ impl Node {
         if !self.sources.link.borrow().connected {
             return;
         }
-        let _ = self
-            .inboxes
-            .reader
-            .send(reader::ToReader::Input(crate::publish::outbound::Input::Wake));
+        // Marked before the message is sent: the thread may show its state at once, and only once.
         let (mut reader, mut writer) = (self.sources.reader.clone(), self.sources.writer.clone());
         reader.mark_unchanged();
-        // ThreadEnd threads show nothing any more; then there is nothing to wait for.
+        let wake = crate::publish::outbound::Input::Wake;
+        let _ = self.inboxes.reader.send(reader::ToReader::Input(wake));
+        // Threads that ended show nothing any more; then there is nothing to wait for.
         if reader.changed().await.is_ok() && reader.wait_for(|seen| seen.drained).await.is_ok() {
             writer.mark_unchanged();
             let flush = crate::inbound::Input::Flush;

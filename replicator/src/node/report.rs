@@ -5,6 +5,7 @@
 
 use super::reader::ReaderSnapshot;
 use super::registry::{RegistrySeen, StreamEnd};
+use super::servers::ServersUp;
 use super::writer::{StreamSnapshot, WriterSnapshot};
 use crate::clock;
 use crate::db::connection::DatabaseError;
@@ -36,6 +37,8 @@ pub(super) struct StatusSources {
     pub(super) registry: watch::Receiver<RegistrySeen>,
     /// The snapshots of the cluster; the default with `snapshot.enabled = false`.
     pub(super) snapshots: watch::Receiver<SnapshotsStatus>,
+    /// The NATS servers that are up.
+    pub(super) servers: watch::Receiver<ServersUp>,
     /// The embedded server's health; None without one.
     pub(super) server: Option<watch::Receiver<Health>>,
     pub(super) db: parking_lot::Mutex<Option<Connection>>,
@@ -274,7 +277,12 @@ impl StatusSources {
         let busy_ms =
             writer.busy_since_ms.map_or(0, |since| clock::mono_ms().saturating_sub(since));
         if busy_ms > BUSY_MS_MAX && writer.full.is_none() {
-            say(format!("waiting {} s for the write lock", busy_ms / 1_000));
+            say(format!(
+                "waiting {} s for the write lock, which another program holds. An application \
+                must set neither PRAGMA locking_mode = EXCLUSIVE nor PRAGMA journal_mode: remove \
+                both from what it does when it opens the database",
+                busy_ms / 1_000
+            ));
         }
         let waiting_ms =
             if status.oldest_pending_ms > 0 { status.now_ms - status.oldest_pending_ms } else { 0 };
@@ -294,6 +302,9 @@ impl StatusSources {
         let retries = self.settings.nats.connect_retries;
         if let Some((reason, fails)) = disconnected(link, retries) {
             if fails { status.fail(reason) } else { status.degraded.push(reason) }
+        }
+        if let Some(reason) = self.servers.borrow().no_majority() {
+            status.fail(reason);
         }
         let unanswered_ms = now_ms.saturating_sub(link.since_ms);
         if link.connected && !writer.linked && unanswered_ms > UNANSWERED_MS_MAX {
@@ -337,7 +348,7 @@ fn refused_by_server(link: &LinkState, retries: u64, now_ms: u64) -> Option<(Str
         let times = link.server_errors;
         let text = format!(
             "the NATS server refuses: {} ({times} times in a row): check the permissions of this \
-            node's user (docs/topologies.md)",
+            node's user (docs/security.md)",
             link.server_error
         );
         (text, times >= retries)

@@ -2,11 +2,12 @@
 //! server, first contact with the broker, and only then the database.
 
 use super::bell::SharedBell;
-use super::file_guard::FileGuard;
+use super::file_guard::{FileGuard, refuse_other_wal};
 use super::reader::{Reader, ReaderSnapshot, ToReader};
 use super::registry::{RegistrySeen, watch_registry};
 use super::report::StatusSources;
 use super::schema_entry::publish_schema;
+use super::servers::{Servers, watch_servers};
 use super::snapshots::Snapshots;
 use super::timing::{RecentDurations, RecentRate};
 use super::wake::{RecentWakes, Waker};
@@ -47,9 +48,17 @@ const POLL_MS: u64 = 1_000;
 /// The longest path of a Unix socket (sun_path is 108 bytes on Linux, 104 elsewhere).
 const SOCKET_PATH_BYTES_MAX: usize = 100;
 
-pub(super) async fn start(settings: Settings, cluster: ClusterSettings) -> Result<Node, NodeError> {
+pub(super) async fn start(
+    mut settings: Settings,
+    cluster: ClusterSettings,
+) -> Result<Node, NodeError> {
+    // A program that embeds a node may have set any values.
+    settings.read_password().map_err(NodeConfigError::Settings)?;
+    settings.check(Path::new("settings")).map_err(NodeConfigError::Settings)?;
     let path = settings.db_path.clone();
     let path = path.canonicalize().map_err(|error| NodeError::File { path, error })?;
+    // A link: all files are beside the database itself.
+    settings.db_path.clone_from(&path);
     let config = settings.node_config(identity(&settings, &path)?)?;
     let mut lock = Some(Lock::acquire(&path)?);
     let started = start_locked(settings, cluster, config, path, &mut lock).await;
@@ -75,6 +84,7 @@ async fn start_locked(
             socket: socket.clone(),
         })?;
     }
+    refuse_other_wal(&path).await?;
     let ports = http::bind(&settings).await?;
     let embedded = if settings.nats.urls.is_empty() {
         Some(Embedded::start(&settings, config.node, &cluster).await?)
@@ -108,6 +118,8 @@ async fn start_locked(
     let (writer_seen, reader_seen) = (watch::Sender::default(), watch::Sender::default());
     let (registry_seen, snapshots_seen) = (watch::Sender::default(), watch::Sender::default());
     let kept_config = config.clone();
+    let servers_seen = watch::Sender::default();
+    let servers = Servers::new(&settings, &cluster, config.node.0);
     let sources = Arc::new(StatusSources {
         node: config.node,
         database: path.clone(),
@@ -118,6 +130,7 @@ async fn start_locked(
         link: hub.link(),
         registry: registry_seen.subscribe(),
         snapshots: snapshots_seen.subscribe(),
+        servers: servers_seen.subscribe(),
         server: embedded.as_ref().map(Embedded::health),
         db: parking_lot::Mutex::new(Some(opened.status)),
         settings,
@@ -129,6 +142,7 @@ async fn start_locked(
     tasks.push(tokio::spawn(watch_registry(hub.asker(), Arc::clone(&sources), registry_seen)));
     let (to, asker) = (to_writer.clone(), hub.asker());
     tasks.push(http::start_control(&socket, &sources, to, asker, target.clone())?);
+    tasks.push(tokio::spawn(watch_servers(servers, Arc::clone(&sources), servers_seen)));
 
     let waker = Waker::new(to_reader.clone());
     let poll = Duration::from_millis(if sources.settings.polling_interval > 0 {
@@ -189,6 +203,16 @@ fn identity(settings: &Settings, path: &Path) -> Result<NodeId, NodeError> {
         tracing::warn!(
             node = identity.node.0,
             "this machine has no id: using a random node id, which the database keeps"
+        );
+    }
+    if let Some(before) = stored.filter(|before| before.0 != 0 && *before != identity.node) {
+        tracing::warn!(
+            before = before.0,
+            node = identity.node.0,
+            "the node id of this database has changed: it continues as a new incarnation of \
+            the new id. If the former node does not run elsewhere, `harmonylite nodes forget` \
+            removes it; an embedded nats-server of the former id keeps its files, unused, below \
+            nats/ beside the database"
         );
     }
     Ok(identity.node)

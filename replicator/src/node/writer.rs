@@ -225,6 +225,10 @@ impl Actor for Writer {
         {
             self.applied.add(u64::try_from((clock::unix_ns() - sent_ns) / 1_000).unwrap_or(0));
         }
+        if step == Step::Idle && self.inbound.streams().all(|(s, _)| s.waits_for_nothing()) {
+            // An own batch that came back: the next batch has a time of its own.
+            self.delivered_ns = None;
+        }
         if step != Step::Busy
             && std::mem::take(&mut self.busy)
                 .since_ms

@@ -2,6 +2,7 @@
 //! nothing.
 
 use super::address::{bind_address, server_bind};
+use super::secrets::login_in;
 use super::{NatsSettings, Settings, SnapshotSettings};
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use std::fs::File;
@@ -156,7 +157,15 @@ fn nats(n: &NatsSettings) -> Checked {
             )
         })?;
     }
+    let mut logins = n.urls.iter().filter_map(|url| login_in(url));
+    let first = logins.next();
+    if logins.any(|login| Some(&login) != first.as_ref()) {
+        let text = "have different logins, and a node has one: write the same in each entry, or \
+            use nats.user_name";
+        return Err(("nats.urls", text.to_owned()));
+    }
     for (key, file) in [
+        ("nats.user_password_file", &n.user_password_file),
         ("nats.server_config", &n.server_config),
         ("nats.seed_file", &n.seed_file),
         ("nats.creds_file", &n.creds_file),
@@ -212,11 +221,14 @@ fn snapshot(s: &SnapshotSettings) -> Checked {
         "s3" if s.s3.endpoint.is_empty() => missing("snapshot.s3.endpoint", "is empty"),
         "s3" if s.s3.bucket.is_empty() => missing("snapshot.s3.bucket", "is empty"),
         "webdav"
-            if !["http://", "https://"].iter().any(|p| s.webdav.url.reveal().starts_with(p)) =>
+            if !["http://", "https://", "${"]
+                .iter()
+                .any(|p| s.webdav.url.reveal().starts_with(p)) =>
         {
             missing("snapshot.webdav.url", "does not begin with https:// or http://")
         }
-        "sftp" if !s.sftp.url.reveal().starts_with("sftp://") => {
+        // A variable of the environment stays where nobody needs the secret.
+        "sftp" if !["sftp://", "${"].iter().any(|p| s.sftp.url.reveal().starts_with(p)) => {
             missing("snapshot.sftp.url", "does not begin with sftp://")
         }
         _ => Ok(()),
@@ -226,11 +238,20 @@ fn snapshot(s: &SnapshotSettings) -> Checked {
 fn endpoints(s: &Settings) -> Checked {
     bind_address(&s.prometheus.bind).map_err(|reason| ("prometheus.bind", reason))?;
     bind_address(&s.health_check.bind).map_err(|reason| ("health_check.bind", reason))?;
-    if !s.health_check.path.starts_with('/') {
-        return Err((
-            "health_check.path",
-            format!("is {:?}: it must begin with /", s.health_check.path),
-        ));
+    let path = &s.health_check.path;
+    if !path.starts_with('/') {
+        return Err(("health_check.path", format!("is {path:?}: it must begin with /")));
+    }
+    if path.contains(|c: char| !c.is_ascii_alphanumeric() && !"/-._~".contains(c)) {
+        let text = format!("is {path:?}: it may hold letters, digits and the signs / - . _ ~");
+        return Err(("health_check.path", text));
+    }
+    let is_shared =
+        s.health_check.enable && s.prometheus.enable && s.health_check.bind == s.prometheus.bind;
+    if is_shared && path == "/metrics" {
+        let text = "is /metrics, the page of prometheus, which has the same bind: choose another \
+            path, or another bind for one of them";
+        return Err(("health_check.path", text.to_owned()));
     }
     for (key, word) in [
         ("prometheus.namespace", &s.prometheus.namespace),
@@ -292,7 +313,15 @@ mod tests {
         assert_eq!(wrong(|s| s.logging.format = "xml".into()), "logging.format");
         assert_eq!(wrong(|s| s.prometheus.bind = "3010".into()), "prometheus.bind");
         assert_eq!(wrong(|s| s.health_check.bind = ":x".into()), "health_check.bind");
-        assert_eq!(wrong(|s| s.health_check.path = "health".into()), "health_check.path");
+        for path in ["health", "", "/{x", "/{x}", "/:x", "/*", "/a b", "/a?b"] {
+            assert_eq!(wrong(|s| s.health_check.path = path.into()), "health_check.path", "{path}");
+        }
+        let shared = |s: &mut Settings| {
+            (s.health_check.enable, s.prometheus.enable) = (true, true);
+            s.prometheus.bind.clone_from(&s.health_check.bind);
+            s.health_check.path = "/metrics".into();
+        };
+        assert_eq!(wrong(shared), "health_check.path");
         assert_eq!(wrong(|s| s.prometheus.namespace = "a-b".into()), "prometheus.namespace");
     }
 
@@ -306,6 +335,8 @@ mod tests {
         for url in ["nats://ho st", "ws://host:80", "wss://host:443"] {
             assert_eq!(wrong(|s| s.nats.urls = vec![url.into()]), "nats.urls", "{url}");
         }
+        let different = ["nats://a:b@h:1", "nats://h:2", "nats://a:c@h:3"].map(str::to_owned);
+        assert_eq!(wrong(|s| s.nats.urls = different.to_vec()), "nats.urls");
         assert_eq!(wrong(|s| s.nats.bind_address = "localhost".into()), "nats.bind_address");
         assert_eq!(wrong(|s| s.nats.ca_file = "/no/such/file".into()), "nats.ca_file");
         assert_eq!(wrong(|s| s.nats.creds_file = "/tmp".into()), "nats.creds_file");

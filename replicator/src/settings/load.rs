@@ -5,7 +5,7 @@
 //! line.
 
 use super::keys::{self, Finding};
-use super::{Settings, check, notes};
+use super::{Secret, Settings, check, notes, secrets};
 use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
@@ -95,6 +95,8 @@ pub struct Loaded {
     pub settings: Settings,
     /// Notes on accepted keys that have no effect here, or another one than in HarmonyLite (Go).
     pub notes: Vec<String>,
+    /// The keys of the file whose values are secrets, written in the file itself.
+    pub secrets: Vec<&'static str>,
 }
 
 impl Settings {
@@ -103,9 +105,7 @@ impl Settings {
     /// # Errors
     /// [`SettingsError`].
     pub fn load(path: &Path) -> Result<Loaded, SettingsError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| SettingsError::Read { path: path.to_owned(), error })?;
-        Self::from_toml(&text, path)
+        Self::from_toml(&read(path)?, path)
     }
 
     /// Reads and checks a text; `path` is only named in errors.
@@ -113,6 +113,25 @@ impl Settings {
     /// # Errors
     /// [`SettingsError`].
     pub fn from_toml(text: &str, path: &Path) -> Result<Loaded, SettingsError> {
+        let mut loaded = Self::without_secrets(text, path)?;
+        let environment = |name: &str| std::env::var(name).ok();
+        secrets::resolve(&mut loaded.settings, &environment).map_err(wrong(path))?;
+        loaded.settings.check(path)?;
+        Ok(loaded)
+    }
+
+    /// Does the same as [`Settings::load`], but leaves secrets as they are written: for commands
+    /// that log in nowhere, which need no variable of the environment.
+    ///
+    /// # Errors
+    /// [`SettingsError`].
+    pub fn load_without_secrets(path: &Path) -> Result<Loaded, SettingsError> {
+        let loaded = Self::without_secrets(&read(path)?, path)?;
+        loaded.settings.check(path)?;
+        Ok(loaded)
+    }
+
+    fn without_secrets(text: &str, path: &Path) -> Result<Loaded, SettingsError> {
         let syntax = |error: &toml::de::Error, reason: String| SettingsError::Syntax {
             path: path.to_owned(),
             line: line_of(text, error.span().map_or(0, |span| span.start)),
@@ -135,19 +154,42 @@ impl Settings {
             };
             syntax(&e, format!("{key}: {reason}"))
         })?;
-        check::check(&settings).map_err(|(key, reason)| SettingsError::Value {
-            path: path.to_owned(),
-            key: key.to_owned(),
-            reason,
-        })?;
+        let secrets = secrets::written(&settings);
         let notes = notes::notes(&settings, &found);
-        Ok(Loaded { settings, notes })
+        Ok(Loaded { settings, notes, secrets })
+    }
+
+    /// Reads what a program that embeds a node named in its settings.
+    pub(crate) fn read_password(&mut self) -> Result<(), SettingsError> {
+        secrets::read_password(&mut self.nats).map_err(wrong(Path::new("settings")))
+    }
+
+    /// Checks the values. `source` is the file or another source of the settings, for the error.
+    ///
+    /// # Errors
+    /// [`SettingsError::Value`].
+    pub fn check(&self, source: &Path) -> Result<(), SettingsError> {
+        check::check(self).map_err(wrong(source))
     }
 
     /// Returns the default settings, for a start without a file.
     pub fn defaults() -> Loaded {
-        Loaded { settings: Self::default(), notes: Vec::new() }
+        let mut settings = Self::default();
+        if let Ok(password) = std::env::var(secrets::PASSWORD_VARIABLE) {
+            settings.nats.user_password = Secret::new(password);
+        }
+        Loaded { settings, notes: Vec::new(), secrets: Vec::new() }
     }
+}
+
+fn read(path: &Path) -> Result<String, SettingsError> {
+    std::fs::read_to_string(path)
+        .map_err(|error| SettingsError::Read { path: path.to_owned(), error })
+}
+
+fn wrong(source: &Path) -> impl FnOnce(check::Wrong) -> SettingsError {
+    let path = source.to_owned();
+    |(key, reason)| SettingsError::Value { path, key: key.to_owned(), reason }
 }
 
 fn finding_error(finding: &Finding, text: &str, path: &Path) -> SettingsError {

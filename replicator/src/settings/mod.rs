@@ -14,12 +14,14 @@ mod keys;
 mod load;
 mod node_config;
 mod notes;
+mod secrets;
 
 pub use address::{bind_address, server_bind, without_credentials};
 pub use duration::Span;
 pub use ids::IdsSettings;
 pub use load::{Loaded, SettingsError};
 pub use node_config::NodeConfigError;
+pub use secrets::{Login, PASSWORD_VARIABLE};
 
 use crate::model::config::{OnJoin, SchemaMode};
 use crate::model::limits::Limits;
@@ -341,6 +343,8 @@ pub struct NatsSettings {
     pub user_name: String,
     /// Password.
     pub user_password: Secret,
+    /// A file with the password.
+    pub user_password_file: String,
     /// The CA that signed the servers' certificates.
     pub ca_file: String,
     /// Client certificate.
@@ -381,6 +385,7 @@ impl Default for NatsSettings {
             creds_file: String::new(),
             user_name: String::new(),
             user_password: Secret::default(),
+            user_password_file: String::new(),
             ca_file: String::new(),
             cert_file: String::new(),
             key_file: String::new(),

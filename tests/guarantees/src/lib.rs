@@ -7,6 +7,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod authority;
 mod broker;
 mod cluster;
 mod embedded;
@@ -15,6 +16,7 @@ mod process;
 mod server;
 mod sql;
 
+pub use authority::{Authority, Purpose};
 pub use broker::{Broker, on_jetstream, server_binary as nats_server};
 pub use cluster::{Cluster, converge};
 pub use embedded::{EmbeddedCluster, embedded, free_port, servers_below, status_of, timed};

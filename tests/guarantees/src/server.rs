@@ -10,6 +10,7 @@ use std::process::Command;
 pub struct Server {
     pub port: u16,
     config: PathBuf,
+    environment: Vec<(&'static str, &'static str)>,
     process: Option<Process>,
 }
 
@@ -27,7 +28,12 @@ impl Server {
             format!("listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: {store:?} }}\n{text}\n"),
         )
         .unwrap();
-        Self { port, config, process: None }
+        Self { port, config, environment: Vec::new(), process: None }
+    }
+
+    /// Sets a variable of its environment.
+    pub fn set_env(&mut self, name: &'static str, value: &'static str) {
+        self.environment.push((name, value));
     }
 
     /// Starts it and waits until it listens.
@@ -35,7 +41,7 @@ impl Server {
     pub fn start(&mut self) {
         assert!(self.process.is_none(), "the server runs already");
         let mut command = Command::new(server_binary());
-        command.arg("-c").arg(&self.config);
+        command.arg("-c").arg(&self.config).envs(self.environment.iter().copied());
         self.process = Some(Process::start(&mut command, &self.config.with_file_name("log")));
         server_is_up(self.port);
     }

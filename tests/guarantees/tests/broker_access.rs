@@ -8,12 +8,8 @@
 #![allow(clippy::unwrap_used)]
 
 use data_encoding::BASE64URL_NOPAD;
-use harmonylite_guarantees::{Node, Server, converge, rows};
+use harmonylite_guarantees::{Authority, Node, Purpose, Server, converge, rows};
 use nkeys::KeyPair;
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair as TlsKey,
-};
 use std::path::{Path, PathBuf};
 
 const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY, text TEXT)";
@@ -164,53 +160,13 @@ fn creds_file() {
     refuse(dir.path(), &server, &format!("creds_file = {bad:?}"), "nats.creds_file");
 }
 
-struct Authority(CertifiedIssuer<'static, TlsKey>);
-
-impl Authority {
-    fn new(name: &str) -> Self {
-        let mut params = CertificateParams::new([]).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(rcgen::DnType::CommonName, name);
-        Self(CertifiedIssuer::self_signed(params, TlsKey::generate().unwrap()).unwrap())
-    }
-
-    fn save(&self, dir: &Path, name: &str) -> PathBuf {
-        file(dir, name, &self.0.pem())
-    }
-
-    /// Writes the files of a certificate and its key.
-    fn issue(
-        &self,
-        dir: &Path,
-        name: &str,
-        names: &[&str],
-        purpose: ExtendedKeyUsagePurpose,
-    ) -> (PathBuf, PathBuf) {
-        let mut params =
-            CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>())
-                .unwrap();
-        params.extended_key_usages = vec![purpose];
-        params.distinguished_name.push(rcgen::DnType::CommonName, name);
-        let key = TlsKey::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.0).unwrap();
-        (
-            file(dir, &format!("{name}.pem"), &certificate.pem()),
-            file(dir, &format!("{name}.key"), &key.serialize_pem()),
-        )
-    }
-}
-
 #[test]
 fn tls_with_an_own_ca_and_client_certificates() {
     let dir = tempfile::tempdir().unwrap();
     let (ca, other) = (Authority::new("shop"), Authority::new("somebody else"));
     let ca_file = ca.save(dir.path(), "ca.pem");
-    let (cert, key) = ca.issue(
-        dir.path(),
-        "server",
-        &["localhost", "127.0.0.1"],
-        ExtendedKeyUsagePurpose::ServerAuth,
-    );
+    let (cert, key) =
+        ca.issue(dir.path(), "server", &["localhost", "127.0.0.1"], &[Purpose::ServerAuth]);
     let mut server = Server::new(
         dir.path(),
         &format!(
@@ -218,15 +174,14 @@ fn tls_with_an_own_ca_and_client_certificates() {
             timeout: 10 }}"
         ),
     );
-    let (cert, key) = ca.issue(dir.path(), "node", &["node"], ExtendedKeyUsagePurpose::ClientAuth);
+    let (cert, key) = ca.issue(dir.path(), "node", &["node"], &[Purpose::ClientAuth]);
     let client = format!("cert_file = {cert:?}\nkey_file = {key:?}\n");
     replicate(dir.path(), &mut server, &format!("ca_file = {ca_file:?}\n{client}"));
 
     let other_ca = other.save(dir.path(), "other.pem");
     refuse(dir.path(), &server, &format!("ca_file = {other_ca:?}\n{client}"), "nats.ca_file");
     refuse(dir.path(), &server, &format!("ca_file = {ca_file:?}"), "nats.cert_file");
-    let (cert, key) =
-        other.issue(dir.path(), "stranger", &["stranger"], ExtendedKeyUsagePurpose::ClientAuth);
+    let (cert, key) = other.issue(dir.path(), "stranger", &["stranger"], &[Purpose::ClientAuth]);
     refuse(
         dir.path(),
         &server,

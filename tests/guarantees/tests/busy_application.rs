@@ -127,3 +127,41 @@ fn own_commits_cost_few_write_transactions_of_the_sidecar() {
     );
     assert!(taken <= most, "{taken} write transactions of the sidecar, {most} at most");
 }
+
+#[test]
+fn a_lock_that_is_not_given_up_is_a_reason_that_names_both_pragmas() {
+    let mut cluster = Cluster::new(2, SCHEMA);
+    cluster.run();
+    let (one, two) = (cluster.nodes[0].app(), cluster.nodes[1].app());
+    two.execute_batch("BEGIN IMMEDIATE; INSERT INTO own VALUES (1, 1)").unwrap();
+    fill(&one, 5);
+    eventually("status names both", || {
+        let status = cluster.nodes[1].status();
+        let reasons = status.map_or(String::new(), |s| s["degraded"].to_string());
+        reasons.contains("locking_mode = EXCLUSIVE") && reasons.contains("journal_mode")
+    });
+    two.execute_batch("COMMIT").unwrap();
+    cluster.converge();
+}
+
+/// Such an application locks the sidecar out for as long as it runs. One that comes later gets
+/// `database is locked` itself.
+#[test]
+fn an_exclusive_application_is_named_with_both_pragmas() {
+    let mut cluster = Cluster::new(1, SCHEMA);
+    let exclusive = "PRAGMA locking_mode = EXCLUSIVE; INSERT INTO own VALUES (NULL, 1)";
+    let node = &mut cluster.nodes[0];
+    let application = node.app();
+    application.execute_batch("PRAGMA journal_mode = WAL").unwrap();
+    application.execute_batch(exclusive).unwrap();
+    node.start();
+    assert_eq!(node.ended(), 3, "{}", node.output());
+    let log = node.output();
+    assert!(log.contains("locking_mode = EXCLUSIVE") && log.contains("journal_mode"), "{log}");
+    drop(application);
+    node.run();
+    let application = node.app();
+    application.busy_timeout(Duration::ZERO).unwrap();
+    assert!(application.execute_batch(exclusive).is_err());
+    assert!(node.is_running());
+}

@@ -12,7 +12,9 @@
 
 use harmonylite_guarantees::{Cluster, Node, eventually, number, open, rows, sound};
 use rusqlite::backup::Progress;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
 
 const SCHEMA: &str = "CREATE TABLE note (id INTEGER PRIMARY KEY, text TEXT);";
 
@@ -119,6 +121,28 @@ fn restore(db: &Path, backup: &Path) {
     application.restore("main", backup, None::<fn(Progress)>).unwrap();
 }
 
+/// The acknowledgement is not marked in the database yet, so the sidecar has written nothing since
+/// the backup: only the log tells that it is another one.
+#[test]
+fn a_backup_restored_right_after_a_publication_stops_the_node_too() {
+    let (mut cluster, db) = running();
+    eventually("nothing waits to be written", || {
+        cluster.nodes[0].status().is_some_and(|s| s["unmarked_rows"] == 0)
+    });
+    let backup = db.with_file_name("backup");
+    open(&db).backup("main", &backup, None::<fn(Progress)>).unwrap();
+    let (one, two) = (cluster.nodes[0].app(), cluster.nodes[1].app());
+    one.execute_batch("INSERT INTO note VALUES (2, 'published')").unwrap();
+    eventually("the row is at the peer", || number(&two, "SELECT count(*) FROM note") == 2);
+    restore(&db, &backup);
+    assert_eq!(cluster.nodes[0].ended(), 8, "{}", cluster.nodes[0].output());
+    one.execute_batch("INSERT INTO note VALUES (4, 'after the restore')").unwrap();
+    cluster.nodes[0].run();
+    cluster.converge();
+    assert_eq!(number(&one, "SELECT count(*) FROM note"), 3);
+    sound(&one);
+}
+
 #[test]
 fn a_backup_restored_into_the_live_database_stops_the_node_and_is_caught_up() {
     let (mut cluster, db) = running();
@@ -171,4 +195,53 @@ fn a_backup_of_before_its_first_start_does_the_same() {
     cluster.nodes[0].run();
     cluster.converge();
     assert_eq!(number(&cluster.nodes[0].app(), "SELECT count(*) FROM note"), 1);
+}
+
+/// Opens the database under another name, to which only its file is mounted, as into a container.
+/// None if this machine allows no mounts.
+fn mounted(db: &Path) -> Option<(Child, ChildStdin)> {
+    let other = db.with_file_name("mounted.db");
+    std::fs::write(&other, "").unwrap();
+    let program = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); \
+        db.execute('SELECT count(*) FROM note').fetchone(); print('open', flush=True); \
+        sys.stdin.read()";
+    let mut application = Command::new("unshare")
+        .args([
+            "-m",
+            "sh",
+            "-c",
+            "mount --bind \"$1\" \"$2\" && exec python3 -c \"$3\" \"$2\"",
+            "sh",
+        ])
+        .args([db, &other])
+        .arg(program)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .ok()?;
+    let mut said = String::new();
+    BufReader::new(application.stdout.take()?).read_line(&mut said).ok()?;
+    if said.trim() != "open" {
+        println!("no mounts here: this test shows nothing");
+        return None;
+    }
+    let stdin = application.stdin.take()?;
+    Some((application, stdin))
+}
+
+#[test]
+fn a_database_of_which_only_the_file_is_mounted_elsewhere_is_left_alone() {
+    let (mut cluster, db) = running();
+    let node = &mut cluster.nodes[0];
+    // The application comes while the node runs, and then the node while the application runs.
+    let Some((mut application, stdin)) = mounted(&db) else { return };
+    assert_eq!(node.ended(), 8, "{}", node.output());
+    node.start();
+    assert_eq!(node.ended(), 8, "{}", node.output());
+    assert_eq!(node.output().matches("harmonylite: ").count(), 2, "{}", node.output());
+    assert!(node.output().contains("mounted into a container"), "{}", node.output());
+    drop(stdin);
+    application.wait().unwrap();
+    node.run();
+    sound(&node.app());
 }

@@ -82,6 +82,29 @@ async fn stream_names(js: &async_nats::jetstream::Context) -> Vec<String> {
 }
 
 #[test]
+fn nodes_that_would_give_the_same_ids_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let broker = Broker::start(dir.path());
+    let mut first = node(dir.path(), 1, &broker.url(), "[ids]\nranges = true", "");
+    first.run();
+    for (id, ids, named) in [
+        (2, "slot = 1", "ids.slot is 1 at both"),
+        (3, "nodes = 8", "ids.nodes is 8 at node 3 and 16 at node 1"),
+        (4, "block = 50", "ids.block is 50 at node 4 and 1000 at node 1"),
+    ] {
+        let top = format!("[ids]\nranges = true\n{ids}");
+        let mut other = node(dir.path(), id, &broker.url(), &top, "");
+        other.start();
+        assert_eq!(other.ended(), 6, "{}", other.output());
+        assert!(other.output().contains(named), "{named} in {}", other.output());
+    }
+    let mut fits = node(dir.path(), 5, &broker.url(), "[ids]\nranges = true", "");
+    fits.run();
+    insert(&first, 1);
+    converge(&[&first, &fits]);
+}
+
+#[test]
 fn a_deleted_stream_and_a_deleted_registry_are_made_again() {
     let dir = tempfile::tempdir().unwrap();
     let broker = Broker::start(dir.path());
@@ -225,6 +248,64 @@ fn a_permission_that_is_missing_again_and_again_is_unhealthy() {
         reasons.contains("Permissions Violation") && reasons.contains("harmonylite-change-log-1.1"),
         "{reasons}"
     );
+}
+
+/// Without flow control the server stops after some hundred messages.
+#[test]
+fn a_stream_that_stops_because_flow_control_is_forbidden_is_unhealthy_with_a_lag() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::new(
+        dir.path(),
+        r#"authorization { users: [
+            { user: "deaf", password: "p", permissions: { publish: { deny: ["$JS.FC.>"] } } }
+            { user: "shop", password: "p" } ] }"#,
+    );
+    server.start();
+    let port = free_port();
+    let top = format!("[health_check]\nenable = true\nbind = \"127.0.0.1:{port}\"\n");
+    let login = |user: &str| format!("user_name = {user:?}\nuser_password = \"p\"");
+    let mut one = node(dir.path(), 1, &server.url(), "", &login("shop"));
+    let mut deaf = node(dir.path(), 2, &server.url(), &top, &login("deaf"));
+    one.run();
+    deaf.run();
+    deaf.stop();
+    let db = one.app();
+    for id in 0..400 {
+        db.execute("INSERT INTO note VALUES (?1, hex(randomblob(50000)))", [id]).unwrap();
+    }
+    eventually("all is published", || one.status().is_some_and(|s| s["pending_rows"] == 0));
+    deaf.start();
+    within(Duration::from_secs(90), "it is unhealthy, and says what is missing", || {
+        health(port).is_some_and(|(code, _)| code == 503) && degraded(&deaf).contains("$JS.FC")
+    });
+    assert!(number(&deaf.app(), "SELECT count(*) FROM note") < 400, "the server did not stop");
+    let lag = deaf.status().unwrap()["streams"][0]["lag_ms"].clone();
+    assert!(lag.as_i64() != Some(0), "{lag}");
+}
+
+#[test]
+fn limits_of_the_account_name_the_setting_that_they_need() {
+    for (limits, log, named) in [
+        ("max_bytes_required: true", "max_bytes = -1", "set replication_log.max_bytes"),
+        ("max_store: 100M", "", "lower replication_log.max_bytes"),
+        ("max_streams: 1", "", "raise the account's limit of streams"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut server = Server::new(
+            dir.path(),
+            &format!(
+                "accounts {{ A {{ jetstream: {{ max_mem: 1G, {limits} }}, users: [ {{ user: a, \
+                password: p }} ] }} }}"
+            ),
+        );
+        server.start();
+        let top = format!("[replication_log]\n{log}");
+        let login = "user_name = \"a\"\nuser_password = \"p\"";
+        let mut refused = node(dir.path(), 1, &server.url(), &top, login);
+        refused.start();
+        assert_eq!(refused.ended(), 6, "{limits}: {}", refused.output());
+        assert!(refused.output().contains(named), "{limits}: {}", refused.output());
+    }
 }
 
 /// Starts a hub and a leaf, each with a JetStream of its own in its own domain.

@@ -146,3 +146,47 @@ fn the_loser_of_a_clash_is_in_the_journal_and_comes_back() {
         "a restored conflict leaves the journal"
     );
 }
+
+/// The rowid is not the key here, so a REPLACE by rowid removes a row of another key.
+#[test]
+fn replace_by_rowid_takes_the_rows_that_it_displaces_with_it() {
+    let mut cluster = Cluster::new(2, "CREATE TABLE t (id TEXT PRIMARY KEY, v)");
+    cluster.run();
+    let (one, two) = (cluster.nodes[0].app(), cluster.nodes[1].app());
+    one.execute_batch("INSERT INTO t(rowid, id) VALUES (1, 'a'), (2, 'b'), (3, 'c')").unwrap();
+    cluster.converge();
+    one.execute_batch(
+        "REPLACE INTO t(rowid, id) VALUES (1, 'd'); UPDATE OR REPLACE t SET rowid = 2 WHERE id = \
+        'd'; UPDATE t SET v = 1 WHERE id = 'c'",
+    )
+    .unwrap();
+    cluster.converge();
+    assert_eq!(rows(&two, "SELECT id FROM t ORDER BY id"), [["\"c\""], ["\"d\""]]);
+    no_conflicts(&cluster, "nothing was concurrent");
+}
+
+#[test]
+fn replace_through_an_expression_is_no_conflict_of_a_node_with_itself() {
+    let mut cluster = Cluster::new(
+        2,
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, mail TEXT); CREATE UNIQUE INDEX by_mail ON t \
+        (lower(mail))",
+    );
+    cluster.run();
+    let (one, two) = (cluster.nodes[0].app(), cluster.nodes[1].app());
+    one.execute_batch("INSERT INTO t VALUES (1, 'A'), (2, 'B'), (3, 'C')").unwrap();
+    cluster.converge();
+    for writes in [
+        "REPLACE INTO t VALUES (4, 'a')",
+        "REPLACE INTO t VALUES (1, 'a')",
+        "BEGIN; REPLACE INTO t VALUES (5, 'a'); REPLACE INTO t VALUES (1, 'b'); COMMIT",
+        "UPDATE OR REPLACE t SET mail = 'B' WHERE id = 3",
+        "BEGIN; DELETE FROM t WHERE id = 3; INSERT INTO t VALUES (6, 'b'); COMMIT",
+    ] {
+        one.execute_batch(writes).unwrap();
+        cluster.converge();
+    }
+    let expected = [["Integer(5)", "\"a\""], ["Integer(6)", "\"b\""]];
+    assert_eq!(rows(&two, "SELECT id, mail FROM t ORDER BY id"), expected);
+    no_conflicts(&cluster, "one node alone has written");
+}

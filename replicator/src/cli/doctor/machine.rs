@@ -47,7 +47,7 @@ pub(super) fn check(path: &Path, facts: FileFacts, report: &mut Report) {
         Ok(Sidecar::Stopped) => {}
         Ok(Sidecar::Running(owner)) => {
             let error = LockError::Running { db: path.to_owned(), owner };
-            report.problem("sidecar", &Failure::of(&error.into()));
+            report.add(Level::Note, "sidecar", error.to_string(), error.hint());
         }
         Err(error) => report.problem("sidecar", &Failure::of(&error.into())),
     }

@@ -4,6 +4,7 @@
 //! changes; not even a -shm is created (a test compares digests).
 
 mod broker;
+mod connection;
 mod ids;
 mod machine;
 mod objects;
@@ -11,6 +12,7 @@ mod open;
 mod patterns;
 mod ports;
 mod report;
+mod secrets;
 mod tables;
 mod triggers;
 
@@ -21,19 +23,21 @@ use super::progress;
 use super::show;
 use crate::db::preflight::{self, FileFacts};
 use crate::db::schema::inspect;
+use crate::model::ids::NodeId;
 use crate::settings::{ClusterSettings, Loaded, Settings};
 use anyhow::Result;
 use report::{Level, Report};
 use std::process::ExitCode;
 
 /// Prints the report.
-pub(crate) fn run(global: &Global, json: bool) -> Result<ExitCode> {
-    let report = progress::during("checking database and configuration", || examine(global));
+pub(crate) fn run(global: &Global, json: bool, offline: bool) -> Result<ExitCode> {
+    let name = "checking database, configuration and broker";
+    let report = progress::during(name, || examine(global, offline));
     show::print(&if json { report.json() + "\n" } else { report.text() });
     Ok(report.exit().map_or(ExitCode::SUCCESS, Into::into))
 }
 
-fn examine(global: &Global) -> Report {
+fn examine(global: &Global, offline: bool) -> Report {
     let mut report = Report::default();
     let loaded = dispatch::settings(global).unwrap_or_else(|error| {
         report.problem("configuration", &Failure::of(&error));
@@ -50,34 +54,44 @@ fn examine(global: &Global) -> Report {
         report.problem("configuration", &failure);
         ClusterSettings::default()
     });
+    secrets::check(global.config.as_deref(), &loaded, &mut report);
     broker::check(&loaded.settings, &cluster, &mut report);
     ports::check(&loaded.settings, &cluster, &mut report);
     if report.has_problem("configuration") && global.db.is_none() {
         // The database is unknown then.
         return report;
     }
-    match preflight::check(&loaded.settings.db_path) {
+    let stored = match preflight::check(&loaded.settings.db_path) {
         Ok(facts) => database(&loaded, facts, &mut report),
-        Err(error) => report.problem("database", &Failure::of(&error.into())),
+        Err(error) => {
+            report.problem("database", &Failure::of(&error.into()));
+            None
+        }
+    };
+    if !offline && !report.has_problem("configuration") && !report.has_problem("database") {
+        connection::check(&loaded.settings, stored, &mut report);
     }
     report
 }
 
-fn database(loaded: &Loaded, facts: FileFacts, report: &mut Report) {
+/// Returns the node id that the database has stored.
+fn database(loaded: &Loaded, facts: FileFacts, report: &mut Report) -> Option<NodeId> {
     let path = &loaded.settings.db_path;
     machine::check(path, facts, report);
-    let looked = (|| -> Result<()> {
+    let looked = (|| -> Result<Option<NodeId>> {
         let mut db = open::read_only(path, facts, report)?;
         let schema = inspect(&db, &loaded.settings.table_filter()?)?;
         tables::check(&db, &schema, report)?;
         patterns::check(&schema, &loaded.settings.tables, report);
         ids::check(&schema, loaded.settings.ids.ranges, report);
-        objects::check(&db, &loaded.settings, report)?;
-        triggers::check(&mut db, &schema, report)
+        let stored = objects::check(&db, &loaded.settings, report)?;
+        triggers::check(&mut db, &schema, report)?;
+        Ok(stored)
     })();
-    if let Err(error) = looked {
+    looked.unwrap_or_else(|error| {
         report.problem("database", &Failure::of(&error.context(path.display().to_string())));
-    }
+        None
+    })
 }
 
 #[cfg(test)]
@@ -90,7 +104,7 @@ mod tests {
     use std::path::Path;
 
     fn look(db: &Path) -> Report {
-        examine(&Global { db: Some(db.to_owned()), ..Global::default() })
+        examine(&Global { db: Some(db.to_owned()), ..Global::default() }, true)
     }
 
     fn digests(dir: &Path) -> Vec<(String, Vec<u8>)> {
@@ -185,7 +199,7 @@ mod tests {
             "[tables]\ninclude = [\"go*\", \"nots\"]\nexclude = [\"Counted\", \"search\"]\n";
         std::fs::write(&config, lines).unwrap();
         let global = Global { db: Some(path), config: Some(config), ..Global::default() };
-        let text = examine(&global).text();
+        let text = examine(&global, true).text();
         let named = |part: &str| text.contains(&format!("{part} matches no table"));
         assert!(
             named("tables.include: \"nots\"") && named("tables.exclude: \"Counted\""),
@@ -200,13 +214,14 @@ mod tests {
         assert_eq!(look(&dir.path().join("no.db")).exit(), Some(Exit::Database));
         let config = dir.path().join("c.toml");
         std::fs::write(&config, "nonsense = 1").unwrap();
-        let report = examine(&Global { config: Some(config), ..Global::default() });
+        let report = examine(&Global { config: Some(config), ..Global::default() }, true);
         assert_eq!(report.exit(), Some(Exit::Usage));
         let path = dir.path().join("app.db");
         let db = Connection::open(&path).unwrap();
         db.execute_batch("CREATE TABLE t (a TEXT PRIMARY KEY)").unwrap();
         let lock = crate::db::lockfile::Lock::acquire(&path).unwrap();
-        assert_eq!(look(&path).exit(), Some(Exit::Running));
+        assert_eq!(look(&path).exit(), None, "a node that runs is no problem");
+        assert!(look(&path).text().contains("note (sidecar)"), "{}", look(&path).text());
         lock.remove();
         assert_eq!(look(&path).exit(), None);
         install::create_tables(&db, &path).unwrap();

@@ -10,8 +10,12 @@ use crate::store::meta::{self, Meta};
 use anyhow::Result;
 use rusqlite::Connection;
 
-/// Adds the findings.
-pub(super) fn check(db: &Connection, settings: &Settings, report: &mut Report) -> Result<()> {
+/// Adds the findings. Returns the node id that the database has stored.
+pub(super) fn check(
+    db: &Connection,
+    settings: &Settings,
+    report: &mut Report,
+) -> Result<Option<NodeId>> {
     let foreign: i64 = db.query_row(
         "SELECT count(*) FROM main.sqlite_schema WHERE type = 'table' AND substr(name, 1, 15) = \
         '__harmonylite__'
@@ -42,7 +46,7 @@ pub(super) fn check(db: &Connection, settings: &Settings, report: &mut Report) -
         stored = Some(Meta::read(db)?.node).filter(|n| n.0 != 0);
     }
     identity(settings, stored, report);
-    Ok(())
+    Ok(stored)
 }
 
 fn identity(settings: &Settings, stored: Option<NodeId>, report: &mut Report) {

@@ -18,12 +18,15 @@ use text::{Word, text, word};
 
 const WATCH: Duration = Duration::from_secs(1);
 
-/// The status as JSON, and whether the node runs.
-#[derive(serde::Serialize)]
-struct Shown<'a> {
-    running: bool,
-    #[serde(flatten)]
-    status: &'a Status,
+/// Returns the status as JSON, and whether the node runs. What the database of a stopped node does
+/// not tell is null.
+fn as_json(running: bool, status: &Status) -> Result<String> {
+    let mut value = serde_json::to_value(status)?;
+    if !running {
+        offline::forget_unknown(&mut value);
+    }
+    value["running"] = running.into();
+    Ok(format!("{value}\n"))
 }
 
 /// What to print.
@@ -44,7 +47,7 @@ pub(crate) fn run(settings: &Settings, to_show: Show) -> Result<ExitCode> {
         let name = format!("reading the status of {}", settings.db_path.display());
         let (running, status) = progress::during(&name, || look(settings))?;
         let text = match json {
-            true => serde_json::to_string(&Shown { running, status: &status })? + "\n",
+            true => as_json(running, &status)?,
             false if check => word(running, &status).1 + "\n",
             false => text(running, &status),
         };
@@ -52,7 +55,11 @@ pub(crate) fn run(settings: &Settings, to_show: Show) -> Result<ExitCode> {
         if watch && !json && screen.is_term() {
             screen.clear_screen()?;
         }
-        show::print(&text);
+        let is_read = show::print_to_reader(&text);
+        if watch && !is_read {
+            // The reader of the pipe has ended (`| head`).
+            return Ok(ExitCode::SUCCESS);
+        }
         if !watch {
             return Ok(match word(running, &status).0 {
                 Word::Stopped => Exit::General.into(),
@@ -147,6 +154,11 @@ mod tests {
             let to_show = Show { json: true, check, watch: false };
             assert_eq!(run(&at(&path), to_show).unwrap(), ExitCode::from(1));
         }
+        let shown: serde_json::Value =
+            serde_json::from_str(&as_json(running, &status).unwrap()).unwrap();
+        assert!(shown["running"] == false && shown["pending_rows"] == 2, "{shown}");
+        assert!(shown["degraded"].is_null() && shown["broker"].is_null(), "{shown}");
+        assert!(shown["counters"].is_null() && shown["streams"][0]["last"].is_null(), "{shown}");
         assert!(text.starts_with("STOPPED "), "{text}");
     }
 

@@ -10,6 +10,43 @@ use crate::store::meta::Meta;
 use crate::store::{change_log, conflicts, gaps, held, quarantine, tables};
 use anyhow::{Context, Result};
 use rusqlite::Connection;
+use serde_json::Value;
+
+/// What the database and the configuration tell.
+const KNOWN: [&str; 17] = [
+    "node_id",
+    "db_path",
+    "now_ms",
+    "site",
+    "joined",
+    "publish",
+    "replicate",
+    "tables",
+    "skipped",
+    "streams",
+    "pending_rows",
+    "oldest_pending_ms",
+    "held",
+    "conflicts",
+    "inserted_twice",
+    "quarantine",
+    "open_gaps",
+];
+
+/// Makes null of what only a running node knows.
+pub(super) fn forget_unknown(status: &mut Value) {
+    let only = |object: &mut Value, known: &[&str]| {
+        for (key, value) in object.as_object_mut().into_iter().flatten() {
+            if !known.contains(&key.as_str()) {
+                *value = Value::Null;
+            }
+        }
+    };
+    only(status, &KNOWN);
+    for stream in status["streams"].as_array_mut().into_iter().flatten() {
+        only(stream, &["shard", "cursor"]);
+    }
+}
 
 /// Reads the status from the database.
 pub(super) fn offline(settings: &Settings) -> Result<Status> {
@@ -28,6 +65,8 @@ fn read(db: &Connection, settings: &Settings) -> Result<Status> {
         now_ms: clock::unix_ms(),
         site: meta.site.0,
         joined: meta.joined,
+        publish: settings.publish,
+        replicate: settings.replicate,
         tables: tables::names(db)?,
         skipped: schema.skipped.into_iter().map(|s| (s.name, s.reason)).collect(),
         streams: streams(db)?,
