@@ -46,6 +46,14 @@ impl StoreError {
     }
 }
 
+/// The objects in a list, at most: ten times the chunks of the largest snapshot.
+pub const ENTRIES_MAX: usize = 10_000_000;
+
+/// The error of an answer that is larger than what is accepted.
+pub(crate) fn too_large(most: usize) -> StoreError {
+    StoreError::new(StoreErrorKind::TooLarge, format!("it has more than {most}"))
+}
+
 /// One listed object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -96,6 +104,14 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError`].
     async fn delete(&self, name: &Name) -> Result<(), StoreError>;
+
+    /// Removes what puts left that were killed more than a day ago. Returns how many.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn sweep(&self) -> Result<u64, StoreError> {
+        Ok(0)
+    }
 }
 
 /// How long a request may take, and how often it is tried.
@@ -165,6 +181,10 @@ impl Retrying {
         self.again(|| self.store.delete(name))
             .await
             .map_err(|error| self.failed("delete", name.as_str(), error))
+    }
+
+    pub(crate) async fn sweep(&self) -> Result<u64, SnapshotError> {
+        self.again(|| self.store.sweep()).await.map_err(|error| self.failed("tidy", "it", error))
     }
 
     fn failed(&self, action: &'static str, object: &str, error: StoreError) -> SnapshotError {

@@ -11,7 +11,7 @@ use crate::cli::show;
 use crate::clock;
 use crate::db::lockfile::Lock;
 use crate::db::preflight::beside;
-use crate::settings::Settings;
+use crate::settings::{Settings, StoreSettings};
 use anyhow::Result;
 use harmonylite_snapshot::SnapshotError;
 use harmonylite_snapshot::catalog::{Found, ids, read};
@@ -32,14 +32,6 @@ pub(crate) fn begin(global: &Global, settings: &Settings) -> Result<()> {
     let to = &settings.db_path;
     let dir = restore::directory_of(to);
     if !settings.snapshot.enabled || to.symlink_metadata().is_ok() || !dir.is_dir() {
-        return Ok(());
-    }
-    if settings.snapshot.store == "nats" && settings.nats.urls.is_empty() {
-        tracing::debug!(
-            database = %to.display(),
-            "there is no database file, and the snapshots are in the embedded nats-server, which \
-            does not run yet: no snapshot is restored"
-        );
         return Ok(());
     }
     check_alone(to)?;
@@ -72,14 +64,44 @@ fn check_alone(to: &Path) -> Result<(), Failure> {
     }
 }
 
+/// Tries the stores in their order. An error only if none has a snapshot and one of them failed.
 fn restore_newest(global: &Global, settings: &Settings, dir: &Path) -> Result<()> {
+    let mut first = None;
+    for store in settings.snapshot.stores() {
+        if store.store == "nats" && settings.nats.urls.is_empty() {
+            tracing::debug!(
+                database = %settings.db_path.display(),
+                "there is no database file, and the snapshots are in the embedded nats-server, \
+                which does not run yet: no snapshot is restored from there"
+            );
+            continue;
+        }
+        match restore_from(global, settings, &store, dir) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(store = store.name, error = %Failure::of(&error), "no snapshot");
+                first.get_or_insert(error);
+            }
+        }
+    }
+    first.map_or(Ok(()), Err)
+}
+
+/// Returns whether the store had a snapshot.
+fn restore_from(
+    global: &Global,
+    settings: &Settings,
+    store: &StoreSettings,
+    dir: &Path,
+) -> Result<bool> {
     let to = &settings.db_path;
     let what = format!("restoring {}", to.display());
-    with_store(global, settings, &what, async |store, progress| {
+    with_store(global, settings, store, &what, async |store, progress| {
         let now_ms = clock::unix_ms();
         let Some((found, fetched)) = newest(store, dir, progress).await.map_err(failed)? else {
             tracing::info!(place = store.place(), "there is no database file and no snapshot");
-            return Ok(());
+            return Ok(false);
         };
         restore::place(fetched, to, None, now_ms).await?;
         tracing::info!(
@@ -90,7 +112,7 @@ fn restore_newest(global: &Global, settings: &Settings, dir: &Path) -> Result<()
             bytes = found.manifest.bytes(),
             "there was no database file: restored a snapshot"
         );
-        Ok(())
+        Ok(true)
     })
 }
 
