@@ -14,6 +14,7 @@ mod node;
 mod process;
 mod server;
 mod sql;
+pub mod stores;
 
 pub use broker::{Broker, on_jetstream, server_binary as nats_server};
 pub use cluster::{Cluster, converge};
