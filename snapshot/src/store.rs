@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// What kind of failure it is, for retries and for the hint.
@@ -119,7 +120,7 @@ pub trait Store: Send + Sync {
 pub struct Patience {
     /// The longest time of one attempt.
     pub attempt: Duration,
-    /// The attempts, the first one included.
+    /// The attempts, the first one included. Fewer before the store has answered at all.
     pub attempts: u32,
     /// The wait before the second attempt; it doubles.
     pub wait: Duration,
@@ -134,18 +135,22 @@ impl Default for Patience {
 
 /// The longest wait between two attempts.
 const WAIT_MAX: Duration = Duration::from_secs(30);
+/// The attempts, at most, before a store has answered anything: a wrong address does not pass.
+const FIRST_ATTEMPTS: u32 = 4;
 
 /// A store with time-outs and retries. All of this crate goes through it.
 #[derive(Clone)]
 pub struct Retrying {
     store: Arc<dyn Store>,
     patience: Patience,
+    /// Whether the store has ever answered.
+    answered: Arc<AtomicBool>,
 }
 
 impl Retrying {
     /// Wraps a store.
     pub fn new(store: Arc<dyn Store>, patience: Patience) -> Self {
-        Self { store, patience }
+        Self { store, patience, answered: Arc::default() }
     }
 
     /// Returns the place for people.
@@ -196,21 +201,27 @@ impl Retrying {
         F: Future<Output = Result<T, StoreError>>,
     {
         let Patience { attempt, attempts, mut wait } = self.patience;
-        let mut left = attempts.max(1);
+        let mut tried = 0;
         loop {
             let answer = tokio::time::timeout(attempt, request()).await.unwrap_or_else(|_| {
                 let reason = format!("no answer within {attempt:?}");
                 Err(StoreError::new(StoreErrorKind::Passing, reason))
             });
-            left -= 1;
-            match answer {
-                Err(error) if error.kind == StoreErrorKind::Passing && left > 0 => {
-                    tracing::debug!(%error, ?wait, left, "the snapshot store failed, retrying");
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(WAIT_MAX);
+            tried += 1;
+            let error = match answer {
+                Err(error) if error.kind == StoreErrorKind::Passing => error,
+                answer => {
+                    self.answered.store(true, Ordering::Relaxed);
+                    return answer;
                 }
-                answer => return answer,
+            };
+            let is_known = self.answered.load(Ordering::Relaxed);
+            if tried >= if is_known { attempts } else { attempts.min(FIRST_ATTEMPTS) } {
+                return Err(error);
             }
+            tracing::warn!(place = self.place(), %error, ?wait, "the snapshot store fails, retrying");
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(WAIT_MAX);
         }
     }
 }
@@ -236,6 +247,11 @@ mod tests {
         memory.fail(&name, [Fault::Passing; 20]);
         assert!(store.get(&name, 1).await.is_err());
         assert_eq!(memory.calls(), 6 + quick().attempts as usize, "bounded");
+        let unknown = Retrying::new(memory.clone(), quick());
+        memory.fail(&name, [Fault::Passing; 20]);
+        assert!(unknown.get(&name, 1).await.is_err());
+        let first = FIRST_ATTEMPTS as usize;
+        assert_eq!(memory.calls(), 6 + quick().attempts as usize + first, "it never answered");
     }
 
     #[tokio::test(start_paused = true)]

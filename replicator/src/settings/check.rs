@@ -2,7 +2,7 @@
 //! nothing.
 
 use super::address::{bind_address, server_bind};
-use super::{check_stores, NatsSettings, Settings, SnapshotSettings};
+use super::{NatsSettings, Settings, SnapshotSettings, check_stores};
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use std::fs::File;
 

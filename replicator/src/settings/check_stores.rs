@@ -146,10 +146,8 @@ mod tests {
             dir: super::super::SnapshotDirSettings { path: path.into() },
             ..StoreSettings::default()
         };
-        let settings = |also: Vec<StoreSettings>| SnapshotSettings {
-            also,
-            ..SnapshotSettings::default()
-        };
+        let settings =
+            |also: Vec<StoreSettings>| SnapshotSettings { also, ..SnapshotSettings::default() };
         let two = settings(vec![dir("", "/a"), dir("b", "/b")]);
         assert_eq!(check(&two), Ok(()));
         let names: Vec<_> = two.stores().into_iter().map(|store| store.name).collect();

@@ -59,10 +59,9 @@ impl client::Handler for Guard {
                 "the server's key ({shown}) is not known; compare it with the server's own, then: \
                 ssh-keyscan -p {port} {host} >> {file} (or set snapshot.sftp.known_hosts_file)"
             ))),
-            Err(russh::keys::Error::KeyChanged { line }) => Err(Refused::Key(format!(
-                "the server's key ({shown}) is not the one in line {line} of {file}: somebody may \
-                listen in between, or the server was installed anew; correct that line only if \
-                you know why"
+            Err(russh::keys::Error::KeyChanged { .. }) => Err(Refused::Key(format!(
+                "the server's key ({shown}) is not the one in {file}: somebody may listen in \
+                between, or the server was installed anew; correct that file only if you know why"
             ))),
             Err(error) => Err(Refused::Key(format!("{file} cannot be used: {error}"))),
         }

@@ -332,11 +332,18 @@ async fn read(mut answer: Response, bytes_max: usize) -> Result<Bytes, StoreErro
 }
 
 /// Reads a range of a body. The rest is not awaited.
-async fn read_range(mut answer: Response, range: Range<u64>) -> Result<Bytes, StoreError> {
+async fn read_range(
+    mut answer: Response,
+    range: Range<u64>,
+    bytes_max: usize,
+) -> Result<Bytes, StoreError> {
     let (mut at, mut body) = (0, BytesMut::new());
     while at < range.end {
         let Some(part) = answer.chunk().await.map_err(broken)? else { break };
         let end = at + part.len() as u64;
+        if end.min(range.end).saturating_sub(range.start) > bytes_max as u64 {
+            return Err(too_large(bytes_max));
+        }
         let (from, to) = (range.start.clamp(at, end), range.end.clamp(at, end));
         body.extend_from_slice(&part[(from - at) as usize..(to - at) as usize]);
         at = end;
@@ -356,8 +363,7 @@ impl Store for WebDav {
     async fn put(&self, name: &Name, body: Bytes) -> Result<(), StoreError> {
         let folder = name.as_str().rsplit_once('/').map_or("", |(folder, _)| folder);
         let part = part::name();
-        let from =
-            self.url(&if folder.is_empty() { part } else { format!("{folder}/{part}") });
+        let from = self.url(&if folder.is_empty() { part } else { format!("{folder}/{part}") });
         let done = self.put_and_move(&from, name, body).await;
         if done.is_err() {
             // What cannot be removed now is removed by `sweep`.
@@ -383,15 +389,12 @@ impl Store for WebDav {
         if range.is_empty() {
             return Ok(Bytes::new());
         }
-        if range.end - range.start > bytes_max as u64 {
-            return Err(too_large(bytes_max));
-        }
         let wanted = format!("bytes={}-{}", range.start, range.end - 1);
         let answer = self.send("GET", &url, &[(RANGE.as_str(), &wanted)], Bytes::new()).await?;
         match answer.status().as_u16() {
             206 => read(answer, bytes_max).await,
             // A server without ranges sends all of it.
-            200 => read_range(answer, range).await,
+            200 => read_range(answer, range, bytes_max).await,
             416 => Ok(Bytes::new()),
             _ => Err(failed("read", &answer)),
         }

@@ -72,7 +72,8 @@ pub(super) fn parse(body: &[u8]) -> Result<Vec<Listed>, StoreError> {
 
 /// The last part of a path or an address, and how many there are.
 fn last(href: &str) -> (String, usize) {
-    let path = href.split_once("://").map_or(href, |(_, rest)| rest.split_once('/').unwrap_or_default().1);
+    let path =
+        href.split_once("://").map_or(href, |(_, rest)| rest.split_once('/').unwrap_or_default().1);
     let parts: Vec<_> = path.split('/').filter(|part| !part.is_empty()).collect();
     let name = percent_decode_str(parts.last().copied().unwrap_or_default());
     (name.decode_utf8_lossy().into_owned(), parts.len())

@@ -238,6 +238,9 @@ impl Sshd {
 
     /// Ends it and its connections, and starts it again.
     pub fn restart(&mut self) {
+        for connection in children(self.process.pid()) {
+            let _ = Command::new("kill").arg("-KILL").arg(connection.to_string()).status();
+        }
         self.process.kill();
         self.process = run_sshd(&self.config, self.port);
     }
@@ -256,4 +259,15 @@ fn run_sshd(config: &Path, port: u16) -> Process {
     let process = Process::start(&mut command, &config.with_file_name("log"));
     eventually("sshd listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
     process
+}
+
+fn children(parent: u32) -> Vec<u32> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let is_child = |id: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+        let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        after_name.split_whitespace().nth(1) == Some(parent.to_string().as_str())
+    };
+    ids.filter(is_child).collect()
 }

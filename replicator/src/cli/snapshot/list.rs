@@ -18,16 +18,17 @@ pub(super) fn run(
     from: &StoreSettings,
     json: bool,
 ) -> Result<()> {
-    let (place, found) = with_store(global, settings, from, "listing snapshots", async |store, _| {
-        let mut found = Vec::new();
-        for id in ids(store).await.map_err(failed)? {
-            match read(store, &id).await {
-                Err(error @ SnapshotError::Store { .. }) => return Err(failed(error).into()),
-                manifest => found.push((id, manifest.map_err(|error| error.to_string()))),
+    let (place, found) =
+        with_store(global, settings, from, "listing snapshots", async |store, _| {
+            let mut found = Vec::new();
+            for id in ids(store).await.map_err(failed)? {
+                match read(store, &id).await {
+                    Err(error @ SnapshotError::Store { .. }) => return Err(failed(error).into()),
+                    manifest => found.push((id, manifest.map_err(|error| error.to_string()))),
+                }
             }
-        }
-        Ok((store.place(), found))
-    })?;
+            Ok((store.place(), found))
+        })?;
     let value = json!({
         "place": place,
         "snapshots": found.iter().map(describe).collect::<Vec<_>>(),

@@ -14,8 +14,8 @@ pub(crate) use first::begin;
 use super::args::{Global, SnapshotAction};
 use super::exit::{Exit, Failure};
 use super::{dispatch, log, progress, show};
-use crate::settings::{Settings, StoreSettings};
 use crate::settings::identity::{decide, machine_id};
+use crate::settings::{Settings, StoreSettings};
 use crate::snapshots::{Place, PlaceError};
 use crate::store::install::stored_node;
 use anyhow::{Context, Result};
@@ -28,6 +28,7 @@ use std::sync::Arc;
 /// Runs `harmonylite snapshot`.
 pub(crate) fn run(global: &Global, action: SnapshotAction) -> Result<ExitCode> {
     let settings = dispatch::settings(global)?.settings;
+    log::init(&settings.logging);
     match action {
         SnapshotAction::Save { json, resend } => save::run(global, &settings, resend, json)?,
         SnapshotAction::List { from, json } => {
@@ -145,13 +146,17 @@ mod tests {
             name = 'far'\nstore = 'dir'\ndir.path = '/b'\n";
         let settings = Settings::from_toml(text, Path::new("x")).unwrap().settings;
         let path = |from| chosen(&settings, from).map(|store| store.dir.path);
-        for (from, found) in [(None, "/a"), (Some("dir"), "/a"), (Some("far"), "/b"), (Some("2"), "/b")]
+        for (from, found) in
+            [(None, "/a"), (Some("dir"), "/a"), (Some("far"), "/b"), (Some("2"), "/b")]
         {
             assert_eq!(path(from).unwrap(), Path::new(found));
         }
         for none in ["0", "3", "s3"] {
             let failure = path(Some(none)).unwrap_err();
-            assert!(failure.what.contains(none) && failure.hint.contains("dir, far"), "{failure:?}");
+            assert!(
+                failure.what.contains(none) && failure.hint.contains("dir, far"),
+                "{failure:?}"
+            );
         }
     }
 }

@@ -19,11 +19,12 @@ pub(super) fn run(
 ) -> Result<()> {
     let dir = super::restore::directory_of(&settings.db_path);
     let what = "verifying a snapshot";
-    let (place, id, verified) = with_store(global, settings, from, what, async |store, progress| {
-        let found = find(store, wanted).await.map_err(failed)?;
-        let verified = verify(store, &found, &dir, progress).await.map_err(failed)?;
-        Ok((store.place(), found.id, verified))
-    })?;
+    let (place, id, verified) =
+        with_store(global, settings, from, what, async |store, progress| {
+            let found = find(store, wanted).await.map_err(failed)?;
+            let verified = verify(store, &found, &dir, progress).await.map_err(failed)?;
+            Ok((store.place(), found.id, verified))
+        })?;
     let value = json!({
         "snapshot": id.as_str(),
         "place": place,
