@@ -219,7 +219,8 @@ impl Retrying {
             if tried >= if is_known { attempts } else { attempts.min(FIRST_ATTEMPTS) } {
                 return Err(error);
             }
-            tracing::warn!(place = self.place(), %error, ?wait, "the snapshot store fails, retrying");
+            let place = self.place();
+            tracing::warn!(place, %error, ?wait, "the snapshot store failed, retrying");
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(WAIT_MAX);
         }

@@ -17,7 +17,7 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU16, AtomicU64, Ordering};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
@@ -29,8 +29,10 @@ pub const PASSWORD: &str = "pass word@1";
 pub struct Faults {
     /// The requests that still succeed; negative: all.
     left: AtomicI64,
-    /// How the others are answered; 0: the connection breaks off.
+    /// How the others are answered.
     status: AtomicU16,
+    /// Whether only writes of chunks are counted and fail.
+    only_chunks: AtomicBool,
     /// All requests.
     requests: AtomicU64,
 }
@@ -38,8 +40,15 @@ pub struct Faults {
 impl Faults {
     /// After `succeed` further requests all are answered with `status`.
     pub fn fail_after(&self, succeed: u32, status: u16) {
+        self.only_chunks.store(false, Ordering::SeqCst);
         self.status.store(status, Ordering::SeqCst);
         self.left.store(succeed.into(), Ordering::SeqCst);
+    }
+
+    /// After `succeed` further writes of chunks all of them are answered with `status`.
+    pub fn fail_chunks_after(&self, succeed: u32, status: u16) {
+        self.fail_after(succeed, status);
+        self.only_chunks.store(true, Ordering::SeqCst);
     }
 
     /// All requests succeed.
@@ -52,8 +61,12 @@ impl Faults {
         self.requests.load(Ordering::SeqCst)
     }
 
-    fn next(&self) -> Option<StatusCode> {
+    fn next(&self, request: &Request<Incoming>) -> Option<StatusCode> {
         self.requests.fetch_add(1, Ordering::SeqCst);
+        let is_chunk = request.method() == "PUT" && request.uri().path().contains("/chunk/");
+        if self.only_chunks.load(Ordering::SeqCst) && !is_chunk {
+            return None;
+        }
         let less = |left: i64| (left > 0).then(|| left - 1);
         match self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less) {
             Err(0) => Some(StatusCode::from_u16(self.status.load(Ordering::SeqCst)).unwrap()),
@@ -88,7 +101,7 @@ pub fn s3(dir: &Path) -> HttpStore {
         let (service, seen) = (service.clone(), Arc::clone(&seen));
         async move {
             let answer = service_fn(|request: Request<Incoming>| {
-                let fault = seen.next();
+                let fault = seen.next(&request);
                 let answer = fault.is_none().then(|| Service::call(&service, request));
                 async move {
                     match answer {
@@ -131,7 +144,7 @@ pub fn webdav(dir: &Path) -> HttpStore {
         let (handler, seen, expected) = (handler.clone(), Arc::clone(&seen), expected.clone());
         async move {
             let answer = service_fn(move |request: Request<Incoming>| {
-                let fault = seen.next();
+                let fault = seen.next(&request);
                 let is_known = request.headers().get(AUTHORIZATION) == Some(&expected);
                 let handler = handler.clone();
                 async move {

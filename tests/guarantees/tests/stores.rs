@@ -191,9 +191,9 @@ fn serves_an_operator(node: &Node) {
 }
 
 /// A save that breaks off leaves no snapshot; the next one sends the rest. So does a restore.
-fn survives_interruptions(node: &Node, server: &HttpStore, succeed: u32) {
+fn survives_interruptions(node: &Node, server: &HttpStore) {
     open(&node.db).execute_batch("UPDATE note SET body = randomblob(4000)").unwrap();
-    server.faults.fail_after(succeed, 507);
+    server.faults.fail_chunks_after(6, 507);
     fails(node, &["snapshot", "save"], &["snapshot prune"]);
     server.faults.heal();
     assert_eq!(json(node, &["snapshot", "list"])["snapshots"].as_array().unwrap().len(), 1);
@@ -217,7 +217,7 @@ fn s3_serves_an_operator() {
     let server = s3(dir.path());
     let node = node(dir.path(), &server.settings, 2_000);
     serves_an_operator(&node);
-    survives_interruptions(&node, &server, 6);
+    survives_interruptions(&node, &server);
     let text = std::fs::read_to_string(&node.config).unwrap();
     std::fs::write(&node.config, text.replace(PASSWORD, "wrong")).unwrap();
     fails(&node, &["snapshot", "list"], &["S3 bucket backup/shop/db", "snapshot.s3.secret"]);
@@ -229,7 +229,7 @@ fn webdav_serves_an_operator() {
     let server = webdav(dir.path());
     let node = node(dir.path(), &server.settings, 2_000);
     serves_an_operator(&node);
-    survives_interruptions(&node, &server, 22);
+    survives_interruptions(&node, &server);
     let text = std::fs::read_to_string(&node.config).unwrap();
     std::fs::write(&node.config, text.replace("secret=pass", "secret=x")).unwrap();
     fails(&node, &["snapshot", "save"], &["WebDAV folder http://127.0", "snapshot.webdav.url"]);
