@@ -32,7 +32,8 @@ test: ## every test, against a real nats-server
 	$(FIND_NATS_SERVER) && export HARMONYLITE_NATS_SERVER="$$server" && \
 	HARMONYLITE_BINARY="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/debug/harmonylite" \
 	cargo test --locked --workspace --exclude harmonylite-simulation && \
-	cargo test --locked --package harmonylite-simulation
+	cargo test --locked --package harmonylite-simulation && \
+	tests/languages/readme.py "$${CARGO_TARGET_DIR:-$(CURDIR)/target}/debug/harmonylite"
 
 torture: ## the VFS among writers and SIGKILL, thirty times; stale reads; equal to plain SQLite
 	scripts/test-tools.sh

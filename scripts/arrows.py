@@ -13,7 +13,8 @@ folders, separated by commas; `-` is none. A folder is what stands at the top of
 A use is a path in code that begins with `crate::` or `harmonylite::`, in a `use` or elsewhere.
 `super` must not lead out of a folder: such a path has to begin with `crate`. Test modules
 (`#[cfg(test)] mod`, files `*_tests.rs`) may use everything. Also a fault: a circle among the
-allowed arrows, a folder that the table lacks, a row without its folder.
+allowed arrows, a folder that the table lacks, a row without its folder, and a circle among the
+files of the folders in ACYCLIC.
 """
 
 import pathlib
@@ -23,6 +24,8 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ROOT_FILES = {"lib.rs", "main.rs"}
+# Folders whose files must not use each other in a circle. Their mod.rs joins them.
+ACYCLIC = {"inbound", "repair"}
 BEGIN, END = "<!-- arrows -->", "<!-- /arrows -->"
 
 # Comments, strings and characters: what looks like code and is none. A lifetime is no character.
@@ -145,6 +148,22 @@ class Tree:
                 step = path[1]
                 yield name, line, module[0], self.offered.get(step, step), shown
 
+    def file_arrows(self):
+        """Which file of the folders in ACYCLIC uses which."""
+        arrows = {}
+        for name, code in self.code.items():
+            module = module_of(name)
+            if len(module) != 2 or module[0] not in ACYCLIC or self.is_test(module):
+                continue
+            used = arrows.setdefault("/".join(module), set())
+            for _, inside, path in self._paths(code, module):
+                ups = next((i for i, step in enumerate(path) if step != "super"), len(path))
+                path = (*inside[:-ups], *path[ups:]) if ups else path[1:]
+                other = pathlib.Path(*path[:2]).with_suffix(".rs")
+                if other in self.files and path[0] in ACYCLIC and tuple(path[:2]) != module:
+                    used.add("/".join(path[:2]))
+        return arrows
+
     def _paths(self, code, module):
         """Each path with its place and the module that it stands in; test modules left out."""
         at = 0
@@ -239,6 +258,8 @@ def faults(src, text):
             found.append(f"ARCHITECTURE.md: {folder} may use {name}, which has no row")
     if way := circle(allowed):
         found.append(f"ARCHITECTURE.md: the allowed arrows have a circle: {' > '.join(way)}")
+    if way := circle(tree.file_arrows()):
+        found.append(f"files use each other in a circle: {' > '.join(way)}")
     for name, line, folder, used, path in tree.uses():
         where = f"{src.name}/{name}:{line}"
         if used is None:
@@ -323,6 +344,13 @@ def self_test():
     expect("after a test", ["src/low.rs:3: low may not use high"], {"low.rs": after})
     deep = ["src/mid/deep.rs:1: mid may not use high"]
     expect("below", deep, {"mid/deep.rs": "use crate::high::X;"})
+    # Files.
+    files = {"inbound/mod.rs": "", "inbound/a.rs": "use super::b::B;", "inbound/c.rs": ""}
+    row_of_inbound = GOOD_TABLE.replace(row, row + "\n| `inbound/` | x | low |")
+    files["inbound/b.rs"] = "use super::{c::C}; #[cfg(test)] mod tests { use super::super::a; }"
+    expect("files in a row", [], files, row_of_inbound)
+    files["inbound/c.rs"] = "use crate::inbound::a::A;"
+    expect("files in a circle", ["inbound/a > inbound/b > inbound/c"], files, row_of_inbound)
     # super.
     out = ["leads out of mid/"]
     expect("super", out, {"mid/deep.rs": "use super::super::low::f;"})

@@ -5,13 +5,13 @@
 //! the changes and the rows of a batch are committed together or not at all. Nothing of another
 //! node's text runs unchecked (`db/schema_rehearsal.rs`).
 
+use super::schema::Adopted;
 use super::transaction::Transaction;
 use crate::actor::Fatal;
-use crate::capture::install::{self, Installed};
+use crate::capture::install;
 use crate::capture::schema_changes;
 use crate::capture::user_triggers;
 use crate::db::connection::{self, DatabaseError};
-use crate::db::layout::Layout;
 use crate::db::objects::Objects;
 use crate::db::schema_change::SchemaChange;
 use crate::db::schema_rehearsal::Rehearsal;
@@ -23,17 +23,6 @@ use crate::model::batch::BatchHeader;
 use crate::model::config::SchemaMode;
 use crate::store::{self, comparisons, kept_tables, origins};
 use std::sync::Arc;
-
-/// A schema that was changed for a batch.
-#[derive(Clone, Debug)]
-pub(super) struct Adopted {
-    /// The layout after the changes.
-    pub(super) layout: Arc<Layout>,
-    /// What was installed for it, for the log.
-    pub(super) installed: Arc<Installed>,
-    /// The changes in words.
-    pub(super) words: Vec<String>,
-}
 
 /// The result of [`adopt`].
 pub(super) enum Adoption {

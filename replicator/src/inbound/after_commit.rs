@@ -4,9 +4,9 @@
 //! out only after its commit. A crash before that leaves nothing to do: the next start reads the
 //! database.
 
-use super::adopt_schema::Adopted;
 use super::clocks::Stamped;
 use super::inbox::Served;
+use super::schema::Adopted;
 use crate::model::ids::NodeId;
 use crate::repair::answers::AnswersDone;
 

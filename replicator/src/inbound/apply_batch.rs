@@ -3,7 +3,8 @@
 //! Arrives: the bytes of a batch. Leaves: its rows, or only the reason why they cannot be applied.
 //! Owns: a batch that fails because of its content changes nothing.
 
-use super::adopt_schema::{Adopted, Adoption, adopt};
+use super::adopt_schema::{Adoption, adopt};
+use super::schema::Adopted;
 use super::transaction::Transaction;
 use crate::actor::Fatal;
 use crate::db::connection;

@@ -3,6 +3,7 @@
 //! Arrives: a [`Verdict`]. Leaves: rewound cursors, gaps for expired messages, and the stored
 //! request to republish lost rows. The transaction decides what a crash leaves.
 
+use super::process::note_gap;
 use super::transaction::Transaction;
 use crate::actor::Fatal;
 use crate::model::ids::{NodeId, StreamSeq};
@@ -89,7 +90,7 @@ impl Transaction<'_> {
         }
         if self.config.replicate {
             for (shard, node, reason) in expired {
-                self.note_gap(shard, node, &reason)?;
+                note_gap(self, shard, node, &reason)?;
             }
         }
         Ok(())

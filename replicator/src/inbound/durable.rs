@@ -4,6 +4,7 @@
 //! database agree. The copy replaces the original after the commit, and is dropped after a
 //! rollback, so no code has to undo changes in memory.
 
+use crate::actor::Fatal;
 use crate::capture::absorb::AbsorbState;
 use crate::capture::compare::Compare;
 use crate::db::connection::DatabaseError;
@@ -115,5 +116,19 @@ impl Durable {
     /// Returns the held origins of each stream; an origin can appear several times.
     pub(super) fn held_origins(&self) -> Vec<NodeId> {
         self.streams.iter().flat_map(|s| s.held.keys().copied()).collect()
+    }
+}
+
+/// Checks by the number of our transactions that nobody replaced the content of the database.
+/// Restoring a backup into the live file (SQLite's backup interface, the shell's `.restore`) takes
+/// back changes that this process believes to be stored, and no log lists them.
+///
+/// # Errors
+/// [`Fatal::Restored`]; SQLite's error.
+pub(super) fn check_content(db: &Connection, writes: i64) -> Result<(), Fatal> {
+    match meta::get(db, meta::WRITES) {
+        Ok(stored) if stored.unwrap_or(0) == writes => Ok(()),
+        Ok(_) => Err(Fatal::Restored),
+        Err(error) => Err(Fatal::of(db, error)),
     }
 }

@@ -96,7 +96,7 @@ impl<B: Broker> Inbound<B> {
     }
 
     fn hold_for_check(&mut self, hold: Effect) {
-        self.answers.forget();
+        self.repairs.answers.forget();
         self.effects.push(hold);
     }
 
@@ -110,7 +110,7 @@ impl<B: Broker> Inbound<B> {
         self.saw_broker_time(broker_ms, now);
         let warned = self.clocks.saw_message(broker_ms, now);
         self.stats.drift_warnings += u64::from(warned);
-        self.answers.saw_message(message.node, now);
+        self.repairs.answers.saw_message(message.node, now);
         let (streams, progress) = (&mut self.inbox.streams, &self.durable.streams);
         let mut streams = streams.iter_mut().zip(progress);
         let Some((stream, progress)) = streams.find(|(s, _)| s.shard == shard) else { return };
@@ -166,19 +166,19 @@ impl<B: Broker> Inbound<B> {
             }
             (Question::Lease | Question::LeasePut, _) => self.verify.lease_failed(now),
             (Question::HeldOrigin(node), Ok(Reply::Kv(entry))) => {
-                if self.superseded.read(node, entry.as_ref(), self.schema.layout.hash) {
+                if self.repairs.superseded.read(node, entry.as_ref(), self.schema.layout.hash) {
                     self.consume_held(node);
                 }
             }
             (Question::LastSeen(node), Ok(Reply::Kv(entry))) => {
-                self.gaps.last_seen(node, entry.as_ref(), now);
+                self.repairs.gaps.last_seen(node, entry.as_ref(), now);
             }
             (Question::Heartbeat | Question::HeldOrigin(_) | Question::LastSeen(_), _) => {}
             (Question::Members, Ok(Reply::Kv(entry))) => {
-                let put = self.gaps.members_read(entry.as_ref());
+                let put = self.repairs.gaps.members_read(entry.as_ref());
                 self.requests.send(put);
             }
-            (Question::MembersPut, Ok(Reply::KvPut(_))) => self.gaps.members_written(),
+            (Question::MembersPut, Ok(Reply::KvPut(_))) => self.repairs.gaps.members_written(),
             (Question::MembersPut, Err(BrokerError::Conflict)) => {
                 self.requests.send([Gaps::ask_members()]);
             }
@@ -216,28 +216,33 @@ impl<B: Broker> Inbound<B> {
             Signal::Ask { asker, gap, noticed_ms, origin, shard, upto, since_ms } => {
                 // The asker knows only the members on the list, and the broker may have lost the
                 // list.
-                self.requests.send(self.gaps.members_again(now));
+                self.requests.send(self.repairs.gaps.members_again(now));
                 let answers = self.config.publish && self.durable.joined;
                 if !answers || shard == 0 || shard > self.config.shards {
                     return;
                 }
                 let id = QuestionId { asker, gap, noticed_ms };
                 let position = StreamSeq(upto);
-                let misses = !self.config.replicate || self.gaps.is_open(shard);
+                let misses = !self.config.replicate || self.repairs.gaps.is_open(shard);
                 let question = PeerQuestion { id, origin, shard, position, since_ms };
-                let turn = self.gaps.turn(asker);
-                let answer = self.answers.receive(question, misses, turn, now);
+                let turn = self.repairs.gaps.turn(asker);
+                let answer = self.repairs.answers.receive(question, misses, turn, now);
                 self.requests.send(answer.map(Outgoing::Signal));
             }
             Signal::Answering { by, .. } if by == self.config.node.0 => {}
             Signal::Answering { asker, gap, noticed_ms, by, whole } => {
-                self.answers.announced(QuestionId { asker, gap, noticed_ms }, by, whole, now);
+                self.repairs.answers.announced(
+                    QuestionId { asker, gap, noticed_ms },
+                    by,
+                    whole,
+                    now,
+                );
             }
             Signal::Answered { asker, gap, noticed_ms, by, whole } => {
                 let id = QuestionId { asker, gap, noticed_ms };
-                self.answers.answered_by_another(id, whole);
+                self.repairs.answers.answered_by_another(id, whole);
                 if asker == self.config.node.0 {
-                    let ask = self.gaps.answered((gap, noticed_ms), by, whole);
+                    let ask = self.repairs.gaps.answered((gap, noticed_ms), by, whole);
                     self.requests.send(ask);
                 }
             }
@@ -273,7 +278,7 @@ impl<B: Broker> Inbound<B> {
         if self.inbox.quarantine_retry_ms.take_if(|due_ms| now.mono_ms >= *due_ms).is_some() {
             self.consume_all_held();
         }
-        self.requests.send(self.superseded.ask(held, now));
+        self.requests.send(self.repairs.superseded.ask(held, now));
         let entry = || self.registry_entry(now);
         let heartbeat = self.verify.heartbeat_is_due(now).then(entry);
         if let Some(entry) = heartbeat {
@@ -281,7 +286,7 @@ impl<B: Broker> Inbound<B> {
             self.requests.send([put]);
         }
         let durable = &self.durable;
-        self.requests.send(self.gaps.ask(now, |shard| durable.position(shard).0));
+        self.requests.send(self.repairs.gaps.ask(now, |shard| durable.position(shard).0));
     }
 
     /// Starts the check that waits for outbound and for deliveries. False if it still waits.
@@ -297,7 +302,7 @@ impl<B: Broker> Inbound<B> {
         let began: Vec<_> = self.inbox.streams.iter().map(|s| (s.shard, s.began)).collect();
         let questions = self.verify.check(&self.durable, &began, self.config.own_shard());
         self.requests.send(questions);
-        self.requests.send([self.gaps.reread_members()]);
+        self.requests.send([self.repairs.gaps.reread_members()]);
         self.requests.send(self.verify.ask_for_lease());
         true
     }
@@ -314,7 +319,7 @@ impl<B: Broker> Inbound<B> {
     /// When all questions are answered, asks for the trail of lost cursors, or judges. `has_mark`
     /// is the result of [`Inbound::has_last_own_mark`].
     pub(super) fn judge_connection(&mut self, has_mark: bool) -> Result<(), Fatal> {
-        let enrolled = self.gaps.is_enrolled();
+        let enrolled = self.repairs.gaps.is_enrolled();
         let Some(questions) = self.verify.trail_to_ask(&self.durable, enrolled) else {
             return Ok(());
         };

@@ -18,6 +18,7 @@ mod join;
 mod notices;
 mod polite;
 mod process;
+mod repairs;
 mod requests;
 mod schedule;
 mod schema;
@@ -26,6 +27,7 @@ mod steps;
 mod stream;
 mod transaction;
 mod verify;
+mod work;
 
 pub use durable::Progress;
 pub use events::Input;
@@ -39,11 +41,8 @@ use crate::capture::user_triggers::SilentTrigger;
 use crate::db::layout::Layout;
 use crate::model::config::{NodeConfig, Now};
 use crate::model::ids::Site;
-use crate::repair::answers::Answers;
-use crate::repair::gaps::Gaps;
 use crate::repair::prune::Pruning;
 use crate::repair::question::{Outgoing, Question};
-use crate::repair::superseded::Superseded;
 use crate::store::meta::{self, Meta};
 use crate::store::{install::create_tables, kept_tables, schema_changes, sites};
 use clocks::Clocks;
@@ -52,6 +51,7 @@ use inbox::Inbox;
 use join::Join;
 use notices::Notices;
 use polite::Polite;
+use repairs::Repairs;
 use requests::Requests;
 use rusqlite::{Connection, TransactionBehavior};
 use schedule::Schedule;
@@ -68,9 +68,7 @@ pub struct Inbound<B: Broker> {
     durable: Durable,
     requests: Requests<B>,
     verify: Verify,
-    gaps: Gaps,
-    answers: Answers,
-    superseded: Superseded,
+    repairs: Repairs,
     pruning: Pruning,
     join: Join,
     inbox: Inbox,
@@ -103,9 +101,7 @@ impl<B: Broker> Inbound<B> {
             schema: FollowedSchema::new(layout),
             requests: Requests::new(broker),
             verify: Verify::new(&config, durable.site(), random),
-            gaps: Gaps::read(&config, &db)?,
-            answers: Answers::new(&config),
-            superseded: Superseded::default(),
+            repairs: Repairs::read(&config, &db)?,
             pruning: Pruning::new(now),
             join: Join::new(config.replicate),
             inbox: Inbox::new(&durable, now),
@@ -122,8 +118,8 @@ impl<B: Broker> Inbound<B> {
 
     /// Returns the components with deadlines.
     fn schedule(&self) -> Schedule<'_> {
-        let Self { durable, verify, gaps, answers, superseded, pruning, join, inbox, .. } = self;
-        Schedule { durable, verify, gaps, answers, superseded, pruning, join, inbox }
+        let Self { durable, verify, repairs, pruning, join, inbox, .. } = self;
+        Schedule { durable, verify, repairs, pruning, join, inbox }
     }
 
     /// Takes a function that returns whether another connection has an open snapshot. Without it
@@ -196,7 +192,7 @@ impl<B: Broker> Inbound<B> {
 
     /// Returns the open gaps, for people.
     pub fn open_gaps(&self) -> Vec<String> {
-        self.gaps.describe()
+        self.repairs.gaps.describe()
     }
 
     /// Returns the nodes with wrong clocks, for people.
@@ -206,7 +202,7 @@ impl<B: Broker> Inbound<B> {
 
     /// Returns the batches whose rows are missing because no stream can hold them, for people.
     pub fn oversized(&self) -> Vec<String> {
-        let (config, gaps) = (&self.config, &self.gaps);
+        let (config, gaps) = (&self.config, &self.repairs.gaps);
         let streams = self.inbox.streams.iter().filter(|s| gaps.is_open(s.shard));
         let describe = |o: &Oversized| {
             format!(

@@ -4,6 +4,7 @@
 //! transaction may begin, and whether it may commit. Owns: each transaction waits for a bounded
 //! time, so a reader that never ends does not stall replication. Memory only.
 
+use super::bookkeeping::Urgency;
 use crate::model::config::{NodeConfig, Now};
 
 /// Returns whether another connection has an open snapshot.
@@ -15,12 +16,19 @@ pub(super) struct Polite {
     politeness_ms: u64,
     /// Since when the transaction waits, on the monotone clock.
     since_ms: Option<u64>,
+    /// Whether a snapshot was open at the commit.
+    met: bool,
 }
 
 impl Polite {
     /// Creates it for transactions that wait as long as configured.
     pub(super) fn new(config: &NodeConfig) -> Self {
-        Self { open: Box::new(|| false), politeness_ms: config.politeness_ms, since_ms: None }
+        Self {
+            open: Box::new(|| false),
+            politeness_ms: config.politeness_ms,
+            since_ms: None,
+            met: false,
+        }
     }
 
     /// Takes the function that looks for open snapshots.
@@ -48,9 +56,22 @@ impl Polite {
         now.mono_ms < since_ms + self.politeness_ms
     }
 
-    /// Notes that the transaction is committed.
-    pub(super) fn committed(&mut self) {
+    /// Returns whether a transaction that has done its work may commit. One that does not give way,
+    /// because its work would have to be repeated, always may.
+    pub(super) fn may_commit(&mut self, urgency: Urgency, gives_way: bool, now: Now) -> bool {
+        let waits = match urgency {
+            _ if !gives_way => false,
+            Urgency::Now => self.waits(now),
+            Urgency::IfUnseen | Urgency::None => self.sees_one(),
+        };
+        self.met = !waits && self.sees_one();
+        !waits
+    }
+
+    /// Notes that the transaction is committed. Returns whether a snapshot was open then.
+    pub(super) fn committed(&mut self) -> bool {
         self.since_ms = None;
+        std::mem::take(&mut self.met)
     }
 }
 
@@ -86,6 +107,16 @@ mod tests {
         let (mut polite, open) = polite(20);
         open.store(false, Ordering::Relaxed);
         assert!(!polite.waits(at(100)) && !polite.sees_one());
+    }
+
+    #[test]
+    fn only_what_is_cheap_to_repeat_gives_way_at_its_commit() {
+        let (mut polite, open) = polite(20);
+        assert!(!polite.may_commit(Urgency::Now, true, at(100)));
+        assert!(polite.may_commit(Urgency::Now, false, at(110)) && polite.committed());
+        assert!(!polite.may_commit(Urgency::IfUnseen, true, at(900)), "bookkeeping can wait");
+        open.store(false, Ordering::Relaxed);
+        assert!(polite.may_commit(Urgency::IfUnseen, true, at(901)) && !polite.committed());
     }
 
     #[test]

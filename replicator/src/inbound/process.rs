@@ -4,18 +4,20 @@
 //! a quarantine entry, and the moved cursor. Owns: a batch is applied whole or not at all, and a
 //! batch that is not applied is kept. The transaction decides what a crash leaves.
 
-use super::adopt_schema::Adopted;
 use super::apply_batch::{Outcome, Sender, Source, apply_body};
 use super::clocks::Stamped;
 use super::inbox::Inbox;
+use super::schema::Adopted;
 use super::stream::{ItemKind, StreamItem};
 use super::transaction::Transaction;
 use crate::actor::Fatal;
 use crate::merge::apply::Applied;
 use crate::model::batch::{BatchHeader, PartHeaders};
 use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
+use crate::model::planted_bugs::{Bug, planted};
 use crate::repair::superseded::Superseded;
 use crate::store::cursor::NO_ROW_MS;
+use crate::store::gaps::{self, Missing};
 use crate::store::held::{self, Hold};
 use crate::store::origins::{self, Origin};
 use crate::store::quarantine::{self, Entry};
@@ -85,7 +87,7 @@ impl Processing<'_, '_> {
             ItemKind::Skip => (0, NO_ROW_MS),
             ItemKind::Gap { from, to } => {
                 let reason = format!("stream {shard}: messages {from} to {} are missing", to.0 - 1);
-                self.tx.note_gap(shard, NodeId(0), &reason)?;
+                note_gap(self.tx, shard, NodeId(0), &reason)?;
                 (1, NO_ROW_MS)
             }
             ItemKind::Bad { reason, message } => {
@@ -200,7 +202,7 @@ impl Processing<'_, '_> {
         if header.previous.0 > known && header.number.0 > known {
             let reason =
                 format!("node {node}: batches {} to {} are missing", known + 1, header.previous);
-            self.tx.note_gap(shard, node, &reason)?;
+            note_gap(self.tx, shard, node, &reason)?;
         }
         if header.number.0 > known {
             let BatchHeader { site, number, created_ms, .. } = *header;
@@ -222,7 +224,7 @@ impl Processing<'_, '_> {
             && !self.tx.after.superseded_asked.contains(&node)
         {
             self.tx.after.superseded_asked.push(node);
-            self.tx.note_gap(shard, node, &reason)?;
+            note_gap(self.tx, shard, node, &reason)?;
         }
         Ok(())
     }
@@ -262,7 +264,7 @@ impl Processing<'_, '_> {
         );
         let held = &self.tx.durable.streams[place.i].held;
         if held.len() as u64 >= most && !held.contains_key(&entry.node) {
-            return self.tx.note_gap(place.shard, entry.node, &reason);
+            return note_gap(self.tx, place.shard, entry.node, &reason);
         }
         self.hold(place, entry.seq, &reason)
     }
@@ -330,6 +332,27 @@ impl Processing<'_, '_> {
         self.tx.after.served.retries = retries.len();
         Ok(())
     }
+}
+
+/// Notes a gap. It requests all rows, because the age of the rows in a lost message is unknown.
+///
+/// # Errors
+/// SQLite's error.
+pub(super) fn note_gap(
+    tx: &mut Transaction<'_>,
+    shard: u32,
+    node: NodeId,
+    reason: &str,
+) -> Result<(), Fatal> {
+    if planted(Bug::NoGapRepair) {
+        return Ok(());
+    }
+    tracing::warn!(shard, reason, "messages are missing; asking the other nodes to republish them");
+    let missing = Missing { shard, node, since_ms: 0, reason };
+    gaps::note(tx.db, missing, tx.now.unix_ms)?;
+    tx.stats.gaps += 1;
+    tx.after.gaps_changed = true;
+    Ok(())
 }
 
 /// Stores the release of origins.

@@ -8,13 +8,11 @@ use super::bookkeeping::Urgency;
 use super::durable::Durable;
 use super::inbox::Inbox;
 use super::join::Join;
+use super::repairs::Repairs;
 use super::verify::Verify;
 use crate::model::config::Now;
 use crate::model::ids::StreamSeq;
-use crate::repair::answers::Answers;
-use crate::repair::gaps::Gaps;
 use crate::repair::prune::Pruning;
-use crate::repair::superseded::Superseded;
 
 /// The components with deadlines.
 pub(super) struct Schedule<'a> {
@@ -22,12 +20,8 @@ pub(super) struct Schedule<'a> {
     pub(super) durable: &'a Durable,
     /// The connection.
     pub(super) verify: &'a Verify,
-    /// The gaps of this node.
-    pub(super) gaps: &'a Gaps,
-    /// The questions of other nodes.
-    pub(super) answers: &'a Answers,
-    /// The held origins with superseded batches.
-    pub(super) superseded: &'a Superseded,
+    /// What this node misses, and the questions of other nodes.
+    pub(super) repairs: &'a Repairs,
     /// The schedule of dropping old versions.
     pub(super) pruning: &'a Pruning,
     /// The end of joining.
@@ -43,7 +37,7 @@ impl Schedule<'_> {
         self.verify.knows_incarnation()
             && ((!inbox.acks.is_empty() && self.anyone_waits_for_acks())
                 || !inbox.retries.is_empty()
-                || self.gaps.any_ended()
+                || self.repairs.gaps.any_ended()
                 || self.verify.verdict().is_some()
                 || inbox.items_are_due(durable, durable.joined && up)
                 || now.mono_ms >= self.answer_deadline()
@@ -57,7 +51,7 @@ impl Schedule<'_> {
     fn anyone_waits_for_acks(&self) -> bool {
         !self.verify.is_up()
             || !self.durable.republish.is_idle()
-            || self.answers.await_publication()
+            || self.repairs.answers.await_publication()
     }
 
     /// Returns how urgent the waiting bookkeeping is.
@@ -75,14 +69,14 @@ impl Schedule<'_> {
             return u64::MAX;
         }
         let reached = |shard, position: StreamSeq| self.durable.has_reached(shard, position);
-        self.answers.deadline(reached)
+        self.repairs.answers.deadline(reached)
     }
 
     /// Returns whether nothing may need old versions.
     pub(super) fn is_quiet(&self) -> bool {
         self.durable.joined
-            && !self.gaps.any_open()
-            && self.answers.is_empty()
+            && !self.repairs.gaps.any_open()
+            && self.repairs.answers.is_empty()
             && self.durable.republish.is_idle()
             && self.durable.compare.is_idle()
             && self.durable.streams.iter().all(|s| s.held.is_empty())
@@ -104,9 +98,9 @@ impl Schedule<'_> {
         let any_held = self.durable.streams.iter().any(|s| !s.held.is_empty());
         always
             .min(self.pruning.deadline())
-            .min(if any_held { self.superseded.deadline() } else { u64::MAX })
+            .min(if any_held { self.repairs.superseded.deadline() } else { u64::MAX })
             .min(inbox.streams_deadline())
             .min(if self.durable.joined { u64::MAX } else { Join::deadline(inbox) })
-            .min(self.gaps.deadline())
+            .min(self.repairs.gaps.deadline())
     }
 }

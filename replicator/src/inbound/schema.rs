@@ -4,8 +4,7 @@
 //! in a separate transaction. Owns: nothing is written with an old layout. A crash before the
 //! commit leaves the previous triggers; the next start compares them with the schema.
 
-use super::adopt_schema::Adopted;
-use super::transaction::check_content;
+use super::durable::check_content;
 use crate::actor::Fatal;
 use crate::capture::id_ranges;
 use crate::capture::install::{self, Installed};
@@ -30,6 +29,17 @@ const BETWEEN_STEPS: Duration = Duration::from_millis(25);
 const REBUILD_MS_MAX: u64 = 30_000;
 /// How often the start asks for the write lock, each time for as long as the connection waits.
 const LOCK_ATTEMPTS_MAX: u32 = 6;
+
+/// A schema that was changed for a batch.
+#[derive(Clone, Debug)]
+pub(super) struct Adopted {
+    /// The layout after the changes.
+    pub(super) layout: Arc<Layout>,
+    /// What was installed for it, for the log.
+    pub(super) installed: Arc<Installed>,
+    /// The changes in words.
+    pub(super) words: Vec<String>,
+}
 
 /// The followed schema.
 pub(super) struct FollowedSchema {

@@ -1,20 +1,19 @@
 //! The steps of the writing actor, each with at most one write transaction.
 //!
 //! Arrives: the inbox, and the time. Leaves: a commit, and its consequences for the components and
-//! outbound. Owns the order inside a transaction: absorb, mark acknowledged entries, repair, apply,
-//! move the cursor. A crash before the commit changes nothing.
+//! outbound. Owns when a transaction begins, and whether it commits. A crash before the commit
+//! changes nothing.
 
 use super::Inbound;
 use super::after_commit::AfterCommit;
 use super::bookkeeping::Urgency;
-use super::process;
-use super::transaction::{
-    ABSORB_ENTRIES_FEW, ABSORB_ENTRIES_MAX, Committed, Transaction, check_content,
-};
+use super::durable::check_content;
+use super::transaction::{ABSORB_ENTRIES_FEW, ABSORB_ENTRIES_MAX, Committed, Transaction};
+use super::work::Work;
 use crate::actor::{Effect, Fatal, Step};
 use crate::broker::Broker;
 use crate::capture::compare::Compare;
-use crate::capture::{baseline, install};
+use crate::capture::install;
 use crate::model::action::Action;
 use crate::model::config::Now;
 use crate::model::planted_bugs::{Bug, planted};
@@ -122,9 +121,8 @@ impl<B: Broker> Inbound<B> {
         Ok(end < published.max(acknowledged))
     }
 
-    /// Does all waiting work, within the bounds, in one write transaction. This function is its
-    /// order. False if it was rolled back, because another connection has opened a snapshot
-    /// meanwhile.
+    /// Does all waiting work in one write transaction. False if it was rolled back, because another
+    /// connection has opened a snapshot meanwhile.
     fn transact(&mut self, urgency: Urgency, now: Now) -> Result<bool, Fatal> {
         self.follow_schema(now)?;
         if !self.verify.knows_incarnation() || self.schema.is_installing() {
@@ -133,72 +131,35 @@ impl<B: Broker> Inbound<B> {
         let layout = Arc::clone(&self.schema.layout);
         let copies = (&self.durable, &self.stats);
         let tx = Transaction::new(&self.db, &self.config, &layout, copies, now);
-        let (before, up) = (self.stats, self.verify.is_up());
-        let work = |tx: &mut Transaction<'_>| {
-            if !tx.begin()? {
-                return Ok(());
-            }
-            tx.follow_emptied_log()?;
-            if let Some(verdict) = self.verify.verdict() {
-                let (behind_broker, confirmed) =
-                    (verdict.behind_broker, verdict.confirmed.and_then(|c| c.published));
-                if behind_broker {
-                    tx.begin_incarnation(baseline::site_from(self.verify.random()))?;
-                }
-                tx.stamp_old_changes(confirmed.map_or(0, |p| p.upto))?;
-            }
-            let entries_max = match urgency {
-                Urgency::IfUnseen => ABSORB_ENTRIES_FEW,
-                Urgency::Now | Urgency::None => ABSORB_ENTRIES_MAX,
-            };
-            if !tx.absorb(!self.inbox.acks.is_empty(), entries_max)? {
-                return Ok(());
-            }
-            tx.mark_acknowledged(&self.inbox)?;
-            if let Some(verdict) = self.verify.verdict() {
-                tx.carry_out(verdict)?;
-            }
-            tx.after.ended_gaps = self.gaps.write_ended(tx.db)?;
-            if !tx.compare()? {
-                return tx.write_marks();
-            }
-            if self.verify.is_up() && !tx.durable.republish.is_republishing() {
-                tx.answer(&self.answers)?;
-            }
-            process::serve(tx, &mut self.inbox, &self.superseded)?;
-            process::release(tx)?;
-            let served = &tx.after.served.items;
-            if self.verify.is_up() && self.join.is_complete(&tx.durable, &self.inbox, served, now) {
-                tx.begin_end_of_join(self.join.found_data())?;
-            }
-            tx.step_republish(&self.answers)?;
-            tx.keep_id_ranges()?;
-            tx.write_marks()
+        let (rows_before, up) = (self.stats.rows_seen(), self.verify.is_up());
+        let Self { verify, inbox, repairs, join, polite, .. } = self;
+        let absorb_max = match urgency {
+            Urgency::IfUnseen => ABSORB_ENTRIES_FEW,
+            Urgency::Now | Urgency::None => ABSORB_ENTRIES_MAX,
         };
-        let mut met = false;
-        let committed = tx.run(work, |tx| {
-            if self.polite.is_on() && self.config.path.to_str() != Some(":memory:") {
+        let mut work = Work { verify, inbox, repairs, join, absorb_max };
+        let may_commit = |tx: &Transaction<'_>| {
+            if polite.is_on() && tx.config.path.to_str() != Some(":memory:") {
                 // With its pages in the WAL the commit itself is a matter of microseconds, in which
                 // hardly a snapshot is opened. If this fails, so does the commit.
                 let _ = tx.db.cache_flush();
             }
-            let is_small = tx.stats.rows_seen() - before.rows_seen() <= REPEATED_ROWS_MAX;
-            let waits = match urgency {
-                _ if !up || !is_small => false,
-                Urgency::Now => self.polite.waits(now),
-                Urgency::IfUnseen | Urgency::None => self.polite.sees_one(),
-            };
-            met = !waits && self.polite.sees_one();
-            !waits
-        });
-        let Some(Committed { durable, stats, mut after }) = committed? else {
+            let is_small = tx.stats.rows_seen() - rows_before <= REPEATED_ROWS_MAX;
+            polite.may_commit(urgency, up && is_small, now)
+        };
+        let Some(committed) = tx.run(|tx| work.run(tx, now), may_commit)? else {
             self.stats.snapshots_waited += 1;
             return Ok(false);
         };
+        self.committed(committed, now)?;
+        Ok(true)
+    }
+
+    fn committed(&mut self, committed: Committed, now: Now) -> Result<(), Fatal> {
+        let Committed { durable, stats, mut after } = committed;
         (self.durable, self.stats) = (durable, stats);
         self.stats.transactions += 1;
-        self.stats.snapshots_met += u64::from(met);
-        self.polite.committed();
+        self.stats.snapshots_met += u64::from(self.polite.committed());
         let adopted = std::mem::take(&mut after.adopted);
         self.after_commit(after, now);
         for each in &adopted {
@@ -207,32 +168,26 @@ impl<B: Broker> Inbound<B> {
         if !adopted.is_empty() {
             self.schema_changed()?;
         }
-        Ok(true)
+        Ok(())
     }
 
-    fn after_commit(&mut self, after: AfterCommit, now: Now) {
+    fn after_commit(&mut self, mut after: AfterCommit, now: Now) {
         self.durable.republish.committed();
         self.schema.moved |= after.schema_moved;
         self.notices.committed(&after, now);
         self.inbox.committed(&after.served);
-        for batch in after.stamped {
+        for batch in after.stamped.drain(..) {
             self.stats.drift_warnings += u64::from(self.clocks.saw_batch(batch, now));
         }
         if after.quarantine_full {
             self.inbox.quarantine_retry_ms = Some(now.mono_ms + QUARANTINE_RETRY_MS);
         }
-        for node in after.superseded_asked {
-            self.superseded.asked(node);
-        }
-        for (node, created_ms) in after.seen_origins {
-            self.gaps.saw_origin(node, created_ms);
-        }
-        let signals = self.answers.committed(after.answers, self.durable.absorb.published, now);
+        let published = self.durable.absorb.published;
+        let signals = self.repairs.committed(&mut after, &self.db, published, now);
         self.requests.send(signals.into_iter().map(Outgoing::Signal));
-        self.gaps.committed(&self.db, after.ended_gaps, after.gaps_changed);
         if after.ended_gaps > 0 {
             for stream in &mut self.inbox.streams {
-                stream.oversized.take_if(|_| !self.gaps.is_open(stream.shard));
+                stream.oversized.take_if(|_| !self.repairs.gaps.is_open(stream.shard));
             }
         }
         if after.new_incarnation {
@@ -241,7 +196,6 @@ impl<B: Broker> Inbound<B> {
         if after.connection_passes {
             self.connection_passes(now);
         } else if after.log_replaced {
-            let published = self.durable.absorb.published;
             self.effects.push(Effect::LogReplaced { published });
         } else if after.look {
             self.effects.push(Effect::Look);

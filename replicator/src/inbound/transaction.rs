@@ -5,7 +5,7 @@
 //! or none.
 
 use super::after_commit::AfterCommit;
-use super::durable::Durable;
+use super::durable::{Durable, check_content};
 use super::inbox::Inbox;
 use super::stats::Stats;
 use crate::actor::{Ack, Fatal};
@@ -16,14 +16,14 @@ use crate::capture::install;
 use crate::db::connection::{self, DatabaseError};
 use crate::db::layout::Layout;
 use crate::model::config::{NodeConfig, Now, OnJoin};
-use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
+use crate::model::ids::{BatchNo, Site, StreamSeq};
 use crate::model::planted_bugs::{Bug, planted};
 use crate::repair::answers::Answers;
 use crate::repair::republish::{Pace, RepublishStep};
 use crate::repair::verdict::{Confirmed, Published};
 use crate::store::change_log::{self, log_end};
 use crate::store::cursor::{Anchor, NO_ROW_MS};
-use crate::store::gaps::{self, Missing};
+use crate::store::gaps;
 use crate::store::{meta, schema_changes, sites};
 use rusqlite::Connection;
 use std::sync::Arc;
@@ -295,26 +295,6 @@ impl<'a> Transaction<'a> {
         Ok(())
     }
 
-    /// Notes a gap. It requests all rows, because the age of the rows in a lost message is unknown.
-    ///
-    /// # Errors
-    /// SQLite's error.
-    pub(super) fn note_gap(&mut self, shard: u32, node: NodeId, reason: &str) -> Result<(), Fatal> {
-        if planted(Bug::NoGapRepair) {
-            return Ok(());
-        }
-        tracing::warn!(
-            shard,
-            reason,
-            "messages are missing; asking the other nodes to republish them"
-        );
-        let missing = Missing { shard, node, since_ms: 0, reason };
-        gaps::note(self.db, missing, self.now.unix_ms)?;
-        self.stats.gaps += 1;
-        self.after.gaps_changed = true;
-        Ok(())
-    }
-
     /// Returns whether everything in this stream up to its cursor is applied.
     ///
     /// # Errors
@@ -443,20 +423,6 @@ fn roll_back(db: &Connection) {
         && let Err(error) = db.execute_batch("ROLLBACK")
     {
         tracing::error!(%error, "cannot roll back");
-    }
-}
-
-/// Checks by the number of our transactions that nobody replaced the content of the database.
-/// Restoring a backup into the live file (SQLite's backup interface, the shell's `.restore`) takes
-/// back changes that this process believes to be stored, and no log lists them.
-///
-/// # Errors
-/// [`Fatal::Restored`]; SQLite's error.
-pub(super) fn check_content(db: &Connection, writes: i64) -> Result<(), Fatal> {
-    match meta::get(db, meta::WRITES) {
-        Ok(stored) if stored.unwrap_or(0) == writes => Ok(()),
-        Ok(_) => Err(Fatal::Restored),
-        Err(error) => Err(Fatal::of(db, error)),
     }
 }
 

@@ -1,5 +1,6 @@
 use super::*;
-use crate::model::ids::BatchNo;
+use crate::inbound::process::note_gap;
+use crate::model::ids::NodeId;
 use crate::store::test_database;
 
 struct Memory {
@@ -75,7 +76,7 @@ fn a_failure_leaves_memory_and_database_as_they_were() {
         tx.begin()?;
         tx.mark_acknowledged(&inbox)?;
         tx.begin_incarnation(Site(8))?;
-        tx.note_gap(1, NodeId(2), "lost")?;
+        note_gap(tx, 1, NodeId(2), "lost")?;
         Err(Fatal::Database(DatabaseError::Full))
     });
     assert!(matches!(result, Err(Fatal::Database(DatabaseError::Full))));

@@ -21,6 +21,10 @@ impl Differences {
         layout: &Layout,
         now_ms: i64,
     ) -> Vec<SchemaDifference> {
+        if layout.schema_version == 0 {
+            // The node starts, and has not read its own tables yet.
+            return Vec::new();
+        }
         let differing = |(id, entry)| Some((id, differing_tables(entry, layout)?));
         let differing: Vec<(u64, Vec<String>)> = running.filter_map(differing).collect();
         self.0.retain(|id, _| differing.iter().any(|(other, _)| other == id));
@@ -131,5 +135,9 @@ mod tests {
         assert_eq!(at(None, 400), None, "it does not run");
         assert_eq!(at(Some(entry(&there, 4)), 500), Some((2, 500)));
         assert_eq!(at(Some(entry(&here, 5)), 600), None);
+        let starting = Layout::default();
+        let running = [(2, entry(&here, 6))];
+        let running = running.iter().map(|(id, entry)| (*id, entry));
+        assert!(differences.compare(running, &starting, 700).is_empty(), "not read yet");
     }
 }

@@ -6,6 +6,7 @@ use crate::oracle::meta;
 use crate::plan::ActionKind;
 use crate::rng::Rng;
 use crate::world::{World, sql};
+use harmonylite::model::config::SchemaMode;
 
 impl World<'_> {
     pub(crate) fn fault(
@@ -264,7 +265,7 @@ impl World<'_> {
         let level = match application::migrate(app) {
             // Transactions in pieces, and rows that are republished, are not whole at every moment:
             // the change can be there before its row in the bookkeeping.
-            Err(_) if self.plan.migrations_travel && self.is_torn() => {
+            Err(_) if self.plan.schema_mode != SchemaMode::Off && self.is_torn() => {
                 if !app.is_autocommit() {
                     app.execute_batch("ROLLBACK").map_err(sql)?;
                 }

@@ -128,7 +128,7 @@ impl Node {
         } else {
             copy_template(&mut app)?;
         }
-        if plan.migrations_travel {
+        if plan.schema_mode != SchemaMode::Off {
             app.execute_batch(application::BOOKKEEPING)?;
         }
         application::use_clock(&app, clock.shown())?;
@@ -141,7 +141,7 @@ impl Node {
             shards: plan.shards,
             stream_bytes_max: plan.stream_bytes,
             filter: TableFilter::default(),
-            schema_mode: if plan.migrations_travel { SchemaMode::All } else { SchemaMode::Off },
+            schema_mode: plan.schema_mode,
             publish: true,
             replicate: true,
             on_join: OnJoin::Merge,

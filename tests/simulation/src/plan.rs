@@ -6,6 +6,7 @@
 //! does nothing.
 
 use crate::rng::Rng;
+use harmonylite::model::config::SchemaMode;
 use harmonylite::model::limits::Limits;
 
 /// The kinds of actions.
@@ -145,8 +146,8 @@ pub struct Plan {
     pub tick_ms: i64,
     /// The nodes whose databases have rows before they join.
     pub populated: bool,
-    /// Whether migrations travel with the batches of their transactions.
-    pub migrations_travel: bool,
+    /// Which migrations travel with the batches of their transactions.
+    pub schema_mode: SchemaMode,
     /// How long a transaction waits for the application's snapshots, milliseconds.
     pub politeness_ms: u64,
     /// How many looks of a hundred find an open snapshot, until all heals.
@@ -247,7 +248,7 @@ impl Plan {
             work: work(&mut rng),
             tick_ms: rng.pick(&[1, 3, 20, 200, 4_000]),
             populated: rng.chance(25),
-            migrations_travel: false,
+            schema_mode: SchemaMode::Off,
             politeness_ms: 0,
             snapshots_percent: 0,
             actions: Vec::new(),
@@ -270,7 +271,13 @@ impl Plan {
     fn migrate(&mut self) {
         let mut rng = Rng::new(self.seed ^ 0x5c4e_3a00_0000_0001);
         if rng.chance(20) {
-            self.migrations_travel = Rng::new(self.seed ^ 0x7a4e_1000_0000_0003).chance(40);
+            self.schema_mode = if Rng::new(self.seed ^ 0x7a4e_1000_0000_0003).chance(40) {
+                SchemaMode::All
+            } else if Rng::new(self.seed ^ 0x7a4e_1000_0000_0005).chance(40) {
+                SchemaMode::Additive
+            } else {
+                SchemaMode::Off
+            };
             // Few worlds stay long between the first versions otherwise.
             let most = if rng.chance(50) { 7 } else { 16 };
             for _ in 0..rng.range(1, most) {

@@ -98,18 +98,18 @@ pub(super) fn text(running: bool, s: &Status) -> String {
             true => String::new(),
             false => format!(": {}", other.tables.join(", ")),
         };
-        let since = show::ago(other.since_ms, s.now_ms);
+        let lasts = show::span(s.now_ms - other.since_ms);
         out.line(
             "schema",
-            &format!("differs from that of node {} since {since}{tables}", other.node_id),
+            &format!("for {lasts} another one than that of node {}{tables}", other.node_id),
         );
     }
     for held in &s.held {
-        let since = show::ago(held.since_ms, s.now_ms);
+        let lasts = show::span(s.now_ms - held.since_ms);
         out.line(
             "held",
             &format!(
-                "changes of node {} (stream {}), since {since}: {}",
+                "changes of node {} (stream {}), for {lasts}: {}",
                 held.node_id, held.shard, held.reason
             ),
         );

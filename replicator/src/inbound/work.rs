@@ -1,0 +1,81 @@
+//! The order of the work inside one write transaction.
+//!
+//! Arrives: a transaction that has just begun, and what waits. Leaves: its changes and what remains
+//! to do after the commit. Owns the order: absorb, mark acknowledged entries, repair, apply, move
+//! the cursor. Whoever runs it commits or rolls back.
+
+use super::inbox::Inbox;
+use super::join::Join;
+use super::process;
+use super::repairs::Repairs;
+use super::transaction::Transaction;
+use super::verify::Verify;
+use crate::actor::Fatal;
+use crate::capture::baseline;
+use crate::model::config::Now;
+
+/// What waits for a transaction.
+pub(super) struct Work<'a> {
+    /// The verdict on the connection.
+    pub(super) verify: &'a mut Verify,
+    /// Acknowledgements and deliveries.
+    pub(super) inbox: &'a mut Inbox,
+    /// Gaps that ended, and the questions of other nodes.
+    pub(super) repairs: &'a Repairs,
+    /// The end of joining.
+    pub(super) join: &'a Join,
+    /// The most log entries to absorb.
+    pub(super) absorb_max: i64,
+}
+
+impl Work<'_> {
+    /// Does all of it, within the bounds.
+    ///
+    /// # Errors
+    /// The error that ends the node, or a temporary lock.
+    pub(super) fn run(&mut self, tx: &mut Transaction<'_>, now: Now) -> Result<(), Fatal> {
+        if !tx.begin()? {
+            return Ok(());
+        }
+        tx.follow_emptied_log()?;
+        self.begin_incarnation(tx)?;
+        if !tx.absorb(!self.inbox.acks.is_empty(), self.absorb_max)? {
+            return Ok(());
+        }
+        tx.mark_acknowledged(self.inbox)?;
+        if let Some(verdict) = self.verify.verdict() {
+            tx.carry_out(verdict)?;
+        }
+        tx.after.ended_gaps = self.repairs.gaps.write_ended(tx.db)?;
+        if !tx.compare()? {
+            return tx.write_marks();
+        }
+        if self.verify.is_up() && !tx.durable.republish.is_republishing() {
+            tx.answer(&self.repairs.answers)?;
+        }
+        process::serve(tx, self.inbox, &self.repairs.superseded)?;
+        process::release(tx)?;
+        self.end_join(tx, now)?;
+        tx.step_republish(&self.repairs.answers)?;
+        tx.keep_id_ranges()?;
+        tx.write_marks()
+    }
+
+    /// Before anything is absorbed: what the verdict says of changes that were never published.
+    fn begin_incarnation(&mut self, tx: &mut Transaction<'_>) -> Result<(), Fatal> {
+        let Some(verdict) = self.verify.verdict() else { return Ok(()) };
+        let published = verdict.confirmed.and_then(|c| c.published).map_or(0, |p| p.upto);
+        if verdict.behind_broker {
+            tx.begin_incarnation(baseline::site_from(self.verify.random()))?;
+        }
+        tx.stamp_old_changes(published)
+    }
+
+    fn end_join(&self, tx: &mut Transaction<'_>, now: Now) -> Result<(), Fatal> {
+        let served = &tx.after.served.items;
+        if self.verify.is_up() && self.join.is_complete(&tx.durable, self.inbox, served, now) {
+            tx.begin_end_of_join(self.join.found_data())?;
+        }
+        Ok(())
+    }
+}
