@@ -4,6 +4,7 @@
 //! created with the first object if it is missing. Retries are [`crate::store::Retrying`]'s: the
 //! client has none of its own. A crash leaves nothing.
 
+use super::broken;
 use crate::name::Name;
 use crate::store::{ENTRIES_MAX, Entry, Store, StoreError, StoreErrorKind, too_large};
 use async_trait::async_trait;
@@ -13,7 +14,7 @@ use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
     BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
 };
-use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{
     BucketLocationConstraint, CreateBucketConfiguration, ServerSideEncryption,
@@ -155,7 +156,7 @@ impl S3 {
             (Some(message), Some(code), _) => format!("{code}: {message}"),
             (None, Some(code), _) => code.clone(),
             (_, None, Some(status)) => format!("status {status}"),
-            (_, None, None) => DisplayErrorContext(&error).to_string(),
+            (_, None, None) => return broken(&error),
         };
         let advice = match code.as_deref() {
             Some("NoSuchBucket") => "; check snapshot.s3.bucket",
@@ -241,10 +242,7 @@ impl Store for S3 {
         }
         let mut body = BytesMut::with_capacity(announced);
         while let Some(part) = found.body.next().await {
-            let part = part.map_err(|error| {
-                let reason = format!("the answer broke off: {}", DisplayErrorContext(&error));
-                StoreError::new(StoreErrorKind::Passing, reason)
-            })?;
+            let part = part.map_err(|error| broken(&error))?;
             if body.len() + part.len() > bytes_max {
                 return Err(too_large(bytes_max));
             }

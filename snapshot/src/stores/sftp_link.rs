@@ -3,6 +3,7 @@
 //! Owns: nothing is sent to a server whose key is not in the known_hosts file, the password least
 //! of all. A crash leaves nothing.
 
+use super::broken;
 use super::sftp::SftpOptions;
 use crate::store::{StoreError, StoreErrorKind};
 use russh::client::{self, AuthResult, Handle, KeyboardInteractiveAuthResponse};
@@ -72,10 +73,10 @@ impl Link {
     pub(super) async fn open(options: &Arc<SftpOptions>) -> Result<Self, StoreError> {
         let mut ssh = connect(options).await?;
         authenticate(&mut ssh, options).await?;
-        let channel = ssh.channel_open_session().await.map_err(passing)?;
-        channel.request_subsystem(true, "sftp").await.map_err(passing)?;
+        let channel = ssh.channel_open_session().await.map_err(|error| broken(&error))?;
+        channel.request_subsystem(true, "sftp").await.map_err(|error| broken(&error))?;
         let sftp = RawSftpSession::new(channel.into_stream());
-        let version = sftp.init().await.map_err(passing)?;
+        let version = sftp.init().await.map_err(|error| broken(&error))?;
         let has = |name: &str, version_of: &str| {
             version.extensions.get(name).is_some_and(|found| found == version_of)
         };
@@ -107,7 +108,7 @@ async fn connect(options: &Arc<SftpOptions>) -> Result<Handle<Guard>, StoreError
     match tokio::time::timeout(CONNECT, connected).await {
         Ok(Ok(ssh)) => Ok(ssh),
         Ok(Err(Refused::Key(reason))) => Err(StoreError::new(StoreErrorKind::Denied, reason)),
-        Ok(Err(error)) => Err(passing(error)),
+        Ok(Err(error)) => Err(broken(&error)),
         Err(_) => {
             let reason = format!("no SSH connection within {CONNECT:?}");
             Err(StoreError::new(StoreErrorKind::Passing, reason))
@@ -136,16 +137,16 @@ async fn authenticate(ssh: &mut Handle<Guard>, options: &SftpOptions) -> Result<
             );
             StoreError::new(StoreErrorKind::Denied, reason)
         })?;
-        let hash = ssh.best_supported_rsa_hash().await.map_err(passing)?.flatten();
+        let hash = ssh.best_supported_rsa_hash().await.map_err(|error| broken(&error))?.flatten();
         let key = PrivateKeyWithHashAlg::new(Arc::new(key), hash);
-        if ssh.authenticate_publickey(user, key).await.map_err(passing)?.success() {
+        if ssh.authenticate_publickey(user, key).await.map_err(|error| broken(&error))?.success() {
             return Ok(());
         }
         tried.push("the key in snapshot.sftp.key_file");
     }
     if !options.password.is_empty() {
         let password = options.password.as_str();
-        if with_password(ssh, user, password).await.map_err(passing)? {
+        if with_password(ssh, user, password).await.map_err(|error| broken(&error))? {
             return Ok(());
         }
         tried.push("the password in snapshot.sftp.url");
@@ -179,9 +180,4 @@ async fn with_password(
         }
     }
     Ok(false)
-}
-
-fn passing(error: impl std::error::Error) -> StoreError {
-    let source = error.source().map_or(String::new(), |source| format!(": {source}"));
-    StoreError::new(StoreErrorKind::Passing, format!("{error}{source}"))
 }

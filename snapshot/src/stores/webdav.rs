@@ -285,15 +285,7 @@ fn unexpected(what: &str) -> StoreError {
 }
 
 fn broken(error: reqwest::Error) -> StoreError {
-    let kind = if error.is_builder() { StoreErrorKind::Lasting } else { StoreErrorKind::Passing };
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    StoreError::new(kind, text)
+    super::broken(&error.without_url())
 }
 
 fn failed(action: &str, answer: &Response) -> StoreError {

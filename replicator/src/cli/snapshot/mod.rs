@@ -28,7 +28,7 @@ use std::sync::Arc;
 /// Runs `harmonylite snapshot`.
 pub(crate) fn run(global: &Global, action: SnapshotAction) -> Result<ExitCode> {
     let settings = dispatch::settings(global)?.settings;
-    log::init(&settings.logging);
+    log::init_quiet(&settings.logging);
     match action {
         SnapshotAction::Save { json, resend } => save::run(global, &settings, resend, json)?,
         SnapshotAction::List { from, json } => {
