@@ -36,14 +36,18 @@ pub(crate) fn sweep(parent: &Path) {
     }
 }
 
+/// The time for ages of files, which have real times.
+#[allow(clippy::disallowed_methods)]
+pub(crate) fn now() -> SystemTime {
+    SystemTime::now()
+}
+
 fn is_old(folder: &Path) -> bool {
     let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|file| file.path());
     let all: Vec<PathBuf> = std::iter::once(folder.to_owned()).chain(files).collect();
     all.iter().all(|path| {
         let changed = path.symlink_metadata().and_then(|metadata| metadata.modified());
-        changed.is_ok_and(|changed| {
-            SystemTime::now().duration_since(changed).is_ok_and(|age| age > OLD)
-        })
+        changed.is_ok_and(|changed| now().duration_since(changed).is_ok_and(|age| age > OLD))
     })
 }
 
@@ -59,7 +63,7 @@ mod tests {
             let folder = parent.path().join(name);
             std::fs::create_dir(&folder).unwrap();
             let file = File::create(folder.join("image.db")).unwrap();
-            let then = SystemTime::now() - OLD - Duration::from_secs(60);
+            let then = now() - OLD - Duration::from_secs(60);
             if file_is_old {
                 file.set_modified(then).unwrap();
             }

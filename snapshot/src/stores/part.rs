@@ -1,9 +1,10 @@
 //! Temporary names of objects that are being written. No [`crate::Name`] begins with a dot, so no
 //! store lists them.
 
+use crate::scratch::now;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 const PREFIX: &str = ".part-";
 /// A put takes minutes at most: what is older was left by a killed one.
@@ -31,7 +32,7 @@ pub(super) fn is_left(file_name: &str) -> bool {
 }
 
 fn now_ms() -> u128 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()
+    now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 
 use crate::{Process, eventually, free_port};
 use dav_server::{DavHandler, fakels::FakeLs, localfs::LocalFs};
+use digest_auth::{AuthContext, AuthorizationHeader, HttpMethod};
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
 use hyper::service::{Service, service_fn};
@@ -129,6 +130,35 @@ fn failing<B>(status: StatusCode, empty: B) -> Result<Response<B>, String> {
 
 /// Starts a WebDAV server with a user; objects are below `dav/shop`, which does not exist yet.
 pub fn webdav(dir: &Path) -> HttpStore {
+    // user:PASSWORD
+    let basic = "Basic dXNlcjpwYXNzIHdvcmRAMQ==";
+    webdav_for(dir, move |request, _| {
+        let is_known = request.headers().get(AUTHORIZATION).is_some_and(|who| who == basic);
+        if is_known { Ok(()) } else { Err("Basic realm=\"test\"".to_owned()) }
+    })
+}
+
+/// Does the same with digest authentication. Every 50 requests another nonce is wanted.
+pub fn webdav_digest(dir: &Path) -> HttpStore {
+    webdav_for(dir, |request, requests| {
+        let nonce = format!("nonce{}", requests / 50);
+        let asked = format!("Digest realm=\"test\", qop=\"auth\", nonce=\"{nonce}\"");
+        let header = request.headers().get(AUTHORIZATION).and_then(|who| who.to_str().ok());
+        let Some(Ok(told)) = header.map(AuthorizationHeader::parse) else { return Err(asked) };
+        let method = HttpMethod::from(request.method().to_string());
+        let path = request.uri().path();
+        let context = AuthContext::new_with_method("user", PASSWORD, path, None::<&[u8]>, method);
+        let mut right = told.clone();
+        right.digest(&context);
+        if right.response == told.response && told.nonce == nonce { Ok(()) } else { Err(asked) }
+    })
+}
+
+fn webdav_for(
+    dir: &Path,
+    knows: impl Fn(&Request<Incoming>, u64) -> Result<(), String> + Send + Sync + 'static,
+) -> HttpStore {
+    let knows = Arc::new(knows);
     let root = dir.join("webdav");
     std::fs::create_dir_all(&root).unwrap();
     let handler = DavHandler::builder()
@@ -138,30 +168,25 @@ pub fn webdav(dir: &Path) -> HttpStore {
     let faults = Arc::new(Faults::default());
     faults.heal();
     let seen = Arc::clone(&faults);
-    // user:PASSWORD
-    let expected = HeaderValue::from_static("Basic dXNlcjpwYXNzIHdvcmRAMQ==");
     let (runtime, port) = serve(move |stream| {
-        let (handler, seen, expected) = (handler.clone(), Arc::clone(&seen), expected.clone());
+        let (handler, seen, knows) = (handler.clone(), Arc::clone(&seen), Arc::clone(&knows));
         async move {
             let answer = service_fn(move |request: Request<Incoming>| {
                 let fault = seen.next(&request);
-                let is_known = request.headers().get(AUTHORIZATION) == Some(&expected);
+                let known = knows(&request, seen.requests());
                 let handler = handler.clone();
                 async move {
-                    let mut answer = match (fault, is_known) {
-                        (Some(status), _) => {
-                            failing(status, dav_server::body::Body::empty()).unwrap()
-                        }
-                        (None, true) => handler.handle(request).await,
-                        (None, false) => {
-                            let denied = StatusCode::UNAUTHORIZED;
-                            failing(denied, dav_server::body::Body::empty()).unwrap()
+                    let empty = dav_server::body::Body::empty();
+                    let answer = match (fault, known) {
+                        (Some(status), _) => failing(status, empty).unwrap(),
+                        (None, Ok(())) => handler.handle(request).await,
+                        (None, Err(asked)) => {
+                            let mut denied = failing(StatusCode::UNAUTHORIZED, empty).unwrap();
+                            let asked = HeaderValue::from_str(&asked).unwrap();
+                            denied.headers_mut().insert(WWW_AUTHENTICATE, asked);
+                            denied
                         }
                     };
-                    if answer.status() == StatusCode::UNAUTHORIZED {
-                        let basic = HeaderValue::from_static("Basic realm=\"test\"");
-                        answer.headers_mut().insert(WWW_AUTHENTICATE, basic);
-                    }
                     Ok::<_, Infallible>(answer)
                 }
             });

@@ -9,7 +9,7 @@
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use harmonylite_guarantees::stores::{HttpStore, PASSWORD, Sshd, s3, webdav};
+use harmonylite_guarantees::stores::{HttpStore, PASSWORD, Sshd, s3, webdav, webdav_digest};
 use harmonylite_guarantees::{Cluster, Node, number, open, sound};
 use harmonylite_snapshot::Name;
 use harmonylite_snapshot::store::{Store, StoreErrorKind};
@@ -115,6 +115,7 @@ fn parts(root: &Path) -> Vec<PathBuf> {
 }
 
 /// What a killed put left goes a day later, and not before.
+#[allow(clippy::disallowed_methods)]
 async fn old_parts_go(store: &dyn Store, root: &Path) {
     let now_ms = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
     let part = |age: Duration| {
@@ -331,6 +332,17 @@ async fn webdav_keeps_its_promises() {
         let error = store.put(&name("a"), Bytes::new()).await.unwrap_err();
         assert_eq!(error.kind, kind, "{error}");
     }
+    tokio::task::block_in_place(|| drop(server));
+}
+
+/// The password is never sent, and a nonce that became stale is renewed.
+#[tokio::test(flavor = "multi_thread")]
+async fn webdav_with_digest_keeps_its_promises() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = tokio::task::block_in_place(|| webdav_digest(dir.path()));
+    keeps_its_promises(&webdav_store(&server, "pass%20word@1"), &server.root).await;
+    let denied = webdav_store(&server, "wrong").list("").await.unwrap_err();
+    assert_eq!(denied.kind, StoreErrorKind::Denied, "{denied}");
     tokio::task::block_in_place(|| drop(server));
 }
 
