@@ -1,11 +1,14 @@
 #!/bin/sh
-# Installs what the VFS tests need besides Rust and a C compiler, if this machine lacks it: the
-# sqlite3 shell, Debian's own python3 (which may load SQLite extensions; pyenv's may not), nm.
+# Installs what tests need besides Rust and a C compiler, if this machine lacks it: the sqlite3
+# shell, Debian's own python3 (which may load SQLite extensions; pyenv's may not), nm, and OpenSSH's
+# server and ssh-keygen.
 set -eu
 missing=
 command -v sqlite3 >/dev/null || missing="$missing sqlite3"
 test -x /usr/bin/python3 || missing="$missing python3"
 command -v nm >/dev/null || missing="$missing binutils"
+test -x /usr/sbin/sshd || command -v sshd >/dev/null || missing="$missing openssh-server"
+command -v ssh-keygen >/dev/null || missing="$missing openssh-client"
 test -z "$missing" && exit 0
 command -v apt-get >/dev/null || { echo "please install:$missing" >&2; exit 1; }
 sudo=

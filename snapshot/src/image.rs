@@ -13,6 +13,7 @@
 
 use crate::chunk::CHUNK_BYTES;
 use crate::error::SnapshotError;
+use crate::scratch;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 use std::collections::BTreeMap;
@@ -81,6 +82,7 @@ impl Image {
     /// SQLite's error: no such file, not a database, locked for 30 s.
     pub fn capture(path: &Path, scratch: &Path) -> Result<Self, SnapshotError> {
         let failed = |error| database(path, error);
+        scratch::sweep(scratch);
         let db = open(path).map_err(failed)?;
         if reads_pages(&db).map_err(failed)? && is_wal(&db).map_err(failed)? {
             return Self::pin(path, db, None, scratch);
@@ -89,7 +91,7 @@ impl Image {
     }
 
     fn copied(path: &Path, live: &Connection, scratch: &Path) -> Result<Self, SnapshotError> {
-        let dir = scratch_dir(scratch)?;
+        let dir = scratch::create(scratch)?;
         let file = dir.path().join("image.db");
         let copy = copy(live, &file).map_err(|error| database(path, error))?;
         Self::pin(path, copy, Some(Copy { file, _dir: dir }), scratch)
@@ -198,7 +200,7 @@ struct Rest {
 
 impl Rest {
     fn create(scratch: &Path) -> Result<Self, SnapshotError> {
-        let dir = scratch_dir(scratch)?;
+        let dir = scratch::create(scratch)?;
         let path = dir.path().join("rest");
         let file = File::create_new(&path).map_err(|error| SnapshotError::Io {
             action: "write",
@@ -274,17 +276,6 @@ fn file_pieces(path: &Path, mut each: impl FnMut(Vec<u8>) -> bool) -> Result<(),
             return Ok(());
         }
     }
-}
-
-/// Creates a directory for files that go when it is dropped.
-pub(crate) fn scratch_dir(parent: &Path) -> Result<TempDir, SnapshotError> {
-    tempfile::Builder::new().prefix(".harmonylite-snapshot-").tempdir_in(parent).map_err(|error| {
-        SnapshotError::Io {
-            action: "create a scratch directory in",
-            path: parent.to_owned(),
-            error,
-        }
-    })
 }
 
 pub(crate) fn database(path: &Path, error: rusqlite::Error) -> SnapshotError {

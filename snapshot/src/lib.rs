@@ -8,7 +8,7 @@
 //! - [`chunk`]: pieces of an image, their names, and their stored form;
 //! - [`manifest`]: what a snapshot contains, written last and checked when read;
 //! - [`store`]: the port to a store, and the bounded retries in front of it; [`stores`] has those
-//!   that need no network;
+//!   that need nothing of a node;
 //! - [`save`]: image to store; [`catalog`]: the snapshots of a store;
 //! - [`restore`]: store to file; [`verify`]: a restore that proves a snapshot;
 //! - [`retention`]: which snapshots and chunks go.
@@ -26,6 +26,7 @@ pub mod progress;
 pub mod restore;
 pub mod retention;
 pub mod save;
+mod scratch;
 pub mod store;
 pub mod stores;
 pub mod verify;

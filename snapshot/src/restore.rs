@@ -9,8 +9,8 @@ use crate::blocking;
 use crate::catalog::Found;
 use crate::chunk::{self, CHUNK_BYTES, ChunkId, STORED_BYTES_MAX};
 use crate::error::SnapshotError;
-use crate::image::scratch_dir;
 use crate::progress::Progress;
+use crate::scratch;
 use crate::store::Retrying;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use std::fs::File;
@@ -118,7 +118,7 @@ pub async fn fetch(
     dir: &Path,
     progress: &Arc<Progress>,
 ) -> Result<Fetched, SnapshotError> {
-    let dir = scratch_dir(dir)?;
+    let dir = scratch::create(dir)?;
     let path = dir.path().join("image.db");
     let failed = |error| SnapshotError::Io { action: "write", path: path.clone(), error };
     let file = File::options().read(true).write(true).create_new(true).open(&path);

@@ -48,6 +48,8 @@ pub struct Pruned {
     pub bytes: u64,
     /// Nothing was removed, because this save may be running.
     pub running: Option<String>,
+    /// The temporary files removed that killed puts had left.
+    pub left: u64,
 }
 
 /// Keeps the newest `keep` snapshots (at least one), and removes the others and all chunks that no
@@ -99,6 +101,9 @@ pub async fn prune(
         }
         pruned.chunks += step.len() as u64;
         pruned.bytes += step.iter().filter_map(|entry| entry.bytes).sum::<u64>();
+    }
+    if !dry_run {
+        pruned.left = store.sweep().await?;
     }
     Ok(pruned)
 }

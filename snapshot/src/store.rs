@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// What kind of failure it is, for retries and for the hint.
@@ -44,6 +45,14 @@ impl StoreError {
     pub fn new(kind: StoreErrorKind, reason: impl Into<String>) -> Self {
         Self { kind, reason: reason.into() }
     }
+}
+
+/// The objects in a list, at most: ten times the chunks of the largest snapshot.
+pub const ENTRIES_MAX: usize = 10_000_000;
+
+/// The error of an answer that is larger than what is accepted.
+pub(crate) fn too_large(most: usize) -> StoreError {
+    StoreError::new(StoreErrorKind::TooLarge, format!("it has more than {most}"))
 }
 
 /// One listed object.
@@ -96,6 +105,14 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError`].
     async fn delete(&self, name: &Name) -> Result<(), StoreError>;
+
+    /// Removes what puts left that were killed more than a day ago. Returns how many.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    async fn sweep(&self) -> Result<u64, StoreError> {
+        Ok(0)
+    }
 }
 
 /// How long a request may take, and how often it is tried.
@@ -103,7 +120,7 @@ pub trait Store: Send + Sync {
 pub struct Patience {
     /// The longest time of one attempt.
     pub attempt: Duration,
-    /// The attempts, the first one included.
+    /// The attempts, the first one included. Fewer before the store has answered at all.
     pub attempts: u32,
     /// The wait before the second attempt; it doubles.
     pub wait: Duration,
@@ -118,18 +135,22 @@ impl Default for Patience {
 
 /// The longest wait between two attempts.
 const WAIT_MAX: Duration = Duration::from_secs(30);
+/// The attempts, at most, before a store has answered anything: a wrong address does not pass.
+const FIRST_ATTEMPTS: u32 = 4;
 
 /// A store with time-outs and retries. All of this crate goes through it.
 #[derive(Clone)]
 pub struct Retrying {
     store: Arc<dyn Store>,
     patience: Patience,
+    /// Whether the store has ever answered.
+    answered: Arc<AtomicBool>,
 }
 
 impl Retrying {
     /// Wraps a store.
     pub fn new(store: Arc<dyn Store>, patience: Patience) -> Self {
-        Self { store, patience }
+        Self { store, patience, answered: Arc::default() }
     }
 
     /// Returns the place for people.
@@ -167,6 +188,10 @@ impl Retrying {
             .map_err(|error| self.failed("delete", name.as_str(), error))
     }
 
+    pub(crate) async fn sweep(&self) -> Result<u64, SnapshotError> {
+        self.again(|| self.store.sweep()).await.map_err(|error| self.failed("tidy", "it", error))
+    }
+
     fn failed(&self, action: &'static str, object: &str, error: StoreError) -> SnapshotError {
         SnapshotError::Store { place: self.place(), action, object: object.to_owned(), error }
     }
@@ -176,21 +201,28 @@ impl Retrying {
         F: Future<Output = Result<T, StoreError>>,
     {
         let Patience { attempt, attempts, mut wait } = self.patience;
-        let mut left = attempts.max(1);
+        let mut tried = 0;
         loop {
             let answer = tokio::time::timeout(attempt, request()).await.unwrap_or_else(|_| {
                 let reason = format!("no answer within {attempt:?}");
                 Err(StoreError::new(StoreErrorKind::Passing, reason))
             });
-            left -= 1;
-            match answer {
-                Err(error) if error.kind == StoreErrorKind::Passing && left > 0 => {
-                    tracing::debug!(%error, ?wait, left, "the snapshot store failed, retrying");
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(WAIT_MAX);
+            tried += 1;
+            let error = match answer {
+                Err(error) if error.kind == StoreErrorKind::Passing => error,
+                answer => {
+                    self.answered.store(true, Ordering::Relaxed);
+                    return answer;
                 }
-                answer => return answer,
+            };
+            let is_known = self.answered.load(Ordering::Relaxed);
+            if tried >= if is_known { attempts } else { attempts.min(FIRST_ATTEMPTS) } {
+                return Err(error);
             }
+            let place = self.place();
+            tracing::warn!(place, %error, ?wait, "the snapshot store failed, retrying");
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(WAIT_MAX);
         }
     }
 }
@@ -216,6 +248,11 @@ mod tests {
         memory.fail(&name, [Fault::Passing; 20]);
         assert!(store.get(&name, 1).await.is_err());
         assert_eq!(memory.calls(), 6 + quick().attempts as usize, "bounded");
+        let unknown = Retrying::new(memory.clone(), quick());
+        memory.fail(&name, [Fault::Passing; 20]);
+        assert!(unknown.get(&name, 1).await.is_err());
+        let first = FIRST_ATTEMPTS as usize;
+        assert_eq!(memory.calls(), 6 + quick().attempts as usize + first, "it never answered");
     }
 
     #[tokio::test(start_paused = true)]

@@ -215,7 +215,7 @@ pub(crate) enum QuarantineAction {
 
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum SnapshotAction {
-    /// Save one, also beside a running node, then remove all but the newest (snapshot.keep)
+    /// Save one in every store, also beside a running node; all but the newest are then removed
     Save {
         /// As JSON
         #[arg(long)]
@@ -226,6 +226,9 @@ pub(crate) enum SnapshotAction {
     },
     /// List them, newest first
     List {
+        /// The store: its name, or its number from 1; the first one without it
+        #[arg(long, value_name = "STORE")]
+        from: Option<String>,
         /// As JSON
         #[arg(long)]
         json: bool,
@@ -234,6 +237,9 @@ pub(crate) enum SnapshotAction {
     Verify {
         /// The snapshot, or the beginning of its name; the newest one without it
         snapshot: Option<String>,
+        /// The store: its name, or its number from 1; the first one without it
+        #[arg(long, value_name = "STORE")]
+        from: Option<String>,
         /// As JSON
         #[arg(long)]
         json: bool,
@@ -245,6 +251,9 @@ pub(crate) enum SnapshotAction {
         /// How many stay; snapshot.keep without it
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
         keep: Option<u64>,
+        /// The store: its name, or its number from 1; the first one without it
+        #[arg(long, value_name = "STORE")]
+        from: Option<String>,
         /// Only show what would be removed
         #[arg(long)]
         dry_run: bool,
@@ -262,6 +271,9 @@ pub(crate) struct RestoreOptions {
     /// The snapshot, or the beginning of its name; the newest one without it
     #[arg(long, value_name = "ID")]
     pub(crate) snapshot: Option<String>,
+    /// The store: its name, or its number from 1; the first one without it
+    #[arg(long, value_name = "STORE")]
+    pub(crate) from: Option<String>,
     /// Replace a file that exists; it is kept under a dated name
     #[arg(long)]
     pub(crate) force: bool,

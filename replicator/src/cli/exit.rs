@@ -68,7 +68,7 @@ impl From<Exit> for ExitCode {
 }
 
 /// An error as the program reports it: what happened, to what, and what a person can do.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Failure {
     /// The exit status of the process.
     pub(crate) exit: Exit,

@@ -9,7 +9,7 @@
 
 use super::ask::is_missing;
 use super::connect::{LinkError, Target, connect};
-use crate::settings::Settings;
+use crate::settings::{Settings, SnapshotNatsSettings};
 use async_nats::header::HeaderMap;
 use async_nats::jetstream::context::{GetStreamErrorKind, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::StreamMessage;
@@ -51,7 +51,11 @@ impl NatsStore {
     ///
     /// # Errors
     /// [`LinkError`].
-    pub async fn open(settings: &Settings, target: &Target) -> Result<Self, LinkError> {
+    pub async fn open(
+        settings: &Settings,
+        store: &SnapshotNatsSettings,
+        target: &Target,
+    ) -> Result<Self, LinkError> {
         // Nobody looks at the events: requests fail instead.
         let (events, _) = tokio::sync::mpsc::unbounded_channel();
         let client = connect(settings, target, events).await?;
@@ -59,8 +63,8 @@ impl NatsStore {
         jetstream.set_timeout(REQUEST);
         Ok(Self {
             jetstream,
-            bucket: settings.snapshot_bucket(),
-            replicas: settings.snapshot.nats.replicas,
+            bucket: settings.snapshot_bucket(store),
+            replicas: store.replicas,
             url: target.describe(),
             stream: OnceCell::new(),
         })

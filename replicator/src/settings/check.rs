@@ -3,14 +3,14 @@
 
 use super::address::{bind_address, server_bind};
 use super::secrets::login_in;
-use super::{NatsSettings, Settings, SnapshotSettings};
+use super::{NatsSettings, Settings, SnapshotSettings, check_stores};
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use std::fs::File;
 
 /// The key, and the defect of its value.
 pub(super) type Wrong = (&'static str, String);
 
-type Checked = Result<(), Wrong>;
+pub(super) type Checked = Result<(), Wrong>;
 
 /// The streams of a cluster; each node consumes all of them.
 const SHARDS_MAX: u32 = 1024;
@@ -22,9 +22,7 @@ const ID_BLOCK_MAX: u64 = 1_000_000;
 /// A stream must hold many parts of 900,000 bytes, or it drops them before they are read.
 const STREAM_BYTES_MIN: i64 = 16 << 20;
 /// JetStream's own limit.
-const REPLICAS_MAX: usize = 5;
-/// The stores for snapshots.
-const STORES: [&str; 5] = ["nats", "dir", "s3", "webdav", "sftp"];
+pub(super) const REPLICAS_MAX: usize = 5;
 /// More snapshots than anybody looks through.
 const KEEP_MAX: u64 = 10_000;
 /// The lease is renewed six times in this time.
@@ -39,7 +37,6 @@ pub(super) fn check(s: &Settings) -> Checked {
     let log = &s.replication_log;
     range("replication_log.shards", u64::from(log.shards), 1, u64::from(SHARDS_MAX))?;
     range("replication_log.replicas", log.replicas as u64, 1, REPLICAS_MAX as u64)?;
-    range("snapshot.nats.replicas", s.snapshot.nats.replicas as u64, 1, REPLICAS_MAX as u64)?;
     limit("replication_log.max_entries", log.max_entries)?;
     limit("replication_log.max_bytes", log.max_bytes)?;
     if (1..STREAM_BYTES_MIN).contains(&log.max_bytes) {
@@ -95,7 +92,7 @@ pub(super) fn globs(
     set.build().map_err(|e| (key, format!("cannot be used: {e}")))
 }
 
-fn range(key: &'static str, value: u64, least: u64, most: u64) -> Checked {
+pub(super) fn range(key: &'static str, value: u64, least: u64, most: u64) -> Checked {
     if (least..=most).contains(&value) {
         Ok(())
     } else {
@@ -112,7 +109,7 @@ fn limit(key: &'static str, value: i64) -> Checked {
     }
 }
 
-fn one_of(key: &'static str, value: &str, allowed: &[&str]) -> Checked {
+pub(super) fn one_of(key: &'static str, value: &str, allowed: &[&str]) -> Checked {
     if allowed.contains(&value) {
         Ok(())
     } else {
@@ -121,7 +118,7 @@ fn one_of(key: &'static str, value: &str, allowed: &[&str]) -> Checked {
 }
 
 /// Checks for what NATS accepts as a subject without wildcards, or as the name of a stream.
-fn subject(key: &'static str, value: &str, dots: bool) -> Checked {
+pub(super) fn subject(key: &'static str, value: &str, dots: bool) -> Checked {
     let bad =
         |c: char| c.is_whitespace() || c.is_control() || "*>/\\".contains(c) || (!dots && c == '.');
     if value.is_empty() || value.contains(bad) || value.split('.').any(str::is_empty) {
@@ -191,7 +188,7 @@ fn nats(n: &NatsSettings) -> Checked {
     server_bind(&n.bind_address).map(drop).map_err(|reason| ("nats.bind_address", reason))
 }
 
-fn readable(key: &'static str, file: &str) -> Checked {
+pub(super) fn readable(key: &'static str, file: &str) -> Checked {
     if file.is_empty() {
         return Ok(());
     }
@@ -206,33 +203,9 @@ fn readable(key: &'static str, file: &str) -> Checked {
 }
 
 fn snapshot(s: &SnapshotSettings) -> Checked {
-    one_of("snapshot.store", &s.store, &STORES)?;
     range("snapshot.keep", s.keep as u64, 1, KEEP_MAX)?;
     range("snapshot.leader_ttl", s.leader_ttl, LEADER_TTL_MS_MIN, LEADER_TTL_MS_MAX)?;
-    if !s.nats.bucket.is_empty() {
-        subject("snapshot.nats.bucket", &s.nats.bucket, false)?;
-    }
-    if !s.enabled {
-        return Ok(());
-    }
-    let missing = |key, what: &str| Err((key, format!("{what}, and snapshot.store needs it")));
-    match s.store.as_str() {
-        "dir" if s.dir.path.as_os_str().is_empty() => missing("snapshot.dir.path", "is empty"),
-        "s3" if s.s3.endpoint.is_empty() => missing("snapshot.s3.endpoint", "is empty"),
-        "s3" if s.s3.bucket.is_empty() => missing("snapshot.s3.bucket", "is empty"),
-        "webdav"
-            if !["http://", "https://", "${"]
-                .iter()
-                .any(|p| s.webdav.url.reveal().starts_with(p)) =>
-        {
-            missing("snapshot.webdav.url", "does not begin with https:// or http://")
-        }
-        // A variable of the environment stays where nobody needs the secret.
-        "sftp" if !["sftp://", "${"].iter().any(|p| s.sftp.url.reveal().starts_with(p)) => {
-            missing("snapshot.sftp.url", "does not begin with sftp://")
-        }
-        _ => Ok(()),
-    }
+    check_stores::check(s)
 }
 
 fn endpoints(s: &Settings) -> Checked {
@@ -291,7 +264,6 @@ mod tests {
         assert_eq!(wrong(|s| s.replication_log.shards = 0), "replication_log.shards");
         assert_eq!(wrong(|s| s.replication_log.shards = 1025), "replication_log.shards");
         assert_eq!(wrong(|s| s.replication_log.replicas = 6), "replication_log.replicas");
-        assert_eq!(wrong(|s| s.snapshot.nats.replicas = 0), "snapshot.nats.replicas");
         assert_eq!(wrong(|s| s.replication_log.max_entries = 0), "replication_log.max_entries");
         assert_eq!(wrong(|s| s.replication_log.max_bytes = -2), "replication_log.max_bytes");
         assert_eq!(wrong(|s| s.replication_log.max_bytes = 9 << 20), "replication_log.max_bytes");
@@ -302,14 +274,8 @@ mod tests {
         assert_eq!(wrong(|s| s.version_retention = Span::from_days(7)), "version_retention");
         assert_eq!(wrong(|s| s.tables.include = vec!["a[".into()]), "tables.include");
         assert_eq!(wrong(|s| s.tables.exclude = vec!["{".into()]), "tables.exclude");
-        assert_eq!(wrong(|s| s.snapshot.store = "ftp".into()), "snapshot.store");
-        assert_eq!(wrong(|s| s.snapshot.store = "dir".into()), "snapshot.dir.path");
         assert_eq!(wrong(|s| s.snapshot.keep = 0), "snapshot.keep");
         assert_eq!(wrong(|s| s.snapshot.leader_ttl = 999), "snapshot.leader_ttl");
-        assert_eq!(wrong(|s| s.snapshot.nats.bucket = "a.b".into()), "snapshot.nats.bucket");
-        assert_eq!(wrong(|s| s.snapshot.store = "s3".into()), "snapshot.s3.endpoint");
-        assert_eq!(wrong(|s| s.snapshot.store = "sftp".into()), "snapshot.sftp.url");
-        assert_eq!(wrong(|s| s.snapshot.store = "webdav".into()), "snapshot.webdav.url");
         assert_eq!(wrong(|s| s.logging.format = "xml".into()), "logging.format");
         assert_eq!(wrong(|s| s.prometheus.bind = "3010".into()), "prometheus.bind");
         assert_eq!(wrong(|s| s.health_check.bind = ":x".into()), "health_check.bind");

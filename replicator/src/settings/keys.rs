@@ -1,6 +1,6 @@
 //! Compares the keys of a file with the known ones, which are those of the default settings.
 
-use super::Settings;
+use super::{Settings, StoreSettings};
 use std::collections::BTreeMap;
 use toml::Value;
 use toml::de::{DeTable, DeValue};
@@ -41,9 +41,15 @@ pub(super) fn is_secret(key: &str) -> bool {
     ["password", "secret", "token", "url", "urls"].iter().any(|word| key.ends_with(word))
 }
 
+/// The key whose value is a list of sections.
+const SECTIONS: &str = "snapshot.also";
+
 /// Returns all keys and sections with their default values, by full name.
 fn known() -> BTreeMap<String, Value> {
     let mut out = BTreeMap::new();
+    if let Ok(Value::Table(entry)) = Value::try_from(StoreSettings::default()) {
+        collect(SECTIONS, &entry, &mut out);
+    }
     if let Ok(Value::Table(defaults)) = Value::try_from(Settings::default()) {
         collect("", &defaults, &mut out);
     }
@@ -87,10 +93,19 @@ fn walk(prefix: &str, table: &DeTable<'_>, known: &BTreeMap<String, Value>, foun
             walk(&key, inner, known, found);
             continue;
         }
-        if let Some(wrong) = wrong_type(default, value.get_ref()) {
+        if let (SECTIONS, DeValue::Array(entries)) = (key.as_str(), value.get_ref())
+            && entries.iter().all(|entry| entry.get_ref().is_table())
+        {
+            for entry in entries.iter().filter_map(|entry| entry.get_ref().as_table()) {
+                walk(&key, entry, known, found);
+            }
+            continue;
+        }
+        let wrong = wrong_type(default, value.get_ref());
+        if let Some(wrong) = wrong.or((key == SECTIONS).then_some("a list")) {
             found.wrong.push(Finding::WrongType {
                 key: key.clone(),
-                expected: kind(default),
+                expected: if key == SECTIONS { "a list of sections" } else { kind(default) },
                 found: wrong,
                 at: at.start,
             });
@@ -167,6 +182,7 @@ mod tests {
             "schema.replicate",
             "snapshot.s3.secret",
             "snapshot.sftp.url",
+            "snapshot.also.sftp.key_file",
             "nats.creds_file",
             "health_check.detailed",
         ] {
@@ -182,6 +198,7 @@ mod tests {
             "snapshot.s3.secret",
             "snapshot.s3.session_token",
             "snapshot.webdav.url",
+            "snapshot.also.s3.secret",
             "nats.urls",
         ] {
             assert!(is_secret(key), "{key}");

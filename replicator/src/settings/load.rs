@@ -342,6 +342,23 @@ mod tests {
     }
 
     #[test]
+    fn further_stores_are_a_list_of_sections() {
+        let text = "[[snapshot.also]]\nstore = 'dir'\ndir.path = '/a'\n[[snapshot.also]]\n\
+            name = 'far'\nstore = 's3'\n[snapshot.also.s3]\nendpoint = 'h'\nbucket = 'b'\n\
+            access_key = 'a'\nsecret = 'hunter2'\n";
+        let loaded = load(text).unwrap();
+        assert_eq!(loaded.settings.snapshot.also.len(), 2);
+        let shown = format!("{loaded:?} {}", toml::to_string(&loaded.settings).unwrap());
+        assert!(!shown.contains("hunter2"), "{shown}");
+        assert!(message("[[snapshot.also]]\nstroe = 'dir'").contains("snapshot.also.store?"));
+        assert!(message("[[snapshot.also]]\nname = 1").contains("snapshot.also.name must be"));
+        for wrong in ["snapshot.also = 'x'", "snapshot.also = ['x']", "snapshot.also.x = 1"] {
+            let message = message(wrong);
+            assert!(message.contains("snapshot.also must be a list of sections"), "{message}");
+        }
+    }
+
+    #[test]
     fn schema_changes_travel_in_three_modes() {
         for mode in ["off", "additive", "all"] {
             assert!(load(&format!("[schema]\nreplicate = '{mode}'")).is_ok(), "{mode}");

@@ -7,6 +7,7 @@
 
 mod address;
 mod check;
+mod check_stores;
 mod duration;
 pub mod identity;
 mod ids;
@@ -15,6 +16,7 @@ mod load;
 mod node_config;
 mod notes;
 mod secrets;
+mod stores;
 
 pub use address::{bind_address, server_bind, without_credentials};
 pub use duration::Span;
@@ -22,6 +24,10 @@ pub use ids::IdsSettings;
 pub use load::{Loaded, SettingsError};
 pub use node_config::NodeConfigError;
 pub use secrets::{Login, PASSWORD_VARIABLE};
+pub use stores::{
+    SnapshotDirSettings, SnapshotNatsSettings, SnapshotS3Settings, SnapshotSftpSettings,
+    SnapshotUrlSettings, StoreSettings,
+};
 
 use crate::model::config::{OnJoin, SchemaMode};
 use crate::model::limits::Limits;
@@ -147,9 +153,9 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Returns the stream that holds snapshots if `snapshot.store` is `nats`.
-    pub fn snapshot_bucket(&self) -> String {
-        match self.snapshot.nats.bucket.as_str() {
+    /// Returns the stream of a store `nats` for snapshots.
+    pub fn snapshot_bucket(&self, store: &SnapshotNatsSettings) -> String {
+        match store.bucket.as_str() {
             "" => format!("{}-snapshot-store", self.nats.stream_prefix),
             named => named.to_owned(),
         }
@@ -203,7 +209,9 @@ pub struct SnapshotSettings {
     /// Store `webdav`.
     pub webdav: SnapshotUrlSettings,
     /// Store `sftp`.
-    pub sftp: SnapshotUrlSettings,
+    pub sftp: SnapshotSftpSettings,
+    /// `[[snapshot.also]]`: further stores, into which each snapshot goes too.
+    pub also: Vec<StoreSettings>,
 }
 
 impl Default for SnapshotSettings {
@@ -219,55 +227,30 @@ impl Default for SnapshotSettings {
             dir: SnapshotDirSettings::default(),
             s3: SnapshotS3Settings::default(),
             webdav: SnapshotUrlSettings::default(),
-            sftp: SnapshotUrlSettings::default(),
+            sftp: SnapshotSftpSettings::default(),
+            also: Vec::new(),
         }
     }
 }
 
-/// `[snapshot.nats]`.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SnapshotNatsSettings {
-    /// Copies that the broker keeps.
-    pub replicas: usize,
-    /// The bucket, a stream; empty: `<stream_prefix>-snapshot-store`.
-    pub bucket: String,
-}
-
-impl Default for SnapshotNatsSettings {
-    fn default() -> Self {
-        Self { replicas: 1, bucket: String::new() }
+impl SnapshotSettings {
+    /// Returns all stores, each with its name: that of `snapshot.store` first.
+    pub fn stores(&self) -> Vec<StoreSettings> {
+        let first = StoreSettings {
+            name: String::new(),
+            store: self.store.clone(),
+            nats: self.nats.clone(),
+            dir: self.dir.clone(),
+            s3: self.s3.clone(),
+            webdav: self.webdav.clone(),
+            sftp: self.sftp.clone(),
+        };
+        let mut stores: Vec<_> = std::iter::once(first).chain(self.also.iter().cloned()).collect();
+        for store in stores.iter_mut().filter(|store| store.name.is_empty()) {
+            store.name.clone_from(&store.store);
+        }
+        stores
     }
-}
-
-/// `[snapshot.dir]`.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SnapshotDirSettings {
-    /// The directory, which is created with the first snapshot.
-    pub path: PathBuf,
-}
-
-/// `[snapshot.s3]`.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-#[allow(missing_docs)]
-pub struct SnapshotS3Settings {
-    pub endpoint: String,
-    pub path: String,
-    pub use_ssl: bool,
-    pub access_key: String,
-    pub secret: Secret,
-    pub session_token: Secret,
-    pub bucket: String,
-}
-
-/// `[snapshot.webdav]`, `[snapshot.sftp]`: a URL, with the credentials inside.
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SnapshotUrlSettings {
-    /// Where; with credentials, therefore secret.
-    pub url: Secret,
 }
 
 /// `[replication_log]`.

@@ -38,7 +38,12 @@ pub(super) fn written(settings: &Settings) -> Vec<&'static str> {
         ("snapshot.s3.session_token", &snapshot.s3.session_token),
         ("snapshot.webdav.url", &snapshot.webdav.url),
         ("snapshot.sftp.url", &snapshot.sftp.url),
-    ] {
+    ]
+    .into_iter()
+    .chain(snapshot.also.iter().flat_map(|store| {
+        [&store.s3.secret, &store.s3.session_token, &store.webdav.url, &store.sftp.url]
+            .map(|secret| ("snapshot.also", secret))
+    })) {
         if !secret.is_empty() && !secret.reveal().contains("${") {
             keys.push(key);
         }
@@ -58,7 +63,13 @@ pub(super) fn resolve(settings: &mut Settings, environment: Environment<'_>) -> 
         ("snapshot.s3.session_token", &mut snapshot.s3.session_token),
         ("snapshot.webdav.url", &mut snapshot.webdav.url),
         ("snapshot.sftp.url", &mut snapshot.sftp.url),
-    ] {
+    ]
+    .into_iter()
+    .chain(snapshot.also.iter_mut().flat_map(|store| {
+        let (s3, webdav, sftp) = (&mut store.s3, &mut store.webdav, &mut store.sftp);
+        [&mut s3.secret, &mut s3.session_token, &mut webdav.url, &mut sftp.url]
+            .map(|secret| ("snapshot.also", secret))
+    })) {
         *secret = Secret::new(expand(key, secret.reveal(), environment)?);
     }
     if !nats.user_password.is_empty() && !nats.user_password_file.is_empty() {

@@ -1,4 +1,4 @@
-//! The store that the settings name.
+//! The stores that the settings name.
 //!
 //! Without `nats.urls` the store `nats` is in the embedded servers. Then a command starts this
 //! node's server for its own time, which works only while the node does not run.
@@ -7,9 +7,13 @@ use crate::db::lockfile::{Lock, LockError};
 use crate::embedded::{Embedded, EmbeddedError};
 use crate::model::ids::NodeId;
 use crate::nats::{LinkError, NatsStore, Target};
-use crate::settings::{ClusterSettings, Settings};
-use harmonylite_snapshot::store::{Patience, Retrying};
-use harmonylite_snapshot::stores::Directory;
+use crate::settings::{
+    ClusterSettings, Settings, SnapshotS3Settings, SnapshotSftpSettings, StoreSettings,
+};
+use harmonylite_snapshot::store::{Patience, Retrying, Store};
+use harmonylite_snapshot::stores::{
+    Directory, S3, S3Options, Sftp, SftpOptions, WebDav, WebDavOptions,
+};
 use std::sync::Arc;
 
 /// A store, and what has to run for it.
@@ -22,12 +26,14 @@ pub(crate) struct Place {
 /// Why a store cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PlaceError {
-    /// This version lacks the store.
-    #[error("this version of harmonylite has no store {0:?} for snapshots yet")]
-    NotYet(String),
-    /// The settings name a directory without a path.
-    #[error("snapshot.dir.path is empty")]
-    NoDirectory,
+    /// A setting of the store cannot be used.
+    #[error("{key} {reason}")]
+    Setting {
+        /// The key.
+        key: &'static str,
+        /// Its defect.
+        reason: String,
+    },
     /// The broker cannot be reached.
     #[error("{0}")]
     Broker(#[from] LinkError),
@@ -42,43 +48,38 @@ pub(crate) enum PlaceError {
 }
 
 impl Place {
-    /// Opens the store.
+    /// Opens a store.
     ///
     /// # Errors
     /// [`PlaceError`].
     pub(crate) async fn open(
         settings: &Settings,
+        store: &StoreSettings,
         node: NodeId,
         cluster: &ClusterSettings,
     ) -> Result<Self, PlaceError> {
-        if settings.snapshot.store == "nats" {
-            let (target, server) = target(settings, node, cluster).await?;
-            let place = Self::at(settings, &target).await?;
-            return Ok(Self { server, ..place });
+        if store.store != "nats" {
+            return Ok(Self { store: retrying(without_broker(store)?), server: None });
         }
-        Self::at(settings, &Target { urls: Vec::new(), access: None }).await
+        let (target, server) = target(settings, node, cluster).await?;
+        let place = Self::at(settings, store, &target).await?;
+        Ok(Self { server, ..place })
     }
 
-    /// Opens the store; if it is in the broker, with this access. Starts nothing.
+    /// Opens a store; if it is in the broker, with this access. Starts nothing.
     ///
     /// # Errors
     /// [`PlaceError`].
-    pub(crate) async fn at(settings: &Settings, target: &Target) -> Result<Self, PlaceError> {
-        let retrying = |store| Retrying::new(store, Patience::default());
-        match settings.snapshot.store.as_str() {
-            "dir" if settings.snapshot.dir.path.as_os_str().is_empty() => {
-                Err(PlaceError::NoDirectory)
-            }
-            "dir" => {
-                let store = Directory::new(&settings.snapshot.dir.path);
-                Ok(Self { store: retrying(Arc::new(store)), server: None })
-            }
-            "nats" => {
-                let store = NatsStore::open(settings, target).await?;
-                Ok(Self { store: retrying(Arc::new(store)), server: None })
-            }
-            other => Err(PlaceError::NotYet(other.to_owned())),
+    pub(crate) async fn at(
+        settings: &Settings,
+        store: &StoreSettings,
+        target: &Target,
+    ) -> Result<Self, PlaceError> {
+        if store.store != "nats" {
+            return Ok(Self { store: retrying(without_broker(store)?), server: None });
         }
+        let store = NatsStore::open(settings, &store.nats, target).await?;
+        Ok(Self { store: retrying(Arc::new(store)), server: None })
     }
 
     /// Ends what was started for the store.
@@ -103,4 +104,46 @@ async fn target(
     let access = server.access().borrow().clone();
     let target = Target { urls: vec![access.url.clone()], access: Some(access) };
     Ok((target, Some((server, lock))))
+}
+
+fn retrying(store: Arc<dyn Store>) -> Retrying {
+    Retrying::new(store, Patience::default())
+}
+
+/// Returns a store that needs no broker. Nothing is connected yet.
+fn without_broker(store: &StoreSettings) -> Result<Arc<dyn Store>, PlaceError> {
+    let wrong = |key| move |reason: &str| PlaceError::Setting { key, reason: reason.to_owned() };
+    Ok(match store.store.as_str() {
+        "dir" if store.dir.path.as_os_str().is_empty() => {
+            return Err(wrong("snapshot.dir.path")("is empty"));
+        }
+        "dir" => Arc::new(Directory::new(&store.dir.path)),
+        "s3" => Arc::new(S3::new(s3(&store.s3))),
+        "webdav" => {
+            let key = "snapshot.webdav.url";
+            let options = WebDavOptions::parse(store.webdav.url.reveal()).map_err(wrong(key))?;
+            Arc::new(WebDav::new(options).map_err(|error| wrong(key)(&error.reason))?)
+        }
+        "sftp" => {
+            let SnapshotSftpSettings { url, key_file, known_hosts_file } = store.sftp.clone();
+            let options = SftpOptions::parse(url.reveal(), key_file, known_hosts_file);
+            Arc::new(Sftp::new(options.map_err(wrong("snapshot.sftp.url"))?))
+        }
+        _ => return Err(wrong("snapshot.store")("is none of nats, dir, s3, webdav, sftp")),
+    })
+}
+
+fn s3(s: &SnapshotS3Settings) -> S3Options {
+    S3Options {
+        endpoint: s.endpoint.clone(),
+        use_ssl: s.use_ssl,
+        bucket: s.bucket.clone(),
+        path: s.path.clone(),
+        region: s.region.clone(),
+        path_style: s.path_style,
+        access_key: s.access_key.clone(),
+        secret: s.secret.reveal().to_owned(),
+        session_token: s.session_token.reveal().to_owned(),
+        sse: s.sse.clone(),
+    }
 }

@@ -3,6 +3,7 @@
 //! Owns: an object is written under a temporary name, synced and renamed, so it is there whole or
 //! not at all. A crash leaves a file `.part-*`, which no name of an object is.
 
+use super::part;
 use crate::blocking;
 use crate::name::Name;
 use crate::store::{Entry, Store, StoreError, StoreErrorKind};
@@ -80,12 +81,42 @@ impl Store for Directory {
             _ => Ok(()),
         }
     }
+
+    async fn sweep(&self) -> Result<u64, StoreError> {
+        let root = self.root.clone();
+        let swept = blocking(move || {
+            let mut left = Vec::new();
+            find_left(&root, DEPTH_MAX, &mut left)?;
+            left.iter().try_for_each(std::fs::remove_file).map(|()| left.len() as u64)
+        });
+        swept.await.map_err(|error| classify(&error))
+    }
+}
+
+fn find_left(folder: &Path, depth: usize, left: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        if entry.file_type()?.is_dir() {
+            // Folders of other programs are not ours to read.
+            if depth > 0 && name.to_str().and_then(Name::new).is_some() {
+                find_left(&entry.path(), depth - 1, left)?;
+            }
+        } else if name.to_str().is_some_and(part::is_left) {
+            left.push(entry.path());
+        }
+    }
+    Ok(())
 }
 
 fn write(path: &Path, body: &[u8]) -> std::io::Result<()> {
     let folder = path.parent().ok_or(ErrorKind::InvalidInput)?;
     std::fs::create_dir_all(folder)?;
-    let mut file = tempfile::Builder::new().prefix(".part-").tempfile_in(folder)?;
+    let mut file = tempfile::Builder::new().prefix(&part::prefix()).tempfile_in(folder)?;
     file.write_all(body)?;
     file.as_file().sync_all()?;
     file.persist(path).map_err(|failed| failed.error)?;
@@ -161,7 +192,14 @@ mod tests {
         assert_eq!(get(Some(3..5), 7).await.unwrap(), "te");
         assert_eq!(get(Some(5..99), 7).await.unwrap(), "nt");
         assert_eq!(get(None, 6).await.unwrap_err().kind, StoreErrorKind::TooLarge);
-        // What a crash or another program leaves is no object.
+        // What a crash or another program leaves is no object. An old part is removed.
+        let part = |ms: u64| dir.path().join(format!("new/store/chunk/ab/.part-{ms}-x"));
+        let young = dir.path().join("new/store/chunk").join(part::name());
+        for path in [part(1), young.clone()] {
+            std::fs::write(path, "half").unwrap();
+        }
+        assert_eq!(store.sweep().await.unwrap(), 1);
+        assert!(young.exists() && !part(1).exists());
         std::fs::write(dir.path().join("new/store/chunk/ab/.part-x"), "half").unwrap();
         std::fs::write(dir.path().join("new/store/a b"), "x").unwrap();
         let listed = async |prefix| {

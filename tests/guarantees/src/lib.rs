@@ -15,6 +15,7 @@ mod node;
 mod process;
 mod server;
 mod sql;
+pub mod stores;
 
 pub use authority::{Authority, Purpose};
 pub use broker::{Broker, on_jetstream, server_binary as nats_server};

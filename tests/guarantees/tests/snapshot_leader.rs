@@ -249,3 +249,26 @@ fn a_node_without_snapshots_takes_none() {
     assert_eq!((&seen["enabled"], &seen["leads"]), (&Value::Bool(false), &Value::Bool(false)));
     assert!(!cluster.nodes[0].output().contains("saved a snapshot"));
 }
+
+#[test]
+fn a_further_store_gets_each_snapshot_and_one_that_fails_is_named_and_tried_again() {
+    let stores = tempfile::tempdir().unwrap();
+    let (near, far) = (stores.path().join("near"), stores.path().join("far"));
+    std::fs::write(&far, "in the way").unwrap();
+    let more = format!(
+        "snapshot.interval = 1000\nsnapshot.also = [{{ name = \"far\", store = \"dir\", dir.path = {:?} }}]",
+        far.to_str().unwrap()
+    );
+    let mut cluster = Cluster::with(1, SCHEMA, &settings(&near, &more));
+    cluster.run();
+    let node = &cluster.nodes[0];
+    load(node, 1, 100);
+    eventually("the first one has a snapshot", || !manifests(&near).is_empty());
+    eventually("the further one is named", || degraded(node).contains("store far"));
+    std::fs::remove_file(&far).unwrap();
+    eventually("it gets one", || !manifests(&far).is_empty());
+    eventually("it works again", || degraded(node) == "[]");
+    let newest = manifests(&far).last().unwrap().clone();
+    load(node, 1_000, 100);
+    eventually("and the next one", || manifests(&far).last() > Some(&newest));
+}

@@ -11,7 +11,7 @@ use crate::cli::show;
 use crate::clock;
 use crate::db::lockfile::Lock;
 use crate::db::preflight::beside;
-use crate::settings::{ClusterSettings, Settings};
+use crate::settings::{ClusterSettings, Settings, StoreSettings};
 use anyhow::Result;
 use harmonylite_snapshot::SnapshotError;
 use harmonylite_snapshot::catalog::{Found, ids, read};
@@ -35,23 +35,8 @@ pub(crate) fn begin(global: &Global, settings: &Settings) -> Result<()> {
     if !settings.snapshot.enabled || to.symlink_metadata().is_ok() || !dir.is_dir() {
         return Ok(());
     }
-    let is_embedded = settings.snapshot.store == "nats" && settings.nats.urls.is_empty();
-    if is_embedded && is_alone_and_new(settings, &global.cluster()?, &dir) {
-        tracing::debug!(
-            database = %to.display(),
-            "there is no database file, and the snapshots would be in an embedded nats-server \
-            without neighbours, which has never run: no snapshot is restored"
-        );
-        return Ok(());
-    }
     check_alone(to)?;
-    // The store in the embedded server takes the lock itself.
-    let lock = (!is_embedded).then(|| Lock::acquire(to)).transpose()?;
-    let done = restore_newest(global, settings, &dir);
-    if let Some(lock) = lock {
-        lock.remove();
-    }
-    done.map_err(|error| {
+    restore_newest(global, settings, &dir).map_err(|error| {
         let failure = Failure::of(&error);
         let what =
             format!("no such database: {}; no snapshot restored: {}", to.display(), failure.what);
@@ -61,14 +46,6 @@ pub(crate) fn begin(global: &Global, settings: &Settings) -> Result<()> {
         );
         Failure::new(failure.exit, what, hint).into()
     })
-}
-
-/// Whether an embedded server can have no snapshot: it has no neighbours, and no files.
-fn is_alone_and_new(settings: &Settings, cluster: &ClusterSettings, dir: &Path) -> bool {
-    cluster.peers.is_empty()
-        && cluster.leaf_servers.is_empty()
-        && settings.nats.server_config.is_empty()
-        && !dir.join("nats").exists()
 }
 
 /// Refuses what is left of a lost database: it may hold commits that are in no snapshot.
@@ -85,14 +62,60 @@ fn check_alone(to: &Path) -> Result<(), Failure> {
     }
 }
 
+/// Whether an embedded server can have no snapshot: it has no neighbours, and no files.
+fn is_alone_and_new(settings: &Settings, cluster: &ClusterSettings, dir: &Path) -> bool {
+    cluster.peers.is_empty()
+        && cluster.leaf_servers.is_empty()
+        && settings.nats.server_config.is_empty()
+        && !dir.join("nats").exists()
+}
+
+/// Tries the stores in their order. An error only if none has a snapshot and one of them failed.
 fn restore_newest(global: &Global, settings: &Settings, dir: &Path) -> Result<()> {
+    let cluster = global.cluster()?;
+    let mut first = None;
+    for store in settings.snapshot.stores() {
+        let is_embedded = store.store == "nats" && settings.nats.urls.is_empty();
+        if is_embedded && is_alone_and_new(settings, &cluster, dir) {
+            tracing::debug!(
+                database = %settings.db_path.display(),
+                "there is no database file, and the snapshots would be in an embedded nats-server \
+                without neighbours, which has never run: no snapshot is restored from there"
+            );
+            continue;
+        }
+        // The store in the embedded server takes the lock itself.
+        let lock = (!is_embedded).then(|| Lock::acquire(&settings.db_path)).transpose()?;
+        let done = restore_from(global, settings, &store, dir);
+        if let Some(lock) = lock {
+            lock.remove();
+        }
+        match done {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(store = store.name, error = %Failure::of(&error), "no snapshot");
+                first.get_or_insert(error);
+            }
+        }
+    }
+    first.map_or(Ok(()), Err)
+}
+
+/// Returns whether the store had a snapshot.
+fn restore_from(
+    global: &Global,
+    settings: &Settings,
+    store: &StoreSettings,
+    dir: &Path,
+) -> Result<bool> {
     let to = &settings.db_path;
     let what = format!("restoring {}", to.display());
-    with_store(global, settings, &what, async |store, progress| {
+    with_store(global, settings, store, &what, async |store, progress| {
         let now_ms = clock::unix_ms();
         let Some((found, fetched)) = newest(store, dir, progress).await.map_err(failed)? else {
             tracing::info!(place = store.place(), "there is no database file and no snapshot");
-            return Ok(());
+            return Ok(false);
         };
         restore::place(fetched, to, None, now_ms).await?;
         tracing::info!(
@@ -103,7 +126,7 @@ fn restore_newest(global: &Global, settings: &Settings, dir: &Path) -> Result<()
             bytes = found.manifest.bytes(),
             "there was no database file: restored a snapshot"
         );
-        Ok(())
+        Ok(true)
     })
 }
 

@@ -4,7 +4,7 @@ use super::{failed, report, with_store};
 use crate::cli::args::Global;
 use crate::cli::{show, table};
 use crate::clock;
-use crate::settings::Settings;
+use crate::settings::{Settings, StoreSettings};
 use anyhow::Result;
 use harmonylite_snapshot::SnapshotError;
 use harmonylite_snapshot::catalog::{ids, read};
@@ -12,17 +12,23 @@ use harmonylite_snapshot::manifest::{Manifest, SnapshotId};
 use serde_json::{Value, json};
 
 /// Shows all snapshots, newest first; also those that cannot be used, with the reason.
-pub(super) fn run(global: &Global, settings: &Settings, json: bool) -> Result<()> {
-    let (place, found) = with_store(global, settings, "listing snapshots", async |store, _| {
-        let mut found = Vec::new();
-        for id in ids(store).await.map_err(failed)? {
-            match read(store, &id).await {
-                Err(error @ SnapshotError::Store { .. }) => return Err(failed(error).into()),
-                manifest => found.push((id, manifest.map_err(|error| error.to_string()))),
+pub(super) fn run(
+    global: &Global,
+    settings: &Settings,
+    from: &StoreSettings,
+    json: bool,
+) -> Result<()> {
+    let (place, found) =
+        with_store(global, settings, from, "listing snapshots", async |store, _| {
+            let mut found = Vec::new();
+            for id in ids(store).await.map_err(failed)? {
+                match read(store, &id).await {
+                    Err(error @ SnapshotError::Store { .. }) => return Err(failed(error).into()),
+                    manifest => found.push((id, manifest.map_err(|error| error.to_string()))),
+                }
             }
-        }
-        Ok((store.place(), found))
-    })?;
+            Ok((store.place(), found))
+        })?;
     let value = json!({
         "place": place,
         "snapshots": found.iter().map(describe).collect::<Vec<_>>(),

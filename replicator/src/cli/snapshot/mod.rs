@@ -18,8 +18,8 @@ use super::{dispatch, log, progress, show};
 use crate::db::lockfile::{Sidecar, sidecar};
 use crate::embedded::Access;
 use crate::nats::Target;
-use crate::settings::Settings;
 use crate::settings::identity::{decide, machine_id};
+use crate::settings::{Settings, StoreSettings};
 use crate::snapshots::{Place, PlaceError};
 use crate::store::install::stored_node;
 use anyhow::{Context, Result};
@@ -32,15 +32,20 @@ use std::sync::Arc;
 /// Runs `harmonylite snapshot`.
 pub(crate) fn run(global: &Global, action: SnapshotAction) -> Result<ExitCode> {
     let settings = dispatch::settings(global)?.settings;
+    log::init_quiet(&settings.logging);
     match action {
         SnapshotAction::Save { json, resend } => save::run(global, &settings, resend, json)?,
-        SnapshotAction::List { json } => list::run(global, &settings, json)?,
-        SnapshotAction::Verify { snapshot, json } => {
-            verify::run(global, &settings, snapshot.as_deref(), json)?
+        SnapshotAction::List { from, json } => {
+            list::run(global, &settings, &chosen(&settings, from.as_deref())?, json)?
+        }
+        SnapshotAction::Verify { snapshot, from, json } => {
+            let store = chosen(&settings, from.as_deref())?;
+            verify::run(global, &settings, &store, snapshot.as_deref(), json)?
         }
         SnapshotAction::Restore(options) => restore::run(global, &settings, &options)?,
-        SnapshotAction::Prune { keep, dry_run, json } => {
-            prune::run(global, &settings, keep, dry_run, json)?
+        SnapshotAction::Prune { keep, from, dry_run, json } => {
+            let store = chosen(&settings, from.as_deref())?;
+            prune::run(global, &settings, &store, keep, dry_run, json)?
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -53,15 +58,36 @@ pub(crate) fn save(global: &Global, settings: &Settings) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Opens the store, and works on it. A line shows how far `work` is if it takes long.
+/// Returns the store that `--from` names.
+fn chosen(settings: &Settings, from: Option<&str>) -> Result<StoreSettings, Failure> {
+    let mut stores = settings.snapshot.stores();
+    let index = match from {
+        None => Some(0),
+        Some(from) => stores.iter().position(|store| store.name == from).or_else(|| {
+            let number: usize = from.parse().ok()?;
+            number.checked_sub(1).filter(|index| *index < stores.len())
+        }),
+    };
+    index.map(|index| stores.swap_remove(index)).ok_or_else(|| {
+        let names: Vec<_> = stores.iter().map(|store| store.name.as_str()).collect();
+        Failure::new(
+            Exit::Usage,
+            format!("--from: there is no store {:?}", from.unwrap_or_default()),
+            format!("name one of {}, or its number", names.join(", ")),
+        )
+    })
+}
+
+/// Opens a store, and works on it. A line shows how far `work` is if it takes long.
 fn with_store<T>(
     global: &Global,
     settings: &Settings,
+    store: &StoreSettings,
     what: &str,
     work: impl AsyncFnOnce(&Retrying, &Arc<Progress>) -> Result<T>,
 ) -> Result<T> {
     let cluster = global.cluster()?;
-    let beside = beside(settings)?;
+    let beside = beside(settings, store)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -76,8 +102,8 @@ fn with_store<T>(
             let stored = stored_node(&settings.db_path).ok().flatten();
             let node = decide(settings.node_id, stored, machine_id().as_deref())?.node;
             let place = match &beside {
-                Some(target) => Place::at(settings, target).await,
-                None => Place::open(settings, node, &cluster).await,
+                Some(target) => Place::at(settings, store, target).await,
+                None => Place::open(settings, store, node, &cluster).await,
             };
             let place = place.map_err(unusable)?;
             let done = work(&place.store, &progress).await;
@@ -89,8 +115,8 @@ fn with_store<T>(
 
 /// Returns the access to the embedded server of the node that runs on this database, if the
 /// snapshots are there.
-fn beside(settings: &Settings) -> Result<Option<Target>> {
-    if settings.snapshot.store != "nats" || !settings.nats.urls.is_empty() {
+fn beside(settings: &Settings, store: &StoreSettings) -> Result<Option<Target>> {
+    if store.store != "nats" || !settings.nats.urls.is_empty() {
         return Ok(None);
     }
     let Sidecar::Running(owner) = sidecar(&settings.db_path)? else { return Ok(None) };
@@ -104,8 +130,7 @@ fn beside(settings: &Settings) -> Result<Option<Target>> {
 
 fn unusable(error: PlaceError) -> Failure {
     let (exit, hint) = match &error {
-        PlaceError::NotYet(_) => (Exit::NotYet, "set snapshot.store to nats or dir"),
-        PlaceError::NoDirectory => (Exit::Usage, "set it, or another snapshot.store"),
+        PlaceError::Setting { .. } => (Exit::Usage, "correct it, or set another store"),
         PlaceError::Broker(_) => {
             (Exit::Broker, "start NATS, or correct nats.urls and the credentials")
         }
@@ -132,4 +157,30 @@ fn failed(error: SnapshotError) -> Failure {
 /// Prints one line of JSON, or the text for people.
 fn report(json: bool, value: &serde_json::Value, text: &str) {
     if json { show::print(&format!("{value}\n")) } else { show::print(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn a_store_is_chosen_by_name_or_number() {
+        let text = "[snapshot]\nstore = 'dir'\ndir.path = '/a'\n[[snapshot.also]]\n\
+            name = 'far'\nstore = 'dir'\ndir.path = '/b'\n";
+        let settings = Settings::from_toml(text, Path::new("x")).unwrap().settings;
+        let path = |from| chosen(&settings, from).map(|store| store.dir.path);
+        for (from, found) in
+            [(None, "/a"), (Some("dir"), "/a"), (Some("far"), "/b"), (Some("2"), "/b")]
+        {
+            assert_eq!(path(from).unwrap(), Path::new(found));
+        }
+        for none in ["0", "3", "s3"] {
+            let failure = path(Some(none)).unwrap_err();
+            assert!(
+                failure.what.contains(none) && failure.hint.contains("dir, far"),
+                "{failure:?}"
+            );
+        }
+    }
 }

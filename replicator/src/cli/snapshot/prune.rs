@@ -4,7 +4,7 @@ use super::{failed, report, with_store};
 use crate::cli::args::Global;
 use crate::cli::show;
 use crate::clock;
-use crate::settings::Settings;
+use crate::settings::{Settings, StoreSettings};
 use anyhow::Result;
 use harmonylite_snapshot::manifest::SnapshotId;
 use harmonylite_snapshot::retention::{Pruned, prune};
@@ -14,6 +14,7 @@ use serde_json::json;
 pub(super) fn run(
     global: &Global,
     settings: &Settings,
+    from: &StoreSettings,
     keep: Option<u64>,
     dry_run: bool,
     json: bool,
@@ -21,7 +22,7 @@ pub(super) fn run(
     let keep =
         keep.map_or(settings.snapshot.keep, |keep| usize::try_from(keep).unwrap_or(usize::MAX));
     let what = "removing old snapshots";
-    let pruned = with_store(global, settings, what, async |store, _| {
+    let pruned = with_store(global, settings, from, what, async |store, _| {
         prune(store, keep, dry_run, clock::unix_ms()).await.map_err(|error| failed(error).into())
     })?;
     let names = |ids: &[SnapshotId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -32,6 +33,7 @@ pub(super) fn run(
         "chunks": pruned.chunks,
         "bytes": pruned.bytes,
         "running": pruned.running,
+        "left": pruned.left,
     });
     report(json, &value, &text(&pruned, dry_run));
     Ok(())
@@ -50,6 +52,9 @@ fn text(pruned: &Pruned, dry_run: bool) -> String {
         pruned.chunks,
         pruned.kept.len()
     ));
+    if pruned.left > 0 {
+        text.push_str(&format!("removed {} files that killed saves had left\n", pruned.left));
+    }
     if let Some(running) = &pruned.running {
         text.push_str(&format!("a save is running ({running}): what it may use stays\n"));
     }

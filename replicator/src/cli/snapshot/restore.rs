@@ -70,7 +70,8 @@ fn restore(
     let now_ms = clock::unix_ms();
     let aside = options.force.then(|| dated(&to, now_ms));
     let what = format!("restoring {}", to.display());
-    with_store(global, settings, &what, async |store, progress| {
+    let from = super::chosen(settings, options.from.as_deref())?;
+    with_store(global, settings, &from, &what, async |store, progress| {
         let found = find(store, options.snapshot.as_deref()).await.map_err(failed)?;
         let place = store.place();
         if options.dry_run {

@@ -9,7 +9,7 @@ use super::super::writer::flush;
 use super::{Shared, lead};
 use crate::broker::BrokerError;
 use crate::clock;
-use crate::settings::Settings;
+use crate::settings::{Settings, StoreSettings};
 use crate::snapshots::due::{Bounds, Newest, Reason, Stream, due};
 use crate::snapshots::{PlaceError, SaveError, SaveRequest, save_and_prune};
 use futures_util::FutureExt as _;
@@ -17,6 +17,7 @@ use harmonylite_snapshot::SnapshotError;
 use harmonylite_snapshot::catalog::{self, Found};
 use harmonylite_snapshot::manifest::Manifest;
 use harmonylite_snapshot::progress::Progress;
+use harmonylite_snapshot::save::Saved;
 use harmonylite_snapshot::store::Retrying;
 use harmonylite_snapshot::verify::verify;
 use std::sync::Arc;
@@ -133,12 +134,15 @@ struct Keeper {
     checks: Attempts,
     /// A chunk in the store is damaged.
     resend: bool,
+    /// The further stores that do not have the newest snapshot yet.
+    behind: Vec<StoreSettings>,
 }
 
 impl Keeper {
     fn new(shared: Arc<Shared>) -> Self {
         let (saves, checks) = Default::default();
-        Self { shared, newest: None, read_ms: None, saves, checks, resend: false }
+        let behind = Vec::new();
+        Self { shared, newest: None, read_ms: None, saves, checks, resend: false, behind }
     }
 
     fn settings(&self) -> &Settings {
@@ -188,17 +192,38 @@ impl Keeper {
             }
         }
         let reason = match self.resend {
-            true => "a chunk in the store is missing or damaged",
-            false => match self.due().await? {
-                Some(reason) => reason.text(),
-                None => return Ok(()),
-            },
+            true => Some("a chunk in the store is missing or damaged"),
+            false => self.due().await?.map(Reason::text),
         };
+        if reason.is_none() && self.behind.is_empty() {
+            return Ok(());
+        }
         // Between the look at the lease and this moment the node may have fallen behind.
         if !*self.shared.leads.borrow() || self.shared.guard.check().is_err() {
             return Ok(());
         }
-        self.save(reason).await
+        if let Some(reason) = reason {
+            self.save(reason).await?;
+            self.behind = self.settings().snapshot.stores().split_off(1);
+        }
+        self.save_also().await
+    }
+
+    /// Saves into the further stores that lack the newest snapshot. One that fails is named, and
+    /// does not keep the others from theirs.
+    async fn save_also(&mut self) -> Result<(), Failed> {
+        let mut failures = Vec::new();
+        for store in std::mem::take(&mut self.behind) {
+            let saved = self.save_in(&store, "as in the first store", false).await;
+            if let Err(failed) = saved {
+                failures.push(format!("store {}: {}", store.name, failed.text));
+                self.behind.push(store);
+            }
+        }
+        match failures.is_empty() {
+            true => Ok(()),
+            false => Err(Failed { text: failures.join("; "), damaged: false }),
+        }
     }
 
     async fn read_newest(&mut self) -> Result<(), Failed> {
@@ -233,16 +258,32 @@ impl Keeper {
         Ok(due(self.newest.as_ref(), &streams, bounds, clock::unix_ms()))
     }
 
+    /// Saves into the first store.
     async fn save(&mut self, reason: &str) -> Result<(), Failed> {
-        self.shared.seen.send_modify(|seen| seen.work = "saving a snapshot".to_owned());
+        let store = self.settings().snapshot.stores().swap_remove(0);
+        let (saved, place) = self.save_in(&store, reason, self.resend).await?;
+        self.resend = false;
+        self.know(Some(described(saved.id.to_string(), saved.manifest)), place);
+        lead::report(&self.shared).await;
+        Ok(())
+    }
+
+    async fn save_in(
+        &self,
+        store: &StoreSettings,
+        reason: &str,
+        resend: bool,
+    ) -> Result<(Saved, String), Failed> {
+        let work = format!("saving a snapshot in {}", store.name);
+        self.shared.seen.send_modify(|seen| seen.work = work);
         flush(&self.shared.writer, self.shared.sources.writer.clone()).await;
         let request = SaveRequest {
             path: self.shared.database().to_owned(),
             scratch: self.shared.scratch()?,
             keep: self.settings().snapshot.keep,
-            resend: self.resend,
+            resend,
         };
-        let place = self.shared.place().await?;
+        let place = self.shared.place_at(store).await?;
         let (saved, _) = save_and_prune(request, &place.store, &Arc::default()).boxed().await?;
         tracing::info!(
             snapshot = %saved.id,
@@ -252,10 +293,7 @@ impl Keeper {
             reason,
             "saved a snapshot"
         );
-        self.resend = false;
-        self.know(Some(described(saved.id.to_string(), saved.manifest)), place.store.place());
-        lead::report(&self.shared).await;
-        Ok(())
+        Ok((saved, place.store.place()))
     }
 
     fn know(&mut self, newest: Option<Newest>, place: String) {

@@ -18,6 +18,7 @@ use crate::inbound::Input;
 use crate::model::config::NodeConfig;
 use crate::model::status::SnapshotsStatus;
 use crate::nats::{Asker, Target};
+use crate::settings::StoreSettings;
 use crate::snapshots::leader::{Leader, Leadership};
 use crate::snapshots::{Place, PlaceError};
 use parking_lot::Mutex;
@@ -51,10 +52,15 @@ impl Shared {
         &self.sources.database
     }
 
-    /// Opens the store.
+    /// Opens the first store: the one that is read, proved and used for gaps.
     async fn place(&self) -> Result<Place, PlaceError> {
+        self.place_at(&self.sources.settings.snapshot.stores()[0]).await
+    }
+
+    /// Opens a store.
+    async fn place_at(&self, store: &StoreSettings) -> Result<Place, PlaceError> {
         let target = self.target.borrow().clone();
-        Place::at(&self.sources.settings, &target).await
+        Place::at(&self.sources.settings, store, &target).await
     }
 
     /// Creates the scratch directory.
