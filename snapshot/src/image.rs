@@ -4,7 +4,8 @@
 //! connection that sees the same moment. Owns: writers are never blocked, and memory is bounded.
 //! - In WAL mode a read transaction holds the moment, and the pages are read through SQLite (the
 //!   virtual table `sqlite_dbpage`), which finds each page in the WAL or the file. The WAL cannot
-//!   be reset meanwhile, so it grows by what is written.
+//!   be reset meanwhile, so it grows by what is written. A receiver that is slow can end this: the
+//!   pages that are left are copied to a scratch file, and the moment is released.
 //! - With a rollback journal a read lock stops writers, so the database is first copied to a
 //!   scratch file with SQLite's backup interface. So it is in a build without `sqlite_dbpage`.
 //!
@@ -16,7 +17,7 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -32,6 +33,38 @@ pub struct Image {
     page_count: u64,
     db: Connection,
     copy: Option<Copy>,
+    scratch: PathBuf,
+}
+
+/// Takes the pieces of an image, in order.
+pub trait Pieces {
+    /// Takes a piece while the moment is held. A receiver that is too slow gives the piece back:
+    /// then the rest is copied to a scratch file first.
+    fn offer(&mut self, piece: Vec<u8>) -> Offered;
+
+    /// Takes a piece while nothing is held. False ends the reading.
+    fn put(&mut self, piece: Vec<u8>) -> bool;
+}
+
+/// The answer to an offered piece.
+#[derive(Debug)]
+pub enum Offered {
+    /// It is taken.
+    Taken,
+    /// Nobody wants the pieces any more.
+    Ended,
+    /// It is not taken yet, and the moment has been held for long enough.
+    Later(Vec<u8>),
+}
+
+impl<F: FnMut(Vec<u8>) -> bool> Pieces for F {
+    fn offer(&mut self, piece: Vec<u8>) -> Offered {
+        if self(piece) { Offered::Taken } else { Offered::Ended }
+    }
+
+    fn put(&mut self, piece: Vec<u8>) -> bool {
+        self(piece)
+    }
 }
 
 #[derive(Debug)]
@@ -50,7 +83,7 @@ impl Image {
         let failed = |error| database(path, error);
         let db = open(path).map_err(failed)?;
         if reads_pages(&db).map_err(failed)? && is_wal(&db).map_err(failed)? {
-            return Self::pin(path, db, None);
+            return Self::pin(path, db, None, scratch);
         }
         Self::copied(path, &db, scratch)
     }
@@ -59,10 +92,15 @@ impl Image {
         let dir = scratch_dir(scratch)?;
         let file = dir.path().join("image.db");
         let copy = copy(live, &file).map_err(|error| database(path, error))?;
-        Self::pin(path, copy, Some(Copy { file, _dir: dir }))
+        Self::pin(path, copy, Some(Copy { file, _dir: dir }), scratch)
     }
 
-    fn pin(path: &Path, db: Connection, copy: Option<Copy>) -> Result<Self, SnapshotError> {
+    fn pin(
+        path: &Path,
+        db: Connection,
+        copy: Option<Copy>,
+        scratch: &Path,
+    ) -> Result<Self, SnapshotError> {
         let sizes = || -> rusqlite::Result<(u32, u64)> {
             // The transaction begins with the first read.
             db.execute_batch("BEGIN; SELECT count(*) FROM main.sqlite_schema")?;
@@ -71,7 +109,8 @@ impl Image {
             Ok((size.unsigned_abs() as u32, number("PRAGMA main.page_count")?.unsigned_abs()))
         };
         let (page_size, page_count) = sizes().map_err(|error| database(path, error))?;
-        Ok(Self { path: path.to_owned(), page_size, page_count, db, copy })
+        let (path, scratch) = (path.to_owned(), scratch.to_owned());
+        Ok(Self { path, page_size, page_count, db, copy, scratch })
     }
 
     /// Returns a connection that sees the image. It must not end the transaction.
@@ -98,34 +137,83 @@ impl Image {
     }
 
     /// Reads the image from its start, in pieces of [`CHUNK_BYTES`]; the last one may be shorter.
-    /// Ends early if `each` returns false.
+    /// Ends early if nobody takes them any more.
     ///
     /// # Errors
     /// The error of SQLite or of the file system.
-    pub fn pieces(&self, each: impl FnMut(Vec<u8>) -> bool) -> Result<(), SnapshotError> {
-        match &self.copy {
-            None => self.live_pieces(each).map_err(|error| database(&self.path, error)),
-            Some(copy) => file_pieces(&copy.file, each),
+    pub fn pieces(&self, mut to: impl Pieces) -> Result<(), SnapshotError> {
+        if let Some(copy) = &self.copy {
+            return file_pieces(&copy.file, |piece| to.put(piece));
         }
+        let Some((rest, _dir)) = self.live_pieces(&mut to)? else { return Ok(()) };
+        self.db.execute_batch("ROLLBACK").map_err(|error| database(&self.path, error))?;
+        tracing::debug!(file = %rest.display(), "the store is slow: the WAL is released");
+        file_pieces(&rest, |piece| to.put(piece))
     }
 
-    fn live_pieces(&self, mut each: impl FnMut(Vec<u8>) -> bool) -> rusqlite::Result<()> {
-        let mut read = self.db.prepare("SELECT data FROM sqlite_dbpage('main')")?;
-        let mut rows = read.query([])?;
+    /// Reads through SQLite. Returns the file with the rest, if the receiver was too slow.
+    fn live_pieces(
+        &self,
+        to: &mut impl Pieces,
+    ) -> Result<Option<(PathBuf, TempDir)>, SnapshotError> {
+        let failed = |error| database(&self.path, error);
+        let mut read = self.db.prepare("SELECT data FROM sqlite_dbpage('main')").map_err(failed)?;
+        let mut rows = read.query([]).map_err(failed)?;
+        let mut rest: Option<Rest> = None;
         let mut piece = Vec::with_capacity(CHUNK_BYTES);
-        while let Some(row) = rows.next()? {
-            piece.extend_from_slice(row.get_ref(0)?.as_blob()?);
-            if piece.len() >= CHUNK_BYTES {
-                let full = std::mem::replace(&mut piece, Vec::with_capacity(CHUNK_BYTES));
-                if !each(full) {
-                    return Ok(());
+        loop {
+            let row = rows.next().map_err(failed)?;
+            if let Some(row) = row {
+                let page = row.get_ref(0).and_then(|page| Ok(page.as_blob()?)).map_err(failed)?;
+                piece.extend_from_slice(page);
+                if piece.len() < CHUNK_BYTES {
+                    continue;
+                }
+            } else if piece.is_empty() {
+                break;
+            }
+            let full = std::mem::replace(&mut piece, Vec::with_capacity(CHUNK_BYTES));
+            if let Some(rest) = &mut rest {
+                rest.write(&full)?;
+                continue;
+            }
+            match to.offer(full) {
+                Offered::Taken => {}
+                Offered::Ended => return Ok(None),
+                Offered::Later(piece) => {
+                    rest.insert(Rest::create(&self.scratch)?).write(&piece)?;
                 }
             }
         }
-        if !piece.is_empty() {
-            each(piece);
-        }
-        Ok(())
+        Ok(rest.map(|rest| (rest.path, rest.dir)))
+    }
+}
+
+/// The pieces that a slow receiver has not taken yet.
+struct Rest {
+    path: PathBuf,
+    file: File,
+    dir: TempDir,
+}
+
+impl Rest {
+    fn create(scratch: &Path) -> Result<Self, SnapshotError> {
+        let dir = scratch_dir(scratch)?;
+        let path = dir.path().join("rest");
+        let file = File::create_new(&path).map_err(|error| SnapshotError::Io {
+            action: "write",
+            path: path.clone(),
+            error,
+        })?;
+        Ok(Self { path, file, dir })
+    }
+
+    fn write(&mut self, piece: &[u8]) -> Result<(), SnapshotError> {
+        self.file.write_all(piece).map_err(|error| SnapshotError::Io {
+            action: "write",
+            path: self.path.clone(),
+            error,
+        })
     }
 }
 

@@ -54,6 +54,44 @@ fn a_wal_database_is_captured_while_it_is_written() {
     assert_eq!(check(&whole(&now), "SELECT count(*) FROM note"), 384 + pieces);
 }
 
+/// A receiver that is slow: the rest comes from a scratch file, and the WAL can be reset.
+#[test]
+fn a_slow_receiver_does_not_hold_the_wal() {
+    struct Slow<'a>(&'a mut Vec<u8>, usize, &'a Connection, &'a mut i64);
+    impl Pieces for Slow<'_> {
+        fn offer(&mut self, piece: Vec<u8>) -> Offered {
+            if self.1 == 0 {
+                return Offered::Later(piece);
+            }
+            self.1 -= 1;
+            self.0.extend(piece);
+            Offered::Taken
+        }
+        fn put(&mut self, piece: Vec<u8>) -> bool {
+            let sql = "PRAGMA wal_checkpoint(RESTART)";
+            *self.3 += self.2.query_row(sql, [], |r| r.get::<_, i64>(0)).unwrap();
+            self.2.execute("INSERT INTO note (body) VALUES (zeroblob(5000))", []).unwrap();
+            self.0.extend(piece);
+            true
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    let app = database(&path, 3);
+    app.busy_timeout(Duration::ZERO).unwrap();
+    for taken in [0, 1, 2] {
+        let image = Image::capture(&path, dir.path()).unwrap();
+        let (pages, rows) = (image.page_count(), image.row_counts().unwrap()["note"]);
+        app.execute("INSERT INTO note (body) VALUES ('later')", []).unwrap();
+        let (mut all, mut busy) = (Vec::new(), 0);
+        image.pieces(Slow(&mut all, taken, &app, &mut busy)).unwrap();
+        assert_eq!(all.len() as u64, pages * u64::from(image.page_size()));
+        assert_eq!(check(&all, "SELECT count(*) FROM note"), rows.cast_signed());
+        assert_eq!(busy, 0, "the WAL was held");
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3, "no scratch file stays");
+}
+
 /// The pages that count are only in the WAL.
 #[test]
 fn a_database_whose_content_is_in_the_wal_is_captured_whole() {

@@ -90,8 +90,9 @@ pub async fn prune(
             if pruned.running.is_some() {
                 break;
             }
-            stream::iter(step)
-                .map(|entry| store.delete(&entry.name))
+            // Owned, so that the future may move between threads.
+            stream::iter(step.to_vec())
+                .map(|entry| async move { store.delete(&entry.name).await })
                 .buffer_unordered(PARALLEL)
                 .try_collect::<()>()
                 .await?;

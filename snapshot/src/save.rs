@@ -8,24 +8,32 @@
 use crate::blocking;
 use crate::chunk::{self, ChunkId};
 use crate::error::SnapshotError;
-use crate::image::Image;
+use crate::image::{Image, Offered, Pieces};
 use crate::manifest::{FORMAT, Facts, Manifest, SnapshotId, content_digest};
 use crate::name::Name;
 use crate::progress::Progress;
 use crate::retention::{self, MARKER_RENEWED_MS};
 use crate::store::Retrying;
 use bytes::Bytes;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesOrdered;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
 /// Returns the time, unix milliseconds.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
 /// Pieces that wait between the reader and the store.
 const WAITING: usize = 2;
+/// A slow store may keep the WAL from being reset for this long. Then the rest of the image is
+/// copied to a scratch file, as fast as the disk is.
+const HELD_MS_MAX: i64 = 30_000;
+/// The reader looks for room at the store this often.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// How to save.
 #[derive(Clone)]
@@ -123,7 +131,9 @@ impl Saving<'_> {
         let (page_size, page_count) = (image.page_size(), image.page_count());
         self.progress.expect(u64::from(page_size) * page_count);
         let (to_send, pieces) = mpsc::channel(WAITING);
-        let reader = tokio::task::spawn_blocking(move || read(&image, &to_send));
+        let clock = Arc::clone(&self.options.clock);
+        let to_send = Sender { to_send, until_ms: clock() + HELD_MS_MAX, clock };
+        let reader = tokio::task::spawn_blocking(move || read(&image, to_send));
         let chunks = self.send_all(pieces).await?;
         let tables = crate::joined(reader).await?;
         let manifest = Manifest {
@@ -152,12 +162,24 @@ impl Saving<'_> {
 
     async fn send_all(
         &self,
-        pieces: mpsc::Receiver<Vec<u8>>,
+        mut pieces: mpsc::Receiver<Vec<u8>>,
     ) -> Result<Vec<ChunkId>, SnapshotError> {
-        let pieces = stream::unfold(pieces, async |mut pieces| {
-            pieces.recv().await.map(|piece| (piece, pieces))
-        });
-        pieces.map(|piece| self.send(piece)).buffered(self.options.parallel).try_collect().await
+        let mut chunks = Vec::new();
+        let mut sending = FuturesOrdered::new();
+        loop {
+            let has_room = sending.len() < self.options.parallel.max(1);
+            tokio::select! {
+                Some(sent) = sending.next() => chunks.push(sent?),
+                piece = pieces.recv(), if has_room => match piece {
+                    Some(piece) => sending.push_back(self.send(piece)),
+                    None => break,
+                },
+            }
+        }
+        while let Some(sent) = sending.next().await {
+            chunks.push(sent?);
+        }
+        Ok(chunks)
     }
 
     async fn send(&self, piece: Vec<u8>) -> Result<ChunkId, SnapshotError> {
@@ -212,13 +234,37 @@ async fn stored(store: &Retrying) -> Result<HashSet<ChunkId>, SnapshotError> {
 }
 
 /// Reads the whole image. Ends early if nobody takes the pieces any more.
-fn read(
-    image: &Image,
-    to_send: &mpsc::Sender<Vec<u8>>,
-) -> Result<BTreeMap<String, u64>, SnapshotError> {
+fn read(image: &Image, to_send: Sender) -> Result<BTreeMap<String, u64>, SnapshotError> {
     let tables = image.row_counts()?;
-    image.pieces(|piece| to_send.blocking_send(piece).is_ok())?;
+    image.pieces(to_send)?;
     Ok(tables)
+}
+
+/// Hands pieces to the store, and does not wait for it without end while the WAL is held.
+struct Sender {
+    to_send: mpsc::Sender<Vec<u8>>,
+    clock: Clock,
+    until_ms: i64,
+}
+
+impl Pieces for Sender {
+    fn offer(&mut self, mut piece: Vec<u8>) -> Offered {
+        loop {
+            match self.to_send.try_send(piece) {
+                Ok(()) => return Offered::Taken,
+                Err(TrySendError::Closed(_)) => return Offered::Ended,
+                Err(TrySendError::Full(back)) if (self.clock)() >= self.until_ms => {
+                    return Offered::Later(back);
+                }
+                Err(TrySendError::Full(back)) => piece = back,
+            }
+            std::thread::park_timeout(LOOK);
+        }
+    }
+
+    fn put(&mut self, piece: Vec<u8>) -> bool {
+        self.to_send.blocking_send(piece).is_ok()
+    }
 }
 
 #[cfg(test)]

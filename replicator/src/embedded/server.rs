@@ -32,7 +32,7 @@ pub struct Health {
 }
 
 /// Where our own client connects, and as whom.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
 pub struct Access {
     /// `nats://127.0.0.1:port`, or `tls://` if the user's `server_config` has a `tls` block.
     pub url: String,
@@ -40,6 +40,14 @@ pub struct Access {
     pub user: Option<String>,
     /// The password of the user.
     pub password: Option<Secret>,
+}
+
+impl Access {
+    /// Returns it as JSON with the password, for another process of the same user.
+    pub fn revealed(&self) -> serde_json::Value {
+        let password = self.password.as_ref().map(Secret::reveal);
+        serde_json::json!({ "url": self.url, "user": self.user, "password": password })
+    }
 }
 
 /// A running nats-server that belongs to this process. Dropping it kills the server;

@@ -5,10 +5,12 @@
 //! database.
 
 use super::clocks::Stamped;
+use super::from_snapshot::Merged;
 use super::inbox::Served;
 use super::schema::Adopted;
 use crate::model::ids::NodeId;
 use crate::repair::answers::AnswersDone;
+use crate::repair::gaps::Need;
 
 /// The work that remains after the commit of a transaction.
 #[derive(Debug, Default)]
@@ -25,8 +27,8 @@ pub(super) struct AfterCommit {
     pub(super) connection_passes: bool,
     /// A new incarnation has begun.
     pub(super) new_incarnation: bool,
-    /// Gaps were noted.
-    pub(super) gaps_changed: bool,
+    /// The noted gaps: their streams, and what is missing.
+    pub(super) gaps: Vec<(u32, Need)>,
     /// The number of closed gaps.
     pub(super) ended_gaps: usize,
     /// The progress of answers.
@@ -47,6 +49,8 @@ pub(super) struct AfterCommit {
     pub(super) stamped: Vec<Stamped>,
     /// A message found no room in quarantine, so its origin is held.
     pub(super) quarantine_full: bool,
+    /// What was done with the rows of a snapshot.
+    pub(super) merged: Option<Merged>,
     /// Released origins, by stream. They are stored at the end of the transaction.
     pub(super) released: Vec<(u32, NodeId)>,
 }

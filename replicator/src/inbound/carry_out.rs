@@ -7,6 +7,7 @@ use super::process::note_gap;
 use super::transaction::Transaction;
 use crate::actor::Fatal;
 use crate::model::ids::{NodeId, StreamSeq};
+use crate::repair::gaps::Need;
 use crate::repair::verdict::{Rewind, Verdict};
 use crate::store::cursor::{Anchor, NO_ROW_MS};
 use crate::store::meta;
@@ -90,7 +91,7 @@ impl Transaction<'_> {
         }
         if self.config.replicate {
             for (shard, node, reason) in expired {
-                note_gap(self, shard, node, &reason)?;
+                note_gap(self, shard, node, &reason, Need::Messages)?;
             }
         }
         Ok(())

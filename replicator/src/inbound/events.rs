@@ -4,6 +4,7 @@
 //! charge, and its requests to the broker. Never writes to the database.
 
 use super::Inbound;
+use super::from_snapshot::FromSnapshot;
 use super::join::refuse_join;
 use super::stream::Context;
 use crate::actor::{Ack, Effect, Fatal};
@@ -33,6 +34,8 @@ pub enum Input {
     Flush,
     /// Retry a batch in quarantine.
     RetryQuarantine(i64),
+    /// About a snapshot that fills gaps.
+    Snapshot(FromSnapshot),
 }
 
 impl<B: Broker> Inbound<B> {
@@ -47,9 +50,27 @@ impl<B: Broker> Inbound<B> {
             Input::Acknowledged(ack) => self.inbox.acknowledged(ack, now),
             Input::OutboundHeld(check) => self.verify.outbound_holds(check),
             Input::RetryQuarantine(id) => self.inbox.retries.push(id),
+            Input::Snapshot(message) => self.handle_snapshot(message, now),
             Input::Broker(event) => return self.handle_broker(event, now),
         }
         Ok(())
+    }
+
+    fn handle_snapshot(&mut self, message: FromSnapshot, now: Now) {
+        self.repairs.gaps.snapshot_is_read(now);
+        match message {
+            FromSnapshot::Reading(attempt) => self.inbox.snapshot.begin(attempt),
+            FromSnapshot::Rows(body) => self.inbox.snapshot.rows(body),
+            FromSnapshot::Covers { gaps, origins } => {
+                self.inbox.snapshot.covers(origins);
+                for key in gaps {
+                    // As the answer of a node that misses nothing. This node asks nobody.
+                    let _ = self.repairs.gaps.answered(key, self.config.node.0, true);
+                }
+                self.repairs.gaps.no_snapshot();
+            }
+            FromSnapshot::None => self.repairs.gaps.no_snapshot(),
+        }
     }
 
     fn handle_broker(&mut self, event: BrokerEvent, now: Now) -> Result<(), Fatal> {

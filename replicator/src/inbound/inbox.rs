@@ -6,6 +6,7 @@
 
 use super::bookkeeping::{Bookkeeping, Urgency};
 use super::durable::Durable;
+use super::from_snapshot::SnapshotMerge;
 use super::stream::ShardStream;
 use crate::actor::Ack;
 use crate::model::config::Now;
@@ -17,6 +18,8 @@ pub(super) struct Inbox {
     pub(super) acks: Vec<Ack>,
     /// The batches of the quarantine to retry.
     pub(super) retries: Vec<i64>,
+    /// The rows of a snapshot that fills gaps.
+    pub(super) snapshot: SnapshotMerge,
     /// Whether to look at the schema and the log.
     pub(super) wake: bool,
     /// When the bookkeeping in here is written.
@@ -58,6 +61,7 @@ impl Inbox {
         Self {
             acks: Vec::new(),
             retries: Vec::new(),
+            snapshot: SnapshotMerge::default(),
             wake: true,
             bookkeeping: Bookkeeping::default(),
             unsent: 0,

@@ -13,8 +13,10 @@ mod carry_out;
 mod clocks;
 mod durable;
 mod events;
+mod from_snapshot;
 mod inbox;
 mod join;
+mod merge_snapshot;
 mod notices;
 mod polite;
 mod process;
@@ -31,6 +33,7 @@ mod work;
 
 pub use durable::Progress;
 pub use events::Input;
+pub use from_snapshot::{FromSnapshot, MergeProgress};
 pub use stats::Stats;
 pub use stream::ShardStream;
 
@@ -41,6 +44,7 @@ use crate::capture::user_triggers::SilentTrigger;
 use crate::db::layout::Layout;
 use crate::model::config::{NodeConfig, Now};
 use crate::model::ids::Site;
+use crate::repair::gaps::{Need, OpenGap};
 use crate::repair::prune::Pruning;
 use crate::repair::question::{Outgoing, Question};
 use crate::store::meta::{self, Meta};
@@ -97,7 +101,7 @@ impl<B: Broker> Inbound<B> {
     ) -> Result<Self, Fatal> {
         let layout = install_all(&config, &mut db, &mut random, now)?;
         let durable = Durable::read(&db, &config)?;
-        Ok(Self {
+        let mut inbound = Self {
             schema: FollowedSchema::new(layout),
             requests: Requests::new(broker),
             verify: Verify::new(&config, durable.site(), random),
@@ -113,7 +117,12 @@ impl<B: Broker> Inbound<B> {
             config,
             db,
             durable,
-        })
+        };
+        let open =
+            inbound.repairs.gaps.open_shards().into_iter().map(|shard| (shard, Need::Messages));
+        let open: Vec<_> = open.collect();
+        inbound.note_needs(&open, now);
+        Ok(inbound)
     }
 
     /// Returns the components with deadlines.
@@ -193,6 +202,16 @@ impl<B: Broker> Inbound<B> {
     /// Returns the open gaps, for people.
     pub fn open_gaps(&self) -> Vec<String> {
         self.repairs.gaps.describe()
+    }
+
+    /// Returns the open gaps, for the search of a snapshot that fills them.
+    pub fn gaps(&self) -> Vec<OpenGap> {
+        self.repairs.gaps.open()
+    }
+
+    /// Returns how far the merge of a snapshot is.
+    pub fn merge_progress(&self) -> &MergeProgress {
+        &self.inbox.snapshot.progress
     }
 
     /// Returns the nodes with wrong clocks, for people.

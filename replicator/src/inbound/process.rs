@@ -15,6 +15,7 @@ use crate::merge::apply::Applied;
 use crate::model::batch::{BatchHeader, PartHeaders};
 use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 use crate::model::planted_bugs::{Bug, planted};
+use crate::repair::gaps::Need;
 use crate::repair::superseded::Superseded;
 use crate::store::cursor::NO_ROW_MS;
 use crate::store::gaps::{self, Missing};
@@ -87,7 +88,7 @@ impl Processing<'_, '_> {
             ItemKind::Skip => (0, NO_ROW_MS),
             ItemKind::Gap { from, to } => {
                 let reason = format!("stream {shard}: messages {from} to {} are missing", to.0 - 1);
-                note_gap(self.tx, shard, NodeId(0), &reason)?;
+                note_gap(self.tx, shard, NodeId(0), &reason, Need::Messages)?;
                 (1, NO_ROW_MS)
             }
             ItemKind::Bad { reason, message } => {
@@ -176,14 +177,15 @@ impl Processing<'_, '_> {
     }
 
     /// The next batches meet the schema that this one brought.
-    fn adopt(&mut self, adopted: Option<Box<Adopted>>) {
+    pub(super) fn adopt(&mut self, adopted: Option<Box<Adopted>>) {
         if let Some(adopted) = adopted {
             self.tx.layout = Arc::clone(&adopted.layout);
             self.tx.after.adopted.push(*adopted);
         }
     }
 
-    fn count(&mut self, applied: &Applied) {
+    /// Adds the counts of an applied batch.
+    pub(super) fn count(&mut self, applied: &Applied) {
         let stats = &mut self.tx.stats;
         stats.rows_taken += applied.taken;
         stats.rows_skipped += applied.skipped;
@@ -202,7 +204,8 @@ impl Processing<'_, '_> {
         if header.previous.0 > known && header.number.0 > known {
             let reason =
                 format!("node {node}: batches {} to {} are missing", known + 1, header.previous);
-            note_gap(self.tx, shard, node, &reason)?;
+            let need = Need::Batches(header.site, header.previous);
+            note_gap(self.tx, shard, node, &reason, need)?;
         }
         if header.number.0 > known {
             let BatchHeader { site, number, created_ms, .. } = *header;
@@ -224,7 +227,7 @@ impl Processing<'_, '_> {
             && !self.tx.after.superseded_asked.contains(&node)
         {
             self.tx.after.superseded_asked.push(node);
-            note_gap(self.tx, shard, node, &reason)?;
+            note_gap(self.tx, shard, node, &reason, Need::Messages)?;
         }
         Ok(())
     }
@@ -264,7 +267,7 @@ impl Processing<'_, '_> {
         );
         let held = &self.tx.durable.streams[place.i].held;
         if held.len() as u64 >= most && !held.contains_key(&entry.node) {
-            return note_gap(self.tx, place.shard, entry.node, &reason);
+            return note_gap(self.tx, place.shard, entry.node, &reason, Need::Messages);
         }
         self.hold(place, entry.seq, &reason)
     }
@@ -343,6 +346,7 @@ pub(super) fn note_gap(
     shard: u32,
     node: NodeId,
     reason: &str,
+    need: Need,
 ) -> Result<(), Fatal> {
     if planted(Bug::NoGapRepair) {
         return Ok(());
@@ -351,7 +355,7 @@ pub(super) fn note_gap(
     let missing = Missing { shard, node, since_ms: 0, reason };
     gaps::note(tx.db, missing, tx.now.unix_ms)?;
     tx.stats.gaps += 1;
-    tx.after.gaps_changed = true;
+    tx.after.gaps.push((shard, need));
     Ok(())
 }
 

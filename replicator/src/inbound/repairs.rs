@@ -50,7 +50,7 @@ impl Repairs {
         for (node, created_ms) in after.seen_origins.drain(..) {
             self.gaps.saw_origin(node, created_ms);
         }
-        self.gaps.committed(db, after.ended_gaps, after.gaps_changed);
+        self.gaps.committed(db, after.ended_gaps, !after.gaps.is_empty());
         self.answers.committed(std::mem::take(&mut after.answers), published, now)
     }
 }

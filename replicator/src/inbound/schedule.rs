@@ -37,6 +37,7 @@ impl Schedule<'_> {
         self.verify.knows_incarnation()
             && ((!inbox.acks.is_empty() && self.anyone_waits_for_acks())
                 || !inbox.retries.is_empty()
+                || inbox.snapshot.is_due()
                 || self.repairs.gaps.any_ended()
                 || self.verify.verdict().is_some()
                 || inbox.items_are_due(durable, durable.joined && up)

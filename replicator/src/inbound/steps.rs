@@ -17,6 +17,7 @@ use crate::capture::install;
 use crate::model::action::Action;
 use crate::model::config::Now;
 use crate::model::planted_bugs::{Bug, planted};
+use crate::repair::gaps::Need;
 use crate::repair::prune::{PRUNE_ROWS_MAX, prune, prune_before_ms};
 use crate::repair::question::Outgoing;
 use crate::store::change_log::log_end;
@@ -176,6 +177,7 @@ impl<B: Broker> Inbound<B> {
         self.schema.moved |= after.schema_moved;
         self.notices.committed(&after, now);
         self.inbox.committed(&after.served);
+        self.inbox.snapshot.committed(after.merged.take());
         for batch in after.stamped.drain(..) {
             self.stats.drift_warnings += u64::from(self.clocks.saw_batch(batch, now));
         }
@@ -185,6 +187,7 @@ impl<B: Broker> Inbound<B> {
         let published = self.durable.absorb.published;
         let signals = self.repairs.committed(&mut after, &self.db, published, now);
         self.requests.send(signals.into_iter().map(Outgoing::Signal));
+        self.note_needs(&after.gaps, now);
         if after.ended_gaps > 0 {
             for stream in &mut self.inbox.streams {
                 stream.oversized.take_if(|_| !self.repairs.gaps.is_open(stream.shard));
@@ -200,6 +203,15 @@ impl<B: Broker> Inbound<B> {
         } else if after.look {
             self.effects.push(Effect::Look);
         }
+    }
+
+    /// Notes what is missing, for the search of a snapshot that has it.
+    pub(super) fn note_needs(&mut self, found: &[(u32, Need)], now: Now) {
+        let durable = &self.durable;
+        self.repairs.gaps.found(found, now, |shard| {
+            let head = durable.stream(shard).and_then(|stream| stream.cursor.head());
+            head.map_or((0, 0), |head| (head.seq.0, head.created_ns))
+        });
     }
 
     /// Follows DDL, in a separate transaction.

@@ -1,6 +1,7 @@
 use super::*;
 use crate::inbound::process::note_gap;
 use crate::model::ids::NodeId;
+use crate::repair::gaps::Need;
 use crate::store::test_database;
 
 struct Memory {
@@ -76,7 +77,7 @@ fn a_failure_leaves_memory_and_database_as_they_were() {
         tx.begin()?;
         tx.mark_acknowledged(&inbox)?;
         tx.begin_incarnation(Site(8))?;
-        note_gap(tx, 1, NodeId(2), "lost")?;
+        note_gap(tx, 1, NodeId(2), "lost", Need::Messages)?;
         Err(Fatal::Database(DatabaseError::Full))
     });
     assert!(matches!(result, Err(Fatal::Database(DatabaseError::Full))));

@@ -6,6 +6,7 @@
 
 use super::inbox::Inbox;
 use super::join::Join;
+use super::merge_snapshot::merge_snapshot;
 use super::process;
 use super::repairs::Repairs;
 use super::transaction::Transaction;
@@ -53,6 +54,7 @@ impl Work<'_> {
         if self.verify.is_up() && !tx.durable.republish.is_republishing() {
             tx.answer(&self.repairs.answers)?;
         }
+        merge_snapshot(tx, self.inbox, &self.repairs.superseded)?;
         process::serve(tx, self.inbox, &self.repairs.superseded)?;
         process::release(tx)?;
         self.end_join(tx, now)?;

@@ -71,6 +71,8 @@ pub struct NodeConfig {
     pub politeness_ms: u64,
     /// Which ids of AUTOINCREMENT tables this node gives; None: those that SQLite chooses.
     pub id_ranges: Option<IdRanges>,
+    /// Whether gaps are filled from snapshots, if there is one, before other nodes are asked.
+    pub gaps_from_snapshots: bool,
     /// Bounds.
     pub limits: Limits,
 }
@@ -143,6 +145,7 @@ impl NodeConfig {
             place: "here".to_owned(),
             politeness_ms: 20,
             id_ranges: None,
+            gaps_from_snapshots: false,
             limits: Limits::default(),
         }
     }

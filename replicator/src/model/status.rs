@@ -51,6 +51,7 @@ pub struct Status {
     pub counters: Counters,
     /// The other nodes in the registry.
     pub nodes: Vec<NodeStatus>,
+    pub snapshots: SnapshotsStatus,
     /// The reasons for which health is unhealthy: nothing is replicated. They are among `degraded`.
     pub failing: Vec<String>,
     /// The reasons why the node is degraded; empty: it is well.
@@ -109,6 +110,37 @@ pub struct NodeStatus {
     /// Whether its schema is that of this node; None: it does not tell.
     pub same_schema: Option<bool>,
     pub version: String,
+}
+
+/// The snapshots of the cluster, as far as this node knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct SnapshotsStatus {
+    /// This node takes part (`snapshot.enabled`).
+    pub enabled: bool,
+    /// The node that takes the snapshots; 0: none, or not known.
+    pub leader: u64,
+    /// That is this process.
+    pub leads: bool,
+    /// The store, without credentials.
+    pub place: String,
+    /// The newest snapshot; empty: none.
+    pub saved: String,
+    /// When it was captured.
+    pub saved_ms: i64,
+    /// The newest snapshot that was restored and checked; empty: none.
+    pub verified: String,
+    /// When that one was captured.
+    pub verified_ms: i64,
+    /// When it was checked.
+    pub checked_ms: i64,
+    /// What this node does now with a snapshot; empty: nothing.
+    pub work: String,
+    /// Why the last save failed, and what to do; empty: it did not.
+    pub save_error: String,
+    /// Why the last verification failed, and what to do; empty: it did not.
+    pub verify_error: String,
 }
 
 impl Status {

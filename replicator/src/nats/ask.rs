@@ -180,6 +180,48 @@ pub(super) async fn stream_state(
     }))
 }
 
+/// What a stream holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamUsage {
+    /// When it was created, unix nanoseconds.
+    pub created_ns: i64,
+    /// Its messages.
+    pub messages: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The position of the last message.
+    pub last: u64,
+    /// The first message after the position asked for: its position, and when it was stored, unix
+    /// milliseconds; None: there is none.
+    pub next: Option<(u64, i64)>,
+}
+
+/// Returns what a stream holds, and its first message after `covered`: a position, in the stream
+/// that was created at this time.
+pub(super) async fn stream_usage(
+    session: &Session,
+    nats: &NatsSettings,
+    shard: u32,
+    covered: Option<(u64, i64)>,
+) -> Result<StreamUsage> {
+    let stream = stream(session, &wire::stream_name(&nats.stream_prefix, shard)).await?;
+    let info = stream.get_info().await.map_err(unreachable)?;
+    let (state, created_ns) = (&info.state, nanoseconds(info.created));
+    let covered = covered.filter(|(_, of)| *of == created_ns).map_or(0, |(seq, _)| seq);
+    let from = (covered + 1).max(state.first_sequence);
+    let next = if state.messages == 0 || from > state.last_sequence {
+        None
+    } else {
+        // The message may have been deleted; the one after it is hardly younger.
+        let found = optional(stream.get_raw_message(from).await)?;
+        let time_ns = found
+            .map_or_else(|| nanoseconds(state.last_timestamp), |message| nanoseconds(message.time));
+        Some((from, time_ns / 1_000_000))
+    };
+    let (messages, bytes, last) = (state.messages, state.bytes, state.last_sequence);
+    Ok(StreamUsage { created_ns, messages, bytes, last, next })
+}
+
 /// The time since which the limits of a stream have removed nothing. A stream that is more than
 /// half full may be removing its oldest messages. The last eighth of max_age is left as a margin
 /// for clocks that differ.

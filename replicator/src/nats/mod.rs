@@ -15,6 +15,7 @@ mod prepare;
 mod snapshot_store;
 pub mod wire;
 
+pub use ask::StreamUsage;
 pub use connect::{LinkError, Target};
 pub use peer_settings::SharedSettings;
 pub use snapshot_store::NatsStore;
@@ -165,6 +166,19 @@ impl Asker {
         let (session, node) = (self.session()?, self.0.node);
         let others = peer_settings::read(&session, node).await.map_err(BrokerError::Unreachable)?;
         Ok((SharedSettings::of(&self.0.settings, node, session.streams), others))
+    }
+
+    /// Returns what a stream holds. The next message after `covered` is looked at: a position, in
+    /// the stream that was created at this time (unix nanoseconds).
+    ///
+    /// # Errors
+    /// As [`Asker::ask`].
+    pub async fn stream_usage(
+        &self,
+        shard: u32,
+        covered: Option<(u64, i64)>,
+    ) -> Result<StreamUsage, BrokerError> {
+        ask::stream_usage(&self.session()?, &self.0.settings.nats, shard, covered).await
     }
 
     /// Deletes a key of the registry.

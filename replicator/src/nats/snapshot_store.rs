@@ -47,7 +47,7 @@ pub struct NatsStore {
 }
 
 impl NatsStore {
-    /// Connects. The bucket is created at the first use.
+    /// Connects. The bucket is created by the first object.
     ///
     /// # Errors
     /// [`LinkError`].
@@ -66,24 +66,39 @@ impl NatsStore {
         })
     }
 
+    /// Returns the stream; creates it if need be.
     async fn stream(&self) -> Result<&Stream<()>, StoreError> {
-        self.stream.get_or_try_init(|| self.find_or_create()).await
+        self.stream
+            .get_or_try_init(|| async {
+                if !self.exists().await? {
+                    let created = self.jetstream.create_stream(self.config()).await;
+                    created.map_err(passing)?;
+                }
+                self.jetstream.get_stream_no_info(&self.bucket).await.map_err(passing)
+            })
+            .await
     }
 
-    async fn find_or_create(&self) -> Result<Stream<()>, StoreError> {
+    /// Returns the stream, if it exists. A reader creates nothing.
+    async fn existing(&self) -> Result<Option<&Stream<()>>, StoreError> {
+        if !self.stream.initialized() && !self.exists().await? {
+            return Ok(None);
+        }
+        self.stream().await.map(Some)
+    }
+
+    async fn exists(&self) -> Result<bool, StoreError> {
         match self.jetstream.get_stream(&self.bucket).await {
-            Ok(_) => {}
+            Ok(_) => Ok(true),
             Err(error) => match error.kind() {
                 GetStreamErrorKind::JetStream(e)
                     if e.error_code() == ErrorCode::STREAM_NOT_FOUND =>
                 {
-                    let created = self.jetstream.create_stream(self.config()).await;
-                    created.map_err(passing)?;
+                    Ok(false)
                 }
-                _ => return Err(passing(error)),
+                _ => Err(passing(error)),
             },
         }
-        self.jetstream.get_stream_no_info(&self.bucket).await.map_err(passing)
     }
 
     fn config(&self) -> Config {
@@ -167,7 +182,10 @@ impl Store for NatsStore {
         range: Option<Range<u64>>,
         bytes_max: usize,
     ) -> Result<Bytes, StoreError> {
-        let found = last(self.stream().await?, &self.head(name)).await?;
+        let found = match self.existing().await? {
+            Some(stream) => last(stream, &self.head(name)).await?,
+            None => None,
+        };
         let head = found.ok_or_else(|| {
             StoreError::new(StoreErrorKind::NotFound, "there is no such object in the bucket")
         })?;
@@ -200,8 +218,8 @@ impl Store for NatsStore {
             "" => format!("{heads}>"),
             folder => format!("{heads}{}.>", tokens(folder)),
         };
-        let mut subjects =
-            self.stream().await?.info_with_subjects(filter).await.map_err(passing)?;
+        let Some(stream) = self.existing().await? else { return Ok(Vec::new()) };
+        let mut subjects = stream.info_with_subjects(filter).await.map_err(passing)?;
         let mut found = Vec::new();
         while let Some(subject) = subjects.next().await {
             let (subject, _) = subject.map_err(passing)?;
@@ -213,7 +231,7 @@ impl Store for NatsStore {
     }
 
     async fn delete(&self, name: &Name) -> Result<(), StoreError> {
-        let stream = self.stream().await?;
+        let Some(stream) = self.existing().await? else { return Ok(()) };
         for subject in [self.head(name), self.piece(name, "*")] {
             stream.purge().filter(subject).await.map_err(passing)?;
         }

@@ -1,16 +1,16 @@
 //! Health and metrics over HTTP, and the control socket.
 //!
-//! Reads [`Status`] when asked. It changes two things: it passes a retry of a batch in quarantine
-//! on to the writer, and removes a node from the registry.
+//! Reads [`Status`] when asked. It changes three things: it passes a retry of a batch in quarantine
+//! on to the writer, lets the writer store its positions, and removes a node from the registry.
 
 use super::report::StatusSources;
 use super::schema_entry::FetchError;
-use super::writer::ToWriter;
+use super::writer::{ToWriter, flush};
 use super::{metrics, registry, schema_entry};
 use crate::db::published_objects::Published;
 use crate::inbound::Input;
 use crate::model::status::Status;
-use crate::nats::Asker;
+use crate::nats::{Asker, Target};
 use crate::settings::{Settings, bind_address};
 use axum::extract::{Path as UrlPath, State};
 use axum::http::{StatusCode, header};
@@ -21,6 +21,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// A port or socket that cannot be listened on.
@@ -106,6 +107,7 @@ pub(super) fn start_control(
     sources: &Arc<StatusSources>,
     writer: Sender<ToWriter>,
     asker: Asker,
+    target: watch::Receiver<Target>,
 ) -> Result<JoinHandle<()>, ListenError> {
     let failed =
         |error| ListenError { what: "control socket", bind: socket.display().to_string(), error };
@@ -116,9 +118,14 @@ pub(super) fn start_control(
     let listener = UnixListener::bind(socket).map_err(failed)?;
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(socket, permissions).map_err(failed)?;
+    let writer = Arc::new(parking_lot::Mutex::new(writer));
     let retry = Router::new()
         .route("/quarantine/{id}/retry", post(retry_quarantine))
-        .with_state(Arc::new(parking_lot::Mutex::new(writer)));
+        .with_state(Arc::clone(&writer));
+    let snapshots = Router::new()
+        .route("/flush", post(store_positions))
+        .route("/broker", get(show_broker))
+        .with_state((writer, Arc::clone(sources), target));
     let registry = Router::new()
         .route("/nodes/{id}/forget", post(forget_node))
         .route("/registry", get(show_registry))
@@ -128,6 +135,7 @@ pub(super) fn start_control(
         .route("/status", get(show_status))
         .with_state(Arc::clone(sources))
         .merge(retry)
+        .merge(snapshots)
         .merge(registry);
     Ok(tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
@@ -170,6 +178,25 @@ async fn show_schema(
         Ok(None) => Err((StatusCode::NOT_FOUND, String::new())),
         Err(error @ FetchError::Entry { .. }) => Err((StatusCode::BAD_GATEWAY, error.to_string())),
         Err(error) => Err((StatusCode::SERVICE_UNAVAILABLE, error.to_string())),
+    }
+}
+
+type SnapshotAccess =
+    (Arc<parking_lot::Mutex<Sender<ToWriter>>>, Arc<StatusSources>, watch::Receiver<Target>);
+
+/// Stores positions and marks, for a snapshot that another process takes now.
+async fn store_positions(State((writer, sources, _)): State<SnapshotAccess>) -> StatusCode {
+    flush(&writer, sources.writer.clone()).await;
+    StatusCode::NO_CONTENT
+}
+
+/// Returns the access to the embedded server. Only this user reaches the socket, and this user can
+/// read the server's configuration file anyway.
+async fn show_broker(State((_, _, target)): State<SnapshotAccess>) -> Response {
+    let access = target.borrow().access.clone();
+    match access {
+        Some(access) => Json(access.revealed()).into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
     }
 }
 
@@ -225,6 +252,8 @@ fn health(status: &Status, detailed: bool) -> (StatusCode, serde_json::Value) {
         "joined": status.joined,
         "pending_rows": status.pending_rows,
         "lag_ms": status.lag_ms(),
+        "snapshot_saved_timestamp": status.snapshots.saved_ms,
+        "snapshot_verified_timestamp": status.snapshots.verified_ms,
     });
     (code, body)
 }

@@ -33,6 +33,24 @@ fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
+/// What is known of the snapshots. A time that is not known is left out: an age of 0 would please.
+fn snapshots(page: &MetricsPage<'_>, status: &Status) -> prometheus::Result<()> {
+    let seen = &status.snapshots;
+    let age_s = |at_ms: i64| (status.now_ms - at_ms).max(0) / 1_000;
+    page.gauge("snapshot_leader", "1 while this node takes the snapshots.", seen.leads.into())?;
+    if seen.saved_ms > 0 {
+        let help = "Seconds since the newest snapshot was captured.";
+        page.gauge("snapshot_age_seconds", help, age_s(seen.saved_ms))?;
+    }
+    if seen.verified_ms > 0 {
+        let help = "Seconds since the newest snapshot was captured that was restored and checked.";
+        page.gauge("snapshot_verified_age_seconds", help, age_s(seen.verified_ms))?;
+    }
+    let failing = !seen.save_error.is_empty() || !seen.verify_error.is_empty();
+    let help = "1 while this node cannot save a snapshot, or the newest one is not sound.";
+    page.gauge("snapshot_failing", help, failing.into())
+}
+
 /// The page for `/metrics`.
 ///
 /// # Errors
@@ -111,6 +129,7 @@ pub(super) fn text(
         "Changes to rows with NULL in the primary key, which are not replicated.",
         c.null_key_changes,
     )?;
+    snapshots(&page, status)?;
     page.counter("server_restarts", "Restarts of the embedded NATS server.", c.server_restarts)?;
     page.gauge(
         "connected",

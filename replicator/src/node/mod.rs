@@ -18,6 +18,7 @@ mod reader;
 mod registry;
 mod report;
 mod schema_entry;
+mod snapshots;
 mod start;
 mod timing;
 mod wake;
@@ -131,6 +132,8 @@ pub struct Node {
     ended: UnboundedReceiver<ThreadEnd>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
     hub: Option<crate::nats::Hub>,
+    /// None with `snapshot.enabled = false`.
+    snapshots: Option<snapshots::Snapshots>,
     embedded: Option<Embedded>,
     lock: Option<Lock>,
     socket: PathBuf,
@@ -210,6 +213,9 @@ impl Node {
     /// # Errors
     /// The reason why the node had ended by itself before.
     pub async fn stop(mut self) -> Result<(), NodeError> {
+        if let Some(snapshots) = self.snapshots.take() {
+            snapshots.stop().await;
+        }
         if self.guard.check().is_ok() && tokio::time::timeout(STOP, self.drain()).await.is_err() {
             tracing::warn!("stopping with unpublished changes; the next start publishes them");
         }

@@ -11,7 +11,8 @@ use crate::db::connection::DatabaseError;
 use crate::embedded::Health;
 use crate::model::ids::NodeId;
 use crate::model::status::{
-    BrokerStatus, Counters, HeldStatus, SchemaDifference, Status, StreamStatus, WakeStatus,
+    BrokerStatus, Counters, HeldStatus, SchemaDifference, SnapshotsStatus, Status, StreamStatus,
+    WakeStatus,
 };
 use crate::nats::{LinkState, wire};
 use crate::settings::Settings;
@@ -33,6 +34,8 @@ pub(super) struct StatusSources {
     pub(super) link: watch::Receiver<LinkState>,
     /// The other nodes, and the ends of the streams.
     pub(super) registry: watch::Receiver<RegistrySeen>,
+    /// The snapshots of the cluster; the default with `snapshot.enabled = false`.
+    pub(super) snapshots: watch::Receiver<SnapshotsStatus>,
     /// The embedded server's health; None without one.
     pub(super) server: Option<watch::Receiver<Health>>,
     pub(super) db: parking_lot::Mutex<Option<Connection>>,
@@ -78,6 +81,9 @@ const SERVER_ERROR_MS: u64 = 60_000;
 const ENDS_MS: u64 = 20_000;
 /// A longer wait for the write lock makes the node degraded.
 const BUSY_MS_MAX: u64 = 10_000;
+
+/// A snapshot that is this much older than three intervals makes the node degraded.
+const SNAPSHOT_LATE_MS: i64 = 60_000;
 
 /// A schema that differs for longer makes the node degraded.
 const DIFFERENT_MS_MAX: i64 = 60_000;
@@ -132,6 +138,7 @@ impl StatusSources {
                 .collect(),
             schema_differences: registry.differences.clone(),
             nodes: registry.nodes.clone(),
+            snapshots: self.snapshots.borrow().clone(),
             open_gaps: writer.gaps.len() as u64,
             joining_rows: writer.republished.0,
             republishing_rows: writer.republished.1,
@@ -260,6 +267,10 @@ impl StatusSources {
             say(format!("messages are missing; waiting for other nodes to republish them: {gap}"));
         }
         writer.wrong_clocks.iter().cloned().for_each(&mut say);
+        let interval_ms = i64::try_from(self.settings.snapshot.interval).unwrap_or(i64::MAX);
+        snapshot_reasons(&status.snapshots, interval_ms, status.now_ms)
+            .into_iter()
+            .for_each(&mut say);
         let busy_ms =
             writer.busy_since_ms.map_or(0, |since| clock::mono_ms().saturating_sub(since));
         if busy_ms > BUSY_MS_MAX && writer.full.is_none() {
@@ -341,6 +352,36 @@ fn registry_reasons(status: &mut Status, registry: &RegistrySeen) {
     status.degraded.extend(registry.missing.iter().cloned());
 }
 
+/// Reasons that the snapshots give.
+fn snapshot_reasons(seen: &SnapshotsStatus, interval_ms: i64, now_ms: i64) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if !seen.save_error.is_empty() {
+        reasons.push(format!(
+            "no snapshot could be saved: {}; snapshot.enabled = false ends this on a node that \
+            shall take none",
+            seen.save_error
+        ));
+    }
+    if !seen.verify_error.is_empty() {
+        reasons.push(format!("the newest snapshot is not verified: {}", seen.verify_error));
+    }
+    let late_ms = interval_ms.saturating_mul(3).saturating_add(SNAPSHOT_LATE_MS);
+    let age_ms = now_ms - seen.saved_ms;
+    if seen.enabled && interval_ms > 0 && seen.saved_ms > 0 && age_ms > late_ms {
+        reasons.push(format!(
+            "the newest snapshot is {} s old, and snapshot.interval is {} s: see `harmonylite \
+            status` on the node that takes them ({})",
+            age_ms / 1_000,
+            interval_ms / 1_000,
+            match seen.leader {
+                0 => "now there is none: no node is up to date".to_owned(),
+                node => format!("node {node}"),
+            }
+        ));
+    }
+    reasons
+}
+
 /// The time between the newest applied message and the last one of the stream, milliseconds.
 fn lag_ms(seen: &StreamSnapshot, end: StreamEnd, now_ns: i64) -> i64 {
     let (applied, applied_ns) = match seen.is_idle {
@@ -401,6 +442,24 @@ mod tests {
         let none = StreamSnapshot { shard: 1, is_idle: true, ..StreamSnapshot::default() };
         assert_eq!(lag(none, end(5, 2_000)), 7_000, "nothing was applied yet");
         assert_eq!(lag(none, end(0, 0)), 0);
+    }
+
+    #[test]
+    fn a_snapshot_that_failed_or_is_late_is_a_reason() {
+        let seen = SnapshotsStatus { enabled: true, saved_ms: 1_000, ..Default::default() };
+        let reasons = |seen: &SnapshotsStatus, now_ms| snapshot_reasons(seen, 10_000, now_ms);
+        assert!(reasons(&seen, 91_000).is_empty());
+        assert!(reasons(&seen, 91_001)[0].contains("no node is up to date"));
+        assert!(snapshot_reasons(&seen, 0, i64::MAX / 2).is_empty(), "no interval");
+        let led = SnapshotsStatus { leader: 7, ..seen.clone() };
+        assert!(reasons(&led, 91_001)[0].contains("(node 7)"));
+        let failed = SnapshotsStatus {
+            save_error: "full: free space".into(),
+            verify_error: "damaged: resend".into(),
+            ..seen
+        };
+        let text = reasons(&failed, 2_000).join("; ");
+        assert!(text.contains("full: free space") && text.contains("damaged: resend"), "{text}");
     }
 
     #[test]

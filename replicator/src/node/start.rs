@@ -7,6 +7,7 @@ use super::reader::{Reader, ReaderSnapshot, ToReader};
 use super::registry::{RegistrySeen, watch_registry};
 use super::report::StatusSources;
 use super::schema_entry::publish_schema;
+use super::snapshots::Snapshots;
 use super::timing::{RecentDurations, RecentRate};
 use super::wake::{RecentWakes, Waker};
 use super::watch::WalWatch;
@@ -17,7 +18,7 @@ use crate::broker::{Reply, Request};
 use crate::clock;
 use crate::db::connection::{self, DatabaseError};
 use crate::db::lockfile::{Lock, Owner};
-use crate::db::snapshots::Snapshots;
+use crate::db::snapshots::Snapshots as OpenSnapshots;
 use crate::embedded::{Access, Embedded};
 use crate::inbound::{Inbound, Input as WriterInput};
 use crate::model::config::NodeConfig;
@@ -88,7 +89,7 @@ async fn start_locked(
         settings.clone(),
         config.node,
         config.limits.inbox_bytes_max,
-        target,
+        target.clone(),
         &sinks.0,
         &sinks.1,
     );
@@ -105,7 +106,8 @@ async fn start_locked(
         .map_err(|_| NodeError::Panicked("start"))?
         .map_err(|fatal| NodeError::fatal(&path, fatal))?;
     let (writer_seen, reader_seen) = (watch::Sender::default(), watch::Sender::default());
-    let registry_seen = watch::Sender::default();
+    let (registry_seen, snapshots_seen) = (watch::Sender::default(), watch::Sender::default());
+    let kept_config = config.clone();
     let sources = Arc::new(StatusSources {
         node: config.node,
         database: path.clone(),
@@ -115,6 +117,7 @@ async fn start_locked(
         reader: reader_seen.subscribe(),
         link: hub.link(),
         registry: registry_seen.subscribe(),
+        snapshots: snapshots_seen.subscribe(),
         server: embedded.as_ref().map(Embedded::health),
         db: parking_lot::Mutex::new(Some(opened.status)),
         settings,
@@ -124,7 +127,8 @@ async fn start_locked(
     tasks.push(tokio::spawn(end_when_split(Arc::clone(&sources), ended_sender.clone())));
     tasks.push(tokio::spawn(publish_schema(hub.asker(), Arc::clone(&sources), filter)));
     tasks.push(tokio::spawn(watch_registry(hub.asker(), Arc::clone(&sources), registry_seen)));
-    tasks.push(http::start_control(&socket, &sources, to_writer.clone(), hub.asker())?);
+    let (to, asker) = (to_writer.clone(), hub.asker());
+    tasks.push(http::start_control(&socket, &sources, to, asker, target.clone())?);
 
     let waker = Waker::new(to_reader.clone());
     let poll = Duration::from_millis(if sources.settings.polling_interval > 0 {
@@ -156,6 +160,10 @@ async fn start_locked(
             watch.run().map_or_else(ThreadEnd::Replaced, |()| ThreadEnd::Stopped)
         })?,
     ];
+    let snapshots = sources.settings.snapshot.enabled.then(|| {
+        let ends = (inboxes.writer.clone(), Arc::clone(&guard));
+        Snapshots::start(&sources, hub.asker(), target, ends, kept_config, snapshots_seen)
+    });
     Ok(Node {
         sources,
         inboxes,
@@ -163,6 +171,7 @@ async fn start_locked(
         ended,
         tasks,
         hub: Some(hub),
+        snapshots,
         embedded,
         lock: held.take(),
         socket,
@@ -298,7 +307,7 @@ fn open(config: NodeConfig, brokers: (NatsBroker, NatsBroker)) -> Result<OpenedD
         }
     };
     let mut inbound = inbound;
-    match Snapshots::of(&config.path) {
+    match OpenSnapshots::of(&config.path) {
         Ok(snapshots) => inbound.look_at_snapshots(move || snapshots.any_open()),
         Err(error) => {
             tracing::warn!(%error, "cannot look at the database's wal-index; remote rows \

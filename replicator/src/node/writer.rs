@@ -12,10 +12,11 @@ use crate::actor::{Fatal, Step};
 use crate::broker::BrokerEvent;
 use crate::clock;
 use crate::db::layout::Layout;
-use crate::inbound::{Inbound, Input, Stats};
+use crate::inbound::{Inbound, Input, MergeProgress, Stats};
 use crate::model::ids::Site;
 use crate::nats::NatsBroker;
 use crate::publish::outbound;
+use crate::repair::gaps::OpenGap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub(super) struct WriterSnapshot {
     pub(super) joined: bool,
     pub(super) site: Option<Site>,
     pub(super) gaps: Vec<String>,
+    pub(super) open_gaps: Vec<OpenGap>,
+    pub(super) merge: MergeProgress,
     /// Batches that could not be read because the stream does not hold them.
     pub(super) oversized: Vec<String>,
     pub(super) wrong_clocks: Vec<String>,
@@ -79,6 +82,26 @@ const POLITE: Duration = Duration::from_micros(200);
 const BUSY_SAID_MS: u64 = 5_000;
 /// Greatest age of the shown state while there is work.
 const SHOW_MS: u64 = 100;
+
+/// How long a caller waits for the writer to store its positions.
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// Lets the writer store its positions and marks, so that a snapshot covers what it contains. Waits
+/// until that is done, but not for long: on a busy node there is always more to store.
+pub(super) async fn flush(
+    writer: &parking_lot::Mutex<Sender<ToWriter>>,
+    mut seen: watch::Receiver<WriterSnapshot>,
+) {
+    seen.mark_unchanged();
+    // A writer that has ended has nothing to store.
+    let _ = writer.lock().send(ToWriter::Input(Input::Flush));
+    let stored = async {
+        if seen.changed().await.is_ok() {
+            let _ = seen.wait_for(|seen: &WriterSnapshot| seen.drained).await;
+        }
+    };
+    let _ = tokio::time::timeout(FLUSH, stored).await;
+}
 
 pub(super) struct Writer {
     pub(super) inbound: Inbound<NatsBroker>,
@@ -152,6 +175,8 @@ impl Writer {
             joined: self.inbound.is_joined(),
             site: Some(self.inbound.site()),
             gaps: self.inbound.open_gaps(),
+            open_gaps: self.inbound.gaps(),
+            merge: self.inbound.merge_progress().clone(),
             oversized: self.inbound.oversized(),
             wrong_clocks: self.inbound.wrong_clocks(),
             republished: self.inbound.republished_rows(),

@@ -16,7 +16,7 @@ use super::signal::Signal;
 use crate::broker::{KvEntry, Request};
 use crate::db::connection::DatabaseError;
 use crate::model::config::{NodeConfig, Now};
-use crate::model::ids::NodeId;
+use crate::model::ids::{BatchNo, NodeId, Site};
 use crate::model::planted_bugs::{Bug, planted};
 use crate::store::gaps::{self, Gap, GapKey};
 use crate::store::origins;
@@ -25,6 +25,12 @@ use std::collections::{BTreeSet, HashMap};
 
 /// The interval of the questions about open gaps.
 const ASK_MS: u64 = 10_000;
+/// The other nodes are asked this much later if nobody has looked for a snapshot yet.
+const LOOK_MS: u64 = 15_000;
+/// They are asked this long after the last sign of a snapshot that is read: it was given up.
+const READ_MS: u64 = 120_000;
+/// Sites whose missing batches are noted one by one.
+const NEEDED_SITES_MAX: usize = 1_000;
 /// New gaps within this time are rounds of one repair, which must not run without end: after
 /// [`ROUNDS_AT_ONCE`] of them the next question waits, twice as long each time.
 const CALM_MS: u64 = 1_200_000;
@@ -45,6 +51,63 @@ struct GapInquiry {
     partial: BTreeSet<u64>,
 }
 
+/// What is missing, as far as a snapshot has to have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Messages before the position up to which the stream is applied now, or at it.
+    Messages,
+    /// Batches of a site up to this one, which a batch with a higher number has shown.
+    Batches(Site, BatchNo),
+}
+
+/// Batches that are missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MissingBatches {
+    /// The site.
+    pub site: Site,
+    /// The last one of them.
+    pub upto: BatchNo,
+    /// They are in the stream before this position, if they are in it.
+    pub before: u64,
+}
+
+/// What fills a gap.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Missing messages lie before this position, or at it; 0: none are missing.
+    pub position: u64,
+    /// When the stream was created in which these are positions, unix nanoseconds.
+    pub created_ns: i64,
+    /// Missing batches.
+    pub batches: Vec<MissingBatches>,
+}
+
+impl Needs {
+    fn add(&mut self, need: Need, (position, created_ns): (u64, i64)) {
+        if created_ns != self.created_ns {
+            // Another stream: all that is missing is older than this position.
+            *self = Self { position, created_ns, batches: Vec::new() };
+        }
+        match need {
+            Need::Batches(site, upto) if self.batches.len() < NEEDED_SITES_MAX => {
+                self.batches.push(MissingBatches { site, upto, before: position });
+            }
+            _ => self.position = self.position.max(position),
+        }
+    }
+}
+
+/// An open gap, for whoever looks for a snapshot that fills it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenGap {
+    /// Its key.
+    pub key: GapKey,
+    /// The stream.
+    pub shard: u32,
+    /// What fills it.
+    pub needs: Needs,
+}
+
 /// This node's gaps, and the nodes that can answer.
 #[derive(Debug)]
 pub struct Gaps {
@@ -52,6 +115,13 @@ pub struct Gaps {
     publishes: bool,
     gone_after_ms: i64,
     open: Vec<Gap>,
+    /// What fills the open gaps, by their numbers.
+    needs: HashMap<i64, Needs>,
+    /// Whether snapshots are looked at before other nodes are asked.
+    snapshots: bool,
+    /// Other nodes are not asked before this time, on the monotone clock: a snapshot is looked for,
+    /// or read.
+    snapshot_until_ms: u64,
     due_ms: u64,
     /// When a question about a new gap was last sent, on the monotone clock.
     new_asked_ms: Option<u64>,
@@ -88,6 +158,9 @@ impl Gaps {
             publishes: config.publish,
             gone_after_ms: config.version_retention_ms.max(GONE_MS_MIN),
             open: Vec::new(),
+            needs: HashMap::new(),
+            snapshots: config.gaps_from_snapshots,
+            snapshot_until_ms: 0,
             due_ms: 0,
             new_asked_ms: None,
             rounds: 0,
@@ -152,9 +225,47 @@ impl Gaps {
         }
     }
 
+    /// Notes what is missing of streams, after the commit that noted the gaps. `at` returns the
+    /// position up to which a stream is applied, and when the stream was created. A snapshot is
+    /// looked for before other nodes are asked.
+    pub fn found(&mut self, found: &[(u32, Need)], now: Now, at: impl Fn(u32) -> (u64, i64)) {
+        self.needs.retain(|id, _| self.open.iter().any(|gap| gap.id == *id));
+        for (shard, need) in found {
+            let Some(gap) = self.open.iter().find(|gap| gap.shard == *shard) else { continue };
+            self.needs.entry(gap.id).or_default().add(*need, at(*shard));
+            if self.snapshots {
+                self.snapshot_until_ms = now.mono_ms + LOOK_MS;
+            }
+        }
+    }
+
+    /// Returns the streams with open gaps.
+    pub fn open_shards(&self) -> Vec<u32> {
+        self.open.iter().map(|gap| gap.shard).collect()
+    }
+
+    /// Returns the open gaps, and what fills them.
+    pub fn open(&self) -> Vec<OpenGap> {
+        let open = |gap: &Gap| {
+            let needs = self.needs.get(&gap.id)?.clone();
+            Some(OpenGap { key: gap.key(), shard: gap.shard, needs })
+        };
+        self.open.iter().filter_map(open).collect()
+    }
+
+    /// Notes that a snapshot is being read, or merged, which fills gaps.
+    pub fn snapshot_is_read(&mut self, now: Now) {
+        self.snapshot_until_ms = now.mono_ms + READ_MS;
+    }
+
+    /// Notes that no snapshot fills the gaps: the other nodes are asked.
+    pub fn no_snapshot(&mut self) {
+        self.snapshot_until_ms = 0;
+    }
+
     /// Returns when [`Gaps::ask`] has questions, on the monotone clock.
     pub fn deadline(&self) -> u64 {
-        if self.open.is_empty() { u64::MAX } else { self.due_ms }
+        if self.open.is_empty() { u64::MAX } else { self.due_ms.max(self.snapshot_until_ms) }
     }
 
     /// Returns the questions about open gaps, every ten seconds. `position` returns the position up

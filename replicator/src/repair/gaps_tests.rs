@@ -143,3 +143,30 @@ fn rounds_of_a_repair_without_end_wait_longer_and_longer() {
     gaps.ask(now, |_| 4);
     assert_eq!(gaps.rounds, 1, "after a calm time it begins again");
 }
+
+/// Other nodes are asked only after a snapshot was looked for, or was given up; never without end.
+#[test]
+fn a_snapshot_is_looked_for_before_other_nodes_are_asked() {
+    let (_db, mut gaps, key) = with_a_gap();
+    gaps.snapshots = true;
+    assert!(gaps.open().is_empty(), "what is missing is not known yet");
+    gaps.found(&[(1, Need::Messages), (2, Need::Messages)], NOW, |_| (9, 77));
+    let batches = Need::Batches(Site(5), BatchNo(3));
+    gaps.found(&[(1, batches)], NOW, |_| (12, 77));
+    let missing = MissingBatches { site: Site(5), upto: BatchNo(3), before: 12 };
+    let needs = Needs { position: 9, created_ns: 77, batches: vec![missing] };
+    assert_eq!(gaps.open(), [OpenGap { key, shard: 1, needs }]);
+    let later = |ms| Now { mono_ms: NOW.mono_ms + ms, ..NOW };
+    assert!(gaps.ask(later(LOOK_MS - 1), |_| 4).is_empty());
+    gaps.snapshot_is_read(later(LOOK_MS - 1));
+    assert!(gaps.ask(later(LOOK_MS + READ_MS - 2), |_| 4).is_empty());
+    assert_eq!(gaps.ask(later(LOOK_MS + READ_MS - 1), |_| 4).len(), 2, "it was given up");
+
+    gaps.found(&[(1, Need::Messages)], NOW, |_| (2, 78));
+    let needs = Needs { position: 2, created_ns: 78, batches: Vec::new() };
+    assert_eq!(gaps.open()[0].needs, needs, "positions of the former stream are void");
+    gaps.no_snapshot();
+    assert_eq!(gaps.ask(later(LOOK_MS + READ_MS + ASK_MS), |_| 4).len(), 2);
+    assert!(gaps.answered(key, 1, true).is_none());
+    assert!(gaps.any_ended());
+}

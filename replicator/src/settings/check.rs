@@ -26,6 +26,9 @@ const REPLICAS_MAX: usize = 5;
 const STORES: [&str; 5] = ["nats", "dir", "s3", "webdav", "sftp"];
 /// More snapshots than anybody looks through.
 const KEEP_MAX: u64 = 10_000;
+/// The lease is renewed six times in this time.
+const LEADER_TTL_MS_MIN: u64 = 1_000;
+const LEADER_TTL_MS_MAX: u64 = 86_400_000;
 
 /// Runs all checks; returns the first failure.
 pub(super) fn check(s: &Settings) -> Checked {
@@ -196,6 +199,7 @@ fn readable(key: &'static str, file: &str) -> Checked {
 fn snapshot(s: &SnapshotSettings) -> Checked {
     one_of("snapshot.store", &s.store, &STORES)?;
     range("snapshot.keep", s.keep as u64, 1, KEEP_MAX)?;
+    range("snapshot.leader_ttl", s.leader_ttl, LEADER_TTL_MS_MIN, LEADER_TTL_MS_MAX)?;
     if !s.nats.bucket.is_empty() {
         subject("snapshot.nats.bucket", &s.nats.bucket, false)?;
     }
@@ -280,6 +284,7 @@ mod tests {
         assert_eq!(wrong(|s| s.snapshot.store = "ftp".into()), "snapshot.store");
         assert_eq!(wrong(|s| s.snapshot.store = "dir".into()), "snapshot.dir.path");
         assert_eq!(wrong(|s| s.snapshot.keep = 0), "snapshot.keep");
+        assert_eq!(wrong(|s| s.snapshot.leader_ttl = 999), "snapshot.leader_ttl");
         assert_eq!(wrong(|s| s.snapshot.nats.bucket = "a.b".into()), "snapshot.nats.bucket");
         assert_eq!(wrong(|s| s.snapshot.store = "s3".into()), "snapshot.s3.endpoint");
         assert_eq!(wrong(|s| s.snapshot.store = "sftp".into()), "snapshot.sftp.url");

@@ -29,13 +29,6 @@ impl Found {
         self.spans.contains_key(key)
     }
 
-    /// Returns whether the file sets any key of this section.
-    pub(super) fn has_section(&self, section: &str) -> bool {
-        self.spans
-            .keys()
-            .any(|key| key.strip_prefix(section).is_some_and(|rest| rest.starts_with('.')))
-    }
-
     /// Returns the key whose value covers a position.
     pub(super) fn key_at(&self, at: usize) -> Option<&str> {
         self.spans.iter().find(|(_, span)| span.contains(&at)).map(|(key, _)| key.as_str())

@@ -179,17 +179,18 @@ pub struct SchemaSettings {
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SnapshotSettings {
-    /// Whether this node starts from a snapshot if it has no database file.
+    /// Whether this node takes part in snapshots: it may take them, and starts from one if it has
+    /// no database file.
     pub enabled: bool,
-    /// Milliseconds between two.
+    /// Milliseconds between two; 0: only before streams drop what no snapshot covers.
     pub interval: u64,
-    /// How long the snapshot leader's lease lives, milliseconds.
+    /// A leader that stops or is killed is replaced within this time, milliseconds.
     pub leader_ttl: u64,
     /// `nats`, `dir`, `s3`, `webdav`, `sftp`.
     pub store: String,
     /// The newest snapshots that stay; older ones are removed.
     pub keep: usize,
-    /// How often a snapshot is restored into a scratch file and checked.
+    /// How often the newest snapshot is restored into a scratch file and checked; 0: never.
     pub verify_interval: Span,
     /// Store `nats`.
     pub nats: SnapshotNatsSettings,

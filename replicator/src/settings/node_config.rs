@@ -106,6 +106,7 @@ impl Settings {
             ),
             politeness_ms: self.politeness,
             id_ranges: self.id_ranges(node)?,
+            gaps_from_snapshots: self.snapshot.enabled,
             limits: Limits::default(),
             path,
         })

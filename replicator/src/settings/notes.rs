@@ -33,13 +33,6 @@ pub(super) fn notes(settings: &Settings, found: &Found) -> Vec<String> {
             key for the default of 1000000"
         ));
     }
-    if found.has_section("snapshot") && settings.snapshot.enabled {
-        notes.push(
-            "snapshot: a running node takes no snapshots by itself yet; \
-            `harmonylite snapshot save` takes one, beside a running node too"
-                .to_owned(),
-        );
-    }
     notes
 }
 

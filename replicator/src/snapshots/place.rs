@@ -51,6 +51,19 @@ impl Place {
         node: NodeId,
         cluster: &ClusterSettings,
     ) -> Result<Self, PlaceError> {
+        if settings.snapshot.store == "nats" {
+            let (target, server) = target(settings, node, cluster).await?;
+            let place = Self::at(settings, &target).await?;
+            return Ok(Self { server, ..place });
+        }
+        Self::at(settings, &Target { urls: Vec::new(), access: None }).await
+    }
+
+    /// Opens the store; if it is in the broker, with this access. Starts nothing.
+    ///
+    /// # Errors
+    /// [`PlaceError`].
+    pub(crate) async fn at(settings: &Settings, target: &Target) -> Result<Self, PlaceError> {
         let retrying = |store| Retrying::new(store, Patience::default());
         match settings.snapshot.store.as_str() {
             "dir" if settings.snapshot.dir.path.as_os_str().is_empty() => {
@@ -61,9 +74,8 @@ impl Place {
                 Ok(Self { store: retrying(Arc::new(store)), server: None })
             }
             "nats" => {
-                let (target, server) = target(settings, node, cluster).await?;
-                let store = NatsStore::open(settings, &target).await?;
-                Ok(Self { store: retrying(Arc::new(store)), server })
+                let store = NatsStore::open(settings, target).await?;
+                Ok(Self { store: retrying(Arc::new(store)), server: None })
             }
             other => Err(PlaceError::NotYet(other.to_owned())),
         }

@@ -18,11 +18,11 @@ fn demo(damage: bool) -> Output {
 }
 
 #[test]
-fn three_nodes_end_equal() {
+fn four_nodes_end_equal() {
     let out = demo(false);
     let text = String::from_utf8_lossy(&out.stdout);
     assert!(
-        out.status.success() && text.contains("3 of 3 nodes equal"),
+        out.status.success() && text.contains("4 of 4 nodes equal"),
         "{text}\n{}",
         String::from_utf8_lossy(&out.stderr)
     );
@@ -30,6 +30,7 @@ fn three_nodes_end_equal() {
         text.contains("CUT OFF") && text.contains("KILLED"),
         "both misfortunes happened: {text}"
     );
+    assert!(text.contains("node 4 started without a file"), "{text}");
 }
 
 #[test]
@@ -37,5 +38,5 @@ fn a_node_that_differs_is_named() {
     let out = demo(true);
     let text = String::from_utf8_lossy(&out.stdout);
     assert_eq!(out.status.code(), Some(1), "{text}");
-    assert!(text.contains("2 of 3 nodes equal"), "{text}");
+    assert!(text.contains("3 of 4 nodes equal"), "{text}");
 }

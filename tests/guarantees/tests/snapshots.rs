@@ -385,15 +385,20 @@ fn chunks(store: &Path) -> Vec<std::path::PathBuf> {
 }
 
 /// The seed's own scenario: a stopped node of a cluster of embedded servers takes a snapshot with
-/// `-save-snapshot` while the others run, and starts again.
+/// `-save-snapshot` while the others run, and starts again. The running nodes give their servers to
+/// commands of the same user. A node that has lost all its files joins the cluster of servers,
+/// restores from there, and then starts.
 #[test]
 fn a_stopped_node_saves_a_snapshot_in_the_cluster_and_starts_again() {
-    let mut cluster = EmbeddedCluster::new(SCHEMA, 3, |_| String::new());
+    let mut cluster = EmbeddedCluster::new(SCHEMA, 3, |_| "snapshot.nats.replicas = 3".to_owned());
     cluster.run();
     load(&cluster.nodes[0], 1, 100);
     cluster.converge();
-    let running = refused(&cluster.nodes[2], &["snapshot", "list"]);
-    assert!(running.contains("embedded"), "{running}");
+    let beside = json(&cluster.nodes[2], &["snapshot", "list"]);
+    assert_eq!(beside["snapshots"].as_array().map(Vec::len), Some(0), "{beside}");
+    let first = json(&cluster.nodes[1], &["snapshot", "save"]);
+    let same = json(&cluster.nodes[2], &["snapshot", "verify"]);
+    assert_eq!((&same["sound"], &same["snapshot"]), (&Value::Bool(true), &first["snapshot"]));
     cluster.nodes[2].stop();
     let out = cluster.nodes[2].act(&["-save-snapshot"]);
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
@@ -406,4 +411,16 @@ fn a_stopped_node_saves_a_snapshot_in_the_cluster_and_starts_again() {
     eventually("node 3 has all rows", || {
         number(&cluster.nodes[2].app(), "SELECT count(*) FROM note") == 200
     });
+
+    json(&cluster.nodes[0], &["snapshot", "save"]);
+    load(&cluster.nodes[0], 2_000, 100);
+    cluster.nodes[2].stop();
+    remove_files(&cluster.nodes[2]);
+    std::fs::remove_dir_all(cluster.nodes[2].db.with_file_name("nats")).unwrap();
+    cluster.nodes[2].start();
+    cluster.nodes[2].ready();
+    cluster.converge();
+    let log = cluster.nodes[2].output();
+    assert!(log.contains("there was no database file: restored a snapshot"), "{log}");
+    assert_eq!(number(&cluster.nodes[2].app(), "SELECT count(*) FROM note"), 300);
 }

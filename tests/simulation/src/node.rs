@@ -153,6 +153,7 @@ impl Node {
             place: format!("machine {index}"),
             politeness_ms: plan.politeness_ms,
             id_ranges: None,
+            gaps_from_snapshots: false,
             limits: plan.limits.clone(),
         };
         Ok(Self {

@@ -45,7 +45,8 @@ pub(super) fn report(
     );
     let _ = writeln!(
         out,
-        "conflicts in the journals of nodes 1, 2, 3: {}",
+        "conflicts in the journals of nodes 1 to {}: {}",
+        conflicts.len(),
         conflicts.iter().map(i64::to_string).collect::<Vec<_>>().join(", ")
     );
     let _ = writeln!(

@@ -1,5 +1,6 @@
 //! `harmonylite demo`: three nodes of a shop on this machine. All write at once, one is cut off,
-//! one is killed, and at the end the databases are compared.
+//! one is killed, a fourth one starts without a file from a snapshot, and at the end the databases
+//! are compared.
 //!
 //! The nodes are processes of this program on temporary files, around one embedded nats-server.
 //! Ordinary connections write.

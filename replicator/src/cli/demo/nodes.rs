@@ -1,4 +1,4 @@
-//! The three nodes: a database, a configuration and a process each.
+//! The nodes: a database, a configuration and a process each.
 //!
 //! Owns: no process outlives the demo, however that ends (see [`LIFELINE_SHELL`]). Nodes have
 //! process groups of their own, so that Ctrl-C reaches the demo alone.
@@ -14,6 +14,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
+/// One of the nodes saves a snapshot this often, milliseconds.
+const SNAPSHOT_MS: u64 = 2_000;
+
 /// A node of the demo.
 pub(super) struct Node {
     pub(super) id: u64,
@@ -28,13 +31,7 @@ impl Node {
     pub(super) fn create(dir: &Path, id: u64, relay: Relay, access: &Access) -> Result<Self> {
         let dir = dir.join(format!("node-{id}"));
         fs::create_dir(&dir)?;
-        let node = Self {
-            id,
-            db: dir.join("shop.db"),
-            config: dir.join("config.toml"),
-            relay,
-            process: None,
-        };
+        let node = Self::new(&dir, id, relay);
         let mut db = schema::create(&node.db)
             .with_context(|| format!("cannot make {}", node.db.display()))?;
         if id == 1 {
@@ -44,13 +41,28 @@ impl Node {
         Ok(node)
     }
 
+    /// Creates a node without a database file: it will begin with a snapshot. It does not run yet.
+    pub(super) fn create_empty(dir: &Path, id: u64, relay: Relay, access: &Access) -> Result<Self> {
+        let dir = dir.join(format!("node-{id}"));
+        fs::create_dir(&dir)?;
+        let node = Self::new(&dir, id, relay);
+        node.configure(access)?;
+        Ok(node)
+    }
+
+    fn new(dir: &Path, id: u64, relay: Relay) -> Self {
+        let (db, config) = (dir.join("shop.db"), dir.join("config.toml"));
+        Self { id, db, config, relay, process: None }
+    }
+
     fn configure(&self, access: &Access) -> Result<()> {
         let text = |s: &str| toml::Value::String(s.to_owned()).to_string();
         let user = access.user.as_deref().unwrap_or_default();
         let password = access.password.as_ref().map_or("", |p| p.reveal());
         let content = format!(
             "db_path = {}\nnode_id = {}\n\n[nats]\nurls = [{}]\nuser_name = {}\nuser_password = \
-            {}\nreconnect_wait_seconds = 1\n",
+            {}\nreconnect_wait_seconds = 1\n\n[snapshot]\ninterval = {SNAPSHOT_MS}\nleader_ttl = \
+            {SNAPSHOT_MS}\n",
             text(&self.db.to_string_lossy()),
             self.id,
             text(&self.relay.url),

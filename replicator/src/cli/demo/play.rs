@@ -69,7 +69,11 @@ fn perform(
     join(&mut stage)?;
     let writing_ms =
         length_ms.saturating_sub(clock::mono_ms() - stage.began_ms).max(4_000) * 9 / 10;
-    scenes(&mut stage, writing_ms)?;
+    let fourth = || {
+        let relay = runtime.block_on(Relay::start(address.clone()))?;
+        Node::create_empty(dir, 4, relay, &access)
+    };
+    scenes(&mut stage, writing_ms, fourth)?;
     settle(&mut stage)?;
     if std::env::var_os(DAMAGE).is_some() {
         damage(&stage)?;
@@ -102,9 +106,9 @@ fn join(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
-fn scenes(stage: &mut Stage, writing_ms: u64) -> Result<()> {
+fn scenes(stage: &mut Stage, writing_ms: u64, fourth: impl FnOnce() -> Result<Node>) -> Result<()> {
     stage.traffic = Some(Traffic::start(stage.nodes.iter().map(|n| n.db.clone()).collect())?);
-    stage.play("all three write", writing_ms * 30 / 100)?;
+    stage.play("all three write", writing_ms * 25 / 100)?;
     stage.done("all three wrote at once");
 
     let contend = |stage: &Stage, same| {
@@ -118,8 +122,10 @@ fn scenes(stage: &mut Stage, writing_ms: u64) -> Result<()> {
     contend(stage, false);
     stage.done("node 3 was cut off while all wrote the same rows");
     wire(stage, 2, Relay::mend, "replicating");
-    stage.play("node 3 is back", writing_ms * 15 / 100)?;
+    stage.play("node 3 is back", writing_ms * 10 / 100)?;
     stage.done("node 3 came back, and conflicts were resolved");
+    add_fourth(stage, fourth()?)?;
+    stage.play("node 4 joined while the others write", writing_ms * 10 / 100)?;
 
     if let Some(node) = stage.nodes.get_mut(1) {
         node.kill();
@@ -136,6 +142,29 @@ fn scenes(stage: &mut Stage, writing_ms: u64) -> Result<()> {
     stage.play("node 2 was restarted", writing_ms * 18 / 100)?;
     stage.state(1, "replicating");
     stage.done("node 2 was killed and restarted");
+    Ok(())
+}
+
+/// Starts a node that has no database file: it begins with the newest snapshot.
+fn add_fourth(stage: &mut Stage, mut node: Node) -> Result<()> {
+    let is_saved = |s: &Stage| {
+        s.statuses().is_some_and(|all| all.iter().any(|status| status.snapshots.saved_ms > 0))
+    };
+    stage.until("one of the nodes saves a snapshot", PATIENCE_MS, is_saved)?;
+    node.start()?;
+    let db = node.db.clone();
+    stage.until("node 4 starts without a file", PATIENCE_MS, |_| {
+        // The restored file appears whole.
+        db.exists()
+    })?;
+    stage.add(node)?;
+    stage.until("node 4 has a snapshot and reads the stream", PATIENCE_MS, |s| {
+        let last = s.observers.last().map(|observer| observer.look());
+        last.and_then(|look| look.status).is_some_and(|status| status.broker.linked)
+    })?;
+    let last = stage.nodes.len() - 1;
+    stage.state(last, "replicating");
+    stage.done("node 4 started without a file, from a snapshot");
     Ok(())
 }
 

@@ -46,6 +46,14 @@ impl Stage {
         })
     }
 
+    /// Adds a node that runs and has its database file.
+    pub(super) fn add(&mut self, node: Node) -> Result<()> {
+        self.observers.push(Observer::start(node.db.clone())?);
+        self.states.push("starting");
+        self.nodes.push(node);
+        Ok(())
+    }
+
     /// Shows the scene for a duration.
     pub(super) fn play(&mut self, phase: &str, ms: u64) -> Result<()> {
         let ends = clock::mono_ms() + ms;

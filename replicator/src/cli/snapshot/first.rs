@@ -11,7 +11,7 @@ use crate::cli::show;
 use crate::clock;
 use crate::db::lockfile::Lock;
 use crate::db::preflight::beside;
-use crate::settings::Settings;
+use crate::settings::{ClusterSettings, Settings};
 use anyhow::Result;
 use harmonylite_snapshot::SnapshotError;
 use harmonylite_snapshot::catalog::{Found, ids, read};
@@ -23,8 +23,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Restores the newest snapshot that can be used, if there is no database file yet. Does nothing
-/// with `snapshot.enabled = false`, without a snapshot, and if the snapshots are in the embedded
-/// server, which does not run yet.
+/// with `snapshot.enabled = false`, without a snapshot, and if the snapshots would be in an
+/// embedded server that is alone and new. One with neighbours is started for the restore, and again
+/// for the node.
 ///
 /// # Errors
 /// The store cannot be used or reached; every snapshot is damaged; another program restores.
@@ -34,18 +35,22 @@ pub(crate) fn begin(global: &Global, settings: &Settings) -> Result<()> {
     if !settings.snapshot.enabled || to.symlink_metadata().is_ok() || !dir.is_dir() {
         return Ok(());
     }
-    if settings.snapshot.store == "nats" && settings.nats.urls.is_empty() {
+    let is_embedded = settings.snapshot.store == "nats" && settings.nats.urls.is_empty();
+    if is_embedded && is_alone_and_new(settings, &global.cluster()?, &dir) {
         tracing::debug!(
             database = %to.display(),
-            "there is no database file, and the snapshots are in the embedded nats-server, which \
-            does not run yet: no snapshot is restored"
+            "there is no database file, and the snapshots would be in an embedded nats-server \
+            without neighbours, which has never run: no snapshot is restored"
         );
         return Ok(());
     }
     check_alone(to)?;
-    let lock = Lock::acquire(to)?;
+    // The store in the embedded server takes the lock itself.
+    let lock = (!is_embedded).then(|| Lock::acquire(to)).transpose()?;
     let done = restore_newest(global, settings, &dir);
-    lock.remove();
+    if let Some(lock) = lock {
+        lock.remove();
+    }
     done.map_err(|error| {
         let failure = Failure::of(&error);
         let what =
@@ -56,6 +61,14 @@ pub(crate) fn begin(global: &Global, settings: &Settings) -> Result<()> {
         );
         Failure::new(failure.exit, what, hint).into()
     })
+}
+
+/// Whether an embedded server can have no snapshot: it has no neighbours, and no files.
+fn is_alone_and_new(settings: &Settings, cluster: &ClusterSettings, dir: &Path) -> bool {
+    cluster.peers.is_empty()
+        && cluster.leaf_servers.is_empty()
+        && settings.nats.server_config.is_empty()
+        && !dir.join("nats").exists()
 }
 
 /// Refuses what is left of a lost database: it may hold commits that are in no snapshot.

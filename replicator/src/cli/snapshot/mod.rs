@@ -12,8 +12,12 @@ mod verify;
 pub(crate) use first::begin;
 
 use super::args::{Global, SnapshotAction};
+use super::control::ask;
 use super::exit::{Exit, Failure};
 use super::{dispatch, log, progress, show};
+use crate::db::lockfile::{Sidecar, sidecar};
+use crate::embedded::Access;
+use crate::nats::Target;
 use crate::settings::Settings;
 use crate::settings::identity::{decide, machine_id};
 use crate::snapshots::{Place, PlaceError};
@@ -57,6 +61,7 @@ fn with_store<T>(
     work: impl AsyncFnOnce(&Retrying, &Arc<Progress>) -> Result<T>,
 ) -> Result<T> {
     let cluster = global.cluster()?;
+    let beside = beside(settings)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -70,12 +75,31 @@ fn with_store<T>(
             // A database that does not exist yet has no stored id.
             let stored = stored_node(&settings.db_path).ok().flatten();
             let node = decide(settings.node_id, stored, machine_id().as_deref())?.node;
-            let place = Place::open(settings, node, &cluster).await.map_err(unusable)?;
+            let place = match &beside {
+                Some(target) => Place::at(settings, target).await,
+                None => Place::open(settings, node, &cluster).await,
+            };
+            let place = place.map_err(unusable)?;
             let done = work(&place.store, &progress).await;
             place.close().await;
             done
         })
     })
+}
+
+/// Returns the access to the embedded server of the node that runs on this database, if the
+/// snapshots are there.
+fn beside(settings: &Settings) -> Result<Option<Target>> {
+    if settings.snapshot.store != "nats" || !settings.nats.urls.is_empty() {
+        return Ok(None);
+    }
+    let Sidecar::Running(owner) = sidecar(&settings.db_path)? else { return Ok(None) };
+    let answer = ask(owner.as_ref(), "GET", "/broker")?;
+    let access: Access = serde_json::from_str(&answer.body).map_err(|_| {
+        let what = format!("the running node does not give its embedded server ({})", answer.body);
+        Failure::new(Exit::Running, what, "restart it with this version of harmonylite")
+    })?;
+    Ok(Some(Target { urls: vec![access.url.clone()], access: Some(access) }))
 }
 
 fn unusable(error: PlaceError) -> Failure {

@@ -1,38 +1,36 @@
 //! `harmonylite snapshot save`.
 
+use super::restore::directory_of;
 use super::{failed, report, with_store};
 use crate::cli::args::Global;
+use crate::cli::control::ask;
+use crate::cli::exit::{Exit, Failure};
 use crate::cli::show;
-use crate::clock;
+use crate::db::lockfile::{Sidecar, sidecar};
 use crate::db::preflight;
 use crate::settings::Settings;
-use crate::snapshots::facts;
+use crate::snapshots::{SaveError, SaveRequest, save_and_prune};
 use anyhow::{Context, Result};
-use harmonylite_snapshot::image::Image;
-use harmonylite_snapshot::retention::{Pruned, prune};
-use harmonylite_snapshot::save::{SaveOptions, Saved, save};
+use harmonylite_snapshot::retention::Pruned;
+use harmonylite_snapshot::save::Saved;
 use serde_json::json;
 use std::path::Path;
-use std::sync::Arc;
 
 /// Saves a snapshot of the configured database, then removes old ones.
 pub(super) fn run(global: &Global, settings: &Settings, resend: bool, json: bool) -> Result<()> {
     let path = &settings.db_path;
     preflight::check(path)?;
     let path = path.canonicalize().with_context(|| path.display().to_string())?;
+    store_positions(&path);
     let what = format!("saving a snapshot of {}", path.display());
+    let request =
+        SaveRequest { scratch: directory_of(&path), path, keep: settings.snapshot.keep, resend };
     let (place, saved, pruned) = with_store(global, settings, &what, async |store, progress| {
-        let image = Image::capture(&path, &scratch(&path)).map_err(failed)?;
-        let facts = facts(image.connection()).with_context(|| path.display().to_string())?;
-        let mut options = SaveOptions::new(Arc::new(clock::unix_ms));
-        options.resend = resend;
-        let saved = save(image, facts, store, &options, progress).await.map_err(failed)?;
-        // The snapshot is there; what cannot be removed now is removed by the next save.
-        let pruned = prune(store, settings.snapshot.keep, false, clock::unix_ms()).await;
-        let pruned = pruned.inspect_err(|error| {
-            tracing::warn!(%error, "old snapshots were not removed");
-        });
-        Ok((store.place(), saved, pruned.unwrap_or_default()))
+        match save_and_prune(request, store, progress).await {
+            Ok((saved, pruned)) => Ok((store.place(), saved, pruned)),
+            Err(SaveError::Snapshot(error)) => Err(failed(error).into()),
+            Err(error) => Err(Failure::new(Exit::Database, error.to_string(), error.hint()).into()),
+        }
     })?;
     let value = json!({
         "snapshot": saved.id.as_str(),
@@ -48,9 +46,12 @@ pub(super) fn run(global: &Global, settings: &Settings, resend: bool, json: bool
     Ok(())
 }
 
-/// A copy, if one is needed, goes beside the database.
-fn scratch(path: &Path) -> std::path::PathBuf {
-    path.parent().unwrap_or(Path::new("/")).to_owned()
+/// Lets a running node store how far it is, so that the snapshot covers what it contains. Without
+/// an answer the snapshot is as good, and covers less.
+fn store_positions(path: &Path) {
+    if let Ok(Sidecar::Running(owner)) = sidecar(path) {
+        let _ = ask(owner.as_ref(), "POST", "/flush");
+    }
 }
 
 fn text(place: &str, saved: &Saved, pruned: &Pruned) -> String {

@@ -23,6 +23,27 @@ pub(super) fn word(running: bool, s: &Status) -> (Word, String) {
     }
 }
 
+/// The newest snapshot, the newest proved one, and who takes them.
+fn snapshots(s: &Status) -> String {
+    let seen = &s.snapshots;
+    let by = match (seen.leads, seen.leader) {
+        (true, _) => "this node takes them".to_owned(),
+        (_, 0) => "no node takes them now".to_owned(),
+        (_, node) => format!("node {node} takes them"),
+    };
+    let saved = match seen.saved_ms {
+        0 => "none yet".to_owned(),
+        at => format!("the newest from {}", show::ago(at, s.now_ms)),
+    };
+    let verified = match seen.verified_ms {
+        0 => "none verified".to_owned(),
+        at if at == seen.saved_ms => "verified".to_owned(),
+        at => format!("the newest verified one from {}", show::ago(at, s.now_ms)),
+    };
+    let work = if seen.work.is_empty() { String::new() } else { format!("; {}", seen.work) };
+    format!("{saved}, {verified}; {by}{work}")
+}
+
 /// Returns the status as text.
 pub(super) fn text(running: bool, s: &Status) -> String {
     let mut out = Facts::new();
@@ -113,6 +134,9 @@ pub(super) fn text(running: bool, s: &Status) -> String {
                 held.node_id, held.shard, held.reason
             ),
         );
+    }
+    if running && s.snapshots.enabled {
+        out.line("snapshots", &snapshots(s));
     }
     out.line("conflicts", &counted(s.conflicts, "harmonylite conflicts list"));
     out.line("quarantine", &counted(s.quarantine, "harmonylite quarantine list"));
