@@ -6,6 +6,7 @@
 //! Collect and absorb both use this fold, so they compute the same version at any time. It only
 //! reads, so a crash loses nothing.
 
+use crate::capture::row_index::{RowIndex, Vacant};
 use crate::db::connection::DatabaseError;
 use crate::db::layout::{Layout, TableLayout};
 use crate::model::batch::Value;
@@ -129,7 +130,7 @@ pub struct FoldBase {
     /// The entries up to here are folded.
     upto: i64,
     states: Vec<State>,
-    index: HashMap<Vec<u8>, usize>,
+    index: RowIndex,
 }
 
 impl std::fmt::Debug for FoldBase {
@@ -172,8 +173,8 @@ impl FoldBase {
         Ok(())
     }
 
-    fn get(&self, canonical: &[u8]) -> Option<&State> {
-        self.index.get(canonical).map(|at| &self.states[*at])
+    fn get(&self, table: &TableLayout, key: &[Value]) -> Option<&State> {
+        self.index.get(table, key).map(|at| &self.states[at])
     }
 }
 
@@ -213,7 +214,7 @@ struct Folding<'a> {
     from: &'a FoldFrom<'a>,
     base: Option<&'a FoldBase>,
     states: Vec<State>,
-    index: HashMap<Vec<u8>, usize>,
+    index: RowIndex,
     folded: Folded,
 }
 
@@ -224,7 +225,7 @@ impl<'a> Folding<'a> {
         from: &'a FoldFrom<'a>,
         base: Option<&'a FoldBase>,
     ) -> Self {
-        let (states, index, folded) = (Vec::new(), HashMap::new(), Folded::default());
+        let (states, index, folded) = (Vec::new(), RowIndex::default(), Folded::default());
         Self { db, layout, from, base, states, index, folded }
     }
 
@@ -240,18 +241,16 @@ impl<'a> Folding<'a> {
                 *folded.null_keys.entry(table.name().to_owned()).or_default() += 1;
                 return Ok(());
             }
-            let canonical = table.canonical(&key);
-            let at = match index.get(&canonical) {
-                Some(at) => *at,
-                None => {
-                    states.push(match base.and_then(|base| base.get(&canonical)) {
+            let at = match index.get_or_insert(table, &key, states.len()) {
+                Ok(at) => at,
+                Err(Vacant) => {
+                    states.push(match base.and_then(|base| base.get(table, &key)) {
                         Some(state) => state.clone(),
                         None => {
                             let real = versions.get(table, &key)?;
                             State::new(Arc::clone(table), key, real)
                         }
                     });
-                    index.insert(canonical, states.len() - 1);
                     states.len() - 1
                 }
             };

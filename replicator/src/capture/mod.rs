@@ -10,6 +10,7 @@ pub mod install;
 pub mod installation;
 mod lineage;
 mod objects;
+pub mod row_index;
 pub mod schema_changes;
 pub mod triggers;
 pub mod user_triggers;

@@ -22,6 +22,8 @@ pub struct Statements {
     pub version_get: String,
     /// Key, hlc, site, digest.
     pub version_put: String,
+    /// The greatest key with a version, for tables with an integer key.
+    pub version_greatest: String,
     /// Key, hlc, site; the digest is that of the row as it is stored, NULL if there is none.
     pub version_put_stored: String,
     /// Key.
@@ -153,11 +155,16 @@ impl TableLayout {
     /// Returns bytes that are equal exactly for keys of the same row of the same table.
     pub fn canonical(&self, key: &[Value]) -> Vec<u8> {
         let mut out = Vec::with_capacity(8 + 12 * key.len());
+        self.canonical_into(key, &mut out);
+        out
+    }
+
+    /// Appends the bytes of [`TableLayout::canonical`].
+    pub fn canonical_into(&self, key: &[Value], out: &mut Vec<u8>) {
         out.extend_from_slice(&self.id.to_be_bytes());
         for (value, column) in key.iter().zip(&self.schema.key) {
-            canonical_key(value, column.collation, &mut out);
+            canonical_key(value, column.collation, out);
         }
-        out
     }
 }
 
@@ -205,6 +212,7 @@ fn statements(schema: &TableSchema, batch_columns: &[String], digest: &RowDigest
             "SELECT hlc, site FROM {versions} WHERE {}",
             version_condition.join(" AND ")
         ),
+        version_greatest: format!("SELECT max(key0) FROM {versions}"),
         version_put: put(format!("?{}", n + 3)),
         version_put_stored: put(stored),
     }

@@ -197,7 +197,7 @@ fn canonical_bytes(tag: u8, bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Returns the integer that equals a float, as SQLite compares the two.
-fn exact_integer(r: f64) -> Option<i64> {
+pub fn exact_integer(r: f64) -> Option<i64> {
     // -2^63 is a float; 2^63 is the first float beyond i64.
     let fits = (-9_223_372_036_854_775_808.0..9_223_372_036_854_775_808.0).contains(&r);
     (fits && r.fract() == 0.0).then_some(r as i64)

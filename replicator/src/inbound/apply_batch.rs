@@ -19,7 +19,7 @@ use crate::store::cursor::NO_ROW_MS;
 use crate::wire::decode::{BatchReader, DecodeError, outline};
 use crate::wire::spill::Spill;
 use crate::wire::unpack::{Unpacker, unpacking};
-use std::io::Read;
+use std::io::BufRead;
 use std::sync::Arc;
 
 /// The result of applying a batch.
@@ -169,7 +169,7 @@ fn apply_inside(
 }
 
 /// Applies a batch. `open` returns its decompressed bytes from the start.
-fn apply_plain<R: Read>(
+fn apply_plain<R: BufRead>(
     tx: &Transaction<'_>,
     open: impl Fn() -> Result<R, EndedEarly>,
     source: Source,

@@ -8,6 +8,7 @@
 use crate::db::connection::DatabaseError;
 use crate::db::ids::version_from;
 use crate::db::layout::TableLayout;
+use crate::db::schema::KeyKind;
 use crate::model::batch::Value;
 use crate::model::ids::Version;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, params_from_iter};
@@ -16,7 +17,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, params_from_iter}
 const TABLES_MAX: usize = 8;
 
 /// Access to the versions in one database. Its user drops it at the end of a transaction at the
-/// latest, because the tables must not change meanwhile.
+/// latest, because the tables must not change meanwhile, and only through it.
 pub struct Versions<'a> {
     db: &'a Connection,
     last: Vec<Statements<'a>>,
@@ -28,6 +29,44 @@ struct Statements<'a> {
     /// Made when they are needed: the reading connection never stores a version.
     put: Option<CachedStatement<'a>>,
     put_stored: Option<CachedStatement<'a>>,
+    /// How often a version of an integer key was read.
+    reads: u8,
+    /// The greatest integer key with a version, once it is known.
+    greatest: Option<i64>,
+}
+
+/// After so many reads of one table it is worth a statement to know the greatest key. Rows are
+/// mostly appended, and no row beyond it has a version.
+const READS_FEW: u8 = 2;
+
+impl Statements<'_> {
+    /// Returns whether this integer key is beyond all that have a version.
+    fn is_beyond(
+        &mut self,
+        db: &Connection,
+        table: &TableLayout,
+        key: i64,
+    ) -> Result<bool, DatabaseError> {
+        let greatest = match self.greatest {
+            Some(greatest) => greatest,
+            None if self.reads < READS_FEW => {
+                self.reads += 1;
+                return Ok(false);
+            }
+            None => {
+                let mut read = db.prepare_cached(&table.sql.version_greatest)?;
+                let greatest: Option<i64> = read.query_row([], |r| r.get(0))?;
+                *self.greatest.insert(greatest.unwrap_or(i64::MIN))
+            }
+        };
+        Ok(key > greatest)
+    }
+
+    fn note_put(&mut self, key: &[Value]) {
+        if let (Some(greatest), [Value::Integer(key)]) = (&mut self.greatest, key) {
+            *greatest = (*greatest).max(*key);
+        }
+    }
 }
 
 impl<'a> Versions<'a> {
@@ -48,6 +87,8 @@ impl<'a> Versions<'a> {
                     get: self.db.prepare_cached(&table.sql.version_get)?,
                     put: None,
                     put_stored: None,
+                    reads: 0,
+                    greatest: None,
                 });
                 self.last.len() - 1
             }
@@ -60,8 +101,16 @@ impl<'a> Versions<'a> {
     /// # Errors
     /// SQLite's error.
     pub fn get(&mut self, table: &TableLayout, key: &[Value]) -> Result<Version, DatabaseError> {
-        let get = &mut self.of(table)?.get;
-        Ok(get
+        let db = self.db;
+        let statements = self.of(table)?;
+        if table.schema.key_kind != KeyKind::Columns
+            && let [Value::Integer(key)] = key
+            && statements.is_beyond(db, table, *key)?
+        {
+            return Ok(Version::NONE);
+        }
+        Ok(statements
+            .get
             .query_row(params_from_iter(key), |r| version_from(r, 0))
             .optional()?
             .unwrap_or(Version::NONE))
@@ -79,7 +128,9 @@ impl<'a> Versions<'a> {
         digest: Option<i64>,
     ) -> Result<(), DatabaseError> {
         let db = self.db;
-        let put = match &mut self.of(table)?.put {
+        let statements = self.of(table)?;
+        statements.note_put(key);
+        let put = match &mut statements.put {
             Some(put) => put,
             none => none.insert(db.prepare_cached(&table.sql.version_put)?),
         };
@@ -100,7 +151,9 @@ impl<'a> Versions<'a> {
         version: Version,
     ) -> Result<(), DatabaseError> {
         let db = self.db;
-        let put = match &mut self.of(table)?.put_stored {
+        let statements = self.of(table)?;
+        statements.note_put(key);
+        let put = match &mut statements.put_stored {
             Some(put) => put,
             none => none.insert(db.prepare_cached(&table.sql.version_put_stored)?),
         };

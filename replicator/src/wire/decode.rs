@@ -10,9 +10,9 @@ use crate::model::batch::{BatchHeader, Digest, Op, Row, TableHeader, Value};
 use crate::model::ids::{BatchNo, Hlc, NodeId, Site, Version};
 use crate::model::limits::Limits;
 use crate::wire::encode::{FORMAT, FORMAT_WITH_CHANGES, TAG_RAW_TEXT};
-use ciborium_io::Read as _;
-use ciborium_ll::{Decoder as Cbor, Header};
-use std::io::{self, Read};
+use crate::wire::cbor::{CborError, CborReader};
+use ciborium_ll::Header;
+use std::io::{self, BufRead};
 
 /// The reason why a batch could not be read. The bytes are hostile until proven otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -84,8 +84,8 @@ pub struct Outline {
 const PIECE_BYTES: usize = 64 << 10;
 
 /// Reads a batch from its decompressed bytes.
-pub struct BatchReader<'l, R: Read> {
-    cbor: Cbor<R>,
+pub struct BatchReader<'l, R> {
+    cbor: CborReader<R>,
     limits: &'l Limits,
     header: BatchHeader,
     tables_left: u64,
@@ -98,7 +98,7 @@ pub struct BatchReader<'l, R: Read> {
 ///
 /// # Errors
 /// The first defect, up to the last byte.
-pub fn outline<R: Read>(source: R, limits: &Limits) -> Result<Outline> {
+pub fn outline<R: BufRead>(source: R, limits: &Limits) -> Result<Outline> {
     let mut reader = BatchReader::new(source, limits)?;
     let mut row =
         Row { version: Version::NONE, previous: Version::NONE, op: Op::Delete, values: Vec::new() };
@@ -111,7 +111,7 @@ pub fn outline<R: Read>(source: R, limits: &Limits) -> Result<Outline> {
     Ok(Outline { header: reader.header, tables, rows })
 }
 
-impl<'l, R: Read> BatchReader<'l, R> {
+impl<'l, R: BufRead> BatchReader<'l, R> {
     /// Reads the header.
     ///
     /// # Errors
@@ -128,7 +128,7 @@ impl<'l, R: Read> BatchReader<'l, R> {
             schema_changes: Vec::new(),
         };
         let mut reader = Self {
-            cbor: Cbor::from(source),
+            cbor: CborReader::new(source),
             limits,
             header,
             tables_left: 0,
@@ -257,10 +257,9 @@ impl<'l, R: Read> BatchReader<'l, R> {
             return Err(DecodeError::Unexpected { what: "a row's version" });
         }
         row.op = op;
-        row.values.clear();
-        for _ in 0..values {
-            let value = self.value()?;
-            row.values.push(value);
+        row.values.resize(values, Value::Null);
+        for value in &mut row.values {
+            self.value(value)?;
         }
         if self.rows_left == 0 && self.tables_left == 0 {
             self.end()?;
@@ -279,28 +278,34 @@ impl<'l, R: Read> BatchReader<'l, R> {
         Ok(Version { hlc, site })
     }
 
-    fn value(&mut self) -> Result<Value> {
+    /// Reads a value into the place of the one before, whose memory it takes.
+    fn value(&mut self, place: &mut Value) -> Result<()> {
         const WHAT: &str = "a value";
-        Ok(match self.pull(WHAT)? {
+        let limit = self.limits.value_bytes_max;
+        let header = self.pull(WHAT)?;
+        let memory = match (&header, &mut *place) {
+            (Header::Text(_) | Header::Bytes(_) | Header::Tag(_), Value::Text(b) | Value::Blob(b)) => {
+                std::mem::take(b)
+            }
+            _ => Vec::new(),
+        };
+        *place = match header {
             Header::Simple(22) => Value::Null,
             Header::Float(r) if !r.is_nan() => Value::Real(r),
             Header::Text(Some(len)) => {
-                let text = self.take(WHAT, len, self.limits.value_bytes_max)?;
+                let text = self.take_into(WHAT, len, limit, memory)?;
                 std::str::from_utf8(&text)
                     .map_err(|_| DecodeError::Unexpected { what: "text that is not UTF-8" })?;
                 Value::Text(text)
             }
-            Header::Bytes(Some(len)) => {
-                Value::Blob(self.take(WHAT, len, self.limits.value_bytes_max)?)
-            }
+            Header::Bytes(Some(len)) => Value::Blob(self.take_into(WHAT, len, limit, memory)?),
             Header::Tag(TAG_RAW_TEXT) => match self.pull(WHAT)? {
-                Header::Bytes(Some(len)) => {
-                    Value::Text(self.take(WHAT, len, self.limits.value_bytes_max)?)
-                }
+                Header::Bytes(Some(len)) => Value::Text(self.take_into(WHAT, len, limit, memory)?),
                 _ => return Err(DecodeError::Unexpected { what: WHAT }),
             },
             header => Value::Integer(as_integer(header, WHAT)?),
-        })
+        };
+        Ok(())
     }
 
     /// Fails if any byte follows.
@@ -320,8 +325,8 @@ impl<'l, R: Read> BatchReader<'l, R> {
         self.cbor.pull().map_err(|error| DecodeError::Damaged {
             what,
             reason: match error {
-                ciborium_ll::Error::Io(error) => error.to_string(),
-                ciborium_ll::Error::Syntax(at) => format!("no CBOR at byte {at}"),
+                CborError::Io(error) => error.to_string(),
+                CborError::Syntax(at) => format!("no CBOR at byte {at}"),
             },
         })
     }
@@ -375,16 +380,33 @@ impl<'l, R: Read> BatchReader<'l, R> {
     }
 
     fn take(&mut self, what: &'static str, len: usize, limit: u64) -> Result<Vec<u8>> {
+        self.take_into(what, len, limit, Vec::new())
+    }
+
+    /// Takes the next `len` bytes, in the memory of an earlier value.
+    fn take_into(
+        &mut self,
+        what: &'static str,
+        len: usize,
+        limit: u64,
+        mut bytes: Vec<u8>,
+    ) -> Result<Vec<u8>> {
         if len as u64 > limit {
             return Err(DecodeError::TooLarge { what, found: len as u64, limit });
         }
-        let mut bytes = Vec::with_capacity(len.min(PIECE_BYTES));
+        let damaged = |error: io::Error| DecodeError::Damaged { what, reason: error.to_string() };
+        bytes.clear();
+        if bytes.capacity() > PIECE_BYTES {
+            // The memory of a large value is not kept for small ones.
+            bytes = Vec::new();
+        }
+        if self.cbor.take_buffered(len, &mut bytes).map_err(damaged)? {
+            return Ok(bytes);
+        }
         while bytes.len() < len {
             let from = bytes.len();
             bytes.resize(len.min(from + PIECE_BYTES), 0);
-            self.cbor
-                .read_exact(&mut bytes[from..])
-                .map_err(|error| DecodeError::Damaged { what, reason: error.to_string() })?;
+            self.cbor.read_exact(&mut bytes[from..]).map_err(damaged)?;
         }
         Ok(bytes)
     }
