@@ -73,7 +73,7 @@ def main():
         for stage, count in stages.items():
             base = before.get(shape, {}).get(stage)
             ratio = count / base if base else 1.0
-            print(f"{shape:8} {stage:8} {count:8,} instructions a row, {ratio:5.2f} of the baseline")
+            print(f"{shape:8} {stage:8} {count:8,} instructions a row, {ratio:5.2f} of the base")
             if ratio > GROWTH_MAX:
                 grown.append(f"{stage} of {shape} keys")
     if grown and "--check" in sys.argv:

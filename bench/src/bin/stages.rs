@@ -108,6 +108,7 @@ fn report(times: &Times, rows: u64) {
     }
 }
 
+#[allow(clippy::disallowed_methods)] // a benchmark measures the real time
 fn timed<T>(sum: &mut Duration, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let start = Instant::now();
     let done = work();

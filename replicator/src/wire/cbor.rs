@@ -132,7 +132,8 @@ mod tests {
     #[test]
     fn every_header_reads_as_the_library_reads_it() {
         for first in 0..=u8::MAX {
-            for rest in [[0; 8], [0xff; 8], [0x7c, 1, 2, 3, 4, 5, 6, 7], [0x3c, 0, 0, 0, 0, 0, 0, 1]]
+            for rest in
+                [[0; 8], [0xff; 8], [0x7c, 1, 2, 3, 4, 5, 6, 7], [0x3c, 0, 0, 0, 0, 0, 0, 1]]
             {
                 let mut bytes = vec![first];
                 bytes.extend(rest);

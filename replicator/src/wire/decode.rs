@@ -9,8 +9,8 @@ use crate::model::action::Action;
 use crate::model::batch::{BatchHeader, Digest, Op, Row, TableHeader, Value};
 use crate::model::ids::{BatchNo, Hlc, NodeId, Site, Version};
 use crate::model::limits::Limits;
-use crate::wire::encode::{FORMAT, FORMAT_WITH_CHANGES, TAG_RAW_TEXT};
 use crate::wire::cbor::{CborError, CborReader};
+use crate::wire::encode::{FORMAT, FORMAT_WITH_CHANGES, TAG_RAW_TEXT};
 use ciborium_ll::Header;
 use std::io::{self, BufRead};
 
@@ -284,9 +284,10 @@ impl<'l, R: BufRead> BatchReader<'l, R> {
         let limit = self.limits.value_bytes_max;
         let header = self.pull(WHAT)?;
         let memory = match (&header, &mut *place) {
-            (Header::Text(_) | Header::Bytes(_) | Header::Tag(_), Value::Text(b) | Value::Blob(b)) => {
-                std::mem::take(b)
-            }
+            (
+                Header::Text(_) | Header::Bytes(_) | Header::Tag(_),
+                Value::Text(b) | Value::Blob(b),
+            ) => std::mem::take(b),
             _ => Vec::new(),
         };
         *place = match header {

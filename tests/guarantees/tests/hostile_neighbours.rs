@@ -76,7 +76,8 @@ fn a_flood_of_questions_costs_bounded_work_and_memory() {
             .all(|n| number(&n.app(), "SELECT count(*) FROM note WHERE text = 'meanwhile'") == 3)
     });
     for (node, before) in cluster.nodes.iter().zip(before) {
-        let grown = peak_kib(node) - before;
+        // The kernel counts pages by thread, so a later figure can be a few pages lower.
+        let grown = peak_kib(node).saturating_sub(before);
         assert!(grown < 100_000, "node {} has grown by {grown} KiB", node.id);
     }
     let republished: u64 = cluster.nodes.iter().map(|n| n.counter("rows_republished")).sum();

@@ -256,7 +256,8 @@ fn a_further_store_gets_each_snapshot_and_one_that_fails_is_named_and_tried_agai
     let (near, far) = (stores.path().join("near"), stores.path().join("far"));
     std::fs::write(&far, "in the way").unwrap();
     let more = format!(
-        "snapshot.interval = 1000\nsnapshot.also = [{{ name = \"far\", store = \"dir\", dir.path = {:?} }}]",
+        "snapshot.interval = 1000\nsnapshot.also = [{{ name = \"far\", store = \"dir\", \
+        dir.path = {:?} }}]",
         far.to_str().unwrap()
     );
     let mut cluster = Cluster::with(1, SCHEMA, &settings(&near, &more));

@@ -134,8 +134,8 @@ const KIND_FROM: i64 = 5;
 const RENAMED_FROM: i64 = 6;
 const NO_N_FROM: i64 = 7;
 
-/// Where any migrations travel, a row for each level, as migration tools keep them: it must never be
-/// there without its migration. Elsewhere `user_version` is the level.
+/// Where any migrations travel, a row for each level, as migration tools keep them: it must never
+/// be there without its migration. Elsewhere `user_version` is the level.
 pub const BOOKKEEPING: &str = "CREATE TABLE level (n INTEGER PRIMARY KEY)";
 
 fn migrations_travel(db: &Connection) -> rusqlite::Result<bool> {
