@@ -2,7 +2,7 @@
 # cargo-deny and Django (for one test) are fetched into .tools/.
 .DEFAULT_GOAL := help
 .PHONY: help build demo check test torture languages applications sqlite-suite lint format clippy
-.PHONY: licenses bench
+.PHONY: licenses bench bench-check
 .PHONY: sim sim-long clean
 
 # A usable nats-server: $HARMONYLITE_NATS_SERVER, .tools/, PATH, or fetched now.
@@ -74,6 +74,10 @@ licenses: ## replicator/licenses.txt, after a change of the dependencies
 bench: build ## floors: throughput, latency, cost to the application
 	$(FIND_NATS_SERVER) && export HARMONYLITE_EMBED_NATS_SERVER="$$server" && \
 	cargo run --release --locked --package harmonylite-bench -- $(BENCH_ARGS)
+
+# Apart from `make test`: the counts are those of one machine, compiler and libc.
+bench-check: ## instructions a row of each stage, against bench/instructions.json (needs valgrind)
+	scripts/instructions.py --check
 
 # SIM_ARGS="--seed 17" repeats one world.
 SIM_ARGS ?= --seconds 90

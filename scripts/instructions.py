@@ -27,7 +27,10 @@ GROWTH_MAX = 1.05
 
 def program():
     build = ["cargo", "build", "--release", "--locked", "--package", "harmonylite-bench", "--bin",
-             "stages", "--config", 'profile.release.debug="line-tables-only"']
+             "stages", "--config", 'profile.release.debug="line-tables-only"',
+             # Without it the counts change with what is inlined across crates.
+             "--config", "profile.release.lto=false", "--config",
+             "profile.release.codegen-units=16"]
     subprocess.run(build, cwd=ROOT, check=True)
     target = os.environ.get("CARGO_TARGET_DIR", ROOT / "target")
     return pathlib.Path(target) / "release" / "stages"
