@@ -2,18 +2,15 @@
 //!
 //! Arrives: the database's path. Leaves: yes or no. Such a process sees another -wal: only the
 //! database file is mounted into its container, for instance. Both then write over each other. A
-//! connection in WAL mode holds a shared lock on the database and one on the -shm; `F_GETLK` shows
-//! the locks of other processes and changes nothing.
-//!
-//! Owns: the descriptors are never closed, because closing one drops all POSIX locks of the process
-//! on that file, those of SQLite too.
+//! connection in WAL mode holds a shared lock on the database and one on the -shm. It only looks,
+//! so a crash changes nothing.
 
+use crate::db::kept_files::{kept, locked};
 use crate::db::preflight::beside;
-use parking_lot::Mutex;
-use rustix::process::{Flock, FlockOffsetType, FlockType, fcntl_getlk};
+use rustix::process::FlockType;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// The bytes that a reader of the database locks (SQLite's `SHARED_FIRST`, `SHARED_SIZE`).
@@ -24,11 +21,6 @@ const WAL_INDEX: (u64, u64) = (120, 9);
 /// Where the header has the formats for writing and reading, and what they are in WAL mode.
 const FILE_FORMATS: u64 = 18;
 const WAL_FORMAT: u8 = 2;
-
-/// A file that stays open until the process ends: device, inode, descriptor.
-type Kept = (u64, u64, &'static File);
-
-static KEPT: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
 
 /// The locks on a database and on its wal-index.
 #[derive(Clone, Debug)]
@@ -62,30 +54,4 @@ impl FileLocks {
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         }
     }
-}
-
-/// Opens a file once.
-fn kept(path: &Path) -> io::Result<&'static File> {
-    let found = std::fs::metadata(path)?;
-    let mut kept = KEPT.lock();
-    let known = kept.iter().find(|(dev, ino, _)| (*dev, *ino) == (found.dev(), found.ino()));
-    if let Some((_, _, file)) = known {
-        return Ok(file);
-    }
-    let file: &'static File = Box::leak(Box::new(File::open(path)?));
-    let opened = file.metadata()?;
-    kept.push((opened.dev(), opened.ino(), file));
-    Ok(file)
-}
-
-/// Returns the kind of lock that another process holds in a range.
-fn locked(file: &File, (start, length): (u64, u64)) -> Option<FlockType> {
-    let wanted = Flock {
-        start,
-        length,
-        pid: None,
-        typ: FlockType::WriteLock,
-        offset_type: FlockOffsetType::Set,
-    };
-    fcntl_getlk(file, &wanted).ok().flatten().map(|lock| lock.typ)
 }

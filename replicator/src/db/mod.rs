@@ -6,6 +6,7 @@ pub mod file_locks;
 mod identity;
 pub mod ids;
 mod index_sql;
+mod kept_files;
 pub mod key_pages;
 pub mod layout;
 pub mod lockfile;

@@ -1,19 +1,14 @@
 //! Looks whether other processes have open snapshots of the database.
 //!
 //! Arrives: the database's path, once a connection in WAL mode is open. Leaves: yes or no. A
-//! snapshot holds a shared lock on one of the five read marks of the wal-index. `F_GETLK` shows the
-//! locks of other processes and changes nothing. Connections of this process are not seen: neither
-//! our own, nor those of a program that runs a node as a library.
-//!
-//! Owns: the descriptor of the -shm file is never closed, because closing any descriptor of a file
-//! drops all POSIX locks of the process on it, those of SQLite too.
+//! snapshot holds a shared lock on one of the five read marks of the wal-index. Connections of this
+//! process are not seen: neither our own, nor those of a program that runs a node as a library.
 
+use crate::db::kept_files::{kept, locked};
 use crate::db::preflight::beside;
-use parking_lot::Mutex;
-use rustix::process::{Flock, FlockOffsetType, FlockType, fcntl_getlk};
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// The lock byte of read mark 0 (SQLite's `walLockName`); those of marks 1 to 4 follow.
@@ -25,12 +20,6 @@ const MAX_FRAME: usize = 16;
 const BACKFILLED: usize = 96;
 /// The length of the part that is read.
 const HEAD: usize = 120;
-
-/// A -shm file that stays open until the process ends: device, inode, descriptor.
-type Kept = (u64, u64, &'static File);
-
-/// One descriptor for each -shm file that this process has ever looked at.
-static KEPT: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
 
 /// The wal-index of a database.
 #[derive(Clone, Copy, Debug)]
@@ -44,17 +33,7 @@ impl Snapshots {
     /// # Errors
     /// The file system's error.
     pub fn of(database: &Path) -> io::Result<Self> {
-        let path = beside(database, "-shm");
-        let found = std::fs::metadata(&path)?;
-        let mut kept = KEPT.lock();
-        let known = kept.iter().find(|(dev, ino, _)| (*dev, *ino) == (found.dev(), found.ino()));
-        if let Some((_, _, shm)) = known {
-            return Ok(Self { shm });
-        }
-        let shm: &'static File = Box::leak(Box::new(File::open(&path)?));
-        let opened = shm.metadata()?;
-        kept.push((opened.dev(), opened.ino(), shm));
-        Ok(Self { shm })
+        Ok(Self { shm: kept(&beside(database, "-shm"))? })
     }
 
     /// Returns whether another process has an open snapshot that a commit now would make stale. A
@@ -73,14 +52,7 @@ impl Snapshots {
     }
 
     fn is_locked(self, start: u64, length: u64) -> bool {
-        let wanted = Flock {
-            start,
-            length,
-            pid: None,
-            typ: FlockType::WriteLock,
-            offset_type: FlockOffsetType::Set,
-        };
-        matches!(fcntl_getlk(self.shm, &wanted), Ok(Some(_)))
+        locked(self.shm, (start, length)).is_some()
     }
 }
 

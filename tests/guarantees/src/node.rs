@@ -109,6 +109,15 @@ impl Node {
         Command::new(binary()).arg("-config").arg(&self.config).args(arguments).output().unwrap()
     }
 
+    /// Runs a subcommand that must succeed, and returns its JSON.
+    #[track_caller]
+    pub fn json(&self, arguments: &[&str]) -> serde_json::Value {
+        let out = self.cli(&[arguments, &["--json"]].concat());
+        let error = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "{arguments:?}: {error}");
+        serde_json::from_slice(&out.stdout).unwrap()
+    }
+
     /// Runs the program with the flags of the sidecar and these, until it ends.
     pub fn act(&self, flags: &[&str]) -> Output {
         let mut command = Command::new(binary());

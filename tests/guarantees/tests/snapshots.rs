@@ -17,15 +17,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const SCHEMA: &str = "CREATE TABLE note (id INTEGER PRIMARY KEY, node INTEGER, body TEXT);
     CREATE TABLE tag (name TEXT PRIMARY KEY, note INTEGER UNIQUE)";
 
-/// Runs a subcommand that must succeed, and returns its JSON.
-#[track_caller]
-fn json(node: &Node, arguments: &[&str]) -> Value {
-    let out = node.cli(&[arguments, &["--json"]].concat());
-    let error = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "{arguments:?}: {error}");
-    serde_json::from_slice(&out.stdout).unwrap()
-}
-
 /// Runs a subcommand that must be refused, and returns its two lines.
 #[track_caller]
 fn refused(node: &Node, arguments: &[&str]) -> String {
@@ -89,14 +80,14 @@ fn lost_and_new_nodes_come_back(settings: impl Fn(&Path) -> String) {
     cluster.converge();
 
     // Beside a running node.
-    let saved = json(&cluster.nodes[0], &["snapshot", "save"]);
+    let saved = cluster.nodes[0].json(&["snapshot", "save"]);
     assert!(saved["sent_chunks"].as_u64().unwrap() > 0, "{saved}");
     let id = saved["snapshot"].as_str().unwrap().to_owned();
-    let again = json(&cluster.nodes[0], &["snapshot", "save"]);
+    let again = cluster.nodes[0].json(&["snapshot", "save"]);
     assert!(again["sent_chunks"].as_u64() <= Some(1), "only what changed: {again}");
-    let sound_one = json(&cluster.nodes[1], &["snapshot", "verify", &id]);
+    let sound_one = cluster.nodes[1].json(&["snapshot", "verify", &id]);
     assert!(sound_one["rows"].as_u64().unwrap() >= 6_000, "{sound_one}");
-    let listed = json(&cluster.nodes[1], &["snapshot", "list"]);
+    let listed = cluster.nodes[1].json(&["snapshot", "list"]);
     assert_eq!(listed["snapshots"].as_array().unwrap().len(), 2, "{listed}");
     assert_eq!(listed["snapshots"][1]["snapshot"], id.as_str());
     assert_eq!(listed["snapshots"][1]["node"], 1);
@@ -114,12 +105,12 @@ fn lost_and_new_nodes_come_back(settings: impl Fn(&Path) -> String) {
     load(&cluster.nodes[1], 40_001, 50);
     let db = cluster.nodes[0].db.clone();
     let to = ["snapshot", "restore", "--to", db.to_str().unwrap()];
-    let restored = json(&cluster.nodes[0], &to);
+    let restored = cluster.nodes[0].json(&to);
     assert_eq!(restored["restored"], true);
     assert_eq!(number(&cluster.nodes[0].app(), "SELECT count(*) FROM note"), 6_000);
     let exists = refused(&cluster.nodes[0], &to);
     assert!(exists.contains("exists") && exists.contains("--force"), "{exists}");
-    let skipped = json(&cluster.nodes[0], &[&to[..], &["--if-db-not-exists"]].concat());
+    let skipped = cluster.nodes[0].json(&[&to[..], &["--if-db-not-exists"]].concat());
     assert_eq!(skipped["restored"], false);
     // Written before its node runs: the triggers are in the image.
     load(&cluster.nodes[0], 50_001, 5);
@@ -130,13 +121,13 @@ fn lost_and_new_nodes_come_back(settings: impl Fn(&Path) -> String) {
     // Node 3 never had a file. It begins with the snapshot of another node.
     let node = Node::new(cluster.dir.path(), 3, &third(&cluster, &store));
     cluster.nodes.push(node);
-    json(&cluster.nodes[2], &["snapshot", "restore"]);
+    cluster.nodes[2].json(&["snapshot", "restore"]);
     assert_eq!(number(&cluster.nodes[2].app(), "SELECT count(*) FROM note"), 6_000);
     cluster.nodes[2].run();
     write_everywhere(&cluster, 60_000);
     let sites: Vec<_> = cluster.nodes.iter().map(|n| n.status().unwrap()["site"].clone()).collect();
     assert!(sites[0] != sites[1] && sites[1] != sites[2] && sites[0] != sites[2], "{sites:?}");
-    let sent = json(&cluster.nodes[2], &["snapshot", "prune", "--keep", "1", "--dry-run"]);
+    let sent = cluster.nodes[2].json(&["snapshot", "prune", "--keep", "1", "--dry-run"]);
     assert_eq!(sent["removed"].as_array().unwrap().len(), 1, "{sent}");
 }
 
@@ -166,8 +157,7 @@ fn a_node_without_a_file_starts_under_load(settings: impl Fn(&Path) -> String) {
     cluster.run();
     load(&cluster.nodes[0], 1, 2_000);
     cluster.converge();
-    let id =
-        json(&cluster.nodes[0], &["snapshot", "save"])["snapshot"].as_str().unwrap().to_owned();
+    let id = cluster.nodes[0].json(&["snapshot", "save"])["snapshot"].as_str().unwrap().to_owned();
     let mut third = Node::new(cluster.dir.path(), 3, &third(&cluster, &store));
     let done = AtomicBool::new(false);
     let written = std::thread::scope(|scope| {
@@ -246,10 +236,10 @@ fn a_start_without_a_file_creates_no_empty_database() {
     };
     fails(&mut second, &["no snapshot"]);
     load(&cluster.nodes[0], 1, 10);
-    let older = json(&cluster.nodes[0], &["snapshot", "save"])["snapshot"].clone();
+    let older = cluster.nodes[0].json(&["snapshot", "save"])["snapshot"].clone();
     let former = chunks(&path);
     load(&cluster.nodes[0], 100, 10);
-    let newer = json(&cluster.nodes[0], &["snapshot", "save"])["snapshot"].clone();
+    let newer = cluster.nodes[0].json(&["snapshot", "save"])["snapshot"].clone();
     let new: Vec<_> = chunks(&path).into_iter().filter(|chunk| !former.contains(chunk)).collect();
     new.iter().for_each(|chunk| std::fs::write(chunk, b"damaged").unwrap());
 
@@ -304,9 +294,9 @@ fn what_was_captured_and_never_published_leaves_with_the_restored_node() {
     )
     .unwrap();
     drop(app);
-    json(&cluster.nodes[0], &["snapshot", "save"]);
+    cluster.nodes[0].json(&["snapshot", "save"]);
     remove_files(&cluster.nodes[0]);
-    json(&cluster.nodes[0], &["snapshot", "restore"]);
+    cluster.nodes[0].json(&["snapshot", "restore"]);
     cluster.nodes[0].run();
     cluster.converge();
     let peer = cluster.nodes[1].app();
@@ -334,15 +324,15 @@ fn an_existing_database_is_replaced_only_on_request_and_kept() {
     let none = refused(node, &["snapshot", "restore", "--force"]);
     assert!(none.contains("has no snapshot"), "{none}");
     load(node, 1, 10);
-    json(node, &["snapshot", "save"]);
+    node.json(&["snapshot", "save"]);
     node.run();
     let running = refused(node, &["snapshot", "restore", "--force"]);
     assert!(running.contains("already runs"), "{running}");
     load(node, 100, 10);
     node.kill();
-    let plan = json(node, &["snapshot", "restore", "--dry-run"]);
+    let plan = node.json(&["snapshot", "restore", "--dry-run"]);
     assert_eq!(number(&node.app(), "SELECT count(*) FROM note"), 20, "{plan}");
-    let done = json(node, &["snapshot", "restore", "--force"]);
+    let done = node.json(&["snapshot", "restore", "--force"]);
     assert_eq!(number(&node.app(), "SELECT count(*) FROM note"), 10);
     let kept = harmonylite_guarantees::open(Path::new(done["kept_as"].as_str().unwrap()));
     assert_eq!(number(&kept, "SELECT count(*) FROM note"), 20);
@@ -361,10 +351,10 @@ fn a_damaged_store_is_named() {
     std::fs::write(&cluster.nodes[0].config, format!("{text}\n{store}")).unwrap();
     let node = &mut cluster.nodes[0];
     load(node, 1, 10);
-    let older = json(node, &["snapshot", "save"])["snapshot"].as_str().unwrap().to_owned();
+    let older = node.json(&["snapshot", "save"])["snapshot"].as_str().unwrap().to_owned();
     let former: Vec<_> = chunks(&path);
     load(node, 100, 10);
-    json(node, &["snapshot", "save"]);
+    node.json(&["snapshot", "save"]);
     let new = chunks(&path).into_iter().find(|chunk| !former.contains(chunk)).unwrap();
     let name = new.file_name().unwrap().to_str().unwrap();
     std::fs::write(&new, b"damaged").unwrap();
@@ -374,9 +364,9 @@ fn a_damaged_store_is_named() {
     let missing = refused(node, &["snapshot", "verify"]);
     assert!(missing.contains("missing") && missing.contains(name), "{missing}");
     assert!(missing.contains(&format!("--snapshot {older}")), "{missing}");
-    json(node, &["snapshot", "verify", &older]);
-    json(node, &["snapshot", "save", "--resend"]);
-    json(node, &["snapshot", "verify"]);
+    node.json(&["snapshot", "verify", &older]);
+    node.json(&["snapshot", "save", "--resend"]);
+    node.json(&["snapshot", "verify"]);
 }
 
 fn chunks(store: &Path) -> Vec<std::path::PathBuf> {
@@ -394,10 +384,10 @@ fn a_stopped_node_saves_a_snapshot_in_the_cluster_and_starts_again() {
     cluster.run();
     load(&cluster.nodes[0], 1, 100);
     cluster.converge();
-    let beside = json(&cluster.nodes[2], &["snapshot", "list"]);
+    let beside = cluster.nodes[2].json(&["snapshot", "list"]);
     assert_eq!(beside["snapshots"].as_array().map(Vec::len), Some(0), "{beside}");
-    let first = json(&cluster.nodes[1], &["snapshot", "save"]);
-    let same = json(&cluster.nodes[2], &["snapshot", "verify"]);
+    let first = cluster.nodes[1].json(&["snapshot", "save"]);
+    let same = cluster.nodes[2].json(&["snapshot", "verify"]);
     assert_eq!((&same["sound"], &same["snapshot"]), (&Value::Bool(true), &first["snapshot"]));
     cluster.nodes[2].stop();
     let out = cluster.nodes[2].act(&["-save-snapshot"]);
@@ -412,7 +402,7 @@ fn a_stopped_node_saves_a_snapshot_in_the_cluster_and_starts_again() {
         number(&cluster.nodes[2].app(), "SELECT count(*) FROM note") == 200
     });
 
-    json(&cluster.nodes[0], &["snapshot", "save"]);
+    cluster.nodes[0].json(&["snapshot", "save"]);
     load(&cluster.nodes[0], 2_000, 100);
     cluster.nodes[2].stop();
     remove_files(&cluster.nodes[2]);

@@ -131,15 +131,6 @@ async fn old_parts_go(store: &dyn Store, root: &Path) {
     assert!(!old.exists());
 }
 
-/// Runs a subcommand that must succeed, and returns its JSON.
-#[track_caller]
-fn json(node: &Node, arguments: &[&str]) -> Value {
-    let out = node.cli(&[arguments, &["--json"]].concat());
-    let error = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "{arguments:?}: {error}");
-    serde_json::from_slice(&out.stdout).unwrap()
-}
-
 /// Runs a subcommand that must fail; its last two lines name all `parts`, and no password.
 #[track_caller]
 fn fails(node: &Node, arguments: &[&str], parts: &[&str]) {
@@ -172,23 +163,23 @@ fn node(dir: &Path, snapshot: &str, rows: u32) -> Node {
 
 /// The way of an operator through all commands.
 fn serves_an_operator(node: &Node) {
-    let first = json(node, &["snapshot", "save"]);
+    let first = node.json(&["snapshot", "save"]);
     assert!(first["sent_chunks"].as_u64().unwrap() >= 7, "{first}");
     open(&node.db).execute_batch("UPDATE note SET body = 'x' WHERE id = 1000").unwrap();
-    let second = json(node, &["snapshot", "save"]);
+    let second = node.json(&["snapshot", "save"]);
     assert!(second["sent_chunks"].as_u64().unwrap() <= 3, "only what changed: {second}");
-    let listed = json(node, &["snapshot", "list"]);
+    let listed = node.json(&["snapshot", "list"]);
     assert_eq!(listed["snapshots"][0]["snapshot"], second["snapshot"], "{listed}");
     assert_eq!(listed["snapshots"][1]["snapshot"], first["snapshot"], "{listed}");
-    assert_eq!(json(node, &["snapshot", "verify"])["sound"], true);
+    assert_eq!(node.json(&["snapshot", "verify"])["sound"], true);
     let to = node.db.with_file_name("restored.db");
-    json(node, &["snapshot", "restore", "--to", to.to_str().unwrap()]);
+    node.json(&["snapshot", "restore", "--to", to.to_str().unwrap()]);
     assert_eq!(number(&open(&to), "SELECT count(*) FROM note WHERE body = 'x'"), 1);
     sound(&open(&to));
-    let pruned = json(node, &["snapshot", "prune", "--keep", "1"]);
+    let pruned = node.json(&["snapshot", "prune", "--keep", "1"]);
     assert_eq!(pruned["removed"][0], first["snapshot"], "{pruned}");
     assert!(pruned["chunks"].as_u64().unwrap() > 0, "{pruned}");
-    assert_eq!(json(node, &["snapshot", "verify"])["sound"], true);
+    assert_eq!(node.json(&["snapshot", "verify"])["sound"], true);
 }
 
 /// A save that breaks off leaves no snapshot; the next one sends the rest. So does a restore.
@@ -197,11 +188,11 @@ fn survives_interruptions(node: &Node, server: &HttpStore) {
     server.faults.fail_chunks_after(6, 507);
     fails(node, &["snapshot", "save"], &["snapshot prune"]);
     server.faults.heal();
-    assert_eq!(json(node, &["snapshot", "list"])["snapshots"].as_array().unwrap().len(), 1);
-    let third = json(node, &["snapshot", "save"]);
+    assert_eq!(node.json(&["snapshot", "list"])["snapshots"].as_array().unwrap().len(), 1);
+    let third = node.json(&["snapshot", "save"]);
     assert!(third["sent_chunks"].as_u64() < third["chunks"].as_u64(), "{third}");
     let requests = server.faults.requests();
-    json(node, &["snapshot", "verify"]);
+    node.json(&["snapshot", "verify"]);
     let all = server.faults.requests() - requests;
     server.faults.fail_after((all / 2) as u32, 403);
     let to = node.db.with_file_name("broken.db");
@@ -209,7 +200,7 @@ fn survives_interruptions(node: &Node, server: &HttpStore) {
     fails(node, &restore, &["cannot read chunk/", "credentials"]);
     assert!(!to.exists());
     server.faults.heal();
-    json(node, &restore);
+    node.json(&restore);
 }
 
 #[test]
@@ -276,13 +267,13 @@ fn a_snapshot_goes_into_every_store() {
     assert_eq!(names, ["dir", "far", "webdav"]);
     assert!(saved["stores"][1]["error"].as_str().unwrap().contains("cannot"), "{saved}");
     for (from, count) in [("dir", 1), ("webdav", 1), ("3", 1)] {
-        let listed = json(node, &["snapshot", "list", "--from", from]);
+        let listed = node.json(&["snapshot", "list", "--from", from]);
         assert_eq!(listed["snapshots"].as_array().unwrap().len(), count, "{listed}");
     }
     s3.faults.heal();
-    let all = json(node, &["snapshot", "save"]);
+    let all = node.json(&["snapshot", "save"]);
     assert!(all["stores"][1]["sent_chunks"].as_u64().unwrap() > 0, "{all}");
-    assert_eq!(json(node, &["snapshot", "verify", "--from", "far"])["sound"], true);
+    assert_eq!(node.json(&["snapshot", "verify", "--from", "far"])["sound"], true);
     fails(node, &["snapshot", "list", "--from", "none"], &["none", "dir, far, webdav"]);
 
     // The first store is lost, the second one cannot be reached.
