@@ -21,7 +21,7 @@ demo: build ## three nodes on this machine write at once and end up equal
 check: format clippy ## while working: format, clippy, unit tests, 500 worlds; about a minute
 	$(FIND_NATS_SERVER) && export HARMONYLITE_NATS_SERVER="$$server" && \
 	cargo test --quiet --locked --workspace --exclude harmonylite-simulation --lib
-	cargo run --quiet --locked --package harmonylite-simulation --bin sim -- --seeds 500
+	cargo run --quiet --locked --profile sim --package harmonylite-simulation --bin sim -- --seeds 500
 
 # One build for all tests; it makes the executable too, which the guarantee tests are told to use.
 # The simulation apart: it switches on the feature `planted-bugs`, and features unify within one
@@ -32,7 +32,7 @@ test: ## every test, against a real nats-server
 	$(FIND_NATS_SERVER) && export HARMONYLITE_NATS_SERVER="$$server" && \
 	HARMONYLITE_BINARY="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/debug/harmonylite" \
 	cargo test --locked --workspace --exclude harmonylite-simulation && \
-	cargo test --locked --package harmonylite-simulation && \
+	cargo test --locked --profile sim --package harmonylite-simulation && \
 	tests/languages/readme.py "$${CARGO_TARGET_DIR:-$(CURDIR)/target}/debug/harmonylite"
 
 torture: ## the VFS among writers and SIGKILL, thirty times; stale reads; equal to plain SQLite
@@ -82,11 +82,11 @@ bench-check: ## instructions a row of each stage, against bench/instructions.jso
 # SIM_ARGS="--seed 17" repeats one world.
 SIM_ARGS ?= --seconds 90
 sim: ## seeded worlds of nodes, faults and a broker that forgets, for 90 s
-	cargo run --locked --package harmonylite-simulation --bin sim -- $(SIM_ARGS)
+	cargo run --locked --profile sim --package harmonylite-simulation --bin sim -- $(SIM_ARGS)
 
 SEEDS ?= 200000
 sim-long: ## SEEDS=200000 of them, about an hour
-	cargo run --locked --package harmonylite-simulation --bin sim -- \
+	cargo run --locked --profile sim --package harmonylite-simulation --bin sim -- \
 	--start 0 --seeds $(SEEDS) --keep-going
 
 clean: ## build products and fetched tools

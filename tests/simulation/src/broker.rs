@@ -88,6 +88,11 @@ impl SimBroker {
         })
     }
 
+    /// Returns the sum of the last positions of all streams.
+    pub fn last(&self) -> u64 {
+        self.streams.values().map(|stream| stream.last).sum()
+    }
+
     fn last_of(stream: &Stream, node: NodeId) -> Option<(u64, &Stored)> {
         stream.messages.iter().rev().find(|(_, m)| m.node == node).map(|(s, m)| (*s, m))
     }

@@ -85,5 +85,7 @@ pub fn run_suite(suite: &Suite) -> Result {
 /// Returns the command that repeats a failure.
 pub fn repeat_command(seed: u64, bug: Option<Bug>) -> String {
     let bug = bug.map_or(String::new(), |b| format!(" --bug {b:?}"));
-    format!("cargo run -p harmonylite-simulation --bin sim -- --seed {seed}{bug} --shrink")
+    format!(
+        "cargo run --profile sim -p harmonylite-simulation --bin sim -- --seed {seed}{bug} --shrink"
+    )
 }

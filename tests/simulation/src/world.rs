@@ -55,7 +55,9 @@ pub struct World<'p> {
 }
 
 /// The most rounds of the last drain. A world that needs more never comes to rest.
-const DRAIN_ROUNDS_MAX: u32 = 80;
+const DRAIN_ROUNDS_MAX: u32 = 400;
+/// The most rounds of it with a long step of time.
+const LONG_ROUNDS_MAX: u32 = 40;
 
 /// Runs a plan.
 pub fn run(plan: &Plan, traced: bool) -> Outcome {
@@ -379,8 +381,9 @@ impl<'p> World<'p> {
 
     pub(crate) fn drain(&mut self) -> Result<(), String> {
         let mut rng = Rng::new(self.plan.seed);
-        let mut rested = 0;
+        let (mut rested, mut long_rounds) = (0, 0);
         for round in 0..DRAIN_ROUNDS_MAX {
+            let before = self.broker.last();
             let mut moved = true;
             while moved {
                 moved = false;
@@ -394,8 +397,14 @@ impl<'p> World<'p> {
             if rested >= 3 {
                 return Ok(());
             }
-            // Long waits (an incomplete batch is given up after ten minutes) get enough time.
-            self.true_ms += if round < 40 { 1_100 } else { 61_000 };
+            // Long waits (an incomplete batch is given up after ten minutes) get enough time; but
+            // a node that republishes page by page gets the rounds for its pages.
+            let is_long = round >= 40 && self.broker.last() == before;
+            long_rounds += u32::from(is_long);
+            if long_rounds > LONG_ROUNDS_MAX {
+                break;
+            }
+            self.true_ms += if is_long { 61_000 } else { 1_100 };
             for node in &mut self.nodes {
                 node.wake();
             }
