@@ -10,9 +10,11 @@
 mod broker;
 mod cluster;
 mod database;
+mod html;
 mod machine;
 mod measure;
 mod options;
+mod plot;
 mod process;
 mod progress;
 mod random;
@@ -91,6 +93,9 @@ fn finish(options: &Options, mut report: Report) -> Result<bool> {
     let _ = std::io::stdout().write_all(text.as_bytes());
     if let Some(path) = &options.json {
         report.write(path)?;
+    }
+    if let Some(path) = &options.html {
+        html::write(&report, path)?;
     }
     Ok(report.passed())
 }

@@ -28,31 +28,33 @@ struct Met {
     snapshot: u64,
 }
 
-/// Writes at node 1 as fast as it can, in transactions of 1,000 rows, while three connections of an
-/// application write at node 2.
+/// Writes at node 1 as fast as node 2 follows, in transactions of 1,000 rows, while a connection of
+/// an application writes at node 2. The three kinds one after the other: they would meet each
+/// other's locks otherwise.
 pub(crate) fn measure(pair: &Cluster, report: &mut Report, quick: bool) -> Result<()> {
     report.group("beside remote rows");
-    let time = Duration::from_secs(if quick { 2 } else { 10 });
-    let quiet = patient(&pair.open(1)?, QUIET_FROM, &stop_after(time / 2))?;
+    let time = Duration::from_millis(if quick { 1_000 } else { 4_000 });
+    let quiet = patient(&pair.open(1)?, QUIET_FROM, &stop_after(time))?;
     let times = Samples::new(quiet.taken_ns);
     report.add_times("commit while nothing comes in", &times, [Floor::None; 2]);
-    let (waits, fails, reads) = (pair.open(1)?, pair.open(1)?, pair.open(1)?);
-    fails.busy_timeout(Duration::ZERO)?;
-    let done = AtomicBool::new(false);
-    let stop = || done.load(Ordering::Relaxed);
-    let met = std::thread::scope(|scope| -> Result<[Met; 3]> {
-        let writers = [
-            scope.spawn(move || patient(&waits, COMMITS_FROM, &stop)),
-            scope.spawn(move || impatient(&fails, &stop)),
-            scope.spawn(move || deferred(&reads, &stop)),
-        ];
-        let sent = remote(pair, time);
-        done.store(true, Ordering::Relaxed);
-        let mut met = writers.map(|writer| writer.join().ok().context("a writer panicked")?);
-        let [a, b, c] = met.each_mut().map(|met| std::mem::replace(met, Ok(Met::default())));
-        sent?;
-        Ok([a?, b?, c?])
-    })?;
+    let mut at = REMOTE_FROM;
+    let mut beside = |kind: fn(&Connection, &dyn Fn() -> bool) -> Result<Met>| -> Result<Met> {
+        let (app, done) = (pair.open(1)?, AtomicBool::new(false));
+        let (met, next) = std::thread::scope(|scope| {
+            let stop = || done.load(Ordering::Relaxed);
+            let writer = scope.spawn(move || kind(&app, &stop));
+            let next = remote(pair, time, at);
+            done.store(true, Ordering::Relaxed);
+            (writer.join(), next)
+        });
+        at = next?;
+        met.ok().context("a writer panicked")?
+    };
+    let met = [
+        beside(|db, stop| patient(db, COMMITS_FROM, stop))?,
+        beside(impatient)?,
+        beside(deferred)?,
+    ];
     add(report, met);
     pair.settle()
 }
@@ -74,16 +76,16 @@ fn add(report: &mut Report, [mut patient, impatient, deferred]: [Met; 3]) {
     report.add("deferred transactions with a stale snapshot", stale, unit, Floor::None);
 }
 
-/// Bulk rows from node 1, for a time.
-fn remote(pair: &Cluster, time: Duration) -> Result<()> {
-    let (mut app, peer, began, mut at) = (pair.open(0)?, pair.open(1)?, now(), REMOTE_FROM);
+/// Bulk rows from node 1, for a time. Returns the next id.
+fn remote(pair: &Cluster, time: Duration, mut at: i64) -> Result<i64> {
+    let (mut app, peer, began) = (pair.open(0)?, pair.open(1)?, now());
     while began.elapsed() < time {
         in_transactions(&mut app, at..at + 1_000, insert)?;
         at += 1_000;
         // As fast as the peer follows, not faster: otherwise the application meets rows no more.
         super::arrived(pair, &peer, at - 1)?;
     }
-    Ok(())
+    Ok(at)
 }
 
 fn stop_after(time: Duration) -> impl Fn() -> bool {
@@ -98,6 +100,7 @@ fn patient(db: &Connection, from: i64, stop: &dyn Fn() -> bool) -> Result<Met> {
 
 /// Commits rows without one.
 fn impatient(db: &Connection, stop: &dyn Fn() -> bool) -> Result<Met> {
+    db.busy_timeout(Duration::ZERO)?;
     paced(IMPATIENT_FROM, stop, |id| insert(db, id))
 }
 

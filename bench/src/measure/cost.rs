@@ -64,7 +64,7 @@ pub(crate) fn measure(parts: &Parts, report: &mut Report, quick: bool) -> Result
 
 /// Lets a sidecar add its tables and triggers to a database, and copies that when it has ended.
 fn captured(parts: &Parts, to: &Path) -> Result<()> {
-    let cluster = Cluster::start(parts, &Plan { nodes: 1, ..Plan::default() })?;
+    let cluster = Cluster::start(parts, &Plan::default())?;
     cluster.stop(0)?;
     let db = cluster.open(0)?;
     let triggers =
