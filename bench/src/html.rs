@@ -2,7 +2,7 @@
 //! phone.
 
 use crate::plot;
-use crate::report::{Figure, Floor, Report, Trial, digits};
+use crate::report::{Figure, Floor, Report, digits};
 use anyhow::{Context, Result};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -49,7 +49,7 @@ fn page(report: &Report) -> String {
         html += &format!("<h2>Settings beyond the defaults</h2>\n<pre>{settings}</pre>\n");
     }
     if !report.trials.is_empty() {
-        html += &trials(&report.trials);
+        html += &trials(report);
     }
     let mut groups: Vec<&str> = report.measured.iter().map(|m| m.group.as_str()).collect();
     groups.dedup();
@@ -109,12 +109,13 @@ fn row(figure: &Figure) -> String {
     html + "</tr>\n"
 }
 
-fn trials(trials: &[Trial]) -> String {
-    let mut html = "<h2>Settings that were tried</h2>\n<div class=\"scroll\"><table>\n<tr>\
+fn trials(report: &Report) -> String {
+    let advice = report.advice.iter().map(|line| format!("<p>{}</p>\n", escaped(line)));
+    let mut html = format!("<h2>Settings that were tried</h2>\n{}", advice.collect::<String>());
+    html += "<div class=\"scroll\"><table>\n<tr>\
         <th>setting</th><th>measure</th><th>to the defaults</th><th>noise</th><th>better in</th>\
-        <th></th></tr>\n"
-        .to_owned();
-    for t in trials {
+        <th></th></tr>\n";
+    for t in &report.trials {
         let _ = writeln!(
             html,
             "<tr>{}{}<td class=\"n\">{:.2}</td><td class=\"n\">{:.2}</td>\

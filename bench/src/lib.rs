@@ -20,11 +20,14 @@ mod progress;
 mod random;
 mod report;
 mod sample;
+mod sweep;
 mod time;
 mod usage;
+mod workload;
 
 pub use options::{Measurement, Options};
 pub use time::Interrupted;
+pub use workload::WorkloadError;
 
 use anyhow::{Context, Result};
 use machine::Machine;
@@ -75,10 +78,23 @@ pub fn run(parts: Parts, options: &Options) -> Result<bool> {
         Some(path) => parts.with_program(path.clone())?,
         None => parts,
     };
-    let steps = measure::steps(options);
+    let files = options.schema.as_deref().zip(options.workload.as_deref());
+    let own = files.map(|(schema, workload)| workload::load(schema, workload)).transpose()?;
+    let steps = match &own {
+        _ if options.sweep => sweep::steps(options.quick),
+        Some(_) => 2,
+        None => measure::steps(options),
+    };
     let machine = Machine::look(&parts);
     let mut report = Report::new(machine, options.floors, options.quick, steps);
-    measure::all(&parts, options, &mut report)?;
+    match own {
+        own if options.sweep => {
+            let workload = own.map_or_else(workload::shop, Ok)?;
+            sweep::measure(&parts, &workload, &mut report, options.quick)?;
+        }
+        Some(workload) => workload::measure(&parts, &workload, &mut report, options.quick)?,
+        None => measure::all(&parts, options, &mut report)?,
+    }
     finish(options, report)
 }
 

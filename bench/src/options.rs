@@ -16,7 +16,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE", requires = "workload")]
     pub schema: Option<PathBuf>,
     /// Run your own mix of transactions instead (TOML, docs/benchmark.md)
-    #[arg(long, value_name = "FILE", conflicts_with = "only")]
+    #[arg(long, value_name = "FILE", requires = "schema", conflicts_with = "only")]
     pub workload: Option<PathBuf>,
     /// Measure another program that takes the same configuration file
     #[arg(long, value_name = "PATH")]

@@ -58,6 +58,11 @@ pub(crate) struct Trial {
     pub(crate) verdict: String,
 }
 
+impl Trial {
+    pub(crate) const BETTER: &str = "better";
+    pub(crate) const WORSE: &str = "worse";
+}
+
 /// All measurements of a run.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Report {
@@ -76,6 +81,9 @@ pub(crate) struct Report {
     pub(crate) histograms: Vec<Histogram>,
     #[serde(default)]
     pub(crate) trials: Vec<Trial>,
+    /// What a sweep recommends.
+    #[serde(default)]
+    pub(crate) advice: Vec<String>,
     /// What must never be, such as nodes that end unequal.
     #[serde(default)]
     pub(crate) failures: Vec<String>,
@@ -177,11 +185,25 @@ impl Report {
         for numbers in table.column_iter_mut().skip(1).step_by(2) {
             numbers.set_cell_alignment(CellAlignment::Right);
         }
-        format!("\n{}\n{}", table.trim_fmt(), self.failures_text())
+        let failures = self.failures.iter().map(|what| format!("FAILED: {what}\n"));
+        let measured = if self.measured.is_empty() { String::new() } else { table.trim_fmt() };
+        format!("\n{measured}\n{}{}", self.trials_text(), failures.collect::<String>())
     }
 
-    fn failures_text(&self) -> String {
-        self.failures.iter().map(|what| format!("FAILED: {what}\n")).collect()
+    fn trials_text(&self) -> String {
+        if self.trials.is_empty() {
+            return String::new();
+        }
+        let mut table = Table::new();
+        table.load_style(NOTHING);
+        table.set_header(["setting", "measure", "to the defaults", "noise", "better in", ""]);
+        for t in &self.trials {
+            let better = format!("{} of {}", t.better, t.rounds);
+            let (ratio, noise) = (digits(t.ratio), digits(t.noise));
+            table.add_row([&t.setting, &t.measure, &ratio, &noise, &better, &t.verdict]);
+        }
+        let advice = self.advice.iter().map(|line| format!("{line}\n")).collect::<String>();
+        format!("{}\n\n{advice}", table.trim_fmt())
     }
 
     /// Writes the results as JSON, for programs.

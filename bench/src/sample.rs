@@ -23,10 +23,6 @@ impl Samples {
         Self(ns)
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
-    }
-
     /// Returns the time in ms that a share of all times (in thousandths) does not exceed: the
     /// smallest measured one for which that is true. NaN without a time.
     pub(crate) fn quantile(&self, thousandths: usize) -> f64 {

@@ -74,3 +74,10 @@ pub(crate) fn listen() -> Result<Runtime> {
     }
     Ok(runtime)
 }
+
+/// Returns the milliseconds since 1970, for rows that hold a time.
+#[allow(clippy::disallowed_methods)]
+pub(crate) fn unix_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.ok().and_then(|since| i64::try_from(since.as_millis()).ok()).unwrap_or(0)
+}

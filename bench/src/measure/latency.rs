@@ -48,15 +48,16 @@ pub(crate) fn measure_synced(pair: &Cluster, report: &mut Report, quick: bool) -
 }
 
 fn of_items(pair: &Cluster, app: &Connection, from: i64, commits: i64) -> Result<Samples> {
-    series(pair, ITEM, from, commits, |id| insert(app, id))
+    series_while(pair, ITEM, from, &|i| i < WARM_UP + commits, |id| insert(app, id))
 }
 
-/// Writes rows at node 1 at a pace, and looks for each at node 2 with a statement that counts it.
-pub(crate) fn series(
+/// Writes rows at node 1 at a pace, while `more` wants them (it gets how many were written), and
+/// looks for each at node 2 with a statement that counts it.
+pub(crate) fn series_while(
     pair: &Cluster,
     look: &str,
     from: i64,
-    commits: i64,
+    more: &dyn Fn(i64) -> bool,
     write: impl Fn(i64) -> Result<()>,
 ) -> Result<Samples> {
     // By default the kernel lengthens a short pause by 50 us.
@@ -64,7 +65,7 @@ pub(crate) fn series(
     rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1))?;
     let peer = pair.open(1)?;
     let mut taken_ns = Vec::new();
-    for i in 0..WARM_UP + commits {
+    for i in (0..).take_while(|i| more(*i)) {
         let next = now() + PACE;
         write(from + i)?;
         let committed = now();

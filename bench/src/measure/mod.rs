@@ -12,6 +12,8 @@ mod hold;
 mod idle;
 pub(crate) mod latency;
 
+pub(crate) use beside::failed;
+
 use crate::Parts;
 use crate::broker::BrokerKind;
 use crate::cluster::{Cluster, Plan};

@@ -1,11 +1,13 @@
 //! `harmonylite bench`: measures this program, or another one, on this machine.
 
-use super::exit::Exit;
+use super::exit::{Exit, Failure};
 use super::show;
 use crate::embedded::{LIFELINE_SHELL, server_program};
 use anyhow::{Context, Result};
-use harmonylite_bench::{Interrupted, Options, Parts};
+use harmonylite_bench::{Interrupted, Options, Parts, WorkloadError};
 use std::process::ExitCode;
+
+const HINT: &str = "docs/benchmark.md describes the file, and names two examples";
 
 /// Runs the measurements. The exit status is 1 if nodes ended unequal or a floor is missed.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
@@ -26,6 +28,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             show::print("interrupted; stopped the processes and removed the files\n");
             Ok(ExitCode::from(super::INTERRUPTED))
         }
-        Err(error) => Err(error),
+        Err(error) => Err(match error.downcast_ref::<WorkloadError>() {
+            Some(wrong) => Failure::new(Exit::Usage, wrong.to_string(), HINT).into(),
+            None => error,
+        }),
     }
 }
