@@ -26,8 +26,8 @@ GROWTH_MAX = 1.05
 
 
 def program():
-    build = ["cargo", "build", "--release", "--locked", "--package", "harmonylite-bench", "--example",
-             "stages", "--config", 'profile.release.debug="line-tables-only"',
+    build = ["cargo", "build", "--release", "--locked", "--package", "harmonylite-bench",
+             "--example", "stages", "--config", 'profile.release.debug="line-tables-only"',
              # Without it the counts change with what is inlined across crates.
              "--config", "profile.release.lto=false", "--config",
              "profile.release.codegen-units=16"]

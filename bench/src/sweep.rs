@@ -2,7 +2,7 @@
 //!
 //! Every round runs the defaults twice and each setting once, in an order that changes, so that a
 //! busy neighbour hits all alike. The two runs of the defaults show the noise. A setting is better
-//! if it beats both runs of the defaults in every round, by more than a twentieth, and at the median
+//! if it beats both runs of the defaults in every round by more than a twentieth, and at the median
 //! by more than the defaults ever differed from themselves.
 
 use crate::Parts;

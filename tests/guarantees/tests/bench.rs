@@ -1,5 +1,5 @@
-//! `harmonylite bench` measures what it reports, leaves nothing behind, and does not hide nodes that
-//! end unequal.
+//! `harmonylite bench` measures what it reports, leaves nothing behind, and does not hide nodes
+//! that end unequal.
 //!
 //! Method: run the real command, short and without a terminal, in a temporary directory of its own.
 
