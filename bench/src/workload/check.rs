@@ -8,6 +8,8 @@ const NODES: RangeInclusive<usize> = 2..=9;
 const SECONDS: RangeInclusive<u64> = 1..=86_400;
 const CONNECTIONS: RangeInclusive<u64> = 1..=100;
 const REPEAT: RangeInclusive<u64> = 1..=10_000_000;
+/// Transactions a second of a connection.
+const RATE: RangeInclusive<f64> = 0.001..=1_000_000.0;
 /// The longest text or blob, in bytes.
 const LONGEST: u32 = 100_000_000;
 
@@ -137,8 +139,8 @@ fn check_writers(source: &Source, workload: &Workload) -> Result<(), WorkloadErr
             let reason = format!("there is no node {}; nodes = {}", node.get_ref(), workload.nodes);
             return Err(source.wrong(Some(node.span()), reason));
         }
-        if let Some(rate) = writer.rate.as_ref().filter(|rate| !(*rate.get_ref() > 0.0)) {
-            let reason = "a rate is above 0; without one, a connection writes as fast as it can";
+        if let Some(rate) = writer.rate.as_ref().filter(|rate| !RATE.contains(rate.get_ref())) {
+            let reason = "a rate is from 0.001 to 1,000,000; without one there is no limit";
             return Err(source.wrong(Some(rate.span()), reason));
         }
         for name in &writer.transactions {
@@ -190,7 +192,7 @@ rate = 50.0
             ("[1, 5]", "[5, 1]", Some(6), "greater than the second"),
             ("\"number\"", "\"numbr\"", Some(6), "unknown variant"),
             ("node = 3", "node = 4", Some(8), "there is no node 4"),
-            ("rate = 50.0", "rate = 0.0", Some(9), "above 0"),
+            ("rate = 50.0", "rate = 0.0", Some(9), "from 0.001"),
             ("rate = 50.0", "transactions = [\"ad\"]", Some(9), "the name \"ad\""),
             ("rate = 50.0", "speed = 1", Some(9), "unknown field `speed`"),
             ("nodes = 3", "nodes = 30", None, "not from 2 to 9"),
