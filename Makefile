@@ -72,8 +72,7 @@ licenses: ## replicator/licenses.txt, after a change of the dependencies
 
 # BENCH_ARGS="--quick", "--only latency", "--json FILE".
 bench: build ## floors: throughput, latency, cost to the application
-	$(FIND_NATS_SERVER) && export HARMONYLITE_EMBED_NATS_SERVER="$$server" && \
-	cargo run --release --locked --package harmonylite-bench -- $(BENCH_ARGS)
+	target/release/harmonylite bench --floors $(BENCH_ARGS)
 
 # Apart from `make test`: the counts are those of one machine, compiler and libc.
 bench-check: ## instructions a row of each stage, against bench/instructions.json (needs valgrind)

@@ -5,6 +5,7 @@
 mod any_client;
 mod atomicity;
 mod bad_disk;
+mod bench;
 mod broker_access;
 mod broker_restart;
 mod busy_application;
