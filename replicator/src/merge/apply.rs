@@ -406,3 +406,34 @@ fn refused(map: &TableMap, key: &[Value], error: rusqlite::Error) -> ApplyError 
         reason: error.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::install::install;
+    use crate::model::table_filter::TableFilter;
+    use crate::store::test_database;
+
+    /// With migrations that only partly travel, Knex records the others on every node, each with
+    /// its own time, under the same number.
+    #[test]
+    fn the_same_migration_on_two_nodes_is_no_clash_of_ids() {
+        let db = test_database();
+        let columns = "(id INTEGER PRIMARY KEY, migration_time)";
+        db.execute_batch(&format!(
+            "CREATE TABLE knex_migrations {columns}; CREATE TABLE person {columns}"
+        ))
+        .unwrap();
+        let filter = TableFilter { migrations_travel: true, ..TableFilter::default() };
+        let layout = install(&db, &filter, 0).unwrap().0;
+        let row = Row {
+            version: Version::NONE,
+            previous: Version::NONE,
+            op: Op::Upsert,
+            values: Vec::new(),
+        };
+        let reason = |table| concurrent_reason(layout.by_name(table).unwrap(), &row, true);
+        assert_eq!(reason("person"), conflicts::INSERTED_TWICE);
+        assert_eq!(reason("knex_migrations"), conflicts::CONCURRENT);
+    }
+}

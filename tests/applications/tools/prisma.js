@@ -42,7 +42,7 @@ try {
   const command = [join(modules, "prisma/build/index.js"), "migrate", "deploy"];
   const done = spawnSync(process.execPath, command, { cwd: folder, env, encoding: "utf8" });
   const said = done.stdout + done.stderr;
-  const ran = [...said.matchAll(/Applying migration `(m\d)`/g)].map((found) => found[1]);
+  const ran = [...said.matchAll(/─ (m\d)\//g)].map((found) => found[1]);
   if (done.status !== 0) { console.error(said); process.exitCode = 1; }
   else console.log(`ran: ${ran}`);
 } finally {
