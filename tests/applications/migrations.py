@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Migration tools of other languages on two nodes, while both write.
 
-migrations.py TOOL MODE      TOOL: knex, typeorm, drizzle, activerecord, laravel, or all
+migrations.py TOOL MODE      TOOL: knex, typeorm, drizzle, prisma, activerecord, laravel,
+                                   or all
                              MODE: off, additive, all, or each
 
 Each tool runs its own program in tools/ as an application does at its start: the first migration
@@ -10,9 +11,9 @@ renamed column, a column made NOT NULL (a rebuild; with Laravel a second new col
 table. What travels in this mode runs on one node, by turns, and the tool on the other node must
 find nothing to do; the rest runs on both nodes. All rows must be there, and no write may fail.
 
-Needs, in $NODE_PATH: knex, better-sqlite3, typeorm, reflect-metadata, drizzle-orm. Debian's
-ruby-activerecord and ruby-sqlite3; php-laravel-framework and php-sqlite3. A tool whose program does
-not start is named as not tried.
+Needs, in $NODE_PATH, what tools/node_modules.sh installs; Debian's ruby-activerecord and
+ruby-sqlite3; php-laravel-framework and php-sqlite3. A tool whose language is not there is named as
+not tried.
 """
 
 import pathlib
@@ -89,18 +90,28 @@ def roll_out(nodes, tool, mode):
             raise Failed(f"{version} travelled, but node {second} ran {ran}")
 
 
+def begin(nodes, tool, mode):
+    """The first migration on node 1, then the application's start on node 2."""
+    if tool == "prisma":
+        # It refuses a database with tables and without its own bookkeeping (P3005).
+        for node in (1, 2):
+            migrate(tool, nodes.db(node), 1)
+        return nodes.run_sidecars()
+    nodes.run_sidecars()
+    migrate(tool, nodes.db(1), 1)
+    if travels(tool, mode, 1):
+        until("the first migration arrives", lambda: "item" in nodes.contents(2))
+    ran = migrate(tool, nodes.db(2), 1)
+    if bool(ran) == travels(tool, mode, 1):
+        raise Failed(f"node 2 ran {ran!r} at its start")
+
+
 def play(tool, mode):
     print(f"{tool}, {mode}")
     with Two(f'[schema]\nreplicate = "{mode}"') as nodes:
         for node in (1, 2):
             nodes.open(node).execute("PRAGMA journal_mode = WAL")
-        nodes.run_sidecars()
-        migrate(tool, nodes.db(1), 1)
-        if travels(tool, mode, 1):
-            until("the first migration arrives", lambda: "item" in nodes.contents(2))
-        ran = migrate(tool, nodes.db(2), 1)
-        if bool(ran) == travels(tool, mode, 1):
-            raise Failed(f"node 2 ran {ran!r} at its start")
+        begin(nodes, tool, mode)
         writers = [TitleWriter(nodes, node) for node in (1, 2)]
         for writer in writers:
             writer.start()
