@@ -37,6 +37,7 @@ mod offline_edits;
 mod one_way;
 mod operating;
 mod peers;
+mod quarantine_retry;
 mod rebuild_in_steps;
 mod refusals;
 mod schema_take_over;
