@@ -451,6 +451,8 @@ impl<'p> World<'p> {
             for (is, what) in [
                 (!p.inbound.is_connected(), "not linked"),
                 (!p.inbound.is_drained(), "inbound not drained"),
+                (p.inbound.republished_rows().0.is_some(), "joins"),
+                (p.inbound.republished_rows().1.is_some(), "republishes"),
                 (!p.outbound.is_drained(), "outbound not drained"),
                 (!p.inbound.is_joined(), "not joined"),
                 (!p.inbound.open_gaps().is_empty(), "gaps open"),
