@@ -106,7 +106,13 @@ impl FollowedSchema {
         if !std::mem::take(&mut self.moved) {
             return Ok(false);
         }
-        let result = self.follow_moved(db, config, writes, now);
+        let before = install::schema_version(db)?;
+        let result = match self.follow_moved(db, config, writes, now) {
+            // Another connection changed the schema between two statements of ours, so that what
+            // the first one found was gone.
+            Err(error) if is_of_sql(&error) && install::schema_version(db)? != before => Ok(false),
+            followed => followed,
+        };
         self.moved = match result {
             Ok(true) => false,
             Ok(false) => {
@@ -224,7 +230,8 @@ impl FollowedSchema {
     }
 
     /// Prepares the connection for the layout: copies of user triggers that write only to tables
-    /// that are not replicated, and the probes for unique clashes.
+    /// that are not replicated, and the probes for unique clashes. If the schema changes meanwhile,
+    /// it has moved again.
     ///
     /// # Errors
     /// SQLite's error. The caller then calls it again.
@@ -232,6 +239,17 @@ impl FollowedSchema {
         if self.prepared == self.layout.schema_version {
             return Ok(());
         }
+        let version = self.layout.schema_version;
+        match self.prepare_for_layout(db) {
+            Err(error) if is_of_sql(&error) && install::schema_version(db)? != version => {
+                self.moved = true;
+                Ok(())
+            }
+            prepared => prepared,
+        }
+    }
+
+    fn prepare_for_layout(&mut self, db: &mut Connection) -> Result<(), Fatal> {
         let layout = Arc::clone(&self.layout);
         let (_, failed) =
             user_triggers::copy_to_temp(db, &|table| layout.by_name(table).is_some())?;
@@ -265,6 +283,11 @@ impl FollowedSchema {
         }
         false
     }
+}
+
+/// Whether SQLite could not run a statement: not a lock, and not the disk.
+fn is_of_sql(error: &Fatal) -> bool {
+    matches!(error, Fatal::Database(DatabaseError::Sqlite(_)))
 }
 
 /// What belongs into the transaction of the last step. Stores what changed in the schema, so that
@@ -399,5 +422,39 @@ pub(super) fn report_installed(installed: &Installed) {
     if !installed.foreign_removed.is_empty() {
         tracing::info!(tables = ?installed.foreign_removed, "removed the objects of HarmonyLite \
             (Go) from the database");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::table_filter::TableFilter;
+
+    /// A migration tool that rebuilds a table drops it between two statements of ours. That ended a
+    /// node: "no such table: main.item".
+    #[test]
+    fn a_table_that_goes_while_the_connection_is_prepared_ends_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        let application = Connection::open(&path).unwrap();
+        application
+            .execute_batch(
+                "PRAGMA journal_mode = WAL; CREATE TABLE item (id TEXT PRIMARY KEY, u UNIQUE)",
+            )
+            .unwrap();
+        let mut db = Connection::open(&path).unwrap();
+        create_tables(&db, &path).unwrap();
+        let (layout, _) = install::install(&db, &TableFilter::default(), 0).unwrap();
+        let mut schema = FollowedSchema::new(layout);
+        application.execute_batch("DROP TABLE item").unwrap();
+        schema.moved = false;
+        schema.prepare(&mut db).unwrap();
+        assert!(schema.moved, "the schema is followed once more");
+
+        // Without a change of the schema it is an error.
+        let version = install::schema_version(&db).unwrap();
+        let layout = Arc::get_mut(&mut schema.layout).unwrap();
+        layout.schema_version = version;
+        assert!(schema.prepare(&mut db).unwrap_err().to_string().contains("no such table"));
     }
 }

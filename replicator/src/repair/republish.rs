@@ -163,8 +163,9 @@ impl Republish {
         let Some(walk) = slot else { return Ok(None) };
         let WalkStep { rows, bytes, finished } = walk.step(db, layout, pace.bounds)?;
         let minute_bytes = if republished { pace.republished } else { pace.joined };
-        let cost_ms =
-            u128::from(bytes + STEP_BYTES) * u128::from(MINUTE_MS) / u128::from(minute_bytes);
+        // Rows that nobody misses are only looked at.
+        let cost = if rows == 0 { 0 } else { bytes + STEP_BYTES };
+        let cost_ms = u128::from(cost) * u128::from(MINUTE_MS) / u128::from(minute_bytes);
         let used_ms = u64::try_from(cost_ms).unwrap_or(u64::MAX);
         self.used_until_ms = self.used_until_ms.max(now.mono_ms).saturating_add(used_ms);
         let stepped = match (finished, republished) {
