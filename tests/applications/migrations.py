@@ -39,6 +39,8 @@ TRAVELS = {"off": (), "additive": (1, 2), "all": (1, 2, 3, 4, 5)}
 ADDITIVE = {("laravel", "additive"): (1, 2, 4)}
 LAST = 5
 ATTEMPTS = 10
+# What the tools print when another connection has the write lock, or has overtaken them.
+LOCKED = ("SQLITE_BUSY", "database is locked", "SocketTimeout")
 
 
 class TitleWriter(Writer):
@@ -63,9 +65,9 @@ def migrate(tool, path, version):
             return said.split("ran: ")[1].strip()
         # A migration in a deferred transaction that another connection's write overtakes fails
         # and leaves nothing, also without a sidecar: the operator runs it again.
-        if not any(word in said for word in ("SQLITE_BUSY", "database is locked")):
+        if not any(word in said for word in LOCKED):
             break
-    raise Failed(f"{tool} up to {version} on {path}: {said[:400]} .. {said[-300:]}")
+    raise Failed(f"{tool} up to {version} on {path}: {said[-1500:]}")
 
 
 def travels(tool, mode, version):
