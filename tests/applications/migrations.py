@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """Migration tools of other languages on two nodes, while both write.
 
-migrations.py TOOL MODE      TOOL: knex, typeorm, drizzle, prisma, activerecord, laravel,
-                                   or all
+migrations.py TOOL MODE      TOOL: knex, typeorm, drizzle, activerecord, laravel, or all
                              MODE: off, additive, all, or each
 
 Each tool runs its own program in tools/ as an application does at its start: the first migration
@@ -31,7 +30,6 @@ PROGRAMS = {
     "drizzle": ["node", "drizzle.js"],
     "activerecord": ["ruby", "activerecord.rb"],
     "laravel": ["php", "laravel.php"],
-    "prisma": ["node", "prisma.js"],
 }
 # The migrations that travel, by mode.
 TRAVELS = {"off": (), "additive": (1, 2), "all": (1, 2, 3, 4, 5)}
@@ -40,7 +38,7 @@ ADDITIVE = {("laravel", "additive"): (1, 2, 4)}
 LAST = 5
 ATTEMPTS = 10
 # What the tools print when another connection has the write lock, or has overtaken them.
-LOCKED = ("SQLITE_BUSY", "database is locked", "SocketTimeout")
+LOCKED = ("SQLITE_BUSY", "database is locked")
 
 
 class TitleWriter(Writer):
@@ -94,11 +92,6 @@ def roll_out(nodes, tool, mode):
 
 def begin(nodes, tool, mode):
     """The first migration on node 1, then the application's start on node 2."""
-    if tool == "prisma":
-        # It refuses a database with tables and without its own bookkeeping (P3005).
-        for node in (1, 2):
-            migrate(tool, nodes.db(node), 1)
-        return nodes.run_sidecars()
     nodes.run_sidecars()
     migrate(tool, nodes.db(1), 1)
     if travels(tool, mode, 1):
