@@ -47,7 +47,7 @@ languages: ## the lines of docs/vfs-*.md, run as a newcomer would; and the oldes
 brokers: ## what a broker must do, against nats-server 2.10.23 to the newest (fetched; two minutes)
 	scripts/brokers.py
 
-applications: build ## migration tools of five languages under load; PocketBase if $POCKETBASE is its program
+applications: build ## migration tools under load; PocketBase if $POCKETBASE is its program
 	python3 -c 'import alembic' || python3 -m pip install --quiet alembic
 	NODE_PATH="$$(tests/applications/tools/node_modules.sh)" tests/applications/migrations.py all each
 	tests/applications/alembic_batch.py off

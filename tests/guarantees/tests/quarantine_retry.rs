@@ -2,8 +2,9 @@
 //!
 //! Goal: `quarantine retry` asks the origin for the rows if its schema is the one here, and else
 //! names what differs and asks nobody. The entry goes only when the rows are in the stream.
-//! Method: an index whose expression fails, which does not count as a difference of schemas, sends a
-//! real batch to quarantine on node 1. There its bytes are damaged, so that only node 2 has the row.
+//! Method: an index whose expression fails, which does not count as a difference of schemas, sends
+//! a real batch to quarantine on node 1. There its bytes are damaged, so that only node 2 has the
+//! row.
 
 #![allow(clippy::unwrap_used)]
 
