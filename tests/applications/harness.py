@@ -90,8 +90,8 @@ class Two:
         db = self.open(node)
         columns = db.execute(
             "SELECT m.name, c.name, c.\"notnull\" FROM sqlite_schema AS m, "
-            "pragma_table_info(m.name) AS c WHERE m.type = 'table' AND substr(m.name, 1, 15) <> '__harmonylite__' ORDER BY "
-            "1, 2").fetchall()
+            "pragma_table_info(m.name) AS c WHERE m.type = 'table' AND "
+            "substr(m.name, 1, 15) <> '__harmonylite__' ORDER BY 1, 2").fetchall()
         indexes = db.execute("SELECT name FROM sqlite_schema WHERE type = 'index' AND sql IS NOT "
                              "NULL AND substr(name, 1, 15) <> '__harmonylite__' ORDER BY 1")
         return json.dumps([columns, indexes.fetchall()])
