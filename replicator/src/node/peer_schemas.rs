@@ -40,28 +40,7 @@ impl Differences {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::install::install;
-    use crate::model::table_filter::TableFilter;
-    use crate::store::test_database;
-    use serde_json::json;
-
-    fn layout(schema: &str) -> Layout {
-        let db = test_database();
-        db.execute_batch(schema).unwrap();
-        install(&db, &TableFilter::default(), 0).unwrap().0
-    }
-
-    fn entry(layout: &Layout, updated: i64) -> Value {
-        json!({
-            "node_id": 2, "updated_at": updated,
-            "schema_hash": data_encoding::HEXLOWER.encode(&layout.hash),
-            "tables": layout.short_hashes(), "local_tables": layout.local_tables(),
-        })
-    }
-
-    const HERE: &str =
-        "CREATE TABLE t (id INTEGER PRIMARY KEY, v); CREATE TABLE u (id PRIMARY KEY);
-        CREATE TABLE django_migrations (id INTEGER PRIMARY KEY);";
+    use crate::repair::peer_tables::testing::{HERE, entry, layout};
 
     #[test]
     fn a_difference_lasts_from_when_it_was_seen_until_it_ends_or_the_node_does() {

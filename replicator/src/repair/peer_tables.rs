@@ -32,21 +32,22 @@ pub fn differing_tables(entry: &Value, layout: &Layout) -> Option<Vec<String>> {
     (!tables.is_empty()).then_some(tables)
 }
 
+/// Registry entries for the tests of those that compare them.
 #[cfg(test)]
-mod tests {
+pub(crate) mod testing {
     use super::*;
     use crate::capture::install::install;
     use crate::model::table_filter::TableFilter;
     use crate::store::test_database;
     use serde_json::json;
 
-    fn layout(schema: &str) -> Layout {
+    pub(crate) fn layout(schema: &str) -> Layout {
         let db = test_database();
         db.execute_batch(schema).unwrap();
         install(&db, &TableFilter::default(), 0).unwrap().0
     }
 
-    fn entry(layout: &Layout, updated: i64) -> Value {
+    pub(crate) fn entry(layout: &Layout, updated: i64) -> Value {
         json!({
             "node_id": 2, "updated_at": updated,
             "schema_hash": data_encoding::HEXLOWER.encode(&layout.hash),
@@ -54,9 +55,16 @@ mod tests {
         })
     }
 
-    const HERE: &str =
+    pub(crate) const HERE: &str =
         "CREATE TABLE t (id INTEGER PRIMARY KEY, v); CREATE TABLE u (id PRIMARY KEY);
         CREATE TABLE django_migrations (id INTEGER PRIMARY KEY);";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{HERE, entry, layout};
+    use super::*;
+    use serde_json::json;
 
     #[test]
     fn tables_that_differ_are_named() {

@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 /// A database with its sidecar.
 pub struct Node {
@@ -156,6 +157,22 @@ impl Node {
     /// Sends its process a signal by name.
     pub fn signal(&self, name: &str) {
         self.process.as_ref().expect("the node runs").signal(name);
+    }
+
+    /// Stops its process at a moment in which it does not hold the write lock: the application
+    /// writes meanwhile. `signal("CONT")` lets it go on.
+    #[track_caller]
+    pub fn pause(&self) {
+        let db = self.app();
+        db.busy_timeout(Duration::ZERO).unwrap();
+        eventually("the process stands still without the write lock", || {
+            self.signal("STOP");
+            let is_free = db.execute_batch("BEGIN IMMEDIATE; ROLLBACK").is_ok();
+            if !is_free {
+                self.signal("CONT");
+            }
+            is_free
+        });
     }
 
     /// Returns its log so far.

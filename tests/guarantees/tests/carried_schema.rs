@@ -148,7 +148,7 @@ fn the_same_change_on_two_nodes_is_one_and_different_ones_are_held() {
     let mut cluster = Cluster::with(2, SCHEMA, ALL);
     cluster.run();
     let [one, two] = &cluster.nodes[..] else { unreachable!() };
-    one.signal("STOP");
+    one.pause();
     run(
         two,
         "BEGIN; ALTER TABLE c ADD COLUMN n INTEGER; CREATE TABLE t2 (id TEXT PRIMARY KEY); INSERT \
@@ -164,7 +164,7 @@ fn the_same_change_on_two_nodes_is_one_and_different_ones_are_held() {
     settled(&cluster);
     assert_eq!(number(&one.app(), "SELECT count(*) FROM c WHERE n IN (1, 2)"), 2);
 
-    one.signal("STOP");
+    one.pause();
     run(two, "ALTER TABLE c ADD COLUMN m TEXT; INSERT INTO c VALUES ('3', 2, '3', 3, 'text')");
     run(one, "ALTER TABLE c ADD COLUMN m BLOB; INSERT INTO c VALUES ('4', 2, '4', 4, x'00')");
     one.signal("CONT");
@@ -209,7 +209,7 @@ fn a_change_that_fails_leaves_nothing() {
     let mut cluster = Cluster::with(2, SCHEMA, ALL);
     cluster.run();
     let [one, two] = &cluster.nodes[..] else { unreachable!() };
-    one.signal("STOP");
+    one.pause();
     run(two, "INSERT INTO c VALUES ('p', 'same', 'p'), ('q', 'same', 'q')");
     let make = "BEGIN; CREATE TABLE extra (id TEXT PRIMARY KEY); CREATE UNIQUE INDEX u ON c (v) \
         WHERE v = 'same'; INSERT INTO extra VALUES ('e'); COMMIT";

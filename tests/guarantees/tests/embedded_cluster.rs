@@ -78,8 +78,8 @@ fn seed_scenarios(cluster: &EmbeddedCluster) {
 
 /// Both applications write while neither sidecar runs, and the later write is published first.
 fn the_later_update_wins(earlier: &Node, later: &Node) {
-    earlier.signal("STOP");
-    later.signal("STOP");
+    earlier.pause();
+    later.pause();
     write(earlier, "UPDATE book SET title = 'the earlier' WHERE id = 2");
     let written = now_ms(earlier);
     eventually("a millisecond has passed", || now_ms(later) > written + 1);

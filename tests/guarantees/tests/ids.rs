@@ -81,7 +81,7 @@ fn the_same_id_for_two_rows_is_reported_and_the_lost_one_gets_another_id() {
     let mut cluster =
         Cluster::new(2, "CREATE TABLE person (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT)");
     cluster.run();
-    cluster.nodes.iter().for_each(|node| node.signal("STOP"));
+    cluster.nodes.iter().for_each(|node| node.pause());
     for (node, name) in cluster.nodes.iter().zip(["anna", "bert"]) {
         node.app().execute("INSERT INTO person (name) VALUES (?1)", [name]).unwrap();
     }
@@ -155,7 +155,7 @@ fn ranges_keep_the_ids_of_autoincrement_tables_apart() {
             rows(&node.app(), sequence)[0][0] == format!("Integer({})", node.id)
         });
     }
-    cluster.nodes.iter().for_each(|node| node.signal("STOP"));
+    cluster.nodes.iter().for_each(|node| node.pause());
     cluster.nodes.iter().for_each(|node| insert(node, EACH));
     cluster.nodes.iter().for_each(|node| node.signal("CONT"));
     cluster.converge();
@@ -190,7 +190,7 @@ fn an_offset_in_sqlite_sequence_does_not_last() {
     );
     cluster.converge();
     // Both continue from the highest id in the table.
-    cluster.nodes.iter().for_each(|node| node.signal("STOP"));
+    cluster.nodes.iter().for_each(|node| node.pause());
     assert_eq!(
         (insert(&cluster.nodes[0]), insert(&cluster.nodes[1])),
         (2_000_000_002, 2_000_000_002)

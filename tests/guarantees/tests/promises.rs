@@ -1,5 +1,5 @@
-//! All promises in one executable: 45 would be linked one by one, and would not run beside each
-//! other. One file a promise; `cargo test -p harmonylite-guarantees --test promises holes::` runs
+//! All promises in one executable: else each would be linked by itself, and would not run beside
+//! others. One file a promise; `cargo test -p harmonylite-guarantees --test promises holes::` runs
 //! one.
 
 mod any_client;
