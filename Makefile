@@ -25,12 +25,14 @@ check: format clippy ## while working: format, clippy, unit tests, 500 worlds; a
 
 # One build for all tests; it makes the executable too, which the guarantee tests are told to use.
 # The simulation apart: it switches on the feature `planted-bugs`, and features unify within one
-# build.
+# build. Tests with processes mostly wait, so two run on each processor.
+TEST_THREADS ?= $(shell expr 2 \* "$$(getconf _NPROCESSORS_ONLN)")
 test: ## every test, against a real nats-server
 	scripts/test-tools.sh
 	python3 scripts/django.py >&2
 	$(FIND_NATS_SERVER) && export HARMONYLITE_NATS_SERVER="$$server" && \
 	HARMONYLITE_BINARY="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/debug/harmonylite" \
+	RUST_TEST_THREADS=$(TEST_THREADS) \
 	cargo test --locked --workspace --exclude harmonylite-simulation && \
 	cargo test --locked --profile sim --package harmonylite-simulation && \
 	tests/languages/readme.py "$${CARGO_TARGET_DIR:-$(CURDIR)/target}/debug/harmonylite"
