@@ -25,8 +25,8 @@ check: format clippy ## while working: format, clippy, unit tests, 500 worlds; a
 
 # One build for all tests; it makes the executable too, which the guarantee tests are told to use.
 # The simulation apart: it switches on the feature `planted-bugs`, and features unify within one
-# build. Tests with processes mostly wait, so two run on each processor.
-TEST_THREADS ?= $(shell expr 2 \* "$$(getconf _NPROCESSORS_ONLN)")
+# build. Tests with processes mostly wait, so three run on two processors.
+TEST_THREADS ?= $(shell expr 3 \* "$$(getconf _NPROCESSORS_ONLN)" / 2)
 test: ## every test, against a real nats-server
 	scripts/test-tools.sh
 	python3 scripts/django.py >&2

