@@ -1,7 +1,8 @@
 //! One statement on a snapshot in a store, without restoring it.
 //!
 //! Arrives: a snapshot and a statement. Leaves: its rows, one after the other. Owns: only what is
-//! read is fetched, nothing can be written, and no other file can be opened. A crash leaves nothing.
+//! read is fetched, nothing can be written, and no other file can be opened. A crash leaves
+//! nothing.
 
 use crate::catalog::Found;
 use crate::error::SnapshotError;
@@ -34,12 +35,13 @@ const ASKS_ABOUT: [&str; 10] = [
     "table_list",
     "table_xinfo",
 ];
-/// Pragmas that only read without a value.
-const ASKS: [&str; 11] = [
+/// Pragmas that only read without a value. Full-text search asks for `data_version`.
+const ASKS: [&str; 12] = [
     "application_id",
     "auto_vacuum",
     "collation_list",
     "compile_options",
+    "data_version",
     "database_list",
     "encoding",
     "freelist_count",
