@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help build demo check test torture languages applications sqlite-suite lint format clippy
 .PHONY: licenses bench bench-check
-.PHONY: sim sim-long clean
+.PHONY: sim sim-long brokers clean
 
 # A usable nats-server: $HARMONYLITE_NATS_SERVER, .tools/, PATH, or fetched now.
 FIND_NATS_SERVER = server="$$(python3 scripts/nats-server.py)"
@@ -44,8 +44,12 @@ languages: ## the lines of docs/vfs-*.md, run as a newcomer would; and the oldes
 	tests/languages/run.py
 	tests/languages/oldest_sqlite.sh
 
-applications: build ## Alembic under load; PocketBase if $POCKETBASE is its program
+brokers: ## what a broker must do, against nats-server 2.10.23 to the newest (fetched; two minutes)
+	scripts/brokers.py
+
+applications: build ## migration tools under load; PocketBase if $POCKETBASE is its program
 	python3 -c 'import alembic' || python3 -m pip install --quiet alembic
+	NODE_PATH="$$(tests/applications/tools/node_modules.sh)" tests/applications/migrations.py all each
 	tests/applications/alembic_batch.py off
 	tests/applications/alembic_batch.py all
 	test -z "$$POCKETBASE" || tests/applications/pocketbase.py "$$POCKETBASE"
@@ -72,8 +76,7 @@ licenses: ## replicator/licenses.txt, after a change of the dependencies
 
 # BENCH_ARGS="--quick", "--only latency", "--json FILE".
 bench: build ## floors: throughput, latency, cost to the application
-	$(FIND_NATS_SERVER) && export HARMONYLITE_EMBED_NATS_SERVER="$$server" && \
-	cargo run --release --locked --package harmonylite-bench -- $(BENCH_ARGS)
+	target/release/harmonylite bench --floors $(BENCH_ARGS)
 
 # Apart from `make test`: the counts are those of one machine, compiler and libc.
 bench-check: ## instructions a row of each stage, against bench/instructions.json (needs valgrind)

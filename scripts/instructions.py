@@ -5,7 +5,7 @@
     scripts/instructions.py --check         fail if one is more than 5 % above its baseline
     scripts/instructions.py --write         write the baseline
 
-`bench/src/bin/stages.rs` is run twice with a different number of rows; the difference is the cost
+`bench/examples/stages.rs` is run twice with a different number of rows; the difference is the cost
 of a row without the start. The baseline is that of one machine, compiler and libc: after a change
 of these write it again, in a commit of its own."""
 
@@ -26,14 +26,14 @@ GROWTH_MAX = 1.05
 
 
 def program():
-    build = ["cargo", "build", "--release", "--locked", "--package", "harmonylite-bench", "--bin",
-             "stages", "--config", 'profile.release.debug="line-tables-only"',
+    build = ["cargo", "build", "--release", "--locked", "--package", "harmonylite-bench",
+             "--example", "stages", "--config", 'profile.release.debug="line-tables-only"',
              # Without it the counts change with what is inlined across crates.
              "--config", "profile.release.lto=false", "--config",
              "profile.release.codegen-units=16"]
     subprocess.run(build, cwd=ROOT, check=True)
     target = os.environ.get("CARGO_TARGET_DIR", ROOT / "target")
-    return pathlib.Path(target) / "release" / "stages"
+    return pathlib.Path(target) / "release" / "examples" / "stages"
 
 
 def counted(stages, shape, rows):

@@ -46,7 +46,8 @@ pub mod embedded;
 #[doc(hidden)]
 pub mod nats;
 
-mod snapshots;
+#[doc(hidden)]
+pub mod snapshots;
 
 mod node;
 

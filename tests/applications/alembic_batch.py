@@ -55,6 +55,8 @@ with create_engine(url, connect_args={"timeout": 20}).connect() as connection:
 class Writer(threading.Thread):
     """Inserts under whatever name the table and the column have now."""
 
+    SQL = "INSERT INTO {table} (id, {column}, sku) VALUES (?, 'x', ?)"
+
     def __init__(self, nodes, node):
         super().__init__()
         self.db, self.node, self.written, self.ended = nodes.db(node), node, 0, threading.Event()
@@ -69,9 +71,9 @@ class Writer(threading.Thread):
 
     def insert(self, db, table, column):
         try:
-            sku = f"{self.node}-{self.written}"
-            db.execute(f"INSERT INTO {table} (id, {column}, sku) VALUES (?, 'x', ?)",
-                       (str(uuid.uuid4()), sku))
+            values = (str(uuid.uuid4()), f"{self.node}-{self.written}")
+            sql = self.SQL.format(table=table, column=column)
+            db.execute(sql, values[:sql.count("?")])
             self.written += 1
         except sqlite3.OperationalError as error:
             if "no such table" in str(error) or "no column" in str(error):

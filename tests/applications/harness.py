@@ -81,6 +81,21 @@ class Two:
     def open(self, node):
         return sqlite3.connect(self.db(node), timeout=20, isolation_level=None)
 
+    def local_only(self):
+        """The tables that a node keeps to itself."""
+        return {name for name, _ in self.status(1)["skipped"]}
+
+    def schema(self, node):
+        """The application's tables and their columns, and the names of its indexes."""
+        db = self.open(node)
+        columns = db.execute(
+            "SELECT m.name, c.name, c.\"notnull\" FROM sqlite_schema AS m, "
+            "pragma_table_info(m.name) AS c WHERE m.type = 'table' AND "
+            "substr(m.name, 1, 15) <> '__harmonylite__' ORDER BY 1, 2").fetchall()
+        indexes = db.execute("SELECT name FROM sqlite_schema WHERE type = 'index' AND sql IS NOT "
+                             "NULL AND substr(name, 1, 15) <> '__harmonylite__' ORDER BY 1")
+        return json.dumps([columns, indexes.fetchall()])
+
     def contents(self, node):
         """Every table of the application with its columns and rows."""
         db = self.open(node)

@@ -82,6 +82,8 @@ pub(crate) enum Command {
         #[arg(value_parser = clap::value_parser!(u64).range(8..=3_600))]
         seconds: u64,
     },
+    /// Measure throughput, latency and cost on this machine, also with your own tables
+    Bench(Box<harmonylite_bench::Options>),
     /// Show the status of this database's node
     Status {
         /// Print JSON

@@ -3,8 +3,8 @@
 use super::args::{Cli, Command, Global};
 use super::exit::{Exit, Failure};
 use super::{
-    cleanup, completions, conflicts, demo, doctor, nodes, quarantine, reset_versions, run, schema,
-    schema_cluster, schema_status, snapshot, status, version,
+    bench, cleanup, completions, conflicts, demo, doctor, nodes, quarantine, reset_versions, run,
+    schema, schema_cluster, schema_status, snapshot, status, version,
 };
 use crate::settings::{Loaded, Settings};
 use anyhow::Result;
@@ -30,6 +30,7 @@ pub(crate) fn dispatch(arguments: Vec<OsString>) -> Result<ExitCode> {
         Some(Command::Version { licenses }) => version::run(licenses),
         Some(Command::Completions { shell }) => completions::run(shell),
         Some(Command::Doctor { json, offline }) => doctor::run(&global, json, offline),
+        Some(Command::Bench(options)) => bench::run(&options),
         Some(Command::Demo { keep, seconds }) => demo::run(keep, seconds),
         Some(Command::Status { json, watch, check }) => {
             let show = status::Show { json, watch, check };

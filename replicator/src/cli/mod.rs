@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand.
 
 mod args;
+mod bench;
 mod cleanup;
 mod completions;
 mod conflicts;
@@ -30,6 +31,9 @@ mod table;
 mod version;
 
 use std::process::ExitCode;
+
+/// The exit status that shells use for a program that SIGINT ended.
+const INTERRUPTED: u8 = 130;
 
 /// Runs the `harmonylite` program with the arguments of this process.
 pub fn main() -> ExitCode {

@@ -6,11 +6,17 @@ use super::table::table;
 use super::{control, database, progress, show};
 use crate::db::lockfile::{Sidecar, sidecar};
 use crate::settings::Settings;
-use crate::store::quarantine::{self, Entry};
+use crate::store::quarantine::{self, Entry, LOOKING_UP};
 use anyhow::Result;
 use rusqlite::Connection;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// A retry is waited for this long: a write transaction, and an answer of the broker. After that
+/// the reason shows what was done so far.
+const OUTCOME_WAIT: Duration = Duration::from_secs(5);
+const OUTCOME_POLL: Duration = Duration::from_millis(50);
 
 /// Runs `harmonylite quarantine`.
 pub(crate) fn run(settings: &Settings, action: QuarantineAction) -> Result<ExitCode> {
@@ -23,7 +29,7 @@ fn perform(settings: &Settings, action: QuarantineAction) -> Result<String> {
     let db = database::open_installed(&settings.db_path)?;
     Ok(match action {
         QuarantineAction::List { json } => list(&quarantine::list(&db)?, json),
-        QuarantineAction::Retry { id } => retry(&db, &settings.db_path, id)?,
+        QuarantineAction::Retry { id } => retry(&db, &settings.db_path, id, OUTCOME_WAIT)?,
         QuarantineAction::Drop { id } => drop_entry(&db, id)?,
     })
 }
@@ -66,8 +72,8 @@ fn unknown(id: i64) -> Failure {
     )
 }
 
-fn retry(db: &Connection, path: &Path, id: i64) -> Result<String> {
-    quarantine::load(db, id)?.ok_or_else(|| unknown(id))?;
+fn retry(db: &Connection, path: &Path, id: i64, wait: Duration) -> Result<String> {
+    let before = quarantine::load(db, id)?.ok_or_else(|| unknown(id))?;
     let Sidecar::Running(owner) = sidecar(path)? else {
         return Err(Failure::new(
             Exit::General,
@@ -78,16 +84,28 @@ fn retry(db: &Connection, path: &Path, id: i64) -> Result<String> {
     };
     let answer = control::ask(owner.as_ref(), "POST", &format!("/quarantine/{id}/retry"))?;
     match answer.status {
-        200..=299 => Ok(format!(
-            "the node retries batch {id}; if it fails again, `harmonylite quarantine list` shows \
-            the new reason\n"
-        )),
+        200..=299 => outcome(db, &before, wait),
         status => Err(Failure::new(
             Exit::General,
             format!("the node refused ({status}): {}", answer.body),
             "see its log",
         )
         .into()),
+    }
+}
+
+/// Waits for the end of a retry, and returns it in words.
+fn outcome(db: &Connection, before: &Entry, wait: Duration) -> Result<String> {
+    let (id, deadline) = (before.id, Instant::now() + wait);
+    loop {
+        let Some(now) = quarantine::load(db, id)? else {
+            return Ok(format!("batch {id} is applied and out of quarantine\n"));
+        };
+        let is_decided = now.reason != before.reason && !now.reason.contains(LOOKING_UP);
+        if is_decided || Instant::now() >= deadline {
+            return Ok(format!("batch {id} stays in quarantine: {}\n", now.reason));
+        }
+        std::thread::sleep(OUTCOME_POLL);
     }
 }
 
@@ -130,17 +148,25 @@ mod tests {
         );
         assert!(list(&all, true).contains("\"batch\":4"));
 
-        assert!(retry(&db, &path, 5).unwrap_err().to_string().contains("no batch 5"));
-        assert!(retry(&db, &path, 1).unwrap_err().to_string().contains("no node runs"));
+        assert!(
+            retry(&db, &path, 5, Duration::ZERO).unwrap_err().to_string().contains("no batch 5")
+        );
+        let refused = retry(&db, &path, 1, Duration::ZERO).unwrap_err();
+        assert!(refused.to_string().contains("no node runs"));
         let mut lock = Lock::acquire(&path).unwrap();
         for (name, status, good) in [("a", 202, true), ("b", 409, false)] {
             let socket = dir.path().join(name);
             lock.announce(&Owner { pid: 1, node_id: 1, socket: socket.clone() }).unwrap();
             let node = control::fake_node(&socket, status, "not now".to_owned());
-            assert_eq!(retry(&db, &path, 1).is_ok(), good);
+            assert_eq!(retry(&db, &path, 1, Duration::ZERO).is_ok(), good);
             assert_eq!(node.join().unwrap(), "POST /quarantine/1/retry HTTP/1.1");
         }
+        let before = Entry { reason: "an earlier reason".into(), ..all[0].clone() };
+        let said = outcome(&db, &before, OUTCOME_WAIT).unwrap();
+        assert_eq!(said, "batch 1 stays in quarantine: truncated in row\n");
         assert!(drop_entry(&db, 1).is_ok());
+        let said = outcome(&db, &before, OUTCOME_WAIT).unwrap();
+        assert_eq!(said, "batch 1 is applied and out of quarantine\n");
         assert!(drop_entry(&db, 1).unwrap_err().to_string().contains("no batch 1"));
     }
 }

@@ -73,6 +73,22 @@ mod tests {
         }
     }
 
+    /// Drizzle's migrations have an id that is NULL in every row: with it as the key no row would
+    /// travel, and the next node would run the migrations again.
+    #[test]
+    fn the_rows_of_a_tool_that_leaves_its_key_null_go_by_their_rowid() {
+        let db = Connection::open_in_memory().unwrap();
+        let columns = "(id SERIAL PRIMARY KEY, hash text NOT NULL, created_at numeric)";
+        let ddl = format!("CREATE TABLE __drizzle_migrations {columns}; CREATE TABLE t {columns}");
+        db.execute_batch(&ddl).unwrap();
+        let filter = TableFilter { migrations_travel: true, ..TableFilter::default() };
+        let found = inspect(&db, &filter).unwrap();
+        let kinds: Vec<KeyKind> = found.tables.iter().map(|t| t.key_kind).collect();
+        assert_eq!(kinds, [KeyKind::Rowid, KeyKind::Columns], "{:?}", found.skipped);
+        let here = inspect(&db, &TableFilter::default()).unwrap();
+        assert_eq!(here.tables.len(), 1, "it stays here while migrations do not travel");
+    }
+
     #[test]
     fn the_choice_does_not_depend_on_names_and_stands_in_the_hash() {
         let hash = |ddl: &str| schema(ddl, WithoutKey::Rowid).hash();

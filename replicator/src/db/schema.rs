@@ -8,6 +8,7 @@ use crate::db::autoincrement;
 use crate::db::sql::{Collation, quote};
 use crate::db::unique_probe::Probe;
 use crate::model::batch::Digest;
+use crate::model::bookkeeping;
 use crate::model::table_filter::{Selection, TableFilter, WithoutKey};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode};
@@ -205,7 +206,9 @@ pub fn inspect(db: &Connection, filter: &TableFilter) -> rusqlite::Result<Schema
             _ => match filter.select(&name, || column_names(db, &name))? {
                 Selection::Selected => match read_table(db, &name, without_rowid, strict)? {
                     Ok(table)
-                        if table.has_rowid_key() && filter.without_key == WithoutKey::Skip =>
+                        if table.has_rowid_key()
+                            && filter.without_key == WithoutKey::Skip
+                            && !bookkeeping::has_null_keys(&name) =>
                     {
                         found.skipped.push(skip(NO_IDENTITY, true))
                     }
@@ -302,6 +305,9 @@ fn read_table(
     let (mut primary, mut unique) = read_indexes(db, name, &raw)?;
     let mut key_columns: Vec<&RawColumn> = raw.iter().filter(|c| c.key_position > 0).collect();
     key_columns.sort_by_key(|c| c.key_position);
+    if primary.is_some() && !without_rowid && bookkeeping::has_null_keys(name) {
+        key_columns.clear();
+    }
     let integer = !without_rowid && primary.is_none() && key_columns.len() == 1;
     let identity = if key_columns.is_empty() { take_identity(&raw, &mut unique) } else { None };
     if let Some(index) = &identity {

@@ -11,6 +11,7 @@ use super::schema::Adopted;
 use crate::model::ids::NodeId;
 use crate::repair::answers::AnswersDone;
 use crate::repair::gaps::Need;
+use crate::repair::refetch::Refetching;
 
 /// The work that remains after the commit of a transaction.
 #[derive(Debug, Default)]
@@ -35,6 +36,8 @@ pub(super) struct AfterCommit {
     pub(super) answers: AnswersDone,
     /// Origins with superseded batches about which the other nodes are now asked.
     pub(super) superseded_asked: Vec<NodeId>,
+    /// The steps about retried batches that failed, by their numbers in quarantine.
+    pub(super) refetching: Vec<(i64, Refetching)>,
     /// Origins of applied batches, and when the batches were made.
     pub(super) seen_origins: Vec<(NodeId, i64)>,
     /// Tables with changed rows with NULL in the key.

@@ -15,6 +15,7 @@ use crate::model::ids::{BatchNo, NodeId, StreamSeq};
 use crate::repair::answers::{PeerQuestion, QuestionId};
 use crate::repair::gaps::Gaps;
 use crate::repair::question::{Outgoing, Question};
+use crate::repair::refetch::{OriginSchema, Retry};
 use crate::repair::signal::Signal;
 use crate::store::change_log;
 use data_encoding::HEXLOWER;
@@ -49,7 +50,9 @@ impl<B: Broker> Inbound<B> {
             Input::Flush => self.inbox.flush = true,
             Input::Acknowledged(ack) => self.inbox.acknowledged(ack, now),
             Input::OutboundHeld(check) => self.verify.outbound_holds(check),
-            Input::RetryQuarantine(id) => self.inbox.retries.push(id),
+            Input::RetryQuarantine(id) => {
+                self.inbox.retries.push(Retry { id, origin: OriginSchema::NotRead });
+            }
             Input::Snapshot(message) => self.handle_snapshot(message, now),
             Input::Broker(event) => return self.handle_broker(event, now),
         }
@@ -218,10 +221,21 @@ impl<B: Broker> Inbound<B> {
                     self.consume_held(node);
                 }
             }
+            (Question::QuarantineOrigin(node), Ok(Reply::Kv(entry))) => {
+                let layout = &self.schema.layout;
+                let retries = self.repairs.refetch.read(node, entry.as_ref(), layout);
+                self.inbox.retries.extend(retries);
+            }
             (Question::LastSeen(node), Ok(Reply::Kv(entry))) => {
                 self.repairs.gaps.last_seen(node, entry.as_ref(), now);
             }
-            (Question::Heartbeat | Question::HeldOrigin(_) | Question::LastSeen(_), _) => {}
+            (
+                Question::Heartbeat
+                | Question::HeldOrigin(_)
+                | Question::QuarantineOrigin(_)
+                | Question::LastSeen(_),
+                _,
+            ) => {}
             (Question::Members, Ok(Reply::Kv(entry))) => {
                 let put = self.repairs.gaps.members_read(entry.as_ref());
                 self.requests.send(put);
@@ -327,6 +341,7 @@ impl<B: Broker> Inbound<B> {
             self.consume_all_held();
         }
         self.requests.send(self.repairs.superseded.ask(held, now));
+        self.requests.send(self.repairs.refetch.ask(now));
         let entry = || self.registry_entry(now);
         let heartbeat = self.verify.heartbeat_is_due(now).then(entry);
         if let Some(entry) = heartbeat {

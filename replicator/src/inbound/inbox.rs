@@ -10,6 +10,7 @@ use super::from_snapshot::SnapshotMerge;
 use super::stream::ShardStream;
 use crate::actor::Ack;
 use crate::model::config::Now;
+use crate::repair::refetch::Retry;
 use crate::wire::unpack::Unpacker;
 
 /// The work of the next transaction.
@@ -17,7 +18,7 @@ pub(super) struct Inbox {
     /// Acknowledgements of own batches.
     pub(super) acks: Vec<Ack>,
     /// The batches of the quarantine to retry.
-    pub(super) retries: Vec<i64>,
+    pub(super) retries: Vec<Retry>,
     /// The rows of a snapshot that fills gaps.
     pub(super) snapshot: SnapshotMerge,
     /// Whether to look at the schema and the log.

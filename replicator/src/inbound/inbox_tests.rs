@@ -2,6 +2,7 @@ use super::*;
 use crate::inbound::stream::{ItemKind, StreamItem};
 use crate::model::config::NodeConfig;
 use crate::model::ids::{BatchNo, StreamSeq};
+use crate::repair::refetch::OriginSchema;
 use crate::store::cursor::Anchor;
 use crate::store::install::create_tables;
 use rusqlite::Connection;
@@ -52,11 +53,12 @@ fn only_a_commit_removes() {
     let (_, mut inbox) = empty();
     inbox.acknowledged(ack(1), NOW);
     inbox.acknowledged(ack(2), NOW);
-    inbox.retries.extend([7, 8]);
+    let retry = |id| Retry { id, origin: OriginSchema::NotRead };
+    inbox.retries.extend([7, 8].map(retry));
     inbox.streams[1].queue.extend([item(ItemKind::Skip), item(gap())]);
     let served = Served { acks: 1, retries: 1, items: vec![0, 1, 0], full_at: None };
     inbox.committed(&served);
-    assert_eq!((inbox.acks.as_slice(), inbox.retries.as_slice()), (&[ack(2)][..], &[8][..]));
+    assert_eq!((inbox.acks.as_slice(), inbox.retries.as_slice()), (&[ack(2)][..], &[retry(8)][..]));
     assert!(matches!(inbox.streams[1].queue[0].kind, ItemKind::Gap { .. }));
 }
 

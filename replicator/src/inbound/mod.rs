@@ -20,6 +20,7 @@ mod merge_snapshot;
 mod notices;
 mod polite;
 mod process;
+mod quarantine_retry;
 mod repairs;
 mod requests;
 mod schedule;

@@ -310,31 +310,6 @@ impl Processing<'_, '_> {
             self.tx.clear_own_lowest();
         }
     }
-
-    /// Retries the batches that people asked for.
-    fn retry_quarantine(&mut self, retries: &[i64]) -> Result<(), Fatal> {
-        for id in retries {
-            let Some(entry) = quarantine::load(self.tx.db, *id)? else { continue };
-            let body = Spill::from_bytes(entry.body);
-            // When the message was stored is not known any more.
-            let source = Source { sender: None, broker_ms: self.tx.now.unix_ms };
-            match apply_body(self.tx, self.unpacker, &body, source)? {
-                Outcome::Applied { applied, adopted, .. } => {
-                    self.adopt(adopted);
-                    tracing::info!(id, rows = applied.taken, "applied a batch from quarantine");
-                    self.count(&applied);
-                    self.tx.after.look |= applied.compensated > 0;
-                    quarantine::remove(self.tx.db, *id)?;
-                }
-                Outcome::Held { reason, .. } | Outcome::Quarantine(reason) => {
-                    tracing::warn!(id, reason, "a batch in quarantine still cannot be applied");
-                    quarantine::set_reason(self.tx.db, *id, &reason)?;
-                }
-            }
-        }
-        self.tx.after.served.retries = retries.len();
-        Ok(())
-    }
 }
 
 /// Notes a gap. It requests all rows, because the age of the rows in a lost message is unknown.

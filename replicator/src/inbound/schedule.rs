@@ -100,6 +100,7 @@ impl Schedule<'_> {
         always
             .min(self.pruning.deadline())
             .min(if any_held { self.repairs.superseded.deadline() } else { u64::MAX })
+            .min(self.repairs.refetch.deadline())
             .min(inbox.streams_deadline())
             .min(if self.durable.joined { u64::MAX } else { Join::deadline(inbox) })
             .min(self.repairs.gaps.deadline())

@@ -48,6 +48,9 @@ impl Work<'_> {
             tx.carry_out(verdict)?;
         }
         tx.after.ended_gaps = self.repairs.gaps.write_ended(tx.db)?;
+        if tx.after.ended_gaps > 0 {
+            self.repairs.refetch.remove_ended(tx.db)?;
+        }
         if !tx.compare()? {
             return tx.write_marks();
         }

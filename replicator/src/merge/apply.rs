@@ -12,6 +12,7 @@ use crate::merge::table_map::TableMap;
 use crate::merge::unique_clash;
 use crate::model::action::Action;
 use crate::model::batch::{Op, Row, Value};
+use crate::model::bookkeeping;
 use crate::model::ids::{Hlc, Site, Version};
 use crate::model::planted_bugs::{Bug, planted};
 use crate::store::change_log;
@@ -19,6 +20,7 @@ use crate::store::conflicts::{self, JournalBounds, Loss};
 use crate::store::versions::Versions;
 use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension, params_from_iter};
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::sync::Arc;
 
 /// The reason why a batch could not be applied.
@@ -146,7 +148,7 @@ impl<'a> Applier<'a> {
                 self.done.skipped += 1;
                 if concurrent {
                     let here = self.read(&map.table, &key)?;
-                    let reason = concurrent_reason(row, here.is_some());
+                    let reason = concurrent_reason(&map.table, row, here.is_some());
                     self.lost(map, &key, reason, local, row.version, map.content(row), here)?;
                 }
             }
@@ -155,7 +157,7 @@ impl<'a> Applier<'a> {
                 if concurrent || before_joining {
                     let here = self.read(&map.table, &key)?;
                     let reason = if concurrent {
-                        concurrent_reason(row, here.is_some())
+                        concurrent_reason(&map.table, row, here.is_some())
                     } else {
                         conflicts::JOINED_OVER
                     };
@@ -342,13 +344,21 @@ impl<'a> Applier<'a> {
 }
 
 /// The kind of a conflict of two writes, neither of which had seen the other. A writer that knew no
-/// version of the row has inserted it. If there is a row here under its key, it is another one.
-fn concurrent_reason(row: &Row, exists_here: bool) -> &'static str {
-    if row.op == Op::Upsert && row.previous == Version::NONE && exists_here {
+/// version of the row has inserted it. If there is a row here under its key, it is another one,
+/// unless a migration tool has recorded the same migration on both nodes.
+fn concurrent_reason(table: &TableLayout, row: &Row, exists_here: bool) -> &'static str {
+    let is_new = row.op == Op::Upsert && row.previous == Version::NONE;
+    if is_new && exists_here && !is_bookkeeping(table) {
         conflicts::INSERTED_TWICE
     } else {
         conflicts::CONCURRENT
     }
+}
+
+fn is_bookkeeping(table: &TableLayout) -> bool {
+    let columns =
+        || Ok::<_, Infallible>(table.schema.columns.iter().map(|c| c.name.clone()).collect());
+    bookkeeping::find(table.name(), columns).is_ok_and(|found| found.is_some())
 }
 
 /// Returns whether both rows are equal in every common column.
@@ -394,5 +404,36 @@ fn refused(map: &TableMap, key: &[Value], error: rusqlite::Error) -> ApplyError 
         table: map.table.name().to_owned(),
         key: conflicts::key_text(&map.table, key),
         reason: error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::install::install;
+    use crate::model::table_filter::TableFilter;
+    use crate::store::test_database;
+
+    /// With migrations that only partly travel, Knex records the others on every node, each with
+    /// its own time, under the same number.
+    #[test]
+    fn the_same_migration_on_two_nodes_is_no_clash_of_ids() {
+        let db = test_database();
+        let columns = "(id INTEGER PRIMARY KEY, migration_time)";
+        db.execute_batch(&format!(
+            "CREATE TABLE knex_migrations {columns}; CREATE TABLE person {columns}"
+        ))
+        .unwrap();
+        let filter = TableFilter { migrations_travel: true, ..TableFilter::default() };
+        let layout = install(&db, &filter, 0).unwrap().0;
+        let row = Row {
+            version: Version::NONE,
+            previous: Version::NONE,
+            op: Op::Upsert,
+            values: Vec::new(),
+        };
+        let reason = |table| concurrent_reason(layout.by_name(table).unwrap(), &row, true);
+        assert_eq!(reason("person"), conflicts::INSERTED_TWICE);
+        assert_eq!(reason("knex_migrations"), conflicts::CONCURRENT);
     }
 }

@@ -164,6 +164,12 @@ impl Bookkeeping {
     }
 }
 
+/// Returns whether the tool leaves the key of its table NULL, so that only the rowid tells its rows
+/// apart. Drizzle declares `id SERIAL PRIMARY KEY`, which fills nothing in SQLite.
+pub fn has_null_keys(table: &str) -> bool {
+    table.eq_ignore_ascii_case("__drizzle_migrations")
+}
+
 /// Returns whose bookkeeping a table is; None if it is the application's own. The columns are read
 /// only where the name is not enough.
 ///

@@ -27,6 +27,8 @@ pub enum Question {
     Heartbeat,
     /// Reads the registry entry of a held origin.
     HeldOrigin(NodeId),
+    /// Reads the registry entry of the origin of a batch in quarantine.
+    QuarantineOrigin(NodeId),
     /// Reads the list of members.
     Members,
     /// Writes the list of members.
@@ -44,7 +46,7 @@ impl std::fmt::Display for Question {
             Self::Registry => f.write_str("this node's registry entry"),
             Self::Lease | Self::LeasePut => f.write_str("the lease of this node id"),
             Self::Consume(shard, _) => write!(f, "consuming stream {shard}"),
-            Self::HeldOrigin(node) | Self::LastSeen(node) => {
+            Self::HeldOrigin(node) | Self::QuarantineOrigin(node) | Self::LastSeen(node) => {
                 write!(f, "the registry entry of node {node}")
             }
             Self::Members | Self::MembersPut => f.write_str("the list of the members"),

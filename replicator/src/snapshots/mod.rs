@@ -10,7 +10,7 @@ mod facts;
 pub(crate) mod leader;
 mod place;
 mod restored;
-pub(crate) mod rows;
+pub mod rows;
 mod save;
 
 pub(crate) use place::{Place, PlaceError};

@@ -38,7 +38,7 @@ const ABSORB_ENTRIES: i64 = 100_000;
 
 /// Why the rows of a snapshot cannot be merged.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum RowsError {
+pub enum RowsError {
     /// It does not have what is missing here, or not surely.
     #[error("it cannot fill the gap: {0}")]
     Unfit(String),
@@ -64,15 +64,15 @@ fn unfit<T>(reason: impl Into<String>) -> Result<T, RowsError> {
 }
 
 /// One batch of rows.
-pub(crate) struct RowBatch {
+pub struct RowBatch {
     /// Its bytes.
-    pub(crate) body: Spill,
+    pub body: Spill,
     /// Its rows.
-    pub(crate) rows: u64,
+    pub rows: u64,
 }
 
 /// Reads the rows of an image.
-pub(crate) struct SnapshotRows {
+pub struct SnapshotRows {
     db: Connection,
     contents: Contents,
     layout: Layout,
@@ -92,14 +92,26 @@ impl SnapshotRows {
     ///
     /// # Errors
     /// [`RowsError::Unfit`] if it does not fill them.
-    pub(crate) fn open(
+    pub fn open(
         path: &Path,
         config: &NodeConfig,
         gaps: &[OpenGap],
         now_ms: i64,
     ) -> Result<Self, RowsError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let db = Connection::open_with_flags(path, flags)?;
+        Self::of(Connection::open_with_flags(path, flags)?, config, gaps, now_ms)
+    }
+
+    /// Reads the image behind a connection that nobody else uses.
+    ///
+    /// # Errors
+    /// [`RowsError::Unfit`] if it does not fill these gaps.
+    pub fn of(
+        db: Connection,
+        config: &NodeConfig,
+        gaps: &[OpenGap],
+        now_ms: i64,
+    ) -> Result<Self, RowsError> {
         prepare_writer(&db)?;
         // The file is thrown away after any failure.
         db.pragma_update(None, "synchronous", "OFF")?;
@@ -137,7 +149,7 @@ impl SnapshotRows {
     }
 
     /// Returns what the image contains of the streams.
-    pub(crate) fn contents(&self) -> &Contents {
+    pub fn contents(&self) -> &Contents {
         &self.contents
     }
 
@@ -145,7 +157,7 @@ impl SnapshotRows {
     ///
     /// # Errors
     /// [`RowsError`].
-    pub(crate) fn next(&mut self) -> Result<Option<RowBatch>, RowsError> {
+    pub fn next_batch(&mut self) -> Result<Option<RowBatch>, RowsError> {
         loop {
             self.db.execute_batch("BEGIN")?;
             let found = self.next_inside()?;
@@ -203,10 +215,10 @@ impl SnapshotRows {
 
 /// What an image contains of the streams.
 #[derive(Clone, Debug)]
-pub(crate) struct Contents {
+pub struct Contents {
     streams: Vec<StreamContent>,
     /// The last batch of every origin, that of the image's own node included.
-    pub(crate) origins: Vec<Origin>,
+    pub origins: Vec<Origin>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -219,7 +231,11 @@ struct StreamContent {
 }
 
 impl Contents {
-    fn read(db: &Connection) -> Result<Self, DatabaseError> {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// SQLite's error.
+    pub fn read(db: &Connection) -> Result<Self, DatabaseError> {
         let mut streams = Vec::new();
         for shard in cursor::shards(db)? {
             let whole = misses_nothing(db, shard)?;
@@ -236,7 +252,7 @@ impl Contents {
 
     /// Returns why it does not fill a gap; None if it does: its node could have answered the
     /// question about it, because it had read the stream so far and missed nothing.
-    pub(crate) fn lacks(&self, gap: &OpenGap) -> Option<String> {
+    pub fn lacks(&self, gap: &OpenGap) -> Option<String> {
         let (shard, created_ns) = (gap.shard, gap.needs.created_ns);
         let same = |s: &&StreamContent| s.shard == shard && s.created_ns == created_ns;
         let stream = self.streams.iter().find(same);

@@ -52,7 +52,7 @@ fn all(path: &Path) -> (Sent, u64) {
     let config = NodeConfig::for_tests(1);
     let (mut rows, mut batches) = (open(path, &[gap(8)]).unwrap(), 0);
     let mut sent = Sent::new();
-    while let Some(batch) = rows.next().unwrap() {
+    while let Some(batch) = rows.next_batch().unwrap() {
         batches += 1;
         let plain = unpacking(batch.body.reader().unwrap(), &config.limits).unwrap();
         let mut reader = BatchReader::new(plain, &config.limits).unwrap();

@@ -8,6 +8,9 @@ use crate::db::connection::DatabaseError;
 use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+/// Part of the reason of a retried batch while the schema of its origin is looked up.
+pub const LOOKING_UP: &str = "looking up the schema";
+
 /// A batch in quarantine, or a message that is not part of any batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {

@@ -5,6 +5,7 @@
 mod any_client;
 mod atomicity;
 mod bad_disk;
+mod bench;
 mod broker_access;
 mod broker_restart;
 mod busy_application;
@@ -36,6 +37,7 @@ mod offline_edits;
 mod one_way;
 mod operating;
 mod peers;
+mod quarantine_retry;
 mod rebuild_in_steps;
 mod refusals;
 mod schema_take_over;

@@ -61,6 +61,8 @@ impl World<'_> {
             ActionKind::LongQuiet => self.long_quiet()?,
             ActionKind::Lock => self.lock(n)?,
             ActionKind::Migrate => drop(self.migrate(n)?),
+            ActionKind::Save => self.save(n)?,
+            ActionKind::LoseDisk => self.lose_disk(n, rng)?,
             ActionKind::App | ActionKind::Pump | ActionKind::Tick => {}
         }
         Ok(())
@@ -94,7 +96,7 @@ impl World<'_> {
         Ok(())
     }
 
-    fn crash(&mut self, n: usize, rng: &mut Rng) {
+    pub(crate) fn crash(&mut self, n: usize, rng: &mut Rng) {
         self.cut(n, rng);
         if self.nodes[n].end_process(&mut self.marks) {
             self.marks.hit("crash");
@@ -107,13 +109,7 @@ impl World<'_> {
         self.crash(n, rng);
         // No packet in flight survives the reboot of its machine.
         self.nodes[n].link.ghosts.clear();
-        // A piece of a split batch is acknowledged before the final versions of its rows are in the
-        // stream. A batch of a schema that no other node has is held, and skipped once its origin
-        // has the present one: its rows then come from the origin, if that has not forgotten them.
-        let keeps =
-            !self.plan.broker_loses() && !self.plan.splits && !self.plan.has(ActionKind::Migrate);
-        let acknowledged =
-            if keeps { meta(&self.nodes[n].app, "published").map_err(sql)? } else { 0 };
+        let acknowledged = self.acknowledged(n)?;
         self.nodes[n].power_cut().map_err(sql)?;
         let lost = self.oracle.power_cut(n, &self.nodes[n].app, acknowledged)?;
         self.forget_seen(n)?;
@@ -122,6 +118,16 @@ impl World<'_> {
         self.marks.add("power cut lost commits", lost);
         self.say(|| format!("node {n}: power cut, {lost} writes may be lost"));
         self.maybe_start(n, rng)
+    }
+
+    /// Returns the last log entry of a node that the broker has and keeps.
+    pub(crate) fn acknowledged(&self, n: usize) -> Result<i64, String> {
+        // A piece of a split batch is acknowledged before the final versions of its rows are in the
+        // stream. A batch of a schema that no other node has is held, and skipped once its origin
+        // has the present one: its rows then come from the origin, if that has not forgotten them.
+        let keeps =
+            !self.plan.broker_loses() && !self.plan.splits && !self.plan.has(ActionKind::Migrate);
+        if keeps { meta(&self.nodes[n].app, "published").map_err(sql) } else { Ok(0) }
     }
 
     fn cut_off(&mut self, n: usize, rng: &mut Rng) {
@@ -256,6 +262,8 @@ impl World<'_> {
             self.broker.expire(shard, last);
         }
         self.pruned = true;
+        // Older than tombstones are kept.
+        self.images.clear();
         self.fates = self.plan.fates;
         Ok(())
     }

@@ -15,6 +15,7 @@ pub mod oracle;
 pub mod plan;
 pub mod rng;
 pub mod shrink;
+mod snapshots;
 pub mod suite;
 pub mod world;
 

@@ -90,7 +90,7 @@ fn open(name: &str) -> rusqlite::Result<Connection> {
 }
 
 /// Copies a whole database.
-fn copy(from: &Connection, to: &mut Connection) -> rusqlite::Result<()> {
+pub(crate) fn copy(from: &Connection, to: &mut Connection) -> rusqlite::Result<()> {
     Backup::new(from, to)?.step(-1).map(|_| ())
 }
 
@@ -153,7 +153,7 @@ impl Node {
             place: format!("machine {index}"),
             politeness_ms: plan.politeness_ms,
             id_ranges: None,
-            gaps_from_snapshots: false,
+            gaps_from_snapshots: plan.snapshots,
             limits: plan.limits.clone(),
         };
         Ok(Self {
@@ -171,6 +171,11 @@ impl Node {
             snapshots_percent: Arc::new(AtomicU64::new(plan.snapshots_percent)),
             seed: plan.seed,
         })
+    }
+
+    /// Returns its configuration.
+    pub(crate) fn config(&self) -> &NodeConfig {
+        &self.config
     }
 
     /// Returns its place for the lease.
@@ -294,6 +299,15 @@ impl Node {
         application::use_clock(&app, self.clock.shown())?;
         (self.app, self.name) = (app, name);
         Ok(())
+    }
+
+    /// Puts a new disk with this database into the machine. The process must have ended.
+    ///
+    /// # Errors
+    /// SQLite's error.
+    pub(crate) fn replace_disk(&mut self, restored: &Connection) -> rusqlite::Result<()> {
+        copy(restored, &mut self.synced)?;
+        self.power_cut()
     }
 }
 

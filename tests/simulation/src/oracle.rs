@@ -313,6 +313,61 @@ impl Oracle {
         Ok(lost)
     }
 
+    /// Returns the writes of a node that have no version in its database yet.
+    ///
+    /// # Errors
+    /// SQLite's error.
+    pub fn unsent(
+        &self,
+        node: usize,
+        db: &Connection,
+    ) -> Result<Vec<(Key, Version, Write)>, String> {
+        let read = |name| meta(db, name).map_err(|e| e.to_string());
+        let (absorbed, site) = (read("absorbed")?, read("site")?);
+        let of_key = |(key, writes): (&Key, &BTreeMap<Version, Write>)| {
+            let unsent = writes.iter().filter(|(version, write)| {
+                write.node == node
+                    && write.log_id > absorbed
+                    && (version.1 == site || version.1 == pending_site(node))
+            });
+            unsent
+                .map(|(version, write)| (key.clone(), *version, write.clone()))
+                .collect::<Vec<_>>()
+        };
+        Ok(self.writes.iter().flat_map(of_key).collect())
+    }
+
+    /// Records that a node lost its disk and has the image of another, with `unsent` changes, now.
+    /// What the broker has acknowledged and keeps (log entries up to `acknowledged`) must not be
+    /// lost. Returns how many writes may be.
+    ///
+    /// # Errors
+    /// SQLite's error.
+    pub fn disk_lost(
+        &mut self,
+        node: usize,
+        db: &Connection,
+        acknowledged: i64,
+        unsent: Vec<(Key, Version, Write)>,
+    ) -> Result<u64, String> {
+        let mut lost = 0;
+        for write in self.writes.values_mut().flat_map(BTreeMap::values_mut) {
+            if write.node != node || write.log_id < 0 {
+                continue;
+            }
+            let is_known = write.log_id > 0 && write.log_id <= acknowledged;
+            lost += u64::from(write.firm && !is_known);
+            write.firm &= is_known;
+            write.log_id = -1;
+        }
+        for (key, version, write) in unsent {
+            let restored = (version.0, pending_site(node));
+            self.writes.entry(key).or_default().insert(restored, Write { node, ..write });
+        }
+        self.follow(node, db)?;
+        Ok(lost)
+    }
+
     /// Records a new incarnation of a node. Changes that were not absorbed yet get their versions
     /// from it. They may have been published under the old one.
     pub fn new_site(&mut self, node: usize, absorbed: i64, from: i64, to: i64) {

@@ -55,6 +55,10 @@ pub enum ActionKind {
     Lock,
     /// The application of one node changes its schema; the others follow later.
     Migrate,
+    /// A snapshot of a node is saved.
+    Save,
+    /// The disk of a node is gone, and the node starts from a snapshot.
+    LoseDisk,
 }
 
 /// All faults, with the greatest weight that a seed may give them.
@@ -152,6 +156,8 @@ pub struct Plan {
     pub politeness_ms: u64,
     /// How many looks of a hundred find an open snapshot, until all heals.
     pub snapshots_percent: u64,
+    /// Whether gaps are filled from snapshots that were saved.
+    pub snapshots: bool,
     /// The actions.
     pub actions: Vec<Action>,
 }
@@ -251,6 +257,7 @@ impl Plan {
             schema_mode: SchemaMode::Off,
             politeness_ms: 0,
             snapshots_percent: 0,
+            snapshots: false,
             actions: Vec::new(),
         };
         plan.actions = actions(&mut rng, nodes);
@@ -263,6 +270,7 @@ impl Plan {
         plan.migrate();
         plan.be_polite();
         plan.make_streams_small();
+        plan.save_snapshots();
         plan
     }
 
@@ -313,6 +321,26 @@ impl Plan {
             self.stream_bytes = rng.range(3_000, 10_000).cast_unsigned();
             // Rows that are republished in pieces may show half of a lost transaction.
             self.splits = true;
+        }
+    }
+
+    /// In some worlds snapshots are saved, and gaps are filled from them; in some of these, disks
+    /// are lost.
+    fn save_snapshots(&mut self) {
+        let mut rng = Rng::new(self.seed ^ 0x5c4e_3a00_0000_0006);
+        if !rng.chance(25) {
+            return;
+        }
+        self.snapshots = true;
+        let mut insert = |kind, most| {
+            for _ in 0..rng.range(1, most) {
+                let action = Action { kind, node: rng.index(self.nodes), seed: rng.bits() };
+                self.actions.insert(rng.index(self.actions.len()), action);
+            }
+        };
+        insert(ActionKind::Save, 8);
+        if Rng::new(self.seed ^ 0x5c4e_3a00_0000_0007).chance(50) {
+            insert(ActionKind::LoseDisk, 3);
         }
     }
 

@@ -38,6 +38,8 @@ pub fn shrink(plan: &Plan) -> Plan {
     let mut best = plan.clone();
     let kinds = [
         ActionKind::Migrate,
+        ActionKind::LoseDisk,
+        ActionKind::Save,
         ActionKind::Ghost,
         ActionKind::Redeliver,
         ActionKind::ConsumerLost,

@@ -11,6 +11,7 @@ use crate::node::Node;
 use crate::oracle::{Oracle, Version};
 use crate::plan::{Action, ActionKind, Fates, Plan};
 use crate::rng::Rng;
+use crate::snapshots::{Healer, Image};
 use harmonylite::actor::{Fatal, Step};
 use harmonylite::broker::BrokerEvent;
 use std::collections::BTreeMap;
@@ -52,6 +53,11 @@ pub struct World<'p> {
     pub(crate) sites: Vec<i64>,
     pub(crate) absorbed: Vec<i64>,
     transactions_tried: u64,
+    /// The newest images, oldest first, and how many were saved in all.
+    pub(crate) images: Vec<Image>,
+    pub(crate) saved: u64,
+    /// For each node.
+    pub(crate) healers: Vec<Healer>,
 }
 
 /// The most rounds of the last drain. A world that needs more never comes to rest.
@@ -112,6 +118,9 @@ impl<'p> World<'p> {
             traced,
             trace: Vec::new(),
             transactions_tried: 0,
+            images: Vec::new(),
+            saved: 0,
+            healers: nodes.iter().map(|_| Healer::default()).collect(),
             nodes,
         })
     }
@@ -200,6 +209,7 @@ impl<'p> World<'p> {
                 4 | 5 => drop(self.serve(n, rng)?),
                 _ => drop(self.deliver(n, rng)),
             }
+            self.fill_gaps(n)?;
         }
         Ok(())
     }
@@ -421,6 +431,7 @@ impl<'p> World<'p> {
             moved |= self.outbound_steps(n)?;
             moved |= self.serve(n, rng)?;
             moved |= self.deliver(n, rng);
+            moved |= self.fill_gaps(n)?;
             any |= moved;
             if !moved {
                 return Ok(any);
@@ -440,6 +451,8 @@ impl<'p> World<'p> {
             for (is, what) in [
                 (!p.inbound.is_connected(), "not linked"),
                 (!p.inbound.is_drained(), "inbound not drained"),
+                (p.inbound.republished_rows().0.is_some(), "joins"),
+                (p.inbound.republished_rows().1.is_some(), "republishes"),
                 (!p.outbound.is_drained(), "outbound not drained"),
                 (!p.inbound.is_joined(), "not joined"),
                 (!p.inbound.open_gaps().is_empty(), "gaps open"),

@@ -1,13 +1,10 @@
 //! Runs the demo and turns its end into an exit status.
 
 use super::super::exit::Exit;
-use super::super::show;
+use super::super::{INTERRUPTED, show};
 use super::play::{is_interrupt, play};
 use anyhow::Result;
 use std::process::ExitCode;
-
-/// The exit status that shells use for a program that SIGINT ended.
-const INTERRUPTED: u8 = 130;
 
 /// Runs `harmonylite demo`. The exit status is 1 if the nodes differ.
 pub(in crate::cli) fn run(keep: bool, seconds: u64) -> Result<ExitCode> {

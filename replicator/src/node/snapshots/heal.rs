@@ -209,7 +209,7 @@ async fn merge(
     let reader = tokio::task::spawn_blocking(move || -> Result<Contents, RowsError> {
         let now_ms = clock::unix_ms();
         let mut rows = SnapshotRows::open(fetched.path(), &config, &gaps, now_ms)?;
-        while let Some(batch) = rows.next()? {
+        while let Some(batch) = rows.next_batch()? {
             if to_merge.blocking_send(batch).is_err() {
                 break;
             }

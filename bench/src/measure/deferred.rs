@@ -5,12 +5,14 @@
 //! transaction: without a sidecar, beside a sidecar whose peer is idle, and while the peer commits
 //! 20 times a second.
 
-use crate::broker::BrokerKind;
-use crate::pair::{Pair, open, pause};
+use crate::Parts;
+use crate::cluster::{Cluster, Plan};
+use crate::database::open;
+use crate::random::Random;
 use crate::report::{Floor, Report};
+use crate::time::pause;
 use anyhow::{Result, anyhow};
 use rusqlite::{Connection, ErrorCode};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -18,21 +20,20 @@ use std::time::Duration;
 const PEER_PAUSE: Duration = Duration::from_millis(50);
 const INSERT: &str = "INSERT INTO item VALUES (NULL, 'deferred', 1, NULL)";
 
-pub(crate) fn measure(program: Option<PathBuf>, report: &mut Report, count: u64) -> Result<()> {
+pub(crate) fn measure(parts: &Parts, report: &mut Report, count: u64) -> Result<()> {
+    report.group("deferred transactions");
     let dir = tempfile::tempdir()?;
     let alone = open(&dir.path().join("alone.db"))?;
-    alone.execute_batch(
-        "CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT NOT NULL, price REAL NOT NULL, note \
-        TEXT)",
-    )?;
+    alone.execute_batch(super::SCHEMA)?;
     let few = count.min(500);
     add(report, "without a sidecar", failures(&alone, few)?, few, Floor::AtMost(0.0));
-    let pair = Pair::start(program, BrokerKind::Plain)?;
+    let pair = Cluster::start(parts, &Plan::default())?;
     let app = pair.open(0)?;
     add(report, "with an idle peer", failures(&app, count)?, count, Floor::AtMost(0.0));
-    let stop = AtomicBool::new(false);
+    let (stop, peer) = (AtomicBool::new(false), pair.open(1)?);
     let failed = std::thread::scope(|scope| {
-        let peer = scope.spawn(|| write(&pair, &stop));
+        let stopped = &stop;
+        let peer = scope.spawn(move || write(&peer, stopped));
         let failed = failures(&app, count);
         stop.store(true, Ordering::Relaxed);
         peer.join().map_err(|_| anyhow!("the peer's thread panicked"))??;
@@ -49,11 +50,8 @@ fn add(report: &mut Report, what: &str, failed: u64, count: u64, floor: Floor) {
 
 /// Returns how many of `count` deferred transactions fail.
 fn failures(db: &Connection, count: u64) -> Result<u64> {
-    let mut random = 1_u64;
-    let mut up_to = |most_us: u64| {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        Duration::from_micros((random >> 33) % most_us)
-    };
+    let mut random = Random::new(1);
+    let mut up_to = |most_us: u64| Duration::from_micros(random.below(most_us));
     let mut failed = 0;
     for _ in 0..count {
         let result = transaction(db, Duration::from_millis(1) + up_to(29_000));
@@ -64,7 +62,7 @@ fn failures(db: &Connection, count: u64) -> Result<u64> {
             }
             result => result?,
         }
-        pause(up_to(5_000));
+        pause(up_to(5_000))?;
     }
     Ok(failed)
 }
@@ -72,19 +70,18 @@ fn failures(db: &Connection, count: u64) -> Result<u64> {
 fn transaction(db: &Connection, think: Duration) -> rusqlite::Result<()> {
     db.execute_batch("BEGIN")?;
     db.prepare_cached("SELECT max(id) FROM item")?.query_row([], |r| r.get::<_, Option<i64>>(0))?;
-    pause(think);
+    std::thread::park_timeout(think);
     db.prepare_cached(INSERT)?.execute([])?;
     db.execute_batch("COMMIT")
 }
 
 /// Commits at the peer until `stop`.
-fn write(pair: &Pair, stop: &AtomicBool) -> Result<()> {
-    let peer = pair.open(1)?;
+fn write(peer: &Connection, stop: &AtomicBool) -> Result<()> {
     let mut id = -1_000;
     while !stop.load(Ordering::Relaxed) {
         peer.execute("INSERT INTO item VALUES (?1, 'peer', 2, NULL)", [id])?;
         id -= 1;
-        pause(PEER_PAUSE);
+        pause(PEER_PAUSE)?;
     }
     Ok(())
 }

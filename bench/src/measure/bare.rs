@@ -2,13 +2,14 @@
 //! publisher to a consumer on another connection, without our code between them. The rest of a
 //! commit's latency is ours.
 
-use crate::latency::{PACE, WARM_UP, quantile};
+use super::latency::{PACE, WARM_UP};
 use crate::report::{Floor, Report};
+use crate::sample::Samples;
+use crate::time::{check, now, since_ns};
 use anyhow::{Context, Result};
 use async_nats::jetstream::consumer::{AckPolicy, push};
 use async_nats::jetstream::stream;
 use futures_util::StreamExt;
-use harmonylite::clock;
 use std::time::Duration;
 
 const SUBJECT: &str = "harmonylite-bench";
@@ -20,14 +21,13 @@ const ARRIVES_WITHIN: Duration = Duration::from_secs(10);
 pub(crate) fn measure(url: &str, report: &mut Report, commits: i64) -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let taken_ns = runtime.block_on(series(url, commits))?;
-    report.add("  of which the broker alone, median", quantile(&taken_ns, 50), "ms", Floor::None);
-    report.add("  of which the broker alone, p99", quantile(&taken_ns, 99), "ms", Floor::None);
+    let times = runtime.block_on(series(url, commits))?;
+    report.add_times("  of which the broker alone", &times, [Floor::None; 2]);
     Ok(())
 }
 
-/// Returns the nanoseconds from the publishing call to the delivery, sorted.
-async fn series(url: &str, messages: i64) -> Result<Vec<i64>> {
+/// Returns the times from the publishing call to the delivery.
+async fn series(url: &str, messages: i64) -> Result<Samples> {
     let publisher = async_nats::jetstream::new(async_nats::connect(url).await?);
     let consumer = async_nats::connect(url).await?;
     let config = stream::Config {
@@ -47,16 +47,16 @@ async fn series(url: &str, messages: i64) -> Result<Vec<i64>> {
     let mut taken_ns = Vec::new();
     for i in 0..WARM_UP + messages {
         tokio::time::sleep(PACE).await;
-        let published = clock::unix_ns();
+        check()?;
+        let published = now();
         let ack = publisher.publish(SUBJECT, vec![0; MESSAGE_BYTES].into()).await?;
         tokio::time::timeout(ARRIVES_WITHIN, deliveries.next())
             .await?
             .context("the subscription ended")?;
         if i >= WARM_UP {
-            taken_ns.push(clock::unix_ns() - published);
+            taken_ns.push(since_ns(published));
         }
         ack.await?;
     }
-    taken_ns.sort_unstable();
-    Ok(taken_ns)
+    Ok(Samples::new(taken_ns))
 }

@@ -1,11 +1,12 @@
 //! Measures how long an application waits for the write lock while a large transaction of another
-//! node is applied, in one piece.
+//! node is applied, in one piece, and the memory that it takes.
 
-use crate::flow::{arrived, insert};
-use crate::pair::{Pair, pause};
+use super::{arrived, insert};
+use crate::cluster::Cluster;
 use crate::report::{Floor, Report};
+use crate::time::{now, pause, since_ns};
+use crate::usage::{memory_mb, reset_highest};
 use anyhow::{Context, Result};
-use harmonylite::clock;
 use rusqlite::Connection;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,8 +17,11 @@ const BESIDE_FROM: i64 = 6_000_000_000;
 
 /// Writes 100,000 rows in one transaction, while an application at the peer commits a row every few
 /// milliseconds.
-pub(crate) fn measure(pair: &Pair, report: &mut Report, quick: bool) -> Result<()> {
+pub(crate) fn measure(pair: &Cluster, report: &mut Report, quick: bool) -> Result<()> {
+    report.group("one large transaction");
     let rows = if quick { 20_000 } else { 100_000 };
+    let pids = [pair.pid(0), pair.pid(1)];
+    pids.into_iter().flatten().for_each(reset_highest);
     let (mut app, peer, beside) = (pair.open(0)?, pair.open(1)?, pair.open(1)?);
     let stop = AtomicBool::new(false);
     let worst_ns = std::thread::scope(|scope| -> Result<i64> {
@@ -34,7 +38,14 @@ pub(crate) fn measure(pair: &Pair, report: &mut Report, quick: bool) -> Result<(
         "ms",
         Floor::None,
     );
-    pair.settle()
+    pair.settle()?;
+    for (who, pid) in ["origin's", "peer's"].into_iter().zip(pids) {
+        if let Some((_, highest)) = pid.and_then(memory_mb) {
+            let name = format!("memory of the {who} sidecar at its highest");
+            report.add(&name, highest, "MB", Floor::None);
+        }
+    }
+    Ok(())
 }
 
 fn send(app: &mut Connection, rows: i64) -> Result<()> {
@@ -49,10 +60,10 @@ fn commit_until(db: &Connection, stop: &AtomicBool) -> Result<i64> {
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        let began = clock::unix_ns();
+        let began = now();
         insert(db, id)?;
-        worst_ns = worst_ns.max(clock::unix_ns() - began);
-        pause(Duration::from_millis(5));
+        worst_ns = worst_ns.max(since_ns(began));
+        pause(Duration::from_millis(5))?;
     }
     Ok(worst_ns)
 }

@@ -1,0 +1,95 @@
+//! Retries the batches in quarantine that people asked for.
+//!
+//! Arrives: the numbers of batches, inside the write transaction. Leaves: their rows, or the reason
+//! why they still cannot be applied, and what was asked of their origin. The transaction decides
+//! what a crash leaves.
+
+use super::apply_batch::{Outcome, Source, apply_body};
+use super::process::{Processing, note_gap};
+use crate::actor::Fatal;
+use crate::repair::gaps::Need;
+use crate::repair::refetch::{OriginSchema, Refetching, Retry};
+use crate::store::gaps;
+use crate::store::quarantine::LOOKING_UP;
+use crate::store::quarantine::{self, Entry};
+use crate::wire::spill::Spill;
+
+impl Processing<'_, '_> {
+    /// Retries the batches. What fails for the first time has the schema of its origin looked up;
+    /// then the retry comes here again.
+    pub(super) fn retry_quarantine(&mut self, retries: &[Retry]) -> Result<(), Fatal> {
+        for retry in retries {
+            let Some(mut entry) = quarantine::load(self.tx.db, retry.id)? else { continue };
+            let body = Spill::from_bytes(std::mem::take(&mut entry.body));
+            // When the message was stored is not known any more.
+            let source = Source { sender: None, broker_ms: self.tx.now.unix_ms };
+            match apply_body(self.tx, self.unpacker, &body, source)? {
+                Outcome::Applied { applied, adopted, .. } => {
+                    let (id, rows) = (retry.id, applied.taken);
+                    self.adopt(adopted);
+                    tracing::info!(id, rows, "applied a batch from quarantine");
+                    self.count(&applied);
+                    self.tx.after.look |= applied.compensated > 0;
+                    quarantine::remove(self.tx.db, id)?;
+                }
+                Outcome::Held { reason, .. } | Outcome::Quarantine(reason) => {
+                    self.failed_again(&entry, &reason, &retry.origin)?;
+                }
+            }
+        }
+        self.tx.after.served.retries = retries.len();
+        Ok(())
+    }
+
+    fn failed_again(
+        &mut self,
+        entry: &Entry,
+        reason: &str,
+        origin: &OriginSchema,
+    ) -> Result<(), Fatal> {
+        let what_next = self.ask_origin(entry, origin)?;
+        let (id, reason) = (entry.id, format!("{reason}; {what_next}"));
+        tracing::warn!(id, reason, "a batch in quarantine still cannot be applied");
+        Ok(quarantine::set_reason(self.tx.db, id, &reason)?)
+    }
+
+    /// Asks the origin for its rows if they would fit. Returns what was done, for people.
+    fn ask_origin(&mut self, entry: &Entry, origin: &OriginSchema) -> Result<String, Fatal> {
+        let node = entry.node;
+        if node.0 == 0 || node == self.tx.config.node {
+            return Ok("no other node is known to have its rows, so none was asked".to_owned());
+        }
+        Ok(match origin {
+            OriginSchema::NotRead => {
+                self.tx.after.refetching.push((entry.id, Refetching::Read(node)));
+                format!("{LOOKING_UP} of node {node}")
+            }
+            OriginSchema::Ours => {
+                let why =
+                    format!("node {node}: batch {} in quarantine cannot be applied", entry.batch);
+                note_gap(self.tx, entry.shard, node, &why, Need::Messages)?;
+                let open = gaps::list(self.tx.db)?;
+                let key = open.iter().find(|gap| gap.shard == entry.shard).map(gaps::Gap::key);
+                let asked = key.map(|key| (entry.id, Refetching::Asked(key)));
+                self.tx.after.refetching.extend(asked);
+                format!(
+                    "node {node}, whose schema is that of this node, was asked for its rows; once \
+                    they are republished, this entry is dropped"
+                )
+            }
+            OriginSchema::Differs(tables) if tables.is_empty() => format!(
+                "node {node} was not asked for its rows, because its schema is another one: make \
+                the schemas equal (`harmonylite schema diff {node}`), then retry"
+            ),
+            OriginSchema::Differs(tables) => format!(
+                "node {node} was not asked for its rows, because its schema is another one (table \
+                {}): make the schemas equal (`harmonylite schema diff {node}`), then retry",
+                tables.join(", ")
+            ),
+            OriginSchema::Missing => format!(
+                "node {node} was not asked for its rows, because it has no entry in the registry \
+                that shows its schema: retry when it has run again, or drop this entry"
+            ),
+        })
+    }
+}
