@@ -64,8 +64,8 @@ fn is_answered(cluster: &Cluster, store: &Path) {
         let (status, error) = refused(node, sql);
         assert!(status == Some(2) && error.contains("can only be read"), "{error}");
     }
-    let (status, error) = refused(node, "SELECT * FROM nothing");
-    assert!(status == Some(2) && error.contains("no such table: nothing"), "{error}");
+    let (status, error) = refused(node, "SELECT * FROM absent");
+    assert!(status == Some(2) && error.contains("no such table: absent"), "{error}");
     let out = node.cli(&["snapshot", "query", "SELECT 1 AS a, 2 AS a", "--json"]);
     assert_eq!((out.status.code(), out.stdout.len()), (Some(2), 0));
 

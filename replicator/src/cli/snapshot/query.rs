@@ -180,7 +180,14 @@ fn cell(value: ValueRef<'_>) -> String {
         _ => None,
     };
     let text = text.unwrap_or_else(|| literal(&Value::from(value)));
-    if text.contains(char::is_control) { text.escape_debug().to_string() } else { text }
+    if !text.contains(char::is_control) {
+        return text;
+    }
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { escaped.extend(c.escape_debug()) } else { escaped.push(c) }
+    }
+    escaped
 }
 
 /// Reports why a statement has no rows, or not all.
