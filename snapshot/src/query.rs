@@ -149,8 +149,7 @@ impl RemoteDatabase {
         if !statement.readonly() {
             return Err(QueryError::NotRead);
         }
-        let columns: Vec<String> =
-            statement.column_names().into_iter().map(str::to_owned).collect();
+        let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
         let mut rows = statement.query([]).map_err(failed)?;
         while let Some(row) = rows.next().map_err(failed)? {
             let values = (0..columns.len()).map(|index| row.get_ref(index));
