@@ -11,6 +11,7 @@
 //!   that need nothing of a node;
 //! - [`save`]: image to store; [`catalog`]: the snapshots of a store;
 //! - [`restore`]: store to file; [`verify`]: a restore that proves a snapshot;
+//! - [`query`]: one statement on a snapshot in its store;
 //! - [`retention`]: which snapshots and chunks go.
 //!
 //! This crate knows SQLite and stores. What a database means to its cluster arrives as
@@ -23,6 +24,9 @@ pub mod image;
 pub mod manifest;
 mod name;
 pub mod progress;
+pub mod query;
+mod remote;
+mod remote_vfs;
 pub mod restore;
 pub mod retention;
 pub mod save;

@@ -7,7 +7,7 @@
 
 use crate::blocking;
 use crate::catalog::Found;
-use crate::chunk::{self, CHUNK_BYTES, ChunkId, STORED_BYTES_MAX};
+use crate::chunk::{self, CHUNK_BYTES, STORED_BYTES_MAX};
 use crate::error::SnapshotError;
 use crate::progress::Progress;
 use crate::scratch;
@@ -142,6 +142,27 @@ async fn fetch_chunk(
     path: &Path,
     progress: &Progress,
 ) -> Result<(), SnapshotError> {
+    let file = Arc::clone(file);
+    let write = move |content: Vec<u8>| {
+        file.write_all_at(&content, (index * CHUNK_BYTES) as u64).map(|()| content.len() as u64)
+    };
+    let (written, received) = read_chunk(store, snapshot, index, write).await?;
+    let failed = |error| SnapshotError::Io { action: "write", path: path.to_owned(), error };
+    progress.add(written.map_err(failed)?, received);
+    Ok(())
+}
+
+/// Fetches a chunk, and gives its checked content to `used`, on a thread that may block. Returns
+/// what that returns, and the received bytes.
+///
+/// # Errors
+/// A missing or damaged chunk by name; the error of the store.
+pub(crate) async fn read_chunk<T: Send + 'static>(
+    store: &Retrying,
+    snapshot: &Found,
+    index: usize,
+    used: impl FnOnce(Vec<u8>) -> T + Send + 'static,
+) -> Result<(T, u64), SnapshotError> {
     let (id, bytes) = (snapshot.manifest.chunks[index], snapshot.manifest.chunk_bytes(index));
     let older = || snapshot.older.as_ref().map(ToString::to_string);
     let stored = store.get(&id.object(), STORED_BYTES_MAX).await?;
@@ -152,33 +173,14 @@ async fn fetch_chunk(
         older: older(),
     })?;
     let received = stored.len() as u64;
-    let file = Arc::clone(file);
-    let written = blocking(move || write_chunk(&file, index, &id, bytes, &stored)).await;
-    match written {
-        Ok(Ok(())) => {
-            progress.add(bytes as u64, received);
-            Ok(())
-        }
-        Ok(Err(error)) => Err(SnapshotError::Io { action: "write", path: path.to_owned(), error }),
-        Err(reason) => Err(SnapshotError::CorruptChunk {
-            place: store.place(),
-            snapshot: snapshot.id.to_string(),
-            chunk: id.to_string(),
-            reason,
-            older: older(),
-        }),
-    }
-}
-
-fn write_chunk(
-    file: &File,
-    index: usize,
-    id: &ChunkId,
-    bytes: usize,
-    stored: &[u8],
-) -> Result<std::io::Result<()>, String> {
-    let content = chunk::unpack(stored, id, bytes)?;
-    Ok(file.write_all_at(&content, (index * CHUNK_BYTES) as u64))
+    let done = blocking(move || chunk::unpack(&stored, &id, bytes).map(used)).await;
+    done.map(|done| (done, received)).map_err(|reason| SnapshotError::CorruptChunk {
+        place: store.place(),
+        snapshot: snapshot.id.to_string(),
+        chunk: id.to_string(),
+        reason,
+        older: older(),
+    })
 }
 
 #[cfg(test)]

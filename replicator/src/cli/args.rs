@@ -248,6 +248,8 @@ pub(crate) enum SnapshotAction {
     },
     /// Restore one to a file, as a new incarnation of the node that starts on it
     Restore(RestoreOptions),
+    /// Read rows of one in its store, without restoring it: only what is read is fetched
+    Query(QueryOptions),
     /// Remove old ones, and what only they use
     Prune {
         /// How many stay; snapshot.keep without it
@@ -263,6 +265,24 @@ pub(crate) enum SnapshotAction {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct QueryOptions {
+    /// One statement that only reads
+    pub(crate) sql: String,
+    /// The snapshot, or the beginning of its name; the newest one without it
+    #[arg(long, value_name = "ID")]
+    pub(crate) snapshot: Option<String>,
+    /// The store: its name, or its number from 1; the first one without it
+    #[arg(long, value_name = "STORE")]
+    pub(crate) from: Option<String>,
+    /// Show at most N rows; 0: all
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    pub(crate) limit: u64,
+    /// As JSON, one object a line
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -1,10 +1,11 @@
-//! `harmonylite snapshot`: saves, lists, verifies, restores and removes snapshots.
+//! `harmonylite snapshot`: saves, lists, verifies, restores, reads and removes snapshots.
 //!
 //! Works without a running node, and beside one: a database is only read, through SQLite.
 
 mod first;
 mod list;
 mod prune;
+mod query;
 mod restore;
 mod save;
 mod verify;
@@ -43,6 +44,10 @@ pub(crate) fn run(global: &Global, action: SnapshotAction) -> Result<ExitCode> {
             verify::run(global, &settings, &store, snapshot.as_deref(), json)?
         }
         SnapshotAction::Restore(options) => restore::run(global, &settings, &options)?,
+        SnapshotAction::Query(options) => {
+            let store = chosen(&settings, options.from.as_deref())?;
+            query::run(global, &settings, &store, &options)?
+        }
         SnapshotAction::Prune { keep, from, dry_run, json } => {
             let store = chosen(&settings, from.as_deref())?;
             prune::run(global, &settings, &store, keep, dry_run, json)?
@@ -86,6 +91,21 @@ fn with_store<T>(
     what: &str,
     work: impl AsyncFnOnce(&Retrying, &Arc<Progress>) -> Result<T>,
 ) -> Result<T> {
+    let progress = Arc::new(Progress::default());
+    let seen = Arc::clone(&progress);
+    let far = move || progress::Far { done: seen.done_bytes(), total: seen.total_bytes() };
+    progress::measured(what, far, || {
+        at_store(global, settings, store, async |store| work(store, &progress).await)
+    })
+}
+
+/// Opens a store, and works on it.
+fn at_store<T>(
+    global: &Global,
+    settings: &Settings,
+    store: &StoreSettings,
+    work: impl AsyncFnOnce(&Retrying) -> Result<T>,
+) -> Result<T> {
     let cluster = global.cluster()?;
     let beside = beside(settings, store)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -93,23 +113,18 @@ fn with_store<T>(
         .enable_all()
         .build()
         .context("cannot start the network runtime")?;
-    let progress = Arc::new(Progress::default());
-    let seen = Arc::clone(&progress);
-    let far = move || progress::Far { done: seen.done_bytes(), total: seen.total_bytes() };
-    progress::measured(what, far, || {
-        runtime.block_on(async {
-            // A database that does not exist yet has no stored id.
-            let stored = stored_node(&settings.db_path).ok().flatten();
-            let node = decide(settings.node_id, stored, machine_id().as_deref())?.node;
-            let place = match &beside {
-                Some(target) => Place::at(settings, store, target).await,
-                None => Place::open(settings, store, node, &cluster).await,
-            };
-            let place = place.map_err(unusable)?;
-            let done = work(&place.store, &progress).await;
-            place.close().await;
-            done
-        })
+    runtime.block_on(async {
+        // A database that does not exist yet has no stored id.
+        let stored = stored_node(&settings.db_path).ok().flatten();
+        let node = decide(settings.node_id, stored, machine_id().as_deref())?.node;
+        let place = match &beside {
+            Some(target) => Place::at(settings, store, target).await,
+            None => Place::open(settings, store, node, &cluster).await,
+        };
+        let place = place.map_err(unusable)?;
+        let done = work(&place.store).await;
+        place.close().await;
+        done
     })
 }
 
