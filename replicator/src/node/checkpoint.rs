@@ -6,7 +6,8 @@
 //!
 //! SQLite itself would copy at each commit that leaves 1,000 pages or more. Random keys change that
 //! many in one transaction, so each page would be copied for each transaction that changes it. But
-//! whoever commits next copies what has gathered, so more gathers only while no application commits.
+//! whoever commits next copies what has gathered, so more gathers only while no application
+//! commits.
 
 use crate::db::connection::DatabaseError;
 use rusqlite::Connection;

@@ -40,8 +40,8 @@ const LOOKS: [Duration; 11] = [
     Duration::from_millis(128),
 ];
 
-/// Waits between the looks after a commit was found: the next one makes events of its own. The first
-/// look is for a commit whose events came together with those of the one that was found.
+/// Waits between the looks after a commit was found: the next one makes events of its own. The
+/// first look is for a commit whose events came together with those of the one that was found.
 const FOUND_LOOKS: [Duration; 4] = [
     Duration::from_micros(400),
     Duration::from_millis(8),
