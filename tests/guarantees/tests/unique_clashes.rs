@@ -147,8 +147,8 @@ fn the_loser_of_a_clash_is_in_the_journal_and_comes_back() {
     );
 }
 
-/// Row 3 beats row 1 by its mail, and then row 2 beats row 3 by its phone: row 1 need not have gone.
-/// It does (docs/ids.md), on all nodes alike, and can be restored.
+/// Row 3 beats row 1 by its mail, and then row 2 beats row 3 by its phone: row 1 need not go. It
+/// does (docs/ids.md), on all nodes alike, and can be restored.
 #[test]
 fn a_chain_of_clashes_ends_alike_and_its_losers_are_in_the_journal() {
     let mut cluster = Cluster::new(3, SCHEMA);

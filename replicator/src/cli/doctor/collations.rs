@@ -80,7 +80,8 @@ pub(super) fn check(db: &Connection, schema: &Schema, report: &mut Report) -> Re
             if missed == 0 {
                 continue;
             }
-            let collations: Vec<&str> = index.overridable().map(|(_, c)| c.as_str()).collect();
+            let collations: Vec<String> =
+                index.overridable().map(|(_, c)| c.to_ascii_uppercase()).collect();
             let text = format!(
                 "the index {} of {} does not find {missed} of {probed} rows with text beyond ASCII \
                 that are in the table: the application overrides the collation {}, or the index is \
