@@ -6,7 +6,7 @@
 //! Method: a real nats-server is configured for each of them. The test makes the keys, JWTs and
 //! certificates.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use data_encoding::BASE64URL_NOPAD;
 use harmonylite_guarantees::{Authority, Node, Purpose, Server, converge, eventually, rows};
