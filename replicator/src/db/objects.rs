@@ -272,6 +272,16 @@ impl Objects {
     }
 }
 
+/// Whether `main` has this index, view or trigger, whatever it belongs to.
+///
+/// # Errors
+/// SQLite's error.
+pub fn exists(db: &Connection, kind: Kind, name: &str) -> rusqlite::Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM main.sqlite_schema WHERE type = ?1 AND name = ?2 \
+        COLLATE NOCASE)";
+    db.prepare_cached(sql)?.query_row((kind.word(), name), |row| row.get(0))
+}
+
 /// Whether the name is kept for SQLite or for us. SQLite compares it without regard to case.
 pub fn is_reserved(name: &str) -> bool {
     [OWN_PREFIX, "sqlite_"].iter().any(|prefix| {

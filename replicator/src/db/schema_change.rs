@@ -4,6 +4,7 @@
 //! and words. Every statement is built here, apart from the text of a whole object, which
 //! `schema_run` checks before it runs. Pure.
 
+use crate::db::objects::{Kind, starts_with_words};
 use crate::db::schema::OWN_PREFIX;
 use crate::db::sql::quote;
 use crate::db::table_text::{TableText, TextError};
@@ -120,7 +121,34 @@ pub enum SchemaChange {
     },
 }
 
+/// An object that decides nothing about rows: an index that is not unique, a view, a trigger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlainObject<'a> {
+    /// What it is.
+    pub kind: Kind,
+    /// Its name.
+    pub name: &'a str,
+    /// Its table or view; its own name if it is a view.
+    pub table: &'a str,
+}
+
 impl SchemaChange {
+    /// The object that it creates, if rows fit with and without it.
+    pub fn plain_object(&self) -> Option<PlainObject<'_>> {
+        let (kind, name, table) = match self {
+            Self::CreateIndex { sql, .. }
+                if starts_with_words(sql, ["create", "unique", "index"]) =>
+            {
+                return None;
+            }
+            Self::CreateIndex { name, table, .. } => (Kind::Index, name, table),
+            Self::CreateView { name, .. } => (Kind::View, name, name),
+            Self::CreateTrigger { name, table, .. } => (Kind::Trigger, name, table),
+            _ => return None,
+        };
+        Some(PlainObject { kind, name, table })
+    }
+
     /// Whether it only adds: nothing that is there is changed. A unique index counts as added, and
     /// may fail because of the rows.
     pub fn is_additive(&self) -> bool {

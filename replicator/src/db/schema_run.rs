@@ -40,6 +40,16 @@ pub enum Cause {
     Sqlite(#[from] rusqlite::Error),
 }
 
+impl Cause {
+    /// What is wrong in SQLite's words, without the statement.
+    pub fn words(&self) -> String {
+        match self {
+            Self::Sqlite(rusqlite::Error::SqlInputError { msg, .. }) => msg.clone(),
+            cause => cause.to_string(),
+        }
+    }
+}
+
 fn refused<T>(why: impl Into<String>) -> Result<T, Cause> {
     Err(Cause::Refused(why.into()))
 }

@@ -48,6 +48,10 @@ pub(super) struct AfterCommit {
     pub(super) without_ids: Vec<String>,
     /// The schema as changed for a batch, and the changes.
     pub(super) adopted: Vec<Adopted>,
+    /// A batch brought an index, a view or a trigger that could not be made.
+    pub(super) unmade: bool,
+    /// Whether one is left after an attempt to make them; None: there was none.
+    pub(super) unmade_tried: Option<bool>,
     /// The times of applied batches.
     pub(super) stamped: Vec<Stamped>,
     /// A message found no room in quarantine, so its origin is held.

@@ -3,11 +3,13 @@
 //! Arrives: the bytes of a batch. Leaves: its rows, or only the reason why they cannot be applied.
 //! Owns: a batch that fails because of its content changes nothing.
 
-use super::adopt_schema::{Adoption, adopt};
+use super::adopt_schema::{Adoption, Impossible, adopt};
 use super::schema::Adopted;
 use super::transaction::Transaction;
+use super::unmade;
 use crate::actor::Fatal;
 use crate::db::connection;
+use crate::db::schema_change::SchemaChange;
 use crate::merge::admit::admit;
 use crate::merge::apply::{Applied, Applier, ApplyError};
 use crate::merge::table_map::TableMap;
@@ -32,8 +34,8 @@ pub(super) enum Outcome {
         applied: Applied,
         /// The lowest row time in it, unix milliseconds.
         lowest_ms: i64,
-        /// The schema, if the batch changed it. Boxed, because few do.
-        adopted: Option<Box<Adopted>>,
+        /// What it did to the schema.
+        brought: Brought,
     },
     /// Its origin has to wait.
     Held {
@@ -44,6 +46,15 @@ pub(super) enum Outcome {
     },
     /// It cannot be applied, for this reason.
     Quarantine(String),
+}
+
+/// What a batch did to the schema.
+#[derive(Default)]
+pub(super) struct Brought {
+    /// The schema, if it changed. Boxed, because few batches change it.
+    pub(super) adopted: Option<Box<Adopted>>,
+    /// An index, a view or a trigger was not made.
+    pub(super) unmade: bool,
 }
 
 /// The sender that a message names.
@@ -182,24 +193,26 @@ fn apply_plain<R: BufRead>(
         let reason = format!("its content is {named}, but it came as {sender}");
         return Err(Outcome::Quarantine(reason).into());
     }
-    let (adopted, impossible) = match adopt(tx, &header)? {
-        Adoption::Nothing => (None, None),
-        Adoption::Adopted(adopted) => (Some(Box::new(adopted)), None),
-        Adoption::Impossible(reason) => (None, Some(reason)),
+    let (mut brought, impossible) = match adopt(tx, &header)? {
+        Adoption::Made { adopted, unmade } => {
+            (Brought { adopted: adopted.map(Box::new), unmade }, None)
+        }
+        Adoption::Impossible(impossible) => (Brought::default(), Some(impossible)),
         Adoption::Awaited(reason) => {
             return Err(Outcome::Held { reason, header: Some(Box::new(header)) }.into());
         }
         Adoption::Unreadable(reason) => return Err(Outcome::Quarantine(reason).into()),
     };
-    let layout = adopted.as_ref().map_or(&tx.layout, |adopted| &adopted.layout);
+    let layout = brought.adopted.as_ref().map_or(&tx.layout, |adopted| &adopted.layout);
     let maps = match admit(layout, &found.tables) {
         Ok(maps) => maps,
         Err(reason) => {
-            let reason = impossible.map_or(reason.clone(), |why| format!("{reason}; {why}"));
+            let why = impossible.map_or(String::new(), |i| format!("; {}", i.reason));
+            let reason = format!("{reason}{why}");
             return Err(Outcome::Held { reason, header: Some(Box::new(header)) }.into());
         }
     };
-    if let Some(reason) = impossible {
+    if let Some(Impossible { reason, changes }) = impossible {
         // Its rows lose nothing, but the schemas stay different: somebody has to know.
         tracing::warn!(
             origin = header.node.0,
@@ -207,6 +220,8 @@ fn apply_plain<R: BufRead>(
             reason,
             "a change of the schema was not made here; `harmonylite schema diff` compares the nodes"
         );
+        let not_made = |_: &SchemaChange| Some(reason.clone());
+        brought.unmade = unmade::note(tx, header.node, &changes, not_made)?;
     }
     let mut reader = BatchReader::new(open()?, limits).map_err(undecodable)?;
     let absorb = &tx.durable.absorb;
@@ -236,5 +251,5 @@ fn apply_plain<R: BufRead>(
         }
     }
     let applied = applier.finish().map_err(|error| inapplicable(error, &maps, &header))?;
-    Ok(Outcome::Applied { header, applied, lowest_ms, adopted })
+    Ok(Outcome::Applied { header, applied, lowest_ms, brought })
 }

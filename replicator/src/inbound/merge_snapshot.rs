@@ -34,8 +34,8 @@ pub(super) fn merge_snapshot(
     let source = Source { sender: None, broker_ms: tx.now.unix_ms };
     let mut processing = Processing { tx, superseded, unpacker };
     let merged = match apply_body(processing.tx, processing.unpacker, body, source)? {
-        Outcome::Applied { applied, adopted, lowest_ms, .. } => {
-            processing.adopt(adopted);
+        Outcome::Applied { applied, brought, lowest_ms, .. } => {
+            processing.take_schema(brought);
             processing.count(&applied);
             processing.tx.after.look |= applied.compensated > 0;
             // If the broker loses messages beyond the cursor, these rows may be in them.

@@ -16,6 +16,7 @@ mod events;
 mod from_snapshot;
 mod inbox;
 mod join;
+mod make_schema;
 mod merge_snapshot;
 mod notices;
 mod polite;
@@ -29,6 +30,7 @@ mod stats;
 mod steps;
 mod stream;
 mod transaction;
+mod unmade;
 mod verify;
 mod work;
 
@@ -63,6 +65,7 @@ use schedule::Schedule;
 use schema::FollowedSchema;
 use std::sync::Arc;
 use stream::Oversized;
+use unmade::UnmadeRetry;
 use verify::Verify;
 
 /// The writing actor.
@@ -75,6 +78,7 @@ pub struct Inbound<B: Broker> {
     verify: Verify,
     repairs: Repairs,
     pruning: Pruning,
+    unmade: UnmadeRetry,
     join: Join,
     inbox: Inbox,
     polite: Polite,
@@ -108,6 +112,7 @@ impl<B: Broker> Inbound<B> {
             verify: Verify::new(&config, durable.site(), random),
             repairs: Repairs::read(&config, &db)?,
             pruning: Pruning::new(now),
+            unmade: UnmadeRetry::read(&db)?,
             join: Join::new(config.replicate),
             inbox: Inbox::new(&durable, now),
             polite: Polite::new(&config),
@@ -128,8 +133,8 @@ impl<B: Broker> Inbound<B> {
 
     /// Returns the components with deadlines.
     fn schedule(&self) -> Schedule<'_> {
-        let Self { durable, verify, repairs, pruning, join, inbox, .. } = self;
-        Schedule { durable, verify, repairs, pruning, join, inbox }
+        let Self { durable, verify, repairs, pruning, unmade, join, inbox, .. } = self;
+        Schedule { durable, verify, repairs, pruning, unmade, join, inbox }
     }
 
     /// Takes a function that returns whether another connection has an open snapshot. Without it

@@ -4,10 +4,9 @@
 //! a quarantine entry, and the moved cursor. Owns: a batch is applied whole or not at all, and a
 //! batch that is not applied is kept. The transaction decides what a crash leaves.
 
-use super::apply_batch::{Outcome, Sender, Source, apply_body};
+use super::apply_batch::{Brought, Outcome, Sender, Source, apply_body};
 use super::clocks::Stamped;
 use super::inbox::Inbox;
-use super::schema::Adopted;
 use super::stream::{ItemKind, StreamItem};
 use super::transaction::Transaction;
 use crate::actor::Fatal;
@@ -24,7 +23,6 @@ use crate::store::origins::{self, Origin};
 use crate::store::quarantine::{self, Entry};
 use crate::wire::spill::Spill;
 use crate::wire::unpack::Unpacker;
-use std::sync::Arc;
 
 /// The transaction, and the components for applying batches.
 pub(super) struct Processing<'t, 'a> {
@@ -134,8 +132,8 @@ impl Processing<'_, '_> {
         let broker_ms = place.item.anchor.time_ns / 1_000_000;
         let source = Source { sender: Some(sender), broker_ms };
         match apply_body(self.tx, self.unpacker, body, source)? {
-            Outcome::Applied { header, applied, lowest_ms, adopted } => {
-                self.adopt(adopted);
+            Outcome::Applied { header, applied, lowest_ms, brought } => {
+                self.take_schema(brought);
                 self.note_origin(shard, node, &header)?;
                 self.tx.stats.batches_applied += 1;
                 self.tx.stats.bytes_applied += body.len();
@@ -176,11 +174,11 @@ impl Processing<'_, '_> {
         }
     }
 
-    /// The next batches meet the schema that this one brought.
-    pub(super) fn adopt(&mut self, adopted: Option<Box<Adopted>>) {
-        if let Some(adopted) = adopted {
-            self.tx.layout = Arc::clone(&adopted.layout);
-            self.tx.after.adopted.push(*adopted);
+    /// Takes what an applied batch did to the schema.
+    pub(super) fn take_schema(&mut self, brought: Brought) {
+        self.tx.after.unmade |= brought.unmade;
+        if let Some(adopted) = brought.adopted {
+            self.tx.adopt(*adopted);
         }
     }
 

@@ -24,9 +24,9 @@ impl Processing<'_, '_> {
             // When the message was stored is not known any more.
             let source = Source { sender: None, broker_ms: self.tx.now.unix_ms };
             match apply_body(self.tx, self.unpacker, &body, source)? {
-                Outcome::Applied { applied, adopted, .. } => {
+                Outcome::Applied { applied, brought, .. } => {
                     let (id, rows) = (retry.id, applied.taken);
-                    self.adopt(adopted);
+                    self.take_schema(brought);
                     tracing::info!(id, rows, "applied a batch from quarantine");
                     self.count(&applied);
                     self.tx.after.look |= applied.compensated > 0;

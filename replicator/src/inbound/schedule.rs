@@ -9,6 +9,7 @@ use super::durable::Durable;
 use super::inbox::Inbox;
 use super::join::Join;
 use super::repairs::Repairs;
+use super::unmade::UnmadeRetry;
 use super::verify::Verify;
 use crate::model::config::Now;
 use crate::model::ids::StreamSeq;
@@ -24,6 +25,8 @@ pub(super) struct Schedule<'a> {
     pub(super) repairs: &'a Repairs,
     /// The schedule of dropping old versions.
     pub(super) pruning: &'a Pruning,
+    /// The objects of other nodes' migrations that are missing here.
+    pub(super) unmade: &'a UnmadeRetry,
     /// The end of joining.
     pub(super) join: &'a Join,
     /// The waiting inputs.
@@ -43,6 +46,7 @@ impl Schedule<'_> {
                 || inbox.items_are_due(durable, durable.joined && up)
                 || now.mono_ms >= self.answer_deadline()
                 || !durable.compare.is_idle()
+                || now.mono_ms >= self.unmade.deadline()
                 || now.mono_ms >= durable.republish.deadline(durable.absorb.published)
                 || (up && self.join.is_complete(durable, inbox, &[], now)))
     }
@@ -92,7 +96,9 @@ impl Schedule<'_> {
             return always;
         }
         let durable = self.durable;
-        let always = always.min(durable.republish.deadline(durable.absorb.published));
+        let always = always
+            .min(durable.republish.deadline(durable.absorb.published))
+            .min(self.unmade.deadline());
         if !self.verify.is_up() {
             return always;
         }

@@ -426,35 +426,5 @@ pub(super) fn report_installed(installed: &Installed) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::table_filter::TableFilter;
-
-    /// A migration tool that rebuilds a table drops it between two statements of ours. That ended a
-    /// node: "no such table: main.item".
-    #[test]
-    fn a_table_that_goes_while_the_connection_is_prepared_ends_nothing() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("app.db");
-        let application = Connection::open(&path).unwrap();
-        application
-            .execute_batch(
-                "PRAGMA journal_mode = WAL; CREATE TABLE item (id TEXT PRIMARY KEY, u UNIQUE)",
-            )
-            .unwrap();
-        let mut db = Connection::open(&path).unwrap();
-        create_tables(&db, &path).unwrap();
-        let (layout, _) = install::install(&db, &TableFilter::default(), 0).unwrap();
-        let mut schema = FollowedSchema::new(layout);
-        application.execute_batch("DROP TABLE item").unwrap();
-        schema.moved = false;
-        schema.prepare(&mut db).unwrap();
-        assert!(schema.moved, "the schema is followed once more");
-
-        // Without a change of the schema it is an error.
-        let version = install::schema_version(&db).unwrap();
-        let layout = Arc::get_mut(&mut schema.layout).unwrap();
-        layout.schema_version = version;
-        assert!(schema.prepare(&mut db).unwrap_err().to_string().contains("no such table"));
-    }
-}
+#[path = "schema_tests.rs"]
+mod tests;

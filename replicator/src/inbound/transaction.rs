@@ -7,6 +7,7 @@
 use super::after_commit::AfterCommit;
 use super::durable::{Durable, check_content};
 use super::inbox::Inbox;
+use super::schema::Adopted;
 use super::stats::Stats;
 use crate::actor::{Ack, Fatal};
 use crate::capture::absorb::{absorb, published};
@@ -386,6 +387,12 @@ impl<'a> Transaction<'a> {
         };
         self.after.look |= rows > 0;
         Ok(())
+    }
+
+    /// Takes a schema as changed for another node. What follows in this transaction meets it.
+    pub(super) fn adopt(&mut self, adopted: Adopted) {
+        self.layout = Arc::clone(&adopted.layout);
+        self.after.adopted.push(adopted);
     }
 
     /// Moves the sequences of AUTOINCREMENT tables into blocks of this node.

@@ -10,6 +10,7 @@ use super::merge_snapshot::merge_snapshot;
 use super::process;
 use super::repairs::Repairs;
 use super::transaction::Transaction;
+use super::unmade;
 use super::verify::Verify;
 use crate::actor::Fatal;
 use crate::capture::baseline;
@@ -25,6 +26,8 @@ pub(super) struct Work<'a> {
     pub(super) repairs: &'a Repairs,
     /// The end of joining.
     pub(super) join: &'a Join,
+    /// Whether objects of other nodes' migrations that are missing here are tried again.
+    pub(super) retry_unmade: bool,
     /// The most log entries to absorb.
     pub(super) absorb_max: i64,
 }
@@ -56,6 +59,9 @@ impl Work<'_> {
         }
         if self.verify.is_up() && !tx.durable.republish.is_republishing() {
             tx.answer(&self.repairs.answers)?;
+        }
+        if self.retry_unmade {
+            unmade::retry(tx)?;
         }
         merge_snapshot(tx, self.inbox, &self.repairs.superseded)?;
         process::serve(tx, self.inbox, &self.repairs.superseded)?;

@@ -35,6 +35,8 @@ pub struct Status {
     /// Running nodes whose replicated tables differ from ours.
     #[serde(default)]
     pub schema_differences: Vec<SchemaDifference>,
+    /// Indexes, views and triggers of other nodes' migrations that could not be made here.
+    pub unmade_objects: Vec<UnmadeStatus>,
     pub conflicts: u64,
     /// Tables with rows that two nodes inserted under one key, and the number of such entries in
     /// the conflict journal.
@@ -177,6 +179,31 @@ pub struct HeldStatus {
     pub shard: u32,
     pub since_ms: i64,
     pub reason: String,
+}
+
+/// An index, a view or a trigger of another node's migration that could not be made here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)]
+pub struct UnmadeStatus {
+    pub node_id: u64,
+    pub since_ms: i64,
+    /// What creates it, in words, and its statement.
+    pub change: String,
+    pub statement: String,
+    /// What SQLite reported, or why it was refused.
+    pub error: String,
+}
+
+impl UnmadeStatus {
+    /// Describes it as a reason why the node is degraded.
+    pub fn reason(&self) -> String {
+        let Self { node_id: node, change, error, .. } = self;
+        format!(
+            "a migration of node {node} is not complete here: cannot {change}: {error}. It is \
+            tried again; make it by hand, or drop it on node {node}"
+        )
+    }
 }
 
 /// How the application's commits are noticed, and recent durations (microseconds, median and 99th

@@ -109,11 +109,18 @@ impl Keeper {
                             self.down("the connection was lost for a moment");
                         }
                     }
-                    Some(Event::ServerError(error)) => self.reported(&error.to_string()),
+                    Some(Event::ServerError(error)) => {
+                        let text = error.to_string();
+                        self.reported(&text);
+                        // The JWT of this client has expired, which it would send again.
+                        if is_refused_login(&text) {
+                            return;
+                        }
+                    }
                     Some(Event::ClientError(error)) => {
                         self.not_connected(to, &error);
                         // Another client reads the files with the credentials again.
-                        if is_refused_login(&error) {
+                        if is_refused_login(&error.to_string()) {
                             return;
                         }
                     }
@@ -242,8 +249,8 @@ impl Keeper {
     }
 }
 
-/// Returns whether the server refuses the login.
-fn is_refused_login(error: &ClientError) -> bool {
-    let text = error.to_string();
+/// Returns whether the server refuses the login, or does not accept it any longer.
+fn is_refused_login(error: &str) -> bool {
+    let text = error.to_ascii_lowercase();
     text.contains("authorization violation") || text.contains("authentication")
 }

@@ -13,12 +13,12 @@ use crate::embedded::Health;
 use crate::model::ids::NodeId;
 use crate::model::status::{
     BrokerStatus, Counters, HeldStatus, SchemaDifference, SnapshotsStatus, Status, StreamStatus,
-    WakeStatus,
+    UnmadeStatus, WakeStatus,
 };
 use crate::nats::{LinkState, wire};
 use crate::settings::Settings;
 use crate::store::change_log::{self, Pending};
-use crate::store::{conflicts, held, meta, quarantine};
+use crate::store::{conflicts, held, meta, quarantine, unmade_objects};
 use rusqlite::Connection;
 use std::path::PathBuf;
 use tokio::sync::watch;
@@ -50,6 +50,7 @@ struct DatabaseFigures {
     pending: Pending,
     unmarked: u64,
     held: Vec<HeldStatus>,
+    unmade: Vec<UnmadeStatus>,
     conflicts: u64,
     inserted_twice: Vec<(String, u64)>,
     quarantine: u64,
@@ -66,6 +67,7 @@ fn glance(db: &Connection, sent: i64) -> Result<DatabaseFigures, DatabaseError> 
         pending,
         unmarked: change_log::pending(db, marked)?.entries - pending.entries,
         held: held::list(db)?,
+        unmade: unmade_objects::list(db)?,
         conflicts: conflicts::count(db)?.cast_unsigned(),
         inserted_twice: conflicts::inserted_twice(db)?,
         quarantine: quarantine::count(db)?.cast_unsigned(),
@@ -162,6 +164,7 @@ impl StatusSources {
                 (status.held, status.conflicts, status.quarantine) =
                     (glance.held, glance.conflicts, glance.quarantine);
                 status.inserted_twice = glance.inserted_twice;
+                status.unmade_objects = glance.unmade;
             }
             Err(error) => status.fail(format!("the database cannot be read: {error}")),
         }
@@ -244,6 +247,7 @@ impl StatusSources {
         for held in &status.held {
             say(format!("changes of node {} are held: {}", held.node_id, held.reason));
         }
+        status.unmade_objects.iter().map(UnmadeStatus::reason).for_each(&mut say);
         if !status.inserted_twice.is_empty() {
             let tables: Vec<String> =
                 status.inserted_twice.iter().map(|(table, n)| format!("{table} ({n})")).collect();

@@ -18,12 +18,13 @@ use std::path::Path;
 pub const FORMAT: i64 = 2;
 
 /// The tables of `tables.sql`, without our prefix.
-pub const FIXED_TABLES: [&str; 14] = [
+pub const FIXED_TABLES: [&str; 15] = [
     "meta",
     "table",
     "schema_history",
     "comparison",
     "schema_change",
+    "unmade",
     "change_log",
     "id_range",
     "site",

@@ -19,6 +19,7 @@ pub mod schema_changes;
 pub mod schema_history;
 pub mod sites;
 pub mod tables;
+pub mod unmade_objects;
 pub mod versions;
 
 /// An empty database with our tables, for tests.

@@ -25,6 +25,17 @@ CREATE TABLE IF NOT EXISTS main.__harmonylite__schema_change (
   time INTEGER NOT NULL,
   changes BLOB NOT NULL
 );
+CREATE TABLE IF NOT EXISTS main.__harmonylite__unmade (
+  id INTEGER PRIMARY KEY,
+  kind TEXT NOT NULL,
+  name TEXT NOT NULL COLLATE NOCASE,
+  table_name TEXT NOT NULL COLLATE NOCASE,
+  node INTEGER NOT NULL,
+  since INTEGER NOT NULL,
+  change BLOB NOT NULL,
+  error TEXT NOT NULL,
+  UNIQUE (kind, name)
+);
 CREATE TABLE IF NOT EXISTS main.__harmonylite__change_log (
   id INTEGER PRIMARY KEY,
   time INTEGER NOT NULL,

@@ -225,3 +225,77 @@ fn a_change_that_fails_leaves_nothing() {
     });
     settled(&cluster);
 }
+
+/// Waits until the reasons of a node that is degraded contain all of these, and nobody is held.
+#[track_caller]
+fn lacks(node: &Node, parts: &[&str]) {
+    eventually(&format!("node {} lacks {parts:?}", node.id), || {
+        let Some(status) = node.status() else { return false };
+        let reasons = status["degraded"].to_string();
+        parts.iter().all(|part| reasons.contains(part)) && is_empty(&status["held"])
+    });
+}
+
+/// Views, triggers and plain indexes decide nothing about rows, so a batch does not wait for them.
+/// What is missing stays in `status`, over a restart, until it is there or its origin drops it.
+#[test]
+fn a_view_that_cannot_be_made_is_shown_until_it_is_there_or_dropped() {
+    let settings = format!("{ALL}\n[tables]\nexclude = [\"report*\"]");
+    let mut cluster = Cluster::with(2, SCHEMA, &settings);
+    run(&cluster.nodes[1], "CREATE TABLE report (x); CREATE TABLE report_2 (x)");
+    cluster.run();
+    run(
+        &cluster.nodes[0],
+        "BEGIN; CREATE TABLE extra (id TEXT PRIMARY KEY); CREATE VIEW report AS SELECT id FROM \
+        extra; CREATE TRIGGER on_report INSTEAD OF INSERT ON report BEGIN INSERT INTO extra VALUES \
+        (NEW.id); END; INSERT INTO extra VALUES ('e'); COMMIT",
+    );
+    let view = ["a migration of node 1", "create view report", "table report already exists"];
+    lacks(&cluster.nodes[1], &view);
+    lacks(&cluster.nodes[1], &["create trigger on_report on report"]);
+    assert_eq!(
+        number(&cluster.nodes[1].app(), "SELECT count(*) FROM extra"),
+        1,
+        "the rest is here"
+    );
+    let check = cluster.nodes[1].cli(&["status", "--check"]);
+    assert_eq!(check.status.code(), Some(10), "{}", String::from_utf8_lossy(&check.stdout));
+
+    cluster.nodes[1].stop();
+    let text = cluster.nodes[1].cli(&["status"]).stdout;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    assert!(text.contains("create view report: table report already exists"), "{text}");
+    cluster.nodes[1].run();
+    lacks(&cluster.nodes[1], &view);
+
+    let [one, two] = &cluster.nodes[..] else { unreachable!() };
+    run(two, "DROP TABLE report");
+    eventually("view and trigger are made", || {
+        objects(two).iter().any(|o| o[1] == "\"on_report\"")
+    });
+    run(two, "INSERT INTO report VALUES ('f')");
+    eventually("the row arrives", || number(&one.app(), "SELECT count(*) FROM report") == 2);
+    let is_well = || two.status().is_some_and(|s| is_empty(&s["unmade_objects"]));
+    eventually("nothing is missing", is_well);
+
+    run(one, "CREATE VIEW report_2 AS SELECT id FROM c");
+    lacks(two, &["create view report_2"]);
+    run(one, "DROP VIEW report_2");
+    eventually("what its origin dropped is not missing", is_well);
+    assert_eq!(number(&two.app(), "SELECT count(*) FROM report_2"), 0, "the table is still there");
+    settled_rows(&cluster);
+}
+
+/// Nobody is held, nothing is in quarantine, no reason is left.
+#[track_caller]
+fn settled_rows(cluster: &Cluster) {
+    for node in &cluster.nodes {
+        eventually(&format!("node {} is healthy", node.id), || {
+            node.status().is_some_and(|s| is_empty(&s["degraded"]))
+        });
+    }
+}
+
+fn is_empty(list: &serde_json::Value) -> bool {
+    list.as_array().is_some_and(Vec::is_empty)
+}

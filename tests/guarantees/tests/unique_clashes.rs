@@ -147,6 +147,52 @@ fn the_loser_of_a_clash_is_in_the_journal_and_comes_back() {
     );
 }
 
+/// Row 3 beats row 1 by its mail, and then row 2 beats row 3 by its phone: row 1 need not go. It
+/// does (docs/ids.md), on all nodes alike, and can be restored.
+#[test]
+fn a_chain_of_clashes_ends_alike_and_its_losers_are_in_the_journal() {
+    let mut cluster = Cluster::new(3, SCHEMA);
+    cluster.run();
+    cluster.nodes[2].stop();
+    cluster.broker.kill();
+    let [one, two, three] = [0, 1, 2].map(|i| cluster.nodes[i].app());
+    one.execute("INSERT INTO account VALUES (1, 'mail', NULL, 'first')", []).unwrap();
+    later(&one);
+    two.execute("INSERT INTO account VALUES (3, 'mail', '7', 'second')", []).unwrap();
+    later(&two);
+    three.execute("INSERT INTO account VALUES (2, 'other', '7', 'third')", []).unwrap();
+    cluster.broker.run();
+    for db in [&one, &two] {
+        eventually("row 3 stays alone", || {
+            rows(db, "SELECT name FROM account") == [["\"second\""]]
+        });
+    }
+    cluster.nodes[2].run();
+    for db in [&one, &two, &three] {
+        eventually("row 2 stays alone", || rows(db, "SELECT name FROM account") == [["\"third\""]]);
+    }
+    cluster.converge();
+
+    let find = |name: &str| {
+        cluster.nodes.iter().find_map(|node| {
+            let listed = node.json(&["conflicts", "list"]);
+            let of =
+                |c: &&serde_json::Value| c["content"].as_str().is_some_and(|t| t.contains(name));
+            listed
+                .as_array()
+                .and_then(|all| all.iter().find(of).map(|c| (node, c["id"].to_string())))
+        })
+    };
+    assert!(find("second").is_some(), "row 3 is in a journal");
+    let (node, id) = find("first").expect("row 1 is in a journal");
+    let restored = node.cli(&["conflicts", "restore", &id]);
+    assert!(restored.status.success(), "{restored:?}");
+    for db in [&one, &two, &three] {
+        eventually("row 1 is back", || number(db, "SELECT count(*) FROM account") == 2);
+    }
+    cluster.converge();
+}
+
 /// The rowid is not the key here, so a REPLACE by rowid removes a row of another key.
 #[test]
 fn replace_by_rowid_takes_the_rows_that_it_displaces_with_it() {

@@ -4,6 +4,7 @@
 //! changes; not even a -shm is created (a test compares digests).
 
 mod broker;
+mod collations;
 mod connection;
 mod ids;
 mod machine;
@@ -82,6 +83,7 @@ fn database(loaded: &Loaded, facts: FileFacts, report: &mut Report) -> Option<No
         let mut db = open::read_only(path, facts, report)?;
         let schema = inspect(&db, &loaded.settings.table_filter()?)?;
         tables::check(&db, &schema, report)?;
+        collations::check(&db, &schema, report)?;
         patterns::check(&schema, &loaded.settings.tables, report);
         ids::check(&schema, loaded.settings.ids.ranges, report);
         let stored = objects::check(&db, &loaded.settings, report)?;

@@ -98,8 +98,10 @@ mod tests {
     use super::super::control::fake_node;
     use super::*;
     use crate::db::lockfile::Lock;
+    use crate::db::schema_change::SchemaChange;
     use crate::model::ids::NodeId;
     use crate::model::status::BrokerStatus;
+    use crate::store::unmade_objects::{self, Unmade};
     use crate::store::{install, meta};
     use rusqlite::Connection;
     use std::path::Path;
@@ -127,6 +129,10 @@ mod tests {
              INSERT INTO __harmonylite__held VALUES (9, 1, 5, 1000, 'column x is missing');",
         )
         .unwrap();
+        let change = SchemaChange::CreateView { name: "w".into(), sql: "CREATE VIEW w".into() };
+        let error = "table w already exists".to_owned();
+        let unmade = Unmade { node: NodeId(9), since_ms: 1, change, error };
+        unmade_objects::put(&db, &unmade).unwrap();
         path
     }
 
@@ -146,6 +152,7 @@ mod tests {
             "2 changes",
             "node 9",
             "column x is missing",
+            "of node 9: create view w: table w already exists",
             "conflicts    none",
         ] {
             assert!(text.contains(part), "{part} in {text}");

@@ -7,13 +7,13 @@ use crate::model::status::{Status, StreamStatus};
 use crate::settings::Settings;
 use crate::store::cursor::{self, Cursor};
 use crate::store::meta::Meta;
-use crate::store::{change_log, conflicts, gaps, held, quarantine, tables};
+use crate::store::{change_log, conflicts, gaps, held, quarantine, tables, unmade_objects};
 use anyhow::{Context, Result};
 use rusqlite::Connection;
 use serde_json::Value;
 
 /// What the database and the configuration tell.
-const KNOWN: [&str; 17] = [
+const KNOWN: [&str; 18] = [
     "node_id",
     "db_path",
     "now_ms",
@@ -27,6 +27,7 @@ const KNOWN: [&str; 17] = [
     "pending_rows",
     "oldest_pending_ms",
     "held",
+    "unmade_objects",
     "conflicts",
     "inserted_twice",
     "quarantine",
@@ -73,6 +74,7 @@ fn read(db: &Connection, settings: &Settings) -> Result<Status> {
         pending_rows: pending.entries,
         oldest_pending_ms: pending.oldest_ms,
         held: held::list(db)?,
+        unmade_objects: unmade_objects::list(db)?,
         conflicts: conflicts::count(db)?.cast_unsigned(),
         inserted_twice: conflicts::inserted_twice(db)?,
         quarantine: quarantine::count(db)?.cast_unsigned(),

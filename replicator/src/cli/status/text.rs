@@ -135,6 +135,11 @@ pub(super) fn text(running: bool, s: &Status) -> String {
             ),
         );
     }
+    for unmade in &s.unmade_objects {
+        let lasts = show::span(s.now_ms - unmade.since_ms);
+        let (node, change, error) = (unmade.node_id, &unmade.change, &unmade.error);
+        out.alarm("not made", &format!("for {lasts}, of node {node}: {change}: {error}"));
+    }
     if running && s.snapshots.enabled {
         out.line("snapshots", &snapshots(s));
     }

@@ -1,0 +1,123 @@
+use super::*;
+use crate::model::table_filter::TableFilter;
+
+/// A migration tool that rebuilds a table drops it between two statements of ours. That ended a
+/// node: "no such table: main.item".
+#[test]
+fn a_table_that_goes_while_the_connection_is_prepared_ends_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    let application = Connection::open(&path).unwrap();
+    application
+        .execute_batch(
+            "PRAGMA journal_mode = WAL; CREATE TABLE item (id TEXT PRIMARY KEY, u UNIQUE)",
+        )
+        .unwrap();
+    let mut db = Connection::open(&path).unwrap();
+    create_tables(&db, &path).unwrap();
+    let (layout, _) = install::install(&db, &TableFilter::default(), 0).unwrap();
+    let mut schema = FollowedSchema::new(layout);
+    application.execute_batch("DROP TABLE item").unwrap();
+    schema.moved = false;
+    schema.prepare(&mut db).unwrap();
+    assert!(schema.moved, "the schema is followed once more");
+
+    // Without a change of the schema it is an error.
+    let version = install::schema_version(&db).unwrap();
+    let layout = Arc::get_mut(&mut schema.layout).unwrap();
+    layout.schema_version = version;
+    assert!(schema.prepare(&mut db).unwrap_err().to_string().contains("no such table"));
+}
+
+/// A database in which a migration tool can rebuild `item`, and a connection that follows it.
+struct Rebuilt {
+    application: Connection,
+    db: Connection,
+    config: NodeConfig,
+    schema: FollowedSchema,
+    _dir: tempfile::TempDir,
+}
+
+fn rebuilt() -> Rebuilt {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    let application = Connection::open(&path).unwrap();
+    application
+        .execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE item (id TEXT PRIMARY KEY)")
+        .unwrap();
+    let db = Connection::open(&path).unwrap();
+    create_tables(&db, &path).unwrap();
+    let config = NodeConfig { path, ..NodeConfig::for_tests(1) };
+    let (layout, _) = install::install(&db, &config.filter, 0).unwrap();
+    let mut schema = FollowedSchema::new(layout);
+    schema.moved = false;
+    Rebuilt { application, db, config, schema, _dir: dir }
+}
+
+impl Rebuilt {
+    fn run(&self, sql: &str) {
+        self.application.execute_batch(sql).unwrap();
+    }
+
+    /// Looks at the schema at this time until it needs no further look. Returns the names of the
+    /// replicated tables, None if a rebuild is waited for.
+    fn tables_at(&mut self, mono_ms: u64) -> Option<Vec<String>> {
+        let now = Now { unix_ms: 0, mono_ms };
+        self.schema.look(&self.db).unwrap();
+        while self.schema.moved {
+            let done = self.schema.follow(&mut self.db, &self.config, 0, now).unwrap();
+            if !done && self.schema.rebuilt_since.is_some() {
+                assert!(self.schema.is_installing(), "nothing is applied meanwhile");
+                return None;
+            }
+            self.schema.prepare(&mut self.db).unwrap();
+        }
+        assert!(!self.schema.is_installing());
+        Some(self.schema.layout.tables.iter().map(|t| t.name().to_owned()).collect())
+    }
+}
+
+const COPY: &str = "CREATE TABLE _alembic_tmp_item (id TEXT PRIMARY KEY, v)";
+const REBUILT: &str = "DROP TABLE item; ALTER TABLE _alembic_tmp_item RENAME TO item";
+
+#[test]
+fn a_rebuild_that_commits_in_between_is_waited_for() {
+    let mut rebuilt = rebuilt();
+    rebuilt.run(COPY);
+    assert_eq!(rebuilt.tables_at(5_000), None);
+    rebuilt.run("DROP TABLE item");
+    assert_eq!(rebuilt.tables_at(5_000 + REBUILD_MS_MAX - 1), None, "item is not gone");
+    rebuilt.run("ALTER TABLE _alembic_tmp_item RENAME TO item");
+    assert_eq!(rebuilt.tables_at(5_000 + REBUILD_MS_MAX - 1), Some(vec!["item".to_owned()]));
+    // The next one has all of its time.
+    rebuilt.run(COPY);
+    assert_eq!(rebuilt.tables_at(50_000), None);
+    assert_eq!(rebuilt.tables_at(50_000 + REBUILD_MS_MAX - 1), None);
+    rebuilt.run(REBUILT);
+    assert_eq!(rebuilt.tables_at(50_000 + REBUILD_MS_MAX), Some(vec!["item".to_owned()]));
+}
+
+/// A migration that failed leaves its copy behind. It must not hold up replication for ever.
+#[test]
+fn a_copy_that_stays_is_given_up_and_not_waited_for_again() {
+    let mut rebuilt = rebuilt();
+    let item = Some(vec!["item".to_owned()]);
+    rebuilt.run(COPY);
+    assert_eq!(rebuilt.tables_at(1_000), None);
+    assert_eq!(rebuilt.tables_at(1_000 + REBUILD_MS_MAX), item, "the copy is never replicated");
+    rebuilt.run("CREATE TABLE other (id TEXT PRIMARY KEY)");
+    let both = Some(vec!["item".to_owned(), "other".to_owned()]);
+    assert_eq!(rebuilt.tables_at(1_001 + REBUILD_MS_MAX), both, "at once");
+    // Another copy is waited for, beside the one that stays.
+    rebuilt.run("CREATE TABLE _alembic_tmp_other (id TEXT PRIMARY KEY, v)");
+    assert_eq!(rebuilt.tables_at(90_000), None);
+    rebuilt.run("DROP TABLE other; ALTER TABLE _alembic_tmp_other RENAME TO other");
+    assert_eq!(rebuilt.tables_at(90_001), both);
+    // The migration runs again and ends.
+    rebuilt.run("DROP TABLE _alembic_tmp_item");
+    assert_eq!(rebuilt.tables_at(95_000), both);
+    rebuilt.run(COPY);
+    assert_eq!(rebuilt.tables_at(100_000), None, "it is a new one");
+    rebuilt.run(REBUILT);
+    assert_eq!(rebuilt.tables_at(100_001), both);
+}

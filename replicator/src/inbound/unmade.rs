@@ -1,0 +1,163 @@
+//! Keeps in mind what of another node's migration could not be made here, and tries it again.
+//!
+//! Arrives: the changes of a batch with the reasons why some were not made; the time. Leaves: notes
+//! in their table, which `status` shows, and objects that could be made after all. Owns: an index,
+//! a view or a trigger that is missing here is never forgotten before it exists or a node has
+//! dropped it. The transaction decides what a crash leaves.
+
+use super::make_schema::{Made, make_inside};
+use super::transaction::Transaction;
+use crate::actor::Fatal;
+use crate::db::connection::DatabaseError;
+use crate::db::objects::{Kind, exists};
+use crate::db::schema_change::SchemaChange;
+use crate::model::config::{Now, SchemaMode};
+use crate::model::ids::NodeId;
+use crate::store::unmade_objects::{self, Unmade};
+use rusqlite::Connection;
+
+/// The first time between two attempts, and the longest, milliseconds. Rows decide whether some
+/// indexes can be made, and nothing tells when they have changed.
+const RETRY_MS: (u64, u64) = (15_000, 600_000);
+
+/// When the objects that were not made are tried again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct UnmadeRetry {
+    /// When, milliseconds of the monotone clock; the greatest number if there is nothing to make.
+    due_ms: u64,
+    /// How long after the last time.
+    wait_ms: u64,
+}
+
+impl UnmadeRetry {
+    /// Reads whether there is something to make; it is tried at once.
+    ///
+    /// # Errors
+    /// SQLite's error.
+    pub(super) fn read(db: &Connection) -> Result<Self, DatabaseError> {
+        let due_ms = if unmade_objects::any(db)? { 0 } else { u64::MAX };
+        Ok(Self { due_ms, wait_ms: RETRY_MS.0 })
+    }
+
+    /// Returns when the next attempt is due, on the monotone clock.
+    pub(super) fn deadline(&self) -> u64 {
+        self.due_ms
+    }
+
+    /// Something was not made by a batch.
+    pub(super) fn noted(&mut self, now: Now) {
+        *self = Self { due_ms: now.mono_ms + RETRY_MS.0, wait_ms: RETRY_MS.0 };
+    }
+
+    /// The schema changed: what could not be made may be possible now, or be there.
+    pub(super) fn schema_changed(&mut self) {
+        if self.due_ms != u64::MAX {
+            self.due_ms = 0;
+        }
+    }
+
+    /// An attempt was committed. `any`: something is left to make.
+    pub(super) fn tried(&mut self, any: bool, now: Now) {
+        self.due_ms = if any { now.mono_ms + self.wait_ms } else { u64::MAX };
+        self.wait_ms = (self.wait_ms * 2).min(RETRY_MS.1);
+    }
+}
+
+/// Notes which of these changes were not made, and forgets what they drop. `error_of` returns why a
+/// change was not made. Returns whether something was noted.
+///
+/// # Errors
+/// SQLite's error.
+pub(super) fn note(
+    tx: &Transaction<'_>,
+    node: NodeId,
+    changes: &[SchemaChange],
+    error_of: impl Fn(&SchemaChange) -> Option<String>,
+) -> Result<bool, Fatal> {
+    let db = tx.db;
+    let mut any = false;
+    for change in changes {
+        match change {
+            SchemaChange::DropIndex { name } => unmade_objects::remove(db, Kind::Index, name)?,
+            SchemaChange::DropTrigger { name } => unmade_objects::remove(db, Kind::Trigger, name)?,
+            SchemaChange::DropTable { name } | SchemaChange::DropView { name } => {
+                unmade_objects::remove_of(db, name)?;
+            }
+            _ => {}
+        }
+        let Some(object) = change.plain_object() else { continue };
+        match error_of(change) {
+            Some(_) if exists(db, object.kind, object.name).map_err(DatabaseError::from)? => {}
+            Some(error) => {
+                let change = change.clone();
+                put(db, &Unmade { node, since_ms: tx.now.unix_ms, change, error })?;
+                any = true;
+            }
+            None => unmade_objects::remove(db, object.kind, object.name)?,
+        }
+    }
+    Ok(any)
+}
+
+fn put(db: &Connection, unmade: &Unmade) -> Result<(), Fatal> {
+    if unmade_objects::put(db, unmade)? {
+        tracing::warn!(
+            origin = unmade.node.0,
+            change = unmade.change.words(),
+            error = unmade.error,
+            "a migration of another node made this, and it cannot be made here; it is tried again. \
+            Make it by hand, or drop it on that node"
+        );
+    }
+    Ok(())
+}
+
+/// Tries to make what could not be made, and forgets what exists by now. Sets
+/// [`super::after_commit::AfterCommit::unmade_tried`] to whether something is left.
+///
+/// # Errors
+/// The error that ends the node, or a temporary lock. The caller rolls back.
+pub(super) fn retry(tx: &mut Transaction<'_>) -> Result<(), Fatal> {
+    let mode = tx.config.schema_mode;
+    if mode == SchemaMode::Off {
+        // No migration is followed here any more.
+        unmade_objects::clear(tx.db)?;
+        tx.after.unmade_tried = Some(false);
+        return Ok(());
+    }
+    let open = forget_present(tx.db, unmade_objects::all(tx.db)?)?;
+    let changes: Vec<SchemaChange> = open.iter().map(|unmade| unmade.change.clone()).collect();
+    let made = make_inside(tx, &changes, mode)?;
+    if let Made::All { adopted, unmade: failed } = made {
+        for (change, error) in failed {
+            if let Some(before) = open.iter().find(|unmade| unmade.change == *change) {
+                put(tx.db, &Unmade { error, ..before.clone() })?;
+            }
+        }
+        if let Some(adopted) = adopted {
+            tx.adopt(adopted);
+        }
+    }
+    let left = forget_present(tx.db, open)?;
+    tx.after.unmade_tried = Some(!left.is_empty());
+    Ok(())
+}
+
+/// Forgets those that exist, and returns the others.
+fn forget_present(db: &Connection, all: Vec<Unmade>) -> Result<Vec<Unmade>, Fatal> {
+    let mut open = Vec::new();
+    for unmade in all {
+        match unmade.change.plain_object() {
+            Some(o) if exists(db, o.kind, o.name).map_err(DatabaseError::from)? => {
+                tracing::info!(change = unmade.change.words(), "this is no longer missing here");
+                unmade_objects::remove(db, o.kind, o.name)?;
+            }
+            _ => open.push(unmade),
+        }
+    }
+    Ok(open)
+}
+
+#[cfg(test)]
+#[path = "unmade_tests.rs"]
+mod tests;
