@@ -1,13 +1,16 @@
-//! Shows on stderr that a command still works, if stderr is a terminal and the command is slow.
+//! Shows on stderr that a slow command still works: a line on a terminal, else lines in the log.
 
+use super::show;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::Builder;
 use std::time::Duration;
 
 /// A command that ends sooner shows nothing.
 const QUIET: Duration = Duration::from_secs(2);
+/// The time between two lines in the log.
+const TOLD: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_millis(100);
 const PLAIN: &str = "{spinner} {msg}, {elapsed}";
 const MEASURED: &str =
@@ -24,50 +27,83 @@ pub(crate) struct Far {
 
 /// Does the work. While it takes long, a line shows its name and its duration. Not to be nested.
 pub(crate) fn during<T>(name: &str, work: impl FnOnce() -> T) -> T {
-    measured(name, Far::default, work)
-}
-
-/// Does the work. While it takes long, a line shows its name, its duration, and how far it is, with
-/// the rate and the time left. Not to be nested.
-pub(crate) fn measured<T>(name: &str, far: impl Fn() -> Far + Send, work: impl FnOnce() -> T) -> T {
     if !std::io::stderr().is_terminal() {
         return work();
     }
+    beside(|wait| draw(name, Far::default, wait), work)
+}
+
+/// Does the work. While it takes long, a line shows its name, its duration, and how far it is, with
+/// the rate and the time left; without a terminal the log tells it now and then. Not to be nested.
+pub(crate) fn measured<T>(name: &str, far: impl Fn() -> Far + Send, work: impl FnOnce() -> T) -> T {
+    if std::io::stderr().is_terminal() {
+        beside(|wait| draw(name, far, wait), work)
+    } else {
+        beside(|wait| tell(name, far, wait), work)
+    }
+}
+
+/// Does the work, with a thread that shows it. The thread is to end when the channel is closed.
+fn beside<T>(show: impl FnOnce(&Receiver<()>) + Send, work: impl FnOnce() -> T) -> T {
     std::thread::scope(|scope| {
         let (done, wait) = channel::<()>();
-        let show = move || {
-            if wait.recv_timeout(QUIET) != Err(RecvTimeoutError::Timeout) {
-                return;
-            }
-            let line = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())
-                .with_message(name.to_owned())
-                .with_elapsed(QUIET);
-            line.enable_steady_tick(TICK);
-            let mut shown = "";
-            // The sender is dropped when the work ends or panics.
-            loop {
-                let far = far();
-                let template = if far.total == 0 { PLAIN } else { MEASURED };
-                if template != shown
-                    && let Ok(style) = ProgressStyle::with_template(template)
-                {
-                    line.set_style(style);
-                    shown = template;
-                }
-                if far.total > 0 {
-                    line.set_length(far.total);
-                    line.set_position(far.done);
-                }
-                if wait.recv_timeout(TICK) != Err(RecvTimeoutError::Timeout) {
-                    break;
-                }
-            }
-            line.finish_and_clear();
-        };
         // If no thread can be started, the work is done without a line.
-        let _ = Builder::new().spawn_scoped(scope, show);
+        let _ = Builder::new().spawn_scoped(scope, move || show(&wait));
         let result = work();
+        // It is dropped also when the work panics.
         drop(done);
         result
     })
+}
+
+/// Waits. Returns whether the work still goes on.
+fn goes_on(wait: &Receiver<()>, time: Duration) -> bool {
+    wait.recv_timeout(time) == Err(RecvTimeoutError::Timeout)
+}
+
+fn draw(name: &str, far: impl Fn() -> Far, wait: &Receiver<()>) {
+    if !goes_on(wait, QUIET) {
+        return;
+    }
+    let line = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr())
+        .with_message(name.to_owned())
+        .with_elapsed(QUIET);
+    line.enable_steady_tick(TICK);
+    let mut shown = "";
+    loop {
+        let far = far();
+        let template = if far.total == 0 { PLAIN } else { MEASURED };
+        if template != shown
+            && let Ok(style) = ProgressStyle::with_template(template)
+        {
+            line.set_style(style);
+            shown = template;
+        }
+        if far.total > 0 {
+            line.set_length(far.total);
+            line.set_position(far.done);
+        }
+        if !goes_on(wait, TICK) {
+            break;
+        }
+    }
+    line.finish_and_clear();
+}
+
+fn tell(name: &str, far: impl Fn() -> Far, wait: &Receiver<()>) {
+    let mut before = 0;
+    while goes_on(wait, TOLD) {
+        let Far { done, total } = far();
+        let rate = done.saturating_sub(before) / TOLD.as_secs();
+        before = done;
+        if total == 0 {
+            continue;
+        }
+        let left = match (total - done.min(total)).checked_div(rate) {
+            None => "not known".to_owned(),
+            Some(seconds) => show::span(i64::try_from(seconds.saturating_mul(1_000)).unwrap_or(0)),
+        };
+        let (done, total) = (show::bytes(done), show::bytes(total));
+        tracing::info!(done, total, a_second = show::bytes(rate), left, "{name}");
+    }
 }

@@ -9,6 +9,7 @@
 
 use super::super::writer::WriterSnapshot;
 use super::Shared;
+use super::working::{Meter, done, shown};
 use crate::clock;
 use crate::inbound::{FromSnapshot, Input};
 use crate::repair::gaps::OpenGap;
@@ -19,6 +20,7 @@ use futures_util::FutureExt as _;
 use harmonylite_snapshot::SnapshotError;
 use harmonylite_snapshot::catalog::{self, Found};
 use harmonylite_snapshot::manifest::{Manifest, SnapshotId};
+use harmonylite_snapshot::progress::Progress;
 use harmonylite_snapshot::restore::{Fetched, fetch};
 use harmonylite_snapshot::store::Retrying;
 use std::sync::Arc;
@@ -125,10 +127,13 @@ async fn fill(
         "messages are missing that this snapshot has; merging its rows"
     );
     let scratch = shared.scratch()?;
-    let progress = Arc::default();
+    let (name, progress) = (shared.first_store(), Arc::<Progress>::default());
     let fetched = fetch(&place.store, &found, &scratch, &progress).boxed();
-    let fetched = reading(shared, fetched, attempt).await?;
-    let merged = merge(shared, fetched, gaps, attempt).await;
+    let what = ("fetching a snapshot that fills a gap", name.as_str());
+    let fetched = shown(shared, what, &progress, reading(shared, fetched, attempt)).await?;
+    let meter = Meter::begin("merging a snapshot", &name, "rows");
+    let merged = merge(shared, fetched, gaps, (attempt, meter, versions(&found.manifest))).await;
+    done(shared, "merging a snapshot");
     if matches!(merged, Err(HealError::Rows(RowsError::Unfit(_)))) {
         unfit.push(found.id.clone());
     }
@@ -197,12 +202,19 @@ fn has(manifest: &Manifest, gap: &OpenGap) -> bool {
     })
 }
 
-/// Gives the rows of an image to the writer. Returns their number, and what the image contains.
+/// The versions of an image, about as many as the rows that are merged.
+fn versions(manifest: &Manifest) -> u64 {
+    let is_version = |name: &str| name.starts_with("__harmonylite__") && name.ends_with("_version");
+    manifest.tables.iter().filter(|(name, _)| is_version(name)).map(|(_, rows)| rows).sum()
+}
+
+/// Gives the rows of an image to the writer. `attempt` is its number, how it is shown, and the rows
+/// expected. Returns their number, and what the image contains.
 async fn merge(
     shared: &Arc<Shared>,
     fetched: Fetched,
     gaps: Vec<OpenGap>,
-    attempt: u64,
+    (attempt, mut meter, total): (u64, Meter, u64),
 ) -> Result<(u64, Contents), HealError> {
     let (to_merge, mut batches) = mpsc::channel::<RowBatch>(WAITING);
     let config = shared.config.clone();
@@ -225,12 +237,9 @@ async fn merge(
         let took_ms = clock::mono_ms() - begun_ms;
         let rest_ms = took_ms.clamp(*REST_MS.start(), *REST_MS.end());
         tokio::time::sleep(Duration::from_millis(rest_ms)).await;
-        shared.seen.send_modify(|seen| {
-            seen.work = format!("merging a snapshot: {rows} rows");
-        });
+        meter.show(shared, rows, total.max(rows));
     }
     let contents = reader.await.map_err(|_| HealError::Ends)??;
-    shared.seen.send_modify(|seen| seen.work.clear());
     Ok((rows, contents))
 }
 

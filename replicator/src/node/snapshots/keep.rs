@@ -6,6 +6,7 @@
 //! store.
 
 use super::super::writer::flush;
+use super::working::shown;
 use super::{Shared, lead};
 use crate::broker::BrokerError;
 use crate::clock;
@@ -172,7 +173,6 @@ impl Keeper {
                 self.shared.seen.send_modify(|seen| seen.verify_error = failed.text);
             }
         }
-        self.shared.seen.send_modify(|seen| seen.work.clear());
         let interval_ms = self.settings().snapshot.interval;
         let look_ms = if interval_ms == 0 { LOOK_MS_MAX } else { interval_ms / 10 };
         Duration::from_millis(look_ms.clamp(LOOK_MS_MIN, LOOK_MS_MAX))
@@ -274,8 +274,6 @@ impl Keeper {
         reason: &str,
         resend: bool,
     ) -> Result<(Saved, String), Failed> {
-        let work = format!("saving a snapshot in {}", store.name);
-        self.shared.seen.send_modify(|seen| seen.work = work);
         flush(&self.shared.writer, self.shared.sources.writer.clone()).await;
         let request = SaveRequest {
             path: self.shared.database().to_owned(),
@@ -284,7 +282,10 @@ impl Keeper {
             resend,
         };
         let place = self.shared.place_at(store).await?;
-        let (saved, _) = save_and_prune(request, &place.store, &Arc::default()).boxed().await?;
+        let progress = Arc::<Progress>::default();
+        let saved = save_and_prune(request, &place.store, &progress).boxed();
+        let (saved, _) =
+            shown(&self.shared, ("saving a snapshot", &store.name), &progress, saved).await?;
         tracing::info!(
             snapshot = %saved.id,
             place = place.store.place(),
@@ -319,7 +320,6 @@ impl Keeper {
         if every_ms == 0 || self.newest.is_none() || self.resend || !is_due {
             return Ok(());
         }
-        self.shared.seen.send_modify(|seen| seen.work = "verifying a snapshot".to_owned());
         let place = self.shared.place().await?;
         let found = match catalog::find(&place.store, None).await {
             Err(SnapshotError::None { .. }) => return Ok(()),
@@ -338,7 +338,10 @@ impl Keeper {
 
     async fn check(&self, store: &Retrying, found: &Found) -> Result<(), Failed> {
         let scratch = self.shared.scratch()?;
-        let checked = verify(store, found, &scratch, &Arc::<Progress>::default()).boxed().await?;
+        let (name, progress) = (self.shared.first_store(), Arc::<Progress>::default());
+        let checked = verify(store, found, &scratch, &progress).boxed();
+        let what = ("verifying a snapshot", name.as_str());
+        let checked = shown(&self.shared, what, &progress, checked).await?;
         tracing::info!(
             snapshot = %found.id,
             tables = checked.tables,
