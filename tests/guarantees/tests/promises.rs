@@ -46,6 +46,7 @@ mod secrets;
 mod slow_stop;
 mod snapshot_heals;
 mod snapshot_leader;
+mod snapshot_moments;
 mod snapshot_query;
 mod snapshots;
 mod stores;

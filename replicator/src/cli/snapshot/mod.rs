@@ -2,6 +2,7 @@
 //!
 //! Works without a running node, and beside one: a database is only read, through SQLite.
 
+mod at;
 mod first;
 mod list;
 mod prune;
@@ -18,10 +19,11 @@ use super::exit::{Exit, Failure};
 use super::{dispatch, log, progress, show};
 use crate::db::lockfile::{Sidecar, sidecar};
 use crate::embedded::Access;
-use crate::nats::Target;
+use crate::model::ids::NodeId;
+use crate::nats::{History, Target};
 use crate::settings::identity::{decide, machine_id};
 use crate::settings::{Settings, StoreSettings};
-use crate::snapshots::{Place, PlaceError};
+use crate::snapshots::{BrokerAccess, Place, PlaceError};
 use crate::store::install::stored_node;
 use anyhow::{Context, Result};
 use harmonylite_snapshot::SnapshotError;
@@ -99,6 +101,55 @@ fn with_store<T>(
     })
 }
 
+/// Does the same with the streams of the cluster.
+fn with_history<T>(
+    global: &Global,
+    settings: &Settings,
+    store: &StoreSettings,
+    what: &str,
+    work: impl AsyncFnOnce(&Retrying, &Arc<History>, &Arc<Progress>) -> Result<T>,
+) -> Result<T> {
+    let progress = Arc::new(Progress::default());
+    let seen = Arc::clone(&progress);
+    let far = move || progress::Far { done: seen.done_bytes(), total: seen.total_bytes() };
+    progress::measured(what, far, || {
+        let cluster = global.cluster()?;
+        let beside = running_broker(settings)?;
+        runtime()?.block_on(async {
+            let access = match beside {
+                Some(target) => BrokerAccess::to(target),
+                None => {
+                    let opened = BrokerAccess::open(settings, node(settings)?, &cluster).await;
+                    opened.map_err(unusable)?
+                }
+            };
+            let worked = async {
+                let place = Place::at(settings, store, &access.target).await.map_err(unusable)?;
+                let history = History::open(settings, &access.target).await;
+                let history = Arc::new(history.map_err(PlaceError::Broker).map_err(unusable)?);
+                work(&place.store, &history, &progress).await
+            };
+            let done = worked.await;
+            access.close().await;
+            done
+        })
+    })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the network runtime")
+}
+
+/// This node's id. A database that does not exist yet has no stored one.
+fn node(settings: &Settings) -> Result<NodeId> {
+    let stored = stored_node(&settings.db_path).ok().flatten();
+    Ok(decide(settings.node_id, stored, machine_id().as_deref())?.node)
+}
+
 /// Opens a store, and works on it.
 fn at_store<T>(
     global: &Global,
@@ -108,18 +159,10 @@ fn at_store<T>(
 ) -> Result<T> {
     let cluster = global.cluster()?;
     let beside = beside(settings, store)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("cannot start the network runtime")?;
-    runtime.block_on(async {
-        // A database that does not exist yet has no stored id.
-        let stored = stored_node(&settings.db_path).ok().flatten();
-        let node = decide(settings.node_id, stored, machine_id().as_deref())?.node;
+    runtime()?.block_on(async {
         let place = match &beside {
             Some(target) => Place::at(settings, store, target).await,
-            None => Place::open(settings, store, node, &cluster).await,
+            None => Place::open(settings, store, node(settings)?, &cluster).await,
         };
         let place = place.map_err(unusable)?;
         let done = work(&place.store).await;
@@ -131,7 +174,12 @@ fn at_store<T>(
 /// Returns the access to the embedded server of the node that runs on this database, if the
 /// snapshots are there.
 fn beside(settings: &Settings, store: &StoreSettings) -> Result<Option<Target>> {
-    if store.store != "nats" || !settings.nats.urls.is_empty() {
+    if store.store == "nats" { running_broker(settings) } else { Ok(None) }
+}
+
+/// Returns the access to the embedded server of the node that runs on this database.
+fn running_broker(settings: &Settings) -> Result<Option<Target>> {
+    if !settings.nats.urls.is_empty() {
         return Ok(None);
     }
     let Sidecar::Running(owner) = sidecar(&settings.db_path)? else { return Ok(None) };
