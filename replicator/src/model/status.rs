@@ -135,6 +135,8 @@ pub struct SnapshotsStatus {
     pub verified_ms: i64,
     /// When it was checked.
     pub checked_ms: i64,
+    /// No snapshot has what is missing here, and the node that takes them is asked for one.
+    pub wanted: bool,
     /// What this node does now with snapshots.
     pub works: Vec<SnapshotWork>,
     /// Why the last save failed, and what to do; empty: it did not.

@@ -14,6 +14,7 @@ pub(crate) mod replay;
 mod restored;
 pub mod rows;
 mod save;
+pub(crate) mod wanted;
 
 pub(crate) use place::{BrokerAccess, Place, PlaceError};
 pub(crate) use restored::begin_anew;

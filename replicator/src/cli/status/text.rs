@@ -163,7 +163,14 @@ pub(super) fn text(running: bool, s: &Status) -> String {
         }
     }
     if s.open_gaps > 0 {
-        out.line("gaps", &format!("{} being repaired", s.open_gaps));
+        let wanted = match (s.snapshots.wanted, s.snapshots.leader) {
+            (false, _) => String::new(),
+            (true, 0) => "; no snapshot has what is missing, and no node takes them now".to_owned(),
+            (true, node) => {
+                format!("; no snapshot has what is missing: node {node} is asked for one")
+            }
+        };
+        out.line("gaps", &format!("{} being repaired{wanted}", s.open_gaps));
     }
     if running {
         activity(&mut out, s);

@@ -9,12 +9,14 @@
 
 use super::super::writer::WriterSnapshot;
 use super::Shared;
+use super::lead::put;
 use super::working::{Meter, done, shown};
 use crate::clock;
 use crate::inbound::{FromSnapshot, Input};
 use crate::repair::gaps::OpenGap;
 use crate::snapshots::PlaceError;
 use crate::snapshots::rows::{Contents, RowBatch, RowsError, SnapshotRows};
+use crate::snapshots::wanted::{WANTED_KEY, WANTED_MS, Wanted};
 use crate::store::gaps::GapKey;
 use futures_util::FutureExt as _;
 use harmonylite_snapshot::SnapshotError;
@@ -36,6 +38,8 @@ const WAITING: usize = 2;
 const LOOKED_AT: usize = 10;
 /// A gap that no snapshot fills is looked at again after this time.
 const AGAIN: Duration = Duration::from_secs(60);
+/// A snapshot is asked for at most once in this time.
+const ASK_AGAIN_MS: u64 = 50_000;
 /// A writer that merges nothing for this long is busy or has no connection: the merge is given up.
 const STUCK: Duration = Duration::from_secs(100);
 
@@ -61,8 +65,11 @@ enum HealError {
 /// Fills gaps as they open.
 pub(super) async fn heal(shared: Arc<Shared>) {
     let mut writer = shared.sources.writer.clone();
-    let mut unfit = Unfit::default();
+    let (mut unfit, mut asked_ms) = (Unfit::default(), None);
     loop {
+        if writer.borrow().open_gaps.is_empty() {
+            shared.seen.send_modify(|seen| seen.wanted = false);
+        }
         let is_open = |seen: &WriterSnapshot| !seen.open_gaps.is_empty();
         let gaps = match writer.wait_for(is_open).await {
             Ok(seen) => seen.open_gaps.clone(),
@@ -79,6 +86,10 @@ pub(super) async fn heal(shared: Arc<Shared>) {
             }
             Ok(None) => {
                 tracing::info!("no snapshot has what is missing here: other nodes are asked");
+                if asked_ms.is_none_or(|at| clock::mono_ms() >= at + ASK_AGAIN_MS) {
+                    asked_ms = Some(clock::mono_ms());
+                    want(&shared, &gaps, unfit.of(&gaps)).await;
+                }
                 shared.send(Input::Snapshot(FromSnapshot::None));
             }
             Err(error) => {
@@ -88,6 +99,15 @@ pub(super) async fn heal(shared: Arc<Shared>) {
         }
         let changed = writer.wait_for(|seen: &WriterSnapshot| seen.open_gaps != gaps);
         let _ = tokio::time::timeout(AGAIN, changed).await;
+    }
+}
+
+/// Asks the node that takes the snapshots for one that has what is missing here.
+async fn want(shared: &Shared, gaps: &[OpenGap], unfit: &[SnapshotId]) {
+    let wanted = Wanted::of(shared.sources.node.0, gaps, unfit, clock::unix_ms());
+    match put(shared, WANTED_KEY, wanted.value(), None, Some(WANTED_MS)).await {
+        Ok(_) => shared.seen.send_modify(|seen| seen.wanted = true),
+        Err(error) => tracing::debug!(%error, "nobody is asked for a snapshot yet"),
     }
 }
 

@@ -12,6 +12,7 @@ use crate::broker::BrokerError;
 use crate::clock;
 use crate::settings::{Settings, StoreSettings};
 use crate::snapshots::due::{Bounds, Newest, Reason, Stream, due};
+use crate::snapshots::wanted::{WANTED_KEY, Wanted};
 use crate::snapshots::{PlaceError, SaveError, SaveRequest, save_and_prune};
 use futures_util::FutureExt as _;
 use harmonylite_snapshot::SnapshotError;
@@ -21,6 +22,7 @@ use harmonylite_snapshot::progress::Progress;
 use harmonylite_snapshot::save::Saved;
 use harmonylite_snapshot::store::Retrying;
 use harmonylite_snapshot::verify::verify;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -243,11 +245,12 @@ impl Keeper {
             bytes_max: u64::try_from(log.max_bytes).unwrap_or(0),
             age_ms_max: i64::try_from(log.max_age.as_ms()).unwrap_or(i64::MAX),
         };
-        let mut streams = Vec::new();
+        let (mut streams, mut made) = (Vec::new(), HashMap::new());
         for shard in 1..=log.shards {
             let newest = self.newest.iter().flat_map(|newest| &newest.streams);
             let covered = newest.filter(|s| s.shard == shard).map(|s| (s.seq, s.created_ns)).next();
             let usage = self.shared.asker.stream_usage(shard, covered).await?;
+            made.insert(shard, usage.created_ns);
             streams.push(Stream {
                 messages: usage.messages,
                 bytes: usage.bytes,
@@ -255,7 +258,15 @@ impl Keeper {
                 oldest_ms: usage.next.map(|(_, time_ms)| time_ms),
             });
         }
-        Ok(due(self.newest.as_ref(), &streams, bounds, clock::unix_ms()))
+        let (newest, now_ms) = (self.newest.as_ref(), clock::unix_ms());
+        if let Some(reason) = due(newest, &streams, bounds, now_ms) {
+            return Ok(Some(reason));
+        }
+        let entry = lead::get(&self.shared, WANTED_KEY).await?;
+        let Some(mut wanted) = Wanted::read(entry.as_ref()) else { return Ok(None) };
+        // Another stream of that name: no snapshot would have it.
+        wanted.streams.retain(|s| made.get(&s.shard) == Some(&s.created_ns));
+        Ok(wanted.is_due(newest, now_ms).then_some(Reason::Asked))
     }
 
     /// Saves into the first store.
