@@ -103,8 +103,8 @@ fn history(cluster: &Cluster) -> Vec<Seen> {
             let sql = format!(
                 "BEGIN; INSERT INTO entry VALUES ({id} + {by}, 'new', {by}), ({id} + 10 + {by}, \
                 'x', {by}); UPDATE entry SET body = body || '{step}' WHERE by = {by}; DELETE FROM \
-                entry WHERE id = {id} - 90 + {by}; INSERT OR REPLACE INTO tag VALUES ('last', {step}); \
-                COMMIT"
+                entry WHERE id = {id} - 90 + {by}; INSERT OR REPLACE INTO tag VALUES ('last', \
+                {step}); COMMIT"
             );
             node.app().execute_batch(&sql).unwrap();
         }
@@ -325,7 +325,8 @@ fn a_migration_that_travels_is_made_in_the_file_too() {
     cluster.nodes[0].app().execute_batch("INSERT INTO entry VALUES (1, 'x', 1)").unwrap();
     let before = see(&cluster);
     let sql = "BEGIN; ALTER TABLE entry ADD COLUMN more TEXT; CREATE TABLE later (id INTEGER \
-        PRIMARY KEY, a); INSERT INTO later VALUES (1, 'new table'); UPDATE entry SET more = 'y'; COMMIT";
+        PRIMARY KEY, a); INSERT INTO later VALUES (1, 'new table'); UPDATE entry SET more = 'y'; \
+        COMMIT";
     cluster.nodes[1].app().execute_batch(sql).unwrap();
     let after = see(&cluster);
     cluster.nodes[0].app().execute_batch("ALTER TABLE entry RENAME COLUMN more TO much").unwrap();
