@@ -300,6 +300,10 @@ pub(crate) struct RestoreOptions {
     /// before it. As 2026-11-29T15:04:05Z; by the clock of the broker
     #[arg(long, value_name = "TIME")]
     pub(crate) at: Option<String>,
+    /// Go on until Ctrl-C: the file is a copy for reading, which follows the cluster. A copy that
+    /// exists is not restored again
+    #[arg(long, requires = "to", conflicts_with_all = ["at", "if_db_not_exists", "dry_run"])]
+    pub(crate) follow: bool,
     /// Replace a file that exists; it is kept under a dated name
     #[arg(long)]
     pub(crate) force: bool,

@@ -23,16 +23,30 @@ pub struct History {
     settings: Settings,
 }
 
-/// The messages of one stream as they arrive.
-pub struct Feed {
-    /// Deliveries with the generation asked for, and the end of the consumer.
-    pub events: UnboundedReceiver<BrokerEvent>,
-    task: AbortHandle,
+/// A consumer of one stream. It ends when this is dropped.
+pub struct Reader(AbortHandle);
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
-impl Drop for Feed {
-    fn drop(&mut self) {
-        self.task.abort();
+/// Receives the messages of streams, and bounds how many wait.
+#[derive(Clone)]
+pub struct Inbox(Outlet);
+
+impl Inbox {
+    /// Creates one. At most `bytes_max` wait for the receiver.
+    pub fn new(bytes_max: usize) -> (Self, UnboundedReceiver<BrokerEvent>) {
+        let (sender, events) = unbounded_channel();
+        let outlet = Outlet {
+            // The receiver is gone: nobody reads any more.
+            events: Arc::new(move |event| drop(sender.send(event))),
+            budget: Arc::new(Semaphore::new(bytes_max)),
+            budget_bytes: bytes_max,
+        };
+        (Self(outlet), events)
     }
 }
 
@@ -119,7 +133,7 @@ impl History {
         Ok(StreamSeq(low.min(high) - 1))
     }
 
-    /// Starts to read a stream at a position. At most `bytes_max` wait for the reader.
+    /// Starts to read a stream at a position. Each delivery has the generation.
     ///
     /// # Errors
     /// The broker's error.
@@ -128,19 +142,11 @@ impl History {
         shard: u32,
         start: StreamSeq,
         generation: u64,
-        bytes_max: usize,
-    ) -> Result<Feed, BrokerError> {
+        inbox: &Inbox,
+    ) -> Result<Reader, BrokerError> {
         let prefix = &self.settings.nats.stream_prefix;
         let consumer = Consumer::start(&self.session, prefix, shard, start, generation);
         let consumer = consumer.await.map_err(BrokerError::Unreachable)?;
-        let (sender, events) = unbounded_channel();
-        let outlet = Outlet {
-            // The receiver is gone: nobody reads any more, and the task ends with it.
-            events: Arc::new(move |event| drop(sender.send(event))),
-            budget: Arc::new(Semaphore::new(bytes_max)),
-            budget_bytes: bytes_max,
-        };
-        let task = tokio::spawn(consumer.run(outlet)).abort_handle();
-        Ok(Feed { events, task })
+        Ok(Reader(tokio::spawn(consumer.run(inbox.0.clone())).abort_handle()))
     }
 }

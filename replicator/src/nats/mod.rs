@@ -21,7 +21,7 @@ pub mod wire;
 pub use ask::StreamUsage;
 pub use connect::{LinkError, Target};
 pub use examine::{Examination, Finding};
-pub use history::{Feed, History};
+pub use history::{History, Inbox, Reader};
 pub use peer_settings::SharedSettings;
 pub use snapshot_store::NatsStore;
 

@@ -1,12 +1,12 @@
-//! Applies what the streams hold after a snapshot to its restored file, up to given positions.
+//! Applies what the streams hold after a snapshot to its restored file.
 //!
-//! Arrives: a fetched image, which nobody else uses, and the streams. Leaves: the same file with
-//! the state of a later moment. Owns: the batches are applied by the code of a running node
+//! Arrives: a restored file, and the streams. Leaves: the same file with the state of a later
+//! moment. Owns: the batches are applied by the code of a running node
 //! ([`Inbound`]), which here gets answers that are made up where a node would write: it takes no
 //! lease, is in no registry and on no list, and publishes nothing. What a node would wait for (a
 //! gap, another schema, a batch in quarantine) is an error here. A crash leaves the scratch file.
 
-use super::restored::{RestoredError, begin_anew};
+use super::restored::RestoredError;
 use super::rows::{self, RowsError};
 use crate::actor::{Effect, Fatal, Step};
 use crate::broker::{Broker, BrokerError, BrokerEvent, Reply, Request, Ticket};
@@ -15,7 +15,7 @@ use crate::db::connection::{self, DatabaseError};
 use crate::inbound::{Inbound, Input};
 use crate::model::config::{NodeConfig, Now};
 use crate::model::ids::{NodeId, StreamSeq};
-use crate::nats::{Feed, History};
+use crate::nats::{History, Inbox, Reader};
 use crate::settings::NodeConfigError;
 use crate::store::{held, meta, quarantine};
 use parking_lot::Mutex;
@@ -24,6 +24,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
+use tokio::sync::mpsc::UnboundedReceiver;
 
 /// A stream that sends nothing for this long although it has more does not answer any more.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -96,7 +97,7 @@ pub(crate) struct Replayed {
 
 /// The requests of the actor.
 #[derive(Clone, Default)]
-struct Asked(Arc<Mutex<Vec<(Ticket, Request)>>>);
+pub(super) struct Asked(Arc<Mutex<Vec<(Ticket, Request)>>>);
 
 impl Broker for Asked {
     fn request(&mut self, ticket: Ticket, request: Request) {
@@ -110,42 +111,53 @@ impl Broker for Asked {
 
 /// A stream that is being read.
 struct Reading {
-    feed: Option<Feed>,
+    /// None: it is read to its end.
+    reader: Option<Reader>,
+    generation: u64,
     upto: u64,
+}
+
+/// Until when the streams are applied.
+#[derive(Clone, Debug)]
+pub(crate) enum Until {
+    /// The moment (unix milliseconds), and the last position of each stream at it.
+    Moment(i64, BTreeMap<u32, u64>),
+    /// Without end: what cannot be read now is tried again.
+    Stopped,
 }
 
 /// A restored file, and the streams.
 pub(crate) struct Replay<'a> {
-    inbound: Inbound<Asked>,
+    pub(super) inbound: Inbound<Asked>,
     asked: Asked,
     history: &'a History,
     runtime: Handle,
-    at_ms: i64,
-    upto: BTreeMap<u32, u64>,
+    until: Until,
     reading: HashMap<u32, Reading>,
+    inbox: Inbox,
+    events: UnboundedReceiver<BrokerEvent>,
     lost: u32,
 }
 
 impl<'a> Replay<'a> {
-    /// Opens a fetched image. `upto` has the last position of each stream, `at_ms` is the moment at
-    /// which they were the last ones. Blocks; not to be called by a task of the runtime.
+    /// Opens a restored file, see [`check`] and [`super::begin_anew`]. Blocks; not to be called by
+    /// a task of the runtime.
     ///
     /// # Errors
-    /// [`ReplayError::Snapshot`] if the image is of no use for this.
+    /// [`ReplayError`].
     pub(crate) fn open(
         path: &Path,
         config: NodeConfig,
         history: &'a History,
         runtime: Handle,
-        (at_ms, upto): (i64, BTreeMap<u32, u64>),
+        until: Until,
     ) -> Result<Self, ReplayError> {
-        let node = check(path, config.shards)?;
-        begin_anew(path, clock::unix_ms())?;
         let db = connection::open_writer(path)?;
-        // The file is thrown away after any failure, and synced when it is put in place.
-        db.pragma_update(None, "synchronous", "OFF")?;
+        if let Until::Moment(..) = until {
+            // The file is thrown away after any failure, and synced when it is put in place.
+            db.pragma_update(None, "synchronous", "OFF")?;
+        }
         let config = NodeConfig {
-            node,
             replicate: true,
             publish: true,
             politeness_ms: 0,
@@ -155,24 +167,27 @@ impl<'a> Replay<'a> {
         };
         let asked = Asked::default();
         let random = Box::new(|| getrandom::u64().unwrap_or(0));
-        let now = Now { unix_ms: at_ms, mono_ms: clock::mono_ms() };
-        let inbound = Inbound::open(config, db, asked.clone(), random, now)?;
+        let inbound = Inbound::open(config, db, asked.clone(), random, now(&until))?;
         let (reading, lost) = (HashMap::new(), 0);
-        Ok(Self { inbound, asked, history, runtime, at_ms, upto, reading, lost })
+        let (inbox, events) = Inbox::new(WAITING_BYTES);
+        Ok(Self { inbound, asked, history, runtime, until, reading, inbox, events, lost })
     }
 
-    /// Applies everything up to the positions.
+    /// Applies everything up to the moment.
     ///
     /// # Errors
     /// [`ReplayError`]. The file is of no use then.
     pub(crate) fn run(mut self) -> Result<Replayed, ReplayError> {
         self.take(Input::Broker(BrokerEvent::Connected))?;
         self.settle()?;
-        while let Some(shard) = self.unread() {
-            for event in self.next(shard)? {
+        while self.reading.values().any(|reading| reading.reader.is_some()) {
+            let silent = || BrokerError::Unreachable("they send nothing more".to_owned());
+            let events = self.next(SILENCE).filter(|_| self.lost <= LOST_MAX);
+            for event in events.ok_or_else(silent)? {
                 self.take(Input::Broker(event))?;
             }
             self.settle()?;
+            self.check_streams()?;
         }
         self.take(Input::Flush)?;
         self.settle()?;
@@ -181,59 +196,54 @@ impl<'a> Replay<'a> {
         Ok(Replayed { batches: stats.batches_applied, rows: stats.rows_taken + stats.rows_skipped })
     }
 
-    /// The present time for the actor: the moment whose state is built, so that nothing is too old
-    /// for it.
-    fn now(&self) -> Now {
-        Now { unix_ms: self.at_ms, mono_ms: clock::mono_ms() }
+    /// Gives the actor an input.
+    pub(super) fn take(&mut self, input: Input) -> Result<(), ReplayError> {
+        Ok(self.inbound.handle(input, now(&self.until))?)
     }
 
-    fn take(&mut self, input: Input) -> Result<(), ReplayError> {
-        Ok(self.inbound.handle(input, self.now())?)
-    }
-
-    /// A stream that is not read to its end.
-    fn unread(&self) -> Option<u32> {
-        self.reading.iter().find(|(_, reading)| reading.feed.is_some()).map(|(shard, _)| *shard)
-    }
-
-    /// The next messages of a stream.
-    fn next(&mut self, shard: u32) -> Result<Vec<BrokerEvent>, ReplayError> {
-        let Some(reading) = self.reading.get_mut(&shard) else { return Ok(Vec::new()) };
-        let Some(feed) = &mut reading.feed else { return Ok(Vec::new()) };
-        let first = self.runtime.block_on(async {
-            tokio::time::timeout(SILENCE, feed.events.recv()).await.ok().flatten()
-        });
-        let silent = || BrokerError::Unreachable(format!("stream {shard} sends nothing more"));
-        let mut next = Some(first.ok_or_else(silent)?);
-        let mut events = Vec::new();
-        let mut is_read = false;
-        while let Some(event) = next.take() {
-            match &event {
-                BrokerEvent::Delivered { message, .. } => {
-                    is_read = message.seq.0 >= reading.upto;
-                    if message.seq.0 > reading.upto {
-                        break;
-                    }
-                }
-                // The actor checks the stream, and starts another consumer.
-                _ => self.lost += 1,
+    /// Waits for messages. None if there are none for so long.
+    pub(super) fn next(&mut self, wait: Duration) -> Option<Vec<BrokerEvent>> {
+        let events = &mut self.events;
+        let first =
+            self.runtime.block_on(async { tokio::time::timeout(wait, events.recv()).await });
+        let mut next = first.ok().flatten();
+        next.as_ref()?;
+        let mut taken = Vec::new();
+        while let Some(event) = next {
+            if self.accepts(&event) {
+                taken.push(event);
             }
-            events.push(event);
-            if !is_read && events.len() < AT_ONCE {
-                next = feed.events.try_recv().ok();
-            }
+            next = (taken.len() < AT_ONCE).then(|| self.events.try_recv().ok()).flatten();
         }
-        if is_read {
-            reading.feed = None;
-        }
-        match self.lost > LOST_MAX {
-            true => Err(silent().into()),
-            false => Ok(events),
-        }
+        Some(taken)
     }
 
-    /// Answers requests and steps until there is nothing to do.
-    fn settle(&mut self) -> Result<(), ReplayError> {
+    /// Returns whether an event is for the actor: none of a consumer that was replaced, and no
+    /// message after the moment.
+    fn accepts(&mut self, event: &BrokerEvent) -> bool {
+        let (shard, generation) = match event {
+            BrokerEvent::Delivered { message, generation, .. } => (message.shard, *generation),
+            BrokerEvent::ConsumerLost { shard, generation, .. } => (*shard, *generation),
+            _ => return false,
+        };
+        let reading = self.reading.get_mut(&shard).filter(|r| r.generation == generation);
+        let Some(reading) = reading.filter(|reading| reading.reader.is_some()) else {
+            return false;
+        };
+        let BrokerEvent::Delivered { message, .. } = event else {
+            // The actor checks the stream, and starts another consumer.
+            self.lost += 1;
+            return true;
+        };
+        if message.seq.0 >= reading.upto {
+            reading.reader = None;
+        }
+        message.seq.0 <= reading.upto
+    }
+
+    /// Answers requests and steps until there is nothing to do. Without a moment it also ends while
+    /// the file is locked.
+    pub(super) fn settle(&mut self) -> Result<(), ReplayError> {
         loop {
             for effect in std::mem::take(&mut self.inbound.effects) {
                 // Nobody publishes, so nothing has to stop.
@@ -243,14 +253,19 @@ impl<'a> Replay<'a> {
             }
             let asked = std::mem::take(&mut *self.asked.0.lock());
             let quiet = asked.is_empty() && self.inbound.effects.is_empty();
+            let is_endless = matches!(self.until, Until::Stopped);
             for (ticket, request) in asked {
-                let reply = self.answer(request)?;
-                self.take(Input::Broker(BrokerEvent::Reply(ticket, Ok(reply))))?;
+                let reply = match self.answer(request) {
+                    Err(ReplayError::Broker(error)) if is_endless => Err(error),
+                    reply => Ok(reply?),
+                };
+                self.take(Input::Broker(BrokerEvent::Reply(ticket, reply)))?;
             }
-            match self.inbound.step(self.now())? {
+            match self.inbound.step(now(&self.until))? {
+                Step::Busy if is_endless => return Ok(()),
                 // Nobody else uses the file.
                 Step::Busy => return Err(ReplayError::Full),
-                Step::Worked | Step::Polite => self.check_streams()?,
+                Step::Worked | Step::Polite => {}
                 Step::Idle if quiet && self.asked.0.lock().is_empty() => return Ok(()),
                 Step::Idle => {}
             }
@@ -264,7 +279,7 @@ impl<'a> Replay<'a> {
             Request::StreamState { shard } => {
                 let state = runtime.block_on(history.state(shard))?;
                 Reply::State(state.ok_or_else(|| {
-                    ReplayError::Missing(format!("stream {shard} does not exist any more"))
+                    BrokerError::Unreachable(format!("stream {shard} does not exist any more"))
                 })?)
             }
             Request::MessageAt { shard, seq } => {
@@ -282,22 +297,29 @@ impl<'a> Replay<'a> {
     }
 
     fn read(&mut self, shard: u32, start: StreamSeq, generation: u64) -> Result<(), ReplayError> {
-        let upto = self.upto.get(&shard).copied().unwrap_or(0);
-        let feed = match start.0 <= upto {
+        let upto = self.upto(shard);
+        let reader = match start.0 <= upto {
             false => None,
             true => {
-                let feed = self.history.read(shard, start, generation, WAITING_BYTES);
-                Some(self.runtime.block_on(feed)?)
+                let reader = self.history.read(shard, start, generation, &self.inbox);
+                Some(self.runtime.block_on(reader)?)
             }
         };
-        self.reading.insert(shard, Reading { feed, upto });
+        self.reading.insert(shard, Reading { reader, generation, upto });
         Ok(())
     }
 
+    fn upto(&self, shard: u32) -> u64 {
+        match &self.until {
+            Until::Moment(_, upto) => upto.get(&shard).copied().unwrap_or(0),
+            Until::Stopped => u64::MAX,
+        }
+    }
+
     /// What a node would wait for: the others cannot help here.
-    fn check_streams(&self) -> Result<(), ReplayError> {
+    pub(super) fn check_streams(&self) -> Result<(), ReplayError> {
         let stats = &self.inbound.stats;
-        if stats.losses > 0 {
+        if stats.losses > 0 && matches!(self.until, Until::Moment(..)) {
             let what =
                 "they are other ones than those of the snapshot, or the broker lost messages";
             return Err(ReplayError::Missing(what.to_owned()));
@@ -313,17 +335,13 @@ impl<'a> Replay<'a> {
 
     fn check_end(&self) -> Result<(), ReplayError> {
         self.check_streams()?;
-        for (stream, progress) in self.inbound.streams() {
-            if let Some((node, seq)) = progress.held.iter().min_by_key(|(_, seq)| **seq) {
-                return Err(self.held(stream.shard, *node, *seq)?);
-            }
-        }
+        self.check_held()?;
         if !self.inbound.is_connected() {
             let why = self.inbound.trouble().unwrap_or("the check of the streams did not end");
             return Err(BrokerError::Unreachable(why.to_owned()).into());
         }
         for (stream, progress) in self.inbound.streams() {
-            let upto = self.upto.get(&stream.shard).copied().unwrap_or(0);
+            let upto = self.upto(stream.shard);
             let reached = stream.position.seq.0.max(progress.cursor.seq().0);
             if reached < upto || !stream.queue.is_empty() {
                 return Err(ReplayError::Missing(format!(
@@ -331,6 +349,16 @@ impl<'a> Replay<'a> {
                     stream.shard,
                     reached + 1
                 )));
+            }
+        }
+        Ok(())
+    }
+
+    /// An error if an origin is held.
+    pub(super) fn check_held(&self) -> Result<(), ReplayError> {
+        for (stream, progress) in self.inbound.streams() {
+            if let Some((node, seq)) = progress.held.iter().min_by_key(|(_, seq)| **seq) {
+                return Err(self.held(stream.shard, *node, *seq)?);
             }
         }
         Ok(())
@@ -370,8 +398,19 @@ impl<'a> Replay<'a> {
     }
 }
 
-/// Checks that the image has everything that its positions say. Returns its node.
-fn check(path: &Path, shards: u32) -> Result<NodeId, ReplayError> {
+/// The time for the actor. For a moment that one, so that nothing is too old for it.
+fn now(until: &Until) -> Now {
+    match until {
+        Until::Moment(at_ms, _) => Now { unix_ms: *at_ms, mono_ms: clock::mono_ms() },
+        Until::Stopped => clock::now(),
+    }
+}
+
+/// Checks that a fetched image has everything that its positions say. Returns its node.
+///
+/// # Errors
+/// [`ReplayError::Snapshot`] if it is of no use for what follows it.
+pub(crate) fn check(path: &Path, shards: u32) -> Result<NodeId, ReplayError> {
     let db = connection::open_reader(path)?;
     let contents = rows::check(&db, &[])?;
     if let Some(shard) = (1..=shards).find(|shard| !contents.is_whole(*shard)) {

@@ -44,6 +44,7 @@ mod schema_take_over;
 mod second_version;
 mod secrets;
 mod slow_stop;
+mod snapshot_follow;
 mod snapshot_heals;
 mod snapshot_leader;
 mod snapshot_moments;

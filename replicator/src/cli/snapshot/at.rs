@@ -4,11 +4,11 @@ use super::failed;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::show;
 use crate::clock;
-use crate::model::ids::NodeId;
 use crate::nats::History;
 use crate::settings::Settings;
+use crate::snapshots::begin_anew;
 use crate::snapshots::moments::{self, Lack, Reachable, StreamAt, Unread};
-use crate::snapshots::replay::{Replay, ReplayError, Replayed};
+use crate::snapshots::replay::{Replay, ReplayError, Replayed, Until, check};
 use anyhow::{Context, Result};
 use harmonylite_snapshot::SnapshotError;
 use harmonylite_snapshot::catalog::{Found, find, ids, read};
@@ -179,8 +179,10 @@ pub(super) async fn replay(
     let (at_ms, upto) = (chosen.at_ms, moments::upto(&chosen.streams));
     let runtime = tokio::runtime::Handle::current();
     let replayed = tokio::task::spawn_blocking(move || {
-        let config = settings.node_config(NodeId(0))?;
-        Replay::open(&path, config, &history, runtime, (at_ms, upto))?.run()
+        let node = check(&path, settings.replication_log.shards)?;
+        begin_anew(&path, clock::unix_ms())?;
+        let config = settings.node_config(node)?;
+        Replay::open(&path, config, &history, runtime, Until::Moment(at_ms, upto))?.run()
     });
     let replayed = replayed.await.context("the replay ended")?;
     Ok(replayed.map_err(|error| refused(&error, chosen))?)

@@ -4,6 +4,7 @@
 
 mod at;
 mod first;
+mod follow;
 mod list;
 mod prune;
 mod query;
@@ -44,6 +45,9 @@ pub(crate) fn run(global: &Global, action: SnapshotAction) -> Result<ExitCode> {
         SnapshotAction::Verify { snapshot, from, json } => {
             let store = chosen(&settings, from.as_deref())?;
             verify::run(global, &settings, &store, snapshot.as_deref(), json)?
+        }
+        SnapshotAction::Restore(options) if options.follow => {
+            follow::run(global, &settings, &options)?
         }
         SnapshotAction::Restore(options) => restore::run(global, &settings, &options)?,
         SnapshotAction::Query(options) => {
@@ -113,26 +117,38 @@ fn with_history<T>(
     let seen = Arc::clone(&progress);
     let far = move || progress::Far { done: seen.done_bytes(), total: seen.total_bytes() };
     progress::measured(what, far, || {
-        let cluster = global.cluster()?;
-        let beside = running_broker(settings)?;
-        runtime()?.block_on(async {
-            let access = match beside {
-                Some(target) => BrokerAccess::to(target),
-                None => {
-                    let opened = BrokerAccess::open(settings, node(settings)?, &cluster).await;
-                    opened.map_err(unusable)?
-                }
-            };
-            let worked = async {
-                let place = Place::at(settings, store, &access.target).await.map_err(unusable)?;
-                let history = History::open(settings, &access.target).await;
-                let history = Arc::new(history.map_err(PlaceError::Broker).map_err(unusable)?);
-                work(&place.store, &history, &progress).await
-            };
-            let done = worked.await;
-            access.close().await;
-            done
+        at_history(global, settings, store, async |store, history| {
+            work(store, history, &progress).await
         })
+    })
+}
+
+/// Opens a store and the streams of the cluster, and works on them.
+fn at_history<T>(
+    global: &Global,
+    settings: &Settings,
+    store: &StoreSettings,
+    work: impl AsyncFnOnce(&Retrying, &Arc<History>) -> Result<T>,
+) -> Result<T> {
+    let cluster = global.cluster()?;
+    let beside = running_broker(settings)?;
+    runtime()?.block_on(async {
+        let access = match beside {
+            Some(target) => BrokerAccess::to(target),
+            None => {
+                let opened = BrokerAccess::open(settings, node(settings)?, &cluster).await;
+                opened.map_err(unusable)?
+            }
+        };
+        let worked = async {
+            let place = Place::at(settings, store, &access.target).await.map_err(unusable)?;
+            let history = History::open(settings, &access.target).await;
+            let history = Arc::new(history.map_err(PlaceError::Broker).map_err(unusable)?);
+            work(&place.store, &history).await
+        };
+        let done = worked.await;
+        access.close().await;
+        done
     })
 }
 

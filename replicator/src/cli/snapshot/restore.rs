@@ -170,7 +170,7 @@ pub(super) fn directory_of(file: &Path) -> PathBuf {
 }
 
 /// The name of an old file: when it was replaced.
-fn dated(to: &Path, now_ms: i64) -> PathBuf {
+pub(super) fn dated(to: &Path, now_ms: i64) -> PathBuf {
     let mut name = to.as_os_str().to_owned();
     name.push(format!(".replaced-{}", show::moment(now_ms).replace([':', '-'], "")));
     name.into()
