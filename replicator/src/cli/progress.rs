@@ -16,13 +16,33 @@ const PLAIN: &str = "{spinner} {msg}, {elapsed}";
 const MEASURED: &str =
     "{spinner} {msg}, {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left, {elapsed}";
 
+const COUNTED: &str = "{spinner} {msg}, {pos} of {len} messages, {per_sec}, {eta} left, {elapsed}";
+
 /// How far a work is.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Far {
-    /// Bytes that are done.
+    /// What is done.
     pub(crate) done: u64,
-    /// Bytes in all; 0: not known.
+    /// What is to be done in all; 0: not known.
     pub(crate) total: u64,
+    /// What is counted.
+    pub(crate) unit: Unit,
+}
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// Bytes.
+    #[default]
+    Bytes,
+    /// Messages of the streams.
+    Messages,
+}
+
+impl Unit {
+    fn count(self, n: u64) -> String {
+        if self == Self::Bytes { show::bytes(n) } else { format!("{n} messages") }
+    }
 }
 
 /// Does the work. While it takes long, a line shows its name and its duration. Not to be nested.
@@ -72,7 +92,11 @@ fn draw(name: &str, far: impl Fn() -> Far, wait: &Receiver<()>) {
     let mut shown = "";
     loop {
         let far = far();
-        let template = if far.total == 0 { PLAIN } else { MEASURED };
+        let template = match far.unit {
+            _ if far.total == 0 => PLAIN,
+            Unit::Bytes => MEASURED,
+            Unit::Messages => COUNTED,
+        };
         if template != shown
             && let Ok(style) = ProgressStyle::with_template(template)
         {
@@ -93,7 +117,7 @@ fn draw(name: &str, far: impl Fn() -> Far, wait: &Receiver<()>) {
 fn tell(name: &str, far: impl Fn() -> Far, wait: &Receiver<()>) {
     let mut before = 0;
     while goes_on(wait, TOLD) {
-        let Far { done, total } = far();
+        let Far { done, total, unit } = far();
         let rate = done.saturating_sub(before) / TOLD.as_secs();
         before = done;
         if total == 0 {
@@ -103,7 +127,7 @@ fn tell(name: &str, far: impl Fn() -> Far, wait: &Receiver<()>) {
             None => "not known".to_owned(),
             Some(seconds) => show::span(i64::try_from(seconds.saturating_mul(1_000)).unwrap_or(0)),
         };
-        let (done, total) = (show::bytes(done), show::bytes(total));
-        tracing::info!(done, total, a_second = show::bytes(rate), left, "{name}");
+        let (done, total) = (unit.count(done), unit.count(total));
+        tracing::info!(done, total, a_second = unit.count(rate), left, "{name}");
     }
 }

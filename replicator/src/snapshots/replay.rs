@@ -22,6 +22,7 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -93,6 +94,15 @@ pub(crate) struct Replayed {
     pub(crate) batches: u64,
     /// Their rows.
     pub(crate) rows: u64,
+}
+
+/// How far a replay is.
+#[derive(Debug, Default)]
+pub(crate) struct ReplayProgress {
+    /// The messages taken so far.
+    pub(crate) done: AtomicU64,
+    /// All messages; 0: it has not begun.
+    pub(crate) total: AtomicU64,
 }
 
 /// The requests of the actor.
@@ -177,13 +187,14 @@ impl<'a> Replay<'a> {
     ///
     /// # Errors
     /// [`ReplayError`]. The file is of no use then.
-    pub(crate) fn run(mut self) -> Result<Replayed, ReplayError> {
+    pub(crate) fn run(mut self, progress: &ReplayProgress) -> Result<Replayed, ReplayError> {
         self.take(Input::Broker(BrokerEvent::Connected))?;
         self.settle()?;
         while self.reading.values().any(|reading| reading.reader.is_some()) {
             let silent = || BrokerError::Unreachable("they send nothing more".to_owned());
             let events = self.next(SILENCE).filter(|_| self.lost <= LOST_MAX);
             for event in events.ok_or_else(silent)? {
+                progress.done.fetch_add(1, Ordering::Relaxed);
                 self.take(Input::Broker(event))?;
             }
             self.settle()?;

@@ -8,13 +8,14 @@ use crate::nats::History;
 use crate::settings::Settings;
 use crate::snapshots::begin_anew;
 use crate::snapshots::moments::{self, Lack, Reachable, StreamAt, Unread};
-use crate::snapshots::replay::{Replay, ReplayError, Replayed, Until, check};
+use crate::snapshots::replay::{Replay, ReplayError, ReplayProgress, Replayed, Until, check};
 use anyhow::{Context, Result};
 use harmonylite_snapshot::SnapshotError;
 use harmonylite_snapshot::catalog::{Found, find, ids, read};
 use harmonylite_snapshot::restore::Fetched;
 use harmonylite_snapshot::store::Retrying;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -173,7 +174,10 @@ pub(super) async fn replay(
     settings: &Settings,
     history: &Arc<History>,
     chosen: &Chosen,
+    progress: &Arc<ReplayProgress>,
 ) -> Result<Replayed> {
+    progress.total.store(chosen.messages(), Ordering::Relaxed);
+    let progress = Arc::clone(progress);
     let (path, history) = (fetched.path().to_owned(), Arc::clone(history));
     let settings = Settings { db_path: path.clone(), ..settings.clone() };
     let (at_ms, upto) = (chosen.at_ms, moments::upto(&chosen.streams));
@@ -182,7 +186,7 @@ pub(super) async fn replay(
         let node = check(&path, settings.replication_log.shards)?;
         begin_anew(&path, clock::unix_ms())?;
         let config = settings.node_config(node)?;
-        Replay::open(&path, config, &history, runtime, Until::Moment(at_ms, upto))?.run()
+        Replay::open(&path, config, &history, runtime, Until::Moment(at_ms, upto))?.run(&progress)
     });
     let replayed = replayed.await.context("the replay ended")?;
     Ok(replayed.map_err(|error| refused(&error, chosen))?)

@@ -24,6 +24,7 @@ use crate::model::ids::NodeId;
 use crate::nats::{History, Target};
 use crate::settings::identity::{decide, machine_id};
 use crate::settings::{Settings, StoreSettings};
+use crate::snapshots::replay::ReplayProgress;
 use crate::snapshots::{BrokerAccess, Place, PlaceError};
 use crate::store::install::stored_node;
 use anyhow::{Context, Result};
@@ -32,6 +33,7 @@ use harmonylite_snapshot::progress::Progress;
 use harmonylite_snapshot::store::Retrying;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Runs `harmonylite snapshot`.
 pub(crate) fn run(global: &Global, action: SnapshotAction) -> Result<ExitCode> {
@@ -99,10 +101,22 @@ fn with_store<T>(
 ) -> Result<T> {
     let progress = Arc::new(Progress::default());
     let seen = Arc::clone(&progress);
-    let far = move || progress::Far { done: seen.done_bytes(), total: seen.total_bytes() };
+    let far = move || far(&seen);
     progress::measured(what, far, || {
         at_store(global, settings, store, async |store| work(store, &progress).await)
     })
+}
+
+fn far(seen: &Progress) -> progress::Far {
+    let (done, total) = (seen.done_bytes(), seen.total_bytes());
+    progress::Far { done, total, unit: progress::Unit::Bytes }
+}
+
+/// How far the state of a moment is: first the image, then what follows it.
+#[derive(Clone, Default)]
+struct AtProgress {
+    image: Arc<Progress>,
+    replay: Arc<ReplayProgress>,
 }
 
 /// Does the same with the streams of the cluster.
@@ -111,11 +125,17 @@ fn with_history<T>(
     settings: &Settings,
     store: &StoreSettings,
     what: &str,
-    work: impl AsyncFnOnce(&Retrying, &Arc<History>, &Arc<Progress>) -> Result<T>,
+    work: impl AsyncFnOnce(&Retrying, &Arc<History>, &AtProgress) -> Result<T>,
 ) -> Result<T> {
-    let progress = Arc::new(Progress::default());
-    let seen = Arc::clone(&progress);
-    let far = move || progress::Far { done: seen.done_bytes(), total: seen.total_bytes() };
+    let progress = AtProgress::default();
+    let seen = progress.clone();
+    let far = move || match seen.replay.total.load(Ordering::Relaxed) {
+        0 => far(&seen.image),
+        total => {
+            let done = seen.replay.done.load(Ordering::Relaxed);
+            progress::Far { done, total, unit: progress::Unit::Messages }
+        }
+    };
     progress::measured(what, far, || {
         at_history(global, settings, store, async |store, history| {
             work(store, history, &progress).await

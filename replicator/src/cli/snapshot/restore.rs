@@ -138,8 +138,10 @@ fn restore_at(
         if options.dry_run {
             return Ok(Plan { place, found, to, aside, moment: Some(moment) });
         }
-        let fetched = fetch(store, &found, &directory_of(&to), progress).await.map_err(failed)?;
-        moment.replayed = Some(at::replay(&fetched, settings, history, &chosen).await?);
+        let fetched = fetch(store, &found, &directory_of(&to), &progress.image).await;
+        let fetched = fetched.map_err(failed)?;
+        let replayed = at::replay(&fetched, settings, history, &chosen, &progress.replay);
+        moment.replayed = Some(replayed.await?);
         let aside = self::place(fetched, &to, aside.as_deref(), now_ms).await?;
         Ok(Plan { place, found, to, aside, moment: Some(moment) })
     })
