@@ -14,6 +14,7 @@ use harmonylite_guarantees::{
 };
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const SCHEMA: &str = "CREATE TABLE entry (id INTEGER PRIMARY KEY, body, by INTEGER);
     CREATE TABLE tag (name TEXT PRIMARY KEY, n INTEGER UNIQUE)";
@@ -204,6 +205,76 @@ fn every_moment_after_a_snapshot_is_as_it_was() {
     cluster.nodes[2].app().execute_batch("INSERT INTO entry VALUES (9000, 'later', 3)").unwrap();
     cluster.converge();
     assert_eq!(number(&cluster.nodes[0].app(), "SELECT count(*) FROM entry WHERE id = 9000"), 1);
+}
+
+/// In the middle of traffic nobody knows what a moment had. But snapshots of different nodes,
+/// taken at different times, lead to the same.
+#[test]
+fn two_snapshots_lead_to_the_same_state_in_the_middle_of_traffic() {
+    let store = tempfile::tempdir().unwrap();
+    let more = "replication_log.shards = 2\nsnapshot.keep = 10";
+    let mut cluster = Cluster::with(3, SCHEMA, &settings(store.path(), more));
+    cluster.run();
+    let stop = AtomicBool::new(false);
+    let mut moments = Vec::new();
+    let ids = std::thread::scope(|scope| {
+        for node in &cluster.nodes {
+            let stop = &stop;
+            scope.spawn(move || {
+                let app = node.app();
+                for i in 0_i64.. {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let (id, by) = (i * 7 % 40, node.id);
+                    let sql = format!(
+                        "BEGIN IMMEDIATE; INSERT OR REPLACE INTO entry VALUES ({id}, '{i}', {by}); \
+                        DELETE FROM entry WHERE id = {id} + 3; INSERT OR REPLACE INTO tag VALUES \
+                        ('{}', {}); COMMIT",
+                        i % 11,
+                        i % 13
+                    );
+                    app.execute_batch(&sql).unwrap();
+                }
+            });
+        }
+        let mut ids = Vec::new();
+        for node in &cluster.nodes[..2] {
+            let before = node.status().unwrap()["streams"][0]["cursor"].as_u64().unwrap();
+            let advanced = |by| {
+                let now = node.status().map(|s| s["streams"][0]["cursor"].as_u64());
+                now.flatten().is_some_and(|now| now > before + by)
+            };
+            eventually("there is traffic", || advanced(40));
+            ids.push(node.json(&["snapshot", "save"])["snapshot"].as_str().unwrap().to_owned());
+            // What it had not sent is sent then.
+            eventually("there is traffic", || advanced(200));
+        }
+        for _ in 0..4 {
+            let at = moment();
+            moments.push(at);
+            eventually("time passes", || now_ms() > at + 50);
+        }
+        stop.store(true, Ordering::Relaxed);
+        ids
+    });
+    let last = see(&cluster);
+    moments.push(last.at_ms);
+    let node = &cluster.nodes[2];
+    let mut states = Vec::new();
+    for at_ms in moments {
+        let of = |id: &String| {
+            let (done, file) = restore(node, at_ms, &["--snapshot", id, "--force"]);
+            sound(&open(&file));
+            (done["messages"].as_u64().unwrap(), contents(&open(&file)))
+        };
+        let (first, second) = (of(&ids[0]), of(&ids[1]));
+        assert!(first.0 > second.0 && second.0 > 0, "{} and {} messages", first.0, second.0);
+        assert!(first.1 == second.1, "at {at_ms}: {:?}\n{:?}", first.1, second.1);
+        states.push(first.1);
+    }
+    assert!(states[0] != states[3], "the moments differ");
+    assert!(states[4] == last.content);
 }
 
 /// Further writes with other ids.
