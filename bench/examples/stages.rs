@@ -73,6 +73,8 @@ fn main() -> Result<()> {
     let raw = database(&dir.path().join("raw.db"), shape)?;
     let mut origin = node(&dir.path().join("origin.db"), shape, Site(1))?;
     let peer = node(&dir.path().join("peer.db"), shape, Site(2))?;
+    // As a node does where no application commits (replicator/src/node/checkpoint.rs).
+    peer.writer.pragma_update(None, "wal_autocheckpoint", 4_000)?;
     let mut stages = Stages::new(dir.path(), &mut origin)?;
     for transaction in 0..rows / PER {
         let from = transaction * PER;

@@ -68,7 +68,7 @@ pub(crate) fn all(parts: &Parts, options: &Options, report: &mut Report) -> Resu
         conflicts::measure(&Cluster::start(parts, &plan)?, report, options.quick)?;
     }
     if options.wants(Measurement::Growth) {
-        growth::measure(&Cluster::start(parts, &Plan::default())?, report, options.quick)?;
+        growth::measure(parts, report, options.quick)?;
     }
     if options.wants(Measurement::Deferred) {
         deferred::measure(parts, report, options.scale(options.transactions, 300))?;
@@ -108,12 +108,21 @@ fn on_the_pair(pair: &Cluster, options: &Options, report: &mut Report) -> Result
 
 /// Inserts a row of some 80 bytes.
 pub(crate) fn insert(db: &Connection, id: i64) -> Result<()> {
-    let values = params![
+    insert_item(db, id, "a few words about it, as there often are")
+}
+
+/// Inserts a row of some 160 bytes.
+pub(crate) fn insert_longer(db: &Connection, id: i64) -> Result<()> {
+    insert_item(
+        db,
         id,
-        format!("item number {id}"),
-        id as f64 / 7.0,
-        "a few words about it, as there often are"
-    ];
+        "a few words about it, as there often are, and then a few more, because a row of a \
+        real application has an average of 160 bytes",
+    )
+}
+
+fn insert_item(db: &Connection, id: i64, note: &str) -> Result<()> {
+    let values = params![id, format!("item number {id}"), id as f64 / 7.0, note];
     db.prepare_cached("INSERT INTO item VALUES (?1, ?2, ?3, ?4)")?.execute(values)?;
     Ok(())
 }

@@ -265,6 +265,11 @@ impl<B: Broker> Inbound<B> {
         &self.db
     }
 
+    /// Returns the connection, for its owner between steps, to register hooks.
+    pub fn database_mut(&mut self) -> &mut Connection {
+        &mut self.db
+    }
+
     /// Ends the actor and returns its connection.
     pub fn into_database(self) -> Connection {
         self.db

@@ -7,6 +7,7 @@
 
 mod actor_loop;
 mod bell;
+mod checkpoint;
 mod delivery;
 mod error;
 mod examine;

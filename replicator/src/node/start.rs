@@ -2,6 +2,7 @@
 //! server, first contact with the broker, and only then the database.
 
 use super::bell::SharedBell;
+use super::checkpoint::Checkpoints;
 use super::file_guard::{FileGuard, refuse_other_wal};
 use super::reader::{Reader, ReaderSnapshot, ToReader};
 use super::registry::{RegistrySeen, watch_registry};
@@ -161,7 +162,7 @@ async fn start_locked(
     bell.published(opened.inbound.site(), opened.published);
     let inboxes =
         Inboxes { writer: to_writer, reader: to_reader, watch: to_watch, bell: bell.clone() };
-    let writer = writer(opened.inbound, &inboxes, known, writer_seen);
+    let writer = writer(opened.inbound, opened.checkpoints, &inboxes, known, writer_seen);
     let reader = reader(opened.outbound, &inboxes, waker.clone(), reader_seen);
     let threads = vec![
         spawn("writer", &ended_sender, move || writer.run(&writer_inbox))?,
@@ -306,6 +307,7 @@ async fn refuse_second_node(hub: &Hub, config: &NodeConfig) -> Result<(), NodeEr
 
 struct OpenedDatabase {
     inbound: Inbound<NatsBroker>,
+    checkpoints: Checkpoints,
     outbound: Outbound<NatsBroker>,
     published: i64,
     watch: rusqlite::Connection,
@@ -342,7 +344,8 @@ fn open(config: NodeConfig, brokers: (NatsBroker, NatsBroker)) -> Result<OpenedD
     let outbound = Outbound::new(config.clone(), reader()?, brokers.1)?;
     let status = reader()?;
     let published = Meta::read(&status)?.published;
-    Ok(OpenedDatabase { inbound, outbound, published, watch: reader()?, status })
+    let checkpoints = Checkpoints::take_over(inbound.database_mut())?;
+    Ok(OpenedDatabase { inbound, checkpoints, outbound, published, watch: reader()?, status })
 }
 
 /// Opens the writing connection while the write lock is free.
@@ -359,6 +362,7 @@ fn random() -> u64 {
 
 fn writer(
     inbound: Inbound<NatsBroker>,
+    checkpoints: Checkpoints,
     to: &Inboxes,
     known: RecentWakes,
     seen: watch::Sender<WriterSnapshot>,
@@ -377,6 +381,7 @@ fn writer(
         delivered_ns: None,
         abandoned: false,
         busy: Busy::default(),
+        checkpoints,
         shown_ms: 0,
     }
 }

@@ -14,7 +14,7 @@ use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Messages to the thread.
 #[derive(Debug)]
@@ -40,6 +40,15 @@ const LOOKS: [Duration; 11] = [
     Duration::from_millis(128),
 ];
 
+/// Waits between the looks after a commit was found: the next one makes events of its own. The
+/// first look is for a commit whose events came together with those of the one that was found.
+const FOUND_LOOKS: [Duration; 4] = [
+    Duration::from_micros(400),
+    Duration::from_millis(8),
+    Duration::from_millis(32),
+    Duration::from_millis(128),
+];
+
 /// Least time between two checks of the files.
 const GUARD_MS: u64 = 50;
 
@@ -48,6 +57,15 @@ const GUARD_MS: u64 = 50;
 const KNOWN: Duration = Duration::from_millis(2);
 const KNOWN_LOOKS: [Duration; 3] =
     [Duration::from_millis(8), Duration::from_millis(32), Duration::from_millis(128)];
+
+/// A transaction of many pages is an event a page. After so many, each within [`BURST_GAP`] of the
+/// one before, the thread that receives them rests in between, and the kernel merges what comes
+/// meanwhile. (Otherwise receiving them took a third of the time of applying random keys.) The
+/// looks go on meanwhile.
+const BURST_EVENTS: u32 = 16;
+const BURST_GAP: Duration = Duration::from_millis(2);
+const BURST_REST: Duration = Duration::from_millis(1);
+
 /// Watches the WAL of a database.
 pub(super) struct WalWatch {
     db: Connection,
@@ -73,7 +91,7 @@ impl WalWatch {
         poll: Duration,
     ) -> (Self, Sender<ToWatch>) {
         let (sender, inbox) = channel();
-        let events = match listen(database, sender.clone()) {
+        let events = match listen(database, sender.clone(), Pace::new(known.clone())) {
             Ok(watcher) => Some(watcher),
             Err(error) => {
                 tracing::warn!(%error, poll_ms = poll.as_millis(), "cannot watch the database's \
@@ -149,6 +167,7 @@ impl WalWatch {
             self.guard()?;
             if self.is_changed() {
                 self.waker.wake(WakeSource::Watcher, None);
+                looks = FOUND_LOOKS.iter();
             }
             let Some(wait) = looks.next() else { return Ok(true) };
             match self.inbox.recv_timeout(*wait) {
@@ -159,15 +178,9 @@ impl WalWatch {
         }
     }
 
-    /// Waits between the looks after an event. For known commits the first look is late, and few
-    /// follow.
+    /// Waits between the looks after an event. Few follow a known commit.
     fn looks(&self) -> std::slice::Iter<'static, Duration> {
-        if self.known.is_known() {
-            std::thread::park_timeout(KNOWN);
-            KNOWN_LOOKS.iter()
-        } else {
-            LOOKS.iter()
-        }
+        if self.known.is_known() { KNOWN_LOOKS.iter() } else { LOOKS.iter() }
     }
 
     /// Returns whether another connection has committed since the last look.
@@ -186,7 +199,40 @@ impl WalWatch {
     }
 }
 
-fn listen(database: &Path, sender: Sender<ToWatch>) -> notify::Result<RecommendedWatcher> {
+/// When the thread that receives the events rests.
+struct Pace {
+    known: RecentWakes,
+    last: Option<Instant>,
+    in_a_row: u32,
+}
+
+impl Pace {
+    fn new(known: RecentWakes) -> Self {
+        Self { known, last: None, in_a_row: 0 }
+    }
+
+    /// Returns how long to wait before an event is reported, and after it.
+    fn rests(&mut self, now: Instant) -> (Duration, Duration) {
+        if self.known.is_known() {
+            return (KNOWN, Duration::ZERO);
+        }
+        let is_next = self.last.replace(now).is_some_and(|last| now < last + BURST_GAP);
+        self.in_a_row = if is_next { self.in_a_row.saturating_add(1) } else { 0 };
+        (Duration::ZERO, if self.in_a_row < BURST_EVENTS { Duration::ZERO } else { BURST_REST })
+    }
+}
+
+fn rest(time: Duration) {
+    if !time.is_zero() {
+        std::thread::park_timeout(time);
+    }
+}
+
+fn listen(
+    database: &Path,
+    sender: Sender<ToWatch>,
+    mut pace: Pace,
+) -> notify::Result<RecommendedWatcher> {
     let mut wal = database.as_os_str().to_owned();
     wal.push("-wal");
     let files = [database.to_owned(), PathBuf::from(wal)];
@@ -199,12 +245,42 @@ fn listen(database: &Path, sender: Sender<ToWatch>) -> notify::Result<Recommende
                     .any(|p| p.file_name().is_some_and(|n| names.iter().any(|k| k == n)))
         });
         if ours || event.is_err() {
+            let (before, after) = pace.rests(Instant::now());
+            rest(before);
             // The receiver is gone: the node is stopping.
             let _ = sender.send(ToWatch::Touched);
+            rest(after);
         }
     })?;
     // Watch the file, not its directory: logs and other databases there would wake us for nothing.
     // The guard reports a replaced file.
     watcher.watch(&files[1], RecursiveMode::NonRecursive)?;
     Ok(watcher)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn single_commits_are_reported_at_once_and_a_burst_once_a_millisecond() {
+        let mut pace = Pace::new(RecentWakes::default());
+        let start = Instant::now();
+        let mut at = |us: u64| pace.rests(start + Duration::from_micros(us));
+        for commit in 0..100 {
+            for page in 0..6 {
+                assert_eq!(at(commit * 5_000 + page * 30), (Duration::ZERO, Duration::ZERO));
+            }
+        }
+        let rested = (0..100).filter(|page| at(1_000_000 + page * 30).1 == BURST_REST).count();
+        assert_eq!(rested, 100 - BURST_EVENTS as usize);
+        assert_eq!(at(2_000_000), (Duration::ZERO, Duration::ZERO), "the burst is over");
+    }
+
+    #[test]
+    fn what_our_own_writer_writes_is_reported_late() {
+        let known = RecentWakes::default();
+        known.writing(true);
+        assert_eq!(Pace::new(known).rests(Instant::now()), (KNOWN, Duration::ZERO));
+    }
 }

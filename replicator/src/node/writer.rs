@@ -5,6 +5,7 @@
 //! process; the database keeps its last committed state.
 
 use super::actor_loop::{Actor, run_actor, wait_until};
+use super::checkpoint::Checkpoints;
 use super::timing::{RecentDurations, RecentRate};
 use super::wake::RecentWakes;
 use super::{ThreadEnd, reader};
@@ -113,6 +114,7 @@ pub(super) struct Writer {
     pub(super) delivered_ns: Option<i64>,
     pub(super) abandoned: bool,
     pub(super) busy: Busy,
+    pub(super) checkpoints: Checkpoints,
     pub(super) shown_ms: u64,
 }
 
@@ -154,6 +156,17 @@ impl Writer {
         }
         self.busy.wait = (self.busy.wait * 2).clamp(BUSY_MIN, BUSY_MAX);
         self.busy.wait
+    }
+
+    /// Copies the WAL into the database if it is time. Returns when it will be.
+    fn checkpoint(&mut self, is_idle: bool, now_ms: u64) -> Option<u64> {
+        self.known.writing(true);
+        let next = self.checkpoints.look(self.inbound.database(), is_idle, now_ms);
+        self.known.writing(false);
+        next.unwrap_or_else(|error| {
+            tracing::debug!(%error, "cannot copy the WAL into the database; trying again");
+            None
+        })
     }
 
     fn show(&mut self, now_ms: u64) {
@@ -236,11 +249,12 @@ impl Actor for Writer {
         {
             tracing::info!("writing to the database again");
         }
+        let checkpoint_ms = self.checkpoint(step == Step::Idle, now.mono_ms).unwrap_or(u64::MAX);
         let wait = match step {
             Step::Worked => None,
             Step::Busy => Some(self.busy_wait(now.mono_ms)),
             Step::Polite => Some(POLITE),
-            Step::Idle => Some(wait_until(self.inbound.deadline(), now.mono_ms)),
+            Step::Idle => Some(wait_until(self.inbound.deadline().min(checkpoint_ms), now.mono_ms)),
         };
         let rests = matches!(step, Step::Idle | Step::Busy);
         if rests || now.mono_ms >= self.shown_ms + SHOW_MS {
