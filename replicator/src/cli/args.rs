@@ -246,7 +246,7 @@ pub(crate) enum SnapshotAction {
         #[arg(long)]
         json: bool,
     },
-    /// Restore one to a file, as a new incarnation of the node that starts on it
+    /// Restore one, or the state of a moment, as a new incarnation of the node that starts on it
     Restore(RestoreOptions),
     /// Read rows of one in its store, without restoring it: only what is read is fetched
     Query(QueryOptions),
@@ -296,6 +296,14 @@ pub(crate) struct RestoreOptions {
     /// The store: its name, or its number from 1; the first one without it
     #[arg(long, value_name = "STORE")]
     pub(crate) from: Option<String>,
+    /// The state of a moment: what the streams hold up to it is applied to the newest snapshot
+    /// before it. As 2026-11-29T15:04:05Z; by the clock of the broker
+    #[arg(long, value_name = "TIME")]
+    pub(crate) at: Option<String>,
+    /// Go on until Ctrl-C: the file is a copy for reading, which follows the cluster. A copy that
+    /// exists is not restored again
+    #[arg(long, requires = "to", conflicts_with_all = ["at", "if_db_not_exists", "dry_run"])]
+    pub(crate) follow: bool,
     /// Replace a file that exists; it is kept under a dated name
     #[arg(long)]
     pub(crate) force: bool,

@@ -58,7 +58,7 @@ async fn replicate(loaded: Loaded, cluster: ClusterSettings) -> Result<()> {
 }
 
 /// SIGHUP; SIGTERM instead where `nohup` had SIGHUP ignored, because a handler would undo that.
-fn closed_terminal() -> SignalKind {
+pub(super) fn closed_terminal() -> SignalKind {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status
         .lines()

@@ -137,12 +137,37 @@ pub struct SnapshotsStatus {
     pub verified_ms: i64,
     /// When it was checked.
     pub checked_ms: i64,
-    /// What this node does now with a snapshot; empty: nothing.
-    pub work: String,
+    /// No snapshot has what is missing here, and the node that takes them is asked for one.
+    pub wanted: bool,
+    /// What this node does now with snapshots.
+    pub works: Vec<SnapshotWork>,
     /// Why the last save failed, and what to do; empty: it did not.
     pub save_error: String,
     /// Why the last verification failed, and what to do; empty: it did not.
     pub verify_error: String,
+}
+
+/// A save, a check, a fetch or a merge of a snapshot that runs now.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SnapshotWork {
+    /// What is done, for people.
+    pub what: String,
+    /// The name of the store.
+    pub store: String,
+    /// When it began, unix milliseconds.
+    pub since_ms: i64,
+    /// What `done`, `total` and `per_second` count: `bytes` or `rows`.
+    pub unit: String,
+    /// What is done.
+    pub done: u64,
+    /// All that is to be done; 0: not known yet.
+    pub total: u64,
+    /// The rate over the last ten seconds.
+    pub per_second: u64,
+    /// The time that the rest takes at this rate, milliseconds; None: not known, or it is the end,
+    /// which is not counted (the checks of a restored file, the manifest of a saved one).
+    pub left_ms: Option<i64>,
 }
 
 impl Status {

@@ -10,6 +10,7 @@ mod ask;
 mod connect;
 mod consume;
 mod examine;
+mod history;
 mod keep;
 mod own_server_tls;
 mod peer_settings;
@@ -20,6 +21,7 @@ pub mod wire;
 pub use ask::StreamUsage;
 pub use connect::{LinkError, Target};
 pub use examine::{Examination, Finding};
+pub use history::{History, Inbox, Reader};
 pub use peer_settings::SharedSettings;
 pub use snapshot_store::NatsStore;
 

@@ -8,7 +8,7 @@ use harmonylite_snapshot::manifest::StreamPosition;
 
 /// Without `snapshot.interval` two snapshots are at least this far apart: the image of a busy node
 /// is always a few messages behind the stream.
-const APART_MS: i64 = 300_000;
+pub(super) const APART_MS: i64 = 300_000;
 
 /// The newest snapshot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,6 +56,8 @@ pub(crate) enum Reason {
     Size,
     /// A message that no snapshot covers has half of the age at which streams drop messages.
     Age,
+    /// A node misses messages that are in no snapshot.
+    Asked,
 }
 
 impl Reason {
@@ -65,6 +67,7 @@ impl Reason {
             Self::Interval => "snapshot.interval is over",
             Self::Size => "half of what a stream holds is in no snapshot",
             Self::Age => "messages that are in no snapshot will expire",
+            Self::Asked => "a node misses messages that are in no snapshot",
         }
     }
 }

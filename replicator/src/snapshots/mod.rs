@@ -7,12 +7,16 @@
 
 pub(crate) mod due;
 mod facts;
+pub(crate) mod follow;
 pub(crate) mod leader;
+pub(crate) mod moments;
 mod place;
+pub(crate) mod replay;
 mod restored;
 pub mod rows;
 mod save;
+pub(crate) mod wanted;
 
-pub(crate) use place::{Place, PlaceError};
+pub(crate) use place::{BrokerAccess, Place, PlaceError};
 pub(crate) use restored::begin_anew;
 pub(crate) use save::{SaveError, SaveRequest, save_and_prune};

@@ -20,7 +20,48 @@ use std::sync::Arc;
 pub(crate) struct Place {
     /// The store.
     pub(crate) store: Retrying,
+    access: Option<BrokerAccess>,
+}
+
+/// The broker, and what has to run for it.
+pub(crate) struct BrokerAccess {
+    /// Where it is.
+    pub(crate) target: Target,
     server: Option<(Embedded, Lock)>,
+}
+
+impl BrokerAccess {
+    /// Uses a broker that runs.
+    pub(crate) fn to(target: Target) -> Self {
+        Self { target, server: None }
+    }
+
+    /// Names the broker, or starts this node's server, which works only while no node runs.
+    ///
+    /// # Errors
+    /// [`PlaceError`].
+    pub(crate) async fn open(
+        settings: &Settings,
+        node: NodeId,
+        cluster: &ClusterSettings,
+    ) -> Result<Self, PlaceError> {
+        if !settings.nats.urls.is_empty() {
+            return Ok(Self::to(Target { urls: settings.nats.urls.clone(), access: None }));
+        }
+        let lock = Lock::acquire(&settings.db_path).map_err(PlaceError::Embedded)?;
+        let server = Embedded::start(settings, node, cluster).await?;
+        let access = server.access().borrow().clone();
+        let target = Target { urls: vec![access.url.clone()], access: Some(access) };
+        Ok(Self { target, server: Some((server, lock)) })
+    }
+
+    /// Ends what was started.
+    pub(crate) async fn close(self) {
+        if let Some((server, lock)) = self.server {
+            server.stop().await;
+            lock.remove();
+        }
+    }
 }
 
 /// Why a store cannot be used.
@@ -59,11 +100,11 @@ impl Place {
         cluster: &ClusterSettings,
     ) -> Result<Self, PlaceError> {
         if store.store != "nats" {
-            return Ok(Self { store: retrying(without_broker(store)?), server: None });
+            return Ok(Self { store: retrying(without_broker(store)?), access: None });
         }
-        let (target, server) = target(settings, node, cluster).await?;
-        let place = Self::at(settings, store, &target).await?;
-        Ok(Self { server, ..place })
+        let access = BrokerAccess::open(settings, node, cluster).await?;
+        let place = Self::at(settings, store, &access.target).await?;
+        Ok(Self { access: Some(access), ..place })
     }
 
     /// Opens a store; if it is in the broker, with this access. Starts nothing.
@@ -76,34 +117,18 @@ impl Place {
         target: &Target,
     ) -> Result<Self, PlaceError> {
         if store.store != "nats" {
-            return Ok(Self { store: retrying(without_broker(store)?), server: None });
+            return Ok(Self { store: retrying(without_broker(store)?), access: None });
         }
         let store = NatsStore::open(settings, &store.nats, target).await?;
-        Ok(Self { store: retrying(Arc::new(store)), server: None })
+        Ok(Self { store: retrying(Arc::new(store)), access: None })
     }
 
     /// Ends what was started for the store.
     pub(crate) async fn close(self) {
-        if let Some((server, lock)) = self.server {
-            server.stop().await;
-            lock.remove();
+        if let Some(access) = self.access {
+            access.close().await;
         }
     }
-}
-
-async fn target(
-    settings: &Settings,
-    node: NodeId,
-    cluster: &ClusterSettings,
-) -> Result<(Target, Option<(Embedded, Lock)>), PlaceError> {
-    if !settings.nats.urls.is_empty() {
-        return Ok((Target { urls: settings.nats.urls.clone(), access: None }, None));
-    }
-    let lock = Lock::acquire(&settings.db_path).map_err(PlaceError::Embedded)?;
-    let server = Embedded::start(settings, node, cluster).await?;
-    let access = server.access().borrow().clone();
-    let target = Target { urls: vec![access.url.clone()], access: Some(access) };
-    Ok((target, Some((server, lock))))
 }
 
 fn retrying(store: Arc<dyn Store>) -> Retrying {

@@ -40,7 +40,7 @@ const ABSORB_ENTRIES: i64 = 100_000;
 #[derive(Debug, thiserror::Error)]
 pub enum RowsError {
     /// It does not have what is missing here, or not surely.
-    #[error("it cannot fill the gap: {0}")]
+    #[error("it cannot be used here: {0}")]
     Unfit(String),
     /// The image cannot be read.
     #[error(transparent)]
@@ -250,6 +250,11 @@ impl Contents {
         Ok(Self { streams, origins: known_origins(db)? })
     }
 
+    /// Returns whether its node missed nothing of a stream, as far as it had read it.
+    pub(super) fn is_whole(&self, shard: u32) -> bool {
+        self.streams.iter().find(|stream| stream.shard == shard).is_none_or(|stream| stream.whole)
+    }
+
     /// Returns why it does not fill a gap; None if it does: its node could have answered the
     /// question about it, because it had read the stream so far and missed nothing.
     pub fn lacks(&self, gap: &OpenGap) -> Option<String> {
@@ -274,7 +279,7 @@ impl Contents {
 }
 
 /// Checks that the rows of this image can be read, and that they fill these gaps.
-fn check(db: &Connection, gaps: &[OpenGap]) -> Result<Contents, RowsError> {
+pub(super) fn check(db: &Connection, gaps: &[OpenGap]) -> Result<Contents, RowsError> {
     if !install::is_installed(db)? {
         return unfit("no node ran on that database");
     }

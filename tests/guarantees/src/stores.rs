@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU16, AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
@@ -34,6 +35,9 @@ pub struct Faults {
     status: AtomicU16,
     /// Whether only writes of chunks are counted and fail.
     only_chunks: AtomicBool,
+    /// The requests for chunks that are still answered by [`s3`]; the next ones wait. Negative:
+    /// all are answered.
+    answered: AtomicI64,
     /// All requests.
     requests: AtomicU64,
 }
@@ -52,9 +56,24 @@ impl Faults {
         self.only_chunks.store(true, Ordering::SeqCst);
     }
 
+    /// [`s3`] answers `count` further requests for chunks, and lets the next ones wait.
+    pub fn stall_chunks_after(&self, count: u32) {
+        self.answered.store(count.into(), Ordering::SeqCst);
+    }
+
     /// All requests succeed.
     pub fn heal(&self) {
         self.left.store(-1, Ordering::SeqCst);
+        self.answered.store(-1, Ordering::SeqCst);
+    }
+
+    async fn stall(&self, is_chunk: bool) {
+        let less = |left: i64| (left > 0).then(|| left - 1);
+        while is_chunk
+            && self.answered.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less) == Err(0)
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Returns how many requests there were.
@@ -103,8 +122,11 @@ pub fn s3(dir: &Path) -> HttpStore {
         async move {
             let answer = service_fn(|request: Request<Incoming>| {
                 let fault = seen.next(&request);
+                let is_chunk = request.uri().path().contains("/chunk/");
                 let answer = fault.is_none().then(|| Service::call(&service, request));
+                let seen = Arc::clone(&seen);
                 async move {
+                    seen.stall(is_chunk).await;
                     match answer {
                         Some(answer) => answer.await.map_err(|error| format!("{error:?}")),
                         None => failing(fault.unwrap(), s3s::Body::empty()),

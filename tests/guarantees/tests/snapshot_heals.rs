@@ -200,6 +200,47 @@ fn a_node_that_is_killed_while_it_merges_ends_equal() {
     }
 }
 
+/// The node that takes the snapshots saves one although nothing else makes it due, and not again
+/// and again.
+#[test]
+fn the_leader_is_asked_for_a_snapshot_that_has_what_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("s");
+    let few = "\nsnapshot.verify_interval = \"0s\"";
+    let mut cluster = Cluster::with(2, SCHEMA, &(settings(&store) + few).replace("= 20", "= 2000"));
+    cluster.run();
+    fill(&cluster.nodes[0], 1, 50);
+    cluster.converge();
+    cluster.nodes[1].stop();
+    write(&cluster.nodes[0], 10, |i| format!("INSERT INTO entry VALUES (1000 + {i}, 'new')"));
+    harmonylite_guarantees::on_jetstream(&cluster.broker.url(), async |jetstream| {
+        let stream = jetstream.get_stream("harmonylite-changes-batch-1").await.unwrap();
+        stream.purge().await.unwrap();
+    });
+    let manifests = || std::fs::read_dir(store.join("manifest")).map_or(0, Iterator::count);
+    assert_eq!(manifests(), 0);
+    // The other node cannot answer, so that the gap stays.
+    cluster.nodes[0].pause();
+    cluster.nodes[1].run();
+    eventually("the leader is asked", || {
+        cluster.nodes[1].status().is_some_and(|s| s["snapshots"]["wanted"] == true)
+    });
+    let text = String::from_utf8(cluster.nodes[1].cli(&["status"]).stdout).unwrap();
+    assert!(text.contains("no snapshot has what is missing"), "{text}");
+    cluster.nodes[0].signal("CONT");
+    eventually("it saves", || {
+        cluster.nodes[0].output().contains("a node misses messages that are in no snapshot")
+    });
+    assert_eq!(manifests(), 1);
+    cluster.converge();
+    eventually("the gap is filled", || {
+        without_gaps(&cluster.nodes[1])
+            && cluster.nodes[1].status().is_some_and(|s| s["snapshots"]["wanted"] == false)
+    });
+    assert_eq!(number(&cluster.nodes[1].app(), "SELECT count(*) FROM entry"), 60);
+    assert_eq!(manifests(), 1, "one is enough");
+}
+
 /// A snapshot from before the loss, or from the lost time itself, does not end a gap.
 #[test]
 fn a_snapshot_that_lacks_what_is_missing_is_not_used() {

@@ -9,6 +9,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use harmonylite_guarantees::stores::s3;
 use harmonylite_guarantees::{Cluster, Node, eventually, number};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -233,6 +234,65 @@ fn empty_tiny_and_wal_only_databases_are_saved_and_verified() {
                 .is_some_and(|s| s["saved_ms"].as_i64() > Some(0) && s["verified"] == s["saved"])
         });
     }
+}
+
+/// The work that `status` shows, if it is counted and not at its end.
+fn work(node: &Node, what: &str) -> Option<Value> {
+    let works = snapshots(node)?["works"].as_array()?.clone();
+    let is_counted = |w: &Value| w["done"].as_u64() > Some(0) && w["done"] != w["total"];
+    works.into_iter().find(|w| w["what"] == what && is_counted(w))
+}
+
+/// A store stops answering in the middle of a save, of a check, and of a fetch.
+#[test]
+fn status_shows_how_far_a_work_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = s3(dir.path());
+    let every = "snapshot.interval = 1000\nsnapshot.verify_interval = \"1s\"\n\
+        snapshot.leader_ttl = 3000";
+    let lines = store.settings.lines().map(|line| format!("snapshot.{line}\n"));
+    let mut cluster = Cluster::with(1, SCHEMA, &format!("{}{every}", lines.collect::<String>()));
+    let node = &mut cluster.nodes[0];
+    load(node, 1, 40_000);
+    store.faults.stall_chunks_after(2);
+    node.run();
+    let shown = |what: &str| {
+        eventually(what, || work(node, what).is_some_and(|w| w["done"].as_u64() > Some(1 << 20)));
+        let work = work(node, what).unwrap();
+        let (done, total) = (work["done"].as_u64().unwrap(), work["total"].as_u64().unwrap());
+        assert!(total > 4 << 20 && done < total, "{work}");
+        assert_eq!((&work["store"], &work["unit"]), (&"s3".into(), &"bytes".into()));
+        let text = String::from_utf8(node.cli(&["status"]).stdout).unwrap();
+        let line =
+            text.lines().find(|line| line.contains(what)).unwrap_or_else(|| panic!("{text}"));
+        for part in ["(store s3): ", " MB of ", " a second"] {
+            assert!(line.contains(part), "{line}");
+        }
+    };
+    shown("saving a snapshot");
+    store.faults.heal();
+    eventually("it is saved", || snapshots(node).is_some_and(|s| s["saved_ms"] != 0));
+    store.faults.stall_chunks_after(3);
+    // What is saved meanwhile has no new chunk.
+    shown("verifying a snapshot");
+    store.faults.heal();
+    eventually("nothing is shown", || {
+        snapshots(node).is_some_and(|s| s["verified"] != "" && s["works"] == Value::Array(vec![]))
+    });
+
+    // A node without a file fetches before it runs; then its log tells it.
+    let settings = std::fs::read_to_string(&cluster.nodes[0].config).unwrap();
+    let urls = format!("urls = [\"{}\"]", cluster.broker.url());
+    assert!(settings.contains(&urls), "{settings}");
+    let store_lines = settings.lines().filter(|line| line.starts_with("snapshot."));
+    let text = store_lines.map(|line| format!("{line}\n")).collect::<String>();
+    let mut new = Node::new(cluster.dir.path(), 2, &format!("{text}[nats]\n{urls}"));
+    store.faults.stall_chunks_after(2);
+    new.start();
+    eventually("the log tells it", || new.output().contains("left=\"not known\""));
+    store.faults.heal();
+    new.ready();
+    assert_eq!(number(&new.app(), "SELECT count(*) FROM note"), 40_000);
 }
 
 #[test]

@@ -1,13 +1,15 @@
 //! `harmonylite snapshot list`.
 
-use super::{failed, report, with_store};
+use super::{at, failed, report, running_broker, runtime, with_store};
 use crate::cli::args::Global;
 use crate::cli::{show, table};
 use crate::clock;
+use crate::nats::{History, Target};
 use crate::settings::{Settings, StoreSettings};
+use crate::snapshots::moments::Reachable;
 use anyhow::Result;
 use harmonylite_snapshot::SnapshotError;
-use harmonylite_snapshot::catalog::{ids, read};
+use harmonylite_snapshot::catalog::{Found, ids, read};
 use harmonylite_snapshot::manifest::{Manifest, SnapshotId};
 use serde_json::{Value, json};
 
@@ -18,7 +20,7 @@ pub(super) fn run(
     from: &StoreSettings,
     json: bool,
 ) -> Result<()> {
-    let (place, found) =
+    let (place, found): (_, Vec<Listed>) =
         with_store(global, settings, from, "listing snapshots", async |store, _| {
             let mut found = Vec::new();
             for id in ids(store).await.map_err(failed)? {
@@ -29,19 +31,64 @@ pub(super) fn run(
             }
             Ok((store.place(), found))
         })?;
+    let reachable = reachable(settings, &found);
     let value = json!({
         "place": place,
         "snapshots": found.iter().map(describe).collect::<Vec<_>>(),
+        "reachable": match &reachable {
+            Ok(Reachable { from_ms, to_ms }) => json!({ "from_ms": from_ms, "to_ms": to_ms }),
+            Err(why) => json!({ "error": why }),
+        },
     });
     let text = if found.is_empty() {
         format!("no snapshots in {place}\n")
     } else {
         let now_ms = clock::unix_ms();
         let rows = found.iter().map(|entry| row(entry, now_ms)).collect();
-        table::table(&["snapshot", "age", "node", "tables", "size"], 3, rows)
+        table::table(&["snapshot", "age", "node", "tables", "size"], 3, rows) + &moments(&reachable)
     };
     report(json, &value, &text);
     Ok(())
+}
+
+/// The moments that `restore --at` reaches, or why that is not known.
+fn reachable(settings: &Settings, listed: &[Listed]) -> Result<Reachable, String> {
+    if listed.is_empty() {
+        return Ok(Reachable::default());
+    }
+    let usable = |(id, manifest): &Listed| {
+        let manifest = manifest.as_ref().ok()?.clone();
+        Some(Found { id: id.clone(), manifest, older: None })
+    };
+    let found: Vec<Found> = listed.iter().filter_map(usable).collect();
+    let target = match running_broker(settings).map_err(|error| error.to_string())? {
+        Some(target) => target,
+        None if settings.nats.urls.is_empty() => {
+            let why =
+                "the streams are in the embedded nats-server, and no node runs here: start it";
+            return Err(why.to_owned());
+        }
+        None => Target { urls: settings.nats.urls.clone(), access: None },
+    };
+    runtime().map_err(|error| error.to_string())?.block_on(async {
+        let history = History::open(settings, &target).await.map_err(|error| error.to_string())?;
+        let shards = settings.replication_log.shards;
+        at::reachable(&history, &found, shards).await.map_err(|error| error.to_string())
+    })
+}
+
+fn moments(reachable: &Result<Reachable, String>) -> String {
+    match reachable {
+        Ok(Reachable { from_ms: Some(from_ms), to_ms }) => format!(
+            "restore --at reaches each moment from {} to {}\n",
+            at::exact(*from_ms),
+            at::exact(*to_ms)
+        ),
+        Ok(_) => "restore --at reaches no moment: the streams hold too little of what follows the \
+            snapshots\n"
+            .to_owned(),
+        Err(why) => format!("which moments restore --at reaches is not known: {why}\n"),
+    }
 }
 
 type Listed = (SnapshotId, Result<Manifest, String>);

@@ -2,7 +2,9 @@
 //!
 //! Works without a running node, and beside one: a database is only read, through SQLite.
 
+mod at;
 mod first;
+mod follow;
 mod list;
 mod prune;
 mod query;
@@ -18,10 +20,12 @@ use super::exit::{Exit, Failure};
 use super::{dispatch, log, progress, show};
 use crate::db::lockfile::{Sidecar, sidecar};
 use crate::embedded::Access;
-use crate::nats::Target;
+use crate::model::ids::NodeId;
+use crate::nats::{History, Target};
 use crate::settings::identity::{decide, machine_id};
 use crate::settings::{Settings, StoreSettings};
-use crate::snapshots::{Place, PlaceError};
+use crate::snapshots::replay::ReplayProgress;
+use crate::snapshots::{BrokerAccess, Place, PlaceError};
 use crate::store::install::stored_node;
 use anyhow::{Context, Result};
 use harmonylite_snapshot::SnapshotError;
@@ -29,6 +33,7 @@ use harmonylite_snapshot::progress::Progress;
 use harmonylite_snapshot::store::Retrying;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Runs `harmonylite snapshot`.
 pub(crate) fn run(global: &Global, action: SnapshotAction) -> Result<ExitCode> {
@@ -42,6 +47,9 @@ pub(crate) fn run(global: &Global, action: SnapshotAction) -> Result<ExitCode> {
         SnapshotAction::Verify { snapshot, from, json } => {
             let store = chosen(&settings, from.as_deref())?;
             verify::run(global, &settings, &store, snapshot.as_deref(), json)?
+        }
+        SnapshotAction::Restore(options) if options.follow => {
+            follow::run(global, &settings, &options)?
         }
         SnapshotAction::Restore(options) => restore::run(global, &settings, &options)?,
         SnapshotAction::Query(options) => {
@@ -93,10 +101,89 @@ fn with_store<T>(
 ) -> Result<T> {
     let progress = Arc::new(Progress::default());
     let seen = Arc::clone(&progress);
-    let far = move || progress::Far { done: seen.done_bytes(), total: seen.total_bytes() };
+    let far = move || far(&seen);
     progress::measured(what, far, || {
         at_store(global, settings, store, async |store| work(store, &progress).await)
     })
+}
+
+fn far(seen: &Progress) -> progress::Far {
+    let (done, total) = (seen.done_bytes(), seen.total_bytes());
+    progress::Far { done, total, unit: progress::Unit::Bytes }
+}
+
+/// How far the state of a moment is: first the image, then what follows it.
+#[derive(Clone, Default)]
+struct AtProgress {
+    image: Arc<Progress>,
+    replay: Arc<ReplayProgress>,
+}
+
+/// Does the same with the streams of the cluster.
+fn with_history<T>(
+    global: &Global,
+    settings: &Settings,
+    store: &StoreSettings,
+    what: &str,
+    work: impl AsyncFnOnce(&Retrying, &Arc<History>, &AtProgress) -> Result<T>,
+) -> Result<T> {
+    let progress = AtProgress::default();
+    let seen = progress.clone();
+    let far = move || match seen.replay.total.load(Ordering::Relaxed) {
+        0 => far(&seen.image),
+        total => {
+            let done = seen.replay.done.load(Ordering::Relaxed);
+            progress::Far { done, total, unit: progress::Unit::Messages }
+        }
+    };
+    progress::measured(what, far, || {
+        at_history(global, settings, store, async |store, history| {
+            work(store, history, &progress).await
+        })
+    })
+}
+
+/// Opens a store and the streams of the cluster, and works on them.
+fn at_history<T>(
+    global: &Global,
+    settings: &Settings,
+    store: &StoreSettings,
+    work: impl AsyncFnOnce(&Retrying, &Arc<History>) -> Result<T>,
+) -> Result<T> {
+    let cluster = global.cluster()?;
+    let beside = running_broker(settings)?;
+    runtime()?.block_on(async {
+        let access = match beside {
+            Some(target) => BrokerAccess::to(target),
+            None => {
+                let opened = BrokerAccess::open(settings, node(settings)?, &cluster).await;
+                opened.map_err(unusable)?
+            }
+        };
+        let worked = async {
+            let place = Place::at(settings, store, &access.target).await.map_err(unusable)?;
+            let history = History::open(settings, &access.target).await;
+            let history = Arc::new(history.map_err(PlaceError::Broker).map_err(unusable)?);
+            work(&place.store, &history).await
+        };
+        let done = worked.await;
+        access.close().await;
+        done
+    })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the network runtime")
+}
+
+/// This node's id. A database that does not exist yet has no stored one.
+fn node(settings: &Settings) -> Result<NodeId> {
+    let stored = stored_node(&settings.db_path).ok().flatten();
+    Ok(decide(settings.node_id, stored, machine_id().as_deref())?.node)
 }
 
 /// Opens a store, and works on it.
@@ -108,18 +195,10 @@ fn at_store<T>(
 ) -> Result<T> {
     let cluster = global.cluster()?;
     let beside = beside(settings, store)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("cannot start the network runtime")?;
-    runtime.block_on(async {
-        // A database that does not exist yet has no stored id.
-        let stored = stored_node(&settings.db_path).ok().flatten();
-        let node = decide(settings.node_id, stored, machine_id().as_deref())?.node;
+    runtime()?.block_on(async {
         let place = match &beside {
             Some(target) => Place::at(settings, store, target).await,
-            None => Place::open(settings, store, node, &cluster).await,
+            None => Place::open(settings, store, node(settings)?, &cluster).await,
         };
         let place = place.map_err(unusable)?;
         let done = work(&place.store).await;
@@ -131,7 +210,12 @@ fn at_store<T>(
 /// Returns the access to the embedded server of the node that runs on this database, if the
 /// snapshots are there.
 fn beside(settings: &Settings, store: &StoreSettings) -> Result<Option<Target>> {
-    if store.store != "nats" || !settings.nats.urls.is_empty() {
+    if store.store == "nats" { running_broker(settings) } else { Ok(None) }
+}
+
+/// Returns the access to the embedded server of the node that runs on this database.
+fn running_broker(settings: &Settings) -> Result<Option<Target>> {
+    if !settings.nats.urls.is_empty() {
         return Ok(None);
     }
     let Sidecar::Running(owner) = sidecar(&settings.db_path)? else { return Ok(None) };

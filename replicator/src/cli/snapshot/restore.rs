@@ -4,14 +4,15 @@
 //! positions of the snapshot, and its later writes leave. A file that is in the way is kept under a
 //! dated name.
 
-use super::{failed, report, with_store};
+use super::{at, failed, report, with_history, with_store};
 use crate::cli::args::{Global, RestoreOptions};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::show;
 use crate::clock;
-use crate::db::lockfile::Lock;
+use crate::db::lockfile::{Lock, Sidecar, sidecar};
 use crate::settings::Settings;
 use crate::snapshots::begin_anew;
+use crate::snapshots::replay::Replayed;
 use anyhow::Result;
 use harmonylite_snapshot::catalog::{Found, find};
 use harmonylite_snapshot::restore::{Fetched, fetch};
@@ -24,6 +25,21 @@ struct Plan {
     found: Found,
     to: PathBuf,
     aside: Option<PathBuf>,
+    moment: Option<Moment>,
+}
+
+/// The moment whose state is wanted.
+struct Moment {
+    at_ms: i64,
+    messages: u64,
+    replayed: Option<Replayed>,
+}
+
+/// Where the file goes.
+struct Wanted {
+    to: PathBuf,
+    aside: Option<PathBuf>,
+    now_ms: i64,
 }
 
 /// Restores a snapshot to a file.
@@ -39,8 +55,18 @@ pub(super) fn run(global: &Global, settings: &Settings, options: &RestoreOptions
         let error = harmonylite_snapshot::SnapshotError::Exists { path: to };
         return Err(failed(error).into());
     }
-    let lock = (!options.dry_run).then(|| Lock::acquire(&to)).transpose()?;
-    let done = restore(global, settings, options, to, exists);
+    let at_ms = options.at.as_deref().map(at::parse).transpose()?;
+    // Else the store, or the streams, take the lock for the embedded server.
+    let locks = !options.dry_run && !starts_server(settings, options, &to)?;
+    let lock = locks.then(|| Lock::acquire(&to)).transpose()?;
+    let now_ms = clock::unix_ms();
+    let moves_aside = if options.dry_run { exists } else { options.force };
+    let aside = moves_aside.then(|| dated(&to, now_ms));
+    let wanted = Wanted { to, aside, now_ms };
+    let done = match at_ms {
+        None => restore(global, settings, options, wanted),
+        Some(at_ms) => restore_at(global, settings, options, wanted, at_ms),
+    };
     if let Some(lock) = lock {
         lock.remove();
     }
@@ -55,32 +81,69 @@ pub(super) fn run(global: &Global, settings: &Settings, options: &RestoreOptions
         "streams": plan.found.manifest.facts.streams,
         "to": plan.to,
         "kept_as": plan.aside,
+        "at_ms": plan.moment.as_ref().map(|moment| moment.at_ms),
+        "messages": plan.moment.as_ref().map(|moment| moment.messages),
+        "batches": plan.moment.as_ref().and_then(|moment| Some(moment.replayed?.batches)),
+        "rows": plan.moment.as_ref().and_then(|moment| Some(moment.replayed?.rows)),
     });
     report(options.json, &value, &text(&plan, options.dry_run));
     Ok(())
+}
+
+/// Whether the embedded server of this node is started for the command. It takes the lock.
+fn starts_server(settings: &Settings, options: &RestoreOptions, to: &Path) -> Result<bool> {
+    let from = super::chosen(settings, options.from.as_deref())?;
+    let needs_broker = from.store == "nats" || options.at.is_some();
+    let is_embedded = needs_broker && settings.nats.urls.is_empty();
+    Ok(is_embedded && to == settings.db_path && matches!(sidecar(to)?, Sidecar::Stopped))
 }
 
 fn restore(
     global: &Global,
     settings: &Settings,
     options: &RestoreOptions,
-    to: PathBuf,
-    exists: bool,
+    wanted: Wanted,
 ) -> Result<Plan> {
-    let now_ms = clock::unix_ms();
-    let aside = options.force.then(|| dated(&to, now_ms));
+    let Wanted { to, aside, now_ms } = wanted;
     let what = format!("restoring {}", to.display());
     let from = super::chosen(settings, options.from.as_deref())?;
     with_store(global, settings, &from, &what, async |store, progress| {
         let found = find(store, options.snapshot.as_deref()).await.map_err(failed)?;
         let place = store.place();
         if options.dry_run {
-            let aside = exists.then(|| dated(&to, now_ms));
-            return Ok(Plan { place, found, to, aside });
+            return Ok(Plan { place, found, to, aside, moment: None });
         }
         let fetched = fetch(store, &found, &directory_of(&to), progress).await.map_err(failed)?;
         let aside = self::place(fetched, &to, aside.as_deref(), now_ms).await?;
-        Ok(Plan { place, found, to, aside })
+        Ok(Plan { place, found, to, aside, moment: None })
+    })
+}
+
+fn restore_at(
+    global: &Global,
+    settings: &Settings,
+    options: &RestoreOptions,
+    wanted: Wanted,
+    at_ms: i64,
+) -> Result<Plan> {
+    let Wanted { to, aside, now_ms } = wanted;
+    let what = format!("restoring {} as of {}", to.display(), at::exact(at_ms));
+    let from = super::chosen(settings, options.from.as_deref())?;
+    with_history(global, settings, &from, &what, async |store, history, progress| {
+        let wanted = options.snapshot.as_deref();
+        let chosen = at::choose(store, history, settings, wanted, at_ms).await?;
+        let place = store.place();
+        let mut moment = Moment { at_ms, messages: chosen.messages(), replayed: None };
+        let found = chosen.found.clone();
+        if options.dry_run {
+            return Ok(Plan { place, found, to, aside, moment: Some(moment) });
+        }
+        let fetched = fetch(store, &found, &directory_of(&to), &progress.image).await;
+        let fetched = fetched.map_err(failed)?;
+        let replayed = at::replay(&fetched, settings, history, &chosen, &progress.replay);
+        moment.replayed = Some(replayed.await?);
+        let aside = self::place(fetched, &to, aside.as_deref(), now_ms).await?;
+        Ok(Plan { place, found, to, aside, moment: Some(moment) })
     })
 }
 
@@ -109,7 +172,7 @@ pub(super) fn directory_of(file: &Path) -> PathBuf {
 }
 
 /// The name of an old file: when it was replaced.
-fn dated(to: &Path, now_ms: i64) -> PathBuf {
+pub(super) fn dated(to: &Path, now_ms: i64) -> PathBuf {
     let mut name = to.as_os_str().to_owned();
     name.push(format!(".replaced-{}", show::moment(now_ms).replace([':', '-'], "")));
     name.into()
@@ -118,14 +181,24 @@ fn dated(to: &Path, now_ms: i64) -> PathBuf {
 fn text(plan: &Plan, dry_run: bool) -> String {
     let manifest = &plan.found.manifest;
     let verb = if dry_run { "would restore" } else { "restored" };
-    let mut text = format!(
-        "{verb} snapshot {} from {} to {}: {}, {} old\n",
-        plan.found.id,
-        plan.place,
-        plan.to.display(),
-        show::bytes(manifest.bytes()),
-        show::span(clock::unix_ms() - manifest.created_ms),
-    );
+    let (id, place, to) = (&plan.found.id, &plan.place, plan.to.display());
+    let bytes = show::bytes(manifest.bytes());
+    let age = |now_ms| show::span(now_ms - manifest.created_ms);
+    let mut text = match &plan.moment {
+        None => {
+            let age = age(clock::unix_ms());
+            format!("{verb} snapshot {id} from {place} to {to}: {bytes}, {age} old\n")
+        }
+        Some(Moment { at_ms, messages, replayed }) => {
+            let (at, age) = (at::exact(*at_ms), age(*at_ms));
+            let applied = replayed
+                .map_or(String::new(), |r| format!(" ({} batches, {} rows)", r.batches, r.rows));
+            format!(
+                "{verb} the state of {at} to {to}: snapshot {id} from {place} ({bytes}, {age} \
+                before it), and {messages} messages of the streams{applied}\n"
+            )
+        }
+    };
     match (&plan.aside, dry_run) {
         (Some(aside), true) => text.push_str(&format!(
             "with --force the file that is there would be kept as {}\n",

@@ -2,7 +2,7 @@
 
 use super::super::show;
 use super::super::table::Facts;
-use crate::model::status::Status;
+use crate::model::status::{SnapshotWork, Status};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -40,8 +40,22 @@ fn snapshots(s: &Status) -> String {
         at if at == seen.saved_ms => "verified".to_owned(),
         at => format!("the newest verified one from {}", show::ago(at, s.now_ms)),
     };
-    let work = if seen.work.is_empty() { String::new() } else { format!("; {}", seen.work) };
-    format!("{saved}, {verified}; {by}{work}")
+    format!("{saved}, {verified}; {by}")
+}
+
+/// What is done with a snapshot, and how far it is.
+fn work(w: &SnapshotWork, now_ms: i64) -> String {
+    let count = |n| if w.unit == "bytes" { show::bytes(n) } else { format!("{n} {}", w.unit) };
+    let mut text = format!("{} (store {})", w.what, w.store);
+    if w.total > 0 {
+        let (done, total, rate) = (count(w.done), count(w.total), count(w.per_second));
+        let _ = write!(text, ": {done} of {total}, {rate} a second");
+    }
+    if let Some(left_ms) = w.left_ms {
+        let _ = write!(text, ", {} left", show::span(left_ms));
+    }
+    let _ = write!(text, ", for {}", show::span(now_ms - w.since_ms));
+    text
 }
 
 /// Returns the status as text.
@@ -142,6 +156,9 @@ pub(super) fn text(running: bool, s: &Status) -> String {
     }
     if running && s.snapshots.enabled {
         out.line("snapshots", &snapshots(s));
+        for each in &s.snapshots.works {
+            out.line("now", &work(each, s.now_ms));
+        }
     }
     out.line("conflicts", &counted(s.conflicts, "harmonylite conflicts list"));
     out.line("quarantine", &counted(s.quarantine, "harmonylite quarantine list"));
@@ -151,7 +168,14 @@ pub(super) fn text(running: bool, s: &Status) -> String {
         }
     }
     if s.open_gaps > 0 {
-        out.line("gaps", &format!("{} being repaired", s.open_gaps));
+        let wanted = match (s.snapshots.wanted, s.snapshots.leader) {
+            (false, _) => String::new(),
+            (true, 0) => "; no snapshot has what is missing, and no node takes them now".to_owned(),
+            (true, node) => {
+                format!("; no snapshot has what is missing: node {node} is asked for one")
+            }
+        };
+        out.line("gaps", &format!("{} being repaired{wanted}", s.open_gaps));
     }
     if running {
         activity(&mut out, s);

@@ -9,16 +9,20 @@
 
 use super::super::writer::WriterSnapshot;
 use super::Shared;
+use super::lead::put;
+use super::working::{Meter, done, shown};
 use crate::clock;
 use crate::inbound::{FromSnapshot, Input};
 use crate::repair::gaps::OpenGap;
 use crate::snapshots::PlaceError;
 use crate::snapshots::rows::{Contents, RowBatch, RowsError, SnapshotRows};
+use crate::snapshots::wanted::{WANTED_KEY, WANTED_MS, Wanted};
 use crate::store::gaps::GapKey;
 use futures_util::FutureExt as _;
 use harmonylite_snapshot::SnapshotError;
 use harmonylite_snapshot::catalog::{self, Found};
 use harmonylite_snapshot::manifest::{Manifest, SnapshotId};
+use harmonylite_snapshot::progress::Progress;
 use harmonylite_snapshot::restore::{Fetched, fetch};
 use harmonylite_snapshot::store::Retrying;
 use std::sync::Arc;
@@ -34,6 +38,8 @@ const WAITING: usize = 2;
 const LOOKED_AT: usize = 10;
 /// A gap that no snapshot fills is looked at again after this time.
 const AGAIN: Duration = Duration::from_secs(60);
+/// A snapshot is asked for at most once in this time.
+const ASK_AGAIN_MS: u64 = 50_000;
 /// A writer that merges nothing for this long is busy or has no connection: the merge is given up.
 const STUCK: Duration = Duration::from_secs(100);
 
@@ -59,8 +65,11 @@ enum HealError {
 /// Fills gaps as they open.
 pub(super) async fn heal(shared: Arc<Shared>) {
     let mut writer = shared.sources.writer.clone();
-    let mut unfit = Unfit::default();
+    let (mut unfit, mut asked_ms) = (Unfit::default(), None);
     loop {
+        if writer.borrow().open_gaps.is_empty() {
+            shared.seen.send_modify(|seen| seen.wanted = false);
+        }
         let is_open = |seen: &WriterSnapshot| !seen.open_gaps.is_empty();
         let gaps = match writer.wait_for(is_open).await {
             Ok(seen) => seen.open_gaps.clone(),
@@ -77,6 +86,10 @@ pub(super) async fn heal(shared: Arc<Shared>) {
             }
             Ok(None) => {
                 tracing::info!("no snapshot has what is missing here: other nodes are asked");
+                if asked_ms.is_none_or(|at| clock::mono_ms() >= at + ASK_AGAIN_MS) {
+                    asked_ms = Some(clock::mono_ms());
+                    want(&shared, &gaps, unfit.of(&gaps)).await;
+                }
                 shared.send(Input::Snapshot(FromSnapshot::None));
             }
             Err(error) => {
@@ -86,6 +99,15 @@ pub(super) async fn heal(shared: Arc<Shared>) {
         }
         let changed = writer.wait_for(|seen: &WriterSnapshot| seen.open_gaps != gaps);
         let _ = tokio::time::timeout(AGAIN, changed).await;
+    }
+}
+
+/// Asks the node that takes the snapshots for one that has what is missing here.
+async fn want(shared: &Shared, gaps: &[OpenGap], unfit: &[SnapshotId]) {
+    let wanted = Wanted::of(shared.sources.node.0, gaps, unfit, clock::unix_ms());
+    match put(shared, WANTED_KEY, wanted.value(), None, Some(WANTED_MS)).await {
+        Ok(_) => shared.seen.send_modify(|seen| seen.wanted = true),
+        Err(error) => tracing::debug!(%error, "nobody is asked for a snapshot yet"),
     }
 }
 
@@ -125,10 +147,13 @@ async fn fill(
         "messages are missing that this snapshot has; merging its rows"
     );
     let scratch = shared.scratch()?;
-    let progress = Arc::default();
+    let (name, progress) = (shared.first_store(), Arc::<Progress>::default());
     let fetched = fetch(&place.store, &found, &scratch, &progress).boxed();
-    let fetched = reading(shared, fetched, attempt).await?;
-    let merged = merge(shared, fetched, gaps, attempt).await;
+    let what = ("fetching a snapshot that fills a gap", name.as_str());
+    let fetched = shown(shared, what, &progress, reading(shared, fetched, attempt)).await?;
+    let meter = Meter::begin("merging a snapshot", &name, "rows");
+    let merged = merge(shared, fetched, gaps, (attempt, meter, versions(&found.manifest))).await;
+    done(shared, "merging a snapshot");
     if matches!(merged, Err(HealError::Rows(RowsError::Unfit(_)))) {
         unfit.push(found.id.clone());
     }
@@ -197,12 +222,19 @@ fn has(manifest: &Manifest, gap: &OpenGap) -> bool {
     })
 }
 
-/// Gives the rows of an image to the writer. Returns their number, and what the image contains.
+/// The versions of an image, about as many as the rows that are merged.
+fn versions(manifest: &Manifest) -> u64 {
+    let is_version = |name: &str| name.starts_with("__harmonylite__") && name.ends_with("_version");
+    manifest.tables.iter().filter(|(name, _)| is_version(name)).map(|(_, rows)| rows).sum()
+}
+
+/// Gives the rows of an image to the writer. `attempt` is its number, how it is shown, and the rows
+/// expected. Returns their number, and what the image contains.
 async fn merge(
     shared: &Arc<Shared>,
     fetched: Fetched,
     gaps: Vec<OpenGap>,
-    attempt: u64,
+    (attempt, mut meter, total): (u64, Meter, u64),
 ) -> Result<(u64, Contents), HealError> {
     let (to_merge, mut batches) = mpsc::channel::<RowBatch>(WAITING);
     let config = shared.config.clone();
@@ -225,12 +257,9 @@ async fn merge(
         let took_ms = clock::mono_ms() - begun_ms;
         let rest_ms = took_ms.clamp(*REST_MS.start(), *REST_MS.end());
         tokio::time::sleep(Duration::from_millis(rest_ms)).await;
-        shared.seen.send_modify(|seen| {
-            seen.work = format!("merging a snapshot: {rows} rows");
-        });
+        meter.show(shared, rows, total.max(rows));
     }
     let contents = reader.await.map_err(|_| HealError::Ends)??;
-    shared.seen.send_modify(|seen| seen.work.clear());
     Ok((rows, contents))
 }
 

@@ -6,11 +6,13 @@
 //! store.
 
 use super::super::writer::flush;
+use super::working::shown;
 use super::{Shared, lead};
 use crate::broker::BrokerError;
 use crate::clock;
 use crate::settings::{Settings, StoreSettings};
 use crate::snapshots::due::{Bounds, Newest, Reason, Stream, due};
+use crate::snapshots::wanted::{WANTED_KEY, Wanted};
 use crate::snapshots::{PlaceError, SaveError, SaveRequest, save_and_prune};
 use futures_util::FutureExt as _;
 use harmonylite_snapshot::SnapshotError;
@@ -20,6 +22,7 @@ use harmonylite_snapshot::progress::Progress;
 use harmonylite_snapshot::save::Saved;
 use harmonylite_snapshot::store::Retrying;
 use harmonylite_snapshot::verify::verify;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -172,7 +175,6 @@ impl Keeper {
                 self.shared.seen.send_modify(|seen| seen.verify_error = failed.text);
             }
         }
-        self.shared.seen.send_modify(|seen| seen.work.clear());
         let interval_ms = self.settings().snapshot.interval;
         let look_ms = if interval_ms == 0 { LOOK_MS_MAX } else { interval_ms / 10 };
         Duration::from_millis(look_ms.clamp(LOOK_MS_MIN, LOOK_MS_MAX))
@@ -243,11 +245,12 @@ impl Keeper {
             bytes_max: u64::try_from(log.max_bytes).unwrap_or(0),
             age_ms_max: i64::try_from(log.max_age.as_ms()).unwrap_or(i64::MAX),
         };
-        let mut streams = Vec::new();
+        let (mut streams, mut made) = (Vec::new(), HashMap::new());
         for shard in 1..=log.shards {
             let newest = self.newest.iter().flat_map(|newest| &newest.streams);
             let covered = newest.filter(|s| s.shard == shard).map(|s| (s.seq, s.created_ns)).next();
             let usage = self.shared.asker.stream_usage(shard, covered).await?;
+            made.insert(shard, usage.created_ns);
             streams.push(Stream {
                 messages: usage.messages,
                 bytes: usage.bytes,
@@ -255,7 +258,15 @@ impl Keeper {
                 oldest_ms: usage.next.map(|(_, time_ms)| time_ms),
             });
         }
-        Ok(due(self.newest.as_ref(), &streams, bounds, clock::unix_ms()))
+        let (newest, now_ms) = (self.newest.as_ref(), clock::unix_ms());
+        if let Some(reason) = due(newest, &streams, bounds, now_ms) {
+            return Ok(Some(reason));
+        }
+        let entry = lead::get(&self.shared, WANTED_KEY).await?;
+        let Some(mut wanted) = Wanted::read(entry.as_ref()) else { return Ok(None) };
+        // Another stream of that name: no snapshot would have it.
+        wanted.streams.retain(|s| made.get(&s.shard) == Some(&s.created_ns));
+        Ok(wanted.is_due(newest, now_ms).then_some(Reason::Asked))
     }
 
     /// Saves into the first store.
@@ -274,8 +285,6 @@ impl Keeper {
         reason: &str,
         resend: bool,
     ) -> Result<(Saved, String), Failed> {
-        let work = format!("saving a snapshot in {}", store.name);
-        self.shared.seen.send_modify(|seen| seen.work = work);
         flush(&self.shared.writer, self.shared.sources.writer.clone()).await;
         let request = SaveRequest {
             path: self.shared.database().to_owned(),
@@ -284,7 +293,10 @@ impl Keeper {
             resend,
         };
         let place = self.shared.place_at(store).await?;
-        let (saved, _) = save_and_prune(request, &place.store, &Arc::default()).boxed().await?;
+        let progress = Arc::<Progress>::default();
+        let saved = save_and_prune(request, &place.store, &progress).boxed();
+        let (saved, _) =
+            shown(&self.shared, ("saving a snapshot", &store.name), &progress, saved).await?;
         tracing::info!(
             snapshot = %saved.id,
             place = place.store.place(),
@@ -319,7 +331,6 @@ impl Keeper {
         if every_ms == 0 || self.newest.is_none() || self.resend || !is_due {
             return Ok(());
         }
-        self.shared.seen.send_modify(|seen| seen.work = "verifying a snapshot".to_owned());
         let place = self.shared.place().await?;
         let found = match catalog::find(&place.store, None).await {
             Err(SnapshotError::None { .. }) => return Ok(()),
@@ -338,7 +349,10 @@ impl Keeper {
 
     async fn check(&self, store: &Retrying, found: &Found) -> Result<(), Failed> {
         let scratch = self.shared.scratch()?;
-        let checked = verify(store, found, &scratch, &Arc::<Progress>::default()).boxed().await?;
+        let (name, progress) = (self.shared.first_store(), Arc::<Progress>::default());
+        let checked = verify(store, found, &scratch, &progress).boxed();
+        let what = ("verifying a snapshot", name.as_str());
+        let checked = shown(&self.shared, what, &progress, checked).await?;
         tracing::info!(
             snapshot = %found.id,
             tables = checked.tables,

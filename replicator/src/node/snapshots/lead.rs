@@ -139,14 +139,14 @@ pub(super) async fn release(shared: &Shared) -> Result<(), BrokerError> {
     Ok(())
 }
 
-async fn get(shared: &Shared, key: &str) -> Result<Option<KvEntry>, BrokerError> {
+pub(super) async fn get(shared: &Shared, key: &str) -> Result<Option<KvEntry>, BrokerError> {
     match shared.asker.ask(Request::KvGet { key: key.to_owned() }).await? {
         Reply::Kv(entry) => Ok(entry),
         _ => Err(BrokerError::Unreachable("another answer".to_owned())),
     }
 }
 
-async fn put(
+pub(super) async fn put(
     shared: &Shared,
     key: &str,
     value: Vec<u8>,

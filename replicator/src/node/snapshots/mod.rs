@@ -9,6 +9,7 @@
 mod heal;
 mod keep;
 mod lead;
+mod working;
 
 use super::file_guard::FileGuard;
 use super::report::StatusSources;
@@ -55,6 +56,11 @@ impl Shared {
     /// Opens the first store: the one that is read, proved and used for gaps.
     async fn place(&self) -> Result<Place, PlaceError> {
         self.place_at(&self.sources.settings.snapshot.stores()[0]).await
+    }
+
+    /// Returns the name of the first store.
+    fn first_store(&self) -> String {
+        self.sources.settings.snapshot.stores().swap_remove(0).name
     }
 
     /// Opens a store.
