@@ -78,7 +78,6 @@ pub struct Inbound<B: Broker> {
     verify: Verify,
     repairs: Repairs,
     pruning: Pruning,
-    unmade: UnmadeRetry,
     join: Join,
     inbox: Inbox,
     polite: Polite,
@@ -107,12 +106,11 @@ impl<B: Broker> Inbound<B> {
         let layout = install_all(&config, &mut db, &mut random, now)?;
         let durable = Durable::read(&db, &config)?;
         let mut inbound = Self {
-            schema: FollowedSchema::new(layout),
+            schema: FollowedSchema::new(layout, UnmadeRetry::read(&db)?),
             requests: Requests::new(broker),
             verify: Verify::new(&config, durable.site(), random),
             repairs: Repairs::read(&config, &db)?,
             pruning: Pruning::new(now),
-            unmade: UnmadeRetry::read(&db)?,
             join: Join::new(config.replicate),
             inbox: Inbox::new(&durable, now),
             polite: Polite::new(&config),
@@ -133,8 +131,8 @@ impl<B: Broker> Inbound<B> {
 
     /// Returns the components with deadlines.
     fn schedule(&self) -> Schedule<'_> {
-        let Self { durable, verify, repairs, pruning, unmade, join, inbox, .. } = self;
-        Schedule { durable, verify, repairs, pruning, unmade, join, inbox }
+        let Self { durable, verify, repairs, pruning, schema, join, inbox, .. } = self;
+        Schedule { durable, verify, repairs, pruning, unmade: &schema.unmade, join, inbox }
     }
 
     /// Takes a function that returns whether another connection has an open snapshot. Without it

@@ -5,6 +5,7 @@
 //! commit leaves the previous triggers; the next start compares them with the schema.
 
 use super::durable::check_content;
+use super::unmade::UnmadeRetry;
 use crate::actor::Fatal;
 use crate::capture::id_ranges;
 use crate::capture::install::{self, Installed};
@@ -57,6 +58,8 @@ pub(super) struct FollowedSchema {
     prepared: i64,
     /// Triggers of the application that do not fire for rows of other nodes, and why.
     pub(super) silent_triggers: Vec<SilentTrigger>,
+    /// When what could not be made of other nodes' migrations is tried again.
+    pub(super) unmade: UnmadeRetry,
     /// When held batches that carry changes of the schema are tried again, and how long after the
     /// last time, milliseconds of the monotone clock.
     retry: (u64, u64),
@@ -68,8 +71,9 @@ const RETRY_MS: (u64, u64) = (15_000, 600_000);
 
 impl FollowedSchema {
     /// Starts with an installed layout. The connection is not prepared yet.
-    pub(super) fn new(layout: Layout) -> Self {
+    pub(super) fn new(layout: Layout, unmade: UnmadeRetry) -> Self {
         Self {
+            unmade,
             layout: Arc::new(layout),
             moved: true,
             installing: None,

@@ -16,7 +16,7 @@ fn a_table_that_goes_while_the_connection_is_prepared_ends_nothing() {
     let mut db = Connection::open(&path).unwrap();
     create_tables(&db, &path).unwrap();
     let (layout, _) = install::install(&db, &TableFilter::default(), 0).unwrap();
-    let mut schema = FollowedSchema::new(layout);
+    let mut schema = FollowedSchema::new(layout, UnmadeRetry::read(&db).unwrap());
     application.execute_batch("DROP TABLE item").unwrap();
     schema.moved = false;
     schema.prepare(&mut db).unwrap();
@@ -49,7 +49,7 @@ fn rebuilt() -> Rebuilt {
     create_tables(&db, &path).unwrap();
     let config = NodeConfig { path, ..NodeConfig::for_tests(1) };
     let (layout, _) = install::install(&db, &config.filter, 0).unwrap();
-    let mut schema = FollowedSchema::new(layout);
+    let mut schema = FollowedSchema::new(layout, UnmadeRetry::read(&db).unwrap());
     schema.moved = false;
     Rebuilt { application, db, config, schema, _dir: dir }
 }

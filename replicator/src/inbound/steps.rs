@@ -133,12 +133,12 @@ impl<B: Broker> Inbound<B> {
         let copies = (&self.durable, &self.stats);
         let tx = Transaction::new(&self.db, &self.config, &layout, copies, now);
         let (rows_before, up) = (self.stats.rows_seen(), self.verify.is_up());
-        let Self { verify, inbox, repairs, join, polite, unmade, .. } = self;
+        let Self { verify, inbox, repairs, join, polite, schema, .. } = self;
         let absorb_max = match urgency {
             Urgency::IfUnseen => ABSORB_ENTRIES_FEW,
             Urgency::Now | Urgency::None => ABSORB_ENTRIES_MAX,
         };
-        let retry_unmade = now.mono_ms >= unmade.deadline();
+        let retry_unmade = now.mono_ms >= schema.unmade.deadline();
         let mut work = Work { verify, inbox, repairs, join, retry_unmade, absorb_max };
         let may_commit = |tx: &Transaction<'_>| {
             if polite.is_on() && tx.config.path.to_str() != Some(":memory:") {
@@ -180,10 +180,10 @@ impl<B: Broker> Inbound<B> {
         self.inbox.committed(&after.served);
         self.inbox.snapshot.committed(after.merged.take());
         if let Some(any_left) = after.unmade_tried {
-            self.unmade.tried(any_left, now);
+            self.schema.unmade.tried(any_left, now);
         }
         if after.unmade {
-            self.unmade.noted(now);
+            self.schema.unmade.noted(now);
         }
         for batch in after.stamped.drain(..) {
             self.stats.drift_warnings += u64::from(self.clocks.saw_batch(batch, now));
@@ -241,7 +241,7 @@ impl<B: Broker> Inbound<B> {
     fn schema_changed(&mut self) -> Result<(), Fatal> {
         self.durable.compare = Compare::read(&self.db)?;
         self.verify.heartbeat_at_once();
-        self.unmade.schema_changed();
+        self.schema.unmade.schema_changed();
         self.effects.push(Effect::Look);
         // Held origins may fit this schema.
         self.consume_all_held();

@@ -113,6 +113,14 @@ mod tests {
         db
     }
 
+    /// The application has just committed.
+    fn beside_an_application(path: &Path) -> (Connection, Checkpoints) {
+        let mut db = open(path);
+        let checkpoints = Checkpoints::take_over(&mut db).unwrap();
+        open(path).execute("INSERT INTO t(v) VALUES (1)", []).unwrap();
+        (db, checkpoints)
+    }
+
     /// Adds some 500 pages to the WAL.
     fn write(db: &Connection) {
         let sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500) \
@@ -128,9 +136,7 @@ mod tests {
     fn beside_an_application_that_writes_a_thousand_pages_are_copied_at_once() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("app.db");
-        let (mut db, app) = (open(&path), open(&path));
-        let mut checkpoints = Checkpoints::take_over(&mut db).unwrap();
-        app.execute("INSERT INTO t(v) VALUES (1)", []).unwrap();
+        let (db, mut checkpoints) = beside_an_application(&path);
         write(&db);
         assert_eq!(checkpoints.look(&db, false, 0).unwrap(), None);
         assert!(size(&path) < 100_000, "500 pages wait");
@@ -143,9 +149,7 @@ mod tests {
     fn while_nobody_else_writes_more_gathers_until_a_quiet_moment() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("app.db");
-        let (mut db, app) = (open(&path), open(&path));
-        let mut checkpoints = Checkpoints::take_over(&mut db).unwrap();
-        app.execute("INSERT INTO t(v) VALUES (1)", []).unwrap();
+        let (db, mut checkpoints) = beside_an_application(&path);
         (0..3).for_each(|_| write(&db));
         checkpoints.look(&db, false, 0).unwrap();
         let before = size(&path);

@@ -34,25 +34,30 @@ pub(super) fn run(global: &Global, settings: &Settings, options: &RestoreOptions
     }
     let from = chosen(settings, options.from.as_deref())?;
     let lock = Lock::acquire(&to)?;
-    let done = restore_and_follow(global, settings, options, &from, &to);
+    let done = restore_and_follow(CopyOf { global, settings, options, from: &from, to: &to });
     lock.remove();
     done
 }
 
-fn restore_and_follow(
-    global: &Global,
-    settings: &Settings,
-    options: &RestoreOptions,
-    from: &StoreSettings,
-    to: &Path,
-) -> Result<()> {
+/// A copy, and what the command line says of it.
+#[derive(Clone, Copy)]
+struct CopyOf<'a> {
+    global: &'a Global,
+    settings: &'a Settings,
+    options: &'a RestoreOptions,
+    from: &'a StoreSettings,
+    to: &'a Path,
+}
+
+fn restore_and_follow(copy: CopyOf<'_>) -> Result<()> {
+    let CopyOf { global, settings, options, from, to } = copy;
     let exists = to.symlink_metadata().is_ok();
     let goes_on = exists && !options.force && is_copy(to).unwrap_or(false);
     if exists && !options.force && !goes_on {
         return Err(failed(SnapshotError::Exists { path: to.to_owned() }).into());
     }
     if !goes_on {
-        first(global, settings, options, from, to)?;
+        first(copy)?;
     }
     at_history(global, settings, from, async |_, history| {
         let (stop, listeners) = until_signal()?;
@@ -71,13 +76,7 @@ fn restore_and_follow(
 }
 
 /// Restores the newest snapshot as a new copy.
-fn first(
-    global: &Global,
-    settings: &Settings,
-    options: &RestoreOptions,
-    from: &StoreSettings,
-    to: &Path,
-) -> Result<()> {
+fn first(CopyOf { global, settings, options, from, to }: CopyOf<'_>) -> Result<()> {
     let what = format!("restoring {}", to.display());
     with_store(global, settings, from, &what, async |store, progress| {
         let now_ms = clock::unix_ms();
