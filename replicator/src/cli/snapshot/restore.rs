@@ -191,11 +191,12 @@ fn text(plan: &Plan, dry_run: bool) -> String {
         }
         Some(Moment { at_ms, messages, replayed }) => {
             let (at, age) = (at::exact(*at_ms), age(*at_ms));
-            let applied = replayed
-                .map_or(String::new(), |r| format!(" ({} batches, {} rows)", r.batches, r.rows));
+            let applied = replayed.map_or(String::new(), |r| {
+                format!("; applied batches: {}, rows: {}", r.batches, r.rows)
+            });
             format!(
                 "{verb} the state of {at} to {to}: snapshot {id} from {place} ({bytes}, {age} \
-                before it), and {messages} messages of the streams{applied}\n"
+                before it); messages of the streams after it: {messages}{applied}\n"
             )
         }
     };
