@@ -31,6 +31,7 @@ mod steps;
 mod stream;
 mod transaction;
 mod unmade;
+mod unmade_retry;
 mod verify;
 mod work;
 
@@ -65,7 +66,7 @@ use schedule::Schedule;
 use schema::FollowedSchema;
 use std::sync::Arc;
 use stream::Oversized;
-use unmade::UnmadeRetry;
+use unmade_retry::UnmadeRetry;
 use verify::Verify;
 
 /// The writing actor.

@@ -9,7 +9,7 @@ use super::durable::Durable;
 use super::inbox::Inbox;
 use super::join::Join;
 use super::repairs::Repairs;
-use super::unmade::UnmadeRetry;
+use super::unmade_retry::UnmadeRetry;
 use super::verify::Verify;
 use crate::model::config::Now;
 use crate::model::ids::StreamSeq;

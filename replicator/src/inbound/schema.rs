@@ -5,7 +5,7 @@
 //! commit leaves the previous triggers; the next start compares them with the schema.
 
 use super::durable::check_content;
-use super::unmade::UnmadeRetry;
+use super::unmade_retry::UnmadeRetry;
 use crate::actor::Fatal;
 use crate::capture::id_ranges;
 use crate::capture::install::{self, Installed};
