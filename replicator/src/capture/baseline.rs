@@ -5,11 +5,13 @@
 //! after a crash it is repeated.
 
 use crate::db::connection::DatabaseError;
-use crate::db::layout::{Layout, TableLayout};
+use crate::db::layout::{Layout, TableLayout, version_keys};
+use crate::db::packed_key::PACK;
 use crate::db::row_digest::digest_sql;
-use crate::db::sql::{key_columns, quote};
+use crate::db::sql::quote;
 use crate::model::batch::Value;
 use crate::model::ids::{Hlc, Site};
+use crate::store::site_numbers::SiteNumbers;
 use crate::store::{change_log, meta};
 use rusqlite::{Connection, params_from_iter};
 
@@ -21,14 +23,12 @@ pub fn unversioned(table: &TableLayout) -> String {
     let keys = &table.schema.key;
     let not_null: Vec<String> =
         keys.iter().map(|k| format!("t.{} IS NOT NULL", quote(&k.name))).collect();
-    let joined: Vec<String> =
-        keys.iter().enumerate().map(|(i, k)| format!("v.key{i} = t.{}", quote(&k.name))).collect();
     format!(
         "FROM main.{} AS t WHERE {} AND NOT EXISTS (SELECT 1 FROM main.{} AS v WHERE {})",
         quote(table.name()),
         not_null.join(" AND "),
         quote(&table.version_table()),
-        joined.join(" AND ")
+        table.version_of_row()
     )
 }
 
@@ -52,18 +52,24 @@ pub fn baseline_rows(
     condition: &str,
     values: &[Value],
 ) -> Result<usize, DatabaseError> {
-    let columns = key_columns(table.schema.key.len()).join(", ");
+    let columns = version_keys(&table.schema).join(", ");
     let keys: Vec<String> =
         table.schema.key.iter().map(|k| format!("t.{}", quote(&k.name))).collect();
     let from = format!("{} AND {condition}", unversioned(table));
     let logged = change_log::publish_rows(db, table.id, &keys, &from, values)?;
     let site = meta::get(db, meta::SITE)?.unwrap_or(Site(0));
     assert!(site.0 > 0, "a database gets its site before it joins");
+    let number = SiteNumbers::default().number(db, site)?;
+    let packed: Vec<String> = keys
+        .iter()
+        .zip(&table.packs)
+        .map(|(key, packs)| if *packs { format!("{PACK}({key})") } else { key.clone() })
+        .collect();
     let version = format!(
-        "INSERT INTO main.{} ({columns}, hlc, site, digest) SELECT {}, {BASELINE}, {site}, {} \
+        "INSERT INTO main.{} ({columns}, hlc, site, digest) SELECT {}, {BASELINE}, {number}, {} \
         {from}",
         quote(&table.version_table()),
-        keys.join(", "),
+        packed.join(", "),
         digest_sql(table, "t")
     );
     db.prepare_cached(&version)?.execute(params_from_iter(values))?;

@@ -9,9 +9,9 @@
 
 use crate::db::connection::DatabaseError;
 use crate::db::key_pages::next_page;
-use crate::db::layout::{Layout, TableLayout};
+use crate::db::layout::{Layout, TableLayout, version_keys};
 use crate::db::row_digest::{UNKNOWN, digest_sql};
-use crate::db::sql::{key_columns, quote};
+use crate::db::sql::quote;
 use crate::model::batch::Value;
 use crate::model::planted_bugs::{Bug, planted};
 use crate::store::change_log::{self, KIND_FOUND};
@@ -123,13 +123,6 @@ impl Compare {
 
 type Page = (u64, Option<Vec<Value>>);
 
-fn same_key(table: &TableLayout) -> String {
-    let keys = table.schema.key.iter().enumerate();
-    let parts: Vec<String> =
-        keys.map(|(i, k)| format!("v.key{i} = t.{}", quote(&k.name))).collect();
-    parts.join(" AND ")
-}
-
 /// Makes the digests of a page of versions anew.
 fn refresh(
     db: &Connection,
@@ -138,13 +131,13 @@ fn refresh(
     rows_max: u64,
 ) -> Result<Page, DatabaseError> {
     let versions = quote(&table.version_table());
-    let keys = key_columns(table.schema.key.len());
+    let keys = version_keys(&table.schema);
     let page = next_page(db, &format!("main.{versions}"), &keys, after, rows_max)?;
     db.prepare_cached(&format!(
         "UPDATE main.{versions} AS v SET digest = (SELECT {} FROM main.{} AS t WHERE {}) WHERE {}",
         digest_sql(table, "t"),
         quote(table.name()),
-        same_key(table),
+        table.row_of_version(),
         page.condition
     ))?
     .execute(params_from_iter(&page.values))?;
@@ -177,7 +170,7 @@ fn changed(
     let from = format!(
         "FROM {from} LEFT JOIN main.{} AS v ON {} WHERE {} AND v.digest IS NOT {}{}",
         quote(&table.version_table()),
-        same_key(table),
+        table.version_of_row(),
         page.condition,
         digest_sql(table, "t"),
         if joined { "" } else { " AND v.hlc IS NOT NULL" }
@@ -197,8 +190,7 @@ fn vanished(
     after: Option<&[Value]>,
     rows_max: u64,
 ) -> Result<Page, DatabaseError> {
-    let keys: Vec<String> =
-        key_columns(table.schema.key.len()).iter().map(|k| format!("v.{k}")).collect();
+    let keys: Vec<String> = version_keys(&table.schema).iter().map(|k| format!("v.{k}")).collect();
     let from = format!("main.{} AS v", quote(&table.version_table()));
     let page = next_page(db, &from, &keys, after, rows_max)?;
     let from = format!(
@@ -206,8 +198,9 @@ fn vanished(
         AS t WHERE {})",
         page.condition,
         quote(table.name()),
-        same_key(table)
+        table.row_of_version()
     );
+    let keys = table.key_of_version();
     let time = match comparison.kind {
         Kind::CompareLoosely => "0".to_owned(),
         _ => format!("CASE WHEN v.digest = {UNKNOWN} THEN 0 ELSE {} END", comparison.time_ms),

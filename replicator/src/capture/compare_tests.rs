@@ -3,7 +3,9 @@ use crate::capture::absorb::{AbsorbState, absorb};
 use crate::capture::install::{install, load};
 use crate::model::ids::{Site, Version};
 use crate::model::table_filter::TableFilter;
+use crate::store::site_numbers::SiteNumbers;
 use crate::store::sites::begin_site;
+use crate::store::versions::Versions;
 use crate::store::{meta, test_database};
 use std::collections::HashSet;
 
@@ -78,8 +80,10 @@ impl Node {
 
     fn version(&self, table: &str, key: &str) -> Version {
         let versions = quote(&crate::db::layout::version_table(table));
-        let sql = format!("SELECT hlc, site FROM {versions} WHERE key0 = ?1");
-        self.db.query_row(&sql, [key], |r| crate::db::ids::version_from(r, 0)).unwrap()
+        let sql = format!("SELECT hlc, site FROM {versions} WHERE packed0 = ?1");
+        let read = |r: &rusqlite::Row<'_>| Ok((r.get(0)?, r.get(1)?));
+        let (hlc, number) = self.db.query_row(&sql, [key], read).unwrap();
+        Version { hlc, site: SiteNumbers::default().site(&self.db, number).unwrap() }
     }
 }
 
@@ -376,4 +380,57 @@ fn digests_are_added_to_an_older_database() {
         )
         .unwrap();
     assert_eq!(digests, 2, "one for each row, none for the deleted one");
+}
+
+/// Format 2 held UUIDs as text. A view that does not compile is in the way of most ALTER TABLE.
+#[test]
+fn an_older_database_keeps_its_versions_when_keys_are_packed() {
+    const TABLE: &str = "key0 \"TEXT\" COLLATE BINARY";
+    let uuid = "0123abcd-0123-4567-89ab-00000000000f";
+    let mut node = Node::new(&format!(
+        "CREATE TABLE {0} (c TEXT COLLATE NOCASE, n INT, u TEXT, v, PRIMARY KEY (c, n, u)); CREATE \
+        TABLE i (id INTEGER PRIMARY KEY); CREATE VIEW broken AS SELECT * FROM nowhere",
+        quote(TABLE)
+    ));
+    node.run(&format!(
+        "INSERT INTO {0} VALUES ('{uuid}', 5, '{uuid}', 1), ('c', 6, 'u', 2), ('d', 7, x'00', 3); \
+        INSERT INTO i VALUES (5); DELETE FROM {0} WHERE n = 6",
+        quote(TABLE)
+    ));
+    node.absorb();
+    let key = |c: &str, n, u: Value| [Value::Text(c.into()), Value::Integer(n), u];
+    let versions = |node: &Node| {
+        let layout = load(&node.db, &TableFilter::default()).unwrap().unwrap();
+        let mut versions = Versions::new(&node.db);
+        let table = layout.by_name(TABLE).unwrap();
+        let keys = [
+            key(uuid, 5, Value::Text(uuid.into())),
+            key("C", 6, Value::Text("u".into())),
+            key("d", 7, Value::Blob(vec![0])),
+        ];
+        let of = |versions: &mut Versions<'_>, key: &[Value]| versions.get(table, key).unwrap();
+        let found = keys.map(|key| of(&mut versions, &key));
+        assert!(found.iter().all(|version| *version != Version::NONE), "{found:?}");
+        found
+    };
+    let before = versions(&node);
+    let name = quote(&crate::db::layout::version_table(TABLE));
+    node.run(&format!(
+        "CREATE TABLE former AS SELECT key0, key1, __harmonylite__unpack(packed2), hlc, 7, digest \
+        FROM {name}; DROP TABLE {name}; CREATE TABLE {name} (key0 \"TEXT\" COLLATE NOCASE, key1 \
+        \"INT\" COLLATE BINARY, key2 \"TEXT\" COLLATE BINARY, hlc INTEGER NOT NULL, site INTEGER \
+        NOT NULL, digest INTEGER, PRIMARY KEY (key0, key1, key2)) WITHOUT ROWID; INSERT INTO \
+        {name} SELECT * FROM former; DROP TABLE former; DROP TABLE __harmonylite__site_number",
+    ));
+    meta::set(&node.db, meta::FORMAT, 2).unwrap();
+    crate::store::install::create_tables(&node.db, std::path::Path::new("")).unwrap();
+    assert_eq!(node.follow(1), [], "the installation finds the table in the form that it makes");
+    assert_eq!(versions(&node), before);
+    let packed: i64 = node
+        .db
+        .query_row(&format!("SELECT octet_length(packed2) FROM {name} WHERE key1 = 5"), [], |r| {
+            r.get(0)
+        })
+        .unwrap();
+    assert_eq!(packed, 17);
 }

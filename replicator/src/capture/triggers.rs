@@ -6,7 +6,7 @@
 
 use super::displaced;
 use super::lineage::witness_sql;
-use crate::db::layout::version_table;
+use crate::db::layout::{version_keys, version_table};
 use crate::db::schema::{KeyKind, OWN_PREFIX, TableSchema};
 use crate::db::sql::{key_columns, quote};
 use crate::store::change_log::{self, KIND_CHANGED};
@@ -23,20 +23,20 @@ pub(super) fn version_table_sql(table: &TableSchema) -> String {
             INTEGER NOT NULL, digest INTEGER)"
         );
     }
+    let keys = version_keys(table);
     let columns: Vec<String> = table
         .key
         .iter()
-        .enumerate()
-        .map(|(i, k)| {
+        .zip(&keys)
+        .map(|(k, name)| {
             let declared = if k.declared.is_empty() {
                 String::new()
             } else {
                 format!(" {}", quote(&k.declared))
             };
-            format!("key{i}{declared} COLLATE {}", k.collation.name())
+            format!("{name}{declared} COLLATE {}", k.collation.name())
         })
         .collect();
-    let keys = key_columns(table.key.len());
     format!(
         "CREATE TABLE main.{name} ({}, hlc INTEGER NOT NULL, site INTEGER NOT NULL, digest \
         INTEGER, PRIMARY KEY ({})) WITHOUT ROWID",

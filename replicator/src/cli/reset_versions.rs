@@ -81,7 +81,7 @@ mod tests {
         let sql = "SELECT group_concat(key0 || ' ' || (hlc >> 16) || ' ' || site, ', ') FROM \
             (SELECT * FROM __harmonylite__t_version ORDER BY key0)";
         let versions: String = db.query_row(sql, [], |r| r.get(0)).unwrap();
-        assert_eq!(versions, format!("1 {} 7, 2 {now} 9", now + 5));
+        assert_eq!(versions, format!("1 {} -1, 2 {now} 9", now + 5));
         let sql = "SELECT group_concat(key0 || ' ' || kind || ' ' || time, ', ') FROM \
             (SELECT * FROM __harmonylite__change_log ORDER BY id)";
         let log: String = db.query_row(sql, [], |r| r.get(0)).unwrap();

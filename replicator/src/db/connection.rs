@@ -2,7 +2,7 @@
 //!
 //! Arrives: a path. Leaves: connections set up for their use, and what can go wrong with them.
 
-use crate::db::row_digest;
+use crate::db::{packed_key, row_digest};
 use crate::model::action::Action;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
@@ -127,6 +127,7 @@ pub fn open_writer(path: &Path) -> Result<Connection, DatabaseError> {
 pub fn prepare_writer(db: &Connection) -> Result<(), DatabaseError> {
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
     row_digest::register(db)?;
+    packed_key::register(db)?;
     // The writer of a row has checked it, and a CHECK may call functions that only the application
     // registers. wal_autocheckpoint keeps its default: the owner of the write lock checkpoints on
     // commit.

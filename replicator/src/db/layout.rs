@@ -3,10 +3,11 @@
 //! Arrives: a [`TableSchema`]. Leaves: a [`TableLayout`]. Pure; the statements are cached by the
 //! connections that run them.
 
+use crate::db::packed_key::{PACK, UNPACK, packs};
 use crate::db::row_digest::RowDigest;
-use crate::db::schema::{KeyKind, OWN_PREFIX, Skipped, TableSchema};
+use crate::db::schema::{KeyColumn, KeyKind, OWN_PREFIX, Skipped, TableSchema};
 use crate::db::shape::{Shape, ShapeColumn};
-use crate::db::sql::{canonical_key, key_columns, quote};
+use crate::db::sql::{canonical_key, quote};
 use crate::model::batch::{Digest, Value};
 use crate::model::planted_bugs::{Bug, planted};
 use data_encoding::HEXLOWER;
@@ -18,13 +19,13 @@ use std::sync::Arc;
 pub struct Statements {
     /// All columns of a row, in batch order.
     pub select_row: String,
-    /// Key -> hlc, site.
+    /// Packed key -> hlc, site number.
     pub version_get: String,
-    /// Key, hlc, site, digest.
+    /// Packed key, hlc, site number, digest.
     pub version_put: String,
     /// The greatest key with a version, for tables with an integer key.
     pub version_greatest: String,
-    /// Key, hlc, site; the digest is that of the row as it is stored, NULL if there is none.
+    /// Key, hlc, site number; the digest is that of the row as it is stored, NULL if there is none.
     pub version_put_stored: String,
     /// Key.
     pub delete_row: String,
@@ -61,6 +62,8 @@ pub struct TableLayout {
     pub batch_columns: Vec<String>,
     /// The places of the key in `batch_columns`, in key order.
     pub batch_key: Vec<usize>,
+    /// Which columns of the key the version table holds packed.
+    pub packs: Vec<bool>,
     /// The statements.
     pub sql: Statements,
 }
@@ -87,7 +90,8 @@ impl TableLayout {
             .map(|k| batch_columns.iter().position(|c| *c == k.name).unwrap_or(0))
             .collect();
         let sql = statements(&schema, &batch_columns, &digest);
-        Self { id, schema, history, digest, batch_columns, batch_key, sql }
+        let packs = schema.key.iter().map(packs).collect();
+        Self { id, schema, history, digest, batch_columns, batch_key, packs, sql }
     }
 
     /// The table's name.
@@ -98,6 +102,37 @@ impl TableLayout {
     /// Returns the name of its version table.
     pub fn version_table(&self) -> String {
         version_table(&self.schema.name)
+    }
+
+    /// The key of the version `v` as the table has it, an expression a column.
+    pub fn key_of_version(&self) -> Vec<String> {
+        let key_of = |(column, name): (&KeyColumn, String)| {
+            if packs(column) { format!("{UNPACK}(v.{name})") } else { format!("v.{name}") }
+        };
+        self.schema.key.iter().zip(version_keys(&self.schema)).map(key_of).collect()
+    }
+
+    /// The condition that finds the row `t` of the version `v`.
+    pub fn row_of_version(&self) -> String {
+        let same = |(name, key): (&KeyColumn, String)| {
+            let binary = if packs(name) { " COLLATE BINARY" } else { "" };
+            format!("{key}{binary} = t.{}", quote(&name.name))
+        };
+        let parts: Vec<String> =
+            self.schema.key.iter().zip(self.key_of_version()).map(same).collect();
+        parts.join(" AND ")
+    }
+
+    /// The condition that finds the version `v` of the row `t`.
+    pub fn version_of_row(&self) -> String {
+        let same = |(column, name): (&KeyColumn, String)| {
+            let key = format!("t.{}", quote(&column.name));
+            let key = if packs(column) { format!("{PACK}({key})") } else { key };
+            format!("v.{name} = {key}")
+        };
+        let parts: Vec<String> =
+            self.schema.key.iter().zip(version_keys(&self.schema)).map(same).collect();
+        parts.join(" AND ")
     }
 
     /// `(column COLLATE c = ?n AND ...)`, in the collation of the key's index.
@@ -173,6 +208,12 @@ pub fn version_table(table: &str) -> String {
     format!("{OWN_PREFIX}{table}_version")
 }
 
+/// The columns of the key in the version table.
+pub fn version_keys(table: &TableSchema) -> Vec<String> {
+    let name = |(i, column)| if packs(column) { format!("packed{i}") } else { format!("key{i}") };
+    table.key.iter().enumerate().map(name).collect()
+}
+
 fn key_condition(schema: &TableSchema, place: impl Fn(usize) -> String) -> String {
     let parts: Vec<String> = schema
         .key
@@ -190,18 +231,25 @@ fn statements(schema: &TableSchema, batch_columns: &[String], digest: &RowDigest
     let key_names: Vec<String> = schema.key.iter().map(|k| quote(&k.name)).collect();
     let condition = key_condition(schema, |i| format!("?{}", i + 1));
     let n = schema.key.len();
-    let version_keys = key_columns(n);
-    let version_condition: Vec<String> = (0..n).map(|i| format!("key{i} = ?{}", i + 1)).collect();
-    let places: Vec<String> = (1..=n + 2).map(|i| format!("?{i}")).collect();
+    let version_keys = version_keys(schema);
+    let version_condition: Vec<String> =
+        version_keys.iter().enumerate().map(|(i, key)| format!("{key} = ?{}", i + 1)).collect();
     let keys = version_keys.join(", ");
-    let put = |digest: String| {
+    let put = |packed: &str, digest: &str| {
         format!(
-            "INSERT INTO {versions} ({keys}, hlc, site, digest) VALUES ({}, {digest}) ON CONFLICT \
-            ({keys}) DO UPDATE SET hlc = excluded.hlc, site = excluded.site, digest = \
-            excluded.digest",
-            places.join(", ")
+            "INSERT INTO {versions} ({keys}, hlc, site, digest) VALUES ({packed}, ?{}, ?{}, \
+            {digest}) ON CONFLICT ({keys}) DO UPDATE SET hlc = excluded.hlc, site = \
+            excluded.site, digest = excluded.digest",
+            n + 1,
+            n + 2
         )
     };
+    let places: Vec<String> = (1..=n).map(|i| format!("?{i}")).collect();
+    // Its parameters are the row's too, so they come as the row has them.
+    let pack = |(column, place): (&KeyColumn, &String)| {
+        if packs(column) { format!("{PACK}({place})") } else { place.clone() }
+    };
+    let packed: Vec<String> = schema.key.iter().zip(&places).map(pack).collect();
     let stored =
         format!("(SELECT {} FROM {table} AS t WHERE {condition})", digest.sql("t", u32::MAX));
     Statements {
@@ -213,8 +261,8 @@ fn statements(schema: &TableSchema, batch_columns: &[String], digest: &RowDigest
             version_condition.join(" AND ")
         ),
         version_greatest: format!("SELECT max(key0) FROM {versions}"),
-        version_put: put(format!("?{}", n + 3)),
-        version_put_stored: put(stored),
+        version_put: put(&places.join(", "), &format!("?{}", n + 3)),
+        version_put_stored: put(&packed.join(", "), &stored),
     }
 }
 

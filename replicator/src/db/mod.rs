@@ -11,6 +11,7 @@ pub mod key_pages;
 pub mod layout;
 pub mod lockfile;
 pub mod objects;
+pub mod packed_key;
 pub mod preflight;
 pub mod published_objects;
 pub mod rebuild_capture;

@@ -8,7 +8,7 @@
 
 use crate::db::connection::DatabaseError;
 use crate::db::key_pages::next_page;
-use crate::db::layout::Layout;
+use crate::db::layout::{Layout, version_keys};
 use crate::db::sql::quote;
 use crate::model::batch::Value;
 use crate::model::config::Now;
@@ -102,7 +102,7 @@ pub fn prune(
     if planted(Bug::TombstoneEarly) {
         return tombstones_early(db, table, pass.table);
     }
-    let keys: Vec<String> = (0..table.schema.key.len()).map(|i| format!("key{i}")).collect();
+    let keys = version_keys(&table.schema);
     let mut page = next_page(db, &format!("main.{name}"), &keys, pass.after.as_deref(), rows_max)?;
     page.values.push(Value::Integer(Hlc::from_ms(before_ms).0));
     let sql = format!(
@@ -123,18 +123,11 @@ fn tombstones_early(
     table: &crate::db::layout::TableLayout,
     at: usize,
 ) -> Result<(u64, Option<Pass>), DatabaseError> {
-    let same: Vec<String> = table
-        .schema
-        .key
-        .iter()
-        .enumerate()
-        .map(|(i, k)| format!("v.key{i} = t.{}", quote(&k.name)))
-        .collect();
     let sql = format!(
         "DELETE FROM main.{} AS v WHERE NOT EXISTS (SELECT 1 FROM main.{} AS t WHERE {})",
         quote(&table.version_table()),
         quote(table.name()),
-        same.join(" AND ")
+        table.row_of_version()
     );
     Ok((db.execute(&sql, [])? as u64, Some(Pass { table: at + 1, after: None })))
 }

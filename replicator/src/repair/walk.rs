@@ -7,7 +7,7 @@
 use crate::capture::baseline::{baseline_rows, unversioned};
 use crate::db::connection::DatabaseError;
 use crate::db::key_pages::{KeyPage, next_page, page_upto};
-use crate::db::layout::{Layout, TableLayout};
+use crate::db::layout::{Layout, TableLayout, version_keys};
 use crate::db::sql::quote;
 use crate::model::batch::Value;
 use crate::model::ids::Hlc;
@@ -138,7 +138,7 @@ impl Walk {
             let keys = table.schema.key.iter().map(|k| format!("t.{}", quote(&k.name))).collect();
             (format!("main.{} AS t", quote(table.name())), keys)
         } else {
-            let keys = (0..table.schema.key.len()).map(|i| format!("v.key{i}")).collect();
+            let keys = version_keys(&table.schema).iter().map(|k| format!("v.{k}")).collect();
             (format!("main.{} AS v", quote(&table.version_table())), keys)
         }
     }
@@ -165,14 +165,11 @@ impl Walk {
             let from = unversioned(table);
             return format!("SELECT {columns}, {size} {from} AND {condition} ORDER BY {columns}");
         }
-        let joined: Vec<String> = (table.schema.key.iter().enumerate())
-            .map(|(i, k)| format!("v.key{i} = t.{}", quote(&k.name)))
-            .collect();
         format!(
             "SELECT {columns}, {size} FROM {from} LEFT JOIN main.{} AS t ON {} WHERE {condition} \
             AND {} ORDER BY {columns}",
             quote(table.name()),
-            joined.join(" AND "),
+            table.row_of_version(),
             self.recent()
         )
     }
@@ -186,7 +183,8 @@ impl Walk {
         if self.unversioned {
             return Ok(baseline_rows(db, table, &page.condition, &page.values)? as u64);
         }
-        let (from, keys) = self.source(table);
+        let (from, _) = self.source(table);
+        let keys = table.key_of_version();
         let from = format!("FROM {from} WHERE {} AND {}", page.condition, self.recent());
         Ok(publish_rows(db, table.id, &keys, &from, &page.values)? as u64)
     }
@@ -310,7 +308,7 @@ mod tests {
                 38
             );
             assert_eq!(
-                count("SELECT count(*) FROM __harmonylite__b_version WHERE hlc = 1 AND site = 7"),
+                count("SELECT count(*) FROM __harmonylite__b_version WHERE hlc = 1 AND site = -1"),
                 15
             );
             assert_eq!(finish(&db, &layout, Walk::unversioned(), rows_max), 0, "all have versions");

@@ -4,6 +4,7 @@ use crate::model::batch::{Op, Row, Value};
 use crate::model::ids::{Site, StreamSeq, Version};
 use crate::repair::gaps::Needs;
 use crate::store::cursor::Anchor;
+use crate::store::site_numbers::SiteNumbers;
 use crate::store::sites::begin_site;
 use crate::wire::decode::BatchReader;
 use crate::wire::unpack::unpacking;
@@ -112,7 +113,8 @@ fn every_row_and_tombstone_comes_once_with_the_version_that_its_node_gives_it() 
     let mut read = db.prepare("SELECT key0, hlc, site FROM __harmonylite__t_version").unwrap();
     let stored = read
         .query_map([], |r| {
-            Ok((r.get::<_, i64>(0)?, Version { hlc: Hlc(r.get(1)?), site: Site(r.get(2)?) }))
+            let site = SiteNumbers::default().site(&db, r.get(2)?).unwrap();
+            Ok((r.get::<_, i64>(0)?, Version { hlc: Hlc(r.get(1)?), site }))
         })
         .unwrap();
     let mut count = 0;

@@ -5,10 +5,11 @@
 //! win, because a stored version in the far future loses against any version that it accepts. It
 //! runs inside one write transaction of the caller: all or none.
 
+use super::site_numbers::SiteNumbers;
 use super::{change_log, meta};
 use crate::db::connection::DatabaseError;
 use crate::db::layout::Layout;
-use crate::db::sql::{key_columns, quote};
+use crate::db::sql::quote;
 use crate::model::batch::Value;
 use crate::model::ids::{Hlc, Site};
 use rusqlite::{Connection, params};
@@ -33,18 +34,19 @@ pub fn bring_back(
     now_ms: i64,
 ) -> Result<BroughtBack, DatabaseError> {
     let site = meta::get(db, meta::SITE)?.unwrap_or(Site(0));
+    let number = SiteNumbers::default().number(db, site)?;
     let changes = change_log::restamp(db, 0, hlc_max.ms() + 1..i64::MAX, now_ms)?;
     let mut rows = 0;
     for table in &layout.tables {
         let versions = format!("main.{}", quote(&table.version_table()));
-        let keys = key_columns(table.schema.key.len());
-        let from = format!("FROM {versions} WHERE hlc > ?1");
+        let keys = table.key_of_version();
+        let from = format!("FROM {versions} AS v WHERE hlc > ?1");
         let logged =
             change_log::publish_rows(db, table.id, &keys, &from, &[Value::Integer(hlc_max.0)])?;
         if logged > 0 {
             db.execute(
                 &format!("UPDATE {versions} SET hlc = ?2, site = ?3 WHERE hlc > ?1"),
-                params![hlc_max, Hlc::from_ms(now_ms), site],
+                params![hlc_max, Hlc::from_ms(now_ms), number],
             )?;
         }
         rows += logged;

@@ -3,22 +3,21 @@
 //! Arrives: a connection. Leaves: all tables of `tables.sql`, or an error if a later program wrote
 //! them. Runs inside the caller's transaction, so a crash leaves all or none.
 
-use super::meta;
+use super::{former_formats, meta};
 use crate::db::connection::{DatabaseError, open_reader};
-use crate::db::layout::version_table;
+use crate::db::packed_key;
 use crate::db::row_digest;
 use crate::db::schema::OWN_PREFIX;
-use crate::db::sql::quote;
 use crate::model::ids::NodeId;
 use rusqlite::Connection;
 use std::collections::HashSet;
 use std::path::Path;
 
 /// The format number of our tables. FORMAT.md explains each number.
-pub const FORMAT: i64 = 2;
+pub const FORMAT: i64 = 3;
 
 /// The tables of `tables.sql`, without our prefix.
-pub const FIXED_TABLES: [&str; 15] = [
+pub const FIXED_TABLES: [&str; 16] = [
     "meta",
     "table",
     "schema_history",
@@ -28,6 +27,7 @@ pub const FIXED_TABLES: [&str; 15] = [
     "change_log",
     "id_range",
     "site",
+    "site_number",
     "origin",
     "held",
     "cursor",
@@ -42,13 +42,12 @@ pub const FIXED_TABLES: [&str; 15] = [
 /// [`DatabaseError::NewerFormat`]; any other error of SQLite.
 pub fn create_tables(db: &Connection, path: &Path) -> Result<(), DatabaseError> {
     row_digest::register(db)?;
+    packed_key::register(db)?;
     if is_installed(db)?
         && let Some(found) = meta::get(db, meta::FORMAT)?
     {
         check_format(path, found)?;
-        if found < 2 {
-            add_digests(db)?;
-        }
+        former_formats::bring_up(db, found)?;
     }
     db.execute_batch(include_str!("tables.sql"))?;
     meta::set(db, meta::FORMAT, FORMAT)
@@ -69,26 +68,6 @@ pub fn missing_tables(db: &Connection) -> Result<Vec<String>, DatabaseError> {
         .collect::<rusqlite::Result<HashSet<_>>>()?;
     let all = FIXED_TABLES.map(|name| format!("{OWN_PREFIX}{name}"));
     Ok(all.into_iter().filter(|name| !present.contains(name)).collect())
-}
-
-/// Format 1 had no digests beside the versions. The next installation finds that the table has no
-/// shape yet, and has the digests made.
-fn add_digests(db: &Connection) -> Result<(), DatabaseError> {
-    // A version table that is missing is created with the column.
-    let mut read = db.prepare(
-        "SELECT name FROM main.__harmonylite__table AS t WHERE hash IS NOT NULL AND EXISTS (SELECT \
-        1 FROM main.sqlite_schema AS s WHERE s.name = '__harmonylite__' || t.name || '_version')",
-    )?;
-    let names =
-        read.query_map([], |r| r.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()?;
-    drop(read);
-    for name in names {
-        db.execute_batch(&format!(
-            "ALTER TABLE main.{} ADD COLUMN digest INTEGER",
-            quote(&version_table(&name))
-        ))?;
-    }
-    Ok(())
 }
 
 /// Refuses a newer format than this program supports.
@@ -143,7 +122,7 @@ mod tests {
         assert_eq!(meta::get(&db, meta::NODE).unwrap(), Some(NodeId(4)), "nothing is lost");
         meta::set(&db, meta::FORMAT, FORMAT + 1).unwrap();
         let refused = create_tables(&db, path).unwrap_err();
-        assert!(matches!(refused, DatabaseError::NewerFormat { found: 3, known: FORMAT, .. }));
+        assert!(matches!(refused, DatabaseError::NewerFormat { found: 4, known: FORMAT, .. }));
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub const NODE: Key<NodeId> = Key::new("node");
 pub const RESTORED_NODE: Key<NodeId> = Key::new("restored_node");
 /// The site (the present incarnation) of this database.
 pub const SITE: Key<Site> = Key::new("site");
+/// The last number that a site was given ([`super::site_numbers`]).
+pub const SITE_NUMBER: Key<i64> = Key::new("site_number");
 /// The last batch of this site that is known to be acknowledged.
 pub const BATCH: Key<BatchNo> = Key::new("batch");
 /// Log entries up to here are absorbed: their versions are stored.

@@ -8,7 +8,8 @@ use rusqlite::{Connection, params};
 use std::collections::HashSet;
 
 /// The SQL condition that a version (column `site`) comes from this node's database.
-pub const IS_OWN: &str = "site IN (SELECT site FROM main.__harmonylite__site)";
+pub const IS_OWN: &str = "site IN (SELECT site FROM main.__harmonylite__site UNION ALL SELECT \
+    number FROM main.__harmonylite__site JOIN main.__harmonylite__site_number USING (site))";
 
 /// Starts a new incarnation. The present site becomes a former one, with its last published batch
 /// as applied.

@@ -54,6 +54,10 @@ CREATE TABLE IF NOT EXISTS main.__harmonylite__site (
   site INTEGER PRIMARY KEY,
   since INTEGER NOT NULL
 );
+CREATE TABLE IF NOT EXISTS main.__harmonylite__site_number (
+  number INTEGER PRIMARY KEY,
+  site INTEGER NOT NULL UNIQUE
+);
 CREATE TABLE IF NOT EXISTS main.__harmonylite__origin (
   site INTEGER PRIMARY KEY,
   node INTEGER NOT NULL,

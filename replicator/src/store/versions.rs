@@ -6,12 +6,13 @@
 //! crash leaves.
 
 use crate::db::connection::DatabaseError;
-use crate::db::ids::version_from;
 use crate::db::layout::TableLayout;
+use crate::db::packed_key::{Packed, pack};
 use crate::db::schema::KeyKind;
 use crate::model::batch::Value;
 use crate::model::ids::Version;
-use rusqlite::{CachedStatement, Connection, OptionalExtension, params_from_iter};
+use crate::store::site_numbers::SiteNumbers;
+use rusqlite::{CachedStatement, Connection, OptionalExtension, ToSql, params_from_iter};
 
 /// The most tables with kept statements: more than a transaction usually writes to.
 const TABLES_MAX: usize = 8;
@@ -20,6 +21,7 @@ const TABLES_MAX: usize = 8;
 /// latest, because the tables must not change meanwhile, and only through it.
 pub struct Versions<'a> {
     db: &'a Connection,
+    sites: SiteNumbers,
     last: Vec<Statements<'a>>,
 }
 
@@ -72,7 +74,7 @@ impl Statements<'_> {
 impl<'a> Versions<'a> {
     /// Creates the access to this database.
     pub fn new(db: &'a Connection) -> Self {
-        Self { db, last: Vec::new() }
+        Self { db, sites: SiteNumbers::default(), last: Vec::new() }
     }
 
     fn of(&mut self, table: &TableLayout) -> Result<&mut Statements<'a>, DatabaseError> {
@@ -109,11 +111,14 @@ impl<'a> Versions<'a> {
         {
             return Ok(Version::NONE);
         }
-        Ok(statements
-            .get
-            .query_row(params_from_iter(key), |r| version_from(r, 0))
-            .optional()?
-            .unwrap_or(Version::NONE))
+        let key = packed(table, key);
+        let read = |r: &rusqlite::Row<'_>| Ok((r.get(0)?, r.get(1)?));
+        let Some((hlc, stored)) =
+            statements.get.query_row(params_from_iter(key), read).optional()?
+        else {
+            return Ok(Version::NONE);
+        };
+        Ok(Version { hlc, site: self.sites.site(db, stored)? })
     }
 
     /// Stores the version of a row and the digest of its content; None for a row that is gone.
@@ -128,13 +133,14 @@ impl<'a> Versions<'a> {
         digest: Option<i64>,
     ) -> Result<(), DatabaseError> {
         let db = self.db;
+        let site = self.sites.number(db, version.site)?;
         let statements = self.of(table)?;
         statements.note_put(key);
         let put = match &mut statements.put {
             Some(put) => put,
             none => none.insert(db.prepare_cached(&table.sql.version_put)?),
         };
-        bind(put, key, version)?;
+        bind(put, packed(table, key), version, site)?;
         put.raw_bind_parameter(key.len() + 3, digest)?;
         put.raw_execute()?;
         Ok(())
@@ -151,27 +157,39 @@ impl<'a> Versions<'a> {
         version: Version,
     ) -> Result<(), DatabaseError> {
         let db = self.db;
+        let site = self.sites.number(db, version.site)?;
         let statements = self.of(table)?;
         statements.note_put(key);
         let put = match &mut statements.put_stored {
             Some(put) => put,
             none => none.insert(db.prepare_cached(&table.sql.version_put_stored)?),
         };
-        bind(put, key, version)?;
+        bind(put, key.iter(), version, site)?;
         put.raw_execute()?;
         Ok(())
     }
 }
 
+/// A key as the version table holds it.
+fn packed<'v>(table: &'v TableLayout, key: &'v [Value]) -> impl Iterator<Item = Packed<'v>> {
+    key.iter().zip(&table.packs).map(|(value, packs)| {
+        let value = value.into();
+        if *packs { pack(value) } else { Packed::Same(value) }
+    })
+}
+
 fn bind(
     put: &mut CachedStatement<'_>,
-    key: &[Value],
+    key: impl Iterator<Item = impl ToSql>,
     version: Version,
+    site: i64,
 ) -> Result<(), DatabaseError> {
-    for (i, value) in key.iter().enumerate() {
-        put.raw_bind_parameter(i + 1, value)?;
+    let mut at = 1;
+    for value in key {
+        put.raw_bind_parameter(at, value)?;
+        at += 1;
     }
-    put.raw_bind_parameter(key.len() + 1, version.hlc)?;
-    put.raw_bind_parameter(key.len() + 2, version.site)?;
+    put.raw_bind_parameter(at, version.hlc)?;
+    put.raw_bind_parameter(at + 1, site)?;
     Ok(())
 }

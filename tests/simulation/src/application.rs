@@ -138,6 +138,9 @@ const NO_N_FROM: i64 = 7;
 /// be there without its migration. Elsewhere `user_version` is the level.
 pub const BOOKKEEPING: &str = "CREATE TABLE level (n INTEGER PRIMARY KEY)";
 
+/// A key that the version table holds packed.
+const UUID: &str = "0123abcd-4567-89ab-cdef-0123456789ab";
+
 fn migrations_travel(db: &Connection) -> rusqlite::Result<bool> {
     db.prepare_cached("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'level')")?
         .query_row([], |r| r.get(0))
@@ -309,7 +312,10 @@ fn statement(work: &Work, rng: &mut Rng, tag: &str, level: i64, notes: bool) -> 
             format!("UPDATE item SET {v} = {value}, extra = {value} WHERE id >= {key}")
         }
         3 => format!("UPDATE item SET {v} = {value} WHERE id >= {key}"),
-        4 => format!("INSERT OR REPLACE INTO {link} VALUES ({key}, 'b{}', {value})", rng.below(2)),
+        4 => {
+            let b = ["b0", UUID][rng.below(2) as usize];
+            format!("INSERT OR REPLACE INTO {link} VALUES ({key}, '{b}', {value})")
+        }
         5 => format!("DELETE FROM {link} WHERE a = {key}"),
         6 => {
             let (a, b) = (key * 2, key * 2 + 1);

@@ -2,6 +2,7 @@
 //! the versions independently, by the rule of docs/design.md, section 2.
 
 use crate::application::{TABLES, Table, canonical, row_expression};
+use harmonylite::db::packed_key::{Packed, pack, unpack};
 use harmonylite::model::batch::Value;
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::{BTreeMap, BTreeSet};
@@ -85,17 +86,30 @@ fn row_text(db: &Connection, table: &Table, key: &[Value]) -> rusqlite::Result<O
 }
 
 fn stored_version(db: &Connection, table: &Table, key: &[Value]) -> rusqlite::Result<Version> {
-    let names: Vec<String> = (0..key.len()).map(|i| format!("key{i}")).collect();
-    let sql = format!(
-        "SELECT hlc, site FROM {} WHERE {}",
-        version_table(db, table)?,
-        condition(&names, 1)
-    );
+    let name = version_table(db, table)?;
+    let columns = version_keys(db, &name)?;
+    let sql = format!("SELECT hlc, {SITE} FROM {name} AS v WHERE {}", condition(&columns, 1));
+    let packed = key.iter().zip(&columns).map(|(value, column)| {
+        if column.starts_with("packed") { pack(value.into()) } else { Packed::Same(value.into()) }
+    });
     let found = db
         .prepare_cached(&sql)?
-        .query_row(rusqlite::params_from_iter(key), |r| Ok((r.get(0)?, r.get(1)?)))
+        .query_row(rusqlite::params_from_iter(packed), |r| Ok((r.get(0)?, r.get(1)?)))
         .optional()?;
     Ok(found.unwrap_or((0, 0)))
+}
+
+/// The site of the version `v`: as it stands there, or by its number.
+const SITE: &str = "iif(v.site > 0, v.site, (SELECT n.site FROM __harmonylite__site_number AS n \
+    WHERE n.number = v.site))";
+
+/// Returns the columns of the key in a version table.
+fn version_keys(db: &Connection, table: &str) -> rusqlite::Result<Vec<String>> {
+    let mut read = db.prepare_cached(
+        "SELECT name FROM pragma_table_info(?1) WHERE name LIKE 'key%' OR name LIKE 'packed%' \
+        ORDER BY cid",
+    )?;
+    read.query_map([table], |r| r.get(0))?.collect()
 }
 
 /// Returns the name of a version table, which follows a rename when the sidecar does.
@@ -143,13 +157,19 @@ pub fn versions(db: &Connection, table: &Table) -> rusqlite::Result<BTreeMap<Str
     if !exists(db, table, &name)? {
         return Ok(BTreeMap::new());
     }
-    let keys: Vec<String> = (0..table.key.len()).map(|i| format!("key{i}")).collect();
+    let keys = version_keys(db, &name)?;
     let mut read =
-        db.prepare_cached(&format!("SELECT hlc, site, {} FROM {name}", keys.join(", ")))?;
+        db.prepare_cached(&format!("SELECT hlc, {SITE}, {} FROM {name} AS v", keys.join(", ")))?;
     let found = read.query_map([], |r| {
-        let key: Vec<Value> = (0..table.key.len())
-            .map(|i| r.get_ref(i + 2).map(Value::from))
-            .collect::<rusqlite::Result<_>>()?;
+        let value = |(i, column): (usize, &String)| {
+            let stored = r.get_ref(i + 2)?;
+            if !column.starts_with("packed") {
+                return Ok(stored.into());
+            }
+            unpack(stored).ok_or(rusqlite::Error::InvalidQuery)
+        };
+        let key: Vec<Value> =
+            keys.iter().enumerate().map(value).collect::<rusqlite::Result<_>>()?;
         Ok((canonical(table, &key), (r.get(0)?, r.get(1)?)))
     })?;
     found.collect()

@@ -1,0 +1,114 @@
+//! Brings the tables of former formats to the present one, in the caller's transaction.
+
+use crate::db::connection::DatabaseError;
+use crate::db::layout::version_table;
+use crate::db::packed_key::{PACK, packs};
+use crate::db::schema::KeyColumn;
+use crate::db::sql::{Collation, quote};
+use rusqlite::Connection;
+
+/// The name of a version table while its keys are packed. No application has such a table.
+const UNPACKED: &str = "__harmonylite__unpacked_versions";
+
+/// Does what is missing since format `found`.
+///
+/// # Errors
+/// SQLite's error.
+pub(super) fn bring_up(db: &Connection, found: i64) -> Result<(), DatabaseError> {
+    if found < 2 {
+        for name in with_versions(db)? {
+            add_digests(db, &name)?;
+        }
+    }
+    if found < 3 {
+        for name in with_versions(db)? {
+            pack_keys(db, &name)?;
+        }
+    }
+    Ok(())
+}
+
+/// The tables, present or dropped, that have a version table.
+fn with_versions(db: &Connection) -> Result<Vec<String>, DatabaseError> {
+    let mut read = db.prepare(
+        "SELECT name FROM main.__harmonylite__table AS t WHERE EXISTS (SELECT 1 FROM \
+        main.sqlite_schema AS s WHERE s.name = '__harmonylite__' || t.name || '_version')",
+    )?;
+    let names = read.query_map([], |r| r.get(0))?.collect::<rusqlite::Result<_>>()?;
+    Ok(names)
+}
+
+/// Format 1 had no digests beside the versions. The next installation finds that the table has no
+/// shape yet, and has the digests made.
+fn add_digests(db: &Connection, table: &str) -> Result<(), DatabaseError> {
+    let name = quote(&version_table(table));
+    Ok(db.execute_batch(&format!("ALTER TABLE main.{name} ADD COLUMN digest INTEGER"))?)
+}
+
+/// Format 2 had UUIDs as text in the keys of the version tables. The copy holds the write lock for
+/// a second or two for each million rows, once.
+fn pack_keys(db: &Connection, table: &str) -> Result<(), DatabaseError> {
+    let name = version_table(table);
+    let former: String = db.query_row(
+        "SELECT sql FROM main.sqlite_schema WHERE type = 'table' AND name = ?1",
+        [&name],
+        |r| r.get(0),
+    )?;
+    let Some(packed) = packed_form(&former, &name, &key_types(db, &name)?) else { return Ok(()) };
+    tracing::info!(table, "the version table takes its short form");
+    let unpacked = quote(UNPACKED);
+    // The legacy form touches nothing but the table: an application's view that does not compile
+    // must not stop it.
+    db.execute_batch(&format!(
+        "PRAGMA legacy_alter_table = ON; ALTER TABLE main.{name} RENAME TO {unpacked}; PRAGMA \
+        legacy_alter_table = OFF; {sql}; INSERT INTO main.{name} SELECT {values}, hlc, site, \
+        digest FROM main.{unpacked}; DROP TABLE main.{unpacked}",
+        name = quote(&name),
+        sql = packed.sql,
+        values = packed.values.join(", ")
+    ))?;
+    Ok(())
+}
+
+/// The declared types of the columns `key0`, `key1`, ... of a version table.
+fn key_types(db: &Connection, versions: &str) -> Result<Vec<String>, DatabaseError> {
+    let mut read =
+        db.prepare("SELECT type FROM pragma_table_info(?1) WHERE name LIKE 'key%' ORDER BY cid")?;
+    let types = read.query_map([versions], |r| r.get(0))?.collect::<rusqlite::Result<_>>()?;
+    Ok(types)
+}
+
+/// What makes a version table of the packed form.
+struct PackedForm {
+    sql: String,
+    /// The values of its key, from a row of the former one.
+    values: Vec<String>,
+}
+
+/// Returns the packed form of a version table of format 2; None if it needs none.
+fn packed_form(former: &str, name: &str, types: &[String]) -> Option<PackedForm> {
+    let (head, mut columns) = former.split_at_checked(former.find(&quote(name))? + name.len())?;
+    let (mut changed, mut keys, mut values) = (String::new(), Vec::new(), Vec::new());
+    let mut any = false;
+    for (i, declared) in types.iter().enumerate() {
+        let key = format!("key{i}");
+        let column = KeyColumn {
+            name: key.clone(),
+            declared: declared.clone(),
+            collation: Collation::Binary,
+        };
+        let written = format!("{key} {} COLLATE BINARY", quote(declared));
+        let at = columns.find(&written).filter(|_| packs(&column));
+        keys.push(if at.is_some() { format!("packed{i}") } else { key.clone() });
+        values.push(if at.is_some() { format!("{PACK}({key})") } else { key.clone() });
+        if let Some((before, after)) = at.and_then(|at| columns.split_at_checked(at)) {
+            any = true;
+            changed.push_str(before);
+            changed.push_str("packed");
+            columns = after.strip_prefix("key")?;
+        }
+    }
+    let (rest, _) = columns.rsplit_once("PRIMARY KEY (")?;
+    let sql = format!("{head}{changed}{rest}PRIMARY KEY ({})) WITHOUT ROWID", keys.join(", "));
+    any.then_some(PackedForm { sql, values })
+}
