@@ -8,7 +8,7 @@ use super::displaced;
 use super::lineage::witness_sql;
 use crate::db::layout::version_table;
 use crate::db::schema::{KeyKind, OWN_PREFIX, TableSchema};
-use crate::db::sql::{key_columns, quote};
+use crate::db::sql::{Affinity, affinity, key_columns, quote};
 use crate::store::change_log::{self, KIND_CHANGED};
 
 /// Milliseconds since 1970, in SQL that SQLite 3.24 supports and that works with `trusted_schema`
@@ -28,10 +28,13 @@ pub(super) fn version_table_sql(table: &TableSchema) -> String {
         .iter()
         .enumerate()
         .map(|(i, k)| {
-            let declared = if k.declared.is_empty() {
-                String::new()
-            } else {
-                format!(" {}", quote(&k.declared))
+            // Its affinity only: a tool that spells the type in another way keeps the versions.
+            let declared = match affinity(&k.declared) {
+                Affinity::Text => " TEXT",
+                Affinity::Integer => " INTEGER",
+                Affinity::Real => " REAL",
+                Affinity::Numeric => " NUMERIC",
+                Affinity::Blob => "",
             };
             format!("key{i}{declared} COLLATE {}", k.collation.name())
         })
@@ -65,6 +68,12 @@ pub(super) fn view_sql(table: &TableSchema, id: i64) -> String {
 
 pub(super) fn trigger_name(table: &str, event: &str) -> String {
     format!("{OWN_PREFIX}{table}_change_log_on_{event}")
+}
+
+/// Whether a trigger of this name was made for a table that then had this name.
+pub fn is_of_table(trigger: &str, table: &str) -> bool {
+    let made = trigger_name(table, "");
+    trigger.get(..made.len()).is_some_and(|start| start.eq_ignore_ascii_case(&made))
 }
 
 pub(super) fn log_columns(table: &TableSchema) -> String {
