@@ -27,8 +27,11 @@ end
 root = Rails.application.root
 at_exit { FileUtils.rm_rf(root) }
 FileUtils.mkdir_p(root.join("db/migrate"))
+# Takes the write lock before anything is read, so that what follows does not fail with "database is
+# locked".
+LOCK = "execute 'DELETE FROM schema_migrations WHERE 0'"
 STEPS.each_with_index do |step, i|
-  text = "class M#{i + 1} < ActiveRecord::Migration[6.1]\n def up\n #{step}\n end\nend"
+  text = "class M#{i + 1} < ActiveRecord::Migration[6.1]\n def up\n #{LOCK}\n #{step}\n end\nend"
   root.join("db/migrate/#{i + 1}_m#{i + 1}.rb").write(text)
 end
 ENV["DATABASE_URL"] = "sqlite3:#{path}?timeout=20000"
