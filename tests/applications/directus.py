@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Directus with `schema.replicate = "all"`: collections and fields are made and changed on one node,
-by turns, while both serve; at last by `schema apply`.
+"""Directus with `schema.replicate = "all"`: collections and fields are made and changed on one
+node, by turns, while both serve; at last by `schema apply`.
 
     npm install directus@11.3.5          # needs Node 20; sqlite3 is compiled
     tests/applications/directus.py FOLDER/node_modules/directus/cli.js

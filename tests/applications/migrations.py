@@ -122,6 +122,9 @@ def play(tool, mode):
         print(f"  {written} rows written, {found['article']} there, errors {unexpected[:3]}")
         if found["article"] != written or unexpected:
             raise Failed("a row is missing, or a write failed")
+        sql = "SELECT count(*) FROM article WHERE title IS NOT 'x' OR qty IS NOT 0"
+        if wrong := nodes.open(1).execute(sql).fetchone()[0]:
+            raise Failed(f"{wrong} rows have lost a value")
 
 
 def main(tools, modes):

@@ -18,8 +18,9 @@ use crate::model::ids::NodeId;
 use crate::store::unmade_objects::{self, Unmade};
 use rusqlite::Connection;
 
-/// Notes which of these changes were not made, and forgets or renames what they drop or rename. `error_of` returns why a
-/// change was not made. Returns whether something was noted.
+/// Notes which of these changes were not made. What was noted before follows them
+/// (`capture/follow_unmade.rs`). `error_of` returns why a change was not made. Returns whether
+/// something was noted.
 ///
 /// # Errors
 /// SQLite's error.
