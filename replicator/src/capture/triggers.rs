@@ -8,7 +8,7 @@ use super::displaced;
 use super::lineage::witness_sql;
 use crate::db::layout::version_table;
 use crate::db::schema::{KeyKind, OWN_PREFIX, TableSchema};
-use crate::db::sql::{Affinity, affinity, key_columns, quote};
+use crate::db::sql::{key_columns, quote};
 use crate::store::change_log::{self, KIND_CHANGED};
 
 /// Milliseconds since 1970, in SQL that SQLite 3.24 supports and that works with `trusted_schema`
@@ -28,13 +28,10 @@ pub(super) fn version_table_sql(table: &TableSchema) -> String {
         .iter()
         .enumerate()
         .map(|(i, k)| {
-            // Its affinity only: a tool that spells the type in another way keeps the versions.
-            let declared = match affinity(&k.declared) {
-                Affinity::Text => " TEXT",
-                Affinity::Integer => " INTEGER",
-                Affinity::Real => " REAL",
-                Affinity::Numeric => " NUMERIC",
-                Affinity::Blob => "",
+            let declared = if k.declared.is_empty() {
+                String::new()
+            } else {
+                format!(" {}", quote(&k.declared))
             };
             format!("key{i}{declared} COLLATE {}", k.collation.name())
         })
