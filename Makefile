@@ -54,12 +54,13 @@ languages: ## the lines of docs/vfs-*.md, run as a newcomer would; and the oldes
 brokers: ## what a broker must do, against nats-server 2.10.23 to the newest (fetched; two minutes)
 	scripts/brokers.py
 
-applications: build ## migration tools under load; PocketBase if $POCKETBASE is its program
+applications: build ## migration tools under load; $POCKETBASE, $DIRECTUS: their programs, if any
 	python3 -c 'import alembic' || python3 -m pip install --quiet alembic
 	NODE_PATH="$$(tests/applications/tools/node_modules.sh)" tests/applications/migrations.py all each
 	tests/applications/alembic_batch.py off
 	tests/applications/alembic_batch.py all
 	test -z "$$POCKETBASE" || tests/applications/pocketbase.py "$$POCKETBASE"
+	test -z "$$DIRECTUS" || tests/applications/directus.py "$$DIRECTUS"
 
 sqlite-suite: ## SQLite's own tests of files, locks and the WAL, through the VFS (needs Debian)
 	tests/sqlite-suite/run.py

@@ -9,15 +9,12 @@ A running PocketBase keeps its collections in memory. So each has the hook of
 docs/schema-changes.md, which makes it read them again.
 """
 
-import json
 import shutil
 import subprocess
 import sys
-import urllib.error
 import urllib.parse
-import urllib.request
 
-from harness import Failed, Two, free_port, until
+from harness import Client, Failed, Two, free_port, until
 
 HOOK = """routerAdd("POST", "/api/harmonylite/reload", (e) => {
   $app.reloadCachedCollections()
@@ -27,11 +24,11 @@ HOOK = """routerAdd("POST", "/api/harmonylite/reload", (e) => {
 LOGIN = {"identity": "a@example.org", "password": "1234567890"}
 
 
-class PocketBase:
+class PocketBase(Client):
     """One serving PocketBase."""
 
     def __init__(self, nodes, program, node):
-        self.url, self.token = f"http://127.0.0.1:{free_port()}", ""
+        super().__init__(f"http://127.0.0.1:{free_port()}")
         hooks = nodes.dir / f"hooks-{node}"
         hooks.mkdir()
         (hooks / "harmonylite.pb.js").write_text(HOOK)
@@ -41,25 +38,6 @@ class PocketBase:
         path = "/api/collections/_superusers/auth-with-password"
         until(f"PocketBase {node} serves", lambda: self.ask("POST", path, LOGIN)[0] == 200)
         self.token = self.ask("POST", path, LOGIN)[1]["token"]
-
-    def ask(self, method, path, body=None):
-        request = urllib.request.Request(
-            self.url + path, method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json", "Authorization": self.token})
-        try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
-                return answer.status, json.loads(answer.read() or "null")
-        except urllib.error.HTTPError as error:
-            return error.code, json.loads(error.read() or "null")
-        except OSError as error:
-            return 0, str(error)
-
-    def must(self, method, path, body=None):
-        status, answer = self.ask(method, path, body)
-        if not 200 <= status < 300:
-            raise Failed(f"{method} {path}: {status} {answer}")
-        return answer
 
     def collection(self, name):
         self.must("POST", "/api/harmonylite/reload", {})

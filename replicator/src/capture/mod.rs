@@ -5,6 +5,7 @@ pub mod baseline;
 pub mod compare;
 mod displaced;
 pub mod fold;
+pub mod follow_unmade;
 pub mod id_ranges;
 pub mod install;
 pub mod installation;

@@ -14,7 +14,8 @@
 use super::install::schema_version;
 use crate::db::connection::DatabaseError;
 use crate::db::schema::OWN_PREFIX;
-use crate::db::sql::quote;
+use crate::db::sql::{affinity, quote};
+use crate::db::table_text::TableText;
 use crate::store::install::FIXED_TABLES;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, params};
@@ -123,7 +124,10 @@ impl Objects {
     /// Whether the object is there with this text. SQLite stores a text unchanged, except for the
     /// part before the name.
     pub(super) fn fits(&self, name: &str, text: &str) -> bool {
-        self.present.get(name).is_some_and(|o| tail(text, name) == tail(&o.sql, name))
+        self.present.get(name).is_some_and(|o| {
+            let (wanted, present) = (tail(text, name), tail(&o.sql, name));
+            wanted == present || o.kind == "table" && holds_same_versions(wanted, present)
+        })
     }
 
     /// The names of our triggers on a table.
@@ -275,7 +279,49 @@ fn kind_of(sql: &str) -> &'static str {
     }
 }
 
+/// Whether two version tables, from after their names on, hold the same. A tool that rebuilds a
+/// table can spell the type of its key in another way (`varchar`, `VARCHAR(255)`).
+fn holds_same_versions(wanted: &str, present: &str) -> bool {
+    let read = |tail: &str| {
+        let text = TableText::parse(&format!("CREATE TABLE versions{tail}")).ok()?;
+        let columns = text.columns.into_iter().map(|column| {
+            let collation = column.normal.into_iter().skip_while(|token| token != "collate");
+            (column.name, affinity(&column.declared), collation.collect::<Vec<_>>())
+        });
+        Some((columns.collect::<Vec<_>>(), text.constraints, text.without_rowid))
+    };
+    read(wanted).is_some_and(|wanted| read(present) == Some(wanted))
+}
+
 fn tail<'a>(sql: &'a str, name: &str) -> &'a str {
     let quoted = quote(name);
     sql.find(&quoted).map_or(sql, |at| &sql[at + quoted.len()..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_stay_while_the_key_is_the_same_however_its_type_is_spelled() {
+        let versions = |keys: &str, primary: &str| {
+            format!(
+                " ({keys}, hlc INTEGER NOT NULL, site INTEGER NOT NULL, digest INTEGER, PRIMARY \
+                KEY ({primary})) WITHOUT ROWID"
+            )
+        };
+        let present = versions("key0 \"varchar\" COLLATE BINARY", "key0");
+        for (keys, primary, same) in [
+            ("key0 \"VARCHAR(255)\" COLLATE BINARY", "key0", true),
+            ("key0 \"TEXT\" COLLATE BINARY", "key0", true),
+            ("key0 \"TEXT\" COLLATE NOCASE", "key0", false),
+            ("key0 \"BIGINT\" COLLATE BINARY", "key0", false),
+            ("key0 COLLATE BINARY", "key0", false),
+            ("key0 \"TEXT\" COLLATE BINARY, key1 COLLATE BINARY", "key0, key1", false),
+        ] {
+            let wanted = versions(keys, primary);
+            assert_eq!(holds_same_versions(&wanted, &present), same, "{keys}");
+        }
+        assert!(!holds_same_versions(" (key0 INTEGER PRIMARY KEY, hlc INTEGER)", &present));
+    }
 }

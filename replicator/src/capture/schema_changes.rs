@@ -4,20 +4,25 @@
 //! and the schema as known from now on. Owns: a change that arrived from another node
 //! is not sent on. Runs inside the transaction of the installation, so a crash repeats both.
 
+use super::follow_unmade;
 use crate::db::connection::DatabaseError;
 use crate::db::layout::Layout;
 use crate::db::objects::Objects;
-use crate::db::schema_change::SchemaChange;
+use crate::db::schema_change::{ChangeSet, SchemaChange};
 use crate::db::schema_diff::{ColumnRename, Renames, changes};
 use crate::db::shape::Shape;
 use crate::db::sql::{is_constant, quote};
 use crate::model::config::SchemaMode;
+use crate::model::ids::Site;
 use crate::model::limits::Limits;
 use crate::model::table_filter::TableFilter;
 use crate::store::{meta, schema_changes};
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+
+/// The most bytes that the identity of a set of changes takes.
+const IDENTITY_BYTES_MAX: u64 = 64;
 
 /// The schema as of the last look.
 #[derive(Default, Serialize, Deserialize)]
@@ -62,6 +67,7 @@ pub fn note(
         fill(db, &present.objects, change)?;
     }
     if !made.is_empty() {
+        follow_unmade::follow(db, &present.objects, &made)?;
         add(db, &made, carry, now_ms)?;
     }
     store(db, &present)
@@ -101,7 +107,8 @@ fn add(
     now_ms: i64,
 ) -> Result<(), DatabaseError> {
     let bytes = encode(&made);
-    if bytes.is_empty() || bytes.len() as u64 > carry.limits.schema_change_bytes_max {
+    let largest = carry.limits.schema_change_bytes_max.saturating_sub(IDENTITY_BYTES_MAX);
+    if bytes.is_empty() || bytes.len() as u64 > largest {
         tracing::error!(
             bytes = bytes.len(),
             "a change of the schema is larger than a batch may carry and does not travel: make it \
@@ -112,7 +119,10 @@ fn add(
     for change in made {
         tracing::info!(change = change.words(), "this change of the schema travels to the others");
     }
-    schema_changes::add(db, now_ms, &bytes)
+    let site = meta::get(db, meta::SITE)?.unwrap_or(Site(0));
+    schema_changes::add(db, now_ms, |log_id| {
+        encode(&ChangeSet((site.0, log_id, now_ms), made.to_vec()))
+    })
 }
 
 /// Finds the value of new columns that must not be NULL and have no default, if all rows here have

@@ -40,8 +40,7 @@ impl Node {
             )
             .unwrap();
         assert_eq!(logged as usize, steps.len(), "{sql}");
-        let read =
-            |bytes: &Vec<u8>| -> Vec<SchemaChange> { ciborium::from_reader(&bytes[..]).unwrap() };
+        let read = |bytes: &Vec<u8>| ciborium::from_reader::<ChangeSet, _>(&bytes[..]).unwrap().1;
         steps.iter().flat_map(read).map(|change| change.words()).collect()
     }
 }

@@ -67,6 +67,12 @@ pub(super) fn trigger_name(table: &str, event: &str) -> String {
     format!("{OWN_PREFIX}{table}_change_log_on_{event}")
 }
 
+/// Whether a trigger of this name was made for a table that then had this name.
+pub fn is_of_table(trigger: &str, table: &str) -> bool {
+    let made = trigger_name(table, "");
+    trigger.get(..made.len()).is_some_and(|start| start.eq_ignore_ascii_case(&made))
+}
+
 pub(super) fn log_columns(table: &TableSchema) -> String {
     let keys = key_columns(table.key.len());
     format!("INSERT INTO {} (time, table_id, kind, {})", change_log::NAME, keys.join(", "))

@@ -121,6 +121,18 @@ pub enum SchemaChange {
     },
 }
 
+/// Changes that a node noticed together. They are sent again when rows were lost, so they have an
+/// identity: who has made them must not judge them again, because what they made can have been
+/// changed, renamed or dropped since.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeSet(
+    /// The incarnation that noticed them, their entry in its log, and when, unix milliseconds.
+    /// Together they come once.
+    pub (i64, i64, i64),
+    /// The changes, in order.
+    pub Vec<SchemaChange>,
+);
+
 /// An object that decides nothing about rows: an index that is not unique, a view, a trigger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlainObject<'a> {

@@ -20,6 +20,99 @@ pub enum ChangeState {
     Contradicts(String),
 }
 
+/// Returns what a change means for these objects, as one of several in order: what a later one
+/// undoes, or moved to where it is by now, is made.
+pub fn state_among(objects: &Objects, changes: &[SchemaChange], at: usize) -> ChangeState {
+    let (Some(change), Some(later)) = (changes.get(at), changes.get(at + 1..)) else {
+        return ChangeState::Made;
+    };
+    let settled = match change {
+        SchemaChange::CreateTable { name, .. } => match fate(name, later) {
+            Fate::Dropped => objects.table(name).is_none(),
+            Fate::Named(last) => {
+                !last.eq_ignore_ascii_case(name)
+                    && objects.table(name).is_none()
+                    && objects.table(last).is_some()
+            }
+        },
+        // The table that is there can be the one that was made after it.
+        SchemaChange::DropTable { name } => later.iter().any(|change| match change {
+            SchemaChange::CreateTable { name: new, sql } if new.eq_ignore_ascii_case(name) => {
+                create_table(objects, new, sql) == ChangeState::Made
+            }
+            _ => false,
+        }),
+        change => is_undone(change, later),
+    };
+    if settled { ChangeState::Made } else { state(objects, change) }
+}
+
+/// What becomes of a table.
+enum Fate<'c> {
+    Dropped,
+    /// Its last name.
+    Named(&'c str),
+}
+
+fn fate<'c>(mut name: &'c str, later: &'c [SchemaChange]) -> Fate<'c> {
+    for change in later {
+        match change {
+            SchemaChange::DropTable { name: gone } if gone.eq_ignore_ascii_case(name) => {
+                return Fate::Dropped;
+            }
+            SchemaChange::RenameTable { from, to } if from.eq_ignore_ascii_case(name) => name = to,
+            _ => {}
+        }
+    }
+    Fate::Named(name)
+}
+
+/// Whether a later change takes away again what this one adds to a table, or the object that it
+/// creates.
+pub fn is_undone(change: &SchemaChange, later: &[SchemaChange]) -> bool {
+    let (mut table, mut column) = match change {
+        SchemaChange::AddColumn { table, column, .. } => (table, Some(column)),
+        SchemaChange::CreateIndex { table, .. } | SchemaChange::CreateTrigger { table, .. } => {
+            (table, None)
+        }
+        SchemaChange::CreateView { name, .. } => (name, None),
+        _ => return false,
+    };
+    let same = |a: &str, b: &str| a.eq_ignore_ascii_case(b);
+    for next in later {
+        match (next, change) {
+            (SchemaChange::RenameTable { from, to }, _) if same(from, table) => table = to,
+            (SchemaChange::DropTable { name }, _) if same(name, table) => return true,
+            (SchemaChange::Rebuild { table: of, columns, .. }, _) if same(of, table) => {
+                let Some(added) = column else { return true };
+                match columns.iter().find(|(old, _)| same(old, added)) {
+                    Some((_, new)) => column = Some(new),
+                    None => return true,
+                }
+            }
+            (SchemaChange::DropColumn { table: of, column: gone }, _)
+                if same(of, table) && column.is_some_and(|added| same(added, gone)) =>
+            {
+                return true;
+            }
+            (SchemaChange::RenameColumn { table: of, from, to }, _)
+                if same(of, table) && column.is_some_and(|added| same(added, from)) =>
+            {
+                column = Some(to);
+            }
+            (SchemaChange::DropIndex { name }, SchemaChange::CreateIndex { name: new, .. })
+            | (SchemaChange::DropView { name }, SchemaChange::CreateView { name: new, .. })
+            | (SchemaChange::DropTrigger { name }, SchemaChange::CreateTrigger { name: new, .. })
+                if same(name, new) =>
+            {
+                return true;
+            }
+            _ => {}
+        }
+    }
+    false
+}
+
 /// Returns what a change means for these objects.
 pub fn state(objects: &Objects, change: &SchemaChange) -> ChangeState {
     match change {

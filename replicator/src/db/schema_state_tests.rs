@@ -83,3 +83,69 @@ fn what_is_made_is_recognised_and_what_contradicts_is_never_made() {
         assert!(found.contains(expected), "{change:?}: {found}");
     }
 }
+
+/// Changes are sent again when rows were lost, to nodes that have run them by hand too.
+#[test]
+fn what_a_later_change_undoes_or_has_moved_is_not_made_again() {
+    let text = |s: &str| s.to_owned();
+    let create = |name: &str, columns: &str| SchemaChange::CreateTable {
+        name: text(name),
+        sql: format!("CREATE TABLE {name} ({columns})"),
+    };
+    let drop = |name: &str| SchemaChange::DropTable { name: text(name) };
+    let rename =
+        |from: &str, to: &str| SchemaChange::RenameTable { from: text(from), to: text(to) };
+    let index = |name: &str, table: &str| SchemaChange::CreateIndex {
+        name: text(name),
+        table: text(table),
+        sql: format!("CREATE INDEX {name} ON {table} (a)"),
+    };
+    let add = |column: &str| SchemaChange::AddColumn {
+        table: text("u"),
+        column: text(column),
+        definition: text(column),
+    };
+    let rename_column = |from: &str, to: &str| SchemaChange::RenameColumn {
+        table: text("u"),
+        from: text(from),
+        to: text(to),
+    };
+    let rebuild = |copied: &[&str]| SchemaChange::Rebuild {
+        table: text("u"),
+        sql: text("CREATE TABLE u (a, b, c)"),
+        columns: copied.iter().map(|c| (text(c), text(c))).collect(),
+        lost: Vec::new(),
+        filled: Vec::new(),
+    };
+    let drop_index = |name: &str| SchemaChange::DropIndex { name: text(name) };
+    let drop_column =
+        |column: &str| SchemaChange::DropColumn { table: text("u"), column: text(column) };
+    let here = objects(HERE);
+    for (changes, made) in [
+        // Tables: `t` and `u (a, b)` are here.
+        (vec![create("n", "a"), rename("n", "m"), rename("m", "U")], true),
+        (vec![create("n", "a"), rename("n", "m")], false),
+        (vec![create("n", "a"), drop("n")], true),
+        (vec![create("n", "a"), rename("n", "m"), drop("m")], true),
+        (vec![drop("u"), create("u", "b, a")], true),
+        (vec![drop("u"), create("u", "a")], false),
+        (vec![drop("u")], false),
+        // Objects: `i` is here, `j` is not.
+        (vec![index("j", "u"), drop_index("J")], true),
+        (vec![index("j", "u"), drop_index("k")], false),
+        (vec![index("j", "u"), rename("u", "x"), drop("x")], true),
+        (vec![index("j", "u"), drop("x")], false),
+        (vec![index("j", "u"), rebuild(&["a"])], true),
+        (vec![rebuild(&["a"]), index("j", "u")], false),
+        // Columns.
+        (vec![add("c"), drop_column("C")], true),
+        (vec![add("c"), rename_column("c", "d"), drop_column("d")], true),
+        (vec![add("c"), rename_column("c", "d"), drop_column("c")], false),
+        (vec![add("c"), rebuild(&["a", "b"])], true),
+        (vec![add("c"), rebuild(&["a", "b", "c"])], false),
+    ] {
+        assert_eq!(state_among(&here, &changes, 0) == ChangeState::Made, made, "{changes:?}");
+    }
+    let other = [create("u", "x"), add("y"), drop("u")];
+    assert!(matches!(state_among(&here, &other, 0), ChangeState::Contradicts(_)), "ours stays");
+}

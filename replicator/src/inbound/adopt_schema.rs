@@ -11,10 +11,10 @@ use super::schema::Adopted;
 use super::transaction::Transaction;
 use super::unmade;
 use crate::actor::Fatal;
-use crate::db::schema_change::SchemaChange;
+use crate::db::schema_change::{ChangeSet, SchemaChange};
 use crate::model::batch::BatchHeader;
 use crate::model::config::SchemaMode;
-use crate::store::{self, origins};
+use crate::store::{origins, schema_changes};
 
 /// The result of [`adopt`].
 pub(super) enum Adoption {
@@ -41,35 +41,39 @@ pub(super) struct Impossible {
     pub(super) changes: Vec<SchemaChange>,
 }
 
-/// Makes those changes of a batch that are not made yet, if the configuration lets it.
+/// Makes those changes of a batch that are not made yet, if the configuration lets it. What came
+/// already is passed over, whatever became of it since.
 ///
 /// # Errors
 /// The error that ends the node, or a temporary lock. The caller rolls back.
 pub(super) fn adopt(tx: &Transaction<'_>, header: &BatchHeader) -> Result<Adoption, Fatal> {
     let mode = tx.config.schema_mode;
     let is_known = || Ok::<_, Fatal>(origins::known_batch(tx.db, header.site)? >= header.number);
+    let nothing = || Ok(Adoption::Made { adopted: None, unmade: false });
     if mode == SchemaMode::Off || header.schema_changes.is_empty() || is_known()? {
-        return Ok(Adoption::Made { adopted: None, unmade: false });
+        return nothing();
+    }
+    let kept = schema_changes::kept(tx.db)?;
+    let news: Vec<&Vec<u8>> = header.schema_changes.iter().filter(|b| !kept.contains(*b)).collect();
+    if news.is_empty() {
+        return nothing();
     }
     let mut changes: Vec<SchemaChange> = Vec::new();
-    for bytes in &header.schema_changes {
-        match ciborium::from_reader::<Vec<SchemaChange>, _>(&bytes[..]) {
-            Ok(made) => changes.extend(made),
+    for bytes in &news {
+        match ciborium::from_reader(&bytes[..]) {
+            Ok(ChangeSet(_, made)) => changes.extend(made),
             Err(error) => return Ok(Adoption::Unreadable(error.to_string())),
         }
     }
-    let made = match make_inside(tx, &changes, mode)? {
+    let (adopted, unmade) = match make_inside(tx, &changes, mode)? {
         Made::All { adopted, unmade } => (adopted, unmade),
         Made::Impossible(reason) => {
             return Ok(Adoption::Impossible(Impossible { reason, changes }));
         }
         Made::Awaited(reason) => return Ok(Adoption::Awaited(reason)),
     };
-    let (adopted, unmade) = made;
-    if adopted.is_some() || !unmade.is_empty() {
-        for bytes in &header.schema_changes {
-            store::schema_changes::add_adopted(tx.db, tx.now.unix_ms, bytes)?;
-        }
+    for bytes in news {
+        schema_changes::add_adopted(tx.db, tx.now.unix_ms, bytes)?;
     }
     let unmade = unmade::note(tx, header.node, &changes, |change| {
         unmade.iter().find(|(failed, _)| *failed == change).map(|(_, error)| error.clone())

@@ -16,7 +16,7 @@ use crate::db::objects::Objects;
 use crate::db::schema_change::SchemaChange;
 use crate::db::schema_rehearsal::Rehearsal;
 use crate::db::schema_run::{Cause, Failure};
-use crate::db::schema_state::{ChangeState, state};
+use crate::db::schema_state::{ChangeState, state_among};
 use crate::merge::unique_clash;
 use crate::model::config::SchemaMode;
 use crate::store::{comparisons, kept_tables};
@@ -65,8 +65,8 @@ fn make<'c>(
     let mut objects = Objects::read(db, &config.filter)?;
     let (mut words, mut copies, mut rehearsal) = (Vec::new(), None, None);
     let mut unmade = Vec::new();
-    for change in changes {
-        match state(&objects, change) {
+    for (at, change) in changes.iter().enumerate() {
+        match state_among(&objects, changes, at) {
             ChangeState::Made => continue,
             ChangeState::Contradicts(why) => {
                 return Ok(Made::Impossible(format!("cannot {}: {why}", change.words())));

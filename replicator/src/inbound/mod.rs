@@ -22,6 +22,7 @@ mod notices;
 mod polite;
 mod process;
 mod quarantine_retry;
+mod rebuild_wait;
 mod repairs;
 mod requests;
 mod schedule;

@@ -5,6 +5,7 @@
 //! commit leaves the previous triggers; the next start compares them with the schema.
 
 use super::durable::check_content;
+use super::rebuild_wait::RebuildWait;
 use super::unmade_retry::UnmadeRetry;
 use crate::actor::Fatal;
 use crate::capture::id_ranges;
@@ -16,18 +17,14 @@ use crate::db::connection::DatabaseError;
 use crate::db::layout::Layout;
 use crate::merge::unique_clash;
 use crate::model::config::{NodeConfig, Now, SchemaMode};
-use crate::model::rebuilds;
 use crate::store::change_log;
 use crate::store::install::{create_tables, missing_tables};
 use rusqlite::{Connection, TransactionBehavior};
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// The pause between two steps of an installation, in which the application gets the write lock.
 const BETWEEN_STEPS: Duration = Duration::from_millis(25);
-/// How long a table that a migration tool rebuilds is waited for.
-const REBUILD_MS_MAX: u64 = 30_000;
 /// How often the start asks for the write lock, each time for as long as the connection waits.
 const LOCK_ATTEMPTS_MAX: u32 = 6;
 
@@ -50,10 +47,8 @@ pub(super) struct FollowedSchema {
     pub(super) moved: bool,
     /// The installation under way, between two of its steps.
     installing: Option<Installation>,
-    /// Since when a migration tool rebuilds a table, milliseconds of the monotone clock.
-    rebuilt_since: Option<u64>,
-    /// Tables of rebuilds that were given up.
-    left_copies: HashSet<String>,
+    /// A rebuild of a migration tool that is waited for.
+    rebuild: RebuildWait,
     /// The schema version for which the connection's TEMP triggers and probes were made.
     prepared: i64,
     /// Triggers of the application that do not fire for rows of other nodes, and why.
@@ -77,8 +72,7 @@ impl FollowedSchema {
             layout: Arc::new(layout),
             moved: true,
             installing: None,
-            rebuilt_since: None,
-            left_copies: HashSet::new(),
+            rebuild: RebuildWait::default(),
             prepared: -1,
             silent_triggers: Vec::new(),
             retry: (u64::MAX, RETRY_MS.0),
@@ -130,35 +124,7 @@ impl FollowedSchema {
     /// Whether an installation has more steps to do, or waits. Until then there is no layout that
     /// fits.
     pub(super) fn is_installing(&self) -> bool {
-        self.installing.is_some() || self.rebuilt_since.is_some()
-    }
-
-    /// Whether a migration tool is rebuilding a table at this moment: the table is about to be
-    /// dropped, and to be there again. A copy that stays longer was left behind.
-    fn waits_for_rebuild(&mut self, db: &Connection, now: Now) -> Result<bool, Fatal> {
-        let mut names =
-            db.prepare_cached("SELECT name FROM main.sqlite_schema WHERE type = 'table'")?;
-        let names = names.query_map([], |r| r.get::<_, String>(0))?;
-        let copies: HashSet<String> = names
-            .filter(|n| n.as_ref().map_or(true, |n| rebuilds::is_copy(n)))
-            .collect::<Result<_, _>>()?;
-        self.left_copies.retain(|copy| copies.contains(copy));
-        if copies.len() == self.left_copies.len() {
-            self.rebuilt_since = None;
-            return Ok(false);
-        }
-        let since = *self.rebuilt_since.get_or_insert(now.mono_ms);
-        if now.mono_ms - since < REBUILD_MS_MAX {
-            return Ok(true);
-        }
-        tracing::warn!(
-            tables = ?copies,
-            "a migration tool has made these tables to rebuild others, and they are still there: \
-            the migration has failed, or takes long; replication goes on without them"
-        );
-        self.rebuilt_since = None;
-        self.left_copies = copies;
-        Ok(false)
+        self.installing.is_some() || self.rebuild.is_waiting()
     }
 
     /// Drops the TEMP triggers of this connection: they may name tables that have other names now,
@@ -181,7 +147,8 @@ impl FollowedSchema {
         if !changed && !self.is_installing() {
             return Ok(false);
         }
-        if self.waits_for_rebuild(db, now)? {
+        let dropped_ms_max = config.limits.dropped_table_wait_ms;
+        if self.rebuild.look(db, &self.layout, dropped_ms_max, now.mono_ms)? {
             std::thread::park_timeout(BETWEEN_STEPS);
             return Ok(false);
         }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::inbound::rebuild_wait::REBUILD_MS_MAX;
 use crate::model::table_filter::TableFilter;
 
 /// A migration tool that rebuilds a table drops it between two statements of ours. That ended a
@@ -66,7 +67,7 @@ impl Rebuilt {
         self.schema.look(&self.db).unwrap();
         while self.schema.moved {
             let done = self.schema.follow(&mut self.db, &self.config, 0, now).unwrap();
-            if !done && self.schema.rebuilt_since.is_some() {
+            if !done && self.schema.rebuild.is_waiting() {
                 assert!(self.schema.is_installing(), "nothing is applied meanwhile");
                 return None;
             }
@@ -120,4 +121,62 @@ fn a_copy_that_stays_is_given_up_and_not_waited_for_again() {
     assert_eq!(rebuilt.tables_at(100_000), None, "it is a new one");
     rebuilt.run(REBUILT);
     assert_eq!(rebuilt.tables_at(100_001), both);
+}
+
+/// Laravel keeps the rows in a TEMP table and commits after every statement. Followed in between,
+/// all rows counted as deleted, on every node.
+#[test]
+fn a_table_that_is_dropped_and_filled_again_is_never_seen_without_its_rows() {
+    let mut rebuilt = rebuilt();
+    rebuilt.config.limits.dropped_table_wait_ms = 2_000;
+    rebuilt.run("INSERT INTO item VALUES ('a'), ('b')");
+    let item = Some(vec!["item".to_owned()]);
+    assert_eq!(rebuilt.tables_at(1_000), item);
+    let found = |rebuilt: &Rebuilt| -> i64 {
+        let sql = "SELECT count(*) FROM __harmonylite__change_log WHERE kind = 3";
+        rebuilt.db.query_row(sql, [], |r| r.get(0)).unwrap()
+    };
+    rebuilt.run("CREATE TEMP TABLE __temp__item AS SELECT id FROM item");
+    assert_eq!(rebuilt.tables_at(1_000), item);
+    rebuilt.run("DROP TABLE item");
+    assert_eq!(rebuilt.tables_at(1_000), None, "not gone yet");
+    rebuilt.run("CREATE TABLE item (id TEXT PRIMARY KEY, v)");
+    assert_eq!(rebuilt.tables_at(2_999), None, "not empty yet");
+    rebuilt.run("INSERT INTO item (id) SELECT id FROM __temp__item; DROP TABLE __temp__item");
+    assert_eq!(rebuilt.tables_at(2_999), item);
+    assert_eq!(found(&rebuilt), 0, "no row is new or gone");
+
+    // What is dropped is gone after a while, and what is emptied is empty.
+    rebuilt.run("DROP TABLE item");
+    assert_eq!(rebuilt.tables_at(10_000), None);
+    assert_eq!(rebuilt.tables_at(11_999), None);
+    assert_eq!(rebuilt.tables_at(12_000), Some(Vec::new()));
+    rebuilt.run("CREATE TABLE item (id TEXT PRIMARY KEY, v)");
+    assert_eq!(rebuilt.tables_at(20_000), item);
+    // A renamed table is not dropped.
+    rebuilt.run("ALTER TABLE item RENAME TO article");
+    assert_eq!(rebuilt.tables_at(20_001), Some(vec!["article".to_owned()]));
+    rebuilt.run("DROP TABLE article; CREATE TABLE article (id TEXT PRIMARY KEY, v)");
+    assert_eq!(rebuilt.tables_at(30_000), None);
+    assert_eq!(rebuilt.tables_at(32_000), Some(vec!["article".to_owned()]));
+}
+
+/// Laravel writes every type in another way when it rebuilds a table. The key's versions were
+/// dropped then, as if other columns were the key.
+#[test]
+fn a_key_whose_type_is_spelled_in_another_way_keeps_its_versions() {
+    let mut rebuilt = rebuilt();
+    rebuilt.run(
+        "INSERT INTO item VALUES ('a'); INSERT INTO __harmonylite__item_version VALUES \
+        ('a', 5, 7, 1), ('gone', 6, 7, NULL)",
+    );
+    rebuilt.run(
+        "BEGIN; CREATE TABLE copy (id VARCHAR(255) NOT NULL COLLATE BINARY, PRIMARY KEY (id)); \
+        INSERT INTO copy SELECT id FROM item; DROP TABLE item; ALTER TABLE copy RENAME TO item; \
+        COMMIT",
+    );
+    assert_eq!(rebuilt.tables_at(1_000), Some(vec!["item".to_owned()]));
+    let sql = "SELECT group_concat(key0 || hlc) FROM __harmonylite__item_version";
+    let versions: String = rebuilt.db.query_row(sql, [], |r| r.get(0)).unwrap();
+    assert_eq!(versions, "a5,gone6");
 }

@@ -8,16 +8,19 @@
 use super::make_schema::{Made, make_inside};
 use super::transaction::Transaction;
 use crate::actor::Fatal;
+use crate::capture::follow_unmade;
 use crate::db::connection::DatabaseError;
-use crate::db::objects::{Kind, exists};
+use crate::db::objects::{Objects, exists};
 use crate::db::schema_change::SchemaChange;
+use crate::db::schema_state::is_undone;
 use crate::model::config::SchemaMode;
 use crate::model::ids::NodeId;
 use crate::store::unmade_objects::{self, Unmade};
 use rusqlite::Connection;
 
-/// Notes which of these changes were not made, and forgets what they drop. `error_of` returns why a
-/// change was not made. Returns whether something was noted.
+/// Notes which of these changes were not made. What was noted before follows them
+/// (`capture/follow_unmade.rs`). `error_of` returns why a change was not made. Returns whether
+/// something was noted.
 ///
 /// # Errors
 /// SQLite's error.
@@ -28,21 +31,16 @@ pub(super) fn note(
     error_of: impl Fn(&SchemaChange) -> Option<String>,
 ) -> Result<bool, Fatal> {
     let db = tx.db;
+    let objects = Objects::read(db, &tx.config.filter).map_err(DatabaseError::from)?;
+    follow_unmade::follow(db, &objects, changes)?;
     let mut any = false;
-    for change in changes {
-        match change {
-            SchemaChange::DropIndex { name } => unmade_objects::remove(db, Kind::Index, name)?,
-            SchemaChange::DropTrigger { name } => unmade_objects::remove(db, Kind::Trigger, name)?,
-            SchemaChange::DropTable { name } | SchemaChange::DropView { name } => {
-                unmade_objects::remove_of(db, name)?;
-            }
-            _ => {}
-        }
+    for (at, change) in changes.iter().enumerate() {
         let Some(object) = change.plain_object() else { continue };
         match error_of(change) {
+            Some(_) if is_undone(change, &changes[at + 1..]) => {}
             Some(_) if exists(db, object.kind, object.name).map_err(DatabaseError::from)? => {}
             Some(error) => {
-                let change = change.clone();
+                let change = follow_unmade::present(&objects, change, &changes[at + 1..]);
                 put(db, &Unmade { node, since_ms: tx.now.unix_ms, change, error })?;
                 any = true;
             }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::capture::install;
 use crate::db::layout::Layout;
+use crate::db::schema_change::ChangeSet;
 use crate::inbound::adopt_schema::{Adoption, adopt};
 use crate::inbound::after_commit::AfterCommit;
 use crate::inbound::durable::Durable;
@@ -56,9 +57,12 @@ impl Peer {
 
     /// Receives changes of node 2. Returns what was made in words, and whether something was not.
     fn receives(&mut self, changes: &[SchemaChange]) -> (Vec<String>, bool) {
+        let set = set_of_changes(self.batch.cast_signed(), changes);
+        self.receives_sets(vec![set])
+    }
+
+    fn receives_sets(&mut self, schema_changes: Vec<Vec<u8>>) -> (Vec<String>, bool) {
         self.batch += 1;
-        let mut bytes = Vec::new();
-        ciborium::into_writer(changes, &mut bytes).unwrap();
         let header = BatchHeader {
             node: NodeId(2),
             site: Site(9),
@@ -67,7 +71,7 @@ impl Peer {
             schema_hash: [0; 32],
             created_ms: 0,
             further_sites: Vec::new(),
-            schema_changes: vec![bytes],
+            schema_changes,
         };
         let (made, _) = self.run(self.batch.cast_signed() * 1_000, |tx| adopt(tx, &header));
         let Adoption::Made { adopted, unmade } = made else { panic!("it is not held") };
@@ -85,6 +89,12 @@ impl Peer {
         let listed = unmade_objects::list(&self.db).unwrap();
         listed.into_iter().map(|u| (u.since_ms, u.change, u.error)).collect()
     }
+}
+
+fn set_of_changes(log_id: i64, changes: &[SchemaChange]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    ciborium::into_writer(&ChangeSet((9, log_id, 0), changes.to_vec()), &mut bytes).unwrap();
+    bytes
 }
 
 fn view(sql: &str) -> SchemaChange {
@@ -228,4 +238,30 @@ fn attempts_come_at_growing_distances_and_after_every_change_of_the_schema() {
     let change = view("CREATE VIEW report AS SELECT 1");
     put(&db, &Unmade { node: NodeId(2), since_ms: 1, change, error: String::new() }).unwrap();
     assert_eq!(UnmadeRetry::read(&db).unwrap().deadline(), 0, "at once after a start");
+}
+
+/// Who republishes rows sends all changes again, also those that others have undone since.
+#[test]
+fn changes_that_come_again_are_passed_over() {
+    let mut peer = peer();
+    let drop = || SchemaChange::DropTable { name: "extra".into() };
+    let sets = || vec![set_of_changes(1, &[table()]), set_of_changes(2, &[drop()])];
+    assert_eq!(peer.receives_sets(sets()[..1].to_vec()).0, ["create table extra"]);
+    assert_eq!(peer.receives_sets(sets()).0, ["drop table extra, with its rows"]);
+    assert_eq!(peer.receives(&[table()]).0, ["create table extra"], "another change");
+    assert_eq!(peer.receives_sets(sets()), (Vec::new(), false), "it is not dropped again");
+    let extra = "SELECT count(*) FROM extra";
+    assert_eq!(peer.db.query_row(extra, [], |r| r.get::<_, i64>(0)).unwrap(), 0);
+}
+
+#[test]
+fn what_a_later_change_of_the_batch_drops_is_not_missing() {
+    let mut peer = peer();
+    peer.db.execute("INSERT INTO t (v) VALUES ('no JSON')", []).unwrap();
+    let drop = SchemaChange::DropIndex { name: "by_v".into() };
+    assert_eq!(peer.receives(&[index(), drop]), (Vec::new(), false));
+    assert_eq!(peer.missing(), []);
+    let rename = SchemaChange::RenameTable { from: "t".into(), to: "u".into() };
+    assert_eq!(peer.receives(&[index(), rename]), (vec!["rename table t to u".to_owned()], true));
+    assert_eq!(peer.missing()[0].1, "create index by_v on u");
 }

@@ -146,7 +146,7 @@ impl NodeConfig {
             politeness_ms: 20,
             id_ranges: None,
             gaps_from_snapshots: false,
-            limits: Limits::default(),
+            limits: Limits { dropped_table_wait_ms: 0, ..Limits::default() },
         }
     }
 }

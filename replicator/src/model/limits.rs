@@ -56,6 +56,10 @@ pub struct Limits {
     /// Log entries that one batch folds. A longer log is read in pieces, which may split a
     /// transaction.
     pub batch_entries_max: u64,
+    /// How long a table that was dropped, and is not there again with rows, is waited for,
+    /// milliseconds (2 s: a tool that rebuilds it without a transaction takes less between two
+    /// statements, and nothing is applied or published meanwhile). 0: not at all.
+    pub dropped_table_wait_ms: u64,
     /// Acknowledged log entries whose mark waits for a quiet moment (absorbing them takes some 20
     /// ms, for which a remote batch would have to wait).
     pub bookkeeping_entries_max: u64,
@@ -85,6 +89,7 @@ impl Default for Limits {
             republish_bytes_max: 8 << 20,
             republish_minute_bytes_max: 512 << 20,
             batch_entries_max: 4_000_000,
+            dropped_table_wait_ms: 2_000,
             bookkeeping_entries_max: 10_000,
         }
     }

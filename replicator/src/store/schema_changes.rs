@@ -3,21 +3,38 @@
 //! Those that are to be sent have an entry of the log ([`super::change_log::KIND_SCHEMA`]), which
 //! decides when they are published. All others, and those of other nodes, are kept for a while: who
 //! republishes rows that were lost sends them again, because they may have been lost with the rows.
+//! Who has them in this table passes over them.
 
 use super::change_log;
 use crate::db::connection::DatabaseError;
 use rusqlite::Connection;
+use std::collections::HashSet;
 
-/// Stores a change of this node that was noticed at `now_ms`, and logs it.
+/// Stores a change of this node that was noticed at `now_ms`, and logs it. `changes` gets the entry
+/// of the log.
 ///
 /// # Errors
 /// SQLite's error.
-pub fn add(db: &Connection, now_ms: i64, changes: &[u8]) -> Result<(), DatabaseError> {
+pub fn add(
+    db: &Connection,
+    now_ms: i64,
+    changes: impl FnOnce(i64) -> Vec<u8>,
+) -> Result<(), DatabaseError> {
     let log_id = change_log::note_schema_change(db, now_ms)?;
-    insert(db, log_id, now_ms, changes)
+    insert(db, log_id, now_ms, &changes(log_id))
 }
 
-/// Stores a change of another node that was made here.
+/// Returns all that are kept: those of this node, and those of other nodes that were made here.
+///
+/// # Errors
+/// SQLite's error.
+pub fn kept(db: &Connection) -> Result<HashSet<Vec<u8>>, DatabaseError> {
+    let mut read = db.prepare_cached("SELECT changes FROM main.__harmonylite__schema_change")?;
+    let rows = read.query_map([], |r| r.get(0))?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Stores a change of another node that is made here.
 ///
 /// # Errors
 /// SQLite's error.
@@ -96,9 +113,14 @@ mod tests {
         let db = test_database();
         send_again(&db, 1).unwrap();
         assert_eq!(change_log::log_end(&db).unwrap(), 0, "nothing to send");
-        add(&db, 10, b"a").unwrap();
+        add(&db, 10, |_| b"a".to_vec()).unwrap();
         add_adopted(&db, 20, b"b").unwrap();
-        add(&db, 30, b"c").unwrap();
+        add(&db, 30, |log_id| {
+            assert_eq!(log_id, 2);
+            b"c".to_vec()
+        })
+        .unwrap();
+        assert_eq!(kept(&db).unwrap(), [b"a", b"b", b"c"].map(|b| b.to_vec()).into());
         assert_eq!(after(&db, 0).unwrap(), [b"a", b"c"]);
         assert_eq!(after(&db, 1).unwrap(), [b"c"]);
         sent(&db, 1).unwrap();

@@ -8,15 +8,19 @@ const next = "\n--> statement-breakpoint\n";
 const steps = [
   ["CREATE TABLE `item` (`id` text PRIMARY KEY NOT NULL, `name` text);",
     "CREATE TABLE `tag` (`id` text PRIMARY KEY NOT NULL);"],
-  ["ALTER TABLE `item` ADD `qty` integer DEFAULT 0;", "CREATE INDEX `item_name` ON `item` (`name`);"],
+  ["ALTER TABLE `item` ADD `qty` integer DEFAULT 0;", "ALTER TABLE `item` ADD `note` text;",
+    "CREATE INDEX `item_name` ON `item` (`name`);"],
   ["ALTER TABLE `item` RENAME COLUMN \"name\" TO \"title\";"],
   ["PRAGMA foreign_keys=OFF;",
     "CREATE TABLE `__new_item` (`id` text PRIMARY KEY NOT NULL, `title` text, " +
-    "`qty` integer DEFAULT 0 NOT NULL);",
-    'INSERT INTO `__new_item`("id", "title", "qty") SELECT "id", "title", "qty" FROM `item`;',
+    "`qty` bigint DEFAULT 0 NOT NULL, `note` text);",
+    'INSERT INTO `__new_item`("id", "title", "qty", "note") ' +
+    'SELECT "id", "title", "qty", "note" FROM `item`;',
     "DROP TABLE `item`;", "ALTER TABLE `__new_item` RENAME TO `item`;", "PRAGMA foreign_keys=ON;",
     "CREATE INDEX `item_name` ON `item` (`title`);"],
   ["DROP TABLE `tag`;"],
+  ["ALTER TABLE `item` DROP COLUMN `note`;"],
+  ["ALTER TABLE `item` RENAME TO `article`;"],
 ];
 const folder = fs.mkdtempSync(join(os.tmpdir(), "drizzle-"));
 fs.mkdirSync(join(folder, "meta"));

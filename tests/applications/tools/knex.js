@@ -8,10 +8,16 @@ const steps = [
     await k.schema.createTable("item", (t) => { t.string("id").primary(); t.string("name"); });
     await k.schema.createTable("tag", (t) => { t.string("id").primary(); });
   },
-  (k) => k.schema.alterTable("item", (t) => { t.integer("qty").defaultTo(0); t.index("name"); }),
+  (k) => k.schema.alterTable("item", (t) => {
+    t.integer("qty").defaultTo(0);
+    t.text("note");
+    t.index("name");
+  }),
   (k) => k.schema.alterTable("item", (t) => { t.renameColumn("name", "title"); }),
-  (k) => k.schema.alterTable("item", (t) => { t.integer("qty").notNullable().defaultTo(0).alter(); }),
+  (k) => k.schema.alterTable("item", (t) => { t.bigInteger("qty").notNullable().defaultTo(0).alter(); }),
   (k) => k.schema.dropTable("tag"),
+  (k) => k.schema.alterTable("item", (t) => { t.dropColumn("note"); }),
+  (k) => k.schema.renameTable("item", "article"),
 ];
 const all = steps.map((up, i) => ({ name: `m${i + 1}`, up, down: async () => {} }));
 const migrationSource = {

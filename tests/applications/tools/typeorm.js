@@ -13,11 +13,14 @@ const steps = [
   async (q) => {
     const qty = { name: "qty", type: "integer", isNullable: true, default: 0 };
     await q.addColumn("item", new TableColumn(qty));
+    await q.addColumn("item", new TableColumn({ name: "note", ...text }));
     await q.createIndex("item", new TableIndex({ name: "item_name", columnNames: ["name"] }));
   },
   (q) => q.query('ALTER TABLE "item" RENAME COLUMN "name" TO "title"'),
-  (q) => q.changeColumn("item", "qty", new TableColumn({ name: "qty", type: "integer", default: 0 })),
+  (q) => q.changeColumn("item", "qty", new TableColumn({ name: "qty", type: "bigint", default: 0 })),
   (q) => q.dropTable("tag"),
+  (q) => q.dropColumn("item", "note"),
+  (q) => q.renameTable("item", "article"),
 ];
 const migrations = steps.slice(0, upto).map((up, i) => ({
   [`M${1700000000000 + i}`]: class {
@@ -26,9 +29,9 @@ const migrations = steps.slice(0, upto).map((up, i) => ({
     async down() {}
   },
 })).map((o) => Object.values(o)[0]);
-const Item = new EntitySchema({ name: "item", columns: {
+const Item = new EntitySchema({ name: "article", columns: {
   id: { type: "varchar", primary: true }, title: { type: "varchar", nullable: true },
-  qty: { type: "integer", default: 0 },
+  qty: { type: "bigint", default: 0 },
 } });
 const entities = check ? [Item] : [];
 const source = new DataSource({ type: "better-sqlite3", database: path, migrations, entities });

@@ -166,7 +166,13 @@ pub struct Plan {
 const SHRINK_PERCENT: u64 = 35;
 
 fn limits(rng: &mut Rng) -> (Limits, bool) {
-    let mut limits = Limits { conflicts_max: 1_000, quarantine_max: 20, ..Limits::default() };
+    let mut limits = Limits {
+        conflicts_max: 1_000,
+        quarantine_max: 20,
+        // Rebuilds are one transaction here, and the wait would be in real time.
+        dropped_table_wait_ms: 0,
+        ..Limits::default()
+    };
     let mut splits = false;
     let shrink = |rng: &mut Rng| rng.chance(SHRINK_PERCENT);
     if shrink(rng) {
