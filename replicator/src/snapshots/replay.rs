@@ -17,6 +17,7 @@ use crate::model::config::{NodeConfig, Now};
 use crate::model::ids::{NodeId, StreamSeq};
 use crate::nats::{History, Inbox, Reader};
 use crate::settings::NodeConfigError;
+use crate::settings::identity::{self, NoRandom};
 use crate::store::{held, meta, quarantine};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
@@ -54,6 +55,9 @@ pub(crate) enum ReplayError {
     /// No configuration for the file.
     #[error(transparent)]
     Config(#[from] NodeConfigError),
+    /// The file needs an identity of its own.
+    #[error(transparent)]
+    Random(#[from] NoRandom),
     /// The broker.
     #[error("cannot read the streams: {0}")]
     Broker(#[from] BrokerError),
@@ -136,6 +140,15 @@ pub(crate) enum Until {
     Stopped,
 }
 
+/// How [`Replay::settle`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// There is nothing to do.
+    Done,
+    /// Another program holds the write lock, or the disk is full.
+    Locked,
+}
+
 /// A restored file, and the streams.
 pub(crate) struct Replay<'a> {
     pub(super) inbound: Inbound<Asked>,
@@ -176,11 +189,29 @@ impl<'a> Replay<'a> {
             ..config
         };
         let asked = Asked::default();
-        let random = Box::new(|| getrandom::u64().unwrap_or(0));
+        // No node knows the file's incarnation, so it has to differ from those of nodes only.
+        let mut bits = identity::random()?;
+        let random = Box::new(move || {
+            bits = bits.rotate_left(7).wrapping_add(0x9e37_79b9_7f4a_7c15);
+            bits
+        });
         let inbound = Inbound::open(config, db, asked.clone(), random, now(&until))?;
         let (reading, lost) = (HashMap::new(), 0);
         let (inbox, events) = Inbox::new(WAITING_BYTES);
-        Ok(Self { inbound, asked, history, runtime, until, reading, inbox, events, lost })
+        let opened = Self { inbound, asked, history, runtime, until, reading, inbox, events, lost };
+        opened.check_file()?;
+        Ok(opened)
+    }
+
+    /// An error if the file misses something already: an earlier run ended with it.
+    fn check_file(&self) -> Result<(), ReplayError> {
+        if quarantine::count(self.inbound.database())? > 0 {
+            return Err(self.quarantined()?);
+        }
+        match self.inbound.open_gaps() {
+            gaps if gaps.is_empty() => Ok(()),
+            gaps => Err(ReplayError::Missing(gaps.join("; "))),
+        }
     }
 
     /// Applies everything up to the moment.
@@ -253,8 +284,8 @@ impl<'a> Replay<'a> {
     }
 
     /// Answers requests and steps until there is nothing to do. Without a moment it also ends while
-    /// the file is locked.
-    pub(super) fn settle(&mut self) -> Result<(), ReplayError> {
+    /// the file is locked, or its disk full.
+    pub(super) fn settle(&mut self) -> Result<Settled, ReplayError> {
         loop {
             for effect in std::mem::take(&mut self.inbound.effects) {
                 // Nobody publishes, so nothing has to stop.
@@ -273,11 +304,13 @@ impl<'a> Replay<'a> {
                 self.take(Input::Broker(BrokerEvent::Reply(ticket, reply)))?;
             }
             match self.inbound.step(now(&self.until))? {
-                Step::Busy if is_endless => return Ok(()),
+                Step::Busy if is_endless => return Ok(Settled::Locked),
                 // Nobody else uses the file.
                 Step::Busy => return Err(ReplayError::Full),
                 Step::Worked | Step::Polite => {}
-                Step::Idle if quiet && self.asked.0.lock().is_empty() => return Ok(()),
+                Step::Idle if quiet && self.asked.0.lock().is_empty() => {
+                    return Ok(Settled::Done);
+                }
                 Step::Idle => {}
             }
         }

@@ -323,6 +323,24 @@ fn a_moment_whose_messages_are_gone_is_refused_with_the_nearest_ones() {
     let from = second["created_ms"].as_i64().unwrap();
     let (_, file) = restore(node, from, &[]);
     assert_eq!(number(&open(&file), "SELECT count(*) FROM entry"), 60);
+
+    // Nothing is left in the stream, and nothing of it is needed: the listed moments are those.
+    on_jetstream(&cluster.broker.url(), async |jetstream| {
+        let stream = jetstream.get_stream("harmonylite-changes-batch-1").await.unwrap();
+        stream.purge().await.unwrap();
+    });
+    let third = node.json(&["snapshot", "save"]);
+    let purged = moment();
+    let listed = node.json(&["snapshot", "list"]);
+    assert_eq!(listed["reachable"]["from_ms"], second["created_ms"], "{listed}");
+    for at_ms in [from + 1, third["created_ms"].as_i64().unwrap(), purged] {
+        let (_, file) = restore(node, at_ms, &[]);
+        assert_eq!(number(&open(&file), "SELECT count(*) FROM entry"), 60);
+    }
+    // What comes after the purge belongs to later moments.
+    write(200);
+    let (_, file) = restore(node, purged + 1, &[]);
+    assert_eq!(number(&open(&file), "SELECT count(*) FROM entry"), 60);
 }
 
 /// The stream lacks a message in the middle, which nobody expects.

@@ -199,13 +199,11 @@ fn refused(error: &ReplayError, chosen: &Chosen) -> Failure {
         ReplayError::Stopped(stopped) => {
             let reached = match stopped.time_ms {
                 0 => String::new(),
-                at => format!("the last moment before it is --at {}", exact(at - 1)),
+                at => format!("the last moment before it is --at {}; ", exact(at - 1)),
             };
             let hint = match stopped.is_schema {
-                true => {
-                    "; after it, those from the next snapshot that was taken after the migration"
-                }
-                false => "; a node has such a batch in quarantine (`harmonylite quarantine list`)",
+                true => "after it, those from the next snapshot that was taken after the migration",
+                false => "a node has such a batch in quarantine (`harmonylite quarantine list`)",
             };
             Failure::new(Exit::Protect, what, format!("{reached}{hint}"))
         }
@@ -222,6 +220,7 @@ fn refused(error: &ReplayError, chosen: &Chosen) -> Failure {
         ReplayError::Fatal(_)
         | ReplayError::Database(_)
         | ReplayError::Restored(_)
+        | ReplayError::Random(_)
         | ReplayError::Config(_) => {
             let hint = "check the file system of --to, and the settings; then try again";
             Failure::new(Exit::Database, what, hint)
