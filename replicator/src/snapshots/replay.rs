@@ -7,7 +7,7 @@
 //! gap, another schema, a batch in quarantine) is an error here. A crash leaves the scratch file.
 
 use super::restored::RestoredError;
-use super::rows::{self, RowsError};
+use super::rows::RowsError;
 use crate::actor::{Effect, Fatal, Step};
 use crate::broker::{Broker, BrokerError, BrokerEvent, Reply, Request, Ticket};
 use crate::clock;
@@ -18,7 +18,7 @@ use crate::model::ids::{NodeId, StreamSeq};
 use crate::nats::{History, Inbox, Reader};
 use crate::settings::NodeConfigError;
 use crate::settings::identity::{self, NoRandom};
-use crate::store::{held, meta, quarantine};
+use crate::store::{held, quarantine};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -163,7 +163,7 @@ pub(crate) struct Replay<'a> {
 }
 
 impl<'a> Replay<'a> {
-    /// Opens a restored file, see [`check`] and [`super::begin_anew`]. Blocks; not to be called by
+    /// Opens a restored file, see [`super::fit::check`] and [`super::begin_anew`]. Blocks; not to be called by
     /// a task of the runtime.
     ///
     /// # Errors
@@ -364,8 +364,9 @@ impl<'a> Replay<'a> {
     pub(super) fn check_streams(&self) -> Result<(), ReplayError> {
         let stats = &self.inbound.stats;
         if stats.losses > 0 && matches!(self.until, Until::Moment(..)) {
-            let what =
-                "they are other ones than those of the snapshot, or the broker lost messages";
+            let what = "they are other ones than those of the snapshot, or the broker lost \
+                messages, or they were purged by hand: a snapshot that is saved after the next \
+                write leads on";
             return Err(ReplayError::Missing(what.to_owned()));
         }
         if stats.quarantined > 0 {
@@ -448,18 +449,4 @@ fn now(until: &Until) -> Now {
         Until::Moment(at_ms, _) => Now { unix_ms: *at_ms, mono_ms: clock::mono_ms() },
         Until::Stopped => clock::now(),
     }
-}
-
-/// Checks that a fetched image has everything that its positions say. Returns its node.
-///
-/// # Errors
-/// [`ReplayError::Snapshot`] if it is of no use for what follows it.
-pub(crate) fn check(path: &Path, shards: u32) -> Result<NodeId, ReplayError> {
-    let db = connection::open_reader(path)?;
-    let contents = rows::check(&db, &[])?;
-    if let Some(shard) = (1..=shards).find(|shard| !contents.is_whole(*shard)) {
-        let text = format!("its node missed something of stream {shard} itself");
-        return Err(RowsError::Unfit(text).into());
-    }
-    Ok(meta::get(&db, meta::NODE)?.unwrap_or(NodeId(0)))
 }

@@ -191,6 +191,6 @@ fn a_migration_that_does_not_travel_and_a_gap_end_it_with_what_to_do() {
         let mut follower = Follower::start(node, &[]);
         assert_eq!(follower.process.wait().code(), Some(8), "{}", follower.output());
         let error = follower.output();
-        assert!(error.contains("missing") && error.contains("--force"), "{error}");
+        assert!(error.contains("are gone") && error.contains("--force"), "{error}");
     }
 }

@@ -337,10 +337,6 @@ fn a_moment_whose_messages_are_gone_is_refused_with_the_nearest_ones() {
         let (_, file) = restore(node, at_ms, &[]);
         assert_eq!(number(&open(&file), "SELECT count(*) FROM entry"), 60);
     }
-    // What comes after the purge belongs to later moments.
-    write(200);
-    let (_, file) = restore(node, purged + 1, &[]);
-    assert_eq!(number(&open(&file), "SELECT count(*) FROM entry"), 60);
 }
 
 /// The stream lacks a message in the middle, which nobody expects.

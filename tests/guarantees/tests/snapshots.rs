@@ -278,7 +278,8 @@ fn a_start_without_a_file_creates_no_empty_database() {
 /// it by itself.
 #[test]
 fn a_start_without_a_file_refuses_a_snapshot_that_is_older_than_the_deletes_that_are_known() {
-    let mut cluster = Cluster::new(1, SCHEMA);
+    let short = "version_retention = \"12s\"\nreplication_log.max_age = \"11s\"\n";
+    let mut cluster = Cluster::with(1, SCHEMA, short);
     let path = cluster.dir.path().join("snapshots");
     let store = format!("[snapshot]\nstore = \"dir\"\ndir.path = {:?}\n", path.to_str().unwrap());
     append(&cluster.nodes[0], &store);
@@ -286,11 +287,10 @@ fn a_start_without_a_file_refuses_a_snapshot_that_is_older_than_the_deletes_that
     load(&cluster.nodes[0], 1, 10);
     cluster.converge();
     let saved = cluster.nodes[0].json(&["snapshot", "save"]);
-    let short = "version_retention = \"12s\"\nreplication_log.max_age = \"11s\"\n";
     let settings = format!("{short}{}", third(&cluster, &store));
     let mut late = Node::new(cluster.dir.path(), 2, &settings);
     eventually("the snapshot is old", || {
-        let listed = late.json(&["snapshot", "list"]);
+        let listed = cluster.nodes[0].json(&["snapshot", "list"]);
         let to_ms = listed["reachable"]["to_ms"].as_i64().unwrap();
         to_ms - saved["created_ms"].as_i64().unwrap() > 9_000
     });

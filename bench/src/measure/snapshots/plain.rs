@@ -60,34 +60,3 @@ pub(super) fn restore(packed: &Path, image: &Path) -> Result<f64> {
     to.sync_all()?;
     Ok(since_s(began))
 }
-
-/// Puts files into the broker as the NATS client's object store does: each message of 128 KiB waits
-/// for its acknowledgement. Returns the seconds.
-pub(super) fn put(url: &str, files: &[std::path::PathBuf]) -> Result<f64> {
-    const BUCKET: &str = "harmonylite-bench-objects";
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let jetstream = async_nats::jetstream::new(async_nats::connect(url).await?);
-        let config = async_nats::jetstream::stream::Config {
-            name: BUCKET.to_owned(),
-            subjects: vec![format!("{BUCKET}.>")],
-            ..Default::default()
-        };
-        jetstream.create_stream(config).await?;
-        let began = now();
-        for (number, file) in files.iter().enumerate() {
-            check()?;
-            let (body, mut digest) = (std::fs::read(file)?, Sha256::new());
-            for part in body.chunks(128 << 10) {
-                digest.update(part);
-                let subject = format!("{BUCKET}.{number}");
-                jetstream.publish(subject, part.to_vec().into()).await?.await?;
-            }
-            let digest = digest.finalize().to_vec();
-            jetstream.publish(format!("{BUCKET}.{number}.head"), digest.into()).await?.await?;
-        }
-        let seconds = since_s(began);
-        jetstream.delete_stream(BUCKET).await?;
-        Ok(seconds)
-    })
-}

@@ -7,8 +7,9 @@ use crate::clock;
 use crate::nats::History;
 use crate::settings::Settings;
 use crate::snapshots::begin_anew;
+use crate::snapshots::fit::check;
 use crate::snapshots::moments::{self, Lack, Reachable, StreamAt, Unread};
-use crate::snapshots::replay::{Replay, ReplayError, ReplayProgress, Replayed, Until, check};
+use crate::snapshots::replay::{Replay, ReplayError, ReplayProgress, Replayed, Until};
 use anyhow::{Context, Result};
 use harmonylite_snapshot::SnapshotError;
 use harmonylite_snapshot::catalog::{Found, find, ids, read};
@@ -182,8 +183,12 @@ pub(super) async fn replay(
     let settings = Settings { db_path: path.clone(), ..settings.clone() };
     let (at_ms, upto) = (chosen.at_ms, moments::upto(&chosen.streams));
     let runtime = tokio::runtime::Handle::current();
+    let is_reached = moments::is_reached(&chosen.found.manifest, &chosen.streams);
     let replayed = tokio::task::spawn_blocking(move || {
-        let node = check(&path, settings.replication_log.shards)?;
+        let node = check(&path, settings.replication_log.shards, Some(at_ms))?;
+        if is_reached {
+            return Ok(Replayed::default());
+        }
         begin_anew(&path, clock::unix_ms())?;
         let config = settings.node_config(node)?;
         Replay::open(&path, config, &history, runtime, Until::Moment(at_ms, upto))?.run(&progress)

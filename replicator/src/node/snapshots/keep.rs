@@ -234,8 +234,11 @@ impl Keeper {
     async fn read_newest(&mut self) -> Result<(), Failed> {
         let place = self.shared.place().await?;
         let newest = newest(&place.store).await?;
+        let is_news = self.read_ms.is_none() || self.newest != newest;
         self.know(newest, place.store.place());
-        lead::report(&self.shared).await;
+        if is_news {
+            lead::report(&self.shared).await;
+        }
         Ok(())
     }
 
