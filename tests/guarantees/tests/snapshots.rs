@@ -274,8 +274,8 @@ fn a_start_without_a_file_creates_no_empty_database() {
     fails(&mut last, &["no snapshot restored", "damaged", newer]);
 }
 
-/// The cluster may have forgotten what was deleted since an old snapshot: a node does not begin with
-/// it by itself.
+/// The cluster may have forgotten what was deleted since an old snapshot: a node does not begin
+/// with it by itself.
 #[test]
 fn a_start_without_a_file_refuses_a_snapshot_that_is_older_than_the_deletes_that_are_known() {
     let short = "version_retention = \"12s\"\nreplication_log.max_age = \"11s\"\n";

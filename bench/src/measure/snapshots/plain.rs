@@ -1,7 +1,7 @@
 //! The same work by plain means, in one thread: what a snapshot is compared with.
 //!
-//! Arrives: a file. Leaves: a copy of it; its pieces, hashed and compressed as a snapshot's are; the
-//! file again.
+//! Arrives: a file. Leaves: a copy of it; its pieces, hashed and compressed as a snapshot's are;
+//! the file again.
 
 use crate::time::{check, now, since_s};
 use anyhow::{Result, ensure};
