@@ -163,8 +163,8 @@ pub(crate) struct Replay<'a> {
 }
 
 impl<'a> Replay<'a> {
-    /// Opens a restored file, see [`super::fit::check`] and [`super::begin_anew`]. Blocks; not to be
-    /// called by a task of the runtime.
+    /// Opens a restored file, see [`super::fit::check`] and [`super::begin_anew`]. Blocks; not to
+    /// be called by a task of the runtime.
     ///
     /// # Errors
     /// [`ReplayError`].
