@@ -65,12 +65,15 @@ pub enum Measurement {
     Hold,
     /// Deferred transactions that fail, of 10,000. Takes minutes, so it runs only by name
     Deferred,
+    /// Save and restore a database of 1 GB. Takes minutes and 10 GB, so it runs only by name
+    Snapshots,
 }
 
 impl Options {
     /// Returns whether a measurement runs.
     pub(crate) fn wants(&self, part: Measurement) -> bool {
-        if self.only.is_empty() { part != Measurement::Deferred } else { self.only.contains(&part) }
+        let by_name = matches!(part, Measurement::Deferred | Measurement::Snapshots);
+        if self.only.is_empty() { !by_name } else { self.only.contains(&part) }
     }
 
     /// Returns the greater number, or the smaller one of a short run.

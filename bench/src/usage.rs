@@ -23,12 +23,18 @@ fn schedstat(path: &std::path::Path) -> Option<i64> {
 /// Returns the memory of a process in MB: at rest, and at its highest.
 pub(crate) fn memory_mb(pid: u32) -> Option<(f64, f64)> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let of = |key: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-        let kb: f64 = line.trim().trim_end_matches(" kB").parse().ok()?;
-        Some(kb * 1_024.0 / 1e6)
-    };
-    Some((of("VmRSS:")?, of("VmHWM:")?))
+    Some((field_mb(&text, "VmRSS:")?, field_mb(&text, "VmHWM:")?))
+}
+
+/// Returns the present memory of a process in MB that is no part of a file.
+pub(crate) fn anonymous_mb(pid: u32) -> Option<f64> {
+    field_mb(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "RssAnon:")
+}
+
+fn field_mb(status: &str, key: &str) -> Option<f64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+    let kb: f64 = line.trim().trim_end_matches(" kB").parse().ok()?;
+    Some(kb * 1_024.0 / 1e6)
 }
 
 /// Makes the kernel forget the highest memory of a process, so that the next one is measured.
@@ -52,6 +58,7 @@ mod tests {
         assert!(cpu_ns(pid).is_some_and(|ns| ns > 0));
         let (rest, highest) = memory_mb(pid).unwrap();
         assert!(rest > 0.5 && highest >= rest);
+        assert!(anonymous_mb(pid).is_some_and(|mb| mb > 0.1));
         assert!(cpu_ns(u32::MAX).is_none());
     }
 }

@@ -238,7 +238,7 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(path, flags)?;
     db.busy_timeout(BUSY)?;
-    db.execute_batch("PRAGMA cache_size = -2048; PRAGMA query_only = ON")?;
+    db.execute_batch("PRAGMA cache_size = -256; PRAGMA query_only = ON")?;
     Ok(db)
 }
 

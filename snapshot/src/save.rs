@@ -5,7 +5,6 @@
 //! A crash leaves chunks without a manifest: the next save finds and uses them, and
 //! [`crate::retention`] removes what nobody uses.
 
-use crate::blocking;
 use crate::chunk::{self, ChunkId};
 use crate::error::SnapshotError;
 use crate::image::{Image, Offered, Pieces};
@@ -14,6 +13,7 @@ use crate::name::Name;
 use crate::progress::Progress;
 use crate::retention::{self, MARKER_RENEWED_MS};
 use crate::store::Retrying;
+use crate::{blocking, in_background};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
@@ -21,19 +21,19 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::timeout;
 
 /// Returns the time, unix milliseconds.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
 /// Pieces that wait between the reader and the store.
-const WAITING: usize = 2;
+const WAITING: usize = 4;
 /// A slow store may keep the WAL from being reset for this long. Then the rest of the image is
 /// copied to a scratch file, as fast as the disk is.
 const HELD_MS_MAX: i64 = 30_000;
-/// The reader looks for room at the store this often.
-const LOOK: Duration = Duration::from_millis(2);
 
 /// How to save.
 #[derive(Clone)]
@@ -132,8 +132,9 @@ impl Saving<'_> {
         self.progress.expect(u64::from(page_size) * page_count);
         let (to_send, pieces) = mpsc::channel(WAITING);
         let clock = Arc::clone(&self.options.clock);
-        let to_send = Sender { to_send, until_ms: clock() + HELD_MS_MAX, clock };
-        let reader = tokio::task::spawn_blocking(move || read(&image, to_send));
+        let (runtime, until_ms) = (Handle::current(), clock() + HELD_MS_MAX);
+        let to_send = Sender { to_send, runtime, until_ms, clock };
+        let reader = tokio::spawn(in_background(move || read(&image, to_send)));
         let chunks = self.send_all(pieces).await?;
         let tables = crate::joined(reader).await?;
         let manifest = Manifest {
@@ -188,7 +189,7 @@ impl Saving<'_> {
         let is_new = self.present.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
         let mut sent = 0;
         if is_new {
-            let packed = blocking(move || chunk::pack(&piece)).await;
+            let packed = in_background(move || chunk::pack(&piece)).await;
             let packed = packed.map_err(|error| SnapshotError::Io {
                 action: "compress",
                 path: id.to_string().into(),
@@ -243,22 +244,27 @@ fn read(image: &Image, to_send: Sender) -> Result<BTreeMap<String, u64>, Snapsho
 /// Hands pieces to the store, and does not wait for it without end while the WAL is held.
 struct Sender {
     to_send: mpsc::Sender<Vec<u8>>,
+    runtime: Handle,
     clock: Clock,
     until_ms: i64,
 }
 
 impl Pieces for Sender {
-    fn offer(&mut self, mut piece: Vec<u8>) -> Offered {
-        loop {
-            match self.to_send.try_send(piece) {
-                Ok(()) => return Offered::Taken,
-                Err(TrySendError::Closed(_)) => return Offered::Ended,
-                Err(TrySendError::Full(back)) if (self.clock)() >= self.until_ms => {
-                    return Offered::Later(back);
-                }
-                Err(TrySendError::Full(back)) => piece = back,
+    fn offer(&mut self, piece: Vec<u8>) -> Offered {
+        let piece = match self.to_send.try_send(piece) {
+            Ok(()) => return Offered::Taken,
+            Err(TrySendError::Closed(_)) => return Offered::Ended,
+            Err(TrySendError::Full(piece)) => piece,
+        };
+        let left_ms = u64::try_from(self.until_ms - (self.clock)()).unwrap_or(0);
+        let room = async { timeout(Duration::from_millis(left_ms), self.to_send.reserve()).await };
+        match self.runtime.block_on(room) {
+            Ok(Ok(room)) => {
+                room.send(piece);
+                Offered::Taken
             }
-            std::thread::park_timeout(LOOK);
+            Ok(Err(_)) => Offered::Ended,
+            Err(_) => Offered::Later(piece),
         }
     }
 

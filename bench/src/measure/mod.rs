@@ -11,6 +11,7 @@ mod growth;
 mod hold;
 mod idle;
 pub(crate) mod latency;
+mod snapshots;
 
 pub(crate) use beside::failed;
 
@@ -44,7 +45,8 @@ const ON_THE_PAIR: [Measurement; 8] = [
 /// Returns how many steps the progress shows.
 pub(crate) fn steps(options: &Options) -> usize {
     let others = [Measurement::Cost, Measurement::Conflicts, Measurement::Growth];
-    let all = ON_THE_PAIR.into_iter().chain(others).chain([Measurement::Deferred]);
+    let by_name = [Measurement::Deferred, Measurement::Snapshots];
+    let all = ON_THE_PAIR.into_iter().chain(others).chain(by_name);
     let synced = usize::from(options.wants(Measurement::Latency));
     all.filter(|part| options.wants(*part)).count() + synced
 }
@@ -72,6 +74,9 @@ pub(crate) fn all(parts: &Parts, options: &Options, report: &mut Report) -> Resu
     }
     if options.wants(Measurement::Deferred) {
         deferred::measure(parts, report, options.scale(options.transactions, 300))?;
+    }
+    if options.wants(Measurement::Snapshots) {
+        snapshots::measure(parts, report, options.quick)?;
     }
     Ok(())
 }

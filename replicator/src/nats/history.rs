@@ -105,7 +105,8 @@ impl History {
         state: &StreamState,
         at_ns: i64,
     ) -> Result<StreamSeq, BrokerError> {
-        if state.last_time_ns <= at_ns {
+        // The server may give a purged stream a later time than that of its last message.
+        if state.last_time_ns <= at_ns || state.first > state.last {
             return Ok(state.last);
         }
         let nats = &self.settings.nats;

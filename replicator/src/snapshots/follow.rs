@@ -5,7 +5,7 @@
 //! publishes nothing, and no node takes it for its own; what it cannot follow exactly ends it with
 //! an error. After a crash it goes on from the stored positions.
 
-use super::replay::{Replay, ReplayError, Until};
+use super::replay::{Replay, ReplayError, Settled, Until};
 use crate::broker::BrokerEvent;
 use crate::clock;
 use crate::db::connection::{self, DatabaseError};
@@ -26,6 +26,8 @@ const LOOK: Duration = Duration::from_millis(200);
 /// An origin that is held for longer needs a migration, which nobody makes in a copy. The change of
 /// the schema may come in another stream, a little later.
 const HELD_MS: u64 = 10_000;
+/// A wait for the write lock is a line on stderr after this time, and again after as long.
+const LOCKED_MS: u64 = 5_000;
 
 /// Returns whether a file is such a copy, or was restored and never started.
 ///
@@ -64,8 +66,12 @@ pub(crate) fn follow(
     let mut replay = Replay::open(path, config, history, runtime, Until::Stopped)?;
     replay.take(Input::Broker(BrokerEvent::Connected))?;
     let (mut current, mut held_ms) = (Some(current), None);
+    let mut locked = Locked::default();
     while !stop.load(Ordering::Relaxed) {
-        replay.settle()?;
+        let settled = replay.settle()?;
+        if let Some(text) = locked.look(settled, path, replay.inbound.no_room(), clock::mono_ms()) {
+            tracing::warn!("{text}");
+        }
         replay.check_streams()?;
         match replay.check_held() {
             Ok(()) => held_ms = None,
@@ -87,7 +93,47 @@ pub(crate) fn follow(
         }
     }
     replay.take(Input::Flush)?;
-    replay.settle()
+    // What a held lock keeps from the file is read again by the next start.
+    replay.settle().map(drop)
+}
+
+/// The wait for the write lock of the copy, which no program but this one needs.
+#[derive(Debug, Default)]
+struct Locked {
+    /// Since when, on the monotone clock.
+    since_ms: Option<u64>,
+    told_ms: u64,
+}
+
+impl Locked {
+    /// Takes the end of a step. Returns what a person has to know, once for each [`LOCKED_MS`].
+    fn look(
+        &mut self,
+        settled: Settled,
+        path: &Path,
+        no_room: Option<String>,
+        now_ms: u64,
+    ) -> Option<String> {
+        if settled == Settled::Done {
+            let was = std::mem::take(self);
+            return (was.told_ms > 0)
+                .then(|| format!("{} can be written again, and follows", path.display()));
+        }
+        let since_ms = *self.since_ms.get_or_insert(now_ms);
+        if now_ms < since_ms.max(self.told_ms) + LOCKED_MS {
+            return None;
+        }
+        self.told_ms = now_ms;
+        let waits_s = (now_ms - since_ms) / 1_000;
+        Some(match no_room {
+            Some(reason) => format!("the copy gets no changes for {waits_s} s: {reason}"),
+            None => format!(
+                "waiting {waits_s} s for the write lock of {}: the copy gets no changes. Another \
+                program writes to it: end its transaction, and let it open the copy read-only",
+                path.display()
+            ),
+        })
+    }
 }
 
 fn has_applied(replay: &Replay<'_>, ends: &[(u32, u64)]) -> bool {
@@ -107,6 +153,26 @@ mod tests {
     use crate::snapshots::begin_anew;
     use crate::store::sites;
     use rusqlite::Connection;
+
+    #[test]
+    fn a_wait_for_the_write_lock_is_told_again_and_again_and_its_end_once() {
+        let mut locked = Locked::default();
+        let mut look = |settled, now_ms| locked.look(settled, Path::new("c.db"), None, now_ms);
+        assert_eq!(look(Settled::Done, 100), None);
+        assert_eq!(look(Settled::Locked, 1_000), None);
+        assert_eq!(look(Settled::Done, 2_000), None, "a short wait is nobody's business");
+        assert_eq!(look(Settled::Locked, 3_000), None);
+        assert_eq!(look(Settled::Locked, 7_999), None);
+        let text = look(Settled::Locked, 8_000).unwrap();
+        assert!(text.contains("waiting 5 s for the write lock of c.db"), "{text}");
+        assert_eq!(look(Settled::Locked, 12_999), None);
+        assert!(look(Settled::Locked, 13_000).unwrap().contains("10 s"));
+        assert!(look(Settled::Done, 13_001).unwrap().contains("again"));
+        assert_eq!(look(Settled::Done, 13_002), None);
+        look(Settled::Locked, 20_000);
+        let full = locked.look(Settled::Locked, Path::new("c.db"), Some("full".into()), 25_000);
+        assert!(full.unwrap().ends_with("5 s: full"));
+    }
 
     #[test]
     fn a_copy_is_told_from_a_node_s_database() {

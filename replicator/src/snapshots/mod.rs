@@ -7,6 +7,7 @@
 
 pub(crate) mod due;
 mod facts;
+pub(crate) mod fit;
 pub(crate) mod follow;
 pub(crate) mod leader;
 pub(crate) mod moments;

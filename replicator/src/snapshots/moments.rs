@@ -9,7 +9,7 @@ use crate::broker::{BrokerError, StreamState};
 use crate::model::ids::StreamSeq;
 use crate::nats::History;
 use harmonylite_snapshot::catalog::Found;
-use harmonylite_snapshot::manifest::Manifest;
+use harmonylite_snapshot::manifest::{Manifest, StreamPosition};
 use std::collections::BTreeMap;
 
 const NS_OF_MS: i64 = 1_000_000;
@@ -28,6 +28,8 @@ pub(crate) struct StreamAt {
     pub(crate) first: u64,
     /// The last message stored at the moment.
     pub(crate) upto: u64,
+    /// When the stream was created, unix nanoseconds; 0: it does not exist.
+    pub(crate) created_ns: i64,
 }
 
 /// Why a snapshot does not lead to a moment.
@@ -52,11 +54,12 @@ pub(crate) async fn streams(
     for shard in 1..=shards {
         let Some(state) = history.state(shard).await? else {
             // It never had a message, or they are all gone.
-            all.push(StreamAt { shard, first: 1, upto: 0 });
+            all.push(StreamAt { shard, first: 1, upto: 0, created_ns: 0 });
             continue;
         };
         let upto = history.upto(shard, &state, end_of(at_ms)).await?.0;
-        all.push(StreamAt { shard, first: first(&state), upto });
+        let (first, created_ns) = (first(&state), state.created_ns);
+        all.push(StreamAt { shard, first, upto, created_ns });
     }
     Ok(all)
 }
@@ -92,8 +95,20 @@ pub(crate) fn lacks(manifest: &Manifest, at_ms: i64, streams: &[StreamAt]) -> Op
 
 /// The last message of a stream that a snapshot contains; 0: none.
 fn position(manifest: &Manifest, shard: u32) -> u64 {
-    let at = manifest.facts.streams.iter().find(|at| at.shard == shard);
-    at.map_or(0, |at| at.seq)
+    of_stream(manifest, shard).map_or(0, |at| at.seq)
+}
+
+fn of_stream(manifest: &Manifest, shard: u32) -> Option<&StreamPosition> {
+    manifest.facts.streams.iter().find(|at| at.shard == shard)
+}
+
+/// Returns whether a snapshot has the state of the moment by itself: it ends where these very
+/// streams did. Whether they still hold its last message does not matter then.
+pub(crate) fn is_reached(manifest: &Manifest, streams: &[StreamAt]) -> bool {
+    streams.iter().all(|stream| match of_stream(manifest, stream.shard) {
+        Some(at) if at.seq > 0 => at.seq == stream.upto && at.created_ns == stream.created_ns,
+        _ => stream.upto == 0,
+    })
 }
 
 /// Returns the messages to apply to a snapshot.
@@ -159,7 +174,7 @@ async fn begin(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use harmonylite_snapshot::manifest::{Facts, StreamPosition};
+    use harmonylite_snapshot::manifest::Facts;
 
     fn snapshot(created_ms: i64, seqs: &[u64]) -> Manifest {
         let at = |(shard, seq): (u32, &u64)| StreamPosition { shard, seq: *seq, created_ns: 7 };
@@ -177,7 +192,7 @@ mod tests {
     }
 
     fn stream(shard: u32, first: u64, upto: u64) -> StreamAt {
-        StreamAt { shard, first, upto }
+        StreamAt { shard, first, upto, created_ns: 7 }
     }
 
     #[test]
@@ -195,5 +210,15 @@ mod tests {
         let third = [stream(1, 90, 10), stream(2, 6, 5), stream(3, 2, 9)];
         assert!(matches!(of(2_000, &third), Some(Lack::Gone(text)) if text.contains("stream 3")));
         assert_eq!(of(2_000, &third[..2]), None);
+    }
+    #[test]
+    fn nothing_is_to_be_applied_only_if_these_very_streams_ended_there() {
+        let of = |streams: &[StreamAt]| is_reached(&snapshot(1_000, &[10, 0]), streams);
+        assert!(of(&[stream(1, 11, 10), stream(2, 1, 0)]), "purged since");
+        assert!(!of(&[stream(1, 11, 11), stream(2, 1, 0)]));
+        assert!(!of(&[stream(1, 11, 10), stream(2, 1, 1)]));
+        let another = StreamAt { created_ns: 8, ..stream(1, 1, 10) };
+        assert!(!of(&[another, stream(2, 1, 0)]), "another stream of that name");
+        assert!(of(&[stream(1, 1, 10), stream(2, 1, 0), stream(3, 1, 0)]));
     }
 }

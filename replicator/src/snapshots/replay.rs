@@ -7,7 +7,7 @@
 //! gap, another schema, a batch in quarantine) is an error here. A crash leaves the scratch file.
 
 use super::restored::RestoredError;
-use super::rows::{self, RowsError};
+use super::rows::RowsError;
 use crate::actor::{Effect, Fatal, Step};
 use crate::broker::{Broker, BrokerError, BrokerEvent, Reply, Request, Ticket};
 use crate::clock;
@@ -17,7 +17,8 @@ use crate::model::config::{NodeConfig, Now};
 use crate::model::ids::{NodeId, StreamSeq};
 use crate::nats::{History, Inbox, Reader};
 use crate::settings::NodeConfigError;
-use crate::store::{held, meta, quarantine};
+use crate::settings::identity::{self, NoRandom};
+use crate::store::{held, quarantine};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -54,6 +55,9 @@ pub(crate) enum ReplayError {
     /// No configuration for the file.
     #[error(transparent)]
     Config(#[from] NodeConfigError),
+    /// The file needs an identity of its own.
+    #[error(transparent)]
+    Random(#[from] NoRandom),
     /// The broker.
     #[error("cannot read the streams: {0}")]
     Broker(#[from] BrokerError),
@@ -136,6 +140,15 @@ pub(crate) enum Until {
     Stopped,
 }
 
+/// How [`Replay::settle`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// There is nothing to do.
+    Done,
+    /// Another program holds the write lock, or the disk is full.
+    Locked,
+}
+
 /// A restored file, and the streams.
 pub(crate) struct Replay<'a> {
     pub(super) inbound: Inbound<Asked>,
@@ -150,8 +163,8 @@ pub(crate) struct Replay<'a> {
 }
 
 impl<'a> Replay<'a> {
-    /// Opens a restored file, see [`check`] and [`super::begin_anew`]. Blocks; not to be called by
-    /// a task of the runtime.
+    /// Opens a restored file, see [`super::fit::check`] and [`super::begin_anew`]. Blocks; not to
+    /// be called by a task of the runtime.
     ///
     /// # Errors
     /// [`ReplayError`].
@@ -176,11 +189,29 @@ impl<'a> Replay<'a> {
             ..config
         };
         let asked = Asked::default();
-        let random = Box::new(|| getrandom::u64().unwrap_or(0));
+        // No node knows the file's incarnation, so it has to differ from those of nodes only.
+        let mut bits = identity::random()?;
+        let random = Box::new(move || {
+            bits = bits.rotate_left(7).wrapping_add(0x9e37_79b9_7f4a_7c15);
+            bits
+        });
         let inbound = Inbound::open(config, db, asked.clone(), random, now(&until))?;
         let (reading, lost) = (HashMap::new(), 0);
         let (inbox, events) = Inbox::new(WAITING_BYTES);
-        Ok(Self { inbound, asked, history, runtime, until, reading, inbox, events, lost })
+        let opened = Self { inbound, asked, history, runtime, until, reading, inbox, events, lost };
+        opened.check_file()?;
+        Ok(opened)
+    }
+
+    /// An error if the file misses something already: an earlier run ended with it.
+    fn check_file(&self) -> Result<(), ReplayError> {
+        if quarantine::count(self.inbound.database())? > 0 {
+            return Err(self.quarantined()?);
+        }
+        match self.inbound.open_gaps() {
+            gaps if gaps.is_empty() => Ok(()),
+            gaps => Err(ReplayError::Missing(gaps.join("; "))),
+        }
     }
 
     /// Applies everything up to the moment.
@@ -253,8 +284,8 @@ impl<'a> Replay<'a> {
     }
 
     /// Answers requests and steps until there is nothing to do. Without a moment it also ends while
-    /// the file is locked.
-    pub(super) fn settle(&mut self) -> Result<(), ReplayError> {
+    /// the file is locked, or its disk full.
+    pub(super) fn settle(&mut self) -> Result<Settled, ReplayError> {
         loop {
             for effect in std::mem::take(&mut self.inbound.effects) {
                 // Nobody publishes, so nothing has to stop.
@@ -273,11 +304,13 @@ impl<'a> Replay<'a> {
                 self.take(Input::Broker(BrokerEvent::Reply(ticket, reply)))?;
             }
             match self.inbound.step(now(&self.until))? {
-                Step::Busy if is_endless => return Ok(()),
+                Step::Busy if is_endless => return Ok(Settled::Locked),
                 // Nobody else uses the file.
                 Step::Busy => return Err(ReplayError::Full),
                 Step::Worked | Step::Polite => {}
-                Step::Idle if quiet && self.asked.0.lock().is_empty() => return Ok(()),
+                Step::Idle if quiet && self.asked.0.lock().is_empty() => {
+                    return Ok(Settled::Done);
+                }
                 Step::Idle => {}
             }
         }
@@ -331,8 +364,9 @@ impl<'a> Replay<'a> {
     pub(super) fn check_streams(&self) -> Result<(), ReplayError> {
         let stats = &self.inbound.stats;
         if stats.losses > 0 && matches!(self.until, Until::Moment(..)) {
-            let what =
-                "they are other ones than those of the snapshot, or the broker lost messages";
+            let what = "they are other ones than those of the snapshot, or the broker lost \
+                messages, or they were purged by hand: a snapshot that is saved after the next \
+                write leads on";
             return Err(ReplayError::Missing(what.to_owned()));
         }
         if stats.quarantined > 0 {
@@ -415,18 +449,4 @@ fn now(until: &Until) -> Now {
         Until::Moment(at_ms, _) => Now { unix_ms: *at_ms, mono_ms: clock::mono_ms() },
         Until::Stopped => clock::now(),
     }
-}
-
-/// Checks that a fetched image has everything that its positions say. Returns its node.
-///
-/// # Errors
-/// [`ReplayError::Snapshot`] if it is of no use for what follows it.
-pub(crate) fn check(path: &Path, shards: u32) -> Result<NodeId, ReplayError> {
-    let db = connection::open_reader(path)?;
-    let contents = rows::check(&db, &[])?;
-    if let Some(shard) = (1..=shards).find(|shard| !contents.is_whole(*shard)) {
-        let text = format!("its node missed something of stream {shard} itself");
-        return Err(RowsError::Unfit(text).into());
-    }
-    Ok(meta::get(&db, meta::NODE)?.unwrap_or(NodeId(0)))
 }

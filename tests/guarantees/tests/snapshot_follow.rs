@@ -125,6 +125,16 @@ fn a_copy_follows_the_cluster_and_is_no_member_of_it() {
     follower.is_current();
     is_equal(&cluster, &follower.copy);
 
+    // Another program holds the write lock of the copy.
+    let other = open(&follower.copy);
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    write(&cluster, 40);
+    let waits = format!("write lock of {}", follower.copy.display());
+    eventually("it says that it waits", || follower.output().contains(&waits));
+    other.execute_batch("ROLLBACK").unwrap();
+    drop(other);
+    is_equal(&cluster, &follower.copy);
+
     // The broker was away.
     cluster.broker.kill();
     write(&cluster, 31);
@@ -176,7 +186,11 @@ fn a_migration_that_does_not_travel_and_a_gap_end_it_with_what_to_do() {
             jetstream.get_stream(name).await.unwrap().purge().await.unwrap();
         }
     });
-    let mut follower = Follower::start(node, &[]);
-    assert_eq!(follower.process.wait().code(), Some(8), "{}", follower.output());
-    assert!(follower.output().contains("--force"), "{}", follower.output());
+    // Also when it is started again: what is missing does not come by itself.
+    for _ in 0..2 {
+        let mut follower = Follower::start(node, &[]);
+        assert_eq!(follower.process.wait().code(), Some(8), "{}", follower.output());
+        let error = follower.output();
+        assert!(error.contains("are gone") && error.contains("--force"), "{error}");
+    }
 }

@@ -13,6 +13,7 @@ use harmonylite_guarantees::{
     Cluster, Node, Rows, contents, eventually, number, on_jetstream, open, sound,
 };
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -80,7 +81,22 @@ fn refused(node: &Node, at: &str) -> (Option<i32>, String) {
     (out.status.code(), error)
 }
 
-/// What the broker has: the last position of every stream, the registry included.
+/// The entries of the registry, with their revisions. Those of stopped nodes end after a while.
+fn entries(url: &str) -> BTreeSet<(String, u64)> {
+    on_jetstream(url, async |jetstream| {
+        use futures_util::TryStreamExt as _;
+        let registry = jetstream.get_key_value("harmonylite-schema-registry").await.unwrap();
+        let keys: Vec<String> = registry.keys().await.unwrap().try_collect().await.unwrap();
+        let mut all = BTreeSet::new();
+        for key in keys {
+            let entry = registry.entry(key.as_str()).await.unwrap();
+            all.extend(entry.map(|entry| (key, entry.revision)));
+        }
+        all
+    })
+}
+
+/// What the broker has: the last position of every stream but the registry's.
 fn stored(url: &str) -> Vec<(String, u64)> {
     on_jetstream(url, async |jetstream| {
         use futures_util::StreamExt as _;
@@ -88,7 +104,9 @@ fn stored(url: &str) -> Vec<(String, u64)> {
         let mut all = Vec::new();
         while let Some(info) = streams.next().await {
             let info = info.unwrap();
-            all.push((info.config.name, info.state.last_sequence));
+            if !info.config.name.starts_with("KV_") {
+                all.push((info.config.name, info.state.last_sequence));
+            }
         }
         all.sort();
         all
@@ -143,7 +161,8 @@ fn every_moment_after_a_snapshot_is_as_it_was() {
     assert!(from.as_i64() <= Some(seen[0].at_ms) && to.as_i64() >= Some(last.at_ms), "{listed}");
     cluster.nodes.iter_mut().for_each(Node::stop);
 
-    let before = stored(&cluster.broker.url());
+    let url = cluster.broker.url();
+    let (before, registry) = (stored(&url), entries(&url));
     let mut messages = Vec::new();
     for moment in &seen {
         let plan = restore(&cluster.nodes[2], moment.at_ms, &["--dry-run"]);
@@ -155,7 +174,8 @@ fn every_moment_after_a_snapshot_is_as_it_was() {
         assert!(contents(&restored) == moment.content, "{done}: another content");
         sound(&restored);
     }
-    assert_eq!(before, stored(&cluster.broker.url()), "nothing is written to the broker");
+    assert_eq!(before, stored(&url), "nothing is written to the broker");
+    assert!(entries(&url).is_subset(&registry), "{:?}, not only {registry:?}", entries(&url));
     assert!(messages[6] > 20 && messages[7] < messages[6], "{messages:?}: the second snapshot");
 
     // A moment in the middle of a batch in parts has none of it.
@@ -323,6 +343,20 @@ fn a_moment_whose_messages_are_gone_is_refused_with_the_nearest_ones() {
     let from = second["created_ms"].as_i64().unwrap();
     let (_, file) = restore(node, from, &[]);
     assert_eq!(number(&open(&file), "SELECT count(*) FROM entry"), 60);
+
+    // Nothing is left in the stream, and nothing of it is needed: the listed moments are those.
+    on_jetstream(&cluster.broker.url(), async |jetstream| {
+        let stream = jetstream.get_stream("harmonylite-changes-batch-1").await.unwrap();
+        stream.purge().await.unwrap();
+    });
+    let third = node.json(&["snapshot", "save"]);
+    let purged = moment();
+    let listed = node.json(&["snapshot", "list"]);
+    assert_eq!(listed["reachable"]["from_ms"], second["created_ms"], "{listed}");
+    for at_ms in [from + 1, third["created_ms"].as_i64().unwrap(), purged] {
+        let (_, file) = restore(node, at_ms, &[]);
+        assert_eq!(number(&open(&file), "SELECT count(*) FROM entry"), 60);
+    }
 }
 
 /// The stream lacks a message in the middle, which nobody expects.

@@ -274,6 +274,39 @@ fn a_start_without_a_file_creates_no_empty_database() {
     fails(&mut last, &["no snapshot restored", "damaged", newer]);
 }
 
+/// The cluster may have forgotten what was deleted since an old snapshot: a node does not begin
+/// with it by itself.
+#[test]
+fn a_start_without_a_file_refuses_a_snapshot_that_is_older_than_the_deletes_that_are_known() {
+    let short = "version_retention = \"12s\"\nreplication_log.max_age = \"11s\"\n";
+    let mut cluster = Cluster::with(1, SCHEMA, short);
+    let path = cluster.dir.path().join("snapshots");
+    let store = format!("[snapshot]\nstore = \"dir\"\ndir.path = {:?}\n", path.to_str().unwrap());
+    append(&cluster.nodes[0], &store);
+    cluster.run();
+    load(&cluster.nodes[0], 1, 10);
+    cluster.converge();
+    let saved = cluster.nodes[0].json(&["snapshot", "save"]);
+    let settings = format!("{short}{}", third(&cluster, &store));
+    let mut late = Node::new(cluster.dir.path(), 2, &settings);
+    eventually("the snapshot is old", || {
+        let listed = cluster.nodes[0].json(&["snapshot", "list"]);
+        let to_ms = listed["reachable"]["to_ms"].as_i64().unwrap();
+        to_ms - saved["created_ms"].as_i64().unwrap() > 9_000
+    });
+    late.start();
+    assert_eq!(late.ended(), 8);
+    let log = late.output();
+    for part in ["no such database", "version_retention", "could come back", "snapshot save"] {
+        assert!(log.contains(part), "{part:?} in {log}");
+    }
+    assert!(!late.db.exists());
+    // With a new one it begins.
+    cluster.nodes[0].json(&["snapshot", "save"]);
+    late.run();
+    assert_eq!(number(&late.app(), "SELECT count(*) FROM note"), 10);
+}
+
 /// The rows are in the snapshot and in no stream: the captured node was cut off, and its disk is
 /// lost. The restored node publishes them.
 #[test]

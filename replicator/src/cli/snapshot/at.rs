@@ -7,8 +7,9 @@ use crate::clock;
 use crate::nats::History;
 use crate::settings::Settings;
 use crate::snapshots::begin_anew;
+use crate::snapshots::fit::check;
 use crate::snapshots::moments::{self, Lack, Reachable, StreamAt, Unread};
-use crate::snapshots::replay::{Replay, ReplayError, ReplayProgress, Replayed, Until, check};
+use crate::snapshots::replay::{Replay, ReplayError, ReplayProgress, Replayed, Until};
 use anyhow::{Context, Result};
 use harmonylite_snapshot::SnapshotError;
 use harmonylite_snapshot::catalog::{Found, find, ids, read};
@@ -182,8 +183,12 @@ pub(super) async fn replay(
     let settings = Settings { db_path: path.clone(), ..settings.clone() };
     let (at_ms, upto) = (chosen.at_ms, moments::upto(&chosen.streams));
     let runtime = tokio::runtime::Handle::current();
+    let is_reached = moments::is_reached(&chosen.found.manifest, &chosen.streams);
     let replayed = tokio::task::spawn_blocking(move || {
-        let node = check(&path, settings.replication_log.shards)?;
+        let node = check(&path, settings.replication_log.shards, Some(at_ms))?;
+        if is_reached {
+            return Ok(Replayed::default());
+        }
         begin_anew(&path, clock::unix_ms())?;
         let config = settings.node_config(node)?;
         Replay::open(&path, config, &history, runtime, Until::Moment(at_ms, upto))?.run(&progress)
@@ -199,13 +204,11 @@ fn refused(error: &ReplayError, chosen: &Chosen) -> Failure {
         ReplayError::Stopped(stopped) => {
             let reached = match stopped.time_ms {
                 0 => String::new(),
-                at => format!("the last moment before it is --at {}", exact(at - 1)),
+                at => format!("the last moment before it is --at {}; ", exact(at - 1)),
             };
             let hint = match stopped.is_schema {
-                true => {
-                    "; after it, those from the next snapshot that was taken after the migration"
-                }
-                false => "; a node has such a batch in quarantine (`harmonylite quarantine list`)",
+                true => "after it, those from the next snapshot that was taken after the migration",
+                false => "a node has such a batch in quarantine (`harmonylite quarantine list`)",
             };
             Failure::new(Exit::Protect, what, format!("{reached}{hint}"))
         }
@@ -222,6 +225,7 @@ fn refused(error: &ReplayError, chosen: &Chosen) -> Failure {
         ReplayError::Fatal(_)
         | ReplayError::Database(_)
         | ReplayError::Restored(_)
+        | ReplayError::Random(_)
         | ReplayError::Config(_) => {
             let hint = "check the file system of --to, and the settings; then try again";
             Failure::new(Exit::Database, what, hint)

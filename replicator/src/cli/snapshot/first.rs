@@ -15,7 +15,6 @@ use crate::settings::{ClusterSettings, Settings, StoreSettings};
 use anyhow::Result;
 use harmonylite_snapshot::SnapshotError;
 use harmonylite_snapshot::catalog::{Found, ids, read};
-use harmonylite_snapshot::manifest::SnapshotId;
 use harmonylite_snapshot::progress::Progress;
 use harmonylite_snapshot::restore::{Fetched, fetch};
 use harmonylite_snapshot::store::Retrying;
@@ -113,7 +112,8 @@ fn restore_from(
     let what = format!("restoring {}", to.display());
     with_store(global, settings, store, &what, async |store, progress| {
         let now_ms = clock::unix_ms();
-        let Some((found, fetched)) = newest(store, dir, progress).await.map_err(failed)? else {
+        let oldest_ms = now_ms - of_use_ms(settings);
+        let Some((found, fetched)) = newest(store, dir, progress, oldest_ms).await? else {
             tracing::info!(place = store.place(), "there is no database file and no snapshot");
             return Ok(false);
         };
@@ -130,17 +130,56 @@ fn restore_from(
     })
 }
 
+/// How old a snapshot may be with which a node begins by itself. The other nodes forget deletes
+/// after `version_retention`: rows that were deleted since an older snapshot could come back. A
+/// quarter is left for the node to catch up.
+fn of_use_ms(settings: &Settings) -> i64 {
+    i64::try_from(settings.version_retention.as_ms() / 4 * 3).unwrap_or(i64::MAX)
+}
+
+/// Refuses a snapshot whose deletes other nodes may have forgotten.
+fn check_age(store: &Retrying, found: &Found, oldest_ms: i64) -> Result<(), Failure> {
+    if found.manifest.created_ms >= oldest_ms {
+        return Ok(());
+    }
+    let (id, taken) = (&found.id, show::moment(found.manifest.created_ms));
+    Err(Failure::new(
+        Exit::Protect,
+        format!(
+            "snapshot {id} in {} is of {taken}, older than three quarters of version_retention: \
+            what was deleted since then could come back",
+            store.place()
+        ),
+        "let a running node save one (`harmonylite snapshot save`), then start again; only if no \
+        other node exists any more: `harmonylite snapshot restore`, then start",
+    ))
+}
+
 /// Fetches the newest snapshot that is whole. Each damaged one is named in the log. Returns None if
 /// the store has no snapshot; the error of the newest one if all are damaged.
 async fn newest(
     store: &Retrying,
     dir: &Path,
     progress: &Arc<Progress>,
-) -> Result<Option<(Found, Fetched)>, SnapshotError> {
-    let ids = ids(store).await?;
+    oldest_ms: i64,
+) -> Result<Option<(Found, Fetched)>, Failure> {
+    let ids = ids(store).await.map_err(failed)?;
     let mut first = None;
     for (index, id) in ids.iter().enumerate() {
-        match one(store, id, ids.get(index + 1), dir, progress).await {
+        let found = match read(store, id).await {
+            Ok(manifest) => {
+                let older = ids.get(index + 1).cloned();
+                let found = Found { id: id.clone(), manifest, older };
+                check_age(store, &found, oldest_ms)?;
+                Ok(found)
+            }
+            Err(error) => Err(error),
+        };
+        let fetched = match found {
+            Ok(found) => fetch(store, &found, dir, progress).await.map(|fetched| (found, fetched)),
+            Err(error) => Err(error),
+        };
+        match fetched {
             Ok(done) => return Ok(Some(done)),
             Err(
                 error @ (SnapshotError::Manifest { .. }
@@ -150,21 +189,8 @@ async fn newest(
                 tracing::warn!(snapshot = %id, %error, "this snapshot cannot be restored");
                 first.get_or_insert(error);
             }
-            Err(error) => return Err(error),
+            Err(error) => return Err(failed(error)),
         }
     }
-    first.map_or(Ok(None), Err)
-}
-
-async fn one(
-    store: &Retrying,
-    id: &SnapshotId,
-    older: Option<&SnapshotId>,
-    dir: &Path,
-    progress: &Arc<Progress>,
-) -> Result<(Found, Fetched), SnapshotError> {
-    let manifest = read(store, id).await?;
-    let found = Found { id: id.clone(), manifest, older: older.cloned() };
-    let fetched = fetch(store, &found, dir, progress).await?;
-    Ok((found, fetched))
+    first.map_or(Ok(None), |error| Err(failed(error)))
 }

@@ -7,8 +7,9 @@ use crate::cli::run::closed_terminal;
 use crate::clock;
 use crate::db::lockfile::Lock;
 use crate::settings::{Settings, StoreSettings};
+use crate::snapshots::fit::check;
 use crate::snapshots::follow::{NOBODY, follow, is_copy};
-use crate::snapshots::replay::{ReplayError, check};
+use crate::snapshots::replay::ReplayError;
 use anyhow::{Context, Result};
 use harmonylite_snapshot::SnapshotError;
 use harmonylite_snapshot::catalog::find;
@@ -84,7 +85,7 @@ fn first(CopyOf { global, settings, options, from, to }: CopyOf<'_>) -> Result<(
         let dir = restore::directory_of(to);
         let fetched = fetch(store, &found, &dir, progress).await.map_err(failed)?;
         let (path, shards) = (fetched.path().to_owned(), settings.replication_log.shards);
-        let checked = spawn_blocking(move || check(&path, shards)).await?;
+        let checked = spawn_blocking(move || check(&path, shards, None)).await?;
         checked.map_err(|error| {
             let hint = "name an older one: --snapshot ID (`harmonylite snapshot list`)";
             Failure::new(Exit::General, format!("snapshot {}: {error}", found.id), hint)

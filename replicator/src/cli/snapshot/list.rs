@@ -1,6 +1,6 @@
 //! `harmonylite snapshot list`.
 
-use super::{at, failed, report, running_broker, runtime, with_store};
+use super::{at, failed, running_broker, runtime, with_store};
 use crate::cli::args::Global;
 use crate::cli::{show, table};
 use crate::clock;
@@ -31,24 +31,29 @@ pub(super) fn run(
             }
             Ok((store.place(), found))
         })?;
-    let reachable = reachable(settings, &found);
-    let value = json!({
-        "place": place,
-        "snapshots": found.iter().map(describe).collect::<Vec<_>>(),
-        "reachable": match &reachable {
-            Ok(Reachable { from_ms, to_ms }) => json!({ "from_ms": from_ms, "to_ms": to_ms }),
-            Err(why) => json!({ "error": why }),
-        },
-    });
-    let text = if found.is_empty() {
-        format!("no snapshots in {place}\n")
+    if json {
+        show::print(&format!("{}\n", value(&place, &found, &reachable(settings, &found))));
+    } else if found.is_empty() {
+        show::print(&format!("no snapshots in {place}\n"));
     } else {
         let now_ms = clock::unix_ms();
         let rows = found.iter().map(|entry| row(entry, now_ms)).collect();
-        table::table(&["snapshot", "age", "node", "tables", "size"], 3, rows) + &moments(&reachable)
-    };
-    report(json, &value, &text);
+        show::print(&table::table(&["snapshot", "age", "node", "tables", "size"], 3, rows));
+        // After the table, because a broker that does not answer takes seconds.
+        show::print(&moments(&reachable(settings, &found)));
+    }
     Ok(())
+}
+
+fn value(place: &str, found: &[Listed], reachable: &Result<Reachable, String>) -> Value {
+    json!({
+        "place": place,
+        "snapshots": found.iter().map(describe).collect::<Vec<_>>(),
+        "reachable": match reachable {
+            Ok(Reachable { from_ms, to_ms }) => json!({ "from_ms": from_ms, "to_ms": to_ms }),
+            Err(why) => json!({ "error": why }),
+        },
+    })
 }
 
 /// The moments that `restore --at` reaches, or why that is not known.

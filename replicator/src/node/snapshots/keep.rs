@@ -32,6 +32,8 @@ const LOOK_MS_MAX: u64 = 10_000;
 const LOOK_MS_MIN: u64 = 100;
 /// The newest snapshot of the store is read again after this time: commands save too.
 const READ_AGAIN_MS: u64 = 60_000;
+/// And after this time while it has none: whoever saves the first one looks at `status` next.
+const READ_FIRST_MS: u64 = 10_000;
 /// The wait after the first failure. It doubles.
 const RETRY_MS: u64 = 2_000;
 /// The longest wait after a failure.
@@ -181,8 +183,9 @@ impl Keeper {
     }
 
     async fn save_if_due(&mut self) -> Result<(), Failed> {
+        let again_ms = if self.newest.is_none() { READ_FIRST_MS } else { READ_AGAIN_MS };
         let is_known =
-            self.read_ms.is_some_and(|at| clock::mono_ms().saturating_sub(at) < READ_AGAIN_MS);
+            self.read_ms.is_some_and(|at| clock::mono_ms().saturating_sub(at) < again_ms);
         if !is_known {
             match self.read_newest().await {
                 // Nobody may want snapshots, and the access to the store be missing.
@@ -231,8 +234,11 @@ impl Keeper {
     async fn read_newest(&mut self) -> Result<(), Failed> {
         let place = self.shared.place().await?;
         let newest = newest(&place.store).await?;
+        let is_news = self.read_ms.is_none() || self.newest != newest;
         self.know(newest, place.store.place());
-        lead::report(&self.shared).await;
+        if is_news {
+            lead::report(&self.shared).await;
+        }
         Ok(())
     }
 
