@@ -48,13 +48,16 @@ pub struct LogEntry<'a> {
 const BEFORE_KEY: usize = 6;
 
 impl LogEntry<'_> {
-    /// Returns the key of its row, which has `length` columns.
+    /// Reads the key of its row, which has `length` columns, into the memory of another one.
     ///
     /// # Errors
     /// SQLite's error.
-    pub fn key(&self, length: usize) -> Result<Vec<Value>, DatabaseError> {
-        let key = (0..length).map(|i| self.row.get_ref(BEFORE_KEY + i).map(Value::from));
-        Ok(key.collect::<rusqlite::Result<_>>()?)
+    pub fn read_key(&self, length: usize, key: &mut Vec<Value>) -> Result<(), DatabaseError> {
+        key.resize(length, Value::Null);
+        for (i, value) in key.iter_mut().enumerate() {
+            value.assign(self.row.get_ref(BEFORE_KEY + i)?);
+        }
+        Ok(())
     }
 }
 
@@ -420,7 +423,9 @@ mod tests {
         keep_previous(&db, [(1, previous)]).unwrap();
         let mut seen = Vec::new();
         for_each(&db, 2, 0, 2, |e| {
-            seen.push((e.id, e.time_ms, e.table_id, e.kind, e.previous, e.key(2)?));
+            let mut key = Vec::new();
+            e.read_key(2, &mut key)?;
+            seen.push((e.id, e.time_ms, e.table_id, e.kind, e.previous, key));
             Ok(())
         })
         .unwrap();
