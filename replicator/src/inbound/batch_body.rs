@@ -17,7 +17,7 @@ pub struct BatchBody {
     /// Its bytes, compressed.
     pub(super) bytes: Spill,
     /// Its headers, or its first defect, once they are known.
-    outline: OnceCell<Result<Outline, DecodeError>>,
+    outline: OnceCell<Box<Result<Outline, DecodeError>>>,
 }
 
 impl BatchBody {
@@ -37,10 +37,10 @@ impl BatchBody {
     /// The file system's error.
     pub(super) fn outline(&self, limits: &Limits) -> io::Result<Result<&Outline, &DecodeError>> {
         if let Some(known) = self.outline.get() {
-            return Ok(known.as_ref());
+            return Ok((**known).as_ref());
         }
         let bytes = unpacking(self.bytes.reader()?, limits);
         let found = bytes.and_then(|bytes| outline(bytes, limits));
-        Ok(self.outline.get_or_init(|| found).as_ref())
+        Ok((**self.outline.get_or_init(|| Box::new(found))).as_ref())
     }
 }
