@@ -88,7 +88,7 @@ impl FoldedRows {
 
     /// Returns their number.
     pub fn len(&self) -> usize {
-        self.states.len()
+        self.states.count()
     }
 
     /// Returns whether no row changed.
@@ -220,7 +220,7 @@ pub struct FoldBase {
 
 impl std::fmt::Debug for FoldBase {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "FoldBase of {} rows up to {}", self.rows.len(), self.upto)
+        write!(f, "FoldBase of {} rows up to {}", self.rows.count(), self.upto)
     }
 }
 

@@ -119,7 +119,7 @@ pub enum Place {
 
 impl RowStates {
     /// Returns the number of rows.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.rows.len()
     }
 

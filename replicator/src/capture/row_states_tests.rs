@@ -43,9 +43,9 @@ fn two_spellings_of_a_key_are_one_row_and_tables_are_apart() {
             let table = layout.by_name(table).unwrap();
             let known = of.get(row).map(|(at, _)| *at);
             assert_eq!(states.find(table, key), known, "{} {key:?}", table.name());
-            let expected = known.map_or(Place::New(states.len()), Place::Known);
+            let expected = known.map_or(Place::New(states.count()), Place::Known);
             assert_eq!(states.place(table, key), expected, "{} {key:?}", table.name());
-            of.entry(*row).or_insert((states.len() - 1, key.clone()));
+            of.entry(*row).or_insert((states.count() - 1, key.clone()));
         }
         let mut read = Vec::new();
         for (at, first_spelling) in of.values() {
@@ -75,13 +75,13 @@ fn any_order_of_keys_finds_each_row() {
             let known = seen.get(&(table.id, *i)).copied();
             assert_eq!(states.find(table, &key), known);
             let (Place::Known(at) | Place::New(at)) = states.place(table, &key);
-            assert_eq!(known.unwrap_or(states.len() - 1), at);
+            assert_eq!(known.unwrap_or(states.count() - 1), at);
             seen.insert((table.id, *i), at);
             let mut state = states.state(at);
             state.real = Version { hlc: Hlc(*i), site: Site(table.id) };
             states.set_state(at, &state);
         }
-        assert_eq!(states.len(), seen.len());
+        assert_eq!(states.count(), seen.len());
         let mut key = Vec::new();
         for ((table, i), at) in seen {
             states.key(at, &mut key);
