@@ -57,26 +57,27 @@ pub fn absorb(
     };
     let folded = fold(db, layout, &from)?;
     let mut versions = Versions::new(db);
-    for row in &folded.rows {
-        let changed = row.unabsorbed.or(row.if_gone.map(|_| upto));
+    let mut key = Vec::new();
+    for row in folded.rows.iter() {
+        let changed = folded.changes.last(row.at).or(row.if_gone.map(|_| upto));
         let Some(entry) = changed else { continue };
+        folded.rows.key(row.at, &mut key);
         if compare.is_before(row.table.id, entry) {
             // Also a version that counted only while the row was gone may have been sent.
             let version = row.if_gone.unwrap_or(row.version);
-            versions.put(&row.table, &row.key, version, Some(UNKNOWN))?;
+            versions.put(row.table, &key, version, Some(UNKNOWN))?;
             continue;
         }
         match row.if_gone {
-            Some(version) if !row_exists(db, &row.table, &row.key)? => {
-                versions.put(&row.table, &row.key, version, None)?
+            Some(version) if !row_exists(db, row.table, &key)? => {
+                versions.put(row.table, &key, version, None)?
             }
-            _ if row.unabsorbed.is_some() => {
-                versions.put_stored(&row.table, &row.key, row.version)?
-            }
+            _ if row.unabsorbed => versions.put_stored(row.table, &key, row.version)?,
             _ => {}
         }
     }
-    let unpublished = folded.previous_of.iter().filter(|(id, _)| *id > state.published).copied();
+    let unpublished =
+        folded.changes.previous_of.iter().filter(|(id, _)| *id > state.published).copied();
     change_log::keep_previous(db, unpublished)?;
     meta::set(db, meta::ABSORBED, upto)?;
     state.absorbed = upto;

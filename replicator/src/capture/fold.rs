@@ -6,7 +6,8 @@
 //! Collect and absorb both use this fold, so they compute the same version at any time. It only
 //! reads, so a crash loses nothing.
 
-use crate::capture::row_index::{RowIndex, Vacant};
+use crate::capture::row_index::number_of;
+use crate::capture::row_states::{Place, RowStates, State};
 use crate::db::connection::DatabaseError;
 use crate::db::layout::{Layout, TableLayout};
 use crate::model::batch::Value;
@@ -36,14 +37,13 @@ pub struct FoldFrom<'a> {
     pub upto: i64,
 }
 
-/// One changed row.
+/// One changed row. [`FoldedRows::key`] returns its key.
 #[derive(Debug)]
-pub struct FoldedRow {
+pub struct FoldedRow<'a> {
+    /// Its place among the folded rows.
+    pub at: usize,
     /// Its table.
-    pub table: Arc<TableLayout>,
-    /// Its key as the first of the entries spells it. Later entries may spell an equal key
-    /// differently (`COLLATE NOCASE`, 1 and 1.0).
-    pub key: Vec<Value>,
+    pub table: &'a Arc<TableLayout>,
     /// Its version after all entries.
     pub version: Version,
     /// Its version if the row does not exist: REPLACE removed it after its last logged change.
@@ -53,59 +53,145 @@ pub struct FoldedRow {
     pub previous: Version,
     /// The row changed only if it does not exist any more (all its entries are [`KIND_DISPLACED`]).
     pub only_if_gone: bool,
-    /// The last entry that gives it a version that is not stored yet.
-    pub unabsorbed: Option<i64>,
+    /// It has a version that is not stored yet.
+    pub unabsorbed: bool,
     /// The row is to be published: it has a new entry, and its version is ours or is to be
     /// republished.
     pub publish: bool,
 }
 
+impl FoldedRow<'_> {
+    /// Returns its place in half the bytes.
+    pub fn place(&self) -> u32 {
+        number_of(self.at)
+    }
+}
+
+/// The rows of a fold, in the order of their first entry.
+pub struct FoldedRows {
+    states: RowStates,
+    site: Site,
+    /// All incarnations of this database.
+    own_sites: Vec<Site>,
+}
+
+impl Default for FoldedRows {
+    fn default() -> Self {
+        Self { states: RowStates::default(), site: Site(0), own_sites: Vec::new() }
+    }
+}
+
+impl FoldedRows {
+    fn new(states: RowStates, from: &FoldFrom<'_>) -> Self {
+        Self { states, site: from.site, own_sites: from.own_sites.iter().copied().collect() }
+    }
+
+    /// Returns their number.
+    pub fn len(&self) -> usize {
+        self.states.count()
+    }
+
+    /// Returns whether no row changed.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns the row at this place.
+    pub fn get(&self, at: usize) -> FoldedRow<'_> {
+        let state = self.states.state(at);
+        let if_gone =
+            (state.floor > state.real.hlc).then_some(Version { hlc: state.floor, site: self.site });
+        let ours = || if_gone.is_some() || self.own_sites.contains(&state.real.site);
+        let has = |mark| state.has(mark);
+        FoldedRow {
+            at,
+            table: self.states.table(at),
+            version: state.real,
+            if_gone,
+            previous: state.previous.unwrap_or(state.real),
+            only_if_gone: has(State::DISPLACED) && !has(State::CHANGED | State::REPUBLISH),
+            unabsorbed: has(State::UNABSORBED),
+            publish: has(State::NEW) && !has(State::DROPPED) && (has(State::REPUBLISH) || ours()),
+        }
+    }
+
+    /// Returns the rows.
+    pub fn iter(&self) -> impl Iterator<Item = FoldedRow<'_>> {
+        (0..self.len()).map(|at| self.get(at))
+    }
+
+    /// Returns the rows to publish.
+    pub fn published(&self) -> impl Iterator<Item = FoldedRow<'_>> {
+        self.iter().filter(|row| row.publish)
+    }
+
+    /// Reads the key of a row as the first of its entries spells it, into the memory of another
+    /// one. Later entries may spell an equal key differently (`COLLATE NOCASE`, 1 and 1.0).
+    pub fn key(&self, at: usize, key: &mut Vec<Value>) {
+        self.states.key(at, key);
+    }
+
+    /// Returns the place of a row, if it changed.
+    pub fn find(&self, table: &TableLayout, key: &[Value]) -> Option<usize> {
+        self.states.find(table, key)
+    }
+
+    /// Lets a row not be published.
+    pub fn drop_row(&mut self, at: usize) {
+        let mut state = self.states.state(at);
+        state.marks |= State::DROPPED;
+        self.states.set_state(at, &state);
+    }
+
+    /// Gives a row the version that it has because it does not exist.
+    pub fn is_gone(&mut self, at: usize) {
+        let FoldedRow { if_gone, previous, .. } = self.get(at);
+        let Some(version) = if_gone else { return };
+        let state = self.states.state(at);
+        // What is gone is ours, and its version is not raised again.
+        let gone = State { real: version, previous: Some(previous), floor: Hlc(0), ..state };
+        self.states.set_state(at, &gone);
+    }
+}
+
 /// The result of a fold.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Folded {
-    /// The rows, in the order of their first entry.
-    pub rows: Vec<FoldedRow>,
+    /// The rows.
+    pub rows: FoldedRows,
     /// Entries read.
     pub entries: u64,
     /// The number of entries with NULL in the key, by table. Their rows have no identity.
     pub null_keys: HashMap<String, u64>,
+    /// What only absorb needs.
+    pub changes: Changes,
+}
+
+/// What the single entries say.
+#[derive(Debug, Default)]
+pub struct Changes {
     /// The log id of each unabsorbed change, and the version before it.
     pub previous_of: Vec<(i64, Version)>,
+    /// The last entry that gives the row at a place a version that is not stored yet; 0 for none.
+    last: Vec<i64>,
 }
 
-#[derive(Clone)]
-struct State {
-    table: Arc<TableLayout>,
-    key: Vec<Value>,
-    real: Version,
-    floor: Hlc,
-    previous: Option<Version>,
-    changed: bool,
-    unabsorbed: Option<i64>,
-    displaced: bool,
-    republish: bool,
-    new: bool,
-    /// Only for [`Bug::MergedEntries`].
-    merged_from: Version,
-}
-
-impl State {
-    fn new(table: Arc<TableLayout>, key: Vec<Value>, real: Version) -> Self {
-        Self {
-            table,
-            key,
-            real,
-            floor: Hlc(0),
-            previous: None,
-            changed: false,
-            unabsorbed: None,
-            displaced: false,
-            republish: false,
-            new: false,
-            merged_from: Version::NONE,
+impl Changes {
+    fn note(&mut self, at: usize, entry: &LogEntry<'_>, before: Version) {
+        self.previous_of.push((entry.id, before));
+        if entry.kind != KIND_DISPLACED {
+            self.last.resize(self.last.len().max(at + 1), 0);
+            self.last[at] = entry.id;
         }
     }
 
+    /// Returns the last entry that gives the row at this place a version that is not stored yet.
+    pub fn last(&self, at: usize) -> Option<i64> {
+        self.last.get(at).copied().filter(|id| *id != 0)
+    }
+}
+
+impl State {
     fn next_hlc(&self, time_ms: i64) -> Hlc {
         if planted(Bug::NoPlusOne) {
             return Hlc::from_ms(time_ms).max(self.real.hlc);
@@ -129,13 +215,12 @@ impl State {
 pub struct FoldBase {
     /// The entries up to here are folded.
     upto: i64,
-    states: Vec<State>,
-    index: RowIndex,
+    rows: RowStates,
 }
 
 impl std::fmt::Debug for FoldBase {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "FoldBase of {} rows up to {}", self.states.len(), self.upto)
+        write!(f, "FoldBase of {} rows up to {}", self.rows.count(), self.upto)
     }
 }
 
@@ -165,20 +250,19 @@ impl FoldBase {
         }
         let from = FoldFrom { upto: from.sent, ..from.clone() };
         let mut folding = Folding::new(db, layout, &from, None);
-        (folding.states, folding.index) =
-            (std::mem::take(&mut self.states), std::mem::take(&mut self.index));
+        folding.rows = std::mem::take(&mut self.rows);
         folding.run(self.upto)?;
-        (self.states, self.index) = (folding.states, folding.index);
+        self.rows = folding.rows;
         self.upto = from.upto;
         Ok(())
     }
 
-    fn get(&self, table: &TableLayout, key: &[Value]) -> Option<&State> {
-        self.index.get(table, key).map(|at| &self.states[at])
+    fn get(&self, table: &TableLayout, key: &[Value]) -> Option<State> {
+        self.rows.find(table, key).map(|at| self.rows.state(at))
     }
 }
 
-/// Folds the log.
+/// Folds the log, with what absorb needs.
 ///
 /// # Errors
 /// SQLite's error.
@@ -187,7 +271,10 @@ pub fn fold(
     layout: &Layout,
     from: &FoldFrom<'_>,
 ) -> Result<Folded, DatabaseError> {
-    fold_after(db, layout, from, None)
+    let mut folding = Folding::new(db, layout, from, None);
+    folding.changes = Some(Changes::default());
+    folding.run(from.absorbed.min(from.sent))?;
+    Ok(folding.finish())
 }
 
 /// Folds the log after `base`, which holds for this log and these versions.
@@ -202,9 +289,7 @@ pub fn fold_after(
 ) -> Result<Folded, DatabaseError> {
     let mut folding = Folding::new(db, layout, from, base);
     folding.run(base.map_or(from.absorbed.min(from.sent), |base| base.upto))?;
-    let mut folded = folding.folded;
-    folded.rows = folding.states.into_iter().map(|state| finish(state, from)).collect();
-    Ok(folded)
+    Ok(folding.finish())
 }
 
 /// A running fold.
@@ -213,9 +298,10 @@ struct Folding<'a> {
     layout: &'a Layout,
     from: &'a FoldFrom<'a>,
     base: Option<&'a FoldBase>,
-    states: Vec<State>,
-    index: RowIndex,
-    folded: Folded,
+    rows: RowStates,
+    entries: u64,
+    null_keys: HashMap<String, u64>,
+    changes: Option<Changes>,
 }
 
 impl<'a> Folding<'a> {
@@ -225,113 +311,99 @@ impl<'a> Folding<'a> {
         from: &'a FoldFrom<'a>,
         base: Option<&'a FoldBase>,
     ) -> Self {
-        let (states, index, folded) = (Vec::new(), RowIndex::default(), Folded::default());
-        Self { db, layout, from, base, states, index, folded }
+        let (rows, null_keys) = (RowStates::default(), HashMap::new());
+        Self { db, layout, from, base, rows, entries: 0, null_keys, changes: None }
     }
 
     /// Folds the entries after `after`.
     fn run(&mut self, after: i64) -> Result<(), DatabaseError> {
-        let Self { db, layout, from, base, states, index, folded } = self;
+        let Self { db, layout, from, base, rows, entries, null_keys, changes } = self;
         let mut versions = Versions::new(db);
+        let mut key = Vec::new();
         for_each(db, layout.key_columns_max, after, from.upto, |entry| {
-            folded.entries += 1;
+            *entries += 1;
             let Some(table) = layout.by_id(entry.table_id) else { return Ok(()) };
-            let key = entry.key(table.schema.key.len())?;
+            entry.read_key(table.schema.key.len(), &mut key)?;
             if key.contains(&Value::Null) {
-                *folded.null_keys.entry(table.name().to_owned()).or_default() += 1;
+                *null_keys.entry(table.name().to_owned()).or_default() += 1;
                 return Ok(());
             }
-            let at = match index.get_or_insert(table, &key, states.len()) {
-                Ok(at) => at,
-                Err(Vacant) => {
-                    states.push(match base.and_then(|base| base.get(table, &key)) {
-                        Some(state) => state.clone(),
-                        None => {
-                            let real = versions.get(table, &key)?;
-                            State::new(Arc::clone(table), key, real)
-                        }
-                    });
-                    states.len() - 1
-                }
+            let (at, mut state) = match rows.place(table, &key) {
+                Place::Known(at) => (at, rows.state(at)),
+                Place::New(at) => match base.and_then(|base| base.get(table, &key)) {
+                    Some(state) => (at, state),
+                    None => (at, State::new(versions.get(table, &key)?)),
+                },
             };
-            step(&mut states[at], entry, from, &mut folded.previous_of);
+            let before = step(&mut state, entry, from);
+            rows.set_state(at, &state);
+            if let (Some(changes), Some(before)) = (changes.as_mut(), before) {
+                changes.note(at, entry, before);
+            }
             Ok(())
         })
     }
+
+    fn finish(self) -> Folded {
+        Folded {
+            rows: FoldedRows::new(self.rows, self.from),
+            entries: self.entries,
+            null_keys: self.null_keys,
+            changes: self.changes.unwrap_or_default(),
+        }
+    }
 }
 
-fn step(
-    state: &mut State,
-    entry: &LogEntry<'_>,
-    from: &FoldFrom<'_>,
-    previous_of: &mut Vec<(i64, Version)>,
-) {
+/// Takes an entry. Returns the version before it, if it is an unabsorbed change.
+fn step(state: &mut State, entry: &LogEntry<'_>, from: &FoldFrom<'_>) -> Option<Version> {
     let new = entry.id > from.sent;
     let absorbed = entry.id <= from.absorbed;
-    state.new |= new;
+    if new {
+        state.marks |= State::NEW;
+    }
     match entry.kind {
-        KIND_CHANGED | KIND_FOUND => {
-            state.changed = true;
-            if absorbed {
-                if let (true, Some(previous)) = (new, entry.previous) {
-                    state.note_previous(previous, from.own_sites);
-                }
-                return;
-            }
-            if planted(Bug::MergedEntries) && state.unabsorbed.is_some() {
-                // This treats the row as written once, at the time of its last entry.
-                state.real = state.merged_from;
-            }
-            let before = state.real;
-            state.merged_from = before;
-            if new {
-                state.note_previous(before, from.own_sites);
-            }
-            previous_of.push((entry.id, before));
-            state.real = Version { hlc: state.next_hlc(entry.time_ms), site: from.site };
-            state.unabsorbed = Some(entry.id);
+        KIND_CHANGED | KIND_FOUND => state.marks |= State::CHANGED,
+        KIND_DISPLACED => state.marks |= State::DISPLACED,
+        KIND_PUBLISH => {
+            state.marks |= State::REPUBLISH;
+            return None;
         }
-        KIND_DISPLACED => {
-            state.displaced = true;
-            if absorbed {
-                if let (true, Some(previous)) = (new, entry.previous) {
-                    state.note_previous(previous, from.own_sites);
-                }
-            } else {
-                // The previous version is kept as for a change. Otherwise the delete of a row that
-                // another node wrote would look like a concurrent write on that node.
-                if new {
-                    state.note_previous(state.real, from.own_sites);
-                }
-                previous_of.push((entry.id, state.real));
-                // Only reading the table shows whether the row was really removed. If it was, this
-                // is the version of that delete. If it came back or was never removed, later
-                // changes still get a greater version.
-                state.floor = state.next_hlc(entry.time_ms);
-            }
-        }
-        KIND_PUBLISH => state.republish = true,
         // Only a later program writes other kinds, and the format number keeps it from using this
         // database.
-        _ => {}
+        _ => return None,
     }
-}
-
-fn finish(state: State, from: &FoldFrom<'_>) -> FoldedRow {
-    let if_gone =
-        (state.floor > state.real.hlc).then_some(Version { hlc: state.floor, site: from.site });
-    let previous = state.previous.unwrap_or(state.real);
-    let ours = if_gone.is_some() || from.own_sites.contains(&state.real.site);
-    FoldedRow {
-        table: state.table,
-        key: state.key,
-        version: state.real,
-        if_gone,
-        previous,
-        only_if_gone: state.displaced && !state.changed && !state.republish,
-        unabsorbed: state.unabsorbed,
-        publish: state.new && (state.republish || ours),
+    if absorbed {
+        if let (true, Some(previous)) = (new, entry.previous) {
+            state.note_previous(previous, from.own_sites);
+        }
+        return None;
     }
+    if entry.kind == KIND_DISPLACED {
+        // The previous version is kept as for a change. Otherwise the delete of a row that another
+        // node wrote would look like a concurrent write on that node.
+        if new {
+            state.note_previous(state.real, from.own_sites);
+        }
+        // Only reading the table shows whether the row was really removed. If it was, this is the
+        // version of that delete. If it came back or was never removed, later changes still get a
+        // greater version.
+        state.floor = state.next_hlc(entry.time_ms);
+        return Some(state.real);
+    }
+    if planted(Bug::MergedEntries) {
+        if state.has(State::UNABSORBED) {
+            // This treats the row as written once, at the time of its last entry.
+            state.real = state.merged_from;
+        }
+        state.merged_from = state.real;
+    }
+    let before = state.real;
+    if new {
+        state.note_previous(before, from.own_sites);
+    }
+    state.real = Version { hlc: state.next_hlc(entry.time_ms), site: from.site };
+    state.marks |= State::UNABSORBED;
+    Some(before)
 }
 
 /// Returns whether the row exists.

@@ -67,8 +67,8 @@ impl Log {
         fold(&self.db, &self.layout, &from).unwrap()
     }
 
-    fn only_row(&self, absorbed: i64, sent: i64) -> FoldedRow {
-        let mut rows = self.fold(absorbed, sent).rows;
+    fn only_row(&self, absorbed: i64, sent: i64) -> Row {
+        let mut rows = rows(&self.fold(absorbed, sent));
         assert_eq!(rows.len(), 1);
         rows.remove(0)
     }
@@ -78,6 +78,29 @@ impl Log {
             AbsorbState { site: SITE, own_sites: self.own.clone(), absorbed, published: 0 };
         absorb(&self.db, &self.layout, &mut state, entries, &Compare::default()).unwrap();
     }
+}
+
+/// A folded row with its key.
+#[derive(Debug)]
+struct Row {
+    key: Vec<Value>,
+    version: Version,
+    if_gone: Option<Version>,
+    previous: Version,
+    only_if_gone: bool,
+    unabsorbed: bool,
+    publish: bool,
+}
+
+fn rows(folded: &Folded) -> Vec<Row> {
+    let with_key = |row: FoldedRow<'_>| {
+        let mut key = Vec::new();
+        folded.rows.key(row.at, &mut key);
+        let FoldedRow { version, if_gone, previous, only_if_gone, unabsorbed, publish, .. } = row;
+        assert_eq!(folded.rows.find(row.table, &key), Some(row.at));
+        Row { key, version, if_gone, previous, only_if_gone, unabsorbed, publish }
+    };
+    folded.rows.iter().map(with_key).collect()
 }
 
 /// The stored version, the times of the entries, and the version of each of them.
@@ -105,11 +128,11 @@ fn each_entry_takes_its_time_or_one_more_than_the_version_before() {
             log.log(*time, KIND_CHANGED, 1);
         }
         let folded = log.fold(0, 0);
-        let row = &folded.rows[0];
+        let row = &rows(&folded)[0];
         assert_eq!(row.version, *expected.last().unwrap(), "{stored} {times:?}");
-        assert_eq!((row.previous, row.unabsorbed.is_some(), row.publish), (stored, true, true));
+        assert_eq!((row.previous, row.unabsorbed, row.publish), (stored, true, true));
         assert_eq!(folded.entries, times.len() as u64);
-        let before: Vec<Version> = folded.previous_of.iter().map(|(_, v)| *v).collect();
+        let before: Vec<Version> = folded.changes.previous_of.iter().map(|(_, v)| *v).collect();
         let all: Vec<Version> = std::iter::once(stored).chain(expected).collect();
         assert_eq!(before, all[..times.len()], "{stored} {times:?}");
     }
@@ -131,7 +154,7 @@ fn absorbing_first_changes_no_number() {
         }
         let row = log.only_row(absorbed, 0);
         assert_eq!((row.version, row.previous), (at(12, 2, SITE), stored), "{absorbed}");
-        assert_eq!((row.unabsorbed.is_some(), row.publish), (absorbed < 4, true), "{absorbed}");
+        assert_eq!((row.unabsorbed, row.publish), (absorbed < 4, true), "{absorbed}");
     }
 }
 
@@ -217,10 +240,10 @@ fn a_row_sent_again_keeps_its_stored_version() {
         log.log(0, KIND_PUBLISH, 1);
         log.log(0, KIND_PUBLISH, 1);
         let folded = log.fold(0, 0);
-        assert!(folded.previous_of.is_empty(), "{stored}");
-        let row = &folded.rows[0];
+        assert!(folded.changes.previous_of.is_empty(), "{stored}");
+        let row = &rows(&folded)[0];
         assert_eq!((row.version, row.previous, row.if_gone), (stored, stored, None));
-        assert_eq!((row.publish, row.unabsorbed.is_some(), row.only_if_gone), (true, false, false));
+        assert_eq!((row.publish, row.unabsorbed, row.only_if_gone), (true, false, false));
         log.absorb(0, 2);
         assert_eq!(log.get(), stored);
     }
@@ -265,7 +288,7 @@ fn keys_with_a_null_are_counted_and_give_no_row() {
         let folded = log.fold(0, 0);
         assert_eq!(folded.null_keys.get("t").copied().unwrap_or(0), nulls, "{key:?}");
         assert_eq!(folded.entries, nulls + folded.rows.len() as u64, "{key:?}");
-        assert_eq!(folded.previous_of.len(), folded.rows.len(), "{key:?}");
+        assert_eq!(folded.changes.previous_of.len(), folded.rows.len(), "{key:?}");
     }
 }
 
@@ -308,7 +331,7 @@ fn rows_come_in_the_order_of_their_first_entry_and_dropped_tables_not_at_all() {
         )
         .unwrap();
     let folded = log.fold(0, 0);
-    let keys: Vec<&[Value]> = folded.rows.iter().map(|r| r.key.as_slice()).collect();
+    let keys: Vec<Vec<Value>> = rows(&folded).into_iter().map(|row| row.key).collect();
     assert_eq!(keys, [[Value::Integer(3)], [Value::Integer(1)], [Value::Integer(2)]]);
     assert_eq!(folded.entries, 6);
 }
@@ -339,7 +362,7 @@ fn a_fold_from_kept_rows_is_that_of_the_whole_log() {
             assert_eq!(base.upto(), sent.max(absorbed));
             let kept = fold_after(&log.db, &log.layout, &from, Some(&base)).unwrap();
             let show = |folded: Folded| {
-                let published = folded.rows.into_iter().filter(|row| row.publish);
+                let published = rows(&folded).into_iter().filter(|row| row.publish);
                 let mut rows: Vec<_> = published.map(|row| format!("{row:?}")).collect();
                 rows.sort();
                 rows

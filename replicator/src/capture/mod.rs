@@ -12,6 +12,8 @@ pub mod installation;
 mod lineage;
 mod objects;
 pub mod row_index;
+pub mod row_keys;
+pub mod row_states;
 pub mod schema_changes;
 pub mod triggers;
 pub mod user_triggers;

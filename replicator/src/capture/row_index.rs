@@ -1,109 +1,107 @@
-//! Finds the state of a row by its identity, optimised for integer keys.
+//! Finds the place of a row by its identity.
 //!
-//! Arrives: a table and a key in any spelling. Leaves: the place of the row's state. Owns: two
-//! spellings of one key (`COLLATE NOCASE`, 1 and 1.0) give one place. Pure.
+//! Arrives: a table and an identity. Leaves: the place of the row. Owns: rows with ascending
+//! integer keys, as a bulk load has, need no memory here and no hashing. The first row out of this
+//! order lets all be hashed. Memory only.
 
-use crate::db::layout::TableLayout;
-use crate::db::sql::exact_integer;
-use crate::model::batch::Value;
+use crate::capture::row_keys::Identity;
 use foldhash::fast::RandomState;
-use std::collections::HashMap;
+use hashbrown::HashTable;
+use std::cmp::Ordering;
+use std::hash::BuildHasher;
+
+/// The number of a table and the identity of a row in it.
+pub type Key<'k> = (u32, Identity<'k>);
 
 /// The places of rows.
-#[derive(Default)]
-pub struct RowIndex {
-    integers: HashMap<(i64, i64), usize, RandomState>,
-    /// By canonical bytes ([`TableLayout::canonical`]).
-    others: HashMap<Vec<u8>, usize, RandomState>,
-    /// The canonical bytes of the last key.
-    canonical: Vec<u8>,
+pub enum RowIndex {
+    /// All keys are integers, and in ascending order. With the place after the last one found:
+    /// rows that are changed again mostly come in the same order again.
+    Ascending { next: usize },
+    /// The places by the hash of the key.
+    Hashed { places: HashTable<u32>, hasher: RandomState },
+}
+
+impl Default for RowIndex {
+    fn default() -> Self {
+        Self::Ascending { next: 0 }
+    }
 }
 
 impl RowIndex {
-    /// Returns the place of a row.
-    pub fn get(&self, table: &TableLayout, key: &[Value]) -> Option<usize> {
-        match integer(key) {
-            Some(integer) => self.integers.get(&(table.id, integer)).copied(),
-            None if self.others.is_empty() => None,
-            None => self.others.get(&table.canonical(key)).copied(),
+    /// Returns the place of a row among `rows`. `key_at` returns the key of the row at a place.
+    pub fn find<'k>(
+        &self,
+        rows: usize,
+        key: Key<'_>,
+        key_at: impl Fn(usize) -> Key<'k>,
+    ) -> Option<usize> {
+        match self {
+            Self::Ascending { .. } => search(rows, key, key_at),
+            Self::Hashed { places, hasher } => places
+                .find(hasher.hash_one(key), |at| key_at(*at as usize) == key)
+                .map(|at| *at as usize),
         }
     }
 
-    /// Returns the place of a row. If it has none, it gets `next`, and the result is an error.
-    pub fn get_or_insert(
+    /// Returns the place of a row among `rows`. If it has none, its place is `rows` from now on,
+    /// and the caller adds it there.
+    pub fn find_or_add<'k>(
         &mut self,
-        table: &TableLayout,
-        key: &[Value],
-        next: usize,
-    ) -> Result<usize, Vacant> {
-        use std::collections::hash_map::Entry;
-        if let Some(integer) = integer(key) {
-            return match self.integers.entry((table.id, integer)) {
-                Entry::Occupied(at) => Ok(*at.get()),
-                Entry::Vacant(place) => {
-                    place.insert(next);
-                    Err(Vacant)
-                }
+        rows: usize,
+        key: Key<'_>,
+        key_at: impl Fn(usize) -> Key<'k>,
+    ) -> Option<usize> {
+        if let Self::Ascending { next } = self {
+            let is_integer = matches!(key.1, Identity::Integer(_));
+            if is_integer && (rows == 0 || key_at(rows - 1) < key) {
+                return None;
+            }
+            let found = match *next < rows && key_at(*next) == key {
+                true => Some(*next),
+                false => search(rows, key, &key_at),
             };
+            if let Some(at) = found {
+                *next = at + 1;
+                return found;
+            }
+            *self = Self::hashed(rows, &key_at);
         }
-        self.canonical.clear();
-        table.canonical_into(key, &mut self.canonical);
-        if let Some(at) = self.others.get(&self.canonical) {
-            return Ok(*at);
+        let Self::Hashed { places, hasher } = self else { return None };
+        let hash = hasher.hash_one(key);
+        let found = places.find(hash, |at| key_at(*at as usize) == key).map(|at| *at as usize);
+        if found.is_none() {
+            places.insert_unique(hash, number_of(rows), |at| hasher.hash_one(key_at(*at as usize)));
         }
-        self.others.insert(self.canonical.clone(), next);
-        Err(Vacant)
+        found
+    }
+
+    fn hashed<'k>(rows: usize, key_at: impl Fn(usize) -> Key<'k>) -> Self {
+        let hasher = RandomState::default();
+        let mut places = HashTable::with_capacity(rows + 1);
+        let hash = |at: &u32| hasher.hash_one(key_at(*at as usize));
+        for at in (0..rows).map(number_of) {
+            places.insert_unique(hash(&at), at, hash);
+        }
+        Self::Hashed { places, hasher }
     }
 }
 
-/// The row had no place yet.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Vacant;
-
-/// Returns the key as an integer, if it is one for SQLite.
-fn integer(key: &[Value]) -> Option<i64> {
-    match key {
-        [Value::Integer(i)] => Some(*i),
-        [Value::Real(r)] => exact_integer(*r),
-        _ => None,
-    }
+/// Places fit in 32 bits: four billion rows would take more than 100 GB.
+pub fn number_of(at: usize) -> u32 {
+    u32::try_from(at).unwrap_or(u32::MAX)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::capture::install::install;
-    use crate::model::table_filter::TableFilter;
-    use crate::store::test_database;
-
-    #[test]
-    fn two_spellings_of_a_key_are_one_row_and_tables_are_apart() {
-        let db = test_database();
-        db.execute_batch(
-            "CREATE TABLE a (k TEXT COLLATE NOCASE PRIMARY KEY); CREATE TABLE b (k PRIMARY KEY);
-            CREATE TABLE c (x, y, PRIMARY KEY (x, y)) WITHOUT ROWID",
-        )
-        .unwrap();
-        let (layout, _) = install(&db, &TableFilter::default(), 0).unwrap();
-        let text = |text: &str| Value::Text(text.into());
-        let rows: [(&str, Vec<Value>, usize); 9] = [
-            ("a", vec![text("x")], 0),
-            ("a", vec![text("X")], 0),
-            ("b", vec![text("X")], 2),
-            ("b", vec![Value::Integer(1)], 3),
-            ("b", vec![Value::Real(1.0)], 3),
-            ("b", vec![Value::Real(1.5)], 5),
-            ("b", vec![text("1")], 6),
-            ("c", vec![Value::Integer(1), Value::Integer(2)], 7),
-            ("c", vec![Value::Real(1.0), Value::Integer(2)], 7),
-        ];
-        let mut index = RowIndex::default();
-        for (place, (table, key, expected)) in rows.iter().enumerate() {
-            let table = layout.by_name(table).unwrap();
-            let before = index.get(table, key);
-            assert_eq!(before.unwrap_or(place), *expected, "{} {key:?}", table.name());
-            let got = index.get_or_insert(table, key, place);
-            assert_eq!(got.unwrap_or(place), *expected, "{} {key:?}", table.name());
+/// Searches among rows in ascending order.
+fn search<'k>(rows: usize, key: Key<'_>, key_at: impl Fn(usize) -> Key<'k>) -> Option<usize> {
+    let (mut from, mut to) = (0, rows);
+    while from < to {
+        let middle = from + (to - from) / 2;
+        match key_at(middle).cmp(&key) {
+            Ordering::Less => from = middle + 1,
+            Ordering::Greater => to = middle,
+            Ordering::Equal => return Some(middle),
         }
     }
+    None
 }

@@ -141,7 +141,20 @@ pub(super) fn values(
     conflict: &Conflict,
     json: Option<&str>,
 ) -> Result<Vec<(String, Value)>, Failure> {
-    let parsed = columns(json).and_then(|pairs| {
+    let pairs = columns(json);
+    let missing = pairs.iter().flatten().find(|(_, text)| text.starts_with(conflicts::TOO_LARGE));
+    if let Some((name, text)) = missing {
+        return Err(Failure::new(
+            Exit::General,
+            format!(
+                "the journal lacks the value of the column {name} in conflict {} {text}",
+                conflict.id
+            ),
+            "a value of more than 32 MB is not kept: the node that wrote it may have it in a \
+            snapshot or a backup",
+        ));
+    }
+    let parsed = pairs.and_then(|pairs| {
         pairs.into_iter().map(|(name, text)| Some((name, parse_literal(&text)?))).collect()
     });
     parsed.ok_or_else(|| {

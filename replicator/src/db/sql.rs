@@ -49,6 +49,20 @@ impl From<ValueRef<'_>> for Value {
     }
 }
 
+impl Value {
+    /// Becomes a copy of this value, in the memory that it has.
+    pub fn assign(&mut self, value: ValueRef<'_>) {
+        match (&mut *self, value) {
+            (Self::Text(memory), ValueRef::Text(bytes))
+            | (Self::Blob(memory), ValueRef::Blob(bytes)) => {
+                memory.clear();
+                memory.extend_from_slice(bytes);
+            }
+            _ => *self = value.into(),
+        }
+    }
+}
+
 /// Writes a value as an SQL literal that evaluates to the same value, byte for byte.
 pub fn literal(value: &Value) -> String {
     match value {
@@ -154,6 +168,20 @@ impl Collation {
     }
 }
 
+/// The first bytes of the values in canonical keys.
+pub mod tags {
+    /// Nothing follows.
+    pub const NULL: u8 = 0;
+    /// Eight bytes follow, big-endian.
+    pub const INTEGER: u8 = 1;
+    /// The bits of the float follow, as eight bytes.
+    pub const REAL: u8 = 2;
+    /// The length follows, as eight bytes, and the bytes.
+    pub const TEXT: u8 = 3;
+    /// As for text.
+    pub const BLOB: u8 = 4;
+}
+
 /// Appends bytes that are equal for two key values exactly if SQLite considers the values equal
 /// under the collation.
 ///
@@ -161,12 +189,12 @@ impl Collation {
 /// under NOCASE, 1 and 1.0).
 pub fn canonical_key(value: &Value, collation: Collation, out: &mut Vec<u8>) {
     match value {
-        Value::Null => out.push(0),
+        Value::Null => out.push(tags::NULL),
         Value::Integer(i) => canonical_integer(*i, out),
         Value::Real(r) => match exact_integer(*r) {
             Some(i) => canonical_integer(i, out),
             None => {
-                out.push(2);
+                out.push(tags::REAL);
                 out.extend_from_slice(&r.to_bits().to_be_bytes());
             }
         },
@@ -175,18 +203,18 @@ pub fn canonical_key(value: &Value, collation: Collation, out: &mut Vec<u8>) {
                 Collation::RTrim => &t[..t.iter().rposition(|b| *b != b' ').map_or(0, |i| i + 1)],
                 _ => t,
             };
-            canonical_bytes(3, text, out);
+            canonical_bytes(tags::TEXT, text, out);
             if collation == Collation::NoCase {
                 let from = out.len() - text.len();
                 out[from..].make_ascii_lowercase();
             }
         }
-        Value::Blob(b) => canonical_bytes(4, b, out),
+        Value::Blob(b) => canonical_bytes(tags::BLOB, b, out),
     }
 }
 
 fn canonical_integer(i: i64, out: &mut Vec<u8>) {
-    out.push(1);
+    out.push(tags::INTEGER);
     out.extend_from_slice(&i.to_be_bytes());
 }
 

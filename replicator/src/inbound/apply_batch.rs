@@ -4,6 +4,7 @@
 //! Owns: a batch that fails because of its content changes nothing.
 
 use super::adopt_schema::{Adoption, Impossible, adopt};
+use super::batch_body::BatchBody;
 use super::schema::Adopted;
 use super::transaction::Transaction;
 use super::unmade;
@@ -18,7 +19,7 @@ use crate::model::batch::{BatchHeader, Op, Row};
 use crate::model::ids::{BatchNo, Hlc, NodeId, Site, Version};
 use crate::store::conflicts::JournalBounds;
 use crate::store::cursor::NO_ROW_MS;
-use crate::wire::decode::{BatchReader, DecodeError, outline};
+use crate::wire::decode::{BatchReader, DecodeError, Outline, outline};
 use crate::wire::spill::Spill;
 use crate::wire::unpack::{Unpacker, unpacking};
 use std::io::BufRead;
@@ -101,7 +102,7 @@ impl From<Outcome> for EndedEarly {
     }
 }
 
-fn undecodable(error: DecodeError) -> EndedEarly {
+fn undecodable(error: &DecodeError) -> EndedEarly {
     match error.action() {
         Action::HoldOrigin => Outcome::Held { reason: error.to_string(), header: None }.into(),
         _ => Outcome::Quarantine(error.to_string()).into(),
@@ -134,7 +135,7 @@ fn inapplicable(
 pub(super) fn apply_body(
     tx: &Transaction<'_>,
     unpacker: &mut Unpacker,
-    body: &Spill,
+    body: &BatchBody,
     source: Source,
 ) -> Result<Outcome, Fatal> {
     connection::run(tx.db, "SAVEPOINT __harmonylite__batch")?;
@@ -161,33 +162,40 @@ fn too_far_ahead(header: &BatchHeader, version: Version) -> String {
     )
 }
 
-/// Decompresses a small batch once, and another batch twice, in pieces. Most batches are small.
+/// Decompresses a small batch once, and another batch twice, in pieces, the first time before the
+/// transaction. Most batches are small.
 fn apply_inside(
     tx: &Transaction<'_>,
     unpacker: &mut Unpacker,
-    body: &Spill,
+    body: &BatchBody,
     source: Source,
 ) -> Result<Outcome, EndedEarly> {
     let limits = &tx.config.limits;
-    if let Spill::Memory(packed) = body
-        && let Some(plain) = unpacker.unpack(packed, limits).map_err(undecodable)?
+    let undecodable_now = |error: DecodeError| undecodable(&error);
+    if let Spill::Memory(packed) = &body.bytes
+        && let Some(plain) = unpacker.unpack(packed, limits).map_err(undecodable_now)?
     {
-        let result = apply_plain(tx, || Ok(&plain[..]), source);
+        let result = outline(&plain[..], limits)
+            .map_err(undecodable_now)
+            .and_then(|found| apply_plain(tx, &found, &plain[..], source));
         unpacker.put_back(plain);
         return result;
     }
-    apply_plain(tx, || unpacking(body.reader()?, limits).map_err(undecodable), source)
+    let found = body.outline(limits)?.map_err(undecodable)?;
+    let plain = unpacking(body.bytes.reader()?, limits).map_err(undecodable_now)?;
+    apply_plain(tx, found, plain, source)
 }
 
-/// Applies a batch. `open` returns its decompressed bytes from the start.
-fn apply_plain<R: BufRead>(
+/// Applies a batch. `plain` are its decompressed bytes, which were read through before.
+fn apply_plain(
     tx: &Transaction<'_>,
-    open: impl Fn() -> Result<R, EndedEarly>,
+    found: &Outline,
+    plain: impl BufRead,
     source: Source,
 ) -> Result<Outcome, EndedEarly> {
     let limits = &tx.config.limits;
-    let found = outline(open()?, limits).map_err(undecodable)?;
-    let header = found.header;
+    let undecodable = |error: DecodeError| undecodable(&error);
+    let header = found.header.clone();
     let named = Sender { node: header.node, site: header.site, batch: header.number };
     if let Some(sender) = source.sender.filter(|sender| *sender != named) {
         let reason = format!("its content is {named}, but it came as {sender}");
@@ -223,7 +231,7 @@ fn apply_plain<R: BufRead>(
         let not_made = |_: &SchemaChange| Some(reason.clone());
         brought.unmade = unmade::note(tx, header.node, &changes, not_made)?;
     }
-    let mut reader = BatchReader::new(open()?, limits).map_err(undecodable)?;
+    let mut reader = BatchReader::new(plain, limits).map_err(undecodable)?;
     let absorb = &tx.durable.absorb;
     let mut applier = Applier::new(
         tx.db,

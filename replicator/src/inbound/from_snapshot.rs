@@ -5,6 +5,7 @@
 //! merge, and the gaps stay. Memory only: after a crash the gaps are still there, and the merge
 //! begins again, which is harmless.
 
+use super::batch_body::BatchBody;
 use crate::store::gaps::GapKey;
 use crate::store::origins::Origin;
 use crate::wire::spill::Spill;
@@ -42,7 +43,7 @@ pub struct MergeProgress {
 /// The batches of a snapshot that wait.
 #[derive(Debug, Default)]
 pub(super) struct SnapshotMerge {
-    waiting: VecDeque<Spill>,
+    waiting: VecDeque<BatchBody>,
     origins: Vec<Origin>,
     /// How far it is.
     pub(super) progress: MergeProgress,
@@ -69,7 +70,7 @@ impl SnapshotMerge {
     }
 
     /// Returns the next batch.
-    pub(super) fn next(&self) -> Option<&Spill> {
+    pub(super) fn next(&self) -> Option<&BatchBody> {
         self.waiting.front()
     }
 
@@ -81,7 +82,7 @@ impl SnapshotMerge {
     /// Takes a batch.
     pub(super) fn rows(&mut self, body: Spill) {
         if self.progress.refused.is_none() {
-            self.waiting.push_back(body);
+            self.waiting.push_back(BatchBody::new(body));
         }
     }
 

@@ -7,9 +7,10 @@
 use super::bookkeeping::{Bookkeeping, Urgency};
 use super::durable::Durable;
 use super::from_snapshot::SnapshotMerge;
-use super::stream::ShardStream;
+use super::stream::{ItemKind, ShardStream};
 use crate::actor::Ack;
 use crate::model::config::Now;
+use crate::model::limits::Limits;
 use crate::repair::refetch::Retry;
 use crate::wire::unpack::Unpacker;
 
@@ -87,6 +88,25 @@ impl Inbox {
     pub(super) fn order(&self) -> impl Iterator<Item = usize> + use<> {
         let (first, streams) = (self.first_served, self.streams.len());
         (0..streams).map(move |i| (first + i) % streams)
+    }
+
+    /// Reads the large batches through that the next transaction applies, because that needs no
+    /// write lock.
+    pub(super) fn look_into_batches(&self, limits: &Limits) {
+        let mut rows = 0;
+        for item in self.order().flat_map(|i| &self.streams[i].queue) {
+            if rows >= limits.apply_rows_max {
+                return;
+            }
+            rows += 1;
+            if let ItemKind::Batch { body, .. } = &item.kind
+                && !body.is_small(limits)
+                // The transaction meets the same error, and judges it.
+                && let Ok(Ok(found)) = body.outline(limits)
+            {
+                rows += found.rows;
+            }
+        }
     }
 
     /// Returns whether deliveries wait.

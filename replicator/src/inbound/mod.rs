@@ -8,6 +8,7 @@
 mod adopt_schema;
 mod after_commit;
 mod apply_batch;
+mod batch_body;
 mod bookkeeping;
 mod carry_out;
 mod clocks;

@@ -5,6 +5,7 @@
 //! batch that is not applied is kept. The transaction decides what a crash leaves.
 
 use super::apply_batch::{Brought, Outcome, Sender, Source, apply_body};
+use super::batch_body::BatchBody;
 use super::clocks::Stamped;
 use super::inbox::Inbox;
 use super::stream::{ItemKind, StreamItem};
@@ -21,7 +22,6 @@ use crate::store::gaps::{self, Missing};
 use crate::store::held::{self, Hold};
 use crate::store::origins::{self, Origin};
 use crate::store::quarantine::{self, Entry};
-use crate::wire::spill::Spill;
 use crate::wire::unpack::Unpacker;
 
 /// The transaction, and the components for applying batches.
@@ -121,7 +121,7 @@ impl Processing<'_, '_> {
         place: Place<'_>,
         headers: &PartHeaders,
         first: StreamSeq,
-        body: &Spill,
+        body: &BatchBody,
     ) -> Result<Rows, Fatal> {
         let (shard, node) = (place.shard, place.item.anchor.node);
         let progress = &self.tx.durable.streams[place.i];
@@ -136,7 +136,7 @@ impl Processing<'_, '_> {
                 self.take_schema(brought);
                 self.note_origin(shard, node, &header)?;
                 self.tx.stats.batches_applied += 1;
-                self.tx.stats.bytes_applied += body.len();
+                self.tx.stats.bytes_applied += body.bytes.len();
                 self.tx.stats.last_applied_unix_ms = self.tx.now.unix_ms;
                 let created_ms = header.created_ms;
                 self.tx.after.stamped.push(Stamped { node, created_ms, broker_ms });
@@ -166,7 +166,7 @@ impl Processing<'_, '_> {
                         site: headers.site,
                         batch: headers.batch,
                         reason,
-                        body: body.to_vec()?,
+                        body: body.bytes.to_vec()?,
                     },
                 )?;
                 Ok((1, 0))

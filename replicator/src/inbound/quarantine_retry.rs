@@ -5,6 +5,7 @@
 //! what a crash leaves.
 
 use super::apply_batch::{Outcome, Source, apply_body};
+use super::batch_body::BatchBody;
 use super::process::{Processing, note_gap};
 use crate::actor::Fatal;
 use crate::repair::gaps::Need;
@@ -20,7 +21,7 @@ impl Processing<'_, '_> {
     pub(super) fn retry_quarantine(&mut self, retries: &[Retry]) -> Result<(), Fatal> {
         for retry in retries {
             let Some(mut entry) = quarantine::load(self.tx.db, retry.id)? else { continue };
-            let body = Spill::from_bytes(std::mem::take(&mut entry.body));
+            let body = BatchBody::new(Spill::from_bytes(std::mem::take(&mut entry.body)));
             // When the message was stored is not known any more.
             let source = Source { sender: None, broker_ms: self.tx.now.unix_ms };
             match apply_body(self.tx, self.unpacker, &body, source)? {

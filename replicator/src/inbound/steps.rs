@@ -129,6 +129,7 @@ impl<B: Broker> Inbound<B> {
         if !self.verify.knows_incarnation() || self.schema.is_installing() {
             return Ok(true);
         }
+        self.inbox.look_into_batches(&self.config.limits);
         let layout = Arc::clone(&self.schema.layout);
         let copies = (&self.durable, &self.stats);
         let tx = Transaction::new(&self.db, &self.config, &layout, copies, now);

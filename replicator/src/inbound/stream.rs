@@ -4,6 +4,7 @@
 //! to store after its processing. Owns: the cursor never passes the first part of an incomplete
 //! batch. Memory only: after a crash the consumer starts again after the stored cursor.
 
+use super::batch_body::BatchBody;
 use super::durable::Progress;
 use crate::broker::{Message, Permit};
 use crate::model::batch::PartHeaders;
@@ -11,7 +12,6 @@ use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 use crate::model::limits::Limits;
 use crate::store::cursor::Anchor;
 use crate::wire::parts::{Assembler, PartError, PartOutcome};
-use crate::wire::spill::Spill;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::path::Path;
@@ -28,7 +28,7 @@ pub enum ItemKind {
         /// The position of its first part.
         first: StreamSeq,
         /// Its bytes.
-        body: Spill,
+        body: BatchBody,
         /// The share of the inbox that the bytes occupy.
         permit: Permit,
     },
@@ -338,6 +338,7 @@ impl ShardStream {
                 slot.before = None;
                 self.oversized.take_if(|oversized| *oversized == large);
                 let permit = if headers.parts == 1 { permit } else { Permit::default() };
+                let body = BatchBody::new(body);
                 Some(ItemKind::Batch { headers, first, body, permit })
             }
             // The consumer started in the middle of the batch. Either its first part was processed

@@ -149,7 +149,8 @@ impl<'a> Applier<'a> {
                 if concurrent {
                     let here = self.read(&map.table, &key)?;
                     let reason = concurrent_reason(&map.table, row, here.is_some());
-                    self.lost(map, &key, reason, local, row.version, map.content(row), here)?;
+                    let (lost, here) = (map.content(row), by_reference(here.as_ref()));
+                    self.lost(map, &key, reason, local, row.version, lost, here)?;
                 }
             }
             Verdict::Take { concurrent } => {
@@ -162,7 +163,8 @@ impl<'a> Applier<'a> {
                         conflicts::JOINED_OVER
                     };
                     if concurrent || here.is_some() {
-                        self.lost(map, &key, reason, row.version, local, here, map.content(row))?;
+                        let (lost, taken) = (by_reference(here.as_ref()), map.content(row));
+                        self.lost(map, &key, reason, row.version, local, lost, taken)?;
                     }
                 }
                 self.take(map, key, row)?;
@@ -236,7 +238,8 @@ impl<'a> Applier<'a> {
         }
         for (other, version) in others.iter().zip(versions) {
             let content = self.read(&map.table, other)?;
-            self.lost(map, other, conflicts::UNIQUE_CLASH, row.version, version, content, None)?;
+            let lost = by_reference(content.as_ref());
+            self.lost(map, other, conflicts::UNIQUE_CLASH, row.version, version, lost, None)?;
             self.compensate(&map.table, other, version)?;
         }
         self.upsert(map, row).map_err(|error| refused(map, key, error))?;
@@ -320,8 +323,8 @@ impl<'a> Applier<'a> {
         reason: &'static str,
         winner: Version,
         loser: Version,
-        content: Option<Vec<(&str, Value)>>,
-        against: Option<Vec<(&str, Value)>>,
+        content: Option<Content<'_>>,
+        against: Option<Content<'_>>,
     ) -> Result<(), ApplyError> {
         if reason != conflicts::UNIQUE_CLASH && same_content(content.as_deref(), against.as_deref())
         {
@@ -361,8 +364,15 @@ fn is_bookkeeping(table: &TableLayout) -> bool {
     bookkeeping::find(table.name(), columns).is_ok_and(|found| found.is_some())
 }
 
+/// The content of a row, by column. Not copied: a value may be large.
+type Content<'a> = Vec<(&'a str, &'a Value)>;
+
+fn by_reference<'a>(content: Option<&'a Vec<(&'a str, Value)>>) -> Option<Content<'a>> {
+    content.map(|columns| columns.iter().map(|(name, value)| (*name, value)).collect())
+}
+
 /// Returns whether both rows are equal in every common column.
-fn same_content(a: Option<&[(&str, Value)]>, b: Option<&[(&str, Value)]>) -> bool {
+fn same_content(a: Option<&[(&str, &Value)]>, b: Option<&[(&str, &Value)]>) -> bool {
     match (a, b) {
         (None, None) => true,
         (Some(a), Some(b)) => a

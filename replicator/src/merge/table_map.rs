@@ -97,13 +97,8 @@ impl TableMap {
         self.used.iter().map(|i| &row.values[*i]).collect()
     }
 
-    pub(super) fn content<'a>(&'a self, row: &Row) -> Option<Vec<(&'a str, Value)>> {
-        (row.op == Op::Upsert).then(|| {
-            self.columns
-                .iter()
-                .map(String::as_str)
-                .zip(self.values(row).into_iter().cloned())
-                .collect()
-        })
+    pub(super) fn content<'a>(&'a self, row: &'a Row) -> Option<Vec<(&'a str, &'a Value)>> {
+        (row.op == Op::Upsert)
+            .then(|| self.columns.iter().map(String::as_str).zip(self.values(row)).collect())
     }
 }

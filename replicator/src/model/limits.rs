@@ -4,8 +4,8 @@
 /// The bounds of one node. Every real node runs with [`Limits::default`].
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// A batch whose uncompressed rows exceed this goes to a temporary file, at both ends (64 MiB:
-    /// a small machine can spare this twice).
+    /// A batch that has more bytes goes to a temporary file, and one that arrives does with half of
+    /// them (16 MiB: a small machine can spare this, and a file costs little beside so many rows).
     pub batch_memory_bytes_max: u64,
     /// Greatest uncompressed size of a batch. A larger transaction is split and loses its atomicity
     /// (1 GiB: the disk space that a receiver spends on one batch).
@@ -68,7 +68,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            batch_memory_bytes_max: 64 << 20,
+            batch_memory_bytes_max: 16 << 20,
             batch_atomic_bytes_max: 1 << 30,
             part_bytes_max: 900_000,
             batch_tables_max: 10_000,

@@ -4,7 +4,7 @@
 //! nothing. Owns: one read transaction reads log, versions and rows together, so a batch never
 //! holds half of an application's transaction. It only reads, so a crash loses nothing.
 
-use crate::capture::fold::{FoldBase, FoldFrom, Folded, FoldedRow, fold_after, row_exists};
+use crate::capture::fold::{FoldBase, FoldFrom, FoldedRows, fold_after, row_exists};
 use crate::db::connection::DatabaseError;
 use crate::db::layout::{Layout, TableLayout};
 use crate::model::batch::{BatchHeader, Op, TableHeader};
@@ -15,7 +15,7 @@ use crate::store::cursor::NO_ROW_MS;
 use crate::store::schema_changes;
 use crate::wire::encode::{EncodeError, Encoded, Encoder};
 use rusqlite::{Connection, params_from_iter};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// The reason why collecting failed.
@@ -123,20 +123,17 @@ pub fn collect(
         let start = FoldFrom { upto, ..from.fold.clone() };
         let mut folded = fold_after(db, layout, &start, from.base)?;
         if upto < end {
-            drop_changed_later(db, layout, &mut folded, upto)?;
+            drop_changed_later(db, layout, &mut folded.rows, upto)?;
         }
-        let rows = publishable(db, folded.rows)?;
-        if let Some(ahead) = rows.iter().find(|row| row.version.hlc > from.hlc_max) {
-            let (table, hlc) = (ahead.table.name().to_owned(), ahead.version.hlc);
-            return Err(CollectError::TooFarAhead { table, hlc });
-        }
-        match write(db, from, layout, &rows, encoder) {
-            Ok((batch, lowest_ms)) => {
+        settle(db, &mut folded.rows)?;
+        let contents = Contents::of(&folded.rows, from)?;
+        match write(db, from, layout, &contents, encoder) {
+            Ok(batch) => {
                 return Ok(Some(Collected {
                     upto,
                     batch,
-                    rows: rows.len() as u64,
-                    lowest_ms,
+                    rows: contents.rows,
+                    lowest_ms: contents.lowest_ms,
                     more: upto < end,
                     split: upto < end
                         && (most < from.entries_max
@@ -168,63 +165,132 @@ pub fn collect(
 fn drop_changed_later(
     db: &Connection,
     layout: &Layout,
-    folded: &mut Folded,
+    rows: &mut FoldedRows,
     upto: i64,
 ) -> Result<(), CollectError> {
-    let here: HashSet<Vec<u8>> =
-        folded.rows.iter().map(|row| row.table.canonical(&row.key)).collect();
-    let mut later = HashSet::new();
     for_each_change_after(db, layout.key_columns_max, upto, |table, key| {
         let Some(table) = layout.by_id(table) else { return Ok(()) };
-        let canonical = table.canonical(&key[..table.schema.key.len()]);
-        if here.contains(&canonical) {
-            later.insert(canonical);
+        if let Some(at) = rows.find(table, &key[..table.schema.key.len()]) {
+            rows.drop_row(at);
         }
         Ok(())
     })?;
-    folded.rows.retain(|row| !later.contains(&row.table.canonical(&row.key)));
     Ok(())
 }
 
-/// Returns the rows to send, each with its present version.
-fn publishable(db: &Connection, folded: Vec<FoldedRow>) -> Result<Vec<FoldedRow>, CollectError> {
-    let mut rows = Vec::with_capacity(folded.len());
-    for mut row in folded.into_iter().filter(|r| r.publish) {
+/// Finds out which rows are sent, each with its present version.
+fn settle(db: &Connection, rows: &mut FoldedRows) -> Result<(), CollectError> {
+    let mut key = Vec::new();
+    for at in 0..rows.len() {
+        let row = rows.get(at);
+        if !row.publish {
+            continue;
+        }
+        let mut version = row.version;
         if row.if_gone.is_some() || row.only_if_gone {
-            let exists = row_exists(db, &row.table, &row.key)?;
+            rows.key(at, &mut key);
+            let exists = row_exists(db, row.table, &key)?;
             if exists && row.only_if_gone {
+                rows.drop_row(at);
                 continue;
             }
-            if let Some(version) = row.if_gone.filter(|_| !exists) {
-                row.version = version;
+            if let Some(gone) = row.if_gone.filter(|_| !exists) {
+                version = gone;
+                rows.is_gone(at);
             }
         }
         // A row without a version is not sent. Its entry asked to republish it, and pruning has
         // removed its version since.
-        if row.version != Version::NONE {
-            rows.push(row);
+        if version == Version::NONE {
+            rows.drop_row(at);
         }
     }
-    Ok(rows)
+    Ok(())
 }
 
-type Written = (Option<(BatchHeader, Encoded)>, i64);
+/// The rows of a batch, and what they have in common.
+struct Contents<'r> {
+    folded: &'r FoldedRows,
+    /// The number of its rows.
+    rows: u64,
+    /// The lowest time of a row, unix milliseconds.
+    lowest_ms: i64,
+    /// The tables in the order of their first row, each with the places of its rows.
+    tables: Vec<(&'r Arc<TableLayout>, Vec<u32>)>,
+    /// The sites of the rows other than the batch's own.
+    further_sites: Vec<Site>,
+    /// The index of each site.
+    site_index: HashMap<Site, u64>,
+}
+
+impl<'r> Contents<'r> {
+    /// Looks at the rows to publish.
+    ///
+    /// # Errors
+    /// [`CollectError::TooFarAhead`].
+    fn of(folded: &'r FoldedRows, from: &CollectFrom<'_>) -> Result<Self, CollectError> {
+        let mut contents = Self {
+            folded,
+            rows: 0,
+            lowest_ms: NO_ROW_MS,
+            tables: Vec::new(),
+            further_sites: Vec::new(),
+            site_index: HashMap::from([(from.fold.site, 0)]),
+        };
+        let mut position: HashMap<i64, usize> = HashMap::new();
+        // Mostly the row before has the same table and the same sites.
+        let (mut table, mut sites) = ((0, 0), [from.fold.site; 2]);
+        for row in folded.published() {
+            if row.version.hlc > from.hlc_max {
+                let (table, hlc) = (row.table.name().to_owned(), row.version.hlc);
+                return Err(CollectError::TooFarAhead { table, hlc });
+            }
+            if row.table.id != table.0 || contents.tables.is_empty() {
+                let at = *position.entry(row.table.id).or_insert_with(|| {
+                    contents.tables.push((row.table, Vec::new()));
+                    contents.tables.len() - 1
+                });
+                table = (row.table.id, at);
+            }
+            contents.tables[table.1].1.push(row.place());
+            let named = [row.version.site, row.previous.site];
+            if named != sites {
+                sites = named;
+                named.into_iter().for_each(|site| contents.name_site(site));
+            }
+            contents.rows += 1;
+            contents.lowest_ms = contents.lowest_ms.min(row.version.hlc.ms());
+        }
+        Ok(contents)
+    }
+
+    fn name_site(&mut self, site: Site) {
+        if site.0 != 0 && !self.site_index.contains_key(&site) {
+            self.further_sites.push(site);
+            self.site_index.insert(site, self.further_sites.len() as u64);
+        }
+    }
+
+    /// Returns a version as a batch names it.
+    fn named(&self, version: Version) -> (i64, u64) {
+        (version.hlc.0, self.site_index.get(&version.site).copied().unwrap_or(0))
+    }
+}
 
 fn write(
     db: &Connection,
     from: &CollectFrom<'_>,
     layout: &Layout,
-    rows: &[FoldedRow],
+    contents: &Contents<'_>,
     encoder: &mut Encoder,
-) -> Result<Written, CollectError> {
+) -> Result<Option<(BatchHeader, Encoded)>, CollectError> {
     // They are in the first batch after them, also if the rows of their transaction need several.
     let announces = !planted(Bug::BookkeepingAhead);
     let schema_changes =
         if announces { schema_changes::after(db, from.fold.sent)? } else { Vec::new() };
-    if rows.is_empty() && schema_changes.is_empty() {
-        return Ok((None, NO_ROW_MS));
+    if contents.rows == 0 && schema_changes.is_empty() {
+        return Ok(None);
     }
-    let (further_sites, index) = sites(from.fold.site, rows);
     let header = BatchHeader {
         node: from.node,
         site: from.fold.site,
@@ -232,40 +298,31 @@ fn write(
         previous: from.previous,
         schema_hash: layout.hash,
         created_ms: from.now_ms,
-        further_sites,
+        further_sites: contents.further_sites.clone(),
         schema_changes,
     };
-    let mut by_table: Vec<(&Arc<TableLayout>, Vec<&FoldedRow>)> = Vec::new();
-    let mut position: HashMap<i64, usize> = HashMap::new();
-    for row in rows {
-        let at = *position.entry(row.table.id).or_insert_with(|| {
-            by_table.push((&row.table, Vec::new()));
-            by_table.len() - 1
-        });
-        by_table[at].1.push(row);
-    }
     // A transaction that changed the schema is in this batch or before it. A table header without
     // rows lets a node that lacks the change hold the whole batch: the rows that a migration tool
     // wrote about it must not arrive before it.
     let changed = layout.tables.iter().filter(|t| t.history.changed_at > from.fold.sent);
-    for table in changed.filter(|_| announces) {
-        if !position.contains_key(&table.id) {
-            by_table.push((table, Vec::new()));
-        }
+    let has_rows = |table: &TableLayout| contents.tables.iter().any(|(t, _)| t.id == table.id);
+    let without_rows: Vec<_> = changed
+        .filter(|table| announces && !has_rows(table))
+        .map(|table| (table, &[][..]))
+        .collect();
+    encoder.begin(&header, (contents.tables.len() + without_rows.len()) as u64)?;
+    let with_rows = contents.tables.iter().map(|(table, places)| (*table, &places[..]));
+    for (table, places) in with_rows.chain(without_rows) {
+        write_table(db, table, places, contents, encoder)?;
     }
-    encoder.begin(&header, by_table.len() as u64)?;
-    for (table, rows) in by_table {
-        write_table(db, table, &rows, &index, encoder)?;
-    }
-    let lowest_ms = rows.iter().map(|r| r.version.hlc.ms()).min().unwrap_or(NO_ROW_MS);
-    Ok((Some((header, encoder.finish()?)), lowest_ms))
+    Ok(Some((header, encoder.finish()?)))
 }
 
 fn write_table(
     db: &Connection,
     table: &TableLayout,
-    rows: &[&FoldedRow],
-    index: &HashMap<Site, u64>,
+    places: &[u32],
+    contents: &Contents<'_>,
     encoder: &mut Encoder,
 ) -> Result<(), CollectError> {
     encoder.table(&TableHeader {
@@ -273,39 +330,29 @@ fn write_table(
         hash: table.schema.hash,
         columns: table.batch_columns.clone(),
         key: table.batch_key.clone(),
-        rows: rows.len() as u64,
+        rows: places.len() as u64,
     })?;
     let mut select = db.prepare_cached(&table.sql.select_row)?;
-    for row in rows {
-        let named = |v: Version| (v.hlc.0, index.get(&v.site).copied().unwrap_or(0));
-        let mut found = select.query(params_from_iter(&row.key))?;
+    let mut key = Vec::new();
+    for at in places {
+        let row = contents.folded.get(*at as usize);
+        contents.folded.key(row.at, &mut key);
+        let (version, previous) = (contents.named(row.version), contents.named(row.previous));
+        let mut found = select.query(params_from_iter(&key))?;
         if let Some(current) = found.next()? {
             let columns = table.batch_columns.len();
-            encoder.row(named(row.version), named(row.previous), Op::Upsert, columns)?;
+            encoder.row(version, previous, Op::Upsert, columns)?;
             for i in 0..columns {
                 encoder.value(current.get_ref(i)?)?;
             }
         } else {
-            encoder.row(named(row.version), named(row.previous), Op::Delete, row.key.len())?;
-            for value in &row.key {
+            encoder.row(version, previous, Op::Delete, key.len())?;
+            for value in &key {
                 encoder.value(value.into())?;
             }
         }
     }
     Ok(())
-}
-
-/// Returns the sites of the rows other than the batch's own, and the index of each site.
-fn sites(own: Site, rows: &[FoldedRow]) -> (Vec<Site>, HashMap<Site, u64>) {
-    let mut index = HashMap::from([(own, 0)]);
-    let mut further = Vec::new();
-    for site in rows.iter().flat_map(|r| [r.version.site, r.previous.site]).filter(|s| s.0 != 0) {
-        index.entry(site).or_insert_with(|| {
-            further.push(site);
-            further.len() as u64
-        });
-    }
-    (further, index)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::model::limits::Limits;
 use crate::store::{change_log, test_database};
 use crate::wire::decode::BatchReader;
 use crate::wire::unpack::unpacking;
+use std::collections::HashSet;
 
 const SITE: Site = Site(7);
 const OTHER: Site = Site(900);

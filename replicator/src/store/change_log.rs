@@ -8,8 +8,7 @@ use crate::db::ids::version_from;
 use crate::db::sql::key_columns;
 use crate::model::batch::{LogMark, Value};
 use crate::model::ids::Version;
-use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Row, params_from_iter, types::ValueRef};
 use std::ops::Range;
 use xxhash_rust::xxh3::Xxh3Default;
 
@@ -48,13 +47,16 @@ pub struct LogEntry<'a> {
 const BEFORE_KEY: usize = 6;
 
 impl LogEntry<'_> {
-    /// Returns the key of its row, which has `length` columns.
+    /// Reads the key of its row, which has `length` columns, into the memory of another one.
     ///
     /// # Errors
     /// SQLite's error.
-    pub fn key(&self, length: usize) -> Result<Vec<Value>, DatabaseError> {
-        let key = (0..length).map(|i| self.row.get_ref(BEFORE_KEY + i).map(Value::from));
-        Ok(key.collect::<rusqlite::Result<_>>()?)
+    pub fn read_key(&self, length: usize, key: &mut Vec<Value>) -> Result<(), DatabaseError> {
+        key.resize(length, Value::Null);
+        for (i, value) in key.iter_mut().enumerate() {
+            value.assign(self.row.get_ref(BEFORE_KEY + i)?);
+        }
+        Ok(())
     }
 }
 
@@ -90,8 +92,7 @@ pub fn for_each(
     Ok(())
 }
 
-/// Calls `visit` for every change after the entry `after`, with the table number and
-/// `key_columns_max` key columns.
+/// Calls `visit` for every change after an entry, with its table's number and its key columns.
 ///
 /// # Errors
 /// The error of SQLite or of `visit`.
@@ -155,8 +156,8 @@ pub fn mark(db: &Connection, id: i64) -> Result<Option<LogMark>, DatabaseError> 
     Ok(Some(LogMark { id, hash: hash.digest() }))
 }
 
-/// Returns the lowest row time that the entries after `after` up to `upto` can have, unix
-/// milliseconds; None without entries. A row that is only to be published can be of any time.
+/// Returns the lowest time that the rows of these entries can have, unix milliseconds; None without
+/// entries. A row that is only to be published can be of any time.
 ///
 /// # Errors
 /// SQLite's error.
@@ -418,16 +419,16 @@ mod tests {
         publish_row(&db, 9, &[Value::Integer(4), Value::Text(b"x".to_vec())]).unwrap();
         let previous = Version { hlc: Hlc(3), site: Site(2) };
         keep_previous(&db, [(1, previous)]).unwrap();
-        let mut seen = Vec::new();
+        let (mut seen, mut key) = (Vec::new(), Vec::new());
         for_each(&db, 2, 0, 2, |e| {
-            seen.push((e.id, e.time_ms, e.table_id, e.kind, e.previous, e.key(2)?));
+            e.read_key(2, &mut key)?;
+            seen.push((e.id, e.time_ms, e.table_id, e.kind, e.previous, key.clone()));
             Ok(())
         })
         .unwrap();
-        let first = vec![Value::Integer(10), Value::Null];
-        let second = vec![Value::Integer(4), Value::Text(b"x".to_vec())];
+        let (first, x) = (vec![Value::Integer(10), Value::Null], Value::Text(b"x".to_vec()));
         assert_eq!(seen[0], (1, 5, 1, KIND_CHANGED, Some(previous), first.clone()));
-        assert_eq!(seen[1], (2, 0, 9, KIND_PUBLISH, None, second));
+        assert_eq!(seen[1], (2, 0, 9, KIND_PUBLISH, None, vec![Value::Integer(4), x]));
         let mut changes = Vec::new();
         for_each_change_after(&db, 2, 0, |table, key| {
             changes.push((table, key.to_vec()));
@@ -460,9 +461,8 @@ mod tests {
         let db = test_database();
         db.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY); INSERT INTO t VALUES (1), (2)")
             .unwrap();
-        let from = "FROM main.t WHERE t.id > ?1";
-        let logged = publish_rows(&db, 6, &["t.id".to_owned()], from, &[Value::Integer(1)]);
-        assert_eq!(logged.unwrap(), 1);
+        let (keys, from) = (["t.id".to_owned()], "FROM main.t WHERE t.id > ?1");
+        assert_eq!(publish_rows(&db, 6, &keys, from, &[Value::Integer(1)]).unwrap(), 1);
         assert_eq!(pending(&db, 0).unwrap(), Pending { entries: 1, oldest_ms: 0 });
     }
 

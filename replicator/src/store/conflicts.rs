@@ -28,7 +28,7 @@ pub struct Loss<'a> {
     /// The losing version.
     pub loser: Version,
     /// The losing content by column; None if a delete lost.
-    pub content: Option<Vec<(&'a str, Value)>>,
+    pub content: Option<Vec<(&'a str, &'a Value)>>,
 }
 
 /// Two nodes wrote the row, and neither had seen the other's write.
@@ -48,6 +48,21 @@ pub struct JournalBounds {
     /// The most bytes of all entries. The newest entry stays, whatever its size.
     pub bytes_max: u64,
 }
+
+impl JournalBounds {
+    /// A larger value is not kept. As a literal it may have twice the bytes, and this is what the
+    /// journal holds; and applying a row takes enough memory without copies of what it replaces.
+    fn value_bytes_max(self) -> usize {
+        usize::try_from(self.bytes_max / 2).unwrap_or(usize::MAX).max(VALUE_BYTES_MIN)
+    }
+}
+
+/// A value of so many bytes is always kept.
+const VALUE_BYTES_MIN: usize = 1 << 20;
+
+/// Stands in place of the literal of a value that is not kept, before its size. No literal begins
+/// like this.
+pub const TOO_LARGE: &str = "(not kept: ";
 
 /// What an entry costs beside its content, about.
 const ENTRY_BYTES: usize = 200;
@@ -95,7 +110,8 @@ pub fn record(
     now_ms: i64,
     bounds: JournalBounds,
 ) -> Result<bool, DatabaseError> {
-    let content = loss.content.as_ref().map(|c| as_json(c.iter().map(|(n, v)| (*n, v))));
+    let most = bounds.value_bytes_max();
+    let content = loss.content.as_ref().map(|c| as_json(c.iter().copied(), most));
     let written = db
         .prepare_cached(
             "INSERT OR IGNORE INTO main.__harmonylite__conflict
@@ -125,13 +141,20 @@ pub fn record(
 
 /// Returns a key as JSON: column -> SQL literal. People can read it, and it finds the row.
 pub fn key_text(table: &TableLayout, key: &[Value]) -> String {
-    as_json(table.schema.key.iter().map(|k| k.name.as_str()).zip(key))
+    as_json(table.schema.key.iter().map(|k| k.name.as_str()).zip(key), usize::MAX)
 }
 
-/// Returns columns and values as a JSON object of SQL literals: readable, and exact to the byte.
-fn as_json<'a>(pairs: impl Iterator<Item = (&'a str, &'a Value)>) -> String {
+/// Returns columns and values as a JSON object of SQL literals: readable, and exact to the byte. A
+/// value of more bytes than `most` only has its size there.
+fn as_json<'a>(pairs: impl Iterator<Item = (&'a str, &'a Value)>, most: usize) -> String {
+    let text = |value: &Value| match value {
+        Value::Text(bytes) | Value::Blob(bytes) if bytes.len() > most => {
+            format!("{TOO_LARGE}{} bytes)", bytes.len())
+        }
+        value => literal(value),
+    };
     let map: serde_json::Map<String, serde_json::Value> =
-        pairs.map(|(n, v)| (n.to_owned(), literal(v).into())).collect();
+        pairs.map(|(n, v)| (n.to_owned(), text(v).into())).collect();
     serde_json::Value::Object(map).to_string()
 }
 
@@ -225,6 +248,24 @@ pub fn clear(db: &Connection) -> Result<usize, DatabaseError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_size_of_a_value_is_kept_that_alone_would_fill_the_journal() {
+        let bounds = JournalBounds { entries_max: 9, bytes_max: 4 << 20 };
+        let most = bounds.value_bytes_max();
+        for (bytes, kept) in [(2 << 20, true), ((2 << 20) + 1, false)] {
+            for value in [Value::Blob(vec![7; bytes]), Value::Text(vec![b'x'; bytes])] {
+                let json = as_json([("a", &Value::Integer(1)), ("b", &value)].into_iter(), most);
+                let map: serde_json::Value = serde_json::from_str(&json).unwrap();
+                assert_eq!(map["a"], "1");
+                let b = map["b"].as_str().unwrap();
+                assert_eq!(b == literal(&value), kept);
+                assert_eq!(b == format!("(not kept: {bytes} bytes)"), !kept);
+            }
+        }
+        let small = JournalBounds { entries_max: 9, bytes_max: 10 };
+        assert_eq!(small.value_bytes_max(), VALUE_BYTES_MIN, "rows of ordinary size stay whole");
+    }
 
     #[test]
     fn the_journal_is_bounded_in_bytes_and_keeps_the_newest() {

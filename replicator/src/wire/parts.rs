@@ -106,10 +106,10 @@ pub struct Assembler {
 impl Assembler {
     /// Creates an assembler without any part.
     pub fn new(limits: &Limits, spill_dir: &Path) -> Self {
-        // Many origins may be in the middle of a batch at once, so each one gets only an eighth of
-        // a batch's memory.
+        // Many origins may be in the middle of a batch at once, so each one gets only half of a
+        // batch's memory.
         Self {
-            out: SpillWriter::new(limits.batch_memory_bytes_max / 8, spill_dir),
+            out: SpillWriter::new(limits.batch_memory_bytes_max / 2, spill_dir),
             open: None,
             total_bytes_max: limits.batch_atomic_bytes_max,
         }

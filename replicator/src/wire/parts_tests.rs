@@ -35,7 +35,7 @@ fn cut(bytes: &[u8], part_bytes_max: usize) -> Vec<(PartHeaders, Vec<u8>)> {
 /// Keeps `memory` bytes in memory, and takes batches of 1000 bytes at most.
 fn assembler(memory: u64) -> Assembler {
     let limits = Limits {
-        batch_memory_bytes_max: memory * 8,
+        batch_memory_bytes_max: memory * 2,
         batch_atomic_bytes_max: 1_000,
         ..Limits::default()
     };

@@ -85,6 +85,9 @@ impl Spill {
     }
 }
 
+/// The memory of more bytes than this is not used again, so that it is free once they are.
+const KEPT_BYTES_MAX: u64 = 256 << 10;
+
 /// Collects bytes for a [`Spill`].
 #[derive(Debug)]
 pub struct SpillWriter {
@@ -137,6 +140,9 @@ impl SpillWriter {
         let len = std::mem::take(&mut self.len);
         match self.file.take() {
             Some(file) => Spill::File(file, len),
+            None if len > KEPT_BYTES_MAX => {
+                Spill::Memory(std::mem::take(&mut self.memory).freeze())
+            }
             None => Spill::Memory(self.memory.split().freeze()),
         }
     }

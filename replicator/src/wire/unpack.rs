@@ -57,6 +57,12 @@ fn damaged(error: io::Error) -> DecodeError {
 /// A batch whose frame announces at most this size is decompressed in one step.
 const SMALL_BYTES_MAX: u64 = 256 << 10;
 
+/// Returns whether the frame of a batch announces a small size.
+pub fn is_small(packed: &[u8], limits: &Limits) -> bool {
+    let most = SMALL_BYTES_MAX.min(limits.batch_atomic_bytes_max);
+    matches!(get_frame_content_size(packed), Ok(Some(bytes)) if bytes <= most)
+}
+
 /// Decompresses small batches, one after another, with one context and into one buffer.
 #[derive(Default)]
 pub struct Unpacker {
@@ -72,7 +78,7 @@ impl Unpacker {
     /// The batch is damaged, or larger than announced.
     pub fn unpack(&mut self, packed: &[u8], limits: &Limits) -> Result<Option<Vec<u8>>> {
         let Ok(Some(bytes)) = get_frame_content_size(packed) else { return Ok(None) };
-        if bytes > SMALL_BYTES_MAX.min(limits.batch_atomic_bytes_max) {
+        if !is_small(packed, limits) {
             return Ok(None);
         }
         let zstd = match &mut self.zstd {
