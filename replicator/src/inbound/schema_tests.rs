@@ -176,7 +176,7 @@ fn a_key_whose_type_is_spelled_in_another_way_keeps_its_versions() {
         COMMIT",
     );
     assert_eq!(rebuilt.tables_at(1_000), Some(vec!["item".to_owned()]));
-    let sql = "SELECT group_concat(key0 || hlc) FROM __harmonylite__item_version";
+    let sql = "SELECT group_concat(packed0 || hlc) FROM __harmonylite__item_version";
     let versions: String = rebuilt.db.query_row(sql, [], |r| r.get(0)).unwrap();
     assert_eq!(versions, "a5,gone6");
 }

@@ -56,7 +56,13 @@ impl PublishedRows {
         };
         self.0.take_if(|kept| kept.holds_for != holds_for || kept.rows.upto() > from.sent);
         let rows = FoldBase::new(from.absorbed);
-        self.0.get_or_insert(Kept { rows, holds_for }).rows.advance(db, layout, from)
+        let advanced =
+            self.0.get_or_insert(Kept { rows, holds_for }).rows.advance(db, layout, from);
+        if advanced.is_err() {
+            // Some of the entries may be folded.
+            self.0 = None;
+        }
+        advanced
     }
 
     /// Returns the rows.
