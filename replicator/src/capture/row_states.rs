@@ -3,7 +3,7 @@
 //! Arrives: keys and states. Leaves: the same, by the place of the row. Owns: a row with an integer
 //! key takes 28 bytes, beside up to 10 in the index, without an allocation of its own. Rows mostly
 //! have their table, sites and marks in common with many others, so each row only holds the number
-//! of such a [`Class`]. Memory only.
+//! of such a `Class`. Memory only.
 
 use crate::capture::row_index::{RowIndex, number_of};
 use crate::capture::row_keys::{Identity, KeyBytes};

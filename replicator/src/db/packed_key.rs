@@ -44,7 +44,7 @@ pub enum Packed<'v> {
     Same(ValueRef<'v>),
     /// A UUID and its form.
     Uuid([u8; LENGTH]),
-    /// A BLOB and [`AS_IT_IS`].
+    /// A BLOB, and a zero behind it.
     Blob(Vec<u8>),
 }
 
