@@ -7,6 +7,7 @@ use crate::clock;
 use crate::model::ids::Hlc;
 use crate::settings::Settings;
 use crate::store::far_versions::{BroughtBack, bring_back};
+use crate::store::install::create_tables;
 use anyhow::{Context, Result};
 use rusqlite::TransactionBehavior;
 use std::process::ExitCode;
@@ -34,6 +35,8 @@ fn reset(settings: &Settings, now_ms: i64) -> Result<BroughtBack> {
     let mut db = database::open_installed(&settings.db_path)?;
     let transaction =
         db.transaction_with_behavior(TransactionBehavior::Immediate).with_context(name)?;
+    // The node may not have run since an upgrade.
+    create_tables(&transaction, &settings.db_path).with_context(name)?;
     let filter = settings.table_filter()?;
     let layout = install::load(&transaction, &filter).with_context(name)?.ok_or_else(|| {
         Failure::new(
@@ -52,7 +55,6 @@ mod tests {
     use super::*;
     use crate::model::ids::Site;
     use crate::model::table_filter::TableFilter;
-    use crate::store::install::create_tables;
     use crate::store::sites::begin_site;
     use rusqlite::Connection;
 

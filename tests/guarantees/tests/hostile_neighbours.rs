@@ -90,12 +90,17 @@ fn a_flood_of_questions_costs_bounded_work_and_memory() {
 #[test]
 fn a_node_in_the_year_5000_publishes_nothing_until_its_versions_are_reset() {
     const YEAR_5000_MS: i64 = 95_617_584_000_000;
-    let mut cluster = Cluster::new(2, SCHEMA);
+    let schema = format!("{SCHEMA}; CREATE TABLE tag (id TEXT PRIMARY KEY)");
+    let mut cluster = Cluster::new(2, &schema);
     cluster.run();
     cluster.converge();
     cluster.nodes[0].stop();
     let db = cluster.nodes[0].app();
-    db.execute_batch("INSERT INTO note VALUES (1, 'of the far future')").unwrap();
+    db.execute_batch(
+        "INSERT INTO note VALUES (1, 'of the far future'); INSERT INTO tag VALUES \
+        ('0123abcd-0123-4567-89ab-00000000000f')",
+    )
+    .unwrap();
     db.execute("UPDATE __harmonylite__change_log SET time = ?1", [YEAR_5000_MS]).unwrap();
     cluster.nodes[0].run();
     eventually("it says that it publishes nothing, and what to do", || {
@@ -111,6 +116,7 @@ fn a_node_in_the_year_5000_publishes_nothing_until_its_versions_are_reset() {
     let reset = cluster.nodes[0].cli(&["reset-versions"]);
     assert!(reset.status.success(), "{}", String::from_utf8_lossy(&reset.stderr));
     eventually("the row arrives", || number(&peer, "SELECT count(*) FROM note WHERE id = 1") == 1);
+    eventually("that with a UUID too", || number(&peer, "SELECT count(*) FROM tag") == 1);
     cluster.converge();
     eventually("nothing is wrong any more", || degraded(&cluster.nodes[0]) == "[]");
     // The peer can change the row again: its version is of today.
