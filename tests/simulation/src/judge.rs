@@ -2,6 +2,7 @@
 
 use crate::application::TABLES;
 use crate::oracle::{self, meta};
+use crate::stored_versions;
 use crate::world::{World, sql};
 use std::collections::BTreeMap;
 
@@ -11,7 +12,7 @@ impl World<'_> {
         self.note_site(n)?;
         self.check_pairs(n)?;
         for (t, table) in TABLES.iter().enumerate() {
-            let now = oracle::versions(&self.nodes[n].app, table).map_err(sql)?;
+            let now = stored_versions::versions(&self.nodes[n].app, table).map_err(sql)?;
             for (key, before) in &self.seen[n][t] {
                 match now.get(key) {
                     Some(version) if version >= before => {}
@@ -54,7 +55,7 @@ impl World<'_> {
     /// After a power cut, forgets all observations since the last sync.
     pub(crate) fn forget_seen(&mut self, n: usize) -> Result<(), String> {
         for (t, table) in TABLES.iter().enumerate() {
-            self.seen[n][t] = oracle::versions(&self.nodes[n].app, table).map_err(sql)?;
+            self.seen[n][t] = stored_versions::versions(&self.nodes[n].app, table).map_err(sql)?;
         }
         self.sites[n] = meta(&self.nodes[n].app, "site").map_err(sql)?;
         self.absorbed[n] = meta(&self.nodes[n].app, "absorbed").map_err(sql)?;
@@ -66,7 +67,8 @@ impl World<'_> {
         self.check_bounds()?;
         for table in TABLES {
             let first = oracle::rows(&self.nodes[0].app, table).map_err(sql)?;
-            let first_versions = oracle::versions(&self.nodes[0].app, table).map_err(sql)?;
+            let first_versions =
+                stored_versions::versions(&self.nodes[0].app, table).map_err(sql)?;
             for n in 1..self.nodes.len() {
                 let rows = oracle::rows(&self.nodes[n].app, table).map_err(sql)?;
                 if rows != first {
@@ -77,7 +79,7 @@ impl World<'_> {
                         differ(&rows, &first)
                     ));
                 }
-                let versions = oracle::versions(&self.nodes[n].app, table).map_err(sql)?;
+                let versions = stored_versions::versions(&self.nodes[n].app, table).map_err(sql)?;
                 if !self.pruned && versions != first_versions {
                     return Err(format!(
                         "versions diverged in {}: {first_versions:?} and {versions:?}",

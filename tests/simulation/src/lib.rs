@@ -16,6 +16,7 @@ pub mod plan;
 pub mod rng;
 pub mod shrink;
 mod snapshots;
+pub mod stored_versions;
 pub mod suite;
 pub mod world;
 

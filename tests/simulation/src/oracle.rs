@@ -2,13 +2,11 @@
 //! the versions independently, by the rule of docs/design.md, section 2.
 
 use crate::application::{TABLES, Table, canonical, row_expression};
-use harmonylite::db::packed_key::{Packed, pack, unpack};
+use crate::stored_versions::{Version, condition, exists, stored_version, versions};
 use harmonylite::model::batch::Value;
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// (hlc, site).
-pub type Version = (i64, i64);
 /// (table, key).
 pub type Key = (usize, String);
 
@@ -66,13 +64,6 @@ fn last_log(db: &Connection) -> rusqlite::Result<i64> {
         .query_row([], |r| r.get(0))
 }
 
-/// Returns the condition for a key, with bound values.
-fn condition(names: &[String], first: usize) -> String {
-    let parts: Vec<String> =
-        names.iter().enumerate().map(|(i, k)| format!("{k} = ?{}", i + first)).collect();
-    parts.join(" AND ")
-}
-
 /// Returns a row as text, exact to the byte; None if it does not exist.
 fn row_text(db: &Connection, table: &Table, key: &[Value]) -> rusqlite::Result<Option<String>> {
     let names: Vec<String> = table.key.iter().map(|k| (*k).to_owned()).collect();
@@ -83,51 +74,6 @@ fn row_text(db: &Connection, table: &Table, key: &[Value]) -> rusqlite::Result<O
         condition(&names, 1)
     );
     db.prepare_cached(&sql)?.query_row(rusqlite::params_from_iter(key), |r| r.get(0)).optional()
-}
-
-fn stored_version(db: &Connection, table: &Table, key: &[Value]) -> rusqlite::Result<Version> {
-    let name = version_table(db, table)?;
-    let columns = version_keys(db, &name)?;
-    let sql = format!("SELECT hlc, {SITE} FROM {name} AS v WHERE {}", condition(&columns, 1));
-    let packed = key.iter().zip(&columns).map(|(value, column)| {
-        if column.starts_with("packed") { pack(value.into()) } else { Packed::Same(value.into()) }
-    });
-    let found = db
-        .prepare_cached(&sql)?
-        .query_row(rusqlite::params_from_iter(packed), |r| Ok((r.get(0)?, r.get(1)?)))
-        .optional()?;
-    Ok(found.unwrap_or((0, 0)))
-}
-
-/// The site of the version `v`: as it stands there, or by its number.
-const SITE: &str = "iif(v.site > 0, v.site, (SELECT n.site FROM __harmonylite__site_number AS n \
-    WHERE n.number = v.site))";
-
-/// Returns the columns of the key in a version table.
-fn version_keys(db: &Connection, table: &str) -> rusqlite::Result<Vec<String>> {
-    let mut read = db.prepare_cached(
-        "SELECT name FROM pragma_table_info(?1) WHERE name LIKE 'key%' OR name LIKE 'packed%' \
-        ORDER BY cid",
-    )?;
-    read.query_map([table], |r| r.get(0))?.collect()
-}
-
-/// Returns the name of a version table, which follows a rename when the sidecar does.
-fn version_table(db: &Connection, table: &Table) -> rusqlite::Result<String> {
-    let name = |table: &str| format!("__harmonylite__{table}_version");
-    let Some(renamed) = table.renamed.map(name) else { return Ok(name(table.name)) };
-    let follows: bool = db
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = ?1)")?
-        .query_row([&renamed], |r| r.get(0))?;
-    Ok(if follows { renamed } else { name(table.name) })
-}
-
-/// Returns whether a table exists that a migration creates.
-fn exists(db: &Connection, table: &Table, name: &str) -> rusqlite::Result<bool> {
-    Ok(table.since == 0
-        || db
-            .prepare_cached("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = ?1)")?
-            .query_row([name], |r| r.get(0))?)
 }
 
 /// Returns the rows of a table by key.
@@ -147,30 +93,6 @@ pub fn rows(db: &Connection, table: &Table) -> rusqlite::Result<BTreeMap<String,
             .map(|i| r.get_ref(i + 1).map(Value::from))
             .collect::<rusqlite::Result<_>>()?;
         Ok((canonical(table, &key), r.get(0)?))
-    })?;
-    found.collect()
-}
-
-/// Returns the versions of a table by key.
-pub fn versions(db: &Connection, table: &Table) -> rusqlite::Result<BTreeMap<String, Version>> {
-    let name = version_table(db, table)?;
-    if !exists(db, table, &name)? {
-        return Ok(BTreeMap::new());
-    }
-    let keys = version_keys(db, &name)?;
-    let mut read =
-        db.prepare_cached(&format!("SELECT hlc, {SITE}, {} FROM {name} AS v", keys.join(", ")))?;
-    let found = read.query_map([], |r| {
-        let value = |(i, column): (usize, &String)| {
-            let stored = r.get_ref(i + 2)?;
-            if !column.starts_with("packed") {
-                return Ok(stored.into());
-            }
-            unpack(stored).ok_or(rusqlite::Error::InvalidQuery)
-        };
-        let key: Vec<Value> =
-            keys.iter().enumerate().map(value).collect::<rusqlite::Result<_>>()?;
-        Ok((canonical(table, &key), (r.get(0)?, r.get(1)?)))
     })?;
     found.collect()
 }

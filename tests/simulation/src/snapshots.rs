@@ -6,8 +6,9 @@
 //! [`SnapshotRows`].
 
 use crate::node::{Process, copy};
-use crate::oracle::{Key, Version, Write};
+use crate::oracle::{Key, Write};
 use crate::rng::Rng;
+use crate::stored_versions::Version;
 use crate::world::{World, sql};
 use harmonylite::inbound::{FromSnapshot, Input};
 use harmonylite::repair::gaps::OpenGap;
