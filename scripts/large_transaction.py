@@ -93,7 +93,8 @@ class Watch:
             thread.join()
 
 
-def start(binary, directory, mode, running):
+def start(binary, directory, schema, running):
+    """Adds a broker and two nodes to the running processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -103,13 +104,27 @@ def start(binary, directory, mode, running):
         path = directory / f"{n}.db"
         db = sqlite3.connect(path)
         db.execute("PRAGMA journal_mode = WAL")
-        db.execute(table(mode))
+        db.executescript(schema)
         db.close()
         config = directory / f"{n}.toml"
         config.write_text(f'db_path = "{path}"\nnode_id = {n}\n[nats]\n'
                           f'urls = ["nats://127.0.0.1:{port}"]\n')
         with open(directory / f"{n}.log", "w", encoding="utf-8") as log:
             running.append(subprocess.Popen([binary, "-config", config], stdout=log, stderr=log))
+
+
+def databases(directory):
+    """Connections to both, once the triggers are there."""
+    dbs = [sqlite3.connect(directory / f"{n}.db", timeout=60, isolation_level=None)
+           for n in (1, 2)]
+    triggers = "SELECT count(*) FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 't'"
+    wait(lambda: all(db.execute(triggers).fetchone()[0] for db in dbs), directory)
+    return dbs
+
+
+def is_written(db):
+    """Whether the node has written its bookkeeping: the log keeps its last entry."""
+    return db.execute("SELECT count(*) FROM __harmonylite__change_log").fetchone()[0] <= 1
 
 
 def write(mode, amount, dbs, server):
@@ -147,23 +162,18 @@ def raw(directory, mode, amount):
 
 
 def measure(binary, amount, mode, directory, running):
-    start(binary, directory, mode, running)
+    start(binary, directory, table(mode), running)
     server, *nodes = running
-    dbs = [sqlite3.connect(directory / f"{n}.db", timeout=60, isolation_level=None)
-           for n in (1, 2)]
-    triggers = "SELECT count(*) FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 't'"
-    wait(lambda: all(db.execute(triggers).fetchone()[0] for db in dbs), directory)
+    dbs = databases(directory)
     dbs[0].execute("INSERT INTO t VALUES (?, 0, 0, 0)", ("first" if mode == "uuid" else -1,))
     wait(lambda: dbs[1].execute(COUNT).fetchone()[0] == 1, directory)
-    time.sleep(3)  # until the bookkeeping is written
+    wait(lambda: is_written(dbs[0]), directory)
     idle = [memory(node) for node in nodes]
     watch = Watch(nodes, directory / "2.db")
     try:
         arrived = write(mode, amount, dbs, server)
         wait(arrived, directory)
-        log = "SELECT count(*) FROM __harmonylite__change_log"
-        wait(lambda: dbs[0].execute(log).fetchone()[0] <= 1, directory)
-        time.sleep(3)
+        wait(lambda: is_written(dbs[0]), directory)
     finally:
         watch.end()
     for name, before, most, node in zip(("origin", "peer"), idle, watch.most, nodes):

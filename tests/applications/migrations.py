@@ -47,9 +47,6 @@ LOCKED = ("SQLITE_BUSY", "database is locked")
 class TitleWriter(Writer):
     """Gives no unique column a value: the table of these migrations has none."""
 
-    def insert(self, db, table, column):
-        return super().insert(db, table, column)
-
     SQL = "INSERT INTO {table} (id, {column}) VALUES (?, 'x')"
 
 

@@ -63,14 +63,15 @@ pub(super) fn view_sql(table: &TableSchema, id: i64) -> String {
     )
 }
 
+const ON: &str = "_change_log_on_";
+
 pub(super) fn trigger_name(table: &str, event: &str) -> String {
-    format!("{OWN_PREFIX}{table}_change_log_on_{event}")
+    format!("{OWN_PREFIX}{table}{ON}{event}")
 }
 
-/// Whether a trigger of this name was made for a table that then had this name.
-pub fn is_of_table(trigger: &str, table: &str) -> bool {
-    let made = trigger_name(table, "");
-    trigger.get(..made.len()).is_some_and(|start| start.eq_ignore_ascii_case(&made))
+/// Returns the name that a table had when this trigger was made for it; None for any other trigger.
+pub fn table_of_trigger(trigger: &str) -> Option<&str> {
+    Some(trigger.strip_prefix(OWN_PREFIX)?.rsplit_once(ON)?.0)
 }
 
 pub(super) fn log_columns(table: &TableSchema) -> String {
@@ -147,4 +148,21 @@ pub(super) fn triggers(table: &TableSchema, id: i64) -> Vec<(String, String)> {
     }
     all.push(witness_sql(table, id));
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trigger_names_the_table_that_it_was_made_for() {
+        // The last is no part of the first, though its name begins like one of its triggers.
+        for table in ["a", "", "odd \"name", "a_change_log_on_b"] {
+            for event in ["insert", "update_displaced"] {
+                assert_eq!(table_of_trigger(&trigger_name(table, event)), Some(table));
+            }
+        }
+        assert_eq!(table_of_trigger("audit_change_log_on_insert"), None, "the application's");
+        assert_eq!(table_of_trigger("__harmonylite__a"), None);
+    }
 }

@@ -6,7 +6,7 @@
 //! rows, and no wait is without end. Memory only: a start waits for nothing.
 
 use crate::actor::Fatal;
-use crate::capture::triggers::is_of_table;
+use crate::capture::triggers::table_of_trigger;
 use crate::db::layout::Layout;
 use crate::db::sql::quote;
 use crate::model::rebuilds;
@@ -94,11 +94,14 @@ fn is_dropped(db: &Connection, before: &Layout) -> Result<bool, Fatal> {
         db.prepare_cached("SELECT type, name FROM main.sqlite_schema WHERE type <> 'index'")?;
     let rows = read.query_map([], |r| Ok((r.get::<_, String>(0)?, r.get::<_, String>(1)?)))?;
     let objects: Vec<(String, String)> = rows.collect::<Result<_, _>>()?;
-    let triggers: Vec<&String> =
-        objects.iter().filter(|(kind, _)| kind == "trigger").map(|(_, name)| name).collect();
+    // One pass: there may be thousands of tables, each with six triggers.
+    let triggers = objects.iter().filter(|(kind, _)| kind == "trigger");
+    let with_triggers: HashSet<String> = triggers
+        .filter_map(|(_, name)| table_of_trigger(name).map(str::to_ascii_lowercase))
+        .collect();
     for table in &before.tables {
         let name = table.name();
-        if triggers.iter().any(|trigger| is_of_table(trigger, name)) {
+        if with_triggers.contains(&name.to_ascii_lowercase()) {
             continue;
         }
         let is_there =

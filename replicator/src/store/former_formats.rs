@@ -16,26 +16,28 @@ const UNPACKED: &str = "__harmonylite__unpacked_versions";
 /// SQLite's error.
 pub(super) fn bring_up(db: &Connection, found: i64) -> Result<(), DatabaseError> {
     if found < 2 {
-        for name in with_versions(db)? {
+        for (name, _) in with_versions(db)? {
             add_digests(db, &name)?;
         }
     }
     if found < 3 {
-        for name in with_versions(db)? {
-            pack_keys(db, &name)?;
+        for (name, sql) in with_versions(db)? {
+            pack_keys(db, &name, &sql)?;
         }
     }
     Ok(())
 }
 
-/// The tables, present or dropped, that have a version table.
-fn with_versions(db: &Connection) -> Result<Vec<String>, DatabaseError> {
+/// The tables, present or dropped, that have a version table, and its text.
+fn with_versions(db: &Connection) -> Result<Vec<(String, String)>, DatabaseError> {
+    // The smaller table inside: with the schema inside, each table would cost a search through it.
     let mut read = db.prepare(
-        "SELECT name FROM main.__harmonylite__table AS t WHERE EXISTS (SELECT 1 FROM \
-        main.sqlite_schema AS s WHERE s.name = '__harmonylite__' || t.name || '_version')",
+        "SELECT t.name, s.sql FROM main.sqlite_schema AS s CROSS JOIN main.__harmonylite__table AS \
+        t ON t.name = substr(s.name, 16, length(s.name) - 23) WHERE s.type = 'table' AND s.name = \
+        '__harmonylite__' || t.name || '_version'",
     )?;
-    let names = read.query_map([], |r| r.get(0))?.collect::<rusqlite::Result<_>>()?;
-    Ok(names)
+    let found = read.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?;
+    Ok(found.collect::<rusqlite::Result<_>>()?)
 }
 
 /// Format 1 had no digests beside the versions. The next installation finds that the table has no
@@ -47,14 +49,9 @@ fn add_digests(db: &Connection, table: &str) -> Result<(), DatabaseError> {
 
 /// Format 2 had UUIDs as text in the keys of the version tables. The copy holds the write lock for
 /// a second or two for each million rows, once.
-fn pack_keys(db: &Connection, table: &str) -> Result<(), DatabaseError> {
+fn pack_keys(db: &Connection, table: &str, former: &str) -> Result<(), DatabaseError> {
     let name = version_table(table);
-    let former: String = db.query_row(
-        "SELECT sql FROM main.sqlite_schema WHERE type = 'table' AND name = ?1",
-        [&name],
-        |r| r.get(0),
-    )?;
-    let Some(packed) = packed_form(&former, &name, &key_types(db, &name)?) else { return Ok(()) };
+    let Some(packed) = packed_form(former, &name, &key_types(db, &name)?) else { return Ok(()) };
     tracing::info!(table, "the version table takes its short form");
     let unpacked = quote(UNPACKED);
     // The legacy form touches nothing but the table: an application's view that does not compile
