@@ -25,7 +25,8 @@ pub struct Statements {
     pub version_put: String,
     /// The greatest key with a version, for tables with an integer key.
     pub version_greatest: String,
-    /// Key, hlc, site number; the digest is that of the row as it is stored, NULL if there is none.
+    /// Key, hlc, site number, packed key; the digest is that of the row as it is stored, NULL if
+    /// there is none.
     pub version_put_stored: String,
     /// Key.
     pub delete_row: String,
@@ -245,11 +246,8 @@ fn statements(schema: &TableSchema, batch_columns: &[String], digest: &RowDigest
         )
     };
     let places: Vec<String> = (1..=n).map(|i| format!("?{i}")).collect();
-    // Its parameters are the row's too, so they come as the row has them.
-    let pack = |(column, place): (&KeyColumn, &String)| {
-        if packs(column) { format!("{PACK}({place})") } else { place.clone() }
-    };
-    let packed: Vec<String> = schema.key.iter().zip(&places).map(pack).collect();
+    // The first parameters find the row, so they come as the row has them.
+    let packed: Vec<String> = (n + 3..2 * n + 3).map(|i| format!("?{i}")).collect();
     let stored =
         format!("(SELECT {} FROM {table} AS t WHERE {condition})", digest.sql("t", u32::MAX));
     Statements {

@@ -8,10 +8,12 @@
 use crate::db::schema::KeyColumn;
 use crate::db::sql::{Affinity, Collation, affinity};
 use crate::model::batch::Value;
-use data_encoding::{HEXLOWER, HEXUPPER};
+use data_encoding::{Encoding, HEXLOWER, HEXUPPER};
 use rusqlite::Connection;
 use rusqlite::functions::FunctionFlags;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
+use std::ops::Range;
+use std::slice::from_ref;
 
 /// The SQL function from a value of the key to what the version table holds.
 pub const PACK: &str = "__harmonylite__pack";
@@ -30,6 +32,10 @@ const CAPITAL: u8 = 4;
 const LENGTH: usize = 17;
 /// The places of the dashes.
 const DASHES: [usize; 4] = [8, 13, 18, 23];
+/// The digits without dashes.
+const WHOLE: Range<usize> = 0..32;
+/// The digits between dashes.
+const GROUPS: [Range<usize>; 5] = [0..8, 9..13, 14..18, 19..23, 24..36];
 
 /// Whether the values of a key column are packed. Under another collation than BINARY one row has
 /// several spellings, and a column of another type may hold a number.
@@ -68,38 +74,34 @@ pub fn pack(value: ValueRef<'_>) -> Packed<'_> {
 }
 
 fn uuid(text: &[u8]) -> Option<[u8; LENGTH]> {
-    let mut digits = [0; 32];
     let dashed = match text.len() {
-        32 => {
-            digits.copy_from_slice(text);
-            false
-        }
-        36 => {
-            let mut at = 0;
-            for (i, byte) in text.iter().enumerate() {
-                if DASHES.contains(&i) {
-                    if *byte != b'-' {
-                        return None;
-                    }
-                    continue;
-                }
-                digits[at] = *byte;
-                at += 1;
-            }
-            true
-        }
+        32 => false,
+        36 if DASHES.iter().all(|at| text[*at] == b'-') => true,
         _ => return None,
     };
+    let groups: &[Range<usize>] = if dashed { &GROUPS } else { from_ref(&WHOLE) };
     let mut packed = [0; LENGTH];
-    let form = if HEXLOWER.decode_mut(&digits, &mut packed[..16]).is_ok() {
+    let form = if decode(&HEXLOWER, text, groups, &mut packed) {
         if dashed { SMALL_DASHED } else { SMALL }
-    } else {
+    } else if decode(&HEXUPPER, text, groups, &mut packed) {
         // Digits alone are the same in both forms, and were taken above.
-        HEXUPPER.decode_mut(&digits, &mut packed[..16]).ok()?;
         if dashed { CAPITAL_DASHED } else { CAPITAL }
+    } else {
+        return None;
     };
     packed[LENGTH - 1] = form;
     Some(packed)
+}
+
+/// Decodes groups of digits one after another. Returns whether all are digits.
+fn decode(encoding: &Encoding, text: &[u8], groups: &[Range<usize>], out: &mut [u8]) -> bool {
+    let mut at = 0;
+    groups.iter().all(|group| {
+        let end = at + group.len() / 2;
+        let is_decoded = encoding.decode_mut(&text[group.clone()], &mut out[at..end]).is_ok();
+        at = end;
+        is_decoded
+    })
 }
 
 /// Returns the value that a packed one stands for; None if nothing is packed like this.

@@ -165,6 +165,9 @@ impl<'a> Versions<'a> {
             none => none.insert(db.prepare_cached(&table.sql.version_put_stored)?),
         };
         bind(put, key.iter(), version, site)?;
+        for (i, value) in packed(table, key).enumerate() {
+            put.raw_bind_parameter(key.len() + 3 + i, value)?;
+        }
         put.raw_execute()?;
         Ok(())
     }
