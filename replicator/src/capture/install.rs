@@ -84,7 +84,7 @@ pub(super) fn table_layout(
     let Some(present) = present.map(|at| kept.swap_remove(at)) else {
         return Ok(TableLayout::first(id, schema));
     };
-    let digest = RowDigest::new(&present.shape, |text, _| value_of(db, text));
+    let digest = RowDigest::new(&present.shape.columns, |text, _| value_of(db, text));
     let history = History {
         shape: present.shape,
         changed_at: present.logged_upto,
@@ -93,7 +93,8 @@ pub(super) fn table_layout(
     Ok(TableLayout::new(id, schema, history, digest))
 }
 
-fn value_of(db: &Connection, literal: &str) -> Option<Value> {
+/// The value of an SQL literal.
+pub(super) fn value_of(db: &Connection, literal: &str) -> Option<Value> {
     db.query_row(&format!("SELECT {literal}"), [], |r| Ok(r.get_ref(0)?.into())).ok()
 }
 

@@ -8,6 +8,7 @@
 //! leaves tables that are not followed yet; the next start continues. Rows written to them
 //! meanwhile get baseline versions (a new table) or are found by comparison (a known one).
 
+use super::follow_shape::{follow_shape, present_names};
 use super::install::{Installed, schema_version, table_layout};
 use super::lineage::{self, TableTriggers};
 use super::objects::Objects;
@@ -15,12 +16,11 @@ use super::triggers::{triggers, version_table_sql, view_sql};
 use crate::db::connection::DatabaseError;
 use crate::db::layout::version_table;
 use crate::db::schema::{OWN_PREFIX, Schema, TableSchema, inspect};
-use crate::db::shape::{Lineage, Shape};
-use crate::db::sql::{literal, quote};
-use crate::model::batch::{Digest, Value};
+use crate::db::sql::quote;
+use crate::model::batch::Digest;
 use crate::model::table_filter::TableFilter;
 use crate::store::comparisons::{self, Comparison, Kind};
-use crate::store::schema_history::{self, KeptShape};
+use crate::store::schema_history;
 use crate::store::tables::{self, Change};
 use crate::store::{change_log, kept_tables, meta};
 use rusqlite::Connection;
@@ -422,65 +422,6 @@ fn wanted(table: &TableSchema, id: i64) -> BTreeMap<String, String> {
     wanted.insert(version_table(&table.name), version_table_sql(table));
     wanted.insert(view_name(&table.name), view_sql(table, id));
     wanted
-}
-
-/// The present names of the former columns, if every change was logged under this number.
-fn present_names(found: Option<&TableTriggers>, id: i64) -> Option<&[String]> {
-    let found = found.filter(|found| found.log_every_change())?;
-    let (number, names) = found.witness.as_ref()?;
-    (*number == id).then_some(names.as_slice())
-}
-
-/// Stores the shape that a table has now. Returns what has to be compared, if its version table is
-/// one that stays, and whether its rows are identified by other columns than before.
-fn follow_shape(
-    db: &Connection,
-    table: &TableSchema,
-    table_id: i64,
-    found: Option<&TableTriggers>,
-    now_ms: i64,
-) -> Result<(Option<Comparison>, bool), DatabaseError> {
-    let logged = found.is_some_and(TableTriggers::log_every_change);
-    let former = schema_history::newest(db, table_id)?;
-    let (mut shape, lineage) = match &former {
-        Some(former) => former.shape.next(table, present_names(found, table_id)),
-        None => (Shape::first(table), Lineage { new_from: 1, lost_column: true }),
-    };
-    settle_absent(db, &mut shape, lineage.new_from)?;
-    let other_key = former.as_ref().is_some_and(|former| former.shape.has_other_key(&shape));
-    let logged_upto = change_log::log_end(db)?;
-    if former.as_ref().is_none_or(|kept| kept.hash != table.hash || kept.shape != shape) {
-        let kept = KeptShape { hash: table.hash, shape, logged_upto };
-        schema_history::put(db, table_id, &kept, now_ms)?;
-    }
-    let kind = match (logged, lineage.lost_column) {
-        (true, false) => return Ok((None, other_key)),
-        (true, true) => Kind::Refresh,
-        (false, false) => Kind::Compare,
-        (false, true) => Kind::CompareLoosely,
-    };
-    let new_from = lineage.new_from;
-    let comparison = Comparison { table_id, time_ms: now_ms, kind, new_from, logged_upto };
-    Ok((Some(comparison), other_key))
-}
-
-/// Puts the value that rows really have in the place of the text of a DEFAULT: the column's
-/// affinity decides what it becomes.
-fn settle_absent(db: &Connection, shape: &mut Shape, new_from: u32) -> Result<(), DatabaseError> {
-    for column in shape.columns.iter_mut().filter(|c| c.id >= new_from) {
-        let Some(text) = &column.absent else { continue };
-        db.execute_batch(&format!(
-            "CREATE TEMP TABLE __harmonylite__default (x {} DEFAULT ({text})); INSERT INTO \
-            temp.__harmonylite__default DEFAULT VALUES",
-            if column.declared.is_empty() { String::new() } else { quote(&column.declared) }
-        ))?;
-        let value: Value = db.query_row("SELECT x FROM temp.__harmonylite__default", [], |r| {
-            Ok(r.get_ref(0)?.into())
-        })?;
-        db.execute_batch("DROP TABLE temp.__harmonylite__default")?;
-        column.absent = (value != Value::Null).then(|| literal(&value));
-    }
-    Ok(())
 }
 
 fn store_hash(db: &Connection, hash: Digest) -> Result<(), DatabaseError> {

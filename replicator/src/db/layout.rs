@@ -73,7 +73,7 @@ impl TableLayout {
     /// Builds the layout of a table that has no history.
     pub fn first(id: i64, schema: TableSchema) -> Self {
         let shape = Shape::first(&schema);
-        let digest = RowDigest::new(&shape, |_, _| None);
+        let digest = RowDigest::new(&shape.columns, |_, _| None);
         let history = History { shape, changed_at: 0, former: Vec::new() };
         Self::new(id, schema, history, digest)
     }

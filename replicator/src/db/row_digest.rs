@@ -7,7 +7,7 @@
 //! works on the connections that [`register`] was called for.
 
 use crate::db::layout::TableLayout;
-use crate::db::shape::Shape;
+use crate::db::shape::ShapeColumn;
 use crate::db::sql::{literal, quote};
 use crate::model::batch::Value;
 use rusqlite::Connection;
@@ -45,9 +45,12 @@ fn hash(id: u32, value: ValueRef<'_>) -> u64 {
 }
 
 impl RowDigest {
-    /// Over the columns of a shape. `absent` gives the value of a literal in a column of the type.
-    pub fn new(shape: &Shape, mut absent: impl FnMut(&str, &str) -> Option<Value>) -> Self {
-        let columns = shape.columns.iter().map(|c| {
+    /// Over columns of a shape. `absent` gives the value of a literal in a column of the type.
+    pub fn new(
+        columns: &[ShapeColumn],
+        mut absent: impl FnMut(&str, &str) -> Option<Value>,
+    ) -> Self {
+        let columns = columns.iter().map(|c| {
             let value = c.absent.as_deref().and_then(|text| absent(text, &c.declared));
             (c.name.clone(), c.id, value.filter(|v| *v != Value::Null))
         });
@@ -142,25 +145,15 @@ fn parse_ids(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::db::shape::ShapeColumn;
 
-    fn shape(columns: &[(u32, &str, Option<&str>)]) -> Shape {
-        Shape {
-            name: "t".to_owned(),
-            columns: columns
-                .iter()
-                .map(|(id, name, absent)| ShapeColumn {
-                    id: *id,
-                    name: (*name).to_owned(),
-                    declared: String::new(),
-                    absent: absent.map(str::to_owned),
-                })
-                .collect(),
-            key: Vec::new(),
-            key_collations: Vec::new(),
-            unique: Vec::new(),
-            next_id: 9,
-        }
+    fn shape(columns: &[(u32, &str, Option<&str>)]) -> Vec<ShapeColumn> {
+        let column = |(id, name, absent): &(u32, &str, Option<&str>)| ShapeColumn {
+            id: *id,
+            name: (*name).to_owned(),
+            declared: String::new(),
+            absent: absent.map(str::to_owned),
+        };
+        columns.iter().map(column).collect()
     }
 
     fn digest(columns: &[(u32, &str, Option<&str>)]) -> RowDigest {

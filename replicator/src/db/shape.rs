@@ -61,17 +61,34 @@ impl Shape {
     /// their order, where SQLite itself has kept track of them; without it a column is the same if
     /// name and affinity are.
     pub fn next(&self, table: &TableSchema, renamed: Option<&[String]>) -> (Self, Lineage) {
-        let followed = renamed.filter(|names| names.len() == self.columns.len());
-        let same = |name: &str, declared: &str| {
-            let at = match followed {
-                Some(names) => named(names, &self.columns, name),
-                None => self.columns.iter().position(|c| {
-                    c.name.eq_ignore_ascii_case(name) && affinity(&c.declared) == affinity(declared)
-                }),
-            };
-            at.map(|at| &self.columns[at])
-        };
-        let next = Self::build(table, self.next_id, |c| same(&c.name, &c.declared));
+        match renamed.filter(|names| names.len() == self.columns.len()) {
+            Some(names) => self
+                .successor(table, |c| Some(&self.columns[named(names, &self.columns, &c.name)?])),
+            None => self.after_rebuild(table, &[]),
+        }
+    }
+
+    /// The shape of a table that was created anew: a column is the same if name and affinity are,
+    /// or if it is in `renamed`, by its number and its present name.
+    pub fn after_rebuild(&self, table: &TableSchema, renamed: &[(u32, String)]) -> (Self, Lineage) {
+        self.successor(table, |column| {
+            let known = renamed.iter().find(|(_, name)| name.eq_ignore_ascii_case(&column.name));
+            self.columns.iter().find(|c| match known {
+                Some((id, _)) => c.id == *id,
+                None => {
+                    c.name.eq_ignore_ascii_case(&column.name)
+                        && affinity(&c.declared) == affinity(&column.declared)
+                }
+            })
+        })
+    }
+
+    fn successor<'s>(
+        &self,
+        table: &TableSchema,
+        same: impl Fn(&Column) -> Option<&'s ShapeColumn>,
+    ) -> (Self, Lineage) {
+        let next = Self::build(table, self.next_id, same);
         let lost_column = self.columns.iter().any(|c| next.columns.iter().all(|n| n.id != c.id));
         (next, Lineage { new_from: self.next_id, lost_column })
     }
@@ -134,6 +151,16 @@ impl Shape {
             shape.key.iter().map(named).collect()
         };
         numbers(self) != numbers(other)
+    }
+
+    /// The columns that another shape of this table has neither by number nor by name.
+    pub fn without(&self, other: &Shape) -> Vec<&ShapeColumn> {
+        let is_there = |column: &ShapeColumn| {
+            let same =
+                |c: &ShapeColumn| c.id == column.id || c.name.eq_ignore_ascii_case(&column.name);
+            other.columns.iter().any(same)
+        };
+        self.columns.iter().filter(|c| !is_there(c)).collect()
     }
 
     /// The present name of a column of this shape, by its name then; None if it is gone.

@@ -37,6 +37,10 @@ pub struct Status {
     pub schema_differences: Vec<SchemaDifference>,
     /// Indexes, views and triggers of other nodes' migrations that could not be made here.
     pub unmade_objects: Vec<UnmadeStatus>,
+    /// The tables with what other nodes' migrations dropped here, until `version_retention` has
+    /// passed.
+    #[serde(default)]
+    pub kept_tables: Vec<String>,
     pub conflicts: u64,
     /// Tables with rows that two nodes inserted under one key, and the number of such entries in
     /// the conflict journal.

@@ -8,6 +8,7 @@
 mod actor_loop;
 mod bell;
 mod checkpoint;
+mod database_figures;
 mod delivery;
 mod error;
 mod examine;

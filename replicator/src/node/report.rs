@@ -3,22 +3,20 @@
 //! Arrives: the snapshots of the two threads, the connection's state, and figures read from the
 //! database on a connection of its own. Leaves: a [`Status`]. Reads only.
 
+use super::database_figures::DatabaseFigures;
 use super::reader::ReaderSnapshot;
 use super::registry::{RegistrySeen, StreamEnd};
 use super::servers::ServersUp;
 use super::writer::{StreamSnapshot, WriterSnapshot};
 use crate::clock;
-use crate::db::connection::DatabaseError;
 use crate::embedded::Health;
 use crate::model::ids::NodeId;
 use crate::model::status::{
-    BrokerStatus, Counters, HeldStatus, SchemaDifference, SnapshotsStatus, Status, StreamStatus,
-    UnmadeStatus, WakeStatus,
+    BrokerStatus, Counters, SchemaDifference, SnapshotsStatus, Status, StreamStatus, UnmadeStatus,
+    WakeStatus,
 };
 use crate::nats::{LinkState, wire};
 use crate::settings::Settings;
-use crate::store::change_log::{self, Pending};
-use crate::store::{conflicts, held, meta, quarantine, unmade_objects};
 use rusqlite::Connection;
 use std::path::PathBuf;
 use tokio::sync::watch;
@@ -42,36 +40,6 @@ pub(super) struct StatusSources {
     /// The embedded server's health; None without one.
     pub(super) server: Option<watch::Receiver<Health>>,
     pub(super) db: parking_lot::Mutex<Option<Connection>>,
-}
-
-/// The figures that only the database knows.
-#[derive(Default)]
-struct DatabaseFigures {
-    pending: Pending,
-    unmarked: u64,
-    held: Vec<HeldStatus>,
-    unmade: Vec<UnmadeStatus>,
-    conflicts: u64,
-    inserted_twice: Vec<(String, u64)>,
-    quarantine: u64,
-}
-
-/// Reads the figures. `sent` is the last log entry that the broker has acknowledged; its mark in
-/// the database may wait.
-fn glance(db: &Connection, sent: i64) -> Result<DatabaseFigures, DatabaseError> {
-    let marked = meta::get(db, meta::PUBLISHED)?.unwrap_or(0);
-    // If somebody emptied the log, its numbers start again.
-    let sent = if sent <= change_log::log_end(db)? { sent.max(marked) } else { marked };
-    let pending = change_log::pending(db, sent)?;
-    Ok(DatabaseFigures {
-        pending,
-        unmarked: change_log::pending(db, marked)?.entries - pending.entries,
-        held: held::list(db)?,
-        unmade: unmade_objects::list(db)?,
-        conflicts: conflicts::count(db)?.cast_unsigned(),
-        inserted_twice: conflicts::inserted_twice(db)?,
-        quarantine: quarantine::count(db)?.cast_unsigned(),
-    })
 }
 
 /// A change that is pending for longer makes the node degraded.
@@ -102,8 +70,8 @@ impl StatusSources {
             self.link.borrow().clone(),
             self.registry.borrow().clone(),
         );
-        let glance = match self.db.lock().as_ref() {
-            Some(db) => glance(db, reader.sent),
+        let figures = match self.db.lock().as_ref() {
+            Some(db) => DatabaseFigures::read(db, reader.sent),
             None => Ok(DatabaseFigures::default()),
         };
         let now_ms = clock::unix_ms();
@@ -156,16 +124,8 @@ impl StatusSources {
             last_applied_ms: writer.stats.last_applied_unix_ms,
             ..Status::default()
         };
-        match glance {
-            Ok(glance) => {
-                (status.pending_rows, status.oldest_pending_ms) =
-                    (glance.pending.entries, glance.pending.oldest_ms);
-                status.unmarked_rows = glance.unmarked;
-                (status.held, status.conflicts, status.quarantine) =
-                    (glance.held, glance.conflicts, glance.quarantine);
-                status.inserted_twice = glance.inserted_twice;
-                status.unmade_objects = glance.unmade;
-            }
+        match figures {
+            Ok(figures) => figures.put_into(&mut status),
             Err(error) => status.fail(format!("the database cannot be read: {error}")),
         }
         self.degrade(&mut status, &writer, &reader, &link);

@@ -32,9 +32,7 @@ pub fn keep(
 ) -> Result<(), DatabaseError> {
     match change {
         SchemaChange::DropTable { name } => {
-            let kept = quote(&kept_name(name, now_ms));
-            let rows = format!("CREATE TABLE main.{kept} AS SELECT * FROM main.{}", quote(name));
-            Ok(db.execute_batch(&rows)?)
+            keep_rows(db, &kept_name(name, now_ms), &format!("FROM main.{}", quote(name)))
         }
         SchemaChange::DropColumn { table, column } => {
             let name = kept_name(&format!("{table}_{column}"), now_ms);
@@ -63,17 +61,32 @@ fn keep_columns(
         return Ok(());
     }
     let filled: Vec<String> = columns.iter().map(|c| format!("{} IS NOT NULL", quote(c))).collect();
-    let sql = format!(
-        "CREATE TABLE main.{} AS SELECT * FROM main.{} WHERE {}",
-        quote(kept),
-        quote(table),
-        filled.join(" OR ")
-    );
-    Ok(db.execute_batch(&sql)?)
+    keep_rows(db, kept, &format!("FROM main.{} WHERE {}", quote(table), filled.join(" OR ")))
+}
+
+/// Nothing is kept where there is nothing: a kept table means that values are gone elsewhere.
+fn keep_rows(db: &Connection, kept: &str, rows: &str) -> Result<(), DatabaseError> {
+    if db.query_row(&format!("SELECT EXISTS (SELECT 1 {rows})"), [], |r| r.get(0))? {
+        db.execute_batch(&format!("CREATE TABLE main.{} AS SELECT * {rows}", quote(kept)))?;
+    }
+    Ok(())
 }
 
 fn kept_name(table: &str, now_ms: i64) -> String {
     format!("{OWN_PREFIX}{DROPPED}{now_ms}_{table}")
+}
+
+/// The kept tables, the oldest first.
+///
+/// # Errors
+/// SQLite's error.
+pub fn list(db: &Connection) -> Result<Vec<String>, DatabaseError> {
+    let mut read = db.prepare_cached(
+        "SELECT name FROM main.sqlite_schema WHERE type = 'table' AND substr(name, 1, length(?1)) \
+        = ?1 ORDER BY name",
+    )?;
+    let names = read.query_map([format!("{OWN_PREFIX}{DROPPED}")], |r| r.get(0))?;
+    Ok(names.collect::<rusqlite::Result<_>>()?)
 }
 
 /// Removes the tables that were kept before this time, unix milliseconds.
@@ -81,11 +94,7 @@ fn kept_name(table: &str, now_ms: i64) -> String {
 /// # Errors
 /// SQLite's error.
 pub fn remove_before(db: &Connection, before_ms: i64) -> Result<(), DatabaseError> {
-    let names: Vec<String> = db
-        .prepare("SELECT name FROM main.sqlite_schema WHERE type = 'table'")?
-        .query_map([], |r| r.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
-    for name in names.iter().filter(|name| is_kept(name)) {
+    for name in &list(db)? {
         let time = name[OWN_PREFIX.len() + DROPPED.len()..].split('_').next();
         let kept_ms = time.and_then(|text| text.parse::<i64>().ok());
         if kept_ms.is_some_and(|kept_ms| kept_ms < before_ms) {

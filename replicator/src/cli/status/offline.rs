@@ -7,13 +7,15 @@ use crate::model::status::{Status, StreamStatus};
 use crate::settings::Settings;
 use crate::store::cursor::{self, Cursor};
 use crate::store::meta::Meta;
-use crate::store::{change_log, conflicts, gaps, held, quarantine, tables, unmade_objects};
+use crate::store::{
+    change_log, conflicts, gaps, held, kept_tables, quarantine, tables, unmade_objects,
+};
 use anyhow::{Context, Result};
 use rusqlite::Connection;
 use serde_json::Value;
 
 /// What the database and the configuration tell.
-const KNOWN: [&str; 18] = [
+const KNOWN: [&str; 19] = [
     "node_id",
     "db_path",
     "now_ms",
@@ -28,6 +30,7 @@ const KNOWN: [&str; 18] = [
     "oldest_pending_ms",
     "held",
     "unmade_objects",
+    "kept_tables",
     "conflicts",
     "inserted_twice",
     "quarantine",
@@ -75,6 +78,7 @@ fn read(db: &Connection, settings: &Settings) -> Result<Status> {
         oldest_pending_ms: pending.oldest_ms,
         held: held::list(db)?,
         unmade_objects: unmade_objects::list(db)?,
+        kept_tables: kept_tables::list(db)?,
         conflicts: conflicts::count(db)?.cast_unsigned(),
         inserted_twice: conflicts::inserted_twice(db)?,
         quarantine: quarantine::count(db)?.cast_unsigned(),

@@ -154,6 +154,10 @@ pub(super) fn text(running: bool, s: &Status) -> String {
         let (node, change, error) = (unmade.node_id, &unmade.change, &unmade.error);
         out.alarm("not made", &format!("for {lasts}, of node {node}: {change}: {error}"));
     }
+    if !s.kept_tables.is_empty() {
+        let tables = s.kept_tables.join(", ");
+        out.line("kept", &format!("values that a migration of another node dropped: {tables}"));
+    }
     if running && s.snapshots.enabled {
         out.line("snapshots", &snapshots(s));
         for each in &s.snapshots.works {
