@@ -47,7 +47,7 @@ LOCKED = ("SQLITE_BUSY", "database is locked")
 class TitleWriter(Writer):
     """Gives no unique column a value: the table of these migrations has none."""
 
-    SQL = "INSERT INTO {table} (id, {column}) VALUES (?, 'x')"
+    SQL = "INSERT INTO {table} (id, {column}) VALUES (?, " + Writer.VALUE + ")"
 
 
 def migrate(tool, path, version):
@@ -119,7 +119,7 @@ def play(tool, mode):
         print(f"  {written} rows written, {found['article']} there, errors {unexpected[:3]}")
         if found["article"] != written or unexpected:
             raise Failed("a row is missing, or a write failed")
-        sql = "SELECT count(*) FROM article WHERE title IS NOT 'x' OR qty IS NOT 0"
+        sql = "SELECT count(*) FROM article WHERE coalesce(title, '') NOT GLOB 'x*' OR qty IS NOT 0"
         if wrong := nodes.open(1).execute(sql).fetchone()[0]:
             raise Failed(f"{wrong} rows have lost a value")
 

@@ -1,8 +1,8 @@
 //! Follows the shape of a table: what became of its columns, and whether its rows must be compared.
 //!
-//! Arrives: a table as it is now, and our triggers on it. Leaves: its shape in the history, and what
-//! has to be compared. Owns: a column keeps its number where SQLite or the rows' digests show that
-//! it is the same one. Runs inside the caller's write transaction.
+//! Arrives: a table as it is now, and our triggers on it. Leaves: its shape in the history, and
+//! what has to be compared. Owns: a column keeps its number where SQLite or the rows' digests show
+//! that it is the same one. Runs inside the caller's write transaction.
 
 use super::install::value_of;
 use super::lineage::TableTriggers;
@@ -59,8 +59,8 @@ pub(super) fn follow_shape(
     Ok((Some(comparison), other_key))
 }
 
-/// The shape after the one that is known. `names` are the present names of its columns, where SQLite
-/// has kept track of them.
+/// The shape after the one that is known. `names` are the present names of its columns, where
+/// SQLite has kept track of them.
 fn next_shape(
     db: &Connection,
     table: &TableSchema,

@@ -21,9 +21,9 @@ const ROWS: u64 = 2_000;
 /// Columns that are gone, and columns that are new, beyond which nothing is tried.
 const COLUMNS_MAX: usize = 4;
 
-/// The former columns of a rebuilt table that have another name now, by number. `present` is the shape that
-/// it has if there are none, with the values of its defaults. `value_of` gives the value of an SQL
-/// literal.
+/// The former columns of a rebuilt table that have another name now, by number. `present` is the
+/// shape that it has if there are none, with the values of its defaults. `value_of` gives the value
+/// of an SQL literal.
 ///
 /// # Errors
 /// SQLite's error.
@@ -57,38 +57,11 @@ pub(super) fn renamed(
         };
         found = evidence.best();
     }
-    tell(table, &lost, &new, &found);
+    for (id, name) in &found {
+        let from = lost.iter().find(|c| c.id == *id).map_or("", |c| &c.name);
+        tracing::info!(table = table.name, from, to = name, "a rebuild renamed this column");
+    }
     Ok(found)
-}
-
-/// Says what was found out, and what was not: people must know which column is another's heir.
-fn tell(table: &TableSchema, lost: &[&ShapeColumn], new: &[&ShapeColumn], found: &[(u32, String)]) {
-    let table = &table.name;
-    for (id, name) in found {
-        let former = lost.iter().find(|c| c.id == *id).map_or("", |c| &c.name);
-        tracing::info!(table, from = former, to = name, "a rebuild renamed this column");
-    }
-    let left: Vec<&str> = lost
-        .iter()
-        .filter(|c| !found.iter().any(|(id, _)| *id == c.id))
-        .map(|c| c.name.as_str())
-        .collect();
-    let free: Vec<&str> = new
-        .iter()
-        .filter(|c| !found.iter().any(|(_, name)| *name == c.name))
-        .map(|c| c.name.as_str())
-        .collect();
-    if !left.is_empty() && !free.is_empty() {
-        tracing::warn!(
-            table,
-            gone = left.join(", "),
-            new = free.join(", "),
-            "a rebuild dropped columns and added others; nothing shows that one is the other under \
-            a new name, so rows that only other nodes have get no value in the new ones. If it was \
-            meant as a rename, rename by ALTER TABLE .. RENAME COLUMN; with schema.replicate = \
-            \"all\" the values stay in __harmonylite__dropped_* on the other nodes"
-        );
-    }
 }
 
 /// Whether the version table is that of a key of this form.
@@ -226,12 +199,10 @@ impl Evidence<'_> {
         if pairs.iter().zip(&told).all(is_sure) { proofs } else { 0 }
     }
 
-    /// Whether the new column stands where the lost one did, with the same type. A column that was
-    /// added stands at the end, and may have been given one value in all rows that all lost ones
-    /// had as well.
+    /// Whether the new column stands where the lost one did. A column that was added stands at the
+    /// end, and may have been given one value in all rows that all lost ones had as well.
     fn is_in_its_place(&self, (lost, new): (usize, usize)) -> bool {
-        let ((before, lost), (after, new)) = (self.lost[lost], self.new[new]);
-        before == after && lost.declared.eq_ignore_ascii_case(&new.declared)
+        self.lost[lost].0 == self.new[new].0
     }
 
     fn has_news(&self, row: &Row) -> bool {

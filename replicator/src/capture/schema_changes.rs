@@ -10,7 +10,7 @@ use crate::db::layout::Layout;
 use crate::db::objects::Objects;
 use crate::db::schema_change::{ChangeSet, SchemaChange};
 use crate::db::schema_diff::{ColumnRename, Renames, changes};
-use crate::db::shape::Shape;
+use crate::db::shape::{Shape, ShapeColumn};
 use crate::db::sql::{is_constant, quote};
 use crate::model::config::SchemaMode;
 use crate::model::ids::Site;
@@ -60,13 +60,16 @@ pub fn note(
     let present = read(db, &layout()?, carry.filter)?;
     let known: Option<Known> =
         meta::get(db, meta::CARRIED_SCHEMA)?.and_then(|b| ciborium::from_reader(&b[..]).ok());
-    let mut made = known.map_or_else(Vec::new, |known| {
-        changes(&known.objects, &present.objects, &renames(&known, &present))
+    let mut made = known.as_ref().map_or_else(Vec::new, |known| {
+        changes(&known.objects, &present.objects, &renames(known, &present))
     });
     for change in &mut made {
         fill(db, &present.objects, change)?;
     }
     if !made.is_empty() {
+        if let Some(known) = &known {
+            warn_of_unlike_columns(known, &present);
+        }
         follow_unmade::follow(db, &present.objects, &made)?;
         add(db, &made, carry, now_ms)?;
     }
@@ -172,6 +175,28 @@ fn renames(before: &Known, after: &Known) -> Renames {
         }
     }
     renames
+}
+
+/// People must know where a column that they renamed by way of a copy is another one for us.
+fn warn_of_unlike_columns(before: &Known, after: &Known) {
+    for (id, now) in &after.shapes {
+        let Some(then) = before.shapes.get(id) else { continue };
+        let names = |columns: Vec<&ShapeColumn>| {
+            columns.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ")
+        };
+        let (gone, new) = (names(then.without(now)), names(now.without(then)));
+        if !gone.is_empty() && !new.is_empty() {
+            tracing::warn!(
+                table = now.name,
+                gone,
+                new,
+                "a migration dropped columns and added others; nothing shows that one is the other \
+                under a new name. So in rows that only other nodes have, the new columns have no \
+                value; what these rows had stays there in a table that `status` names. To rename a \
+                column use ALTER TABLE .. RENAME COLUMN"
+            );
+        }
+    }
 }
 
 #[cfg(test)]

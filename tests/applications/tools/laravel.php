@@ -24,7 +24,7 @@ $steps = [
         . 'Schema::create("tag", function ($t) { $t->string("id")->primary(); });',
     $table("item", '$t->integer("qty")->default(0)->nullable(); $t->text("note")->nullable(); '
         . '$t->index("name");'),
-    'DB::statement("ALTER TABLE item RENAME COLUMN name TO title");',
+    $whole($table("item", '$t->renameColumn("name", "title");')),
     $whole($table("item", '$t->bigInteger("qty")->default(0)->nullable(false)->change();')),
     'Schema::drop("tag");',
     $whole($table("item", '$t->dropColumn("note");')),

@@ -9,7 +9,7 @@ STEPS = [
   "create_table(:item, id: :string) { |t| t.string :name }; create_table(:tag, id: :string)",
   "add_column :item, :qty, :integer, default: 0; add_column :item, :note, :text; " \
     "add_index :item, :name",
-  "execute 'ALTER TABLE item RENAME COLUMN name TO title'", # travels with its values
+  "rename_column :item, :name, :title", # a rebuild
   "change_column :item, :qty, :bigint, default: 0, null: false",
   "drop_table :tag",
   "remove_column :item, :note",

@@ -19,7 +19,7 @@ const steps = [
     await q.addColumn("item", "note", DataTypes.TEXT);
     await q.addIndex("item", ["name"]);
   },
-  () => sequelize.query("ALTER TABLE item RENAME COLUMN name TO title"),
+  whole((q, options) => q.renameColumn("item", "name", "title", options)),
   whole((q, options) => q.changeColumn("item", "qty", qty, options)),
   (q) => q.dropTable("tag"),
   whole((q, options) => q.removeColumn("item", "note", options)),

@@ -40,6 +40,7 @@ mod peers;
 mod quarantine_retry;
 mod rebuild_in_steps;
 mod refusals;
+mod renamed_by_rebuild;
 mod schema_take_over;
 mod second_version;
 mod secrets;
