@@ -24,6 +24,12 @@ pub(super) fn present_names(found: Option<&TableTriggers>, id: i64) -> Option<&[
     (*number == id).then_some(names.as_slice())
 }
 
+/// A table whose rows are identified by other columns than before.
+pub(super) struct ChangedKey {
+    pub(super) former: Shape,
+    pub(super) present: Shape,
+}
+
 /// Stores the shape that a table has now. Returns what has to be compared, if its version table is
 /// one that stays, and whether its rows are identified by other columns than before.
 ///
@@ -35,21 +41,26 @@ pub(super) fn follow_shape(
     table_id: i64,
     found: Option<&TableTriggers>,
     now_ms: i64,
-) -> Result<(Option<Comparison>, bool), DatabaseError> {
+) -> Result<(Option<Comparison>, Option<ChangedKey>), DatabaseError> {
     let logged = found.is_some_and(TableTriggers::log_every_change);
     let former = schema_history::newest(db, table_id)?;
     let (shape, lineage) = match &former {
         Some(former) => next_shape(db, table, &former.shape, present_names(found, table_id))?,
         None => (Shape::first(table), Lineage { new_from: 1, lost_column: true }),
     };
-    let other_key = former.as_ref().is_some_and(|former| former.shape.has_other_key(&shape));
+    let other_key = former
+        .as_ref()
+        .filter(|former| former.shape.has_other_key(&shape))
+        .map(|former| ChangedKey { former: former.shape.clone(), present: shape.clone() });
     let logged_upto = change_log::log_end(db)?;
     if former.as_ref().is_none_or(|kept| kept.hash != table.hash || kept.shape != shape) {
         let kept = KeptShape { hash: table.hash, shape, logged_upto };
         schema_history::put(db, table_id, &kept, now_ms)?;
     }
     let kind = match (logged, lineage.lost_column) {
-        (true, false) => return Ok((None, other_key)),
+        // The log names rows by the former key.
+        (true, false) if other_key.is_some() => Kind::Compare,
+        (true, false) => return Ok((None, None)),
         (true, true) => Kind::Refresh,
         (false, false) => Kind::Compare,
         (false, true) => Kind::CompareLoosely,

@@ -8,7 +8,8 @@
 //! leaves tables that are not followed yet; the next start continues. Rows written to them
 //! meanwhile get baseline versions (a new table) or are found by comparison (a known one).
 
-use super::follow_shape::{follow_shape, present_names};
+use super::changed_key;
+use super::follow_shape::{ChangedKey, follow_shape, present_names};
 use super::install::{Installed, schema_version, table_layout};
 use super::lineage::{self, TableTriggers};
 use super::objects::Objects;
@@ -329,11 +330,12 @@ impl Installation {
                 id,
                 is_new,
                 other_key,
+                carried: false,
                 comparison,
                 wanted: wanted(table, id),
             });
         }
-        for table in &followed {
+        for table in &mut followed {
             self.drop_stale(db, table)?;
         }
         for table in followed {
@@ -342,7 +344,11 @@ impl Installation {
         Ok(())
     }
 
-    fn drop_stale(&mut self, db: &Connection, table: &Followed) -> Result<(), DatabaseError> {
+    fn drop_stale(&mut self, db: &Connection, table: &mut Followed) -> Result<(), DatabaseError> {
+        if let Some(key) = &table.other_key {
+            let lost = self.take_versions(db, table, key)?;
+            table.carried = lost.is_some();
+        }
         let on_table = self.objects.triggers_on(&self.schema.tables[table.at].name);
         for name in on_table.iter().filter(|name| !table.wanted.contains_key(*name)) {
             self.drop_object(db, name)?;
@@ -352,19 +358,49 @@ impl Installation {
                 self.drop_object(db, name)?;
             }
         }
-        if table.other_key {
-            // Versions and log entries name rows by the former key.
-            let name = self.schema.tables[table.at].name.clone();
-            self.drop_object(db, &version_table(&name))?;
-            let dropped = change_log::forget_unpublished(db, table.id)?;
-            tracing::warn!(
-                table = name,
-                changes = dropped,
-                "rows of this table are identified by other columns now; all of them are published \
-                again, deletes that were not published yet are not"
-            );
+        if table.other_key.is_some() {
+            self.drop_object(db, &version_table(&self.schema.tables[table.at].name.clone()))?;
         }
         Ok(())
+    }
+
+    /// Versions and log entries name rows by the former key.
+    fn take_versions(
+        &self,
+        db: &Connection,
+        table: &Followed,
+        key: &ChangedKey,
+    ) -> Result<Option<u64>, DatabaseError> {
+        let schema = &self.schema.tables[table.at];
+        let lost = if self.objects.has(&version_table(&schema.name)) {
+            changed_key::take(db, schema, table.id, (&key.former, &key.present))?
+        } else {
+            None
+        };
+        match lost {
+            Some(0) => tracing::info!(
+                table = schema.name,
+                "rows of this table are identified by other columns now; they keep their versions"
+            ),
+            Some(deletes) => tracing::warn!(
+                table = schema.name,
+                deletes,
+                "rows of this table are identified by other columns now, which nobody knows of \
+                rows that are gone: deletes of the last moment, if they were not published yet, do \
+                not reach the other nodes; delete these rows there"
+            ),
+            None => {
+                let changes = change_log::forget_unpublished(db, table.id)?;
+                tracing::warn!(
+                    table = schema.name,
+                    changes,
+                    "rows of this table are identified by other columns now, and the former ones \
+                    are gone; all rows are published again, deletes that were not published yet \
+                    are not"
+                );
+            }
+        }
+        Ok(lost)
     }
 
     fn create_missing(
@@ -386,6 +422,10 @@ impl Installation {
         let missing: Vec<(&str, &str)> =
             wanted.map(|(n, sql)| (n.as_str(), sql.as_str())).collect();
         self.objects.create(db, &table.name, &missing)?;
+        if followed.carried {
+            changed_key::put(db, &table_layout(db, followed.id, table.clone())?)?;
+            has_versions = true;
+        }
         if !has_versions {
             if joined {
                 let layout = table_layout(db, followed.id, table)?;
@@ -407,7 +447,9 @@ struct Followed {
     id: i64,
     is_new: bool,
     /// Its rows are identified by other columns than before.
-    other_key: bool,
+    other_key: Option<ChangedKey>,
+    /// Its versions wait to be put into a new version table.
+    carried: bool,
     comparison: Option<Comparison>,
     wanted: BTreeMap<String, String>,
 }

@@ -2,6 +2,7 @@
 
 pub mod absorb;
 pub mod baseline;
+mod changed_key;
 pub mod compare;
 mod displaced;
 pub mod fold;

@@ -10,6 +10,7 @@ mod broker_access;
 mod broker_restart;
 mod busy_application;
 mod carried_schema;
+mod changed_key;
 mod cluster_access;
 mod convergence;
 mod database_replaced;

@@ -13,7 +13,8 @@ use harmonylite_guarantees::{Cluster, Node, Rows, eventually, rows};
 const ALL: &str = "[schema]\nreplicate = \"all\"";
 const SCHEMA: &str = "CREATE TABLE item (id TEXT PRIMARY KEY, sku UNIQUE, name varchar(50))";
 const REBUILD: &str = "BEGIN IMMEDIATE; CREATE TABLE new_item (id TEXT PRIMARY KEY, sku \
-    UNIQUE, title varchar(50)); INSERT INTO new_item SELECT id, sku, name FROM item; DROP TABLE item; ALTER TABLE new_item RENAME TO item; COMMIT";
+    UNIQUE, title varchar(50)); INSERT INTO new_item SELECT id, sku, name FROM item; DROP TABLE \
+    item; ALTER TABLE new_item RENAME TO item; COMMIT";
 const TITLES: &str = "SELECT id, title FROM item ORDER BY id";
 
 #[track_caller]
