@@ -86,8 +86,7 @@ licenses: ## replicator/licenses.txt, after a change of the dependencies
 bench: build ## floors: throughput, latency, cost to the application
 	target/release/harmonylite bench --floors $(BENCH_ARGS)
 
-# Apart from `make test`: the counts are those of one machine, compiler and libc.
-bench-check: ## instructions a row of each stage, against bench/instructions.json (needs valgrind)
+bench-check: ## instructions a row of each stage, against bench/instructions.json (valgrind)
 	scripts/instructions.py --check
 
 # SIM_ARGS="--seed 17" repeats one world.

@@ -78,7 +78,7 @@ fn main() -> Result<()> {
     let mut stages = Stages::new(dir.path(), &mut origin)?;
     for transaction in 0..rows / PER {
         let from = transaction * PER;
-        timed(&mut times.raw, || write(&raw, shape, from))?;
+        timed(&mut times.raw, || Stages::raw(&raw, shape, from))?;
         timed(&mut times.app, || write(&origin.app, shape, from))?;
         let body = timed(&mut times.collect, || stages.collect(&origin))?;
         if (transaction + 1).is_multiple_of(ABSORB_EVERY) {
@@ -202,6 +202,12 @@ impl Stages {
             sent,
             batch: 0,
         })
+    }
+
+    /// What the rows cost without us: the measure of the other stages on any machine.
+    #[inline(never)]
+    fn raw(db: &Connection, shape: Shape, from: u64) -> Result<()> {
+        write(db, shape, from)
     }
 
     /// Collects what the last transaction wrote, as the reading actor does.

@@ -75,7 +75,7 @@ pub const TABLES: &[Table] = &[
         nocase: false,
         unique: false,
         since: 0,
-        rebuilt: false,
+        rebuilt: true,
         renamed: None,
     },
     Table {
@@ -126,13 +126,24 @@ pub const MIGRATIONS: &[&str] = &[
     "ALTER TABLE item DROP COLUMN n",
     "DROP TABLE note; CREATE TABLE note (id INTEGER PRIMARY KEY, v TEXT); INSERT INTO note VALUES \
     (0, 'from the migration'), (1, 'anew')",
+    // A node whose rows do not show the rename takes the column for another one.
+    "CREATE TABLE new_pair (id INTEGER PRIMARY KEY, mark TEXT); INSERT INTO new_pair SELECT id, \
+    token FROM pair; DROP TABLE pair; ALTER TABLE new_pair RENAME TO pair",
+    "CREATE TABLE new_pair (id INTEGER PRIMARY KEY, mark BLOB); INSERT INTO new_pair SELECT id, \
+    mark FROM pair; DROP TABLE pair; ALTER TABLE new_pair RENAME TO pair",
+    "CREATE UNIQUE INDEX by_mark ON pair (mark, id)",
 ];
+
+/// In the place of the rename by a rebuild where migrations travel: rows that only another node has
+/// would lose their values if nothing shows the rename.
+const RENAME_MARK: &str = "ALTER TABLE pair RENAME COLUMN token TO mark";
 
 /// The levels from which on a table or column has its new name or is gone.
 const LABEL_FROM: i64 = 3;
 const KIND_FROM: i64 = 5;
 const RENAMED_FROM: i64 = 6;
 const NO_N_FROM: i64 = 7;
+const MARK_FROM: i64 = 9;
 
 /// Where any migrations travel, a row for each level, as migration tools keep them: it must never
 /// be there without its migration. Elsewhere `user_version` is the level.
@@ -169,6 +180,7 @@ pub fn migrate(db: &Connection) -> rusqlite::Result<Option<i64>> {
         return Ok(None);
     };
     let level = level + 1;
+    let sql = if level == MARK_FROM && migrations_travel(db)? { RENAME_MARK } else { sql };
     let note = if migrations_travel(db)? {
         format!("INSERT INTO level VALUES ({level})")
     } else {
@@ -199,6 +211,7 @@ pub fn row_expression(db: &Connection, table: &Table) -> rusqlite::Result<String
     let mut quoted: Vec<String> = columns
         .map(|c| match c {
             "v" if table.name == "item" && level >= LABEL_FROM => "quote(label)".to_owned(),
+            "token" if level >= MARK_FROM => "quote(mark)".to_owned(),
             c => format!("quote({c})"),
         })
         .collect();
@@ -209,6 +222,14 @@ pub fn row_expression(db: &Connection, table: &Table) -> rusqlite::Result<String
         quoted.push(if level >= KIND_FROM { "quote(kind)" } else { "quote('k')" }.to_owned());
     }
     Ok(quoted.join(" || ',' || "))
+}
+
+/// Returns the present name of the column that both rows of a pair share.
+///
+/// # Errors
+/// SQLite's error.
+pub fn mark_column(db: &Connection) -> rusqlite::Result<&'static str> {
+    Ok(if level(db)? >= MARK_FROM { "mark" } else { "token" })
 }
 
 /// Lets the triggers of this connection read the node's clock instead of the machine's.

@@ -186,7 +186,7 @@ fn limits(rng: &mut Rng) -> (Limits, bool) {
         splits = true;
     }
     if rng.chance(10) {
-        limits.batch_atomic_bytes_max = rng.range(1_800, 2_800).cast_unsigned();
+        limits.batch_atomic_bytes_max = rng.range(3_200, 4_200).cast_unsigned();
         splits = true;
     }
     if splits {
