@@ -302,11 +302,9 @@ pub(super) fn check(db: &Connection, gaps: &[OpenGap]) -> Result<Contents, RowsE
 
 /// Returns the last batch of every origin that an image contains, that of its own node included.
 fn known_origins(db: &Connection) -> Result<Vec<Origin>, DatabaseError> {
-    let stored = Meta::read(db)?;
     let mut all = origins::all(db)?;
     let created_ms = all.iter().map(|origin| origin.created_ms).max().unwrap_or(0);
-    let (site, node, batch) = (stored.site, stored.node, stored.batch);
-    all.push(Origin { site, node, batch, created_ms });
+    all.extend(origins::present(db, created_ms)?);
     Ok(all)
 }
 

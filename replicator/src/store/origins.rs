@@ -1,5 +1,6 @@
 //! The table `__harmonylite__origin`: the last applied batch of every foreign or former site.
 
+use super::meta;
 use crate::db::connection::DatabaseError;
 use crate::model::ids::{BatchNo, NodeId, Site};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -77,14 +78,35 @@ pub fn newest_by_node(db: &Connection) -> Result<HashMap<NodeId, i64>, DatabaseE
 /// # Errors
 /// SQLite's error.
 pub fn add_former(db: &Connection, now_ms: i64) -> Result<(), DatabaseError> {
-    db.execute(
-        "INSERT OR IGNORE INTO main.__harmonylite__origin (site, node, batch, created)
-         SELECT site.value, node.value, batch.value, ?1 FROM main.__harmonylite__meta AS site, \
-         main.__harmonylite__meta AS node, main.__harmonylite__meta AS batch
-         WHERE site.key = 'site' AND node.key = 'node' AND batch.key = 'batch' AND site.value <> 0",
-        [now_ms],
-    )?;
+    if let Some(present) = present(db, now_ms)?.filter(|present| present.site.0 != 0) {
+        let Origin { site, node, batch, created_ms } = present;
+        db.execute(
+            "INSERT OR IGNORE INTO main.__harmonylite__origin (site, node, batch, created) VALUES \
+            (?1, ?2, ?3, ?4)",
+            params![site, node, batch, created_ms],
+        )?;
+    }
     Ok(())
+}
+
+/// The present site of this database, with the last of its batches that is known to be published:
+/// the acknowledgement of one that the node has read already may not be stored yet. None without a
+/// site.
+///
+/// # Errors
+/// SQLite's error.
+pub fn present(db: &Connection, created_ms: i64) -> Result<Option<Origin>, DatabaseError> {
+    let (Some(site), Some(node), Some(acknowledged)) =
+        (meta::get(db, meta::SITE)?, meta::get(db, meta::NODE)?, meta::get(db, meta::BATCH)?)
+    else {
+        return Ok(None);
+    };
+    let read: BatchNo = db.query_row(
+        "SELECT coalesce(max(batch), 0) FROM main.__harmonylite__cursor WHERE site = ?1",
+        [site],
+        |r| r.get(0),
+    )?;
+    Ok(Some(Origin { site, node, batch: acknowledged.max(read), created_ms }))
 }
 
 #[cfg(test)]
@@ -94,6 +116,26 @@ mod tests {
 
     fn origin(site: i64, node: u64, batch: u64, created_ms: i64) -> Origin {
         Origin { site: Site(site), node: NodeId(node), batch: BatchNo(batch), created_ms }
+    }
+
+    /// Its own echo can be read before the acknowledgement is stored.
+    #[test]
+    fn the_present_site_has_published_what_was_read_of_it() {
+        let db = test_database();
+        assert_eq!(present(&db, 5).unwrap(), None);
+        add_former(&db, 5).unwrap();
+        assert_eq!(all(&db).unwrap(), []);
+        meta::set(&db, meta::SITE, Site(9)).unwrap();
+        meta::set(&db, meta::NODE, NodeId(3)).unwrap();
+        meta::set(&db, meta::BATCH, BatchNo(54)).unwrap();
+        assert_eq!(present(&db, 5).unwrap(), Some(origin(9, 3, 54, 5)));
+        db.execute_batch(
+            "INSERT INTO __harmonylite__cursor (shard, seq, created, time, node, site, batch, \
+            lowest) VALUES (1, 70, 0, 0, 3, 9, 55, 0), (1, 71, 0, 0, 4, 8, 99, 0)",
+        )
+        .unwrap();
+        add_former(&db, 5).unwrap();
+        assert_eq!(all(&db).unwrap(), [origin(9, 3, 55, 5)]);
     }
 
     #[test]
