@@ -283,7 +283,7 @@ impl Stages {
             let maps = admit(&peer.layout, &[table]).map_err(anyhow::Error::msg)?;
             let map = maps[0].as_ref().context("an excluded table")?;
             while reader.next_row(&mut row)? {
-                applier.row(map, &row)?;
+                applier.row(map, &mut row)?;
             }
         }
         applier.finish()?;

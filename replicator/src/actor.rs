@@ -48,7 +48,7 @@ pub enum Effect {
     BrokerTime(i64),
     /// The log has new entries, or the triggers were reinstalled.
     Look,
-    /// The log is another one: somebody emptied it. Entries up to here are published.
+    /// The numbers of the log continue after this one, because it was empty.
     LogReplaced {
         /// The last published entry.
         published: i64,
@@ -104,7 +104,7 @@ pub enum Fatal {
     /// The database does not contain what this node wrote.
     #[error(
         "the content of the database was replaced while this node ran (a backup was restored into \
-        it?): nothing was written to what is there now"
+        it, or entries of our change log were deleted?): nothing was written to what is there now"
     )]
     Restored,
 }

@@ -72,7 +72,7 @@ fn apply(batches: &[&Batch]) -> Vec<(i64, i64)> {
         let journal = JournalBounds { entries_max: 100, bytes_max: u64::MAX };
         let mut applier = Applier::new(&db, Site(99), &own, true, 0, journal);
         for row in *batch {
-            applier.row(&map, row).unwrap();
+            applier.row(&map, &mut row.clone()).unwrap();
         }
         applier.finish().unwrap();
     }

@@ -5,6 +5,7 @@ pub mod connection;
 pub mod file_locks;
 mod identity;
 pub mod ids;
+pub mod index_probe;
 mod index_sql;
 mod kept_files;
 pub mod key_pages;

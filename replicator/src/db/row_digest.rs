@@ -111,6 +111,16 @@ pub fn digest_sql(table: &TableLayout, row: &str) -> String {
     table.digest.sql(row, u32::MAX)
 }
 
+/// The digest of one value, under the type that it has.
+pub fn value_digest(value: &Value) -> i64 {
+    hash(1, value.into()).cast_signed()
+}
+
+/// [`value_digest`] as an SQL expression on an expression.
+pub fn value_digest_sql(expression: &str) -> String {
+    format!("{FUNCTION}(0, '1', {expression})")
+}
+
 /// Makes the SQL function known to a connection.
 ///
 /// # Errors

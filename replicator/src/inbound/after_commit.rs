@@ -22,7 +22,7 @@ pub(super) struct AfterCommit {
     pub(super) schema_moved: bool,
     /// Outbound has entries to collect.
     pub(super) look: bool,
-    /// The log is another one than outbound has read.
+    /// The numbers of the log continue after others than outbound has read.
     pub(super) log_replaced: bool,
     /// The verdict on the connection is carried out.
     pub(super) connection_passes: bool,

@@ -88,6 +88,17 @@ impl std::fmt::Display for Sender {
 enum EndedEarly {
     Fatal(Fatal),
     Outcome(Box<Outcome>),
+    /// It has to be applied again, with large values kept.
+    KeepLarge,
+}
+
+/// What becomes of a large value once SQLite has a copy.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Large {
+    /// It is released, which is right for nearly every batch.
+    Release,
+    /// It is kept, because a row with one clashes.
+    Keep,
 }
 
 impl<E: Into<Fatal>> From<E> for EndedEarly {
@@ -124,6 +135,7 @@ fn inapplicable(
             Outcome::Held { reason, header: Some(Box::new(header.clone())) }.into()
         }
         ApplyError::Refused { .. } => Outcome::Quarantine(error.to_string()).into(),
+        ApplyError::Released => EndedEarly::KeepLarge,
         ApplyError::Database(error) => EndedEarly::Fatal(error.into()),
     }
 }
@@ -138,18 +150,26 @@ pub(super) fn apply_body(
     body: &BatchBody,
     source: Source,
 ) -> Result<Outcome, Fatal> {
+    let undo = || connection::run(tx.db, "ROLLBACK TO __harmonylite__batch");
+    let release = || connection::run(tx.db, "RELEASE __harmonylite__batch");
     connection::run(tx.db, "SAVEPOINT __harmonylite__batch")?;
-    match apply_inside(tx, unpacker, body, source) {
-        Ok(outcome) => {
-            connection::run(tx.db, "RELEASE __harmonylite__batch")?;
-            Ok(outcome)
-        }
-        Err(EndedEarly::Outcome(outcome)) => {
-            tx.db
-                .execute_batch("ROLLBACK TO __harmonylite__batch; RELEASE __harmonylite__batch")?;
-            Ok(*outcome)
-        }
-        Err(EndedEarly::Fatal(fatal)) => Err(fatal),
+    let mut large = Large::Release;
+    loop {
+        let outcome = match apply_inside(tx, unpacker, body, source, large) {
+            Ok(outcome) => outcome,
+            Err(EndedEarly::KeepLarge) => {
+                undo()?;
+                large = Large::Keep;
+                continue;
+            }
+            Err(EndedEarly::Outcome(outcome)) => {
+                undo()?;
+                *outcome
+            }
+            Err(EndedEarly::Fatal(fatal)) => return Err(fatal),
+        };
+        release()?;
+        return Ok(outcome);
     }
 }
 
@@ -169,6 +189,7 @@ fn apply_inside(
     unpacker: &mut Unpacker,
     body: &BatchBody,
     source: Source,
+    large: Large,
 ) -> Result<Outcome, EndedEarly> {
     let limits = &tx.config.limits;
     let undecodable_now = |error: DecodeError| undecodable(&error);
@@ -177,13 +198,13 @@ fn apply_inside(
     {
         let result = outline(&plain[..], limits)
             .map_err(undecodable_now)
-            .and_then(|found| apply_plain(tx, &found, &plain[..], source));
+            .and_then(|found| apply_plain(tx, &found, &plain[..], source, large));
         unpacker.put_back(plain);
         return result;
     }
     let found = body.outline(limits)?.map_err(undecodable)?;
     let plain = unpacking(body.bytes.reader()?, limits).map_err(undecodable_now)?;
-    apply_plain(tx, found, plain, source)
+    apply_plain(tx, found, plain, source, large)
 }
 
 /// Applies a batch. `plain` are its decompressed bytes, which were read through before.
@@ -192,6 +213,7 @@ fn apply_plain(
     found: &Outline,
     plain: impl BufRead,
     source: Source,
+    large: Large,
 ) -> Result<Outcome, EndedEarly> {
     let limits = &tx.config.limits;
     let undecodable = |error: DecodeError| undecodable(&error);
@@ -243,6 +265,9 @@ fn apply_plain(
     );
     let hlc_max = Hlc::newest_at(source.broker_ms);
     applier.discard_beyond(hlc_max);
+    if large == Large::Keep {
+        applier.keep_large();
+    }
     let mut row =
         Row { version: Version::NONE, previous: Version::NONE, op: Op::Delete, values: Vec::new() };
     let mut lowest_ms = NO_ROW_MS;
@@ -254,7 +279,7 @@ fn apply_plain(
             }
             lowest_ms = lowest_ms.min(row.version.hlc.ms());
             if let Some(map) = map {
-                applier.row(map, &row).map_err(|error| inapplicable(error, &maps, &header))?;
+                applier.row(map, &mut row).map_err(|error| inapplicable(error, &maps, &header))?;
             }
         }
     }

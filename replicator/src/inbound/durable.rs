@@ -8,12 +8,13 @@ use crate::actor::Fatal;
 use crate::capture::absorb::AbsorbState;
 use crate::capture::compare::Compare;
 use crate::db::connection::DatabaseError;
+use crate::model::batch::LogMark;
 use crate::model::config::NodeConfig;
 use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 use crate::repair::republish::Republish;
 use crate::store::cursor::{Anchor, Cursor, NO_ROW_MS};
 use crate::store::meta::{self, Meta};
-use crate::store::{held, sites};
+use crate::store::{change_log, held, sites};
 use rusqlite::Connection;
 use std::collections::HashMap;
 
@@ -47,6 +48,9 @@ pub(super) struct Durable {
     /// The number of the sidecar's transactions so far. Another number in the file means that its
     /// content was replaced.
     pub(super) writes: i64,
+    /// The last log entry as of the last transaction. The log only grows between two of ours, so
+    /// it is there until this process removes it, also in a backup.
+    pub(super) log_end: Option<LogMark>,
     /// The progress of each stream, by shard.
     pub(super) streams: Vec<Progress>,
     /// The walks that log rows to republish.
@@ -82,6 +86,7 @@ impl Durable {
             own_lowest_ms: meta::get(db, meta::OWN_LOWEST)?.unwrap_or(NO_ROW_MS),
             joined: stored.joined,
             writes: meta::get(db, meta::WRITES)?.unwrap_or(0),
+            log_end: change_log::end_mark(db)?,
             streams: (1..=config.shards).map(stream).collect::<Result<_, DatabaseError>>()?,
             republish: Republish::read(db)?,
             compare: Compare::read(db)?,

@@ -13,6 +13,7 @@ mod bookkeeping;
 mod carry_out;
 mod clocks;
 mod durable;
+mod emptied_log;
 mod events;
 mod from_snapshot;
 mod inbox;

@@ -8,6 +8,7 @@ use super::Inbound;
 use super::after_commit::AfterCommit;
 use super::bookkeeping::Urgency;
 use super::durable::check_content;
+use super::emptied_log::is_emptied;
 use super::transaction::{ABSORB_ENTRIES_FEW, ABSORB_ENTRIES_MAX, Committed, Transaction};
 use super::work::Work;
 use crate::actor::{Effect, Fatal, Step};
@@ -109,7 +110,7 @@ impl<B: Broker> Inbound<B> {
         Ok(self.schedule().bookkeeping(self.config.limits.bookkeeping_entries_max, now))
     }
 
-    /// Returns whether the log is shorter than it was. Also notes the changes that are never sent.
+    /// Returns whether the log is another one. Also notes the changes that are never sent.
     fn look_at_log(&mut self, now: Now) -> Result<bool, Fatal> {
         if !self.verify.knows_incarnation() {
             return Ok(false);
@@ -119,7 +120,7 @@ impl<B: Broker> Inbound<B> {
             self.inbox.note_unsent(u64::try_from(end - published).unwrap_or(0), now);
         }
         let acknowledged = self.inbox.acks.last().map_or(0, |ack| ack.upto);
-        Ok(end < published.max(acknowledged))
+        Ok(end < acknowledged || is_emptied(&self.db, &self.durable)?)
     }
 
     /// Does all waiting work in one write transaction. False if it was rolled back, because another

@@ -98,6 +98,9 @@ impl<'a> Transaction<'a> {
     ) -> Result<Option<Committed>, Fatal> {
         connection::run(self.db, "BEGIN IMMEDIATE")?;
         let result = work(&mut self).and_then(|()| {
+            if !self.after.schema_moved {
+                self.durable.log_end = change_log::end_mark(self.db)?;
+            }
             if !may_commit(&self) {
                 return Ok(false);
             }
@@ -121,23 +124,6 @@ impl<'a> Transaction<'a> {
         meta::set(self.db, meta::WRITES, self.durable.writes)?;
         self.after.schema_moved = install::schema_version(self.db)? != self.layout.schema_version;
         Ok(!self.after.schema_moved)
-    }
-
-    /// Resets the marks if somebody emptied the log, because its ids start again.
-    ///
-    /// # Errors
-    /// SQLite's error.
-    pub(super) fn follow_emptied_log(&mut self) -> Result<(), Fatal> {
-        if log_end(self.db)? >= self.durable.absorb.published {
-            return Ok(());
-        }
-        tracing::warn!("somebody emptied the change log; capture continues from here");
-        (self.durable.absorb.absorbed, self.durable.absorb.published) = (0, 0);
-        meta::set(self.db, meta::ABSORBED, 0)?;
-        meta::set(self.db, meta::PUBLISHED, 0)?;
-        self.durable.republish.log_emptied();
-        self.after.log_replaced = true;
-        Ok(())
     }
 
     /// Starts a new incarnation, before anything is absorbed. Other nodes may know later versions
@@ -230,8 +216,10 @@ impl<'a> Transaction<'a> {
         let Some(last) = acks.last() else { return Ok(()) };
         self.after.served.acks = acks.len();
         if self.is_of_this_log(last)? {
-            published(self.db, &mut self.durable.absorb, last.upto)?;
-        } else if !self.after.log_replaced {
+            // One from before the log was emptied is behind the marks.
+            let upto = last.upto.max(self.durable.absorb.published);
+            published(self.db, &mut self.durable.absorb, upto)?;
+        } else {
             // The log still has what was marked as published, and lacks what was published since.
             // Nothing was written here meanwhile, so only this tells of a backup that was restored.
             return Err(Fatal::Restored);
@@ -244,8 +232,8 @@ impl<'a> Transaction<'a> {
         self.mark_sent(sent, created_ns, lowest_ms)
     }
 
-    /// Returns whether an acknowledgement is about the present log. It waits for seconds or longer,
-    /// and entries that were logged since somebody emptied the log are not published.
+    /// Returns whether the log still has what an acknowledgement is about. It waits for seconds or
+    /// longer.
     fn is_of_this_log(&self, ack: &Ack) -> Result<bool, Fatal> {
         if ack.upto > self.durable.absorb.absorbed {
             return Ok(false);
@@ -427,7 +415,7 @@ impl<'a> Transaction<'a> {
         for stream in &mut self.durable.streams {
             stream.cursor.write(self.db, stream.shard)?;
         }
-        Ok(())
+        self.begin_log()
     }
 }
 

@@ -41,7 +41,7 @@ impl Work<'_> {
         if !tx.begin()? {
             return Ok(());
         }
-        tx.follow_emptied_log()?;
+        tx.follow_emptied_log(&self.inbox.acks)?;
         self.begin_incarnation(tx)?;
         if !tx.absorb(!self.inbox.acks.is_empty(), self.absorb_max)? {
             return Ok(());

@@ -8,6 +8,7 @@
 use crate::db::connection::DatabaseError;
 use crate::db::layout::TableLayout;
 use crate::merge::resolve::{Verdict, resolve};
+use crate::merge::stored_row::{self, Content, same_content};
 use crate::merge::table_map::TableMap;
 use crate::merge::unique_clash;
 use crate::model::action::Action;
@@ -18,7 +19,7 @@ use crate::model::planted_bugs::{Bug, planted};
 use crate::store::change_log;
 use crate::store::conflicts::{self, JournalBounds, Loss};
 use crate::store::versions::Versions;
-use rusqlite::{CachedStatement, Connection, ErrorCode, OptionalExtension, params_from_iter};
+use rusqlite::{CachedStatement, Connection, ErrorCode, params_from_iter};
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -39,6 +40,10 @@ pub enum ApplyError {
         /// The error message of SQLite.
         reason: String,
     },
+    /// A row with a large value clashes on a unique index, and the value was already released. The
+    /// batch has to be applied again, with [`Applier::keep_large`].
+    #[error("a row clashes whose large value was released")]
+    Released,
 }
 
 impl ApplyError {
@@ -47,6 +52,7 @@ impl ApplyError {
         match self {
             Self::Database(error) => error.action(),
             Self::Refused { .. } => Action::Quarantine,
+            Self::Released => Action::Retry,
         }
     }
 }
@@ -76,6 +82,10 @@ pub struct Applied {
     pub newest_ms: i64,
 }
 
+/// A value of more bytes is released as soon as SQLite has its copy. SQLite builds a record of the
+/// whole row beside that copy, so a large value is in memory twice, not three times.
+const LARGE_BYTES: usize = 1 << 20;
+
 struct Clash {
     map: Arc<TableMap>,
     key: Vec<Value>,
@@ -92,6 +102,8 @@ pub struct Applier<'a> {
     journal: JournalBounds,
     /// A stored version with a greater time is one that no node sends, so it loses.
     hlc_max: Hlc,
+    /// Whether large values are kept until the row is written.
+    keep_large: bool,
     clashes: Vec<Clash>,
     versions: Versions<'a>,
     /// The upsert statement of the table of the last row.
@@ -117,6 +129,7 @@ impl<'a> Applier<'a> {
             now_ms,
             journal,
             hlc_max: Hlc(i64::MAX),
+            keep_large: false,
             clashes: Vec::new(),
             versions: Versions::new(db),
             upsert: None,
@@ -130,11 +143,17 @@ impl<'a> Applier<'a> {
         self.hlc_max = hlc_max;
     }
 
-    /// Applies one row.
+    /// Keeps large values until their row is written, so that a row that clashes still has them.
+    pub fn keep_large(&mut self) {
+        self.keep_large = true;
+    }
+
+    /// Applies one row. Its values may be gone afterwards.
     ///
     /// # Errors
-    /// [`ApplyError::Refused`] if this database cannot hold the row.
-    pub fn row(&mut self, map: &Arc<TableMap>, row: &Row) -> Result<(), ApplyError> {
+    /// [`ApplyError::Refused`] if this database cannot hold the row. [`ApplyError::Released`] if
+    /// the batch has to be applied again.
+    pub fn row(&mut self, map: &Arc<TableMap>, row: &mut Row) -> Result<(), ApplyError> {
         let key = map.key_of(row);
         let local = self.versions.get(&map.table, &key)?;
         self.done.newest_ms = self.done.newest_ms.max(row.version.hlc.ms());
@@ -149,7 +168,7 @@ impl<'a> Applier<'a> {
                 if concurrent {
                     let here = self.read(&map.table, &key)?;
                     let reason = concurrent_reason(&map.table, row, here.is_some());
-                    let (lost, here) = (map.content(row), by_reference(here.as_ref()));
+                    let (lost, here) = (map.content(row), stored_row::content(here.as_ref()));
                     self.lost(map, &key, reason, local, row.version, lost, here)?;
                 }
             }
@@ -163,7 +182,7 @@ impl<'a> Applier<'a> {
                         conflicts::JOINED_OVER
                     };
                     if concurrent || here.is_some() {
-                        let (lost, taken) = (by_reference(here.as_ref()), map.content(row));
+                        let (lost, taken) = (stored_row::content(here.as_ref()), map.content(row));
                         self.lost(map, &key, reason, row.version, local, lost, taken)?;
                     }
                 }
@@ -173,18 +192,27 @@ impl<'a> Applier<'a> {
         Ok(())
     }
 
-    fn take(&mut self, map: &Arc<TableMap>, key: Vec<Value>, row: &Row) -> Result<(), ApplyError> {
+    fn take(
+        &mut self,
+        map: &Arc<TableMap>,
+        key: Vec<Value>,
+        row: &mut Row,
+    ) -> Result<(), ApplyError> {
+        let digest = digest_of(map, row);
+        let release = !self.keep_large && has_large(row);
         let written = match row.op {
             Op::Delete => self.delete(&map.table, &key),
-            Op::Upsert => self.upsert(map, row),
+            Op::Upsert => self.upsert(map, row, release),
         };
         match written {
             Ok(()) => {
-                self.store_version(map, &key, row)?;
+                self.versions.put(&map.table, &key, row.version, digest)?;
                 self.done.taken += 1;
             }
+            Err(error) if is_unique(&error) && release => return Err(ApplyError::Released),
             Err(error) if is_unique(&error) => {
-                self.clashes.push(Clash { map: Arc::clone(map), key, row: row.clone() })
+                let row = Row { values: std::mem::take(&mut row.values), ..*row };
+                self.clashes.push(Clash { map: Arc::clone(map), key, row });
             }
             Err(error) => return Err(refused(map, &key, error)),
         }
@@ -210,16 +238,17 @@ impl<'a> Applier<'a> {
                 .then_with(|| a.map.table.canonical(&a.key).cmp(&b.map.table.canonical(&b.key)))
         });
         unique_clash::set_probing(self.db, true)?;
-        let settled = clashes.iter().try_for_each(|clash| self.settle(clash));
+        let settled = clashes.into_iter().try_for_each(|clash| self.settle(clash));
         unique_clash::set_probing(self.db, false)?;
         settled.map(|()| self.done)
     }
 
-    fn settle(&mut self, clash: &Clash) -> Result<(), ApplyError> {
-        let Clash { map, key, row } = clash;
+    fn settle(&mut self, clash: Clash) -> Result<(), ApplyError> {
+        let Clash { map, key, mut row } = clash;
+        let (map, key) = (&map, &key[..]);
         let columns: Vec<&str> = map.columns.iter().map(String::as_str).collect();
-        let others = unique_clash::others(self.db, &map.table, &columns, &map.values(row))?;
-        self.store_version(map, key, row)?;
+        let others = unique_clash::others(self.db, &map.table, &columns, &map.values(&row))?;
+        self.versions.put(&map.table, key, row.version, digest_of(map, &row))?;
         let mut versions = Vec::with_capacity(others.len());
         for other in &others {
             versions.push(self.versions.get(&map.table, other)?);
@@ -231,18 +260,18 @@ impl<'a> Applier<'a> {
                 conflicts::UNIQUE_CLASH,
                 stronger,
                 row.version,
-                map.content(row),
+                map.content(&row),
                 None,
             )?;
             return self.compensate(&map.table, key, row.version);
         }
         for (other, version) in others.iter().zip(versions) {
             let content = self.read(&map.table, other)?;
-            let lost = by_reference(content.as_ref());
+            let lost = stored_row::content(content.as_ref());
             self.lost(map, other, conflicts::UNIQUE_CLASH, row.version, version, lost, None)?;
             self.compensate(&map.table, other, version)?;
         }
-        self.upsert(map, row).map_err(|error| refused(map, key, error))?;
+        self.upsert(map, &mut row, true).map_err(|error| refused(map, key, error))?;
         self.done.taken += 1;
         Ok(())
     }
@@ -269,49 +298,41 @@ impl<'a> Applier<'a> {
         Ok(())
     }
 
-    fn store_version(
-        &mut self,
-        map: &TableMap,
-        key: &[Value],
-        row: &Row,
-    ) -> Result<(), DatabaseError> {
-        let digest = (row.op == Op::Upsert).then(|| map.digest(row));
-        self.versions.put(&map.table, key, row.version, digest)
-    }
-
     fn delete(&self, table: &TableLayout, key: &[Value]) -> rusqlite::Result<()> {
         self.db.prepare_cached(&table.sql.delete_row)?.execute(params_from_iter(key)).map(|_| ())
     }
 
-    fn upsert(&mut self, map: &Arc<TableMap>, row: &Row) -> rusqlite::Result<()> {
+    /// Writes a row. With `release` its large values are dropped once SQLite has its copies, and
+    /// those end with the statement.
+    fn upsert(
+        &mut self,
+        map: &Arc<TableMap>,
+        row: &mut Row,
+        release: bool,
+    ) -> rusqlite::Result<()> {
         let statement = match &mut self.upsert {
             Some((of, statement)) if Arc::ptr_eq(of, map) => statement,
             other => &mut other.insert((Arc::clone(map), self.db.prepare_cached(&map.upsert)?)).1,
         };
         for (place, i) in map.used.iter().enumerate() {
             statement.raw_bind_parameter(place + 1, &row.values[*i])?;
+            if release && is_large(&row.values[*i]) {
+                row.values[*i] = Value::Null;
+            }
         }
-        statement.raw_execute().map(|_| ())
+        let written = statement.raw_execute();
+        if release {
+            statement.clear_bindings();
+        }
+        written.map(|_| ())
     }
 
-    /// Reads our content of a row, by column.
     fn read<'t>(
         &self,
         table: &'t TableLayout,
         key: &[Value],
-    ) -> Result<Option<Vec<(&'t str, Value)>>, ApplyError> {
-        let mut statement = self.db.prepare_cached(&table.sql.select_row)?;
-        let row = statement
-            .query_row(params_from_iter(key), |r| {
-                table
-                    .batch_columns
-                    .iter()
-                    .enumerate()
-                    .map(|(i, c)| Ok((c.as_str(), r.get_ref(i)?.into())))
-                    .collect::<rusqlite::Result<Vec<_>>>()
-            })
-            .optional()?;
-        Ok(row)
+    ) -> Result<Option<stored_row::StoredRow<'t>>, DatabaseError> {
+        stored_row::read(self.db, table, key, self.journal.value_bytes_max())
     }
 
     /// Records a loss, unless winner and loser have the same content.
@@ -330,6 +351,7 @@ impl<'a> Applier<'a> {
         {
             return Ok(());
         }
+        let content = content.map(|c| c.into_iter().map(|(n, part)| (n, part.lost())).collect());
         let loss = Loss { table: &map.table, key, reason, winner, loser, content };
         if !conflicts::record(self.db, &loss, self.now_ms, self.journal)? {
             return Ok(());
@@ -364,22 +386,16 @@ fn is_bookkeeping(table: &TableLayout) -> bool {
     bookkeeping::find(table.name(), columns).is_ok_and(|found| found.is_some())
 }
 
-/// The content of a row, by column. Not copied: a value may be large.
-type Content<'a> = Vec<(&'a str, &'a Value)>;
-
-fn by_reference<'a>(content: Option<&'a Vec<(&'a str, Value)>>) -> Option<Content<'a>> {
-    content.map(|columns| columns.iter().map(|(name, value)| (*name, value)).collect())
+fn digest_of(map: &TableMap, row: &Row) -> Option<i64> {
+    (row.op == Op::Upsert).then(|| map.digest(row))
 }
 
-/// Returns whether both rows are equal in every common column.
-fn same_content(a: Option<&[(&str, &Value)]>, b: Option<&[(&str, &Value)]>) -> bool {
-    match (a, b) {
-        (None, None) => true,
-        (Some(a), Some(b)) => a
-            .iter()
-            .all(|(name, value)| b.iter().find(|(n, _)| n == name).is_none_or(|(_, v)| v == value)),
-        _ => false,
-    }
+fn is_large(value: &Value) -> bool {
+    matches!(value, Value::Text(bytes) | Value::Blob(bytes) if bytes.len() > LARGE_BYTES)
+}
+
+fn has_large(row: &Row) -> bool {
+    row.values.iter().any(is_large)
 }
 
 /// Logs a row for publication. Its version is already stored.
@@ -418,32 +434,5 @@ fn refused(map: &TableMap, key: &[Value], error: rusqlite::Error) -> ApplyError 
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::capture::install::install;
-    use crate::model::table_filter::TableFilter;
-    use crate::store::test_database;
-
-    /// With migrations that only partly travel, Knex records the others on every node, each with
-    /// its own time, under the same number.
-    #[test]
-    fn the_same_migration_on_two_nodes_is_no_clash_of_ids() {
-        let db = test_database();
-        let columns = "(id INTEGER PRIMARY KEY, migration_time)";
-        db.execute_batch(&format!(
-            "CREATE TABLE knex_migrations {columns}; CREATE TABLE person {columns}"
-        ))
-        .unwrap();
-        let filter = TableFilter { migrations_travel: true, ..TableFilter::default() };
-        let layout = install(&db, &filter, 0).unwrap().0;
-        let row = Row {
-            version: Version::NONE,
-            previous: Version::NONE,
-            op: Op::Upsert,
-            values: Vec::new(),
-        };
-        let reason = |table| concurrent_reason(layout.by_name(table).unwrap(), &row, true);
-        assert_eq!(reason("person"), conflicts::INSERTED_TWICE);
-        assert_eq!(reason("knex_migrations"), conflicts::CONCURRENT);
-    }
-}
+#[path = "apply_tests.rs"]
+mod tests;

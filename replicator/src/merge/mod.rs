@@ -3,5 +3,6 @@
 pub mod admit;
 pub mod apply;
 pub mod resolve;
+mod stored_row;
 pub mod table_map;
 pub mod unique_clash;

@@ -4,6 +4,7 @@
 //! statement that writes its rows. Pure.
 
 use crate::db::layout::TableLayout;
+use crate::merge::stored_row::{Content, Part};
 use crate::model::batch::{Op, Row, TableHeader, Value};
 use crate::model::planted_bugs::{Bug, planted};
 use std::sync::Arc;
@@ -97,8 +98,9 @@ impl TableMap {
         self.used.iter().map(|i| &row.values[*i]).collect()
     }
 
-    pub(super) fn content<'a>(&'a self, row: &'a Row) -> Option<Vec<(&'a str, &'a Value)>> {
-        (row.op == Op::Upsert)
-            .then(|| self.columns.iter().map(String::as_str).zip(self.values(row)).collect())
+    pub(super) fn content<'a>(&'a self, row: &'a Row) -> Option<Content<'a>> {
+        let names = self.columns.iter().map(String::as_str);
+        let values = self.used.iter().map(|i| Part::Whole(&row.values[*i]));
+        (row.op == Op::Upsert).then(|| names.zip(values).collect())
     }
 }

@@ -7,6 +7,7 @@
 
 mod actor_loop;
 mod bell;
+mod blind_indexes;
 mod checkpoint;
 mod database_figures;
 mod delivery;

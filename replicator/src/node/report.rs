@@ -37,6 +37,8 @@ pub(super) struct StatusSources {
     pub(super) snapshots: watch::Receiver<SnapshotsStatus>,
     /// The NATS servers that are up.
     pub(super) servers: watch::Receiver<ServersUp>,
+    /// Indexes that do not find rows of their tables, each as a reason.
+    pub(super) blind_indexes: watch::Receiver<Vec<String>>,
     /// The embedded server's health; None without one.
     pub(super) server: Option<watch::Receiver<Health>>,
     pub(super) db: parking_lot::Mutex<Option<Connection>>,
@@ -234,6 +236,7 @@ impl StatusSources {
             say(format!("messages are missing; waiting for other nodes to republish them: {gap}"));
         }
         writer.wrong_clocks.iter().cloned().for_each(&mut say);
+        self.blind_indexes.borrow().iter().cloned().for_each(&mut say);
         let interval_ms = i64::try_from(self.settings.snapshot.interval).unwrap_or(i64::MAX);
         snapshot_reasons(&status.snapshots, interval_ms, status.now_ms)
             .into_iter()

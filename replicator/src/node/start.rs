@@ -2,6 +2,7 @@
 //! server, first contact with the broker, and only then the database.
 
 use super::bell::SharedBell;
+use super::blind_indexes::watch_indexes;
 use super::checkpoint::Checkpoints;
 use super::file_guard::{FileGuard, refuse_other_wal};
 use super::reader::{Reader, ReaderSnapshot, ToReader};
@@ -120,6 +121,7 @@ async fn start_locked(
     let (registry_seen, snapshots_seen) = (watch::Sender::default(), watch::Sender::default());
     let kept_config = config.clone();
     let servers_seen = watch::Sender::default();
+    let blind_seen = watch::Sender::default();
     let servers = Servers::new(&settings, &cluster, config.node.0);
     let sources = Arc::new(StatusSources {
         node: config.node,
@@ -132,6 +134,7 @@ async fn start_locked(
         registry: registry_seen.subscribe(),
         snapshots: snapshots_seen.subscribe(),
         servers: servers_seen.subscribe(),
+        blind_indexes: blind_seen.subscribe(),
         server: embedded.as_ref().map(Embedded::health),
         db: parking_lot::Mutex::new(Some(opened.status)),
         settings,
@@ -143,6 +146,7 @@ async fn start_locked(
     tasks.push(tokio::spawn(watch_registry(hub.asker(), Arc::clone(&sources), registry_seen)));
     let (to, asker) = (to_writer.clone(), hub.asker());
     tasks.push(http::start_control(&socket, &sources, to, asker, target.clone())?);
+    tasks.push(tokio::spawn(watch_indexes(Arc::clone(&sources), blind_seen)));
     tasks.push(tokio::spawn(watch_servers(servers, Arc::clone(&sources), servers_seen)));
 
     let waker = Waker::new(to_reader.clone());

@@ -156,7 +156,8 @@ impl<B: Broker> Outbound<B> {
                 self.broker_clock = Some(BrokerClock::new(ms, now));
             }
             Input::Effect(Effect::LogReplaced { published }) => {
-                (self.sent, self.look) = (published, true);
+                // It may have read entries after this one already.
+                (self.sent, self.look) = (self.sent.max(published), true);
             }
             Input::Effect(Effect::Hold { check, connection }) => {
                 self.hold = Some((check, connection));

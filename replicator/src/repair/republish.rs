@@ -138,9 +138,11 @@ impl Republish {
         self.joining = Some(Walk::unversioned());
     }
 
-    /// Notes that somebody emptied the log, so its ids start again.
+    /// Notes that somebody emptied the log. A joining database has to log its rows again.
     pub fn log_emptied(&mut self) {
-        self.logged_upto = 0;
+        if self.joining.is_some() {
+            self.begin_join();
+        }
     }
 
     /// Does one step of the running walk inside the caller's transaction. None if no step is due.

@@ -141,12 +141,25 @@ pub fn log_end(db: &Connection) -> Result<i64, DatabaseError> {
 /// # Errors
 /// SQLite's error.
 pub fn mark(db: &Connection, id: i64) -> Result<Option<LogMark>, DatabaseError> {
-    let mut read =
-        db.prepare_cached("SELECT * FROM main.__harmonylite__change_log WHERE id = ?1")?;
-    let mut rows = read.query([id])?;
+    read_mark(db, "SELECT * FROM main.__harmonylite__change_log WHERE id = ?1", &[id])
+}
+
+/// Returns the mark of the last entry; None if the log is empty.
+///
+/// # Errors
+/// SQLite's error.
+pub fn end_mark(db: &Connection) -> Result<Option<LogMark>, DatabaseError> {
+    let last = "SELECT * FROM main.__harmonylite__change_log ORDER BY id DESC LIMIT 1";
+    read_mark(db, last, &[])
+}
+
+fn read_mark(db: &Connection, sql: &str, id: &[i64]) -> Result<Option<LogMark>, DatabaseError> {
+    let mut read = db.prepare_cached(sql)?;
+    let mut rows = read.query(params_from_iter(id))?;
     let Some(row) = rows.next()? else { return Ok(None) };
     // Only now: the first step compiles a kept statement again if the log has got more columns.
     let names: Vec<String> = row.as_ref().column_names().map(str::to_owned).collect();
+    let id = row.get("id")?;
     let mut hash = Xxh3Default::new();
     for (i, name) in names.iter().enumerate().filter(|(_, name)| !name.starts_with("prev_")) {
         let value = row.get_ref(i)?;
@@ -200,6 +213,22 @@ pub fn delete_published(db: &Connection, upto: i64) -> Result<(), DatabaseError>
         main.__harmonylite__change_log)",
     )?
     .execute([upto])?;
+    Ok(())
+}
+
+/// Lets the numbers continue after `last`, which is greater than all in the log: its entries get
+/// numbers beyond it, and an entry of no table stands at `last`, because new numbers continue from
+/// the last entry.
+///
+/// # Errors
+/// SQLite's error.
+pub fn continue_after(db: &Connection, last: i64) -> Result<(), DatabaseError> {
+    db.execute("UPDATE main.__harmonylite__change_log SET id = id + ?1", [last])?;
+    db.execute(
+        "INSERT INTO main.__harmonylite__change_log (id, time, table_id, kind) VALUES (?1, 0, 0, \
+        ?2)",
+        [last, KIND_CHANGED],
+    )?;
     Ok(())
 }
 

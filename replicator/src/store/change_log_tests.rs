@@ -163,3 +163,28 @@ fn the_lowest_time_of_a_row_to_publish_is_unknown() {
     assert_eq!(lowest_ms(&db, 1, 2).unwrap(), Some(30));
     assert_eq!(lowest_ms(&db, 0, 3).unwrap(), Some(0));
 }
+
+#[test]
+fn the_numbers_continue_after_a_greater_one() {
+    let db = test_database();
+    assert_eq!(end_mark(&db).unwrap(), None);
+    continue_after(&db, 7).unwrap();
+    assert_eq!((ids(&db), end_mark(&db).unwrap()), (vec![7], mark(&db, 7).unwrap()));
+    db.execute("DELETE FROM __harmonylite__change_log", []).unwrap();
+    for id in [1, 2, 5] {
+        log(&db, id, id, KIND_CHANGED);
+    }
+    continue_after(&db, 100).unwrap();
+    assert_eq!(ids(&db), [100, 101, 102, 105]);
+    let mut times = Vec::new();
+    for_each(&db, 1, 100, i64::MAX, |entry| {
+        times.push((entry.id, entry.time_ms));
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(times, [(101, 1), (102, 2), (105, 5)], "each entry is the one that it was");
+    db.execute("INSERT INTO __harmonylite__change_log (time, table_id, kind) VALUES (1, 1, 0)", [])
+        .unwrap();
+    assert_eq!(log_end(&db).unwrap(), 106);
+    assert_eq!(end_mark(&db).unwrap(), mark(&db, 106).unwrap());
+}

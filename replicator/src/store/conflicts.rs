@@ -28,7 +28,16 @@ pub struct Loss<'a> {
     /// The losing version.
     pub loser: Version,
     /// The losing content by column; None if a delete lost.
-    pub content: Option<Vec<(&'a str, &'a Value)>>,
+    pub content: Option<Vec<(&'a str, LostValue<'a>)>>,
+}
+
+/// A value of a losing row.
+#[derive(Clone, Copy, Debug)]
+pub enum LostValue<'a> {
+    /// The value.
+    Whole(&'a Value),
+    /// Only its bytes, because the journal does not keep it.
+    Size(u64),
 }
 
 /// Two nodes wrote the row, and neither had seen the other's write.
@@ -52,7 +61,7 @@ pub struct JournalBounds {
 impl JournalBounds {
     /// A larger value is not kept. As a literal it may have twice the bytes, and this is what the
     /// journal holds; and applying a row takes enough memory without copies of what it replaces.
-    fn value_bytes_max(self) -> usize {
+    pub fn value_bytes_max(self) -> usize {
         usize::try_from(self.bytes_max / 2).unwrap_or(usize::MAX).max(VALUE_BYTES_MIN)
     }
 }
@@ -141,17 +150,20 @@ pub fn record(
 
 /// Returns a key as JSON: column -> SQL literal. People can read it, and it finds the row.
 pub fn key_text(table: &TableLayout, key: &[Value]) -> String {
-    as_json(table.schema.key.iter().map(|k| k.name.as_str()).zip(key), usize::MAX)
+    let values = key.iter().map(LostValue::Whole);
+    as_json(table.schema.key.iter().map(|k| k.name.as_str()).zip(values), usize::MAX)
 }
 
 /// Returns columns and values as a JSON object of SQL literals: readable, and exact to the byte. A
 /// value of more bytes than `most` only has its size there.
-fn as_json<'a>(pairs: impl Iterator<Item = (&'a str, &'a Value)>, most: usize) -> String {
-    let text = |value: &Value| match value {
-        Value::Text(bytes) | Value::Blob(bytes) if bytes.len() > most => {
-            format!("{TOO_LARGE}{} bytes)", bytes.len())
+fn as_json<'a>(pairs: impl Iterator<Item = (&'a str, LostValue<'a>)>, most: usize) -> String {
+    let size = |bytes: u64| format!("{TOO_LARGE}{bytes} bytes)");
+    let text = |value: LostValue<'_>| match value {
+        LostValue::Size(bytes) => size(bytes),
+        LostValue::Whole(Value::Text(bytes) | Value::Blob(bytes)) if bytes.len() > most => {
+            size(bytes.len() as u64)
         }
-        value => literal(value),
+        LostValue::Whole(value) => literal(value),
     };
     let map: serde_json::Map<String, serde_json::Value> =
         pairs.map(|(n, v)| (n.to_owned(), text(v).into())).collect();
@@ -255,7 +267,8 @@ mod tests {
         let most = bounds.value_bytes_max();
         for (bytes, kept) in [(2 << 20, true), ((2 << 20) + 1, false)] {
             for value in [Value::Blob(vec![7; bytes]), Value::Text(vec![b'x'; bytes])] {
-                let json = as_json([("a", &Value::Integer(1)), ("b", &value)].into_iter(), most);
+                let row = [("a", &Value::Integer(1)), ("b", &value)];
+                let json = as_json(row.map(|(n, v)| (n, LostValue::Whole(v))).into_iter(), most);
                 let map: serde_json::Value = serde_json::from_str(&json).unwrap();
                 assert_eq!(map["a"], "1");
                 let b = map["b"].as_str().unwrap();

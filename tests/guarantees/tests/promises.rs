@@ -29,6 +29,7 @@ mod hostile_neighbours;
 mod ids;
 mod joining;
 mod kill_node;
+mod large_values;
 mod leaf;
 mod many_tables;
 mod migration_bookkeeping;

@@ -193,6 +193,37 @@ fn a_chain_of_clashes_ends_alike_and_its_losers_are_in_the_journal() {
     cluster.converge();
 }
 
+/// What the override of a collation leaves behind: an index in another order.
+#[test]
+fn an_index_that_does_not_find_its_rows_is_a_reason() {
+    let mut cluster =
+        Cluster::new(1, "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT UNIQUE COLLATE BINARY)");
+    let node = &mut cluster.nodes[0];
+    node.app()
+        .execute_batch(
+            "INSERT INTO t VALUES (1, 'aé'), (2, 'Bé'), (3, 'cé'); PRAGMA writable_schema = ON; \
+            UPDATE sqlite_schema SET sql = replace(sql, 'BINARY', 'NOCASE')",
+        )
+        .unwrap();
+    cluster.run();
+    let node = &cluster.nodes[0];
+    eventually("status names index and table", || {
+        let status = node.json(&["status"]);
+        status["degraded"].as_array().is_some_and(|reasons| {
+            reasons.iter().filter_map(|reason| reason.as_str()).any(|reason| {
+                reason.contains("the index sqlite_autoindex_t_1 of t does not find")
+                    && reason.contains("the collation NOCASE")
+                    && reason.contains("REINDEX")
+            })
+        })
+    });
+    // A change of the schema is a reason to look again.
+    node.app().execute_batch("REINDEX; CREATE TABLE other (id INTEGER PRIMARY KEY)").unwrap();
+    eventually("the reason is gone", || {
+        !node.json(&["status"])["degraded"].to_string().contains("does not find")
+    });
+}
+
 /// The rowid is not the key here, so a REPLACE by rowid removes a row of another key.
 #[test]
 fn replace_by_rowid_takes_the_rows_that_it_displaces_with_it() {

@@ -4,7 +4,6 @@
 //! changes; not even a -shm is created (a test compares digests).
 
 mod broker;
-mod collations;
 mod connection;
 mod ids;
 mod machine;
@@ -22,6 +21,7 @@ use super::dispatch;
 use super::exit::Failure;
 use super::progress;
 use super::show;
+use crate::db::index_probe::{HINT, blind_indexes};
 use crate::db::preflight::{self, FileFacts};
 use crate::db::schema::inspect;
 use crate::model::ids::NodeId;
@@ -83,7 +83,10 @@ fn database(loaded: &Loaded, facts: FileFacts, report: &mut Report) -> Option<No
         let mut db = open::read_only(path, facts, report)?;
         let schema = inspect(&db, &loaded.settings.table_filter()?)?;
         tables::check(&db, &schema, report)?;
-        collations::check(&db, &schema, report)?;
+        let tables = schema.tables.iter().map(|table| table.name.as_str());
+        for blind in blind_indexes(&db, tables, || true)? {
+            report.add(Level::Problem, "table", blind.to_string(), HINT);
+        }
         patterns::check(&schema, &loaded.settings.tables, report);
         ids::check(&schema, loaded.settings.ids.ranges, report);
         let stored = objects::check(&db, &loaded.settings, report)?;

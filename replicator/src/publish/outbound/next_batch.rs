@@ -87,9 +87,10 @@ impl<B: Broker> Outbound<B> {
         }
         let end = log_end(&self.db)?;
         if end < self.sent {
-            // Somebody emptied the log, or restored a backup. Inbound looks which of the two.
-            self.sent = meta.published.min(end);
+            // Somebody emptied the log, or restored a backup. Inbound looks which of the two, and
+            // lets the numbers continue.
             self.outputs.push(Output::Wake);
+            return Ok(false);
         }
         if self.own_sites.is_empty() {
             self.own_sites = own_sites(&self.db)?;
