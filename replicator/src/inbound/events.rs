@@ -64,8 +64,8 @@ impl<B: Broker> Inbound<B> {
         match message {
             FromSnapshot::Reading(attempt) => self.inbox.snapshot.begin(attempt),
             FromSnapshot::Rows(body) => self.inbox.snapshot.rows(body),
-            FromSnapshot::Covers { gaps, origins } => {
-                self.inbox.snapshot.covers(origins);
+            FromSnapshot::Covers { gaps, origins, unpublished_ms } => {
+                self.inbox.snapshot.covers(origins, unpublished_ms);
                 for key in gaps {
                     // As the answer of a node that misses nothing. This node asks nobody.
                     let _ = self.repairs.gaps.answered(key, self.config.node.0, true);

@@ -24,6 +24,8 @@ pub enum FromSnapshot {
         gaps: Vec<GapKey>,
         /// The last batch of each origin that it contains.
         origins: Vec<Origin>,
+        /// When its node made the oldest change that it had not published; unix milliseconds.
+        unpublished_ms: Option<i64>,
     },
     /// There is none, or it cannot be merged.
     None,
@@ -45,6 +47,7 @@ pub struct MergeProgress {
 pub(super) struct SnapshotMerge {
     waiting: VecDeque<BatchBody>,
     origins: Vec<Origin>,
+    unpublished_ms: Option<i64>,
     /// How far it is.
     pub(super) progress: MergeProgress,
 }
@@ -86,9 +89,15 @@ impl SnapshotMerge {
         }
     }
 
-    /// Takes what the snapshot has of each origin, after its last batch.
-    pub(super) fn covers(&mut self, origins: Vec<Origin>) {
-        self.origins = origins;
+    /// Returns since when its node had changes that it had not published.
+    pub(super) fn unpublished_ms(&self) -> Option<i64> {
+        self.unpublished_ms
+    }
+
+    /// Takes what the snapshot has of each origin, and since when its node had changes that it had
+    /// not published; after its last batch.
+    pub(super) fn covers(&mut self, origins: Vec<Origin>, unpublished_ms: Option<i64>) {
+        (self.origins, self.unpublished_ms) = (origins, unpublished_ms);
     }
 
     /// Returns whether a transaction has work.

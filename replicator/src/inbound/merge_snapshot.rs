@@ -26,6 +26,11 @@ pub(super) fn merge_snapshot(
     let Some(body) = snapshot.next() else {
         if !snapshot.origins().is_empty() {
             note_origins(tx, snapshot.origins())?;
+            // Its node may have lost its disk since. Then nobody else has what it had not
+            // published, and this node would differ from the others without a word.
+            if let Some(since_ms) = snapshot.unpublished_ms() {
+                tx.begin_republish(since_ms)?;
+            }
             tx.after.merged = Some(Merged::Origins);
         }
         return Ok(());

@@ -18,7 +18,7 @@ use crate::model::ids::{BatchNo, Hlc, NodeId};
 use crate::publish::collect::{CollectError, CollectFrom, Collected, collect};
 use crate::repair::gaps::{MissingBatches, OpenGap};
 use crate::repair::walk::{StepBounds, Walk};
-use crate::store::change_log::log_end;
+use crate::store::change_log::{self, log_end};
 use crate::store::cursor::{self, Cursor};
 use crate::store::gaps::misses_nothing;
 use crate::store::meta::{self, Meta};
@@ -219,6 +219,9 @@ pub struct Contents {
     streams: Vec<StreamContent>,
     /// The last batch of every origin, that of the image's own node included.
     pub origins: Vec<Origin>,
+    /// When its node made the oldest change that it had not published, as far as it knew; unix
+    /// milliseconds.
+    pub unpublished_ms: Option<i64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -247,7 +250,8 @@ impl Contents {
                 whole,
             }));
         }
-        Ok(Self { streams, origins: known_origins(db)? })
+        let unpublished_ms = change_log::unpublished_since(db)?;
+        Ok(Self { streams, origins: known_origins(db)?, unpublished_ms })
     }
 
     /// Returns whether its node missed nothing of a stream, as far as it had read it.

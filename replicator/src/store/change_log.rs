@@ -3,6 +3,7 @@
 //! Triggers write it; fold reads it. An entry holds the key of its row in `key0`, `key1`, and so
 //! on. The longest key of a replicated table decides how many of these columns exist.
 
+use super::meta;
 use crate::db::connection::DatabaseError;
 use crate::db::ids::version_from;
 use crate::db::sql::key_columns;
@@ -189,6 +190,20 @@ pub fn lowest_ms(db: &Connection, after: i64, upto: i64) -> Result<Option<i64>, 
         main.__harmonylite__change_log WHERE id > ?1 AND id <= ?2"
     ))?;
     Ok(read.query_row([after, upto], |r| r.get(0))?)
+}
+
+/// Returns when the oldest change was logged that this database has not published, unix
+/// milliseconds; None if all are, as far as it knows.
+///
+/// # Errors
+/// SQLite's error.
+pub fn unpublished_since(db: &Connection) -> Result<Option<i64>, DatabaseError> {
+    let published = meta::get(db, meta::PUBLISHED)?.unwrap_or(0);
+    let mut read = db.prepare_cached(&format!(
+        "SELECT min(time) FROM main.__harmonylite__change_log WHERE id > ?1 AND time > 0 AND kind \
+        <> {KIND_PUBLISH}"
+    ))?;
+    Ok(read.query_row([published], |r| r.get(0))?)
 }
 
 /// Returns the number of the n-th entry (from 1) after `after`; None if there are fewer.

@@ -153,6 +153,21 @@ fn a_mark_counts_columns_that_are_new() {
 }
 
 #[test]
+fn changes_that_are_not_published_have_a_first_time() {
+    let db = test_database();
+    assert_eq!(unpublished_since(&db).unwrap(), None);
+    log(&db, 1, 20, KIND_CHANGED);
+    log(&db, 2, 30, KIND_CHANGED);
+    log(&db, 3, 25, KIND_PUBLISH);
+    log(&db, 4, 0, KIND_FOUND);
+    assert_eq!(unpublished_since(&db).unwrap(), Some(20));
+    meta::set(&db, meta::PUBLISHED, 1).unwrap();
+    assert_eq!(unpublished_since(&db).unwrap(), Some(30));
+    meta::set(&db, meta::PUBLISHED, 2).unwrap();
+    assert_eq!(unpublished_since(&db).unwrap(), None);
+}
+
+#[test]
 fn the_lowest_time_of_a_row_to_publish_is_unknown() {
     let db = test_database();
     assert_eq!(lowest_ms(&db, 0, 9).unwrap(), None);

@@ -64,8 +64,8 @@ fn next_message(merge: &mut Merge, gaps: &[OpenGap]) -> Result<(FromSnapshot, bo
     let contents = merge.rows.contents();
     let filled = gaps.iter().filter(|gap| contents.lacks(gap).is_none());
     let gaps = filled.map(|gap| gap.key).collect();
-    let origins = contents.origins.clone();
-    Ok((FromSnapshot::Covers { gaps, origins }, true))
+    let (origins, unpublished_ms) = (contents.origins.clone(), contents.unpublished_ms);
+    Ok((FromSnapshot::Covers { gaps, origins, unpublished_ms }, true))
 }
 
 impl World<'_> {

@@ -162,8 +162,9 @@ async fn fill(
     let open = shared.sources.writer.borrow().open_gaps.clone();
     let filled = open.iter().filter(|gap| contents.lacks(gap).is_none());
     let keys: Vec<GapKey> = filled.map(|gap| gap.key).collect();
-    let origins = contents.origins;
-    shared.send(Input::Snapshot(FromSnapshot::Covers { gaps: keys.clone(), origins }));
+    let (origins, unpublished_ms) = (contents.origins, contents.unpublished_ms);
+    let covers = FromSnapshot::Covers { gaps: keys.clone(), origins, unpublished_ms };
+    shared.send(Input::Snapshot(covers));
     tracing::info!(snapshot = %found.id, rows, "merged the rows of a snapshot; the gap is filled");
     Ok(Some(keys))
 }
