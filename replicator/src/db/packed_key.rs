@@ -13,7 +13,6 @@ use rusqlite::Connection;
 use rusqlite::functions::FunctionFlags;
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 use std::ops::Range;
-use std::slice::from_ref;
 
 /// The SQL function from a value of the key to what the version table holds.
 pub const PACK: &str = "__harmonylite__pack";
@@ -32,10 +31,9 @@ const CAPITAL: u8 = 4;
 const LENGTH: usize = 17;
 /// The places of the dashes.
 const DASHES: [usize; 4] = [8, 13, 18, 23];
-/// The digits without dashes.
-const WHOLE: Range<usize> = 0..32;
-/// The digits between dashes.
-const GROUPS: [Range<usize>; 5] = [0..8, 9..13, 14..18, 19..23, 24..36];
+/// The digits between dashes, and their places without dashes.
+const GROUPS: [(Range<usize>, usize); 5] =
+    [(0..8, 0), (9..13, 8), (14..18, 12), (19..23, 16), (24..36, 20)];
 
 /// Whether the values of a key column are packed. Under another collation than BINARY one row has
 /// several spellings, and a column of another type may hold a number.
@@ -74,16 +72,27 @@ pub fn pack(value: ValueRef<'_>) -> Packed<'_> {
 }
 
 fn uuid(text: &[u8]) -> Option<[u8; LENGTH]> {
+    let mut digits = [0; 32];
     let dashed = match text.len() {
-        32 => false,
-        36 if DASHES.iter().all(|at| text[*at] == b'-') => true,
+        32 => {
+            digits.copy_from_slice(text);
+            false
+        }
+        36 if DASHES.iter().all(|at| text[*at] == b'-') => {
+            // Together: decoding begins anew for each call, which costs more than the digits.
+            for (group, at) in GROUPS {
+                digits[at..at + group.len()].copy_from_slice(&text[group]);
+            }
+            true
+        }
         _ => return None,
     };
-    let groups: &[Range<usize>] = if dashed { &GROUPS } else { from_ref(&WHOLE) };
     let mut packed = [0; LENGTH];
-    let form = if decode(&HEXLOWER, text, groups, &mut packed) {
+    let mut decode =
+        |encoding: &Encoding| encoding.decode_mut(&digits, &mut packed[..LENGTH - 1]).is_ok();
+    let form = if decode(&HEXLOWER) {
         if dashed { SMALL_DASHED } else { SMALL }
-    } else if decode(&HEXUPPER, text, groups, &mut packed) {
+    } else if decode(&HEXUPPER) {
         // Digits alone are the same in both forms, and were taken above.
         if dashed { CAPITAL_DASHED } else { CAPITAL }
     } else {
@@ -91,17 +100,6 @@ fn uuid(text: &[u8]) -> Option<[u8; LENGTH]> {
     };
     packed[LENGTH - 1] = form;
     Some(packed)
-}
-
-/// Decodes groups of digits one after another. Returns whether all are digits.
-fn decode(encoding: &Encoding, text: &[u8], groups: &[Range<usize>], out: &mut [u8]) -> bool {
-    let mut at = 0;
-    groups.iter().all(|group| {
-        let end = at + group.len() / 2;
-        let is_decoded = encoding.decode_mut(&text[group.clone()], &mut out[at..end]).is_ok();
-        at = end;
-        is_decoded
-    })
 }
 
 /// Returns the value that a packed one stands for; None if nothing is packed like this.

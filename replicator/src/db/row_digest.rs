@@ -130,10 +130,14 @@ pub fn register(db: &Connection) -> rusqlite::Result<()> {
         | FunctionFlags::SQLITE_DETERMINISTIC
         | FunctionFlags::SQLITE_DIRECTONLY;
     db.create_scalar_function(FUNCTION, -1, flags, |context| {
-        let ids = context.get_or_create_aux(1, parse_ids)?;
+        // Not kept with the statement: SQLite forgets such data at each reset, and nearly all of
+        // these statements are for one row.
+        let ids = context.get_raw(1).as_str()?;
         let mut sum = context.get::<i64>(0)?.cast_unsigned();
-        for (i, id) in ids.iter().enumerate() {
-            sum = sum.wrapping_add(hash(*id, value_at(context, i + 2)?));
+        for (i, id) in ids.split(',').enumerate() {
+            let id =
+                id.parse().map_err(|error| rusqlite::Error::UserFunctionError(Box::new(error)))?;
+            sum = sum.wrapping_add(hash(id, value_at(context, i + 2)?));
         }
         Ok(sum.cast_signed())
     })
@@ -144,12 +148,6 @@ fn value_at<'c>(context: &'c Context<'_>, i: usize) -> rusqlite::Result<ValueRef
         return Ok(context.get_raw(i));
     }
     Err(rusqlite::Error::InvalidParameterCount(context.len(), i + 1))
-}
-
-fn parse_ids(
-    text: ValueRef<'_>,
-) -> Result<Vec<u32>, Box<dyn std::error::Error + Send + Sync + 'static>> {
-    Ok(text.as_str()?.split(',').map(str::parse).collect::<Result<_, _>>()?)
 }
 
 #[cfg(test)]
