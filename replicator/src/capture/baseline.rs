@@ -6,7 +6,6 @@
 
 use crate::db::connection::DatabaseError;
 use crate::db::layout::{Layout, TableLayout, version_keys};
-use crate::db::packed_key::PACK;
 use crate::db::row_digest::digest_sql;
 use crate::db::sql::quote;
 use crate::model::batch::Value;
@@ -60,16 +59,11 @@ pub fn baseline_rows(
     let site = meta::get(db, meta::SITE)?.unwrap_or(Site(0));
     assert!(site.0 > 0, "a database gets its site before it joins");
     let number = SiteNumbers::default().number(db, site)?;
-    let packed: Vec<String> = keys
-        .iter()
-        .zip(&table.packs)
-        .map(|(key, packs)| if *packs { format!("{PACK}({key})") } else { key.clone() })
-        .collect();
     let version = format!(
         "INSERT INTO main.{} ({columns}, hlc, site, digest) SELECT {}, {BASELINE}, {number}, {} \
         {from}",
         quote(&table.version_table()),
-        packed.join(", "),
+        table.packed(&keys).join(", "),
         digest_sql(table, "t")
     );
     db.prepare_cached(&version)?.execute(params_from_iter(values))?;

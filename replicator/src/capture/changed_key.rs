@@ -139,10 +139,6 @@ pub(super) fn take(
 /// SQLite's error.
 pub(super) fn put(db: &Connection, table: &TableLayout) -> Result<(), DatabaseError> {
     let new: Vec<String> = (0..table.schema.key.len()).map(|i| format!("c.new{i}")).collect();
-    let pack = |(key, packs): (&String, &bool)| {
-        if *packs { format!("{PACK}({key})") } else { key.clone() }
-    };
-    let packed: Vec<String> = new.iter().zip(&table.packs).map(pack).collect();
     let not_null: Vec<String> = new.iter().map(|key| format!("{key} IS NOT NULL")).collect();
     let not_null = not_null.join(" AND ");
     // Where rows that are gone had the same part of the key, the newest delete counts, and a row
@@ -152,7 +148,7 @@ pub(super) fn put(db: &Connection, table: &TableLayout) -> Result<(), DatabaseEr
         {CARRIED} AS c WHERE {not_null} ORDER BY c.is_row DESC, c.hlc DESC ON CONFLICT DO NOTHING",
         quote(&table.version_table()),
         version_keys(&table.schema).join(", "),
-        packed.join(", ")
+        table.packed(&new).join(", ")
     ))?;
     let from = format!("FROM {CARRIED} AS c WHERE c.pending AND {not_null}");
     change_log::publish_rows(db, table.id, &new, &from, &[])?;

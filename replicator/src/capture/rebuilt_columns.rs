@@ -7,9 +7,9 @@
 //! rows, writes nothing.
 
 use crate::db::connection::DatabaseError;
-use crate::db::layout::{TableLayout, version_keys};
-use crate::db::row_digest::RowDigest;
-use crate::db::schema::TableSchema;
+use crate::db::layout::{TableLayout, version_keys, version_table};
+use crate::db::row_digest::{RowDigest, value_digest, value_digest_sql};
+use crate::db::schema::{KeyKind, TableSchema};
 use crate::db::shape::{Shape, ShapeColumn};
 use crate::db::sql::{affinity, quote};
 use crate::model::batch::Value;
@@ -18,6 +18,8 @@ use rusqlite::Connection;
 /// Rows that are looked at from each end of the table: a column that was added late is filled only
 /// in the newest rows.
 const ROWS: u64 = 2_000;
+/// Bytes of these rows after which no more are looked at: the write lock is held meanwhile.
+const BYTES_MAX: i64 = 16 << 20;
 /// Columns that are gone, and columns that are new, beyond which nothing is tried.
 const COLUMNS_MAX: usize = 4;
 
@@ -42,16 +44,23 @@ pub(super) fn renamed(
     if most <= COLUMNS_MAX && has_versions(db, table)? {
         let kept: Vec<ShapeColumn> =
             present.columns.iter().filter(|c| c.id < former.next_id).cloned().collect();
-        let digest = |columns: &[ShapeColumn]| RowDigest::new(columns, |text, _| value_of(text));
-        let alone: Vec<RowDigest> = lost.iter().map(|c| digest(std::slice::from_ref(*c))).collect();
-        let defaults = new.iter().map(|c| c.absent.as_deref().and_then(&value_of)).collect();
-        let rows = read(db, table, &digest(&kept), &new)?;
+        let digest = |columns: &[ShapeColumn]| {
+            RowDigest::new(columns, |text, _| value_of(text)).sql("t", u32::MAX)
+        };
+        // What the digest of a lost column would be if it had the value of a new one.
+        let heir = |(lost, new): (&ShapeColumn, &ShapeColumn)| {
+            digest(&[ShapeColumn { name: new.name.clone(), ..lost.clone() }])
+        };
+        let pairs = lost.iter().flat_map(|l| new.iter().map(|n| heir((l, n)))).collect();
+        let default =
+            |c: &&ShapeColumn| c.absent.as_deref().and_then(&value_of).as_ref().map(value_digest);
+        let defaults = new.iter().map(default).collect();
+        let rows = read(db, table, present, (digest(&kept), pairs), &new)?;
         let place =
             |shape: &Shape, c: &ShapeColumn| shape.columns.iter().position(|x| x.id == c.id);
         let evidence = Evidence {
             lost: lost.iter().map(|c| (place(former, c), *c)).collect(),
             new: new.iter().map(|c| (place(present, c), *c)).collect(),
-            alone: &alone,
             defaults,
             rows: &rows,
         };
@@ -64,65 +73,77 @@ pub(super) fn renamed(
     Ok(found)
 }
 
-/// Whether the version table is that of a key of this form.
+/// Whether the version table is that of a key of this form. Rows that are identified by their rowid
+/// may have another one since the copy.
 fn has_versions(db: &Connection, table: &TableSchema) -> Result<bool, DatabaseError> {
-    let versions = crate::db::layout::version_table(&table.name);
-    let keys = version_keys(table);
+    let versions = version_table(&table.name);
     let mut read =
         db.prepare("SELECT EXISTS (SELECT 1 FROM pragma_table_info(?1, 'main') WHERE name = ?2)")?;
-    for key in &keys {
+    for key in &version_keys(table) {
         if !read.query_row([&versions, key], |r| r.get::<_, bool>(0))? {
             return Ok(false);
         }
     }
-    Ok(true)
+    Ok(table.key_kind != KeyKind::Rowid)
 }
 
-/// A row: the digest beside its version less that of the columns which are still there, and its
-/// values in the new columns.
+/// What a row tells. Only digests: a value may be large.
 struct Row {
+    /// The digest beside its version less that of the columns which are still there.
     rest: i64,
-    values: Vec<Value>,
+    /// For each lost column, for each new one: the digest of the lost one with its value.
+    pairs: Vec<i64>,
+    /// The digest of the value of each new column; 0 for NULL.
+    values: Vec<i64>,
 }
 
 fn read(
     db: &Connection,
     table: &TableSchema,
-    kept: &RowDigest,
+    present: &Shape,
+    (kept, pairs): (String, Vec<String>),
     new: &[&ShapeColumn],
 ) -> Result<Vec<Row>, DatabaseError> {
     // The number of the table is not needed for the conditions.
     let layout = TableLayout::first(0, table.clone());
-    let values: Vec<String> = new.iter().map(|c| format!("t.{}", quote(&c.name))).collect();
+    let values: Vec<String> =
+        new.iter().map(|c| value_digest_sql(&format!("t.{}", quote(&c.name)))).collect();
+    let size = |c: &ShapeColumn| format!("coalesce(octet_length(t.{}), 0)", quote(&c.name));
+    let sizes: Vec<String> = present.columns.iter().map(size).collect();
     let order = |direction: &str| {
         let keys = table.key.iter().map(|k| format!("{} {direction}", quote(&k.name)));
         keys.collect::<Vec<_>>().join(", ")
     };
     let from = format!("SELECT * FROM main.{} ORDER BY", quote(&table.name));
-    let mut rows = Vec::new();
+    let mut found = Vec::new();
     for direction in ["ASC", "DESC"] {
         let mut read = db.prepare(&format!(
-            "SELECT v.digest, {}, {} FROM ({from} {} LIMIT {ROWS}) AS t JOIN main.{} AS v ON {} \
-            WHERE v.digest IS NOT NULL",
-            kept.sql("t", u32::MAX),
+            "SELECT {}, v.digest, {kept}, {}, {} FROM ({from} {} LIMIT {ROWS}) AS t JOIN main.{} \
+            AS v ON {} WHERE v.digest IS NOT NULL",
+            sizes.join(" + "),
+            pairs.join(", "),
             values.join(", "),
             order(direction),
             quote(&layout.version_table()),
             layout.version_of_row()
         ))?;
-        let found = read.query_map([], |r| {
-            let (digest, kept): (i64, i64) = (r.get(0)?, r.get(1)?);
-            let values = (2..2 + new.len()).map(|i| Ok(r.get_ref(i)?.into()));
-            Ok(Row {
-                rest: digest.wrapping_sub(kept),
-                values: values.collect::<rusqlite::Result<_>>()?,
-            })
-        })?;
-        for row in found {
-            rows.push(row?);
+        let (mut rows, mut bytes) = (read.query([])?, 0_i64);
+        while bytes < BYTES_MAX
+            && let Some(row) = rows.next()?
+        {
+            bytes = bytes.saturating_add(row.get(0)?);
+            let digests = |places: std::ops::Range<usize>| -> rusqlite::Result<Vec<i64>> {
+                places.map(|i| row.get(i)).collect()
+            };
+            let end = 3 + pairs.len();
+            found.push(Row {
+                rest: row.get::<_, i64>(1)?.wrapping_sub(row.get(2)?),
+                pairs: digests(3..end)?,
+                values: digests(end..end + new.len())?,
+            });
         }
     }
-    Ok(rows)
+    Ok(found)
 }
 
 /// Which new column is which lost one, by their places; a lost column that is really gone has none.
@@ -132,10 +153,8 @@ struct Evidence<'e> {
     /// With their places in the table.
     lost: Vec<(Option<usize>, &'e ShapeColumn)>,
     new: Vec<(Option<usize>, &'e ShapeColumn)>,
-    /// The digest of each lost column.
-    alone: &'e [RowDigest],
-    /// What the new columns have in rows that were there before them.
-    defaults: Vec<Option<Value>>,
+    /// The digest of what the new columns have in rows that were there before them.
+    defaults: Vec<Option<i64>>,
     rows: &'e [Row],
 }
 
@@ -174,12 +193,10 @@ impl Evidence<'_> {
     /// The rows whose digest is explained by these pairs. None count if one of the pairs may be an
     /// accident.
     fn proofs(&self, pairs: &Pairs) -> usize {
-        let mut told: Vec<Vec<&Value>> = vec![Vec::new(); pairs.len()];
+        let mut told: Vec<Vec<i64>> = vec![Vec::new(); pairs.len()];
         let mut proofs = 0;
         for row in self.rows {
-            let one = |&(lost, new): &(usize, usize)| {
-                self.alone[lost].of(std::iter::once(Some(&row.values[new])))
-            };
+            let one = |&(lost, new): &(usize, usize)| row.pairs[lost * self.new.len() + new];
             let sum = pairs.iter().map(one).fold(0_i64, i64::wrapping_add);
             let has_news = pairs.iter().any(|(_, new)| self.is_news(row, *new));
             if sum != row.rest || !has_news {
@@ -187,13 +204,13 @@ impl Evidence<'_> {
             }
             proofs += 1;
             for (told, (_, new)) in told.iter_mut().zip(pairs) {
-                let value = &row.values[*new];
+                let value = row.values[*new];
                 if told.len() < 2 && self.is_news(row, *new) && !told.contains(&value) {
                     told.push(value);
                 }
             }
         }
-        let is_sure = |(pair, told): (&(usize, usize), &Vec<&Value>)| {
+        let is_sure = |(pair, told): (&(usize, usize), &Vec<i64>)| {
             told.len() > 1 || (told.len() == 1 && self.is_in_its_place(*pair))
         };
         if pairs.iter().zip(&told).all(is_sure) { proofs } else { 0 }
@@ -211,8 +228,7 @@ impl Evidence<'_> {
 
     /// Whether the row has a value in the new column that the column alone does not explain.
     fn is_news(&self, row: &Row, new: usize) -> bool {
-        let value = &row.values[new];
-        *value != Value::Null && Some(value) != self.defaults[new].as_ref()
+        row.values[new] != 0 && Some(row.values[new]) != self.defaults[new]
     }
 }
 

@@ -168,3 +168,25 @@ fn a_rename_and_a_rebuild_in_one_transaction_is_a_rename() {
     let columns = "id TEXT PRIMARY KEY, w NOT NULL, n INT";
     assert_eq!(renamed(&db, columns, "SELECT id, w, n FROM t", ""), ["v>w"]);
 }
+
+/// Rows of a table without a key are identified by a rowid, which the copy may have changed.
+#[test]
+fn a_table_by_rowid_is_followed_without_a_guess() {
+    let db = test_database();
+    db.execute_batch("CREATE TABLE t (id, v)").unwrap();
+    begin_site(&db, SITE, 0).unwrap();
+    let without_key = crate::model::table_filter::WithoutKey::Rowid;
+    let filter = TableFilter { without_key, ..TableFilter::default() };
+    install(&db, &filter, 1).unwrap();
+    db.execute_batch("CREATE TABLE n (id, w); DROP TABLE t; ALTER TABLE n RENAME TO t").unwrap();
+    let (layout, _) = install(&db, &filter, 2).unwrap();
+    assert_eq!(layout.by_name("t").unwrap().history.shape.columns[1].id, 3);
+}
+
+/// The write lock is held meanwhile, so large rows end it early; what was read still counts.
+#[test]
+fn large_rows_are_not_all_read() {
+    let db = database(SCHEMA, &ten("printf('%d%.*c', i, 9000000, 'x')", "i"));
+    let copy = "SELECT id, v, n FROM t";
+    assert_eq!(renamed(&db, "id TEXT PRIMARY KEY, w, n INT", copy, ""), ["v>w"]);
+}

@@ -113,6 +113,14 @@ impl TableLayout {
         self.schema.key.iter().zip(version_keys(&self.schema)).map(key_of).collect()
     }
 
+    /// These expressions of the key as the version table holds them.
+    pub fn packed(&self, keys: &[String]) -> Vec<String> {
+        let pack = |(key, packs): (&String, &bool)| {
+            if *packs { format!("{PACK}({key})") } else { key.clone() }
+        };
+        keys.iter().zip(&self.packs).map(pack).collect()
+    }
+
     /// The condition that finds the row `t` of the version `v`.
     pub fn row_of_version(&self) -> String {
         let same = |(name, key): (&KeyColumn, String)| {
