@@ -7,12 +7,17 @@
 use super::bookkeeping::{Bookkeeping, Urgency};
 use super::durable::Durable;
 use super::from_snapshot::SnapshotMerge;
-use super::stream::{ItemKind, ShardStream};
+use super::stream::{ItemKind, ShardStream, StreamItem};
 use crate::actor::Ack;
 use crate::model::config::Now;
 use crate::model::limits::Limits;
 use crate::repair::refetch::Retry;
 use crate::wire::unpack::Unpacker;
+
+/// So many deliveries can wait for more.
+const FEW_ITEMS: usize = 32;
+/// Unless one of them has more bytes, as it is stored in the stream.
+const FEW_BYTES: u64 = 4_096;
 
 /// The work of the next transaction.
 pub(super) struct Inbox {
@@ -117,6 +122,16 @@ impl Inbox {
     /// Returns whether all deliveries and acknowledgements are processed.
     pub(super) fn is_drained(&self) -> bool {
         self.acks.is_empty() && self.streams.iter().all(ShardStream::is_drained)
+    }
+
+    /// Returns whether so little waits that more can join it in one transaction.
+    pub(super) fn has_few(&self) -> bool {
+        let is_small = |item: &StreamItem| match &item.kind {
+            ItemKind::Batch { body, .. } => body.bytes.len() <= FEW_BYTES,
+            ItemKind::Skip | ItemKind::Bad { .. } | ItemKind::Gap { .. } => true,
+        };
+        let few = !self.flush && self.items() <= FEW_ITEMS;
+        few && self.streams.iter().flat_map(|s| &s.queue).all(is_small)
     }
 
     fn items(&self) -> usize {

@@ -118,3 +118,15 @@ fn joining_ends_only_when_every_item_is_served() {
     assert!(!inbox.has_consumed_to(|_| Some(1), &[0, 1, 0]), "the stream is longer");
     assert!(!inbox.has_consumed_to(|_| None, &[0, 1, 0]), "its end is not known");
 }
+
+#[test]
+fn only_a_few_deliveries_can_wait_for_more() {
+    let (_, mut inbox) = empty();
+    inbox.streams[0].queue.extend((0..FEW_ITEMS).map(|_| item(gap())));
+    assert!(inbox.has_few());
+    inbox.flush = true;
+    assert!(!inbox.has_few(), "the node stops, or makes a snapshot");
+    inbox.flush = false;
+    inbox.streams[2].queue.push_back(item(ItemKind::Skip));
+    assert!(!inbox.has_few());
+}

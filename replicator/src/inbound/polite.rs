@@ -3,6 +3,10 @@
 //! Arrives: whether another connection has an open snapshot, and the time. Leaves: whether the next
 //! transaction may begin, and whether it may commit. Owns: each transaction waits for a bounded
 //! time, so a reader that never ends does not stall replication. Memory only.
+//!
+//! A snapshot that is opened between the last look and the commit is missed, so each transaction is
+//! a small risk for an application that keeps snapshots open. Beside such a one there are fewer:
+//! what arrives soon after a transaction gathers.
 
 use super::bookkeeping::Urgency;
 use crate::model::config::{NodeConfig, Now};
@@ -10,12 +14,23 @@ use crate::model::config::{NodeConfig, Now};
 /// Returns whether another connection has an open snapshot.
 type OpenSnapshots = Box<dyn FnMut() -> bool + Send>;
 
-/// The wait of the next transaction.
+/// A snapshot that is open for so long is that of a transaction; most mere reads are shorter.
+const HELD_MS: u64 = 2;
+/// An application without such a snapshot for so long has no such transactions any more.
+const HELD_REMEMBERED_MS: u64 = 1_000;
+/// Beside such an application, so many times `politeness` lie between two transactions.
+const GATHERS: u64 = 2;
+
+/// The wait of the next transaction. Times are of the monotone clock.
 pub(super) struct Polite {
     open: OpenSnapshots,
     politeness_ms: u64,
-    /// Since when the transaction waits, on the monotone clock.
+    /// Since when the transaction waits.
     since_ms: Option<u64>,
+    /// When a transaction last waited for longer than [`HELD_MS`].
+    held_ms: Option<u64>,
+    /// When the last transaction was committed.
+    committed_ms: u64,
     /// Whether a snapshot was open at the commit.
     met: bool,
 }
@@ -27,6 +42,8 @@ impl Polite {
             open: Box::new(|| false),
             politeness_ms: config.politeness_ms,
             since_ms: None,
+            held_ms: None,
+            committed_ms: 0,
             met: false,
         }
     }
@@ -46,31 +63,42 @@ impl Polite {
         self.politeness_ms > 0 && (self.open)()
     }
 
+    /// Returns until when rows gather before a transaction is tried, if they do.
+    pub(super) fn gathers_until(&self, now: Now) -> Option<u64> {
+        let until = self.committed_ms + GATHERS * self.politeness_ms;
+        let holds = self.held_ms.is_some_and(|held| now.mono_ms < held + HELD_REMEMBERED_MS);
+        (holds && now.mono_ms < until).then_some(until)
+    }
+
     /// Returns whether a transaction has to wait, because a snapshot is open and its time to wait
     /// is not over.
     pub(super) fn waits(&mut self, now: Now) -> bool {
-        if !self.sees_one() {
-            return false;
-        }
+        self.sees_one() && self.is_patient(now)
+    }
+
+    /// Returns whether the time to wait for an open snapshot is not over.
+    fn is_patient(&mut self, now: Now) -> bool {
         let since_ms = *self.since_ms.get_or_insert(now.mono_ms);
+        if now.mono_ms >= since_ms + HELD_MS {
+            self.held_ms = Some(now.mono_ms);
+        }
         now.mono_ms < since_ms + self.politeness_ms
     }
 
     /// Returns whether a transaction that has done its work may commit. One that does not give way,
-    /// because its work would have to be repeated, always may.
+    /// because its work would have to be repeated, always may. It looks once, so that the commit
+    /// follows at once.
     pub(super) fn may_commit(&mut self, urgency: Urgency, gives_way: bool, now: Now) -> bool {
-        let waits = match urgency {
-            _ if !gives_way => false,
-            Urgency::Now => self.waits(now),
-            Urgency::IfUnseen | Urgency::None => self.sees_one(),
-        };
-        self.met = !waits && self.sees_one();
+        let is_open = self.sees_one();
+        let waits = is_open && gives_way && (urgency != Urgency::Now || self.is_patient(now));
+        self.met = is_open && !waits;
         !waits
     }
 
     /// Notes that the transaction is committed. Returns whether a snapshot was open then.
-    pub(super) fn committed(&mut self) -> bool {
+    pub(super) fn committed(&mut self, now: Now) -> bool {
         self.since_ms = None;
+        self.committed_ms = now.mono_ms;
         std::mem::take(&mut self.met)
     }
 }
@@ -98,7 +126,7 @@ mod tests {
         let (mut polite, _) = polite(20);
         assert!(polite.waits(at(100)) && polite.waits(at(119)) && !polite.waits(at(120)));
         assert!(!polite.waits(at(121)), "also if it finds the database busy then");
-        polite.committed();
+        polite.committed(at(121));
         assert!(polite.waits(at(130)) && !polite.waits(at(150)));
     }
 
@@ -113,10 +141,29 @@ mod tests {
     fn only_what_is_cheap_to_repeat_gives_way_at_its_commit() {
         let (mut polite, open) = polite(20);
         assert!(!polite.may_commit(Urgency::Now, true, at(100)));
-        assert!(polite.may_commit(Urgency::Now, false, at(110)) && polite.committed());
+        assert!(polite.may_commit(Urgency::Now, false, at(110)) && polite.committed(at(110)));
         assert!(!polite.may_commit(Urgency::IfUnseen, true, at(900)), "bookkeeping can wait");
         open.store(false, Ordering::Relaxed);
-        assert!(polite.may_commit(Urgency::IfUnseen, true, at(901)) && !polite.committed());
+        assert!(polite.may_commit(Urgency::IfUnseen, true, at(901)));
+        assert!(!polite.committed(at(901)));
+    }
+
+    #[test]
+    fn rows_gather_only_beside_an_application_that_holds_snapshots() {
+        let (mut polite, open) = polite(20);
+        assert!(polite.waits(at(100)));
+        open.store(false, Ordering::Relaxed);
+        assert!(!polite.waits(at(101)) && !polite.committed(at(101)));
+        assert_eq!(polite.gathers_until(at(102)), None, "that was a short one");
+        open.store(true, Ordering::Relaxed);
+        assert!(polite.waits(at(110)) && polite.waits(at(112)));
+        open.store(false, Ordering::Relaxed);
+        assert!(!polite.waits(at(113)) && !polite.committed(at(113)));
+        assert_eq!(polite.gathers_until(at(114)), Some(153));
+        assert_eq!(polite.gathers_until(at(153)), None);
+        assert!(!polite.committed(at(1_111)));
+        assert_eq!(polite.gathers_until(at(1_111)), Some(1_151));
+        assert_eq!(polite.gathers_until(at(1_112)), None, "it holds none any more");
     }
 
     #[test]

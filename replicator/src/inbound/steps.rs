@@ -64,7 +64,9 @@ impl<B: Broker> Inbound<B> {
             return Ok(Step::Worked);
         }
         match self.urgency(now)? {
-            Urgency::Now if self.polite.waits(now) => return Ok(Step::Polite),
+            Urgency::Now if self.gathers_until(now).is_some() || self.polite.waits(now) => {
+                return Ok(Step::Polite);
+            }
             Urgency::Now => {
                 let committed = self.transact(Urgency::Now, now)?;
                 return Ok(if committed { Step::Worked } else { Step::Polite });
@@ -83,6 +85,14 @@ impl<B: Broker> Inbound<B> {
             return Ok(Step::Worked);
         }
         Ok(Step::Idle)
+    }
+
+    /// Returns until when the waiting rows gather, so that the application meets fewer transactions
+    /// of ours. Only few rows do, on a node that has nothing else to do.
+    pub fn gathers_until(&self, now: Now) -> Option<u64> {
+        let gathers = self.durable.joined && self.verify.is_up();
+        let until = self.polite.gathers_until(now).filter(|_| gathers);
+        until.filter(|_| self.inbox.has_few())
     }
 
     /// Returns whether a transaction has work. Reads only the schema version, the end of the log,
@@ -143,13 +153,16 @@ impl<B: Broker> Inbound<B> {
         let retry_unmade = now.mono_ms >= schema.unmade.deadline();
         let mut work = Work { verify, inbox, repairs, join, retry_unmade, absorb_max };
         let may_commit = |tx: &Transaction<'_>| {
+            let gives_way = up && tx.stats.rows_seen() - rows_before <= REPEATED_ROWS_MAX;
             if polite.is_on() && tx.config.path.to_str() != Some(":memory:") {
+                if !polite.may_commit(urgency, gives_way, now) {
+                    return false;
+                }
                 // With its pages in the WAL the commit itself is a matter of microseconds, in which
                 // hardly a snapshot is opened. If this fails, so does the commit.
                 let _ = tx.db.cache_flush();
             }
-            let is_small = tx.stats.rows_seen() - rows_before <= REPEATED_ROWS_MAX;
-            polite.may_commit(urgency, up && is_small, now)
+            polite.may_commit(urgency, gives_way, now)
         };
         let Some(committed) = tx.run(|tx| work.run(tx, now), may_commit)? else {
             self.stats.snapshots_waited += 1;
@@ -163,7 +176,7 @@ impl<B: Broker> Inbound<B> {
         let Committed { durable, stats, mut after } = committed;
         (self.durable, self.stats) = (durable, stats);
         self.stats.transactions += 1;
-        self.stats.snapshots_met += u64::from(self.polite.committed());
+        self.stats.snapshots_met += u64::from(self.polite.committed(now));
         let adopted = std::mem::take(&mut after.adopted);
         self.after_commit(after, now);
         for each in &adopted {

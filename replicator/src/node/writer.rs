@@ -253,7 +253,10 @@ impl Actor for Writer {
         let wait = match step {
             Step::Worked => None,
             Step::Busy => Some(self.busy_wait(now.mono_ms)),
-            Step::Polite => Some(POLITE),
+            Step::Polite => Some(match self.inbound.gathers_until(now) {
+                Some(until_ms) => wait_until(until_ms, now.mono_ms),
+                None => POLITE,
+            }),
             Step::Idle => Some(wait_until(self.inbound.deadline().min(checkpoint_ms), now.mono_ms)),
         };
         let rests = matches!(step, Step::Idle | Step::Busy);
