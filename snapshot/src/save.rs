@@ -8,12 +8,12 @@
 use crate::chunk::{self, ChunkId};
 use crate::error::SnapshotError;
 use crate::image::{Image, Offered, Pieces};
+use crate::in_background;
 use crate::manifest::{FORMAT, Facts, Manifest, SnapshotId, content_digest};
 use crate::name::Name;
 use crate::progress::Progress;
 use crate::retention::{self, MARKER_RENEWED_MS};
 use crate::store::Retrying;
-use crate::{blocking, in_background};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesOrdered;
@@ -91,7 +91,7 @@ pub async fn save(
         progress,
         marker: &marker,
         renewed_ms: AtomicI64::new(created_ms),
-        present: Mutex::default(),
+        present: Arc::default(),
         sent_chunks: AtomicU64::new(0),
         sent_bytes: AtomicU64::new(0),
     };
@@ -106,14 +106,16 @@ fn renewal(now_ms: i64) -> Bytes {
     Bytes::from(now_ms.to_string())
 }
 
+/// The chunks in the store, and those on their way to it.
+type Present = Mutex<HashSet<ChunkId>>;
+
 struct Saving<'a> {
     store: &'a Retrying,
     options: &'a SaveOptions,
     progress: &'a Arc<Progress>,
     marker: &'a Name,
     renewed_ms: AtomicI64,
-    /// The chunks in the store, and those on their way to it.
-    present: Mutex<HashSet<ChunkId>>,
+    present: Arc<Present>,
     sent_chunks: AtomicU64,
     sent_bytes: AtomicU64,
 }
@@ -126,7 +128,7 @@ impl Saving<'_> {
         created_ms: i64,
     ) -> Result<Saved, SnapshotError> {
         if !self.options.resend {
-            self.present = Mutex::new(stored(self.store).await?);
+            self.present = Arc::new(Mutex::new(stored(self.store).await?));
         }
         let (page_size, page_count) = (image.page_size(), image.page_count());
         self.progress.expect(u64::from(page_size) * page_count);
@@ -185,11 +187,10 @@ impl Saving<'_> {
 
     async fn send(&self, piece: Vec<u8>) -> Result<ChunkId, SnapshotError> {
         let bytes = piece.len() as u64;
-        let (id, piece) = blocking(move || (ChunkId::of(&piece), piece)).await;
-        let is_new = self.present.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        let present = Arc::clone(&self.present);
+        let (id, packed) = in_background(move || pack_if_new(&piece, &present)).await;
         let mut sent = 0;
-        if is_new {
-            let packed = in_background(move || chunk::pack(&piece)).await;
+        if let Some(packed) = packed {
             let packed = packed.map_err(|error| SnapshotError::Io {
                 action: "compress",
                 path: id.to_string().into(),
@@ -225,6 +226,13 @@ impl Saving<'_> {
             missing => Err(SnapshotError::Vanished { place: self.store.place(), missing }),
         }
     }
+}
+
+/// Names a piece, and compresses it if the store does not have it.
+fn pack_if_new(piece: &[u8], present: &Present) -> (ChunkId, Option<std::io::Result<Bytes>>) {
+    let id = ChunkId::of(piece);
+    let is_new = present.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+    (id, is_new.then(|| chunk::pack(piece)))
 }
 
 async fn stored(store: &Retrying) -> Result<HashSet<ChunkId>, SnapshotError> {

@@ -53,14 +53,15 @@ const UPDATES: i64 = 1_000;
 /// Measures on a database of 1 GB, or of 64 MB in a short run.
 pub(crate) fn measure(parts: &Parts, report: &mut Report, quick: bool) -> Result<()> {
     report.group("snapshots");
-    let (mib, rounds) = if quick { (64, 1) } else { (1_000, 3) };
+    let (mib, rounds) = if quick { (64, 1) } else { (1_000, 4) };
     let prepare = |db: &mut Connection| fill(db, mib);
     let plan = Plan { nodes: 1, prepare: &prepare, patience: PATIENCE * 5, ..Plan::default() };
     let cluster = Cluster::start(parts, &plan)?;
-    // What is measured is the command; the application's triggers stay.
-    cluster.stop(0)?;
     let dir = tempfile::Builder::new().prefix("harmonylite-bench-").tempdir()?;
     let bench = Bench { parts, cluster: &cluster, dir: dir.path() };
+    bench.published()?;
+    // What is measured is the command; the application's triggers stay.
+    cluster.stop(0)?;
     let app = cluster.open(0)?;
     let bytes = sizes(&app, cluster.database(0)?)?.0 as f64;
     report.add("database", bytes / 1e6, "MB", Floor::None);
@@ -87,26 +88,44 @@ struct Ran {
 }
 
 impl Bench<'_> {
+    /// Waits until each row has its version and is published: a new node would do it otherwise.
+    fn published(&self) -> Result<()> {
+        let config = self.config("dir", 1, self.cluster.database(0)?)?;
+        self.cluster.wait("the end of joining", || {
+            pause(Duration::from_millis(100))?;
+            self.has_joined(&config)
+        })?;
+        self.cluster.settle()
+    }
+
     /// By turns with the plain means, so that a busy neighbour affects both.
     fn saved_and_restored(&self, report: &mut Report, rounds: usize) -> Result<()> {
         let image = self.cluster.database(0)?;
         let file = |name: &str| self.dir.join(name);
         let config = self.config("dir", 1, image)?;
         let (mut saves, mut restores, mut memory) = (Vec::new(), Vec::new(), [0.0_f64; 2]);
-        for _ in 0..rounds {
+        for round in 0..rounds {
             remove(&self.store())?;
-            let plain = plain::save(image, &file("copy"), &file("packed"))?;
-            let saved = self.run(&config, &["snapshot", "save"])?;
+            // The disk writes on for a while, so who comes second is slower: they take turns.
+            let ours_first = round % 2 == 1;
+            let to = file("restored.db");
+            let arguments = ["snapshot", "restore", "--to", &to.to_string_lossy()];
+            let (plain, saved) = by_turns(
+                ours_first,
+                || plain::save(image, &file("copy"), &file("packed")),
+                || self.run(&config, &["snapshot", "save"]),
+            )?;
             report.add("save", saved.seconds, "s", Floor::None);
             saves.push(saved.seconds / plain);
-            let to = file("restored.db");
-            let plain = plain::restore(&file("packed"), &file("copy"))?;
-            let arguments = ["snapshot", "restore", "--to", &to.to_string_lossy()];
-            let restored = self.run(&config, &arguments)?;
+            let (plain, restored) = by_turns(
+                ours_first,
+                || plain::restore(&file("packed"), &file("again")),
+                || self.run(&config, &arguments),
+            )?;
             report.add("restore", restored.seconds, "s", Floor::None);
             restores.push(restored.seconds / plain);
             memory = [memory[0].max(saved.memory_mb), memory[1].max(restored.memory_mb)];
-            for name in ["copy", "packed", "restored.db"] {
+            for name in ["copy", "packed", "again", "restored.db"] {
                 std::fs::remove_file(file(name))?;
             }
         }
@@ -255,6 +274,24 @@ impl Bench<'_> {
     fn run(&self, config: &Path, arguments: &[&str]) -> Result<Ran> {
         run(self.command(config, &[arguments, &["--json"]].concat()))
     }
+}
+
+/// Does the same by plain means and by ours, one after the other, each with an idle disk.
+fn by_turns<A, B>(
+    ours_first: bool,
+    plain: impl FnOnce() -> Result<A>,
+    ours: impl FnOnce() -> Result<B>,
+) -> Result<(A, B)> {
+    let idle_disk = || Command::new("sync").status().context("cannot run sync");
+    idle_disk()?;
+    if ours_first {
+        let ours = ours()?;
+        idle_disk()?;
+        return Ok((plain()?, ours));
+    }
+    let plain = plain()?;
+    idle_disk()?;
+    Ok((plain, ours()?))
 }
 
 fn run(mut command: Command) -> Result<Ran> {

@@ -176,6 +176,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
+        .on_thread_start(harmonylite_snapshot::stand_back)
         .build()
         .context("cannot start the network runtime")
 }
