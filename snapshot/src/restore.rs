@@ -15,13 +15,17 @@ use crate::store::Retrying;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use std::fs::File;
 use std::io::ErrorKind;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tempfile::TempDir;
 
 /// Chunks that are fetched at the same time.
 const PARALLEL: usize = 4;
+/// The image in its scratch directory.
+const IMAGE: &str = "image.db";
+/// What `stat` counts blocks in, bytes.
+const BLOCK: u64 = 512;
 /// What SQLite keeps beside a database.
 const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
 
@@ -119,7 +123,7 @@ pub async fn fetch(
     progress: &Arc<Progress>,
 ) -> Result<Fetched, SnapshotError> {
     let dir = scratch::create(dir)?;
-    let path = dir.path().join("image.db");
+    let path = dir.path().join(IMAGE);
     let failed = |error| SnapshotError::Io { action: "write", path: path.clone(), error };
     let file = File::options().read(true).write(true).create_new(true).open(&path);
     let file = Arc::new(file.map_err(failed)?);
@@ -132,6 +136,13 @@ pub async fn fetch(
         .await?;
     drop(file);
     Ok(Fetched { path, _dir: dir })
+}
+
+/// Returns how far another process is that fetches an image into `dir`: bytes there, bytes in all.
+/// The file has its full length from the start, and gets its blocks as the chunks arrive.
+pub fn in_progress(dir: &Path) -> Option<(u64, u64)> {
+    let image = scratch::newest(dir, IMAGE)?;
+    Some(((image.blocks() * BLOCK).min(image.len()), image.len()))
 }
 
 async fn fetch_chunk(
@@ -210,8 +221,11 @@ mod tests {
         assert_eq!(count(&path), 513);
 
         let progress = Arc::new(Progress::default());
+        assert_eq!(in_progress(dir.path()), None);
         let fetched = fetch(&store, &found, dir.path(), &progress).await.unwrap();
         assert_eq!(progress.done_bytes(), found.manifest.bytes());
+        let (done, total) = in_progress(dir.path()).unwrap();
+        assert_eq!((done, total), (total, found.manifest.bytes()));
         assert!(progress.moved_bytes() > 0);
         let aside = dir.path().join("old.db");
         std::mem::forget(db);

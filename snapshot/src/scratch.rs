@@ -4,6 +4,7 @@
 //! in the same place removes it a day later.
 
 use crate::error::SnapshotError;
+use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
@@ -19,6 +20,14 @@ pub(crate) fn create(parent: &Path) -> Result<TempDir, SnapshotError> {
         let path = parent.to_owned();
         SnapshotError::Io { action: "create a scratch directory in", path, error }
     })
+}
+
+/// Returns the newest file of that name in a scratch directory: what another process works on.
+pub(crate) fn newest(parent: &Path, name: &str) -> Option<Metadata> {
+    let entries = std::fs::read_dir(parent).ok()?.flatten();
+    let ours = entries.filter(|e| e.file_name().to_str().is_some_and(|n| n.starts_with(PREFIX)));
+    let files = ours.filter_map(|entry| entry.path().join(name).symlink_metadata().ok());
+    files.max_by_key(|metadata| metadata.modified().ok())
 }
 
 /// Removes the directories that killed processes left. What cannot be removed stays.

@@ -13,6 +13,7 @@ mod save;
 mod verify;
 
 pub(crate) use first::begin;
+pub(crate) use restore::directory_of;
 
 use super::args::{Global, SnapshotAction};
 use super::control::ask;

@@ -164,7 +164,7 @@ pub(super) async fn place(
 }
 
 /// Returns the directory of a file.
-pub(super) fn directory_of(file: &Path) -> PathBuf {
+pub(crate) fn directory_of(file: &Path) -> PathBuf {
     match file.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => ".".into(),

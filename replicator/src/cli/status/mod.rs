@@ -5,12 +5,14 @@ mod offline;
 mod text;
 
 use super::exit::{Exit, Failure};
+use super::snapshot::directory_of;
 use super::{control, progress, show};
 use crate::db::lockfile::{Owner, Sidecar, sidecar};
 use crate::model::status::Status;
 use crate::settings::Settings;
 use anyhow::{Context, Result};
 use console::Term;
+use harmonylite_snapshot::restore::in_progress;
 use offline::offline;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -74,9 +76,19 @@ pub(crate) fn run(settings: &Settings, to_show: Show) -> Result<ExitCode> {
 /// Reads the status of the node; false if none runs.
 pub(crate) fn look(settings: &Settings) -> Result<(bool, Status)> {
     match sidecar(&settings.db_path)? {
+        Sidecar::Running(None) if let Some(starting) = restoring(settings) => Err(starting.into()),
         Sidecar::Running(owner) => Ok((true, ask(owner.as_ref())?)),
         Sidecar::Stopped => Ok((false, offline(settings)?)),
     }
+}
+
+/// What a node says that begins without a file, while it fetches a snapshot.
+fn restoring(settings: &Settings) -> Option<Failure> {
+    let to = &settings.db_path;
+    let (done, total) = in_progress(&directory_of(to)).filter(|_| !to.exists())?;
+    let (done, total) = (show::bytes(done), show::bytes(total));
+    let what = format!("a snapshot is being restored to {}: {done} of {total}", to.display());
+    Some(Failure::new(Exit::General, what, "ask again when it is there"))
 }
 
 fn ask(owner: Option<&Owner>) -> Result<Status> {
@@ -134,6 +146,23 @@ mod tests {
         let unmade = Unmade { node: NodeId(9), since_ms: 1, change, error };
         unmade_objects::put(&db, &unmade).unwrap();
         path
+    }
+
+    /// A node without a file answers nothing before its snapshot is there.
+    #[test]
+    fn a_node_that_restores_a_snapshot_shows_how_far_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = at(&dir.path().join("app.db"));
+        let _lock = Lock::acquire(&settings.db_path).unwrap();
+        let said = || look(&settings).unwrap_err().to_string();
+        assert!(said().contains("is starting"), "{}", said());
+        let scratch = dir.path().join(".harmonylite-snapshot-x");
+        std::fs::create_dir(&scratch).unwrap();
+        let image = std::fs::File::create(scratch.join("image.db")).unwrap();
+        image.set_len(5_000_000).unwrap();
+        assert!(said().contains("app.db: 0 B of 5.0 MB"), "{}", said());
+        std::fs::write(&settings.db_path, "").unwrap();
+        assert!(said().contains("is starting"), "it is in place: {}", said());
     }
 
     #[test]
