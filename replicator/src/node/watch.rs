@@ -11,16 +11,20 @@ use crate::clock;
 use crate::db::connection::DatabaseError;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use rusqlite::Connection;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 /// Messages to the thread.
 #[derive(Debug)]
 pub(super) enum ToWatch {
-    /// The WAL changed.
-    Touched,
+    /// The WAL changed; whether in a burst of events.
+    Touched {
+        in_burst: bool,
+    },
     Stop,
 }
 
@@ -39,6 +43,9 @@ const LOOKS: [Duration; 11] = [
     Duration::from_millis(64),
     Duration::from_millis(128),
 ];
+
+/// In a burst an event is followed by more, and the last one by a look after a millisecond.
+const BURST_LOOKS: &[Duration] = LOOKS.split_at(3).1;
 
 /// Waits between the looks after a commit was found: the next one makes events of its own. The
 /// first look is for a commit whose events came together with those of the one that was found.
@@ -61,10 +68,12 @@ const KNOWN_LOOKS: [Duration; 3] =
 /// A transaction of many pages is an event a page. After so many, each within [`BURST_GAP_MS`] of
 /// the one before, the thread that receives them rests in between, and the kernel merges what comes
 /// meanwhile. (Otherwise receiving them took a third of the time of applying random keys.) The
-/// looks go on meanwhile.
+/// looks go on meanwhile. It rests for an eighth of the time since the burst began, or since the
+/// last commit: a commit is noticed later by no more than that share of the time it took.
 const BURST_EVENTS: u32 = 16;
 const BURST_GAP_MS: u64 = 2;
-const BURST_REST: Duration = Duration::from_millis(1);
+const BURST_SHARE: u64 = 8;
+const BURST_REST_MS: RangeInclusive<u64> = 1..=8;
 
 /// Watches the WAL of a database.
 pub(super) struct WalWatch {
@@ -76,6 +85,7 @@ pub(super) struct WalWatch {
     known: RecentWakes,
     poll: Duration,
     data_version: i64,
+    found_ms: Arc<AtomicU64>,
     /// Dropping this ends the events.
     _events: Option<RecommendedWatcher>,
 }
@@ -91,7 +101,9 @@ impl WalWatch {
         poll: Duration,
     ) -> (Self, Sender<ToWatch>) {
         let (sender, inbox) = channel();
-        let events = match listen(database, sender.clone(), Pace::new(known.clone())) {
+        let found_ms = Arc::default();
+        let pace = Pace::new(known.clone(), Arc::clone(&found_ms));
+        let events = match listen(database, sender.clone(), pace) {
             Ok(watcher) => Some(watcher),
             Err(error) => {
                 tracing::warn!(%error, poll_ms = poll.as_millis(), "cannot watch the database's \
@@ -109,6 +121,7 @@ impl WalWatch {
                 known,
                 poll,
                 data_version: 0,
+                found_ms,
                 _events: events,
             },
             sender,
@@ -127,8 +140,8 @@ impl WalWatch {
     fn work(&mut self) -> Result<(), FilesReplaced> {
         loop {
             match self.inbox.recv_timeout(self.poll) {
-                Ok(ToWatch::Touched) => {
-                    if !self.follow()? {
+                Ok(ToWatch::Touched { in_burst }) => {
+                    if !self.follow(in_burst)? {
                         return Ok(());
                     }
                 }
@@ -155,8 +168,8 @@ impl WalWatch {
     }
 
     /// Looks after an event until nothing more comes. Returns false if the thread has to stop.
-    fn follow(&mut self) -> Result<bool, FilesReplaced> {
-        let mut looks = self.looks();
+    fn follow(&mut self, in_burst: bool) -> Result<bool, FilesReplaced> {
+        let mut looks = self.looks(in_burst);
         loop {
             // A commit writes the WAL several times; one look covers all events so far.
             while let Ok(message) = self.inbox.try_recv() {
@@ -167,11 +180,12 @@ impl WalWatch {
             self.guard()?;
             if self.is_changed() {
                 self.waker.wake(WakeSource::Watcher, None);
+                self.found_ms.store(clock::mono_ms(), Ordering::Relaxed);
                 looks = FOUND_LOOKS.iter();
             }
             let Some(wait) = looks.next() else { return Ok(true) };
             match self.inbox.recv_timeout(*wait) {
-                Ok(ToWatch::Touched) => looks = self.looks(),
+                Ok(ToWatch::Touched { in_burst }) => looks = self.looks(in_burst),
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(ToWatch::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(false),
             }
@@ -179,8 +193,12 @@ impl WalWatch {
     }
 
     /// Waits between the looks after an event. Few follow a known commit.
-    fn looks(&self) -> std::slice::Iter<'static, Duration> {
-        if self.known.is_known() { KNOWN_LOOKS.iter() } else { LOOKS.iter() }
+    fn looks(&self, in_burst: bool) -> std::slice::Iter<'static, Duration> {
+        match (self.known.is_known(), in_burst) {
+            (true, _) => KNOWN_LOOKS.iter(),
+            (false, true) => BURST_LOOKS.iter(),
+            (false, false) => LOOKS.iter(),
+        }
     }
 
     /// Returns whether another connection has committed since the last look.
@@ -199,17 +217,20 @@ impl WalWatch {
     }
 }
 
-/// When the thread that receives the events rests.
+/// When the thread that receives the events rests. Times are of the monotone clock.
 struct Pace {
     known: RecentWakes,
-    /// When the last event came, on the monotone clock.
+    /// When the last commit was found.
+    found_ms: Arc<AtomicU64>,
+    began_ms: u64,
+    /// When the last event came, and the rest after it ended.
     last_ms: Option<u64>,
     in_a_row: u32,
 }
 
 impl Pace {
-    fn new(known: RecentWakes) -> Self {
-        Self { known, last_ms: None, in_a_row: 0 }
+    fn new(known: RecentWakes, found_ms: Arc<AtomicU64>) -> Self {
+        Self { known, found_ms, began_ms: 0, last_ms: None, in_a_row: 0 }
     }
 
     /// Returns how long to wait before an event is reported, and after it.
@@ -217,9 +238,17 @@ impl Pace {
         if self.known.is_known() {
             return (KNOWN, Duration::ZERO);
         }
-        let is_next = self.last_ms.replace(now_ms).is_some_and(|last| now_ms < last + BURST_GAP_MS);
-        self.in_a_row = if is_next { self.in_a_row.saturating_add(1) } else { 0 };
-        (Duration::ZERO, if self.in_a_row < BURST_EVENTS { Duration::ZERO } else { BURST_REST })
+        let is_next = self.last_ms.is_some_and(|last| now_ms < last + BURST_GAP_MS);
+        (self.began_ms, self.in_a_row) =
+            if is_next { (self.began_ms, self.in_a_row.saturating_add(1)) } else { (now_ms, 0) };
+        let mut rest_ms = 0;
+        if self.in_a_row >= BURST_EVENTS {
+            let since_ms = self.began_ms.max(self.found_ms.load(Ordering::Relaxed));
+            let share = now_ms.saturating_sub(since_ms) / BURST_SHARE;
+            rest_ms = share.clamp(*BURST_REST_MS.start(), *BURST_REST_MS.end());
+        }
+        self.last_ms = Some(now_ms + rest_ms);
+        (Duration::ZERO, Duration::from_millis(rest_ms))
     }
 }
 
@@ -249,7 +278,7 @@ fn listen(
             let (before, after) = pace.rests(clock::mono_ms());
             rest(before);
             // The receiver is gone: the node is stopping.
-            let _ = sender.send(ToWatch::Touched);
+            let _ = sender.send(ToWatch::Touched { in_burst: !after.is_zero() });
             rest(after);
         }
     })?;
@@ -263,23 +292,41 @@ fn listen(
 mod tests {
     use super::*;
 
+    fn pace(known: &RecentWakes) -> (Pace, Arc<AtomicU64>) {
+        let found_ms = Arc::default();
+        (Pace::new(known.clone(), Arc::clone(&found_ms)), found_ms)
+    }
+
     #[test]
-    fn single_commits_are_reported_at_once_and_a_burst_once_a_millisecond() {
-        let mut pace = Pace::new(RecentWakes::default());
+    fn single_commits_are_reported_at_once_and_a_burst_less_and_less_often() {
+        let (mut pace, found_ms) = pace(&RecentWakes::default());
         for commit in 0..100 {
             for _page in 0..6 {
                 assert_eq!(pace.rests(commit * 5), (Duration::ZERO, Duration::ZERO));
             }
         }
-        let rested = (0..100).filter(|page| pace.rests(1_000 + page / 30).1 == BURST_REST).count();
-        assert_eq!(rested, 100 - BURST_EVENTS as usize);
-        assert_eq!(pace.rests(2_000), (Duration::ZERO, Duration::ZERO), "the burst is over");
+        let mut now_ms = 1_000;
+        for event in 0.. {
+            let (before, after) = pace.rests(now_ms);
+            let ms = u64::try_from(after.as_millis()).unwrap();
+            assert_eq!(before, Duration::ZERO);
+            assert_eq!(ms > 0, event >= BURST_EVENTS, "event {event}");
+            assert!(ms <= 1 || ms <= (now_ms - 1_000) / 8, "{ms} at {now_ms}");
+            now_ms += ms;
+            if ms == 8 {
+                break;
+            }
+        }
+        assert!(now_ms < 1_100, "{now_ms}");
+        found_ms.store(now_ms, Ordering::Relaxed);
+        assert_eq!(pace.rests(now_ms).1, Duration::from_millis(1), "a commit was found");
+        assert_eq!(pace.rests(now_ms + 20), (Duration::ZERO, Duration::ZERO), "the burst is over");
     }
 
     #[test]
     fn what_our_own_writer_writes_is_reported_late() {
         let known = RecentWakes::default();
         known.writing(true);
-        assert_eq!(Pace::new(known).rests(1), (KNOWN, Duration::ZERO));
+        assert_eq!(pace(&known).0.rests(1), (KNOWN, Duration::ZERO));
     }
 }
