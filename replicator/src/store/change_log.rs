@@ -264,6 +264,21 @@ pub fn keep_previous(
     Ok(())
 }
 
+/// Lets changes that are absorbed and not published go out with the versions that they have,
+/// whichever site they are of. `from` is the last published entry, `upto` the last absorbed one.
+///
+/// # Errors
+/// SQLite's error.
+pub fn publish_absorbed(db: &Connection, from: i64, upto: i64) -> Result<(), DatabaseError> {
+    let sql = format!(
+        "UPDATE main.__harmonylite__change_log SET kind = {KIND_PUBLISH} WHERE id > ?1 AND id <= \
+        ?2 AND kind IN ({KIND_CHANGED}, {KIND_DISPLACED}, {KIND_FOUND}) AND prev_hlc IS NOT \
+        {FORGOTTEN}"
+    );
+    db.execute(&sql, (from, upto))?;
+    Ok(())
+}
+
 /// Gives the time `now_ms` to the changes after `after` whose time is one of `times_ms`. Returns
 /// their number.
 ///

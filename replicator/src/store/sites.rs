@@ -1,7 +1,7 @@
 //! The table `__harmonylite__site`: all incarnations of this node's database, the present one
 //! included.
 
-use super::{id_ranges, meta, origins};
+use super::{change_log, id_ranges, meta, origins};
 use crate::db::connection::DatabaseError;
 use crate::model::ids::{BatchNo, NodeId, Site};
 use rusqlite::{Connection, params};
@@ -46,13 +46,16 @@ pub fn end_restored(db: &Connection, now_ms: i64) -> Result<(), DatabaseError> {
 }
 
 /// Takes a restored database over for a node. If it was another node's, that one's incarnations are
-/// not this node's.
+/// not this node's. What they had absorbed and not published would then look like a row of another
+/// node, which publishes it itself; but nobody else may have it.
 ///
 /// # Errors
 /// SQLite's error.
 pub fn take_over_restored(db: &Connection, node: NodeId) -> Result<(), DatabaseError> {
     let Some(former) = meta::get(db, meta::RESTORED_NODE)? else { return Ok(()) };
     if former != node {
+        let number = |key| meta::get(db, key).map(Option::unwrap_or_default);
+        change_log::publish_absorbed(db, number(meta::PUBLISHED)?, number(meta::ABSORBED)?)?;
         db.execute("DELETE FROM main.__harmonylite__site", [])?;
     }
     meta::remove(db, meta::RESTORED_NODE)
@@ -105,6 +108,30 @@ mod tests {
             assert_eq!(own_sites(&db).unwrap(), own.into_iter().map(Site).collect());
             assert_eq!(origins::known_batch(&db, Site(7)).unwrap(), BatchNo(12));
             assert_eq!(meta::get(&db, meta::RESTORED_NODE).unwrap(), None);
+        }
+    }
+
+    /// Found by seed 2992 of the worlds: the restored node kept the row for itself.
+    #[test]
+    fn what_another_node_absorbed_and_did_not_publish_goes_out() {
+        for (node, kinds) in [(NodeId(3), [0, 0, 4, 0]), (NodeId(4), [0, 2, 4, 0])] {
+            let db = test_database();
+            begin_site(&db, Site(7), 100).unwrap();
+            meta::set(&db, meta::NODE, NodeId(3)).unwrap();
+            for kind in [0, 0, 4, 0] {
+                let sql = "INSERT INTO __harmonylite__change_log (time, table_id, kind) VALUES \
+                    (1, 1, ?1)";
+                db.execute(sql, [kind]).unwrap();
+            }
+            meta::set(&db, meta::PUBLISHED, 1).unwrap();
+            meta::set(&db, meta::ABSORBED, 3).unwrap();
+            end_restored(&db, 200).unwrap();
+            take_over_restored(&db, node).unwrap();
+            let mut read =
+                db.prepare("SELECT kind FROM __harmonylite__change_log ORDER BY id").unwrap();
+            let found: Vec<i64> =
+                read.query_map([], |r| r.get(0)).unwrap().map(Result::unwrap).collect();
+            assert_eq!(found, kinds, "{node:?}");
         }
     }
 
