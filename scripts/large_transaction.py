@@ -54,7 +54,7 @@ def wait(what, directory):
     end = time.monotonic() + SECONDS_MAX
     while not what():
         if time.monotonic() > end:
-            logs = [(directory / f"{n}.log").read_text()[-1500:] for n in (1, 2)]
+            logs = [log.read_text()[-1500:] for log in sorted(directory.glob("?.log"))]
             sys.exit("large_transaction.py: the rows did not arrive\n" + "\n".join(logs))
         time.sleep(0.02)
 
@@ -93,24 +93,34 @@ class Watch:
             thread.join()
 
 
-def start(binary, directory, schema, running):
-    """Adds a broker and two nodes to the running processes."""
+def start_broker(directory, running):
+    """Adds a broker to the running processes, and returns its port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     server = [NATS, "-js", "-a", "127.0.0.1", "-sd", directory / "js", "-p", str(port)]
     running.append(subprocess.Popen(server, stderr=subprocess.DEVNULL))
+    return port
+
+
+def start_node(binary, directory, n, port, running):
+    """Adds a node to the running processes."""
+    config = directory / f"{n}.toml"
+    config.write_text(f'db_path = "{directory / f"{n}.db"}"\nnode_id = {n}\n[nats]\n'
+                      f'urls = ["nats://127.0.0.1:{port}"]\n')
+    with open(directory / f"{n}.log", "w", encoding="utf-8") as log:
+        running.append(subprocess.Popen([binary, "-config", config], stdout=log, stderr=log))
+
+
+def start(binary, directory, schema, running):
+    """Adds a broker and two nodes to the running processes."""
+    port = start_broker(directory, running)
     for n in (1, 2):
-        path = directory / f"{n}.db"
-        db = sqlite3.connect(path)
+        db = sqlite3.connect(directory / f"{n}.db")
         db.execute("PRAGMA journal_mode = WAL")
         db.executescript(schema)
         db.close()
-        config = directory / f"{n}.toml"
-        config.write_text(f'db_path = "{path}"\nnode_id = {n}\n[nats]\n'
-                          f'urls = ["nats://127.0.0.1:{port}"]\n')
-        with open(directory / f"{n}.log", "w", encoding="utf-8") as log:
-            running.append(subprocess.Popen([binary, "-config", config], stdout=log, stderr=log))
+        start_node(binary, directory, n, port, running)
 
 
 def databases(directory):

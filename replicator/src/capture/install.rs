@@ -15,7 +15,7 @@ use crate::db::sql::quote;
 use crate::model::batch::Value;
 use crate::model::table_filter::TableFilter;
 use crate::store::comparisons::{self, Comparison, Kind};
-use crate::store::install::FIXED_TABLES;
+use crate::store::install::{FIXED_TABLES, PENDING};
 use crate::store::{meta, schema_history, tables};
 use rusqlite::Connection;
 
@@ -160,6 +160,8 @@ pub fn uninstall(db: &Connection) -> Result<Vec<String>, DatabaseError> {
         }
         objects.write_bulk(db, before)?;
     }
+    let view = format!("{OWN_PREFIX}{PENDING}");
+    db.execute_batch(&format!("DROP VIEW IF EXISTS main.{}", quote(&view)))?;
     for name in FIXED_TABLES.map(|name| format!("{OWN_PREFIX}{name}")) {
         if has_table(db, &name)? {
             db.execute_batch(&format!("DROP TABLE main.{}", quote(&name)))?;

@@ -13,10 +13,10 @@ use super::follow_shape::{ChangedKey, follow_shape, present_names};
 use super::install::{Installed, schema_version, table_layout};
 use super::lineage::{self, TableTriggers};
 use super::objects::Objects;
-use super::triggers::{triggers, version_table_sql, view_sql};
+use super::triggers::{triggers, version_table_sql};
 use crate::db::connection::DatabaseError;
 use crate::db::layout::version_table;
-use crate::db::schema::{OWN_PREFIX, Schema, TableSchema, inspect};
+use crate::db::schema::{Schema, TableSchema, inspect};
 use crate::db::sql::quote;
 use crate::model::batch::Digest;
 use crate::model::table_filter::TableFilter;
@@ -27,17 +27,19 @@ use crate::store::{change_log, kept_tables, meta};
 use rusqlite::Connection;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
-/// The work of a step, in entries of `sqlite_schema` that SQLite visits: some 50 ms. Every step
+/// The work of a step, in entries of `sqlite_schema` that SQLite visits: some 70 ms. Every step
 /// makes every connection of the application read the whole schema again, so few steps are better
 /// than short ones.
-pub const STEP_VISITS: u64 = 250_000;
+pub const STEP_VISITS: u64 = 300_000;
 /// What following one table costs besides, in the same unit.
 const TABLE_VISITS: u64 = 2_500;
 /// What creating one version table costs besides.
-const VERSIONS_VISITS: u64 = 300;
+const VERSIONS_VISITS: u64 = 1_000;
+/// What setting one entry of `sqlite_schema` aside costs, and putting it back.
+const ASIDE_VISITS: u64 = 10;
 /// Tables that are followed together. The first one's version table is created with the triggers
 /// of all, because a CREATE by SQLite itself lets every other connection read the new schema.
-const GROUP: usize = 32;
+const GROUP: usize = 64;
 
 /// What a step has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +126,7 @@ impl Installation {
                 _ => first.tables.push(at),
             }
         }
-        let objects = (new.len() + touched.len() + first.tables.len()) * 7;
+        let objects = (new.len() + touched.len() + first.tables.len()) * 6;
         self.objects.expect(objects);
         for group in new.chunks(GROUP) {
             self.versions.extend(&group[1..]);
@@ -187,12 +189,7 @@ impl Installation {
             left = left.saturating_sub(first.tables.len() as u64 * TABLE_VISITS);
             self.first_step(db, &first, now_ms)?;
         }
-        while left > 0
-            && let Some(at) = self.versions.pop_front()
-        {
-            left = left.saturating_sub(self.objects.entries() + VERSIONS_VISITS);
-            self.create_versions(db, at)?;
-        }
+        left = self.create_versions(db, left)?;
         let mut followed = false;
         while left > 0
             && let Some(group) = self.groups.pop_front()
@@ -247,6 +244,7 @@ impl Installation {
         now_ms: i64,
     ) -> Result<(), DatabaseError> {
         let keys = self.schema.tables.iter().map(|t| t.key.len()).max().unwrap_or(1);
+        change_log::give_defaults(db)?;
         change_log::widen(db, keys)?;
         let mut guessed = HashSet::new();
         if first.renamed {
@@ -263,7 +261,7 @@ impl Installation {
         let mut names = HashSet::new();
         let mut tables = HashSet::new();
         for table in &self.schema.tables {
-            names.extend([version_table(&table.name), view_name(&table.name)]);
+            names.insert(version_table(&table.name));
             tables.insert(table.name.to_ascii_lowercase());
         }
         // A dropped table may come back: then its versions show what is gone.
@@ -288,15 +286,28 @@ impl Installation {
         Ok(())
     }
 
-    fn create_versions(&mut self, db: &Connection, at: usize) -> Result<(), DatabaseError> {
-        let table = &self.schema.tables[at];
-        let (name, sql) = (version_table(&table.name), version_table_sql(table));
-        if self.objects.fits(&name, &sql) {
-            return Ok(());
+    /// Creates version tables. Returns what is left of the work of this step.
+    fn create_versions(&mut self, db: &Connection, mut left: u64) -> Result<u64, DatabaseError> {
+        let mut together = Vec::new();
+        while left > 0
+            && let Some(at) = self.versions.pop_front()
+        {
+            let table = &self.schema.tables[at];
+            let (name, sql) = (version_table(&table.name), version_table_sql(table));
+            if self.objects.fits(&name, &sql) {
+                continue;
+            }
+            self.drop_object(db, &name)?;
+            if together.is_empty() {
+                left = left.saturating_sub(self.objects.entries() * ASIDE_VISITS);
+            }
+            left = left.saturating_sub(together.len() as u64 + VERSIONS_VISITS);
+            together.push((name, sql));
         }
-        let table = table.name.clone();
-        self.drop_object(db, &name)?;
-        self.objects.create(db, &table, &[(&name, &sql)])
+        if !together.is_empty() {
+            self.objects.create_tables(db, &together)?;
+        }
+        Ok(left)
     }
 
     /// Follows some tables: registers them, stores their shapes, and brings their objects in line.
@@ -454,15 +465,10 @@ struct Followed {
     wanted: BTreeMap<String, String>,
 }
 
-fn view_name(table: &str) -> String {
-    format!("{OWN_PREFIX}{table}_change_log")
-}
-
 /// Name and text of all objects of a table.
 fn wanted(table: &TableSchema, id: i64) -> BTreeMap<String, String> {
     let mut wanted: BTreeMap<String, String> = triggers(table, id).into_iter().collect();
     wanted.insert(version_table(&table.name), version_table_sql(table));
-    wanted.insert(view_name(&table.name), view_sql(table, id));
     wanted
 }
 

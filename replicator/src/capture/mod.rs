@@ -18,5 +18,6 @@ pub mod row_index;
 pub mod row_keys;
 pub mod row_states;
 pub mod schema_changes;
+mod schema_rows;
 pub mod triggers;
 pub mod user_triggers;

@@ -1,5 +1,5 @@
-//! Our triggers, views and version tables in the application's schema: what is there, and how they
-//! are dropped and created.
+//! Our triggers and version tables in the application's schema, and views of earlier versions: what
+//! is there, and how they are dropped and created.
 //!
 //! Arrives: names and texts. Leaves: entries in `sqlite_schema`. Owns: every text was compiled by
 //! SQLite before it stands there. Runs inside the caller's write transaction, so a crash leaves all
@@ -7,18 +7,19 @@
 //!
 //! SQLite searches the whole of `sqlite_schema` after each CREATE and each DROP. That is nothing
 //! for a hundred tables; for 5,000 with seven objects each it takes minutes. Where it would take
-//! long, triggers and views are written in *bulk*: they are created in an empty database in memory,
+//! long, triggers are written in *bulk*: they are created in an empty database in memory,
 //! beside stand-ins of their tables, and the rows that SQLite made for them there are copied, as
-//! VACUUM does it. Tables are always created by SQLite.
+//! VACUUM does it. Tables are always created by SQLite; where there are many, the rows of
+//! `sqlite_schema` are set aside for that time ([`super::schema_rows`]).
 
 use super::install::schema_version;
+use super::schema_rows;
 use crate::db::connection::DatabaseError;
 use crate::db::schema::OWN_PREFIX;
 use crate::db::sql::{affinity, quote};
 use crate::db::table_text::TableText;
-use crate::store::install::FIXED_TABLES;
-use rusqlite::config::DbConfig;
-use rusqlite::{Connection, params};
+use crate::store::install::{FIXED_TABLES, PENDING};
+use rusqlite::Connection;
 use std::collections::{BTreeMap, HashMap};
 
 /// Entries of `sqlite_schema` that creating all objects one by one may visit: some 30 ms of work.
@@ -35,7 +36,7 @@ struct Object {
     rowid: Option<i64>,
 }
 
-/// All our objects, except the fixed tables.
+/// All our objects, except the fixed tables and their view.
 #[derive(Debug, Default)]
 pub(super) struct Objects {
     present: BTreeMap<String, Object>,
@@ -44,16 +45,8 @@ pub(super) struct Objects {
     entries: u64,
     is_bulk: bool,
     dropped: Vec<(i64, String)>,
-    compiled: Vec<Compiled>,
-}
-
-/// A row of `sqlite_schema` that SQLite made.
-#[derive(Debug)]
-struct Compiled {
-    kind: String,
-    name: String,
-    table: String,
-    sql: String,
+    /// Triggers to be written in bulk, by their table.
+    triggers: Vec<(String, Vec<String>)>,
 }
 
 impl Objects {
@@ -75,8 +68,12 @@ impl Objects {
         let mut rows = read.query([OWN_PREFIX])?;
         while let Some(row) = rows.next()? {
             let (name, kind): (String, String) = (row.get(0)?, row.get(1)?);
-            let fixed = |name: &str| FIXED_TABLES.iter().any(|f| name[OWN_PREFIX.len()..] == **f);
-            if kind == "table" && fixed(&name) {
+            let own_name = &name[OWN_PREFIX.len()..];
+            let is_fixed = match kind.as_str() {
+                "table" => FIXED_TABLES.contains(&own_name),
+                kind => kind == "view" && own_name == PENDING,
+            };
+            if is_fixed {
                 continue;
             }
             let table = row.get::<_, String>(2)?.to_ascii_lowercase();
@@ -106,7 +103,7 @@ impl Objects {
         Ok(Self { is_bulk: self.is_bulk, ..Self::read(db)? })
     }
 
-    /// Whether triggers and views are written in bulk.
+    /// Whether triggers are written in bulk.
     pub(super) fn is_bulk(&self) -> bool {
         self.is_bulk
     }
@@ -172,8 +169,7 @@ impl Objects {
         Ok(Some(object.kind))
     }
 
-    /// Creates objects of a table. In bulk, triggers and views are there after
-    /// [`Self::write_bulk`].
+    /// Creates objects of a table. In bulk, triggers are there after [`Self::write_bulk`].
     ///
     /// # Errors
     /// SQLite's error.
@@ -183,17 +179,39 @@ impl Objects {
         table: &str,
         objects: &[(&str, &str)],
     ) -> Result<(), DatabaseError> {
-        let mut compiled = Vec::new();
+        let mut triggers = Vec::new();
         for &(name, sql) in objects {
-            if self.is_bulk && kind_of(sql) != "table" {
-                compiled.push(sql);
+            if self.is_bulk && kind_of(sql) == "trigger" {
+                triggers.push(sql.to_owned());
             } else {
                 db.execute_batch(sql)?;
             }
             self.created(table, name, sql);
         }
-        if !compiled.is_empty() {
-            self.compiled.extend(compile(table, &compiled)?);
+        if !triggers.is_empty() {
+            self.triggers.push((table.to_owned(), triggers));
+        }
+        Ok(())
+    }
+
+    /// Creates tables, given as name and text, at the price of their own number: of the rest of the
+    /// schema each is searched once. Nothing else may be done to the schema meanwhile.
+    ///
+    /// # Errors
+    /// SQLite's error.
+    pub(super) fn create_tables(
+        &mut self,
+        db: &Connection,
+        tables: &[(String, String)],
+    ) -> Result<(), DatabaseError> {
+        let create = || tables.iter().try_for_each(|(_, sql)| Ok(db.execute_batch(sql)?));
+        if self.is_bulk {
+            schema_rows::without_other_rows(db, create)?
+        } else {
+            create()?
+        }
+        for (name, sql) in tables {
+            self.created(name, name, sql);
         }
         Ok(())
     }
@@ -218,15 +236,11 @@ impl Objects {
     /// SQLite's error.
     pub(super) fn write_bulk(&mut self, db: &Connection, before: i64) -> Result<(), DatabaseError> {
         let dropped = std::mem::take(&mut self.dropped);
-        let compiled = std::mem::take(&mut self.compiled);
-        if dropped.is_empty() && compiled.is_empty() {
+        let triggers = std::mem::take(&mut self.triggers);
+        if dropped.is_empty() && triggers.is_empty() {
             return Ok(());
         }
-        let writable = DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA;
-        db.set_db_config(writable, true)?;
-        let written = write_rows(db, &dropped, &compiled);
-        db.set_db_config(writable, false)?;
-        written?;
+        schema_rows::write(db, &dropped, &schema_rows::compile(&triggers)?)?;
         if schema_version(db)? == before {
             db.pragma_update(Some("main"), "schema_version", before + 1)?;
         }
@@ -234,49 +248,8 @@ impl Objects {
     }
 }
 
-/// Compiles triggers and views in an empty database, beside a stand-in of their table, and returns
-/// the rows of its `sqlite_schema`.
-fn compile(table: &str, objects: &[&str]) -> Result<Vec<Compiled>, DatabaseError> {
-    let empty = Connection::open_in_memory()?;
-    empty.execute_batch(&format!("CREATE TABLE main.{} (x)", quote(table)))?;
-    for sql in objects {
-        empty.execute_batch(sql)?;
-    }
-    let mut read = empty.prepare(
-        "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE type IN ('trigger', 'view') \
-        ORDER BY rowid",
-    )?;
-    let rows = read.query_map([], |r| {
-        Ok(Compiled { kind: r.get(0)?, name: r.get(1)?, table: r.get(2)?, sql: r.get(3)? })
-    })?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
-}
-
-fn write_rows(
-    db: &Connection,
-    dropped: &[(i64, String)],
-    compiled: &[Compiled],
-) -> Result<(), DatabaseError> {
-    let mut delete = db.prepare("DELETE FROM main.sqlite_schema WHERE rowid = ?1 AND name = ?2")?;
-    for (rowid, name) in dropped {
-        delete.execute(params![rowid, name])?;
-    }
-    let mut insert = db.prepare(
-        "INSERT INTO main.sqlite_schema (type, name, tbl_name, rootpage, sql) VALUES (?1, ?2, ?3, \
-        0, ?4)",
-    )?;
-    for Compiled { kind, name, table, sql } in compiled {
-        insert.execute(params![kind, name, table, sql])?;
-    }
-    Ok(())
-}
-
 fn kind_of(sql: &str) -> &'static str {
-    match sql.split_whitespace().nth(1) {
-        Some("TRIGGER") => "trigger",
-        Some("VIEW") => "view",
-        _ => "table",
-    }
+    if sql.starts_with("CREATE TRIGGER") { "trigger" } else { "table" }
 }
 
 /// Whether two version tables, from after their names on, hold the same. A tool that rebuilds a

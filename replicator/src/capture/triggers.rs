@@ -1,4 +1,4 @@
-//! The SQL text of all objects that are installed for one table: triggers, version table, view.
+//! The SQL text of all objects that are installed for one table: triggers and version table.
 //!
 //! Arrives: a [`TableSchema`] and the table's number. Leaves: SQL. Pure. Owns: the triggers run in
 //! a stock shell and in every driver, back to SQLite 3.24, with `trusted_schema` off. They cost the
@@ -9,11 +9,7 @@ use super::lineage::witness_sql;
 use crate::db::layout::{version_keys, version_table};
 use crate::db::schema::{KeyKind, OWN_PREFIX, TableSchema};
 use crate::db::sql::{key_columns, quote};
-use crate::store::change_log::{self, KIND_CHANGED};
-
-/// Milliseconds since 1970, in SQL that SQLite 3.24 supports and that works with `trusted_schema`
-/// off.
-pub(super) const NOW_MS: &str = "CAST((julianday('now') - 2440587.5) * 86400000 + 0.5 AS INTEGER)";
+use crate::store::change_log;
 
 pub(super) fn version_table_sql(table: &TableSchema) -> String {
     let name = quote(&version_table(&table.name));
@@ -45,24 +41,6 @@ pub(super) fn version_table_sql(table: &TableSchema) -> String {
     )
 }
 
-pub(super) fn view_sql(table: &TableSchema, id: i64) -> String {
-    let columns: Vec<String> = table
-        .key
-        .iter()
-        .enumerate()
-        .map(|(i, k)| format!("key{i} AS {}", quote(&k.name)))
-        .collect();
-    format!(
-        "CREATE VIEW main.{} AS SELECT id AS change_id, datetime(time / 1000.0, 'unixepoch') AS \
-        changed_at, kind AS change_kind, {} \
-         FROM {} WHERE table_id = {id} \
-         AND id > coalesce((SELECT value FROM __harmonylite__meta WHERE key = 'published'), 0)",
-        quote(&format!("{OWN_PREFIX}{}_change_log", table.name)),
-        columns.join(", "),
-        change_log::NAME
-    )
-}
-
 const ON: &str = "_change_log_on_";
 
 pub(super) fn trigger_name(table: &str, event: &str) -> String {
@@ -74,9 +52,12 @@ pub fn table_of_trigger(trigger: &str) -> Option<&str> {
     Some(trigger.strip_prefix(OWN_PREFIX)?.rsplit_once(ON)?.0)
 }
 
-pub(super) fn log_columns(table: &TableSchema) -> String {
+/// The beginning of a statement that logs a key. The log's own defaults give the time and the kind
+/// [`change_log::KIND_CHANGED`]: every connection reads the text of every trigger before its first
+/// statement, so each word of them costs.
+fn log_changed(table: &TableSchema) -> String {
     let keys = key_columns(table.key.len());
-    format!("INSERT INTO {} (time, table_id, kind, {})", change_log::NAME, keys.join(", "))
+    format!("INSERT INTO {} (table_id, {})", change_log::NAME, keys.join(", "))
 }
 
 pub(super) fn key_of(table: &TableSchema, row: &str) -> String {
@@ -108,42 +89,40 @@ pub(super) fn same_key(table: &TableSchema, a: &str, b: &str) -> String {
 }
 
 pub(super) fn triggers(table: &TableSchema, id: i64) -> Vec<(String, String)> {
-    let insert = log_columns(table);
-    let entry = |row: &str| {
-        format!("{insert} VALUES ({NOW_MS}, {id}, {KIND_CHANGED}, {});", key_of(table, row))
-    };
-    let moved = format!(
-        "{insert} SELECT {NOW_MS}, {id}, {KIND_CHANGED}, {} WHERE NOT ({});",
-        key_of(table, "OLD"),
-        same_key(table, "OLD.", "NEW.")
-    );
+    let insert = log_changed(table);
+    let entry = |row: &str| format!("{insert} VALUES ({id}, {});", key_of(table, row));
     let mut all = Vec::new();
-    let mut add = |event: &str, when: &str, body: String| {
+    let mut add = |event: &str, when: &str, condition: &str, body: String| {
         let name = trigger_name(&table.name, event);
         let sql = format!(
-            "CREATE TRIGGER main.{} {when} ON {} BEGIN {body} END",
+            "CREATE TRIGGER main.{} {when} ON {} {condition}BEGIN {body} END",
             quote(&name),
             quote(&table.name)
         );
         all.push((name, sql));
     };
-    add("insert", "AFTER INSERT", entry("NEW"));
-    add("update", "AFTER UPDATE", entry("NEW"));
+    add("insert", "AFTER INSERT", "", entry("NEW"));
+    add("update", "AFTER UPDATE", "", entry("NEW"));
     // Apart from the other, so that an update of other columns pays nothing for it.
-    add("key_change", &format!("AFTER UPDATE OF {}", key_names(table)), moved);
-    add("delete", "AFTER DELETE", entry("OLD"));
+    add(
+        "key_change",
+        &format!("AFTER UPDATE OF {}", key_names(table)),
+        &format!("WHEN NOT ({}) ", same_key(table, "OLD.", "NEW.")),
+        entry("OLD"),
+    );
+    add("delete", "AFTER DELETE", "", entry("OLD"));
     if let Some(body) = displaced::body(table, id, "NEW.") {
-        add("insert_displaced", "BEFORE INSERT", body);
+        add("insert_displaced", "BEFORE INSERT", "", body);
     }
     if let Some(body) = displaced::body(table, id, "OLD.") {
-        add("update_displaced", &format!("BEFORE UPDATE{}", displaced::update_of(table)), body);
+        add("update_displaced", &format!("BEFORE UPDATE{}", displaced::update_of(table)), "", body);
     }
     for (event, when, own) in [
         ("insert_rowid", "BEFORE INSERT", "NEW."),
         ("update_rowid", "BEFORE UPDATE OF rowid, _rowid_, oid", "OLD."),
     ] {
         if let Some(body) = displaced::by_rowid(table, id, own) {
-            add(event, when, body);
+            add(event, when, "", body);
         }
     }
     all.push(witness_sql(table, id));

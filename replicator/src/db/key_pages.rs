@@ -17,6 +17,8 @@ pub struct KeyPage {
     pub values: Vec<Value>,
     /// The key of the last row; None on the last page.
     pub end: Option<Vec<Value>>,
+    /// The rows that were read to find its end.
+    pub rows_read: u64,
 }
 
 /// Returns the next page of at most `rows_max` rows of `from` (a FROM clause) after the key
@@ -34,18 +36,26 @@ pub fn next_page(
 ) -> Result<KeyPage, DatabaseError> {
     let columns = keys.join(", ");
     let (condition, values) = after_key(keys, after);
-    let offset = rows_max.saturating_sub(1).min(i64::MAX as u64);
+    // The limit bounds what SQLite sorts, where no index has the order.
     let sql = format!(
-        "SELECT {columns} FROM {from} WHERE {condition} ORDER BY {columns} LIMIT 1 OFFSET {offset}"
+        "SELECT {columns} FROM {from} WHERE {condition} ORDER BY {columns} LIMIT {}",
+        rows_max.clamp(1, i64::MAX as u64)
     );
     let mut read = db.prepare_cached(&sql)?;
     let mut rows = read.query(params_from_iter(&values))?;
-    let Some(row) = rows.next()? else { return Ok(KeyPage { condition, values, end: None }) };
-    let end = (0..keys.len()).map(|i| row.get_ref(i).map(Value::from));
-    Ok(page_upto(keys, after, end.collect::<rusqlite::Result<_>>()?))
+    let mut rows_read = 0;
+    while let Some(row) = rows.next()? {
+        rows_read += 1;
+        if rows_read >= rows_max {
+            let end = (0..keys.len()).map(|i| row.get_ref(i).map(Value::from));
+            let end = end.collect::<rusqlite::Result<_>>()?;
+            return Ok(KeyPage { rows_read, ..page_upto(keys, after, end) });
+        }
+    }
+    Ok(KeyPage { condition, values, end: None, rows_read })
 }
 
-/// Returns the page of the rows after the key `after`, up to the key `end`.
+/// Returns the page of the rows after the key `after`, up to the key `end`. No row is read for it.
 pub fn page_upto(keys: &[String], after: Option<&[Value]>, end: Vec<Value>) -> KeyPage {
     let (condition, mut values) = after_key(keys, after);
     let (columns, places) = (keys.join(", "), places(values.len() + 1, keys.len()));
@@ -54,6 +64,7 @@ pub fn page_upto(keys: &[String], after: Option<&[Value]>, end: Vec<Value>) -> K
         condition: format!("{condition} AND ({columns}) <= ({places})"),
         values,
         end: Some(end),
+        rows_read: 0,
     }
 }
 

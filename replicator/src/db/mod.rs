@@ -27,6 +27,7 @@ pub mod shape;
 pub mod snapshots;
 pub mod sql;
 pub mod sql_tokens;
+mod table_list;
 pub mod table_text;
 pub mod temp_triggers;
 pub mod unique_probe;

@@ -7,6 +7,7 @@
 
 use crate::db::schema::OWN_PREFIX;
 use crate::db::sql_tokens::{Token, ident, normal_text, tokens};
+use crate::db::table_list::table_list;
 use crate::db::table_text::TableText;
 use crate::model::table_filter::{Selection, TableFilter};
 use rusqlite::Connection;
@@ -142,13 +143,11 @@ impl Objects {
     /// # Errors
     /// SQLite's error, for instance a damaged schema.
     pub fn read(db: &Connection, filter: &TableFilter) -> rusqlite::Result<Self> {
-        let shadows: BTreeSet<String> = db
-            .prepare(
-                "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'shadow'",
-            )?
-            .query_map([], |row| row.get(0).map(|name: String| name.to_ascii_lowercase()))?
-            .collect::<rusqlite::Result<_>>()?;
-        let mut found = Self::default();
+        let shadows = table_list(db, ("name", "AND type = 'shadow'"), |row| {
+            row.get(0).map(|name: String| name.to_ascii_lowercase())
+        })?;
+        let shadows = BTreeSet::from_iter(shadows);
+        let (mut found, mut bearers) = (Self::default(), BTreeSet::new());
         let mut list = db.prepare(
             "SELECT type, name, tbl_name, sql FROM main.sqlite_schema WHERE sql IS NOT NULL \
             ORDER BY type = 'table' DESC, rowid",
@@ -169,15 +168,18 @@ impl Objects {
                 "view" => Kind::View,
                 _ => Kind::Trigger,
             };
-            found.take(db, filter, Object { kind, name, table, sql })?;
+            found.take(db, filter, &mut bearers, Object { kind, name, table, sql })?;
         }
         Ok(found)
     }
 
+    /// Adds an object, if it belongs here. `bearers`: the tables and views that are here, which can
+    /// have indexes and triggers.
     fn take(
         &mut self,
         db: &Connection,
         filter: &TableFilter,
+        bearers: &mut BTreeSet<String>,
         object: Object,
     ) -> rusqlite::Result<()> {
         match object.kind {
@@ -189,15 +191,16 @@ impl Objects {
                     .ok()
                     .filter(|table| table.text.columns.iter().map(|c| &c.name).eq(names.iter()));
                 let chosen = table.filter(|_| selection == Selection::Selected);
+                bearers.extend(chosen.iter().map(|table| table.name.to_ascii_lowercase()));
                 self.tables.extend(chosen);
             }
-            Kind::Virtual | Kind::View => self.others.push(object),
+            Kind::Virtual => self.others.push(object),
+            Kind::View => {
+                bearers.insert(object.name.to_ascii_lowercase());
+                self.others.push(object);
+            }
             Kind::Index | Kind::Trigger => {
-                let is_view = || {
-                    let mut views = self.others.iter().filter(|o| o.kind == Kind::View);
-                    views.any(|view| view.name.eq_ignore_ascii_case(&object.table))
-                };
-                if self.table(&object.table).is_some() || is_view() {
+                if bearers.contains(&object.table.to_ascii_lowercase()) {
                     self.others.push(object);
                 }
             }
@@ -211,13 +214,10 @@ impl Objects {
     /// # Errors
     /// SQLite's error.
     pub fn local_tables(&self, db: &Connection) -> rusqlite::Result<Vec<String>> {
-        let mut list = db.prepare(
-            "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table' \
-            ORDER BY name",
-        )?;
-        let names = list.query_map([], |row| row.get(0))?;
-        let mut names: Vec<String> = names.collect::<rusqlite::Result<_>>()?;
-        names.retain(|name| !is_reserved(name) && self.table(name).is_none());
+        let mut names: Vec<String> =
+            table_list(db, ("name", "AND type = 'table' ORDER BY name"), |row| row.get(0))?;
+        let here: BTreeSet<_> = self.tables.iter().map(|t| t.name.to_ascii_lowercase()).collect();
+        names.retain(|name| !is_reserved(name) && !here.contains(&name.to_ascii_lowercase()));
         Ok(names)
     }
 

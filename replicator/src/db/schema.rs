@@ -6,6 +6,7 @@
 
 use crate::db::autoincrement;
 use crate::db::sql::{Collation, quote};
+use crate::db::table_list::table_list;
 use crate::db::unique_probe::Probe;
 use crate::model::batch::Digest;
 use crate::model::bookkeeping;
@@ -180,14 +181,10 @@ pub fn inspect(db: &Connection, filter: &TableFilter) -> rusqlite::Result<Schema
     let mut found = Schema::default();
     // table_list reports virtual and shadow tables. Our own SQLite has it; only triggers must run
     // on old versions.
-    let mut list = db.prepare(
-        "SELECT name, type, wr, strict FROM pragma_table_list WHERE schema \
-        = 'main' ORDER BY name COLLATE NOCASE",
-    )?;
-    let mut rows = list.query([])?;
-    while let Some(row) = rows.next()? {
-        let (name, kind): (String, String) = (row.get(0)?, row.get(1)?);
-        let (without_rowid, strict): (bool, bool) = (row.get(2)?, row.get(3)?);
+    let list = table_list(db, ("name, type, wr, strict", "ORDER BY name COLLATE NOCASE"), |row| {
+        Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get(2)?, row.get(3)?))
+    })?;
+    for (name, kind, without_rowid, strict) in list {
         if name.starts_with("sqlite_") || name.starts_with(OWN_PREFIX) || kind == "view" {
             continue;
         }

@@ -48,6 +48,7 @@ use crate::actor::{Effect, Fatal};
 use crate::broker::{Broker, Request};
 use crate::capture::baseline;
 use crate::capture::user_triggers::SilentTrigger;
+use crate::db::connection::read_schema;
 use crate::db::layout::Layout;
 use crate::model::config::{NodeConfig, Now};
 use crate::model::ids::Site;
@@ -290,6 +291,7 @@ fn install_all(
     random: &mut dyn FnMut() -> u64,
     now: Now,
 ) -> Result<Layout, Fatal> {
+    read_schema(db)?;
     let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     create_tables(&transaction, &config.path)?;
     sites::take_over_restored(&transaction, config.node)?;

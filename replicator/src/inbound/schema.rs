@@ -13,7 +13,7 @@ use crate::capture::install::{self, Installed};
 use crate::capture::installation::{Installation, Progress, STEP_VISITS};
 use crate::capture::schema_changes::{self, Carry};
 use crate::capture::user_triggers::{self, SilentTrigger};
-use crate::db::connection::DatabaseError;
+use crate::db::connection::{DatabaseError, read_schema};
 use crate::db::layout::Layout;
 use crate::merge::unique_clash;
 use crate::model::config::{NodeConfig, Now, SchemaMode};
@@ -283,9 +283,9 @@ fn end_last_step(
     Ok(())
 }
 
-/// Takes the write lock. SQLite reads a schema that has changed before it, not under it.
+/// Takes the write lock.
 fn begin(db: &mut Connection) -> Result<rusqlite::Transaction<'_>, DatabaseError> {
-    db.query_row("SELECT count(*) FROM main.__harmonylite__meta WHERE FALSE", [], |_| Ok(()))?;
+    read_schema(db)?;
     Ok(db.transaction_with_behavior(TransactionBehavior::Immediate)?)
 }
 

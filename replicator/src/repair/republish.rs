@@ -47,6 +47,11 @@ impl Pace {
     }
 }
 
+/// The time for a table, from the start of a step: half of it takes the look at an empty one, under
+/// the write lock, and half of it the lock is free. Steps that log rows rest until these are
+/// published.
+const TABLE_US: u64 = 160;
+
 /// The running walks. A transaction works on a copy, which counts after the commit.
 #[derive(Clone, Debug, Default)]
 pub struct Republish {
@@ -58,6 +63,8 @@ pub struct Republish {
     logged_upto: i64,
     /// The logged steps use the budget up to this time, on the monotone clock.
     used_until_ms: u64,
+    /// The application can write until this time, on the monotone clock.
+    rests_until_ms: u64,
     /// The oldest row time (unix milliseconds) of a walk that starts after the commit of this
     /// transaction.
     begins: Option<i64>,
@@ -115,7 +122,7 @@ impl Republish {
         if self.is_idle() || published < self.logged_upto {
             return u64::MAX;
         }
-        self.used_until_ms.saturating_sub(BURST_MS)
+        self.used_until_ms.saturating_sub(BURST_MS).max(self.rests_until_ms)
     }
 
     /// Returns the rows logged so far by the walk for joining, and by the walk to republish.
@@ -163,13 +170,14 @@ impl Republish {
         let republished = self.wanted.is_some();
         let slot = if republished { &mut self.wanted } else { &mut self.joining };
         let Some(walk) = slot else { return Ok(None) };
-        let WalkStep { rows, bytes, finished } = walk.step(db, layout, pace.bounds)?;
+        let WalkStep { rows, bytes, tables, finished } = walk.step(db, layout, pace.bounds)?;
         let minute_bytes = if republished { pace.republished } else { pace.joined };
         // Rows that nobody misses are only looked at.
         let cost = if rows == 0 { 0 } else { bytes + STEP_BYTES };
         let cost_ms = u128::from(cost) * u128::from(MINUTE_MS) / u128::from(minute_bytes);
         let used_ms = u64::try_from(cost_ms).unwrap_or(u64::MAX);
         self.used_until_ms = self.used_until_ms.max(now.mono_ms).saturating_add(used_ms);
+        self.rests_until_ms = now.mono_ms + tables * TABLE_US / 1_000;
         let stepped = match (finished, republished) {
             (false, _) => RepublishStep::Logged { rows, republished },
             (true, true) => {

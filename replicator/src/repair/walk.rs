@@ -23,6 +23,8 @@ pub struct WalkStep {
     pub rows: u64,
     /// The bytes of their values, about.
     pub bytes: u64,
+    /// The tables that were looked at.
+    pub tables: u64,
     /// The walk is complete.
     pub finished: bool,
 }
@@ -30,7 +32,7 @@ pub struct WalkStep {
 /// The bounds of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StepBounds {
-    /// The most examined rows of one table.
+    /// The most examined rows; each table counts as some besides.
     pub rows_max: u64,
     /// The most bytes of logged rows. A single row may have more.
     pub bytes_max: u64,
@@ -91,13 +93,17 @@ impl Walk {
             (self.schema_version, self.table, self.after) = (layout.schema_version, 0, None);
             self.unversioned = self.since_ms.is_none();
         }
-        let mut logged = Logged::default();
+        let (mut logged, mut rows_left) = (Logged::default(), bounds.rows_max);
+        let mut tables = 0;
         while let Some(table) = layout.tables.get(self.table) {
-            let left = bounds.bytes_max.saturating_sub(logged.bytes);
-            if left == 0 {
+            let bytes_left = bounds.bytes_max.saturating_sub(logged.bytes);
+            if bytes_left == 0 || rows_left == 0 {
                 break;
             }
-            let page = self.page(db, table, StepBounds { bytes_max: left, ..bounds })?;
+            let left = StepBounds { rows_max: rows_left, bytes_max: bytes_left };
+            let page = self.page(db, table, left)?;
+            tables += 1;
+            rows_left = rows_left.saturating_sub(page.page.rows_read + TABLE_ROWS);
             let rows = self.log(db, table, &page.page)?;
             logged.rows += rows;
             logged.bytes += page.bytes;
@@ -113,7 +119,7 @@ impl Walk {
         }
         self.rows += logged.rows;
         let finished = self.table >= layout.tables.len();
-        Ok(WalkStep { rows: logged.rows, bytes: logged.bytes, finished })
+        Ok(WalkStep { rows: logged.rows, bytes: logged.bytes, tables, finished })
     }
 
     /// Returns the next page of a table: as many rows as the bounds allow, and at least one.
@@ -209,6 +215,9 @@ struct Fit {
     end: Option<Vec<Value>>,
 }
 
+/// What a table costs under the write lock, in rows: its statements are prepared.
+const TABLE_ROWS: u64 = 20;
+
 /// What a row costs beside its values.
 const ROW_BYTES: u64 = 32;
 
@@ -286,6 +295,31 @@ mod tests {
             }
         }
         panic!("the walk does not end");
+    }
+
+    /// Rows of all tables together, and tables, count against the bound: each step holds the write
+    /// lock.
+    #[test]
+    fn a_step_is_bounded_over_many_small_tables() {
+        let (db, _) = database();
+        for i in 0..40 {
+            db.execute_batch(&format!(
+                "CREATE TABLE s{i} (id INTEGER PRIMARY KEY); INSERT INTO s{i} SELECT id FROM a"
+            ))
+            .unwrap();
+        }
+        let (layout, _) = install(&db, &TableFilter::with_rowids(), 0).unwrap();
+        let (mut walk, mut rows) = (Walk::unversioned(), Vec::new());
+        let bounds = StepBounds { rows_max: 100, bytes_max: u64::MAX };
+        while rows.len() < 100 {
+            let step = walk.step(&db, &layout, bounds).unwrap();
+            rows.push(step.rows);
+            if step.finished {
+                break;
+            }
+        }
+        assert!(rows.iter().all(|rows| *rows <= 100), "{rows:?}");
+        assert!((14..100).contains(&rows.len()), "43 tables in steps of three: {rows:?}");
     }
 
     /// With pages of any size each row is logged once, except rows with NULL in the key (5 of b),

@@ -387,21 +387,54 @@ pub fn log_rows(
     Ok(insert.execute(params_from_iter(values))?)
 }
 
+/// Gives the log of an earlier version the defaults that triggers leave out: the time, and the kind
+/// [`KIND_CHANGED`]. The copy holds the write lock for about a second for a million entries that
+/// are not published, once.
+///
+/// # Errors
+/// SQLite's error.
+pub fn give_defaults(db: &Connection) -> Result<(), DatabaseError> {
+    let has_them: bool = db.query_row(
+        "SELECT count(dflt_value) = 2 FROM pragma_table_info('__harmonylite__change_log', 'main') \
+        WHERE name IN ('time', 'kind')",
+        [],
+        |r| r.get(0),
+    )?;
+    if has_them {
+        return Ok(());
+    }
+    let keys: usize = key_columns_present(db)?;
+    // The legacy form touches nothing but the table: the triggers keep its name.
+    db.execute_batch(
+        "PRAGMA legacy_alter_table = ON; ALTER TABLE main.__harmonylite__change_log RENAME TO \
+        __harmonylite__former_change_log; PRAGMA legacy_alter_table = OFF",
+    )?;
+    super::install::create_missing(db)?;
+    widen(db, keys)?;
+    Ok(db.execute_batch(
+        "INSERT INTO main.__harmonylite__change_log SELECT * FROM \
+        main.__harmonylite__former_change_log; DROP TABLE main.__harmonylite__former_change_log",
+    )?)
+}
+
 /// Adds the columns for keys of this length.
 ///
 /// # Errors
 /// SQLite's error.
 pub fn widen(db: &Connection, columns: usize) -> Result<(), DatabaseError> {
-    let have: usize = db.query_row(
-        "SELECT count(*) FROM pragma_table_info('__harmonylite__change_log', 'main') \
-            WHERE name LIKE 'key%'",
-        [],
-        |r| r.get::<_, i64>(0).map(|n| usize::try_from(n).unwrap_or(0)),
-    )?;
-    for i in have..columns {
+    for i in key_columns_present(db)?..columns {
         db.execute_batch(&format!("ALTER TABLE main.__harmonylite__change_log ADD COLUMN key{i}"))?;
     }
     Ok(())
+}
+
+fn key_columns_present(db: &Connection) -> Result<usize, DatabaseError> {
+    Ok(db.query_row(
+        "SELECT count(*) FROM pragma_table_info('__harmonylite__change_log', 'main') WHERE name \
+        LIKE 'key%'",
+        [],
+        |r| r.get::<_, i64>(0).map(|n| usize::try_from(n).unwrap_or(0)),
+    )?)
 }
 
 /// Lets the entries of a table that are not published yet count no more: its rows have another key

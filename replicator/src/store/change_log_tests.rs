@@ -203,3 +203,53 @@ fn the_numbers_continue_after_a_greater_one() {
     assert_eq!(log_end(&db).unwrap(), 106);
     assert_eq!(end_mark(&db).unwrap(), mark(&db, 106).unwrap());
 }
+
+/// What an earlier version has logged is still there, and known by the same marks.
+#[test]
+fn the_log_of_an_earlier_version_gets_its_defaults() {
+    let db = test_database();
+    db.execute_batch(
+        "DROP TABLE __harmonylite__change_log; CREATE TABLE __harmonylite__change_log (id INTEGER \
+         PRIMARY KEY, time INTEGER NOT NULL, table_id INTEGER NOT NULL, kind INTEGER NOT NULL, \
+         prev_hlc INTEGER, prev_site INTEGER, key0, key1); CREATE TABLE t (a); CREATE TRIGGER \
+         former AFTER INSERT ON t BEGIN INSERT INTO __harmonylite__change_log (time, table_id, \
+         kind, key0) VALUES (5, 1, 0, NEW.a); END; INSERT INTO t VALUES (7), ('x')",
+    )
+    .unwrap();
+    log(&db, 9, 6, KIND_DISPLACED);
+    let before = end_mark(&db).unwrap();
+    for _ in 0..2 {
+        give_defaults(&db).unwrap();
+        widen(&db, 3).unwrap();
+    }
+    assert_eq!((ids(&db), end_mark(&db).unwrap()), (vec![1, 2, 9], before));
+    db.execute_batch(
+        "INSERT INTO t VALUES (8); INSERT INTO __harmonylite__change_log (table_id, key0) VALUES \
+         (1, 'short')",
+    )
+    .unwrap();
+    let (former, own): (i64, i64) = db
+        .query_row(
+            "SELECT sum(time = 5), sum(kind = 0 AND abs(time / 1000 - unixepoch()) < 5) FROM \
+             __harmonylite__change_log",
+            [],
+            |r| Ok((r.get(0)?, r.get(1)?)),
+        )
+        .unwrap();
+    assert_eq!((former, own), (3, 1));
+}
+
+#[test]
+fn people_see_what_is_pending() {
+    let db = test_database();
+    db.execute("INSERT INTO __harmonylite__table (id, name) VALUES (1, 'item')", []).unwrap();
+    log(&db, 1, 1_000, KIND_CHANGED);
+    log(&db, 2, 2_000, KIND_CHANGED);
+    meta::set(&db, meta::PUBLISHED, 1).unwrap();
+    let seen: (String, String, i64) = db
+        .query_row("SELECT table_name, changed_at, key0 FROM __harmonylite__pending", [], |r| {
+            Ok((r.get(0)?, r.get(1)?, r.get(2)?))
+        })
+        .unwrap();
+    assert_eq!(seen, ("item".into(), "1970-01-01 00:00:02".into(), 20));
+}

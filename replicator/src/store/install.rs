@@ -36,6 +36,9 @@ pub const FIXED_TABLES: [&str; 16] = [
     "quarantine",
 ];
 
+/// The view of `tables.sql`, without our prefix: the pending changes, for people who look.
+pub const PENDING: &str = "pending";
+
 /// Creates our missing tables.
 ///
 /// # Errors
@@ -49,8 +52,16 @@ pub fn create_tables(db: &Connection, path: &Path) -> Result<(), DatabaseError> 
         check_format(path, found)?;
         former_formats::bring_up(db, found)?;
     }
-    db.execute_batch(include_str!("tables.sql"))?;
+    create_missing(db)?;
     meta::set(db, meta::FORMAT, FORMAT)
+}
+
+/// Creates those of our fixed tables that are not there.
+///
+/// # Errors
+/// SQLite's error.
+pub(super) fn create_missing(db: &Connection) -> Result<(), DatabaseError> {
+    Ok(db.execute_batch(include_str!("tables.sql"))?)
 }
 
 /// Returns the names of our tables that do not exist.

@@ -38,9 +38,10 @@ CREATE TABLE IF NOT EXISTS main.__harmonylite__unmade (
 );
 CREATE TABLE IF NOT EXISTS main.__harmonylite__change_log (
   id INTEGER PRIMARY KEY,
-  time INTEGER NOT NULL,
+  -- Unix milliseconds, in SQL that SQLite 3.24 supports and that works with trusted_schema off.
+  time INTEGER NOT NULL DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000 + 0.5 AS INTEGER)),
   table_id INTEGER NOT NULL,
-  kind INTEGER NOT NULL,
+  kind INTEGER NOT NULL DEFAULT 0,
   prev_hlc INTEGER,
   prev_site INTEGER,
   key0
@@ -116,3 +117,7 @@ CREATE TABLE IF NOT EXISTS main.__harmonylite__quarantine (
 );
 CREATE UNIQUE INDEX IF NOT EXISTS main.__harmonylite__conflict_once
   ON __harmonylite__conflict (table_name, key, loser_hlc, loser_site);
+CREATE VIEW IF NOT EXISTS main.__harmonylite__pending AS
+  SELECT t.name AS table_name, datetime(l.time / 1000.0, 'unixepoch') AS changed_at, l.*
+  FROM __harmonylite__change_log AS l LEFT JOIN __harmonylite__table AS t ON t.id = l.table_id
+  WHERE l.id > coalesce((SELECT value FROM __harmonylite__meta WHERE key = 'published'), 0);
