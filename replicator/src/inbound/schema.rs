@@ -23,8 +23,9 @@ use rusqlite::{Connection, TransactionBehavior};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The pause between two steps of an installation, in which the application gets the write lock.
-const BETWEEN_STEPS: Duration = Duration::from_millis(25);
+/// The pause between two steps of an installation, in which the application gets the write lock:
+/// SQLite's busy handler sleeps 50 ms at most between its tries in the first 228.
+const BETWEEN_STEPS: Duration = Duration::from_millis(55);
 /// How often the start asks for the write lock, each time for as long as the connection waits.
 const LOCK_ATTEMPTS_MAX: u32 = 6;
 
