@@ -5,8 +5,8 @@
     scripts/many_tables.py BINARY 5000 busy     # an application writes all the time
 
 Prints the seconds until the node has joined; how long a connection of Python's SQLite takes to its
-first SELECT, without our triggers and with them; and, if busy, the longest time that the application
-waited for the write lock."""
+first SELECT, without our triggers and with them; and, if busy, the longest time that the
+application waited for the write lock."""
 
 import pathlib
 import sqlite3

@@ -18,8 +18,8 @@ pub(super) struct Compiled {
     sql: String,
 }
 
-/// Compiles triggers in an empty database, each beside a stand-in of its table, and returns the rows
-/// of its `sqlite_schema`. `triggers`: tables with the texts of triggers on them.
+/// Compiles triggers in an empty database, each beside a stand-in of its table, and returns the
+/// rows of its `sqlite_schema`. `triggers`: tables with the texts of triggers on them.
 ///
 /// # Errors
 /// SQLite's error.
