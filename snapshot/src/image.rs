@@ -16,6 +16,7 @@ use crate::error::SnapshotError;
 use crate::scratch;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -33,8 +34,26 @@ pub struct Image {
     page_size: u32,
     page_count: u64,
     db: Connection,
+    second: RefCell<Option<Second>>,
     copy: Option<Copy>,
     scratch: PathBuf,
+}
+
+/// Another connection that sees the image, for another thread.
+#[derive(Debug)]
+pub(crate) struct Second {
+    path: PathBuf,
+    db: Connection,
+}
+
+impl Second {
+    /// Counts the rows as [`Image::row_counts`] does.
+    ///
+    /// # Errors
+    /// SQLite's error.
+    pub(crate) fn row_counts(self) -> Result<BTreeMap<String, u64>, SnapshotError> {
+        row_counts(&self.db).map_err(|error| database(&self.path, error))
+    }
 }
 
 /// Takes the pieces of an image, in order.
@@ -103,16 +122,23 @@ impl Image {
         copy: Option<Copy>,
         scratch: &Path,
     ) -> Result<Self, SnapshotError> {
-        let sizes = || -> rusqlite::Result<(u32, u64)> {
-            // The transaction begins with the first read.
-            db.execute_batch("BEGIN; SELECT count(*) FROM main.sqlite_schema")?;
+        let mut second = None;
+        let mut sizes = || -> rusqlite::Result<(u32, u64)> {
+            second = begin_both(&db, copy.as_ref().map_or(path, |copy| &copy.file))?;
             let number = |sql| db.query_row(sql, [], |r| r.get::<_, i64>(0));
             let size = number("PRAGMA main.page_size")?;
             Ok((size.unsigned_abs() as u32, number("PRAGMA main.page_count")?.unsigned_abs()))
         };
         let (page_size, page_count) = sizes().map_err(|error| database(path, error))?;
         let (path, scratch) = (path.to_owned(), scratch.to_owned());
-        Ok(Self { path, page_size, page_count, db, copy, scratch })
+        let second = RefCell::new(second.map(|db| Second { path: path.clone(), db }));
+        Ok(Self { path, page_size, page_count, db, second, copy, scratch })
+    }
+
+    /// Returns the second connection, once and before [`Self::pieces`]; None if other programs
+    /// committed too often to get one.
+    pub(crate) fn take_second(&self) -> Option<Second> {
+        self.second.take()
     }
 
     /// Returns a connection that sees the image. It must not end the transaction.
@@ -144,6 +170,8 @@ impl Image {
     /// # Errors
     /// The error of SQLite or of the file system.
     pub fn pieces(&self, mut to: impl Pieces) -> Result<(), SnapshotError> {
+        // It would hold the moment when this connection releases it.
+        drop(self.take_second());
         if let Some(copy) = &self.copy {
             return file_pieces(&copy.file, |piece| to.put(piece));
         }
@@ -217,6 +245,31 @@ impl Rest {
             error,
         })
     }
+}
+
+/// How often a moment is tried in which nobody commits between two statements.
+const TRIES: usize = 5;
+
+/// Begins a read transaction, and one that sees the same moment on a second connection, if there is
+/// a moment in which nobody commits. `PRAGMA data_version` tells a connection whether others have
+/// committed since its last look.
+fn begin_both(first: &Connection, path: &Path) -> rusqlite::Result<Option<Connection>> {
+    // A transaction begins with the first read.
+    const BEGIN: &str = "BEGIN; SELECT count(*) FROM main.sqlite_schema";
+    let second = open(path)?;
+    let version = || second.query_row("PRAGMA main.data_version", [], |r| r.get::<_, i64>(0));
+    for _ in 0..TRIES {
+        let before = version()?;
+        first.execute_batch(BEGIN)?;
+        second.execute_batch(BEGIN)?;
+        if version()? == before {
+            return Ok(Some(second));
+        }
+        second.execute_batch("ROLLBACK")?;
+        first.execute_batch("ROLLBACK")?;
+    }
+    first.execute_batch(BEGIN)?;
+    Ok(None)
 }
 
 /// Counts the rows of each table that stores rows.

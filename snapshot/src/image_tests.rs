@@ -177,3 +177,37 @@ fn what_is_no_database_is_refused_by_name() {
     std::fs::write(&path, [b'x'; 4096]).unwrap();
     assert!(matches!(refused(), SnapshotError::Database { .. }));
 }
+
+/// Rows are counted by a connection that sees the image, whenever an application commits.
+#[test]
+fn the_second_connection_sees_the_same_moment() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    let app = database(&path, 1);
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let ended = &ended;
+        scope.spawn(move || {
+            app.execute_batch("PRAGMA synchronous = OFF").unwrap();
+            // It ends also if the test fails.
+            for _ in 0..500_000 {
+                if ended.load(Ordering::Relaxed) {
+                    break;
+                }
+                app.execute("INSERT INTO note (body) VALUES ('x')", []).unwrap();
+            }
+        });
+        let (mut seen, mut tries) = (0, 0);
+        while seen < 20 && tries < 20_000 {
+            let image = Image::capture(&path, dir.path()).unwrap();
+            tries += 1;
+            if let Some(second) = image.take_second() {
+                assert_eq!(second.row_counts().unwrap(), image.row_counts().unwrap());
+                seen += 1;
+            }
+        }
+        ended.store(true, Ordering::Relaxed);
+        assert!(seen >= 20, "{seen} of {tries}");
+    });
+}

@@ -127,6 +127,10 @@ impl Saving<'_> {
         facts: Facts,
         created_ms: i64,
     ) -> Result<Saved, SnapshotError> {
+        let counting = image
+            .take_second()
+            .map(|second| tokio::spawn(in_background(move || second.row_counts())));
+        let counts_itself = counting.is_none();
         if !self.options.resend {
             self.present = Arc::new(Mutex::new(stored(self.store).await?));
         }
@@ -136,9 +140,12 @@ impl Saving<'_> {
         let clock = Arc::clone(&self.options.clock);
         let (runtime, until_ms) = (Handle::current(), clock() + HELD_MS_MAX);
         let to_send = Sender { to_send, runtime, until_ms, clock };
-        let reader = tokio::spawn(in_background(move || read(&image, to_send)));
+        let reader = tokio::spawn(in_background(move || read(&image, counts_itself, to_send)));
         let chunks = self.send_all(pieces).await?;
-        let tables = crate::joined(reader).await?;
+        let mut tables = crate::joined(reader).await?;
+        if let Some(counting) = counting {
+            tables = crate::joined(counting).await?;
+        }
         let manifest = Manifest {
             format: FORMAT,
             created_ms,
@@ -242,9 +249,14 @@ async fn stored(store: &Retrying) -> Result<HashSet<ChunkId>, SnapshotError> {
     Ok(whole.filter_map(|entry| ChunkId::of_object(&entry.name)).collect())
 }
 
-/// Reads the whole image. Ends early if nobody takes the pieces any more.
-fn read(image: &Image, to_send: Sender) -> Result<BTreeMap<String, u64>, SnapshotError> {
-    let tables = image.row_counts()?;
+/// Reads the whole image, and counts its rows if nobody else does. Ends early if nobody takes the
+/// pieces any more.
+fn read(
+    image: &Image,
+    counts: bool,
+    to_send: Sender,
+) -> Result<BTreeMap<String, u64>, SnapshotError> {
+    let tables = if counts { image.row_counts()? } else { BTreeMap::new() };
     image.pieces(to_send)?;
     Ok(tables)
 }
