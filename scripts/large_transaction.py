@@ -55,7 +55,7 @@ def wait(what, directory):
     while not what():
         if time.monotonic() > end:
             logs = [log.read_text()[-1500:] for log in sorted(directory.glob("?.log"))]
-            sys.exit("large_transaction.py: the rows did not arrive\n" + "\n".join(logs))
+            sys.exit(f"{sys.argv[0]}: nothing after {SECONDS_MAX} s\n" + "\n".join(logs))
         time.sleep(0.02)
 
 

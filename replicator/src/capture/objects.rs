@@ -6,11 +6,11 @@
 //! or none.
 //!
 //! SQLite searches the whole of `sqlite_schema` after each CREATE and each DROP. That is nothing
-//! for a hundred tables; for 5,000 with seven objects each it takes minutes. Where it would take
-//! long, triggers are written in *bulk*: they are created in an empty database in memory,
-//! beside stand-ins of their tables, and the rows that SQLite made for them there are copied, as
-//! VACUUM does it. Tables are always created by SQLite; where there are many, the rows of
-//! `sqlite_schema` are set aside for that time ([`super::schema_rows`]).
+//! for a hundred tables; for 5,000 with six objects each it takes minutes. Where it would take
+//! long, triggers are written in *bulk*: they are created in an empty database in memory, beside
+//! stand-ins of their tables, and the rows that SQLite made for them there are copied, as VACUUM
+//! does it. Tables are always created by SQLite; where there are many, the rows of `sqlite_schema`
+//! are set aside for that time ([`super::schema_rows`]).
 
 use super::install::schema_version;
 use super::schema_rows;
@@ -194,8 +194,8 @@ impl Objects {
         Ok(())
     }
 
-    /// Creates tables, given as name and text, at the price of their own number: of the rest of the
-    /// schema each is searched once. Nothing else may be done to the schema meanwhile.
+    /// Creates tables, given as name and text. In bulk the rest of the schema is read and written
+    /// once for all of them.
     ///
     /// # Errors
     /// SQLite's error.
@@ -206,9 +206,9 @@ impl Objects {
     ) -> Result<(), DatabaseError> {
         let create = || tables.iter().try_for_each(|(_, sql)| Ok(db.execute_batch(sql)?));
         if self.is_bulk {
-            schema_rows::without_other_rows(db, create)?
+            schema_rows::without_other_rows(db, create)?;
         } else {
-            create()?
+            create()?;
         }
         for (name, sql) in tables {
             self.created(name, name, sql);

@@ -1,8 +1,8 @@
 //! Reads and writes rows of `sqlite_schema` itself.
 //!
-//! Arrives: names and texts of triggers; statements that create tables. Leaves: the rows
-//! that SQLite would have written. Runs inside the caller's write transaction, so a crash leaves
-//! all or none. Owns: the permission to write there is given for one call.
+//! Arrives: names and texts of triggers; statements that create tables. Leaves: the rows that
+//! SQLite would have written. Runs inside the caller's write transaction, so a crash leaves all or
+//! none. Owns: the permission to write there is given for one call.
 
 use crate::db::connection::DatabaseError;
 use crate::db::sql::quote;

@@ -96,7 +96,6 @@ impl<'a> Transaction<'a> {
         work: impl FnOnce(&mut Self) -> Result<(), Fatal>,
         may_commit: impl FnOnce(&Self) -> bool,
     ) -> Result<Option<Committed>, Fatal> {
-        connection::read_schema(self.db)?;
         connection::run(self.db, "BEGIN IMMEDIATE")?;
         let result = work(&mut self).and_then(|()| {
             if !self.after.schema_moved {

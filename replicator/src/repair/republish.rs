@@ -47,9 +47,9 @@ impl Pace {
     }
 }
 
-/// The time for a table, from the start of a step: not half of it takes the look at an empty one,
-/// under the write lock, and in the rest the lock is free. Steps that log rows rest until these are
-/// published.
+/// The time that each table of a step takes, pause included: looking at an empty one takes less
+/// than half of it, under the write lock; for the rest the lock is free. Steps that log rows also
+/// wait until these are published.
 const TABLE_US: u64 = 200;
 
 /// The running walks. A transaction works on a copy, which counts after the commit.
