@@ -5,7 +5,7 @@
 //! sent again. In the order of the flow:
 //!
 //! - [`image`]: a consistent image of a live database, page by page;
-//! - [`chunk`]: pieces of an image, their names, and their stored form;
+//! - [`chunk`]: what a store holds of images; [`block`]: which part of an image is where in it;
 //! - [`manifest`]: what a snapshot contains, written last and checked when read;
 //! - [`store`]: the port to a store, and the bounded retries in front of it; [`stores`] has those
 //!   that need nothing of a node;
@@ -18,8 +18,10 @@
 //! [`manifest::Facts`].
 
 mod background;
+pub mod block;
 pub mod catalog;
 pub mod chunk;
+mod cut;
 pub mod error;
 pub mod image;
 pub mod manifest;
@@ -30,6 +32,7 @@ mod remote;
 mod remote_vfs;
 pub mod restore;
 pub mod retention;
+mod reuse;
 pub mod save;
 mod scratch;
 pub mod store;

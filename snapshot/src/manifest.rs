@@ -4,6 +4,7 @@
 //! [`Manifest`] whose numbers and sizes fit each other. Owns the trust boundary: nothing is
 //! allocated or written by a number of a manifest that was not checked. Pure.
 
+use crate::block::{self, Block, Placed};
 use crate::chunk::{CHUNK_BYTES, ChunkId};
 use crate::name::Name;
 use data_encoding::HEXLOWER;
@@ -11,12 +12,15 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use time::OffsetDateTime;
 
 /// The format of manifests. FORMAT.md describes it.
-pub const FORMAT: u64 = 1;
+pub const FORMAT: u64 = 2;
+/// The format whose blocks are whole chunks, one after the other.
+const FORMAT_OF_CHUNKS: u64 = 1;
 /// The longest manifest: about a million chunks, a database of 1 TiB.
-pub const MANIFEST_BYTES_MAX: usize = 64 << 20;
+pub const MANIFEST_BYTES_MAX: usize = 128 << 20;
 /// SQLite's limit.
 const PAGES_MAX: u64 = 4_294_967_294;
 /// Bounds of the lists.
@@ -69,7 +73,7 @@ pub struct OriginPosition {
 /// One snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// [`FORMAT`].
+    /// [`FORMAT`], or an earlier one.
     pub format: u64,
     /// When the image was captured, unix milliseconds of the node.
     pub created_ms: i64,
@@ -82,15 +86,21 @@ pub struct Manifest {
     pub facts: Facts,
     /// The rows of each table.
     pub tables: BTreeMap<String, u64>,
-    /// SHA-256 of the digests of all chunks in a row: the digest of the content.
+    /// SHA-256 of the digests of all blocks in a row: the digest of the content.
     pub digest: ChunkId,
-    /// The chunks, in the order of the image.
+    /// The chunks that hold the image.
     pub chunks: Vec<ChunkId>,
+    /// Bytes of a block; the last one may have fewer.
+    #[serde(default)]
+    pub block_bytes: usize,
+    /// The blocks, in the order of the image.
+    #[serde(default, with = "block")]
+    pub blocks: Vec<Block>,
 }
 
-/// Returns the digest of the content of an image with these chunks.
-pub fn content_digest(chunks: &[ChunkId]) -> ChunkId {
-    let digests: Vec<u8> = chunks.iter().flat_map(|chunk| chunk.digest()).copied().collect();
+/// Returns the digest of the content of an image with these blocks.
+pub fn content_digest<'a>(blocks: impl IntoIterator<Item = &'a ChunkId>) -> ChunkId {
+    let digests: Vec<u8> = blocks.into_iter().flat_map(|block| block.digest()).copied().collect();
     ChunkId::of(&digests)
 }
 
@@ -100,10 +110,34 @@ impl Manifest {
         u64::from(self.page_size) * self.page_count
     }
 
-    /// Returns the bytes of a chunk of the image.
-    pub fn chunk_bytes(&self, index: usize) -> usize {
-        let begin = (index * CHUNK_BYTES) as u64;
-        (self.bytes().saturating_sub(begin)).min(CHUNK_BYTES as u64) as usize
+    /// Returns where a block is in the image.
+    pub(crate) fn range(&self, index: usize) -> Range<u64> {
+        let begin = (index as u64).saturating_mul(self.block_bytes as u64);
+        begin..begin.saturating_add(self.block_bytes as u64).min(self.bytes())
+    }
+
+    /// Returns which blocks of the image each chunk holds, in the order of the chunks.
+    pub(crate) fn by_chunk(&self) -> Vec<Vec<u32>> {
+        let mut chunks = vec![Vec::new(); self.chunks.len()];
+        for (index, block) in (0..).zip(&self.blocks) {
+            // Checked when the manifest was read.
+            if let Some(chunk) = chunks.get_mut(block.chunk as usize) {
+                chunk.push(index);
+            }
+        }
+        chunks
+    }
+
+    /// Returns where blocks of the image are in their chunk.
+    pub(crate) fn placed(&self, blocks: &[u32]) -> Vec<Placed> {
+        let placed = |index: &u32| {
+            let index = *index as usize;
+            let (block, image) = (self.blocks.get(index)?, self.range(index));
+            let begin = usize::from(block.slot) * self.block_bytes;
+            let range = begin..begin + (image.end - image.start) as usize;
+            Some(Placed { index, range, digest: block.digest })
+        };
+        blocks.iter().filter_map(placed).collect()
     }
 
     /// Returns the stored form.
@@ -132,10 +166,17 @@ impl Manifest {
             return Err(Unusable::Damaged("is too large".to_owned()));
         }
         let found = serde_json::from_slice::<Any>(bytes).map_err(damaged)?.format;
-        if found != FORMAT {
+        if found != FORMAT && found != FORMAT_OF_CHUNKS {
             return Err(Unusable::Newer(found));
         }
-        let manifest: Self = serde_json::from_slice(bytes).map_err(damaged)?;
+        let mut manifest: Self = serde_json::from_slice(bytes).map_err(damaged)?;
+        if found == FORMAT_OF_CHUNKS {
+            let whole = |(index, id): (usize, &ChunkId)| {
+                Some(Block { digest: *id, chunk: u32::try_from(index).ok()?, slot: 0 })
+            };
+            manifest.block_bytes = CHUNK_BYTES;
+            manifest.blocks = manifest.chunks.iter().enumerate().filter_map(whole).collect();
+        }
         manifest.check().map_err(Unusable::Damaged)?;
         Ok(manifest)
     }
@@ -147,12 +188,25 @@ impl Manifest {
         if self.page_count > PAGES_MAX {
             return Err(format!("has {} pages", self.page_count));
         }
-        let expected = self.bytes().div_ceil(CHUNK_BYTES as u64);
-        if self.chunks.len() as u64 != expected {
-            return Err(format!("lists {} chunks instead of {expected}", self.chunks.len()));
+        let (block_bytes, chunks) = (self.block_bytes, self.chunks.len());
+        let sizes = block::READABLE_BYTES_MIN.max(self.page_size as usize)..=CHUNK_BYTES;
+        if !block_bytes.is_power_of_two() || !sizes.contains(&block_bytes) {
+            return Err(format!("has blocks of {block_bytes} bytes"));
         }
-        if content_digest(&self.chunks) != self.digest {
-            return Err("has a digest that does not fit its chunks".to_owned());
+        let expected = self.bytes().div_ceil(block_bytes as u64);
+        if self.blocks.len() as u64 != expected {
+            return Err(format!("lists {} blocks instead of {expected}", self.blocks.len()));
+        }
+        if chunks > self.blocks.len() {
+            return Err(format!("lists {chunks} chunks for {expected} blocks"));
+        }
+        let slots = CHUNK_BYTES / block_bytes;
+        let is_outside = |b: &&Block| b.chunk as usize >= chunks || usize::from(b.slot) >= slots;
+        if let Some(Block { chunk, slot, .. }) = self.blocks.iter().find(is_outside) {
+            return Err(format!("has a block in slot {slot} of chunk {chunk} of {chunks}"));
+        }
+        if content_digest(self.blocks.iter().map(|block| &block.digest)) != self.digest {
+            return Err("has a digest that does not fit its blocks".to_owned());
         }
         let lists = [
             ("streams", self.facts.streams.len(), STREAMS_MAX),
@@ -257,8 +311,17 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
+    const BLOCK_BYTES: usize = 64 << 10;
+
+    /// 17 blocks: 16 in the second chunk, the last one, of a page, in the first.
     fn manifest() -> Manifest {
-        let chunks = vec![ChunkId::of(b"a"), ChunkId::of(b"b")];
+        let id = |index: u8| ChunkId::of(&[index]);
+        let block = |index: u8| Block {
+            digest: id(index),
+            chunk: u32::from(index < 16),
+            slot: if index < 16 { index } else { 3 },
+        };
+        let blocks: Vec<_> = (0..17).map(block).collect();
         Manifest {
             format: FORMAT,
             created_ms: 1_000,
@@ -271,8 +334,10 @@ mod tests {
                 ..Facts::default()
             },
             tables: BTreeMap::from([("odd \" name".to_owned(), 3)]),
-            digest: content_digest(&chunks),
-            chunks,
+            digest: content_digest(blocks.iter().map(|block| &block.digest)),
+            chunks: vec![ChunkId::of(b"a"), ChunkId::of(b"b")],
+            block_bytes: BLOCK_BYTES,
+            blocks,
         }
     }
 
@@ -281,8 +346,28 @@ mod tests {
         let manifest = manifest();
         let bytes = manifest.encode().unwrap();
         assert_eq!(Manifest::decode(&bytes), Ok(manifest.clone()));
-        assert_eq!((manifest.chunk_bytes(0), manifest.chunk_bytes(1)), (CHUNK_BYTES, 4096));
-        assert_eq!(manifest.chunk_bytes(2), 0);
+        let chunks = manifest.by_chunk();
+        let places = |chunk: &[u32]| {
+            let placed = manifest.placed(chunk);
+            placed.iter().map(|p| (p.index, p.range.clone())).collect::<Vec<_>>()
+        };
+        assert_eq!(places(&chunks[0]), [(16, 3 * BLOCK_BYTES..3 * BLOCK_BYTES + 4096)]);
+        assert_eq!(places(&chunks[1])[15], (15, 15 * BLOCK_BYTES..16 * BLOCK_BYTES));
+        assert_eq!(chunks[1].len(), 16);
+    }
+
+    #[test]
+    fn a_manifest_of_format_1_has_chunks_for_blocks() {
+        let chunks = [ChunkId::of(b"a"), ChunkId::of(b"b")];
+        let mut text: Value = serde_json::from_slice(&manifest().encode().unwrap()).unwrap();
+        let fields = text.as_object_mut().unwrap();
+        fields.insert("format".to_owned(), json!(1));
+        fields.insert("digest".to_owned(), json!(content_digest(&chunks)));
+        fields.retain(|key, _| key != "blocks" && key != "block_bytes");
+        let read = Manifest::decode(text.to_string().as_bytes()).unwrap();
+        let places = read.placed(&read.by_chunk().concat());
+        assert_eq!((places[0].range.clone(), places[1].range.clone()), (0..CHUNK_BYTES, 0..4096));
+        assert_eq!(places.iter().map(|p| p.digest).collect::<Vec<_>>(), chunks);
     }
 
     #[test]
@@ -300,18 +385,35 @@ mod tests {
             assert!(refused("page_size", size.clone()).contains("page size"), "{size}");
         }
         assert!(refused("page_count", json!(u64::MAX)).contains("pages"));
-        assert!(refused("page_count", json!(10_000)).contains("chunks instead of"));
+        assert!(refused("page_count", json!(10_000)).contains("blocks instead of"));
         assert!(refused("page_count", json!(-1)).contains("damaged"));
-        assert!(refused("chunks", json!([])).contains("chunks instead of"));
+        for size in [json!(0), json!(2048), json!(65_535), json!(CHUNK_BYTES * 2)] {
+            assert!(refused("block_bytes", size.clone()).contains("blocks of"), "{size}");
+        }
+        assert!(refused("block_bytes", json!(-1)).contains("damaged"));
+        assert!(refused("page_size", json!(512)).contains("blocks instead of"));
+        assert!(refused("chunks", json!([])).contains("of chunk 1 of 0"));
+        let chunk = ChunkId::of(b"a").to_string();
+        assert!(refused("chunks", vec![chunk; 18].into()).contains("18 chunks for 17 blocks"));
         assert!(refused("chunks", json!(["../../etc/passwd", "x"])).contains("hexadecimal"));
-        let other = ChunkId::of(b"other").to_string();
-        assert!(refused("chunks", json!([other, other])).contains("digest"));
+        let altered = |change: fn(&mut Block)| {
+            let mut other = manifest();
+            change(&mut other.blocks[0]);
+            let text: Value = serde_json::from_slice(&other.encode().unwrap()).unwrap();
+            refused("blocks", text["blocks"].clone())
+        };
+        assert!(altered(|block| block.slot = 16).contains("slot 16 of chunk 1 of 2"));
+        assert!(altered(|block| block.chunk = 2).contains("slot 0 of chunk 2 of 2"));
+        assert!(altered(|block| block.digest = ChunkId::of(b"other")).contains("digest"));
+        assert!(refused("blocks", json!("AAAA")).contains("ends within one"));
+        assert!(refused("blocks", json!("?")).contains("damaged"));
+        assert!(refused("blocks", json!("")).contains("blocks instead of"));
         assert!(refused("digest", json!("00")).contains("hexadecimal"));
         let many: Vec<Value> =
             vec![json!({"shard": 1, "seq": 1, "created_ns": 1}); STREAMS_MAX + 1];
         assert!(refused("streams", many.into()).contains("streams, more than"));
         assert!(refused("tables", json!({"t": -1})).contains("damaged"));
-        assert_eq!(refused("format", json!(2)), "newer 2");
+        assert_eq!(refused("format", json!(3)), "newer 3");
         assert!(refused("format", json!("1")).contains("damaged"));
         for bytes in [&b""[..], b"{}", b"[", b"\xff", &[b'['; 100_000]] {
             assert!(matches!(Manifest::decode(bytes), Err(Unusable::Damaged(_))));

@@ -1,10 +1,9 @@
 //! The bytes of a snapshot, fetched from its store when they are read.
 //!
-//! Arrives: ranges of the image. Leaves: its bytes. Owns: every chunk is checked against its name
-//! when it is fetched, and memory is bounded. Nothing is on disk, so a crash leaves nothing.
+//! Arrives: ranges of the image. Leaves: its bytes. Owns: every block is checked against its digest
+//! when its chunk is fetched, and memory is bounded. Nothing is on disk, so a crash leaves nothing.
 
 use crate::catalog::Found;
-use crate::chunk::CHUNK_BYTES;
 use crate::error::SnapshotError;
 use crate::restore::read_chunk;
 use crate::store::Retrying;
@@ -28,6 +27,7 @@ const NO_WAL: u8 = 1;
 pub(crate) struct RemoteImage {
     store: Retrying,
     snapshot: Found,
+    blocks: Vec<Vec<u32>>,
     runtime: Handle,
     stop: watch::Receiver<bool>,
     /// The most recently used first.
@@ -51,7 +51,8 @@ impl RemoteImage {
         stop: watch::Receiver<bool>,
     ) -> Self {
         let (kept, fetched, failure) = Default::default();
-        Self { store, snapshot, runtime, stop, kept, fetched, failure }
+        let blocks = snapshot.manifest.by_chunk();
+        Self { store, snapshot, blocks, runtime, stop, kept, fetched, failure }
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -81,9 +82,13 @@ impl RemoteImage {
                 out[done..].fill(0);
                 return Err(ErrorKind::UnexpectedEof.into());
             }
-            let (index, within) = (at / CHUNK_BYTES as u64, (at % CHUNK_BYTES as u64) as usize);
-            let chunk = self.chunk(index as usize)?;
-            let count = (chunk.len() - within).min(out.len() - done);
+            let manifest = &self.snapshot.manifest;
+            let index = (at / manifest.block_bytes as u64) as usize;
+            let (block, image) = (manifest.blocks[index], manifest.range(index));
+            let chunk = self.chunk(block.chunk as usize)?;
+            let within =
+                usize::from(block.slot) * manifest.block_bytes + (at - image.start) as usize;
+            let count = ((image.end - at) as usize).min(out.len() - done);
             out[done..done + count].copy_from_slice(&chunk[within..within + count]);
             done += count;
         }
@@ -110,15 +115,18 @@ impl RemoteImage {
         Ok(chunk)
     }
 
+    async fn checked(&self, index: usize) -> std::result::Result<(Vec<u8>, u64), SnapshotError> {
+        let (store, snapshot, blocks) = (&self.store, &self.snapshot, &self.blocks[index]);
+        read_chunk(store, snapshot, index, blocks, |content, _| content).await
+    }
+
     fn fetch(&self, index: usize) -> Result<Vec<u8>> {
         let mut stop = self.stop.clone();
         let fetched = self.runtime.block_on(async {
             tokio::select! {
                 biased;
                 Ok(_) = stop.wait_for(|stop| *stop) => None,
-                fetched = read_chunk(&self.store, &self.snapshot, index, |content| content) => {
-                    Some(fetched)
-                }
+                fetched = self.checked(index) => Some(fetched),
             }
         });
         match fetched {

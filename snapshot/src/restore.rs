@@ -5,9 +5,10 @@
 //! durable. A crash leaves a scratch directory, or the old file under its dated name and no new
 //! one.
 
+use crate::block::Placed;
 use crate::blocking;
 use crate::catalog::Found;
-use crate::chunk::{self, CHUNK_BYTES, STORED_BYTES_MAX};
+use crate::chunk::{self, STORED_BYTES_MAX};
 use crate::error::SnapshotError;
 use crate::progress::Progress;
 use crate::scratch;
@@ -129,8 +130,9 @@ pub async fn fetch(
     let file = Arc::new(file.map_err(failed)?);
     file.set_len(snapshot.manifest.bytes()).map_err(failed)?;
     progress.expect(snapshot.manifest.bytes());
-    stream::iter(0..snapshot.manifest.chunks.len())
-        .map(|index| fetch_chunk(store, snapshot, index, &file, &path, progress))
+    stream::iter(snapshot.manifest.by_chunk().into_iter().enumerate())
+        .filter(|(_, blocks)| std::future::ready(!blocks.is_empty()))
+        .map(|(chunk, blocks)| fetch_chunk(store, snapshot, chunk, blocks, &file, &path, progress))
         .buffer_unordered(PARALLEL)
         .try_collect::<()>()
         .await?;
@@ -148,33 +150,44 @@ pub fn in_progress(dir: &Path) -> Option<(u64, u64)> {
 async fn fetch_chunk(
     store: &Retrying,
     snapshot: &Found,
-    index: usize,
+    chunk: usize,
+    blocks: Vec<u32>,
     file: &Arc<File>,
     path: &Path,
     progress: &Progress,
 ) -> Result<(), SnapshotError> {
-    let file = Arc::clone(file);
-    let write = move |content: Vec<u8>| {
-        file.write_all_at(&content, (index * CHUNK_BYTES) as u64).map(|()| content.len() as u64)
+    let (file, block_bytes) = (Arc::clone(file), snapshot.manifest.block_bytes);
+    let write = move |content: Vec<u8>, blocks: Vec<Placed>| {
+        let runs = blocks.chunk_by(|a, b| a.index + 1 == b.index && a.range.end == b.range.start);
+        let mut written = 0;
+        for run in runs {
+            let [first, ..] = run else { continue };
+            let bytes = first.range.start..run.last().unwrap_or(first).range.end;
+            let at = (first.index * block_bytes) as u64;
+            written += bytes.len() as u64;
+            file.write_all_at(&content[bytes], at)?;
+        }
+        Ok(written)
     };
-    let (written, received) = read_chunk(store, snapshot, index, write).await?;
+    let (written, received) = read_chunk(store, snapshot, chunk, &blocks, write).await?;
     let failed = |error| SnapshotError::Io { action: "write", path: path.to_owned(), error };
     progress.add(written.map_err(failed)?, received);
     Ok(())
 }
 
-/// Fetches a chunk, and gives its checked content to `used`, on a thread that may block. Returns
-/// what that returns, and the received bytes.
+/// Fetches a chunk, and gives its content to `used` after the blocks of the image in it have been
+/// checked, on a thread that may block. Returns what that returns, and the received bytes.
 ///
 /// # Errors
 /// A missing or damaged chunk by name; the error of the store.
 pub(crate) async fn read_chunk<T: Send + 'static>(
     store: &Retrying,
     snapshot: &Found,
-    index: usize,
-    used: impl FnOnce(Vec<u8>) -> T + Send + 'static,
+    chunk: usize,
+    blocks: &[u32],
+    used: impl FnOnce(Vec<u8>, Vec<Placed>) -> T + Send + 'static,
 ) -> Result<(T, u64), SnapshotError> {
-    let (id, bytes) = (snapshot.manifest.chunks[index], snapshot.manifest.chunk_bytes(index));
+    let id = snapshot.manifest.chunks[chunk];
     let older = || snapshot.older.as_ref().map(ToString::to_string);
     let stored = store.get(&id.object(), STORED_BYTES_MAX).await?;
     let stored = stored.ok_or_else(|| SnapshotError::MissingChunk {
@@ -183,14 +196,20 @@ pub(crate) async fn read_chunk<T: Send + 'static>(
         chunk: id.to_string(),
         older: older(),
     })?;
-    let received = stored.len() as u64;
-    let done = blocking(move || chunk::unpack(&stored, &id, bytes).map(used)).await;
-    done.map(|done| (done, received)).map_err(|reason| SnapshotError::CorruptChunk {
-        place: store.place(),
-        snapshot: snapshot.id.to_string(),
-        chunk: id.to_string(),
-        reason,
-        older: older(),
+    let (received, blocks) = (stored.len() as u64, snapshot.manifest.placed(blocks));
+    let checked = move || {
+        let content = chunk::unpack(&stored)?;
+        blocks.iter().try_for_each(|block| block.content(&content).map(|_| ()))?;
+        Ok(used(content, blocks))
+    };
+    blocking(checked).await.map(|done| (done, received)).map_err(|reason| {
+        SnapshotError::CorruptChunk {
+            place: store.place(),
+            snapshot: snapshot.id.to_string(),
+            chunk: id.to_string(),
+            reason,
+            older: older(),
+        }
     })
 }
 

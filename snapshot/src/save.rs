@@ -1,11 +1,13 @@
 //! From an image to a snapshot in a store.
 //!
 //! Arrives: an [`Image`] and what it means. Leaves: chunks that the store did not have, then the
-//! manifest. Owns: a snapshot exists only when all of it does; at most a few chunks are in memory.
+//! manifest. Owns: a snapshot exists only when all of it does; at most some pieces are in memory.
 //! A crash leaves chunks without a manifest: the next save finds and uses them, and
 //! [`crate::retention`] removes what nobody uses.
 
+use crate::block::{Block, block_bytes};
 use crate::chunk::{self, ChunkId};
+use crate::cut::{Cut, Gathered, Layout, Packed, Present, cut, pack_if_new};
 use crate::error::SnapshotError;
 use crate::image::{Image, Offered, Pieces};
 use crate::in_background;
@@ -13,13 +15,15 @@ use crate::manifest::{FORMAT, Facts, Manifest, SnapshotId, content_digest};
 use crate::name::Name;
 use crate::progress::Progress;
 use crate::retention::{self, MARKER_RENEWED_MS};
+use crate::reuse::Known;
 use crate::store::Retrying;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use futures_util::stream::FuturesOrdered;
+use futures_util::stream::{FuturesOrdered, FuturesUnordered};
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -40,7 +44,7 @@ const HELD_MS_MAX: i64 = 30_000;
 pub struct SaveOptions {
     /// The clock.
     pub clock: Clock,
-    /// Chunks that are compressed and sent at the same time.
+    /// Pieces that are hashed, compressed and sent at the same time.
     pub parallel: usize,
     /// Send also the chunks that the store has: one of them may be damaged.
     pub resend: bool,
@@ -91,6 +95,7 @@ pub async fn save(
         progress,
         marker: &marker,
         renewed_ms: AtomicI64::new(created_ms),
+        known: Arc::default(),
         present: Arc::default(),
         sent_chunks: AtomicU64::new(0),
         sent_bytes: AtomicU64::new(0),
@@ -106,15 +111,13 @@ fn renewal(now_ms: i64) -> Bytes {
     Bytes::from(now_ms.to_string())
 }
 
-/// The chunks in the store, and those on their way to it.
-type Present = Mutex<HashSet<ChunkId>>;
-
 struct Saving<'a> {
     store: &'a Retrying,
     options: &'a SaveOptions,
     progress: &'a Arc<Progress>,
     marker: &'a Name,
     renewed_ms: AtomicI64,
+    known: Arc<Known>,
     present: Arc<Present>,
     sent_chunks: AtomicU64,
     sent_bytes: AtomicU64,
@@ -131,17 +134,21 @@ impl Saving<'_> {
             .take_second()
             .map(|second| tokio::spawn(in_background(move || second.row_counts())));
         let counts_itself = counting.is_none();
-        if !self.options.resend {
-            self.present = Arc::new(Mutex::new(stored(self.store).await?));
-        }
         let (page_size, page_count) = (image.page_size(), image.page_count());
-        self.progress.expect(u64::from(page_size) * page_count);
+        let bytes = u64::from(page_size) * page_count;
+        let block_bytes = block_bytes(bytes);
+        if !self.options.resend {
+            let present = stored(self.store).await?;
+            self.known = Arc::new(Known::read(self.store, block_bytes, &present).await?);
+            self.present = Arc::new(Mutex::new(present));
+        }
+        self.progress.expect(bytes);
         let (to_send, pieces) = mpsc::channel(WAITING);
         let clock = Arc::clone(&self.options.clock);
         let (runtime, until_ms) = (Handle::current(), clock() + HELD_MS_MAX);
         let to_send = Sender { to_send, runtime, until_ms, clock };
         let reader = tokio::spawn(in_background(move || read(&image, counts_itself, to_send)));
-        let chunks = self.send_all(pieces).await?;
+        let (chunks, blocks) = self.send_all(pieces, block_bytes).await?;
         let mut tables = crate::joined(reader).await?;
         if let Some(counting) = counting {
             tables = crate::joined(counting).await?;
@@ -153,8 +160,10 @@ impl Saving<'_> {
             page_count,
             facts,
             tables,
-            digest: content_digest(&chunks),
+            digest: content_digest(blocks.iter().map(|block| &block.digest)),
             chunks,
+            block_bytes,
+            blocks,
         };
         self.check_all_present(&manifest).await?;
         let refused = |reason| SnapshotError::Manifest {
@@ -173,44 +182,65 @@ impl Saving<'_> {
     async fn send_all(
         &self,
         mut pieces: mpsc::Receiver<Vec<u8>>,
-    ) -> Result<Vec<ChunkId>, SnapshotError> {
-        let mut chunks = Vec::new();
-        let mut sending = FuturesOrdered::new();
+        block_bytes: usize,
+    ) -> Result<(Vec<ChunkId>, Vec<Block>), SnapshotError> {
+        let mut layout = Layout::new(block_bytes);
+        let (mut cutting, mut sending) = (FuturesOrdered::new(), FuturesUnordered::new());
+        let mut is_read = false;
         loop {
-            let has_room = sending.len() < self.options.parallel.max(1);
+            let has_room = cutting.len() + sending.len() < self.options.parallel.max(1);
             tokio::select! {
-                Some(sent) = sending.next() => chunks.push(sent?),
-                piece = pieces.recv(), if has_room => match piece {
-                    Some(piece) => sending.push_back(self.send(piece)),
-                    None => break,
+                Some(cut) = cutting.next() => {
+                    let full = layout.take(cut?);
+                    sending.extend(full.into_iter().map(|gathered| self.send(gathered)));
+                }
+                Some(sent) = sending.next() => {
+                    let (gathered, chunk) = sent?;
+                    layout.settle(&gathered, chunk);
+                }
+                piece = pieces.recv(), if has_room && !is_read => match piece {
+                    Some(piece) => cutting.push_back(self.send_piece(piece, block_bytes)),
+                    None => is_read = true,
+                },
+                else => match layout.rest() {
+                    Some(gathered) => sending.push(self.send(gathered)),
+                    None => return Ok(layout.end()),
                 },
             }
         }
-        while let Some(sent) = sending.next().await {
-            chunks.push(sent?);
-        }
-        Ok(chunks)
     }
 
-    async fn send(&self, piece: Vec<u8>) -> Result<ChunkId, SnapshotError> {
+    async fn send_piece(&self, piece: Vec<u8>, block_bytes: usize) -> Result<Cut, SnapshotError> {
         let bytes = piece.len() as u64;
-        let present = Arc::clone(&self.present);
-        let (id, packed) = in_background(move || pack_if_new(&piece, &present)).await;
-        let mut sent = 0;
-        if let Some(packed) = packed {
-            let packed = packed.map_err(|error| SnapshotError::Io {
-                action: "compress",
-                path: id.to_string().into(),
-                error,
-            })?;
-            sent = packed.len() as u64;
-            self.store.put(&id.object(), packed).await?;
-            self.sent_chunks.fetch_add(1, Ordering::Relaxed);
-            self.sent_bytes.fetch_add(sent, Ordering::Relaxed);
-        }
+        let (known, present) = (Arc::clone(&self.known), Arc::clone(&self.present));
+        let cut = in_background(move || cut(&piece, block_bytes, &known, &present)).await;
+        let mut cut = cut.map_err(no_memory)?;
+        let sent = match cut.packed.take() {
+            Some(packed) => self.put(packed).await?,
+            None => 0,
+        };
         self.progress.add(bytes, sent);
         self.renew().await?;
-        Ok(id)
+        Ok(cut)
+    }
+
+    async fn send(&self, gathered: Gathered) -> Result<(Gathered, ChunkId), SnapshotError> {
+        let present = Arc::clone(&self.present);
+        let pack = move || pack_if_new(&gathered.content, &present).map(|done| (gathered, done));
+        let (gathered, packed) = in_background(pack).await.map_err(no_memory)?;
+        let id = packed.id;
+        self.progress.add(0, self.put(packed).await?);
+        Ok((gathered, id))
+    }
+
+    /// Returns the sent bytes.
+    async fn put(&self, packed: Packed) -> Result<u64, SnapshotError> {
+        let Some(stored) = packed.stored else { return Ok(0) };
+        let sent = stored.len() as u64;
+        self.store.put(&packed.id.object(), stored).await?;
+        self.sent_chunks.fetch_add(1, Ordering::Relaxed);
+        self.sent_bytes.fetch_add(sent, Ordering::Relaxed);
+        Ok(sent)
     }
 
     /// Shows that this save still runs.
@@ -235,11 +265,8 @@ impl Saving<'_> {
     }
 }
 
-/// Names a piece, and compresses it if the store does not have it.
-fn pack_if_new(piece: &[u8], present: &Present) -> (ChunkId, Option<std::io::Result<Bytes>>) {
-    let id = ChunkId::of(piece);
-    let is_new = present.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
-    (id, is_new.then(|| chunk::pack(piece)))
+fn no_memory(error: std::io::Error) -> SnapshotError {
+    SnapshotError::Io { action: "compress", path: "a part of the image".into(), error }
 }
 
 async fn stored(store: &Retrying) -> Result<HashSet<ChunkId>, SnapshotError> {
@@ -294,66 +321,5 @@ impl Pieces for Sender {
 }
 
 #[cfg(test)]
-mod tests {
-    use crate::restore::fetch;
-    use crate::testing::{Fault, database, memory, take, try_take};
-    use crate::{SnapshotError, catalog, chunk};
-
-    /// A save that ends between two chunks leaves no snapshot, the old one restores, and the next
-    /// save sends only what is missing.
-    #[tokio::test]
-    async fn an_interrupted_save_is_resumed_by_the_next_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("app.db");
-        let db = database(&path, 2);
-        let (memory, store) = memory();
-        let first = take(&store, &path, 1_000).await;
-        db.execute_batch("UPDATE note SET body = randomblob(4000)").unwrap();
-        *memory.chunk_puts.lock().unwrap() = Some(1);
-        let error = try_take(&store, &path, 2_000).await.unwrap_err();
-        assert!(matches!(error, SnapshotError::Store { action: "write", .. }), "{error}");
-        *memory.chunk_puts.lock().unwrap() = None;
-        assert_eq!(catalog::ids(&store).await.unwrap(), [first.id]);
-        assert_eq!(memory.names("saving/"), [], "the marker is gone");
-        let old = catalog::find(&store, None).await.unwrap();
-        fetch(&store, &old, dir.path(), &Default::default()).await.unwrap();
-        let left = memory.names(chunk::FOLDER).len();
-        let third = take(&store, &path, 3_000).await;
-        let total = third.manifest.chunks.len() as u64;
-        assert!(third.sent_chunks < total, "{} of {total}", third.sent_chunks);
-        assert!(memory.names(chunk::FOLDER).len() as u64 == left as u64 + third.sent_chunks);
-    }
-
-    /// What did not change is not sent again, unless that is asked for.
-    #[tokio::test]
-    async fn a_second_save_sends_what_changed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("app.db");
-        let db = database(&path, 6);
-        let (memory, store) = memory();
-        let first = take(&store, &path, 1_000).await;
-        assert!(first.sent_chunks >= 6);
-        db.execute_batch("UPDATE note SET body = 'x' WHERE id = 1000").unwrap();
-        let second = take(&store, &path, 2_000).await;
-        assert!(second.sent_chunks <= 2, "{}", second.sent_chunks);
-        assert_eq!(second.manifest.tables["note"], 6 * 256);
-        // A chunk that is on its way is not sent twice, and a name counts only with a content.
-        let chunk = second.manifest.chunks[3].object();
-        memory.objects.lock().unwrap().insert(chunk, Default::default());
-        assert_eq!(take(&store, &path, 3_000).await.sent_chunks, 1);
-    }
-
-    #[tokio::test]
-    async fn no_manifest_is_written_if_a_chunk_failed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("app.db");
-        let _db = database(&path, 1);
-        let (memory, store) = memory();
-        let whole = take(&store, &path, 1_000).await;
-        let chunk = whole.manifest.chunks[0].object();
-        memory.objects.lock().unwrap().clear();
-        memory.fail(&chunk, [Fault::Lasting]);
-        try_take(&store, &path, 2_000).await.unwrap_err();
-        assert_eq!(catalog::ids(&store).await.unwrap(), []);
-    }
-}
+#[path = "save_tests.rs"]
+mod tests;

@@ -5,7 +5,7 @@
 
 use crate::blocking;
 use crate::catalog::Found;
-use crate::chunk::{CHUNK_BYTES, ChunkId};
+use crate::chunk::ChunkId;
 use crate::error::SnapshotError;
 use crate::image::{database, row_counts};
 use crate::manifest::{Manifest, content_digest};
@@ -59,7 +59,7 @@ fn check(
     manifest: &Manifest,
 ) -> Result<Result<Verified, String>, SnapshotError> {
     let path = fetched.path();
-    if digest(path)? != manifest.digest {
+    if digest(path, manifest.block_bytes)? != manifest.digest {
         return Ok(Err("the restored file has another digest than the captured one".to_owned()));
     }
     let inspect = || -> rusqlite::Result<Result<BTreeMap<String, u64>, String>> {
@@ -84,18 +84,18 @@ fn check(
     }))
 }
 
-fn digest(path: &Path) -> Result<ChunkId, SnapshotError> {
+fn digest(path: &Path, block_bytes: usize) -> Result<ChunkId, SnapshotError> {
     let failed = |error| SnapshotError::Io { action: "read", path: path.to_owned(), error };
     let mut file = File::open(path).map_err(failed)?;
-    let mut chunks = Vec::new();
-    let mut piece = Vec::with_capacity(CHUNK_BYTES);
+    let mut blocks = Vec::new();
+    let mut content = Vec::with_capacity(block_bytes);
     loop {
-        piece.clear();
-        (&mut file).take(CHUNK_BYTES as u64).read_to_end(&mut piece).map_err(failed)?;
-        if piece.is_empty() {
-            return Ok(content_digest(&chunks));
+        content.clear();
+        (&mut file).take(block_bytes as u64).read_to_end(&mut content).map_err(failed)?;
+        if content.is_empty() {
+            return Ok(content_digest(&blocks));
         }
-        chunks.push(ChunkId::of(&piece));
+        blocks.push(ChunkId::of(&content));
     }
 }
 

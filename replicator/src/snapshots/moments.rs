@@ -188,6 +188,8 @@ mod tests {
             tables: BTreeMap::new(),
             digest: harmonylite_snapshot::chunk::ChunkId::of(b""),
             chunks: Vec::new(),
+            block_bytes: 0,
+            blocks: Vec::new(),
         }
     }
 
