@@ -36,6 +36,10 @@ pub struct Options {
     /// Transactions of each run of `deferred`
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     pub transactions: u64,
+    /// Rows of `series-integer` and `series-uuid`
+    #[arg(long, value_name = "N", default_value_t = 1_000_000,
+        value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub rows: u64,
 }
 
 /// What can be measured.
@@ -65,15 +69,28 @@ pub enum Measurement {
     Hold,
     /// Deferred transactions that fail, of 10,000. Takes minutes, so it runs only by name
     Deferred,
+    /// What a row costs as a table with integer keys grows to --rows. Runs only by name
+    SeriesInteger,
+    /// The same with UUID keys and an index. Takes minutes, so it runs only by name
+    SeriesUuid,
     /// Save and restore a database of 1 GB. Takes minutes and 10 GB, so it runs only by name
     Snapshots,
+}
+
+impl Measurement {
+    /// Those that take too long for a run of all.
+    pub(crate) const BY_NAME: [Self; 4] =
+        [Self::Deferred, Self::SeriesInteger, Self::SeriesUuid, Self::Snapshots];
 }
 
 impl Options {
     /// Returns whether a measurement runs.
     pub(crate) fn wants(&self, part: Measurement) -> bool {
-        let by_name = matches!(part, Measurement::Deferred | Measurement::Snapshots);
-        if self.only.is_empty() { !by_name } else { self.only.contains(&part) }
+        if self.only.is_empty() {
+            !Measurement::BY_NAME.contains(&part)
+        } else {
+            self.only.contains(&part)
+        }
     }
 
     /// Returns the greater number, or the smaller one of a short run.

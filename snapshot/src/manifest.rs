@@ -143,8 +143,10 @@ impl Manifest {
     /// Returns the stored form.
     ///
     /// # Errors
-    /// The reason for people: the database is too large.
+    /// The reason for people: the database is too large, or the numbers do not fit each other, so
+    /// that nobody could read the manifest.
     pub fn encode(&self) -> Result<Vec<u8>, String> {
+        self.check()?;
         let bytes = serde_json::to_vec(self).map_err(|error| error.to_string())?;
         if bytes.len() > MANIFEST_BYTES_MAX {
             return Err(format!("has {} bytes, more than {MANIFEST_BYTES_MAX}", bytes.len()));
@@ -399,8 +401,8 @@ mod tests {
         let altered = |change: fn(&mut Block)| {
             let mut other = manifest();
             change(&mut other.blocks[0]);
-            let text: Value = serde_json::from_slice(&other.encode().unwrap()).unwrap();
-            refused("blocks", text["blocks"].clone())
+            assert!(other.encode().is_err());
+            refused("blocks", serde_json::to_value(&other).unwrap()["blocks"].clone())
         };
         assert!(altered(|block| block.slot = 16).contains("slot 16 of chunk 1 of 2"));
         assert!(altered(|block| block.chunk = 2).contains("slot 0 of chunk 2 of 2"));

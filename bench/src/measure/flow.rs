@@ -15,15 +15,23 @@ const SINGLE_FROM: i64 = 100_000_000;
 const UUID_END: i64 = 50_000_000;
 
 /// The CPU that was used before: by the processes and by this thread.
-struct Before(Option<(CpuUse, i64)>);
+pub(super) struct Before(Option<(CpuUse, i64)>);
 
 impl Before {
-    fn look(pair: &Cluster) -> Self {
+    pub(super) fn look(pair: &Cluster) -> Self {
         Self(pair.cpu().zip(own_cpu_ns()))
     }
 
-    /// Adds the CPU of a row of each process. `application` is what this thread used to write.
-    fn add(self, pair: &Cluster, report: &mut Report, rows: i64, application: Option<i64>) {
+    /// Adds the CPU of a row of each process. `application` is what this thread used to write, and
+    /// `when` stands before the names.
+    pub(super) fn add(
+        self,
+        pair: &Cluster,
+        report: &mut Report,
+        rows: i64,
+        application: Option<i64>,
+        when: &str,
+    ) {
         let (Some((before, _)), Some(after), Some(app)) = (self.0, pair.cpu(), application) else {
             return;
         };
@@ -39,11 +47,11 @@ impl Before {
         ];
         for (who, ns) in parts {
             let us = ns as f64 / 1e3 / rows as f64;
-            report.add(&format!("CPU a row: {who}"), us, "us", Floor::None);
+            report.add(&format!("{when}CPU a row: {who}"), us, "us", Floor::None);
         }
     }
 
-    fn application(&self) -> Option<i64> {
+    pub(super) fn application(&self) -> Option<i64> {
         Some(own_cpu_ns()? - self.0.as_ref()?.1)
     }
 }
@@ -88,7 +96,7 @@ fn many(
     report.add(names[0], written, "rows/s", Floor::None);
     report.add(names[1], rate(rows, began), "rows/s", floor);
     pair.settle()?;
-    before.add(pair, report, rows, application);
+    before.add(pair, report, rows, application, "");
     Ok(())
 }
 
@@ -110,6 +118,6 @@ pub(crate) fn single(pair: &Cluster, report: &mut Report, quick: bool) -> Result
     let arrived = rate(rows, began);
     report.add("single commits arrived", arrived, "commits/s", Floor::AtLeast(5_000.0));
     pair.settle()?;
-    before.add(pair, report, rows, application);
+    before.add(pair, report, rows, application, "");
     Ok(())
 }

@@ -11,6 +11,7 @@ mod growth;
 mod hold;
 mod idle;
 pub(crate) mod latency;
+mod series;
 mod snapshots;
 
 pub(crate) use beside::failed;
@@ -45,8 +46,7 @@ const ON_THE_PAIR: [Measurement; 8] = [
 /// Returns how many steps the progress shows.
 pub(crate) fn steps(options: &Options) -> usize {
     let others = [Measurement::Cost, Measurement::Conflicts, Measurement::Growth];
-    let by_name = [Measurement::Deferred, Measurement::Snapshots];
-    let all = ON_THE_PAIR.into_iter().chain(others).chain(by_name);
+    let all = ON_THE_PAIR.into_iter().chain(others).chain(Measurement::BY_NAME);
     let synced = usize::from(options.wants(Measurement::Latency));
     all.filter(|part| options.wants(*part)).count() + synced
 }
@@ -74,6 +74,11 @@ pub(crate) fn all(parts: &Parts, options: &Options, report: &mut Report) -> Resu
     }
     if options.wants(Measurement::Deferred) {
         deferred::measure(parts, report, options.scale(options.transactions, 300))?;
+    }
+    for kind in [Measurement::SeriesInteger, Measurement::SeriesUuid] {
+        if options.wants(kind) {
+            series::measure(parts, report, kind, options)?;
+        }
     }
     if options.wants(Measurement::Snapshots) {
         snapshots::measure(parts, report, options.quick)?;
