@@ -107,8 +107,9 @@ impl World<'_> {
     fn power_cut(&mut self, n: usize, rng: &mut Rng) -> Result<(), String> {
         self.last_step(n, rng)?;
         self.crash(n, rng);
-        // No packet in flight survives the reboot of its machine.
+        // No packet in flight survives the reboot of its machine, and it takes a moment at least.
         self.nodes[n].link.ghosts.clear();
+        self.nodes[n].clock.skew_ms += 1;
         let acknowledged = self.acknowledged(n)?;
         self.nodes[n].power_cut().map_err(sql)?;
         let lost = self.oracle.power_cut(n, &self.nodes[n].app, acknowledged)?;
