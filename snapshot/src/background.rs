@@ -93,12 +93,13 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn work_in_the_background_returns_and_panics_like_any_other() {
+        let before = nice();
         let (policy_of, nice_of, named) =
             in_background(|| (policy(), nice(), std::thread::current().name().map(str::to_owned)))
                 .await;
         assert_eq!(named.as_deref(), Some("snapshot"));
         assert_eq!((policy_of.as_str(), nice_of), ("Ok(Normal(Batch))", 10));
-        assert_eq!((policy().as_str(), nice()), ("Ok(Normal(Other))", 0), "only that thread");
+        assert_eq!((policy().as_str(), nice()), ("Ok(Normal(Other))", before), "only that thread");
         let panicked = tokio::spawn(in_background(|| panic!("as it should"))).await;
         assert!(panicked.unwrap_err().is_panic());
     }

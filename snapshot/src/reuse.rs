@@ -13,7 +13,8 @@ use crate::manifest::Manifest;
 use crate::store::Retrying;
 use std::collections::{HashMap, HashSet};
 
-/// Manifests that are read: leaders that take turns have different images.
+/// Manifests that are read, up to the first one of this node: leaders that take turns have
+/// different images.
 const MANIFESTS: usize = 3;
 
 /// Blocks with their places.
@@ -26,22 +27,28 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    /// Reads what the newest snapshots have. `present`: the chunks in the store.
+    /// Reads what the newest snapshots have, for one of this node. `present`: the chunks in the
+    /// store.
     ///
     /// # Errors
     /// The store's error. A manifest that cannot be used is passed over.
     pub(crate) async fn read(
         store: &Retrying,
+        node: u64,
         block_bytes: usize,
         present: &HashSet<ChunkId>,
     ) -> Result<Self, SnapshotError> {
         let mut known = Self::default();
         for id in catalog::ids(store).await?.iter().take(MANIFESTS) {
             match catalog::read(store, id).await {
-                Ok(manifest) if manifest.block_bytes == block_bytes => {
-                    known.add(&manifest, present);
+                Ok(manifest) => {
+                    if manifest.block_bytes == block_bytes {
+                        known.add(&manifest, present);
+                    }
+                    if manifest.facts.node == node {
+                        break;
+                    }
                 }
-                Ok(_) => {}
                 Err(error @ SnapshotError::Store { .. }) => return Err(error),
                 Err(error) => tracing::debug!(%error, "a save does not build on this snapshot"),
             }

@@ -139,7 +139,8 @@ impl Saving<'_> {
         let block_bytes = block_bytes(bytes);
         if !self.options.resend {
             let present = stored(self.store).await?;
-            self.known = Arc::new(Known::read(self.store, block_bytes, &present).await?);
+            let known = Known::read(self.store, facts.node, block_bytes, &present).await?;
+            self.known = Arc::new(known);
             self.present = Arc::new(Mutex::new(present));
         }
         self.progress.expect(bytes);

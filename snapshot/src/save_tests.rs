@@ -95,6 +95,32 @@ async fn spread_changes_are_sent_together() {
     assert_eq!(memory.names("chunk/").len(), before);
 }
 
+/// The pages of two nodes are not the same, although their rows are.
+#[tokio::test]
+async fn leaders_that_take_turns_find_what_they_have_sent() {
+    let dir = tempfile::tempdir().unwrap();
+    let (memory, store) = memory();
+    let paths = [1, 2].map(|node| dir.path().join(format!("{node}.db")));
+    let dbs = [database(&paths[0], 4), database(&paths[1], 5)];
+    let take = async |node: u64, now_ms: i64| {
+        let image = Image::capture(&paths[node as usize - 1], dir.path()).unwrap();
+        let facts = Facts { node, ..Facts::default() };
+        save(image, facts, &store, &SaveOptions::at(now_ms), &Default::default()).await.unwrap()
+    };
+    take(1, 1_000).await;
+    take(2, 2_000).await;
+    dbs[0].execute_batch("UPDATE note SET body = randomblob(4000) WHERE id % 256 = 3").unwrap();
+    let again = take(1, 3_000).await;
+    assert_eq!(again.sent_chunks, 1, "four blocks and the header, beside another node's snapshot");
+    prove(&store, dir.path()).await;
+    // What the newest snapshot of this node has is enough.
+    dbs[0].execute_batch("UPDATE note SET body = randomblob(4000) WHERE id = 3").unwrap();
+    let calls = memory.calls();
+    take(1, 4_000).await;
+    let reads = memory.calls() - calls;
+    assert!(reads <= 5, "{reads}: marker, manifest, chunk, manifest, marker");
+}
+
 /// However often a database changes: each snapshot is sound, the newest two are seldom more than
 /// twice the image, and never three times.
 #[tokio::test]
