@@ -2,8 +2,8 @@
 //!
 //! Arrives: the newest manifests of a store, and the names of its chunks. Leaves: the place of each
 //! block that need not be sent again. Owns: a chunk that is mostly dead is not built upon, so its
-//! last blocks move to a new one, and it goes when no kept snapshot needs it. So at most half of
-//! what a snapshot keeps alive is dead, and a store has few small chunks.
+//! last blocks move to a new one, and it goes when no kept snapshot needs it. So about half of what
+//! a snapshot keeps is dead at most, and a store has few small chunks.
 
 use crate::block::Block;
 use crate::catalog;
@@ -21,8 +21,6 @@ const MANIFESTS: usize = 3;
 #[derive(Debug, Default)]
 pub(crate) struct Known {
     chunks: Vec<ChunkId>,
-    /// The newest snapshot with a chunk shows how much of it is alive.
-    judged: HashSet<ChunkId>,
     blocks: HashMap<ChunkId, (u32, u8)>,
 }
 
@@ -62,14 +60,15 @@ impl Known {
         places.dedup();
         let mut live = vec![0; manifest.chunks.len()];
         places.iter().for_each(|(chunk, _)| live[*chunk as usize] += 1);
-        let is_good: Vec<bool> = (manifest.chunks.iter().zip(&live))
-            .map(|(chunk, live)| {
-                let is_first = self.judged.insert(*chunk);
-                is_first
-                    && live * manifest.block_bytes * 2 >= CHUNK_BYTES
-                    && present.contains(chunk)
-            })
-            .collect();
+        // The newest snapshot with a chunk has shown how much of it is alive.
+        let judged: HashSet<_> = self.chunks.iter().copied().collect();
+        let is_good = |index: usize| {
+            let chunk = &manifest.chunks[index];
+            live[index] * manifest.block_bytes * 2 >= CHUNK_BYTES
+                && present.contains(chunk)
+                && !judged.contains(chunk)
+        };
+        let is_good: Vec<_> = (0..live.len()).map(is_good).collect();
         let base = self.chunks.len() as u32;
         self.chunks.extend_from_slice(&manifest.chunks);
         for Block { digest, chunk, slot } in &manifest.blocks {
@@ -84,7 +83,7 @@ impl Known {
     pub(crate) fn of(blocks: &[Vec<u8>]) -> Self {
         let named = (0..).zip(blocks).map(|(slot, content)| (ChunkId::of(content), (0, slot)));
         let chunks = vec![ChunkId::of(&blocks.concat())];
-        Self { chunks, judged: HashSet::new(), blocks: named.collect() }
+        Self { chunks, blocks: named.collect() }
     }
 
     /// Returns the chunk and the slot that hold a block.

@@ -95,6 +95,30 @@ async fn spread_changes_are_sent_together() {
     assert_eq!(memory.names("chunk/").len(), before);
 }
 
+/// A chunk of gathered blocks gets no new content under its old name, as others do: the snapshot
+/// that sends everything again does without it, and so do those after it.
+#[tokio::test]
+async fn a_damaged_chunk_is_done_without_after_all_is_sent_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    let db = database(&path, 24);
+    let (memory, store) = memory();
+    let first = take(&store, &path, 1_000).await;
+    db.execute_batch("UPDATE note SET body = randomblob(4000) WHERE id % 256 = 3").unwrap();
+    let second = take(&store, &path, 2_000).await;
+    let is_new = |chunk: &&ChunkId| !first.manifest.chunks.contains(chunk);
+    let gathered = second.manifest.chunks.iter().find(is_new).unwrap().object();
+    memory.objects.lock().unwrap().insert(gathered, Bytes::from_static(b"damaged"));
+    let found = catalog::find(&store, None).await.unwrap();
+    verify(&store, &found, dir.path(), &Default::default()).await.unwrap_err();
+    let image = Image::capture(&path, dir.path()).unwrap();
+    let options = SaveOptions { resend: true, ..SaveOptions::at(3_000) };
+    save(image, Facts::default(), &store, &options, &Default::default()).await.unwrap();
+    prove(&store, dir.path()).await;
+    assert_eq!(take(&store, &path, 4_000).await.sent_chunks, 0);
+    prove(&store, dir.path()).await;
+}
+
 /// The pages of two nodes are not the same, although their rows are.
 #[tokio::test]
 async fn leaders_that_take_turns_find_what_they_have_sent() {

@@ -17,7 +17,7 @@ use std::ops::Range;
 const PIECE: i64 = 100_000;
 /// The smallest table of the series.
 const FIRST: i64 = 10_000;
-/// The sizes that the last one is compared with.
+/// The size that larger ones are compared with.
 const COMPARED: i64 = 100_000;
 /// The ids of the rows that are looked for, after those of the series.
 const LAST_FROM: i64 = 1_000_000_000;
