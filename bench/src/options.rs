@@ -36,7 +36,7 @@ pub struct Options {
     /// Transactions of each run of `deferred`
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     pub transactions: u64,
-    /// Rows of `series-integer` and `series-uuid`
+    /// Rows of `series-integer`, `series-uuid` and `series-uuid7`
     #[arg(long, value_name = "N", default_value_t = 1_000_000,
         value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub rows: u64,
@@ -73,14 +73,16 @@ pub enum Measurement {
     SeriesInteger,
     /// The same with UUID keys and an index. Takes minutes, so it runs only by name
     SeriesUuid,
+    /// The same with UUIDs that begin with the time (version 7). Runs only by name
+    SeriesUuid7,
     /// Save and restore a database of 1 GB. Takes minutes and 10 GB, so it runs only by name
     Snapshots,
 }
 
 impl Measurement {
     /// Those that take too long for a run of all.
-    pub(crate) const BY_NAME: [Self; 4] =
-        [Self::Deferred, Self::SeriesInteger, Self::SeriesUuid, Self::Snapshots];
+    pub(crate) const BY_NAME: [Self; 5] =
+        [Self::Deferred, Self::SeriesInteger, Self::SeriesUuid, Self::SeriesUuid7, Self::Snapshots];
 }
 
 impl Options {

@@ -17,13 +17,13 @@ const SUBJECT: &str = "harmonylite-bench";
 const MESSAGE_BYTES: usize = 500;
 const ARRIVES_WITHIN: Duration = Duration::from_secs(10);
 
-/// Publishes at the same rate as the commits.
-pub(crate) fn measure(url: &str, report: &mut Report, commits: i64) -> Result<()> {
+/// Publishes at the same rate as the commits. Returns the median, ms.
+pub(crate) fn measure(url: &str, report: &mut Report, commits: i64) -> Result<f64> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let times = runtime.block_on(series(url, commits))?;
     report.add_times("  of which the broker alone", &times, [Floor::None; 2]);
-    Ok(())
+    Ok(times.quantile(500))
 }
 
 /// Returns the times from the publishing call to the delivery.

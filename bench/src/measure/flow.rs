@@ -2,6 +2,7 @@
 
 use super::{arrived, in_transactions, insert, insert_document, rate};
 use crate::cluster::{Cluster, CpuUse};
+use crate::database::open;
 use crate::report::{Floor, Report};
 use crate::time::{check, now};
 use crate::usage::own_cpu_ns;
@@ -13,6 +14,10 @@ use std::time::Duration;
 const BULK_FROM: i64 = 1_000_000;
 const SINGLE_FROM: i64 = 100_000_000;
 const UUID_END: i64 = 50_000_000;
+/// What a single commit may cost the origin's sidecar: so much CPU, us, or this share of the
+/// application's own.
+const SINGLE_US: f64 = 24.0;
+const SINGLE_SHARE: f64 = 0.7;
 
 /// The CPU that was used before: by the processes and by this thread.
 pub(super) struct Before(Option<(CpuUse, i64)>);
@@ -22,33 +27,25 @@ impl Before {
         Self(pair.cpu().zip(own_cpu_ns()))
     }
 
-    /// Adds the CPU of a row of each process. `application` is what this thread used to write, and
-    /// `when` stands before the names.
-    pub(super) fn add(
+    /// Returns the CPU of a row of each process. `application` is what this thread used to write.
+    pub(super) fn costs(
         self,
         pair: &Cluster,
-        report: &mut Report,
         rows: i64,
         application: Option<i64>,
-        when: &str,
-    ) {
-        let (Some((before, _)), Some(after), Some(app)) = (self.0, pair.cpu(), application) else {
-            return;
-        };
+    ) -> Option<Costs> {
+        let ((before, _), after) = (self.0?, pair.cpu()?);
+        let us = |ns: i64| ns as f64 / 1e3 / rows as f64;
         let node = |at: usize| {
             let of = |cpu: &CpuUse| cpu.nodes.get(at).copied().unwrap_or(0);
-            of(&after) - of(&before)
+            us(of(&after) - of(&before))
         };
-        let parts = [
-            ("application (this program)", app),
-            ("origin's sidecar", node(0)),
-            ("broker", after.broker - before.broker),
-            ("peer's sidecar", node(1)),
-        ];
-        for (who, ns) in parts {
-            let us = ns as f64 / 1e3 / rows as f64;
-            report.add(&format!("{when}CPU a row: {who}"), us, "us", Floor::None);
-        }
+        Some(Costs {
+            application: us(application?),
+            origin: node(0),
+            broker: us(after.broker - before.broker),
+            peer: node(1),
+        })
     }
 
     pub(super) fn application(&self) -> Option<i64> {
@@ -56,12 +53,47 @@ impl Before {
     }
 }
 
+/// The CPU of a row of each process, us.
+pub(super) struct Costs {
+    pub(super) application: f64,
+    pub(super) origin: f64,
+    pub(super) broker: f64,
+    pub(super) peer: f64,
+}
+
+impl Costs {
+    /// Adds them; `when` stands before the names. The floors are those of the origin's sidecar and
+    /// the peer's.
+    pub(super) fn add(&self, report: &mut Report, when: &str, floors: [Floor; 2]) {
+        let [origin, peer] = floors;
+        for (who, us, floor) in [
+            ("application (this program)", self.application, Floor::None),
+            ("origin's sidecar", self.origin, origin),
+            ("broker", self.broker, Floor::None),
+            ("peer's sidecar", self.peer, peer),
+        ] {
+            report.add(&format!("{when}CPU a row: {who}"), us, "us", floor);
+        }
+    }
+}
+
+/// Returns the CPU that the same writes take without us, in us a row.
+fn alone(rows: i64, write: impl Fn(&mut Connection) -> Result<i64>) -> Result<Option<f64>> {
+    let dir = tempfile::Builder::new().prefix("harmonylite-bench-").tempdir()?;
+    let mut db = open(&dir.path().join("without.db"))?;
+    db.execute_batch(super::SCHEMA)?;
+    let before = own_cpu_ns();
+    write(&mut db)?;
+    let used = own_cpu_ns().zip(before).map(|(after, before)| after - before);
+    Ok(used.map(|ns| ns as f64 / 1e3 / rows as f64))
+}
+
 /// Writes 100,000 rows in transactions of 1,000.
 pub(crate) fn bulk(pair: &Cluster, report: &mut Report, quick: bool) -> Result<()> {
     report.group("bulk");
     let rows = if quick { 20_000 } else { 100_000 };
-    let floor = Floor::AtLeast(20_000.0);
-    many(pair, report, rows, ["bulk rows written", "bulk rows arrived"], floor, |app| {
+    let floors = Some(BulkFloors { arrived: 120_000.0, origin: 4.0, peer: 2.0 });
+    many(pair, report, rows, ["bulk rows written", "bulk rows arrived"], floors, |app| {
         in_transactions(app, BULK_FROM..BULK_FROM + rows, insert)?;
         Ok(BULK_FROM + rows - 1)
     })
@@ -71,7 +103,7 @@ pub(crate) fn bulk(pair: &Cluster, report: &mut Report, quick: bool) -> Result<(
 pub(crate) fn uuid(pair: &Cluster, report: &mut Report, quick: bool) -> Result<()> {
     report.group("UUID keys");
     let rows = if quick { 10_000 } else { 100_000 };
-    many(pair, report, rows, ["UUID rows written", "UUID rows arrived"], Floor::None, |app| {
+    many(pair, report, rows, ["UUID rows written", "UUID rows arrived"], None, |app| {
         in_transactions(app, 0..rows, insert_document)?;
         // A row that is looked for, after all others.
         insert(app, UUID_END)?;
@@ -79,14 +111,23 @@ pub(crate) fn uuid(pair: &Cluster, report: &mut Report, quick: bool) -> Result<(
     })
 }
 
+/// Floors of rows in bulk: how many arrive a second, and the CPU of a row as multiple of SQLite
+/// alone.
+struct BulkFloors {
+    arrived: f64,
+    origin: f64,
+    peer: f64,
+}
+
 fn many(
     pair: &Cluster,
     report: &mut Report,
     rows: i64,
     names: [&str; 2],
-    floor: Floor,
+    floors: Option<BulkFloors>,
     write: impl Fn(&mut Connection) -> Result<i64>,
 ) -> Result<()> {
+    let alone = alone(rows, &write)?;
     let (mut app, peer) = (pair.open(0)?, pair.open(1)?);
     let before = Before::look(pair);
     let began = now();
@@ -94,9 +135,16 @@ fn many(
     let (written, application) = (rate(rows, began), before.application());
     arrived(pair, &peer, last)?;
     report.add(names[0], written, "rows/s", Floor::None);
+    let floor = floors.as_ref().map_or(Floor::None, |floors| Floor::AtLeast(floors.arrived));
     report.add(names[1], rate(rows, began), "rows/s", floor);
     pair.settle()?;
-    before.add(pair, report, rows, application, "");
+    let costs = before.costs(pair, rows, application);
+    if let Some((alone, costs)) = alone.zip(costs) {
+        report.add("CPU a row: SQLite alone", alone, "us", Floor::None);
+        let most = |times: f64| Floor::AtMost(times * alone);
+        let floors = floors.map_or([Floor::None; 2], |f| [most(f.origin), most(f.peer)]);
+        costs.add(report, "", floors);
+    }
     Ok(())
 }
 
@@ -118,6 +166,9 @@ pub(crate) fn single(pair: &Cluster, report: &mut Report, quick: bool) -> Result
     let arrived = rate(rows, began);
     report.add("single commits arrived", arrived, "commits/s", Floor::AtLeast(5_000.0));
     pair.settle()?;
-    before.add(pair, report, rows, application, "");
+    if let Some(costs) = before.costs(pair, rows, application) {
+        let most = SINGLE_US.max(SINGLE_SHARE * costs.application);
+        costs.add(report, "", [Floor::AtMost(most), Floor::None]);
+    }
     Ok(())
 }

@@ -18,10 +18,10 @@ pub(crate) fn measure(pair: &Cluster, report: &mut Report, quick: bool) -> Resul
     pause(Duration::from_secs(if quick { 3 } else { 10 }))?;
     if let Some(used) = before.zip(cpu_ns(pid)).map(|(before, after)| after - before) {
         let share = used as f64 * 100.0 / since_ns(began) as f64;
-        report.add("idle CPU of a sidecar", share, "%", Floor::AtMost(0.5));
+        report.add("idle CPU of a sidecar", share, "%", Floor::AtMost(0.1));
     }
     if let Some((at_rest, highest)) = memory_mb(pid) {
-        report.add("memory of a sidecar", at_rest, "MB", Floor::AtMost(60.0));
+        report.add("memory of a sidecar", at_rest, "MB", Floor::AtMost(25.0));
         report.add("memory at its highest", highest, "MB", Floor::None);
     }
     Ok(())

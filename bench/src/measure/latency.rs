@@ -30,11 +30,13 @@ pub(crate) fn measure(pair: &Cluster, report: &mut Report, quick: bool) -> Resul
     report.group("latency");
     let commits = commits(quick);
     let plain = of_items(pair, &pair.open(0)?, FROM, commits)?;
-    report.add_times("commit to visible", &plain, [Floor::AtMost(5.0), Floor::None]);
+    report.add_times("commit to visible", &plain, [Floor::None; 2]);
     let rung = of_items(pair, &open_ringing(pair.database(0)?)?, FROM + 100_000, commits)?;
     let floors = [Floor::AtMost(1.0), Floor::AtMost(4.0)];
     report.add_times("commit to visible with the VFS", &rung, floors);
-    bare::measure(&pair.broker_url(), report, commits)?;
+    let broker_ms = bare::measure(&pair.broker_url(), report, commits)?;
+    let times = plain.quantile(500) / broker_ms;
+    report.add("commit to visible, to the broker alone", times, "times", Floor::AtMost(2.6));
     pair.settle()
 }
 

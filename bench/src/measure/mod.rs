@@ -20,6 +20,7 @@ use crate::Parts;
 use crate::broker::BrokerKind;
 use crate::cluster::{Cluster, Plan};
 use crate::options::{Measurement, Options};
+use crate::random;
 use crate::report::Report;
 use anyhow::Result;
 use rusqlite::{Connection, params};
@@ -75,7 +76,7 @@ pub(crate) fn all(parts: &Parts, options: &Options, report: &mut Report) -> Resu
     if options.wants(Measurement::Deferred) {
         deferred::measure(parts, report, options.scale(options.transactions, 300))?;
     }
-    for kind in [Measurement::SeriesInteger, Measurement::SeriesUuid] {
+    for kind in [Measurement::SeriesInteger, Measurement::SeriesUuid, Measurement::SeriesUuid7] {
         if options.wants(kind) {
             series::measure(parts, report, kind, options)?;
         }
@@ -139,8 +140,17 @@ fn insert_item(db: &Connection, id: i64, note: &str) -> Result<()> {
 
 /// Inserts a row of some 160 bytes under a key that looks random. The same number gives the same.
 pub(crate) fn insert_document(db: &Connection, number: i64) -> Result<()> {
+    document(db, &random::uuid(number.unsigned_abs()), number)
+}
+
+/// Inserts such a row under a key that begins with a time.
+pub(crate) fn insert_timed_document(db: &Connection, number: i64) -> Result<()> {
+    document(db, &random::uuid7(number.unsigned_abs()), number)
+}
+
+fn document(db: &Connection, key: &str, number: i64) -> Result<()> {
     let body = "what somebody wrote on a rainy afternoon, and nobody has read since that day";
-    let values = params![crate::random::uuid(number.unsigned_abs()), number % 1_000, body];
+    let values = params![key, number % 1_000, body];
     db.prepare_cached("INSERT INTO document VALUES (?1, ?2, ?3)")?.execute(values)?;
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! Measures how the cost of a row changes as a table grows.
 
 use super::flow::Before;
-use super::{arrived, in_transactions, insert, insert_document, insert_longer, rate};
+use super::{arrived, in_transactions, insert, insert_document, insert_longer};
+use super::{insert_timed_document, rate};
 use crate::Parts;
 use crate::cluster::{Cluster, Plan};
 use crate::database::open;
@@ -34,6 +35,9 @@ pub(crate) fn measure(
 ) -> Result<()> {
     let (name, insert): (_, Insert) = match kind {
         Measurement::SeriesUuid => ("UUID keys in a growing table", insert_document),
+        Measurement::SeriesUuid7 => {
+            ("UUID keys that begin with the time, in a growing table", insert_timed_document)
+        }
         _ => ("integer keys in a growing table", insert_longer),
     };
     report.group(name);
@@ -74,6 +78,7 @@ impl Series<'_> {
         arrived(&self.pair, &peer, LAST_FROM + size)?;
         let arrived = rate(count, began);
         self.pair.published()?;
+        let costs = before.costs(&self.pair, count, application_ns);
         if !is_shown {
             return Ok(());
         }
@@ -83,7 +88,9 @@ impl Series<'_> {
             let us = alone_ns as f64 / 1e3 / count as f64;
             report.add(&format!("{when}CPU a row: SQLite alone"), us, "us", Floor::None);
         }
-        before.add(&self.pair, report, count, application_ns, &when);
+        if let Some(costs) = costs {
+            costs.add(report, &when, [Floor::None; 2]);
+        }
         if size == COMPARED {
             self.compared = Some(arrived);
         } else if let Some(compared) = self.compared {

@@ -1,8 +1,13 @@
 //! Runs the stages of a row in one process, without broker and threads: collect and absorb at the
 //! origin, decode and apply at the peer.
 //!
-//! `stages integer 100000` prints microseconds a row of each stage, beside a raw prepared upsert of
-//! the same rows in the same transactions. `scripts/instructions.py` runs it under callgrind.
+//! `stages integer 100000` prints rows a second of each stage, and that as a fraction of its limit:
+//! raw prepared upserts of the same rows in the same transactions, or zstd alone over the same
+//! bytes. A third number is the rows of a transaction (1,000). `stages all` shows every shape, and
+//! integer keys in transactions of 1 to 10,000 rows. `scripts/instructions.py` runs it under
+//! callgrind.
+
+mod shape;
 
 use anyhow::{Context, Result};
 use harmonylite::capture::absorb::{AbsorbState, absorb, published};
@@ -13,6 +18,7 @@ use harmonylite::db::connection::{open_reader, open_writer};
 use harmonylite::db::layout::Layout;
 use harmonylite::merge::admit::admit;
 use harmonylite::merge::apply::Applier;
+use harmonylite::merge::resolve::{Verdict, resolve};
 use harmonylite::model::batch::{Op, Row};
 use harmonylite::model::ids::{BatchNo, Hlc, NodeId, Site, Version};
 use harmonylite::model::limits::Limits;
@@ -23,24 +29,22 @@ use harmonylite::store::{install::create_tables, sites};
 use harmonylite::wire::decode::{BatchReader, outline};
 use harmonylite::wire::encode::Encoder;
 use harmonylite::wire::unpack::unpacking;
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
+use shape::{Shape, mix};
 use std::collections::HashSet;
+use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Rows of one transaction.
+/// Rows of one transaction, if nothing else is said.
 const PER: u64 = 1_000;
-/// Transactions from one absorb to the next.
-const ABSORB_EVERY: u64 = 10;
+/// Rows from one absorb to the next, as in a node where nothing else is to be done.
+const ABSORB_ROWS: u64 = 10_000;
+/// Rows that are in the table before others are updated.
+const UPDATED: u64 = 1_000_000;
+/// Versions that are compared.
+const RESOLVED: u64 = 10_000_000;
 const NOW_MS: i64 = 1_700_000_000_000;
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Shape {
-    /// Appended integer keys.
-    Integer,
-    /// Random text keys and a secondary index.
-    Uuid,
-}
 
 struct Node {
     app: Connection,
@@ -50,6 +54,7 @@ struct Node {
     state: AbsorbState,
 }
 
+/// What each stage took, and the same rows without us.
 #[derive(Default)]
 struct Times {
     raw: Duration,
@@ -58,55 +63,131 @@ struct Times {
     absorb: Duration,
     decode: Duration,
     apply: Duration,
+    compress: Duration,
+    uncompress: Duration,
 }
 
 fn main() -> Result<()> {
-    let mut arguments = std::env::args().skip(1);
-    let shape = match arguments.next().as_deref() {
-        Some("integer") => Shape::Integer,
-        Some("uuid") => Shape::Uuid,
-        _ => anyhow::bail!("usage: stages integer|uuid ROWS"),
-    };
-    let rows: u64 = arguments.next().context("the number of rows")?.parse()?;
-    let dir = tempfile::tempdir()?;
-    let mut times = Times::default();
-    let raw = database(&dir.path().join("raw.db"), shape)?;
-    let mut origin = node(&dir.path().join("origin.db"), shape, Site(1))?;
-    let peer = node(&dir.path().join("peer.db"), shape, Site(2))?;
-    // As a node does where no application commits (replicator/src/node/checkpoint.rs).
-    peer.writer.pragma_update(None, "wal_autocheckpoint", 4_000)?;
-    let mut stages = Stages::new(dir.path(), &mut origin)?;
-    for transaction in 0..rows / PER {
-        let from = transaction * PER;
-        timed(&mut times.raw, || Stages::raw(&raw, shape, from))?;
-        timed(&mut times.app, || write(&origin.app, shape, from))?;
-        let body = timed(&mut times.collect, || stages.collect(&origin))?;
-        if (transaction + 1).is_multiple_of(ABSORB_EVERY) {
-            timed(&mut times.absorb, || stages.absorb(&mut origin))?;
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let number = |at: usize| arguments.get(at).map(|text| text.parse::<u64>()).transpose();
+    match arguments.first().map(String::as_str) {
+        Some("all") => all(),
+        Some(name) => {
+            let rows = number(1)?.context("the number of rows is missing")?;
+            run(name, rows, number(2)?.unwrap_or(PER))
         }
-        timed(&mut times.decode, || stages.decode(&body))?;
-        timed(&mut times.apply, || stages.apply(&peer, &body))?;
+        None => anyhow::bail!("usage: stages all | SHAPE ROWS [ROWS OF A TRANSACTION]"),
     }
-    let found: i64 = peer.app.query_row("SELECT count(*) FROM t", [], |r| r.get(0))?;
-    anyhow::ensure!(found.cast_unsigned() == rows / PER * PER, "the peer has {found} rows");
-    report(&times, rows);
+}
+
+fn all() -> Result<()> {
+    for (rows, per) in [(2_000, 1), (10_000, 10), (50_000, 100), (200_000, 10_000)] {
+        run("integer", rows, per)?;
+    }
+    for (name, shape) in Shape::ALL {
+        run(name, if shape == Shape::Blob { 10_000 } else { 200_000 }, PER)?;
+    }
+    let mut resolving = Duration::default();
+    timed(&mut resolving, compare_versions)?;
+    println!(
+        "resolve alone: {:.1} million a second",
+        RESOLVED as f64 / resolving.as_secs_f64() / 1e6
+    );
     Ok(())
 }
 
+/// Compares versions that look random, about half of them newer.
+fn compare_versions() -> Result<()> {
+    let version = |seed| Version { hlc: Hlc((mix(seed) >> 1).cast_signed()), site: Site(1) };
+    let won = (0..RESOLVED)
+        .filter(|i| {
+            let verdict = resolve(version(2 * i), version(2 * i + 1), Version::NONE, false);
+            matches!(verdict, Verdict::Take { .. })
+        })
+        .count() as u64;
+    anyhow::ensure!((RESOLVED / 3..RESOLVED).contains(&won), "{won} of {RESOLVED} were newer");
+    Ok(())
+}
+
+fn run(name: &str, rows: u64, per: u64) -> Result<()> {
+    let shape = Shape::named(name)?;
+    let dir = tempfile::tempdir()?;
+    let there = if shape == Shape::Update { UPDATED } else { 0 };
+    let mut work = Work::new(dir.path(), shape, there)?;
+    let (mut filling, mut times) = (Times::default(), Times::default());
+    work.write(&mut filling, 0..there, ABSORB_ROWS)?;
+    work.write(&mut times, there..there + rows, per)?;
+    let found: i64 = work.peer.app.query_row("SELECT count(*) FROM t", [], |r| r.get(0))?;
+    let expected = if there == 0 { rows / per * per } else { there };
+    anyhow::ensure!(found.cast_unsigned() == expected, "the peer has {found} rows");
+    println!("\n{name}, {rows} rows in transactions of {per}");
+    report(&times, rows / per * per);
+    Ok(())
+}
+
+/// Two nodes, and the same database without us.
+struct Work {
+    shape: Shape,
+    there: u64,
+    raw: Connection,
+    origin: Node,
+    peer: Node,
+    stages: Stages,
+}
+
+impl Work {
+    fn new(dir: &Path, shape: Shape, there: u64) -> Result<Self> {
+        let raw = database(&dir.join("raw.db"), shape)?;
+        let mut origin = node(&dir.join("origin.db"), shape, Site(1))?;
+        let peer = node(&dir.join("peer.db"), shape, Site(2))?;
+        // As a node does where no application commits (replicator/src/node/checkpoint.rs).
+        peer.writer.pragma_update(None, "wal_autocheckpoint", 8_000)?;
+        let stages = Stages::new(dir, &mut origin)?;
+        Ok(Self { shape, there, raw, origin, peer, stages })
+    }
+
+    /// Takes rows from one node to the other.
+    fn write(&mut self, times: &mut Times, rows: Range<u64>, per: u64) -> Result<()> {
+        let Self { shape, there, raw, origin, peer, stages } = self;
+        let (mut unabsorbed, end) = (0, rows.end);
+        for transaction in 0..(rows.end - rows.start) / per {
+            let from = rows.start + transaction * per;
+            let rows = from..from + per;
+            timed(&mut times.raw, || Stages::raw(raw, *shape, rows.clone(), *there))?;
+            timed(&mut times.app, || shape.write(&origin.app, rows.clone(), *there))?;
+            let body = timed(&mut times.collect, || stages.collect(origin))?;
+            unabsorbed += per;
+            let is_last = from + 2 * per > end;
+            if unabsorbed >= ABSORB_ROWS || is_last {
+                timed(&mut times.absorb, || stages.absorb(origin))?;
+                unabsorbed = 0;
+            }
+            timed(&mut times.decode, || stages.decode(&body))?;
+            timed(&mut times.apply, || stages.apply(peer, &body))?;
+            let plain = timed(&mut times.uncompress, || Ok(zstd::decode_all(&body[..])?))?;
+            timed(&mut times.compress, || Ok(zstd::encode_all(&plain[..], 1)?))?;
+        }
+        Ok(())
+    }
+}
+
 fn report(times: &Times, rows: u64) {
-    let raw = times.raw.as_secs_f64();
-    for (name, time) in [
-        ("raw upsert", times.raw),
-        ("application", times.app),
-        ("collect", times.collect),
-        ("absorb", times.absorb),
-        ("decode", times.decode),
-        ("apply", times.apply),
+    for (stage, time, limit, of) in [
+        ("raw upserts", times.raw, times.raw, "raw"),
+        ("application, with triggers", times.app, times.raw, "raw"),
+        ("collect and encode", times.collect, times.raw, "raw"),
+        ("collect and encode", times.collect, times.compress, "zstd alone"),
+        ("absorb", times.absorb, times.raw, "raw"),
+        ("decode", times.decode, times.uncompress, "zstd alone"),
+        ("apply", times.apply, times.raw, "raw"),
     ] {
         let seconds = time.as_secs_f64();
-        #[allow(clippy::cast_precision_loss)]
-        let us = seconds * 1e6 / rows as f64;
-        println!("{name:12} {us:6.2} us a row, {:5.2} of raw", seconds / raw);
+        println!(
+            "  {stage:27} {:11.0} rows/s {:8.2} us a row {:6.2} of {of}",
+            rows as f64 / seconds,
+            seconds * 1e6 / rows as f64,
+            limit.as_secs_f64() / seconds
+        );
     }
 }
 
@@ -120,14 +201,8 @@ fn timed<T>(sum: &mut Duration, work: impl FnOnce() -> Result<T>) -> Result<T> {
 
 fn database(path: &Path, shape: Shape) -> Result<Connection> {
     let db = Connection::open(path)?;
-    let table = match shape {
-        Shape::Integer => "CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT, b INTEGER, c REAL, d)",
-        Shape::Uuid => {
-            "CREATE TABLE t (id TEXT PRIMARY KEY, a TEXT, b INTEGER, c REAL, d); CREATE INDEX t_b \
-            ON t (b)"
-        }
-    };
-    db.execute_batch(&format!("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {table}"))?;
+    let pragmas = "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL";
+    db.execute_batch(&format!("{pragmas}; {}", shape.schema()))?;
     Ok(db)
 }
 
@@ -139,46 +214,6 @@ fn node(path: &Path, shape: Shape, site: Site) -> Result<Node> {
     let (layout, _) = install::install(&writer, &TableFilter::default(), NOW_MS)?;
     let state = AbsorbState { site, own_sites: HashSet::from([site]), absorbed: 0, published: 0 };
     Ok(Node { app, writer, reader: open_reader(path)?, layout, state })
-}
-
-/// Writes one transaction.
-#[inline(never)]
-fn write(db: &Connection, shape: Shape, from: u64) -> Result<()> {
-    let fill = "x".repeat(100);
-    db.execute_batch("BEGIN IMMEDIATE")?;
-    let mut upsert = db.prepare_cached(
-        "INSERT INTO t VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (id) DO UPDATE SET a = excluded.a, \
-        b = excluded.b, c = excluded.c, d = excluded.d",
-    )?;
-    for i in from..from + PER {
-        let (name, n) = (format!("name {i}"), i.cast_signed());
-        match shape {
-            Shape::Integer => upsert.execute(params![n, name, n * 7, 0.5, fill])?,
-            Shape::Uuid => upsert.execute(params![uuid(i), name, n * 7, 0.5, fill])?,
-        };
-    }
-    drop(upsert);
-    db.execute_batch("COMMIT")?;
-    Ok(())
-}
-
-/// A key that looks random and is the same in each run (splitmix64).
-fn uuid(i: u64) -> String {
-    let mix = |seed: u64| {
-        let mut z = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    };
-    let (a, b) = (mix(2 * i + 1), mix(2 * i + 2));
-    format!(
-        "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
-        a >> 32,
-        (a >> 16) as u16,
-        a & 0xfff,
-        (b >> 48) as u16,
-        b & 0xffff_ffff_ffff
-    )
 }
 
 /// What the stages keep from batch to batch.
@@ -206,8 +241,8 @@ impl Stages {
 
     /// What the rows cost without us: the measure of the other stages on any machine.
     #[inline(never)]
-    fn raw(db: &Connection, shape: Shape, from: u64) -> Result<()> {
-        write(db, shape, from)
+    fn raw(db: &Connection, shape: Shape, rows: Range<u64>, there: u64) -> Result<()> {
+        shape.write(db, rows, there)
     }
 
     /// Collects what the last transaction wrote, as the reading actor does.
@@ -258,7 +293,7 @@ impl Stages {
     #[inline(never)]
     fn decode(&mut self, body: &[u8]) -> Result<()> {
         let found = outline(unpacking(body, &self.limits)?, &self.limits)?;
-        anyhow::ensure!(found.rows == PER, "the batch has {} rows", found.rows);
+        anyhow::ensure!(found.rows > 0, "the batch has no rows");
         Ok(())
     }
 
