@@ -159,9 +159,9 @@ impl Writer {
     }
 
     /// Copies the WAL into the database if it is time. Returns when it will be.
-    fn checkpoint(&mut self, is_idle: bool, now_ms: u64) -> Option<u64> {
+    fn checkpoint(&mut self, is_idle: bool) -> Option<u64> {
         self.known.writing(true);
-        let next = self.checkpoints.look(self.inbound.database(), is_idle, now_ms);
+        let next = self.checkpoints.look(self.inbound.database(), is_idle, clock::mono_ms);
         self.known.writing(false);
         next.unwrap_or_else(|error| {
             tracing::debug!(%error, "cannot copy the WAL into the database; trying again");
@@ -249,7 +249,7 @@ impl Actor for Writer {
         {
             tracing::info!("writing to the database again");
         }
-        let checkpoint_ms = self.checkpoint(step == Step::Idle, now.mono_ms).unwrap_or(u64::MAX);
+        let checkpoint_ms = self.checkpoint(step == Step::Idle).unwrap_or(u64::MAX);
         let wait = match step {
             Step::Worked => None,
             Step::Busy => Some(self.busy_wait(now.mono_ms)),
