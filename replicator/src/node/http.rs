@@ -156,7 +156,7 @@ async fn show_status(State(sources): State<Arc<StatusSources>>) -> Result<Json<S
 async fn show_registry(
     State(asker): State<Asker>,
 ) -> Result<Json<Vec<serde_json::Value>>, (StatusCode, String)> {
-    registry::read(&asker)
+    registry::read(&asker, None)
         .await
         .map(Json)
         .map_err(|error| (StatusCode::SERVICE_UNAVAILABLE, error.to_string()))

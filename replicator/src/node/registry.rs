@@ -27,7 +27,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 /// The registry is read this often.
-const INTERVAL: Duration = Duration::from_secs(4);
+const INTERVAL: Duration = Duration::from_secs(5);
 /// The other nodes' settings are read once in so many rounds.
 const SETTINGS_ROUNDS: u64 = 5;
 /// How often a node is removed from the list of members, if others write it too.
@@ -100,7 +100,7 @@ struct RegistryWatch {
 impl RegistryWatch {
     async fn look(&mut self) -> Result<RegistrySeen, BrokerError> {
         let me = self.sources.node.0;
-        let entries = read(&self.asker).await?;
+        let entries = read(&self.asker, Some(me)).await?;
         let ends = self.ends().await?;
         let (now_ms, mono_ms) = (clock::unix_ms(), clock::mono_ms());
         self.peers.take(&entries, me, &ends, mono_ms);
@@ -200,13 +200,18 @@ fn applied(db: &Connection) -> Result<Applied, DatabaseError> {
     Ok(Applied { batches, newest, waiting })
 }
 
-/// The entries of all nodes by node id. An unreadable entry becomes `{"node_id": ..}`.
+/// The entries of all nodes by node id. An unreadable entry becomes `{"node_id": ..}`, and so does
+/// that of the node `without`, which is not fetched.
 ///
 /// # Errors
 /// [`BrokerError`] if the broker does not answer.
-pub(super) async fn read(asker: &Asker) -> Result<Vec<Value>, BrokerError> {
+pub(super) async fn read(asker: &Asker, without: Option<u64>) -> Result<Vec<Value>, BrokerError> {
     let mut entries = Vec::new();
     for id in asker.registered().await? {
+        if without == Some(id) {
+            entries.push(json!({ "node_id": id }));
+            continue;
+        }
         // A deleted entry still has a key.
         let Reply::Kv(Some(entry)) =
             asker.ask(Request::KvGet { key: format!("node-{id}") }).await?

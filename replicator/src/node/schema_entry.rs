@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// The schema is looked at this often, for views and triggers, whose change nothing reports.
-const INTERVAL: Duration = Duration::from_secs(4);
+const INTERVAL: Duration = Duration::from_secs(5);
 
 fn key(node: u64) -> String {
     format!("schema-{node}")

@@ -20,8 +20,8 @@ const INTERVAL: Duration = Duration::from_secs(3);
 const GREETING: Duration = Duration::from_secs(2);
 /// The greatest size of a greeting.
 const GREETING_BYTES_MAX: u64 = 64 << 10;
-/// JetStream counts as silent if the last answer is older.
-const SILENT_MS: u64 = 9_000;
+/// JetStream counts as silent if the last answer is older: two looks of the registry went by.
+const SILENT_MS: u64 = 11_000;
 
 /// How many servers are up; `all` is 0 if it is not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
