@@ -5,9 +5,9 @@
     scripts/instructions.py --check         fail if one has grown by more than 5 %
     scripts/instructions.py --write         write the baseline
 
-`bench/examples/stages/main.rs` is run twice with a different number of rows; the difference is the cost
-of a row without the start. What is compared is the multiple of a plain upsert of the same rows in
-the same run, so that the C library and the processor of a machine count little. Our code is only
+`bench/examples/stages/` is run twice with a different number of rows; the difference is the cost of
+a row without the start. What is compared is the multiple of a plain upsert of the same rows in the
+same run, so that the C library and the processor of a machine count little. Our code is only
 moderately optimised, because a release build takes longer than all tests: what a stage does is
 counted, not what link-time optimisation makes of it. After another compiler write the baseline
 again, in a commit of its own.

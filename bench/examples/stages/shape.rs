@@ -4,8 +4,8 @@ use anyhow::{Result, bail};
 use rusqlite::{CachedStatement, Connection, params};
 
 /// A value that makes a row of the usual table some 160 bytes long.
-const FILL: &str = "a few words about it, as there often are, and then a few more, because a row of \
-    an application has more";
+const FILL: &str = "a few words about it, as there often are, and then a few more, because a row \
+    of an application has more";
 /// Columns of the wide table beside its key.
 const WIDE_COLUMNS: usize = 60;
 /// Bytes of a picture. They do not compress.
