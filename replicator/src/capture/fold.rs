@@ -131,6 +131,11 @@ impl FoldedRows {
         self.states.key(at, key);
     }
 
+    /// Returns the key of a row, if it is an integer.
+    pub fn integer_key(&self, at: usize) -> Option<i64> {
+        self.states.integer_key(at)
+    }
+
     /// Returns the place of a row, if it changed.
     pub fn find(&self, table: &TableLayout, key: &[Value]) -> Option<usize> {
         self.states.find(table, key)

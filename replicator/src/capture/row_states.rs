@@ -211,6 +211,14 @@ impl RowStates {
         &self.tables[self.classes[self.rows[at].class as usize].table as usize]
     }
 
+    /// Returns the key of the row at this place, if it is an integer.
+    pub fn integer_key(&self, at: usize) -> Option<i64> {
+        let row = self.rows[at];
+        let is_integer = !self.classes[row.class as usize].has_key_bytes
+            && (self.floats.is_empty() || !self.floats.contains_key(&number_of(at)));
+        is_integer.then_some(row.key)
+    }
+
     /// Reads the key of the row at this place, as its first entry spells it, into the memory of
     /// another one.
     pub fn key(&self, at: usize, key: &mut Vec<Value>) {

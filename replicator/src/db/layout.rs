@@ -32,6 +32,9 @@ pub struct Statements {
     pub delete_row: String,
     /// Key, exactly as stored.
     pub select_key: String,
+    /// For tables with an integer key: the key and all columns in batch order of the rows from a
+    /// key on, in ascending order ([`crate::db::near_rows`]).
+    pub select_from: Option<String>,
 }
 
 /// A registry entry lists no more tables.
@@ -269,6 +272,10 @@ fn statements(schema: &TableSchema, batch_columns: &[String], digest: &RowDigest
         version_greatest: format!("SELECT max(key0) FROM {versions}"),
         version_put: put(&places.join(", "), &format!("?{}", n + 3)),
         version_put_stored: put(&packed.join(", "), &stored),
+        select_from: (schema.key_kind != KeyKind::Columns).then(|| {
+            let (key, columns) = (key_names.join(", "), columns.join(", "));
+            format!("SELECT {key}, {columns} FROM {table} WHERE {key} >= ?1 ORDER BY {key}")
+        }),
     }
 }
 

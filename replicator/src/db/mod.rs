@@ -11,6 +11,7 @@ mod kept_files;
 pub mod key_pages;
 pub mod layout;
 pub mod lockfile;
+pub mod near_rows;
 pub mod objects;
 pub mod packed_key;
 pub mod preflight;

@@ -7,7 +7,8 @@
 use crate::capture::fold::{FoldBase, FoldFrom, FoldedRows, fold_after, row_exists};
 use crate::db::connection::DatabaseError;
 use crate::db::layout::{Layout, TableLayout};
-use crate::model::batch::{BatchHeader, Op, TableHeader};
+use crate::db::near_rows;
+use crate::model::batch::{BatchHeader, Op, TableHeader, Value};
 use crate::model::ids::{BatchNo, Hlc, NodeId, Site, Version};
 use crate::model::planted_bugs::{Bug, planted};
 use crate::store::change_log::{for_each_change_after, nth_entry};
@@ -332,27 +333,61 @@ fn write_table(
         key: table.batch_key.clone(),
         rows: places.len() as u64,
     })?;
-    let mut select = db.prepare_cached(&table.sql.select_row)?;
-    let mut key = Vec::new();
-    for at in places {
-        let row = contents.folded.get(*at as usize);
-        contents.folded.key(row.at, &mut key);
-        let (version, previous) = (contents.named(row.version), contents.named(row.previous));
-        let mut found = select.query(params_from_iter(&key))?;
-        if let Some(current) = found.next()? {
-            let columns = table.batch_columns.len();
-            encoder.row(version, previous, Op::Upsert, columns)?;
-            for i in 0..columns {
-                encoder.value(current.get_ref(i)?)?;
+    let mut writer = RowWriter { table, contents, encoder, key: Vec::new() };
+    let integer_key = |place: &u32| contents.folded.integer_key(*place as usize);
+    let all_are_integers = places.iter().all(|place| integer_key(place).is_some());
+    if let Some(select) = table.sql.select_from.as_ref().filter(|_| all_are_integers) {
+        let mut select = db.prepare_cached(select)?;
+        let key_of = |at: usize| integer_key(&places[at]).unwrap_or_default();
+        near_rows::visit(&mut select, places.len(), key_of, |at, found| {
+            writer.row(places[at], found, 1)
+        })
+    } else {
+        let mut select = db.prepare_cached(&table.sql.select_row)?;
+        for place in places {
+            contents.folded.key(*place as usize, &mut writer.key);
+            let mut found = select.query(params_from_iter(&writer.key))?;
+            writer.row(*place, found.next()?, 0)?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes the rows of one table.
+struct RowWriter<'r> {
+    table: &'r TableLayout,
+    contents: &'r Contents<'r>,
+    encoder: &'r mut Encoder,
+    key: Vec<Value>,
+}
+
+impl RowWriter<'_> {
+    /// Writes the row that stands there, whose columns in batch order begin with `first`; without
+    /// one, that it is deleted.
+    fn row(
+        &mut self,
+        place: u32,
+        found: Option<&rusqlite::Row<'_>>,
+        first: usize,
+    ) -> Result<(), CollectError> {
+        let row = self.contents.folded.get(place as usize);
+        let named = |version| self.contents.named(version);
+        let (version, previous) = (named(row.version), named(row.previous));
+        if let Some(current) = found {
+            let columns = self.table.batch_columns.len();
+            self.encoder.row(version, previous, Op::Upsert, columns)?;
+            for i in first..first + columns {
+                self.encoder.value(current.get_ref(i)?)?;
             }
         } else {
-            encoder.row(version, previous, Op::Delete, key.len())?;
-            for value in &key {
-                encoder.value(value.into())?;
+            self.contents.folded.key(row.at, &mut self.key);
+            self.encoder.row(version, previous, Op::Delete, self.key.len())?;
+            for value in &self.key {
+                self.encoder.value(value.into())?;
             }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 #[cfg(test)]
