@@ -79,58 +79,97 @@ pub(super) fn take(
     (former, present): (&Shape, &Shape),
 ) -> Result<Option<u64>, DatabaseError> {
     let Some(key) = former_key(table, former, present) else { return Ok(None) };
-    let names = |prefix: &str, n: usize| -> Vec<String> {
-        (0..n).map(|i| format!("{prefix}{i}")).collect()
-    };
-    let (new, old) = (names("new", table.key.len()), names("old", key.columns.len()));
-    let aliased = |expressions: &[String], names: &[String]| -> String {
-        let one = |(e, n): (&String, &String)| format!("{e} AS {n}");
-        expressions.iter().zip(names).map(one).collect::<Vec<_>>().join(", ")
-    };
-    let row_key: Vec<String> = table.key.iter().map(|k| format!("t.{}", quote(&k.name))).collect();
-    let row_old: Vec<String> = key.columns.iter().map(|c| format!("t.{c}")).collect();
-    let from = quote(&table.name);
-    let versions = quote(&version_table(&table.name));
     let pending = format!(
         "SELECT {} FROM main.{} WHERE table_id = {table_id} AND id > coalesce((SELECT value FROM \
         main.__harmonylite__meta WHERE key = 'published'), 0)",
         key_columns(key.columns.len()).join(", "),
         change_log::NAME
     );
-    let is_pending = |key: &[String]| format!("({}) IN ({pending})", key.join(", "));
-    db.execute_batch(&format!(
-        "CREATE TEMP TABLE __harmonylite__carried AS SELECT {}, {}, v.hlc, v.site, v.digest, {} AS \
-        pending, 1 AS is_row FROM main.{from} AS t JOIN main.{versions} AS v ON {}",
-        aliased(&row_key, &new),
-        aliased(&row_old, &old),
-        is_pending(&row_old),
-        key.version_of_row
-    ))?;
-    let gone = format!(
-        "({}) NOT IN (SELECT {} FROM {CARRIED} WHERE is_row)",
-        key.of_version.join(", "),
-        old.join(", ")
-    );
-    let mut lost = 0;
-    if let Some(places) = &key.new {
-        let of_new: Vec<String> = places.iter().map(|at| key.of_version[*at].clone()).collect();
-        db.execute_batch(&format!(
-            "INSERT INTO {CARRIED} SELECT {}, {}, v.hlc, v.site, v.digest, {}, 0 FROM \
-            main.{versions} AS v WHERE {gone}",
-            of_new.join(", "),
-            key.of_version.join(", "),
-            is_pending(&key.of_version)
-        ))?;
-    } else {
-        let sql = format!(
-            "SELECT count(*) FROM main.{versions} AS v WHERE {gone} AND (v.digest IS NOT NULL OR \
-            {})",
-            is_pending(&key.of_version)
-        );
-        lost = db.query_row(&sql, [], |r| r.get::<_, i64>(0))?.cast_unsigned();
-    }
+    let taking = Taking { db, table, key: &key, pending };
+    taking.rows()?;
+    let lost = match &key.new {
+        Some(places) => taking.gone(places).map(|()| 0)?,
+        None => taking.lost()?,
+    };
     change_log::forget_unpublished(db, table_id)?;
     Ok(Some(lost))
+}
+
+/// The versions of one table while they are put aside.
+struct Taking<'a> {
+    db: &'a Connection,
+    table: &'a TableSchema,
+    key: &'a FormerKey,
+    /// Selects the former keys of changes that are not published.
+    pending: String,
+}
+
+impl Taking<'_> {
+    fn is_pending(&self, key: &[String]) -> String {
+        format!("({}) IN ({})", key.join(", "), self.pending)
+    }
+
+    fn versions(&self) -> String {
+        quote(&version_table(&self.table.name))
+    }
+
+    /// Puts aside the versions of rows that are there.
+    fn rows(&self) -> Result<(), DatabaseError> {
+        let new: Vec<String> =
+            self.table.key.iter().map(|k| format!("t.{}", quote(&k.name))).collect();
+        let old: Vec<String> = self.key.columns.iter().map(|c| format!("t.{c}")).collect();
+        let aliased = |expressions: &[String], name: &str| -> String {
+            let one = |(i, e): (usize, &String)| format!("{e} AS {name}{i}");
+            expressions.iter().enumerate().map(one).collect::<Vec<_>>().join(", ")
+        };
+        Ok(self.db.execute_batch(&format!(
+            "CREATE TEMP TABLE __harmonylite__carried AS SELECT {}, {}, v.hlc, v.site, v.digest, \
+            {} AS pending, 1 AS is_row FROM main.{} AS t JOIN main.{} AS v ON {}",
+            aliased(&new, "new"),
+            aliased(&old, "old"),
+            self.is_pending(&old),
+            quote(&self.table.name),
+            self.versions(),
+            self.key.version_of_row
+        ))?)
+    }
+
+    /// Is true for the versions `v` of rows that are gone.
+    fn is_gone(&self) -> String {
+        let old: Vec<String> = (0..self.key.columns.len()).map(|i| format!("old{i}")).collect();
+        format!(
+            "({}) NOT IN (SELECT {} FROM {CARRIED} WHERE is_row)",
+            self.key.of_version.join(", "),
+            old.join(", ")
+        )
+    }
+
+    /// Puts aside the versions of rows that are gone. `places` are the columns of the new key in
+    /// the former one.
+    fn gone(&self, places: &[usize]) -> Result<(), DatabaseError> {
+        let of_version = &self.key.of_version;
+        let of_new: Vec<&str> = places.iter().map(|at| of_version[*at].as_str()).collect();
+        Ok(self.db.execute_batch(&format!(
+            "INSERT INTO {CARRIED} SELECT {}, {}, v.hlc, v.site, v.digest, {}, 0 FROM main.{} AS \
+            v WHERE {}",
+            of_new.join(", "),
+            of_version.join(", "),
+            self.is_pending(of_version),
+            self.versions(),
+            self.is_gone()
+        ))?)
+    }
+
+    /// Counts the deletes that cannot be carried over.
+    fn lost(&self) -> Result<u64, DatabaseError> {
+        let sql = format!(
+            "SELECT count(*) FROM main.{} AS v WHERE {} AND (v.digest IS NOT NULL OR {})",
+            self.versions(),
+            self.is_gone(),
+            self.is_pending(&self.key.of_version)
+        );
+        Ok(self.db.query_row(&sql, [], |r| r.get::<_, i64>(0))?.cast_unsigned())
+    }
 }
 
 /// Puts the versions into the new version table, and logs what waits to be published.

@@ -12,7 +12,7 @@ use crate::db::connection::DatabaseError;
 use crate::db::layout::version_table;
 use crate::db::schema::{OWN_PREFIX, Schema, TableSchema};
 use crate::db::shape::Shape;
-use crate::db::sql::quote;
+use crate::db::sql::{quote, rename_alone};
 use crate::store::{schema_history, tables};
 use rusqlite::Connection;
 use std::collections::{HashMap, HashSet};
@@ -173,13 +173,11 @@ fn rename_versions(db: &Connection, from: &str, to: &str) -> Result<(), Database
     if !exists {
         return Ok(());
     }
-    // The legacy form touches nothing but the table: an application's view that does not compile
-    // must not stop it.
+    let (from, to) = (version_table(from), version_table(to));
     Ok(db.execute_batch(&format!(
-        "DROP TABLE IF EXISTS main.{to}; PRAGMA legacy_alter_table = ON; ALTER TABLE main.{from} \
-        RENAME TO {to}; PRAGMA legacy_alter_table = OFF",
-        from = quote(&version_table(from)),
-        to = quote(&version_table(to))
+        "DROP TABLE IF EXISTS main.{}; {}",
+        quote(&to),
+        rename_alone(&from, &to)
     ))?)
 }
 

@@ -9,6 +9,17 @@ pub fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+/// Returns the SQL that renames a table of ours and touches nothing else: the triggers that write
+/// into it keep its name, and a view of the application that does not compile does not stop it.
+pub fn rename_alone(from: &str, to: &str) -> String {
+    format!(
+        "PRAGMA legacy_alter_table = ON; ALTER TABLE main.{} RENAME TO {}; PRAGMA \
+        legacy_alter_table = OFF",
+        quote(from),
+        quote(to)
+    )
+}
+
 /// The columns of a key of this length in our own tables: `key0`, `key1`, ...
 pub fn key_columns(length: usize) -> Vec<String> {
     (0..length).map(|i| format!("key{i}")).collect()

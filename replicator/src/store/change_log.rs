@@ -6,7 +6,7 @@
 use super::meta;
 use crate::db::connection::DatabaseError;
 use crate::db::ids::version_from;
-use crate::db::sql::key_columns;
+use crate::db::sql::{key_columns, rename_alone};
 use crate::model::batch::{LogMark, Value};
 use crate::model::ids::Version;
 use rusqlite::{Connection, OptionalExtension, Row, params_from_iter, types::ValueRef};
@@ -404,11 +404,7 @@ pub fn give_defaults(db: &Connection) -> Result<(), DatabaseError> {
         return Ok(());
     }
     let keys: usize = key_columns_present(db)?;
-    // The legacy form touches nothing but the table: the triggers keep its name.
-    db.execute_batch(
-        "PRAGMA legacy_alter_table = ON; ALTER TABLE main.__harmonylite__change_log RENAME TO \
-        __harmonylite__former_change_log; PRAGMA legacy_alter_table = OFF",
-    )?;
+    db.execute_batch(&rename_alone(NAME, "__harmonylite__former_change_log"))?;
     super::install::create_missing(db)?;
     widen(db, keys)?;
     Ok(db.execute_batch(

@@ -4,7 +4,7 @@ use crate::db::connection::DatabaseError;
 use crate::db::layout::version_table;
 use crate::db::packed_key::{PACK, packs};
 use crate::db::schema::KeyColumn;
-use crate::db::sql::{Collation, quote};
+use crate::db::sql::{Collation, quote, rename_alone};
 use rusqlite::Connection;
 
 /// The name of a version table while its keys are packed. No application has such a table.
@@ -53,13 +53,11 @@ fn pack_keys(db: &Connection, table: &str, former: &str) -> Result<(), DatabaseE
     let name = version_table(table);
     let Some(packed) = packed_form(former, &name, &key_types(db, &name)?) else { return Ok(()) };
     tracing::info!(table, "the version table takes its short form");
-    let unpacked = quote(UNPACKED);
-    // The legacy form touches nothing but the table: an application's view that does not compile
-    // must not stop it.
     db.execute_batch(&format!(
-        "PRAGMA legacy_alter_table = ON; ALTER TABLE main.{name} RENAME TO {unpacked}; PRAGMA \
-        legacy_alter_table = OFF; {sql}; INSERT INTO main.{name} SELECT {values}, hlc, site, \
-        digest FROM main.{unpacked}; DROP TABLE main.{unpacked}",
+        "{rename}; {sql}; INSERT INTO main.{name} SELECT {values}, hlc, site, digest FROM \
+        main.{unpacked}; DROP TABLE main.{unpacked}",
+        rename = rename_alone(&name, UNPACKED),
+        unpacked = quote(UNPACKED),
         name = quote(&name),
         sql = packed.sql,
         values = packed.values.join(", ")
