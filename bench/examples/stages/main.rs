@@ -111,6 +111,7 @@ fn compare_versions() -> Result<()> {
 
 fn run(name: &str, rows: u64, per: u64) -> Result<()> {
     let shape = Shape::named(name)?;
+    anyhow::ensure!((1..=rows).contains(&per), "a transaction has 1 to {rows} rows, not {per}");
     let dir = tempfile::tempdir()?;
     let there = if shape == Shape::Update { UPDATED } else { 0 };
     let mut work = Work::new(dir.path(), shape, there)?;
