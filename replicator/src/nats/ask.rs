@@ -302,11 +302,8 @@ pub(super) async fn kv_get(session: &Session, key: &str) -> Result<Reply> {
 pub(super) async fn ids_under(session: &Session, prefix: &str) -> Result<Vec<u64>> {
     let prefix = format!("$KV.{REGISTRY}.{prefix}");
     let stream = stream(session, &format!("KV_{REGISTRY}")).await?;
-    let subjects =
+    let mut subjects =
         stream.info_with_subjects(format!("$KV.{REGISTRY}.>")).await.map_err(unreachable)?;
-    // Without the number of them the crate asks once more to learn that there are none left.
-    let total = usize::try_from(subjects.info.state.subjects_count).unwrap_or(usize::MAX);
-    let mut subjects = subjects.take(total);
     let mut ids = Vec::new();
     while let Some(found) = subjects.next().await {
         let (subject, _) = found.map_err(unreachable)?;
