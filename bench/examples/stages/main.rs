@@ -12,7 +12,8 @@ mod shape;
 use anyhow::{Context, Result};
 use harmonylite::capture::absorb::{AbsorbState, absorb, published};
 use harmonylite::capture::compare::Compare;
-use harmonylite::capture::fold::{FoldBase, FoldFrom, log_end};
+use harmonylite::capture::fold::{FoldFrom, log_end};
+use harmonylite::capture::fold_base::FoldBase;
 use harmonylite::capture::install;
 use harmonylite::db::connection::{open_reader, open_writer};
 use harmonylite::db::layout::Layout;
@@ -271,6 +272,7 @@ impl Stages {
         let collected = collect(db, &origin.layout, &from, &mut self.encoder)?;
         let collected = collected.context("nothing was collected")?;
         db.execute_batch("COMMIT")?;
+        self.base.take(collected.folded, collected.upto);
         self.sent = collected.upto;
         self.batch += 1;
         let (_, encoded) = collected.batch.context("nothing to publish")?;

@@ -5,11 +5,12 @@
 //! belongs to the caller's transaction, so a crash undoes all of it.
 
 use crate::capture::compare::Compare;
-use crate::capture::fold::{FoldFrom, Folded, fold, row_exists};
+use crate::capture::fold::{FoldFrom, Folded, FoldedRow, fold, row_exists};
 use crate::db::connection::DatabaseError;
-use crate::db::layout::Layout;
+use crate::db::layout::{Layout, TableLayout};
 use crate::db::row_digest::UNKNOWN;
-use crate::model::ids::Site;
+use crate::model::batch::Value;
+use crate::model::ids::{Site, Version};
 use crate::store::change_log::{self, log_end};
 use crate::store::versions::Versions;
 use crate::store::{meta, schema_changes};
@@ -58,6 +59,7 @@ pub fn absorb(
     let folded = fold(db, layout, &from)?;
     let mut versions = Versions::new(db);
     let mut key = Vec::new();
+    let mut range = Range::default();
     for row in folded.rows.iter() {
         let changed = folded.changes.last(row.at).or(row.if_gone.map(|_| upto));
         let Some(entry) = changed else { continue };
@@ -72,16 +74,53 @@ pub fn absorb(
             Some(version) if !row_exists(db, row.table, &key)? => {
                 versions.put(row.table, &key, version, None)?
             }
-            _ if row.unabsorbed => versions.put_stored(row.table, &key, row.version)?,
+            _ if row.unabsorbed => range.put(&mut versions, &row, &key)?,
             _ => {}
         }
     }
+    range.end(&mut versions)?;
     let unpublished =
         folded.changes.previous_of.iter().filter(|(id, _)| *id > state.published).copied();
     change_log::keep_previous(db, unpublished)?;
     meta::set(db, meta::ABSORBED, upto)?;
     state.absorbed = upto;
     Ok((folded, upto == end))
+}
+
+/// Neighbours in a table with an integer key that get the same version: mostly the rows of a
+/// millisecond.
+#[derive(Default)]
+struct Range<'a>(Option<(&'a TableLayout, (i64, i64), Version)>);
+
+impl<'a> Range<'a> {
+    /// Stores the version of a row now, or together with those of its neighbours.
+    fn put(
+        &mut self,
+        versions: &mut Versions<'_>,
+        row: &FoldedRow<'a>,
+        key: &[Value],
+    ) -> Result<(), DatabaseError> {
+        let [Value::Integer(key)] = *key else {
+            return versions.put_stored(row.table, key, row.version);
+        };
+        if let Some((table, (_, last), version)) = &mut self.0
+            && (table.id, *version, last.checked_add(1)) == (row.table.id, row.version, Some(key))
+        {
+            *last = key;
+            return Ok(());
+        }
+        self.end(versions)?;
+        self.0 = Some((row.table, (key, key), row.version));
+        Ok(())
+    }
+
+    /// Stores what is left.
+    fn end(&mut self, versions: &mut Versions<'_>) -> Result<(), DatabaseError> {
+        match self.0.take() {
+            Some((table, keys, version)) => versions.put_range(table, keys, version),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Marks entries as published and removes them, except the last of the log: new ids continue from
@@ -97,3 +136,7 @@ pub fn published(db: &Connection, state: &mut AbsorbState, upto: i64) -> Result<
     state.published = upto;
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "absorb_tests.rs"]
+mod tests;

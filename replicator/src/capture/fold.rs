@@ -6,6 +6,7 @@
 //! Collect and absorb both use this fold, so they compute the same version at any time. It only
 //! reads, so a crash loses nothing.
 
+use crate::capture::fold_base::FoldBase;
 use crate::capture::row_index::number_of;
 use crate::capture::row_states::{Place, RowStates, State};
 use crate::db::connection::DatabaseError;
@@ -73,17 +74,30 @@ pub struct FoldedRows {
     site: Site,
     /// All incarnations of this database.
     own_sites: Vec<Site>,
+    /// A row got the version that it has because it does not exist, which the log does not say.
+    is_beyond_log: bool,
 }
 
 impl Default for FoldedRows {
     fn default() -> Self {
-        Self { states: RowStates::default(), site: Site(0), own_sites: Vec::new() }
+        Self::new(RowStates::default(), Site(0), Vec::new())
+    }
+}
+
+impl std::fmt::Debug for FoldedRows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} folded rows", self.len())
     }
 }
 
 impl FoldedRows {
-    fn new(states: RowStates, from: &FoldFrom<'_>) -> Self {
-        Self { states, site: from.site, own_sites: from.own_sites.iter().copied().collect() }
+    fn new(states: RowStates, site: Site, own_sites: Vec<Site>) -> Self {
+        Self { states, site, own_sites, is_beyond_log: false }
+    }
+
+    /// Returns the states of the rows, if they are what the log alone says.
+    pub(super) fn into_states(self) -> Option<RowStates> {
+        (!self.is_beyond_log).then_some(self.states)
     }
 
     /// Returns their number.
@@ -156,6 +170,7 @@ impl FoldedRows {
         // What is gone is ours, and its version is not raised again.
         let gone = State { real: version, previous: Some(previous), floor: Hlc(0), ..state };
         self.states.set_state(at, &gone);
+        self.is_beyond_log = true;
     }
 }
 
@@ -213,60 +228,6 @@ impl State {
     }
 }
 
-/// The state of the rows after the entries that are published and not absorbed yet. Such entries
-/// can be many, because absorbing waits (docs/design.md, section 5a); with this a fold need not
-/// read them again at each commit. It holds as long as nothing is absorbed or applied.
-#[derive(Default)]
-pub struct FoldBase {
-    /// The entries up to here are folded.
-    upto: i64,
-    rows: RowStates,
-}
-
-impl std::fmt::Debug for FoldBase {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "FoldBase of {} rows up to {}", self.rows.count(), self.upto)
-    }
-}
-
-impl FoldBase {
-    /// Creates the state after the absorbed entries.
-    pub fn new(absorbed: i64) -> Self {
-        Self { upto: absorbed, ..Self::default() }
-    }
-
-    /// Returns the last folded entry.
-    pub fn upto(&self) -> i64 {
-        self.upto
-    }
-
-    /// Folds the entries up to `from.sent`.
-    ///
-    /// # Errors
-    /// SQLite's error.
-    pub fn advance(
-        &mut self,
-        db: &Connection,
-        layout: &Layout,
-        from: &FoldFrom<'_>,
-    ) -> Result<(), DatabaseError> {
-        if from.sent <= self.upto {
-            return Ok(());
-        }
-        let from = FoldFrom { upto: from.sent, ..from.clone() };
-        let mut folding = Folding::new(db, layout, &from, None);
-        folding.rows = std::mem::take(&mut self.rows);
-        folding.run(self.upto)?;
-        self.rows = folding.rows;
-        self.upto = from.upto;
-        Ok(())
-    }
-
-    fn get(&self, table: &TableLayout, key: &[Value]) -> Option<State> {
-        self.rows.find(table, key).map(|at| self.rows.state(at))
-    }
-}
-
 /// Folds the log, with what absorb needs.
 ///
 /// # Errors
@@ -293,24 +254,24 @@ pub fn fold_after(
     base: Option<&FoldBase>,
 ) -> Result<Folded, DatabaseError> {
     let mut folding = Folding::new(db, layout, from, base);
-    folding.run(base.map_or(from.absorbed.min(from.sent), |base| base.upto))?;
+    folding.run(base.map_or(from.absorbed.min(from.sent), FoldBase::upto))?;
     Ok(folding.finish())
 }
 
 /// A running fold.
-struct Folding<'a> {
+pub(super) struct Folding<'a> {
     db: &'a Connection,
     layout: &'a Layout,
     from: &'a FoldFrom<'a>,
     base: Option<&'a FoldBase>,
-    rows: RowStates,
+    pub(super) rows: RowStates,
     entries: u64,
     null_keys: HashMap<String, u64>,
     changes: Option<Changes>,
 }
 
 impl<'a> Folding<'a> {
-    fn new(
+    pub(super) fn new(
         db: &'a Connection,
         layout: &'a Layout,
         from: &'a FoldFrom<'a>,
@@ -321,7 +282,7 @@ impl<'a> Folding<'a> {
     }
 
     /// Folds the entries after `after`.
-    fn run(&mut self, after: i64) -> Result<(), DatabaseError> {
+    pub(super) fn run(&mut self, after: i64) -> Result<(), DatabaseError> {
         let Self { db, layout, from, base, rows, entries, null_keys, changes } = self;
         let mut versions = Versions::new(db);
         let mut key = Vec::new();
@@ -351,7 +312,11 @@ impl<'a> Folding<'a> {
 
     fn finish(self) -> Folded {
         Folded {
-            rows: FoldedRows::new(self.rows, self.from),
+            rows: FoldedRows::new(
+                self.rows,
+                self.from.site,
+                self.from.own_sites.iter().copied().collect(),
+            ),
             entries: self.entries,
             null_keys: self.null_keys,
             changes: self.changes.unwrap_or_default(),

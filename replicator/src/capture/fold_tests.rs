@@ -355,19 +355,33 @@ fn a_fold_from_kept_rows_is_that_of_the_whole_log() {
         }
         let absorbed = below(3).cast_signed();
         log.absorb(0, absorbed);
-        let mut base = FoldBase::new(absorbed);
-        for sent in [absorbed, absorbed + below(4).cast_signed(), 8, 11] {
-            let from = FoldFrom { site: SITE, own_sites: &log.own, absorbed, sent, upto: 12 };
-            base.advance(&log.db, &log.layout, &from).unwrap();
-            assert_eq!(base.upto(), sent.max(absorbed));
-            let kept = fold_after(&log.db, &log.layout, &from, Some(&base)).unwrap();
-            let show = |folded: Folded| {
-                let published = rows(&folded).into_iter().filter(|row| row.publish);
-                let mut rows: Vec<_> = published.map(|row| format!("{row:?}")).collect();
-                rows.sort();
-                rows
-            };
-            assert_eq!(show(kept), show(log.fold(absorbed, sent)), "seed {seed}, sent {sent}");
+        let (mut read, mut taken) = (FoldBase::new(absorbed), FoldBase::new(absorbed));
+        let mut collected = FoldedRows::default();
+        let ends = [absorbed, absorbed + below(4).cast_signed(), 8, 11, 12];
+        for [sent, next] in ends.array_windows() {
+            let (sent, own_sites) = (*sent, &log.own);
+            let from = FoldFrom { site: SITE, own_sites, absorbed, sent, upto: 12 };
+            taken.take(collected, sent);
+            for base in [&mut read, &mut taken] {
+                base.advance(&log.db, &log.layout, &from).unwrap();
+                assert_eq!(base.upto(), sent);
+                let kept = fold_after(&log.db, &log.layout, &from, Some(base)).unwrap();
+                let whole = published(&log.fold(absorbed, sent));
+                assert_eq!(published(&kept), whole, "seed {seed}, sent {sent}");
+            }
+            let from = FoldFrom { upto: *next, ..from };
+            collected = fold_after(&log.db, &log.layout, &from, Some(&taken)).unwrap().rows;
+            // As collect does with rows that it does not find.
+            for at in (0..collected.len()).filter(|_| below(2) == 0) {
+                collected.is_gone(at);
+            }
         }
     }
+}
+
+fn published(folded: &Folded) -> Vec<String> {
+    let published = rows(folded).into_iter().filter(|row| row.publish);
+    let mut rows: Vec<_> = published.map(|row| format!("{row:?}")).collect();
+    rows.sort();
+    rows
 }

@@ -6,6 +6,7 @@ mod changed_key;
 pub mod compare;
 mod displaced;
 pub mod fold;
+pub mod fold_base;
 mod follow_shape;
 pub mod follow_unmade;
 pub mod id_ranges;

@@ -37,6 +37,8 @@ impl RowIndex {
         key_at: impl Fn(usize) -> Key<'k>,
     ) -> Option<usize> {
         match self {
+            // A row that was appended since.
+            Self::Ascending { .. } if rows == 0 || key_at(rows - 1) < key => None,
             Self::Ascending { .. } => search(rows, key, key_at),
             Self::Hashed { places, hasher } => places
                 .find(hasher.hash_one(key), |at| key_at(*at as usize) == key)

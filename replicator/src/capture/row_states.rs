@@ -104,7 +104,8 @@ pub struct RowStates {
     rare: HashMap<u32, Rare, RandomState>,
     /// The integer keys that were spelled as a float.
     floats: HashMap<u32, f64, RandomState>,
-    last_class: u32,
+    /// The numbers of the last two: a new row has one before its first entry and one after it.
+    last_classes: [u32; 2],
     last_table: u32,
 }
 
@@ -245,14 +246,18 @@ impl RowStates {
     }
 
     fn class(&mut self, class: Class) -> u32 {
-        if self.classes.get(self.last_class as usize) == Some(&class) {
-            return self.last_class;
+        let [last, before] = self.last_classes;
+        for known in [last, before] {
+            if self.classes.get(known as usize) == Some(&class) {
+                return known;
+            }
         }
-        self.last_class = *self.class_numbers.entry(class).or_insert_with(|| {
+        let number = *self.class_numbers.entry(class).or_insert_with(|| {
             self.classes.push(class);
             number_of(self.classes.len() - 1)
         });
-        self.last_class
+        self.last_classes = [number, last];
+        number
     }
 }
 

@@ -11,6 +11,7 @@ use crate::db::sql::{canonical_key, quote};
 use crate::model::batch::{Digest, Value};
 use crate::model::planted_bugs::{Bug, planted};
 use data_encoding::HEXLOWER;
+use foldhash::fast::RandomState;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -28,6 +29,9 @@ pub struct Statements {
     /// Key, hlc, site number, packed key; the digest is that of the row as it is stored, NULL if
     /// there is none.
     pub version_put_stored: String,
+    /// For tables with an integer key: the first and the last key, hlc, site number. Like
+    /// `version_put_stored` for each row that there is from the one to the other.
+    pub version_put_range: Option<String>,
     /// Key.
     pub delete_row: String,
     /// Key, exactly as stored.
@@ -247,20 +251,27 @@ fn statements(schema: &TableSchema, batch_columns: &[String], digest: &RowDigest
     let version_condition: Vec<String> =
         version_keys.iter().enumerate().map(|(i, key)| format!("{key} = ?{}", i + 1)).collect();
     let keys = version_keys.join(", ");
-    let put = |packed: &str, digest: &str| {
+    let put_all = |rows: &str| {
         format!(
-            "INSERT INTO {versions} ({keys}, hlc, site, digest) VALUES ({packed}, ?{}, ?{}, \
-            {digest}) ON CONFLICT ({keys}) DO UPDATE SET hlc = excluded.hlc, site = \
-            excluded.site, digest = excluded.digest",
-            n + 1,
-            n + 2
+            "INSERT INTO {versions} ({keys}, hlc, site, digest) {rows} ON CONFLICT ({keys}) DO \
+            UPDATE SET hlc = excluded.hlc, site = excluded.site, digest = excluded.digest"
         )
     };
+    let put = |packed: &str, digest: &str| {
+        put_all(&format!("VALUES ({packed}, ?{}, ?{}, {digest})", n + 1, n + 2))
+    };
+    let has_integer_key = schema.key_kind != KeyKind::Columns;
+    let key = key_names.join(", ");
     let places: Vec<String> = (1..=n).map(|i| format!("?{i}")).collect();
     // The first parameters find the row, so they come as the row has them.
     let packed: Vec<String> = (n + 3..2 * n + 3).map(|i| format!("?{i}")).collect();
-    let stored =
-        format!("(SELECT {} FROM {table} AS t WHERE {condition})", digest.sql("t", u32::MAX));
+    let digest = digest.sql("t", u32::MAX);
+    let stored = format!("(SELECT {digest} FROM {table} AS t WHERE {condition})");
+    let range = || {
+        put_all(&format!(
+            "SELECT t.{key}, ?3, ?4, {digest} FROM {table} AS t WHERE t.{key} BETWEEN ?1 AND ?2"
+        ))
+    };
     Statements {
         select_row: format!("SELECT {} FROM {table} WHERE {condition}", columns.join(", ")),
         select_key: format!("SELECT {} FROM {table} WHERE {condition}", key_names.join(", ")),
@@ -272,8 +283,9 @@ fn statements(schema: &TableSchema, batch_columns: &[String], digest: &RowDigest
         version_greatest: format!("SELECT max(key0) FROM {versions}"),
         version_put: put(&places.join(", "), &format!("?{}", n + 3)),
         version_put_stored: put(&packed.join(", "), &stored),
-        select_from: (schema.key_kind != KeyKind::Columns).then(|| {
-            let (key, columns) = (key_names.join(", "), columns.join(", "));
+        version_put_range: has_integer_key.then(range),
+        select_from: has_integer_key.then(|| {
+            let columns = columns.join(", ");
             format!("SELECT {key}, {columns} FROM {table} WHERE {key} >= ?1 ORDER BY {key}")
         }),
     }
@@ -290,7 +302,8 @@ pub struct Layout {
     pub hash: Digest,
     /// Hash over all tables before the last change.
     pub previous_hash: Option<Digest>,
-    by_id: HashMap<i64, usize>,
+    /// Searched for each log entry.
+    by_id: HashMap<i64, usize, RandomState>,
     by_name: HashMap<String, usize>,
     by_former_hash: HashMap<Digest, (usize, usize)>,
     /// The most key columns a table has.

@@ -15,7 +15,8 @@ use rusqlite::functions::{Context, FunctionFlags};
 use rusqlite::types::ValueRef;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// The SQL function: `(sum so far, 'numbers', value, value, ...)`.
+/// The SQL function: `(sum so far, numbers, value, value, ...)`. The numbers of the columns are
+/// bytes ([`numbers`]), because they are read for each row.
 const FUNCTION: &str = "__harmonylite__digest";
 /// SQLite's limit on arguments is 127 in older builds.
 const VALUES_MAX: usize = 100;
@@ -83,7 +84,7 @@ impl RowDigest {
         let columns: Vec<_> = self.columns.iter().filter(|(_, id, _)| *id < below).collect();
         let mut expression = "0".to_owned();
         for columns in columns.chunks(VALUES_MAX) {
-            let ids: Vec<String> = columns.iter().map(|(_, id, _)| id.to_string()).collect();
+            let ids = numbers(columns.iter().map(|(_, id, _)| *id));
             let values: Vec<String> = columns
                 .iter()
                 .map(|(name, _, absent)| {
@@ -99,8 +100,7 @@ impl RowDigest {
                     }
                 })
                 .collect();
-            expression =
-                format!("{FUNCTION}({expression}, '{}', {})", ids.join(","), values.join(", "));
+            expression = format!("{FUNCTION}({expression}, {ids}, {})", values.join(", "));
         }
         expression
     }
@@ -118,7 +118,12 @@ pub fn value_digest(value: &Value) -> i64 {
 
 /// [`value_digest`] as an SQL expression on an expression.
 pub fn value_digest_sql(expression: &str) -> String {
-    format!("{FUNCTION}(0, '1', {expression})")
+    format!("{FUNCTION}(0, {}, {expression})", numbers([1].into_iter()))
+}
+
+/// The numbers of columns as an SQL literal, four bytes each.
+fn numbers(ids: impl Iterator<Item = u32>) -> String {
+    literal(&Value::Blob(ids.flat_map(u32::to_le_bytes).collect()))
 }
 
 /// Makes the SQL function known to a connection.
@@ -130,13 +135,10 @@ pub fn register(db: &Connection) -> rusqlite::Result<()> {
         | FunctionFlags::SQLITE_DETERMINISTIC
         | FunctionFlags::SQLITE_DIRECTONLY;
     db.create_scalar_function(FUNCTION, -1, flags, |context| {
-        // Not kept with the statement: SQLite forgets such data at each reset, and nearly all of
-        // these statements are for one row.
-        let ids = context.get_raw(1).as_str()?;
+        let (ids, _) = context.get_raw(1).as_blob()?.as_chunks();
         let mut sum = context.get::<i64>(0)?.cast_unsigned();
-        for (i, id) in ids.split(',').enumerate() {
-            let id =
-                id.parse().map_err(|error| rusqlite::Error::UserFunctionError(Box::new(error)))?;
+        for (i, id) in ids.iter().enumerate() {
+            let id = u32::from_le_bytes(*id);
             sum = sum.wrapping_add(hash(id, value_at(context, i + 2)?));
         }
         Ok(sum.cast_signed())

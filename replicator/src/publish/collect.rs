@@ -4,7 +4,8 @@
 //! nothing. Owns: one read transaction reads log, versions and rows together, so a batch never
 //! holds half of an application's transaction. It only reads, so a crash loses nothing.
 
-use crate::capture::fold::{FoldBase, FoldFrom, FoldedRows, fold_after, row_exists};
+use crate::capture::fold::{FoldFrom, FoldedRows, fold_after, row_exists};
+use crate::capture::fold_base::FoldBase;
 use crate::db::connection::DatabaseError;
 use crate::db::layout::{Layout, TableLayout};
 use crate::db::near_rows;
@@ -98,6 +99,8 @@ pub struct Collected {
     pub split: bool,
     /// The log holds more.
     pub more: bool,
+    /// The rows that the entries changed.
+    pub folded: FoldedRows,
 }
 
 /// Collects the pending entries inside the caller's read transaction. None if nothing is pending.
@@ -130,11 +133,13 @@ pub fn collect(
         let contents = Contents::of(&folded.rows, from)?;
         match write(db, from, layout, &contents, encoder) {
             Ok(batch) => {
+                let (rows, lowest_ms) = (contents.rows, contents.lowest_ms);
                 return Ok(Some(Collected {
                     upto,
                     batch,
-                    rows: contents.rows,
-                    lowest_ms: contents.lowest_ms,
+                    rows,
+                    lowest_ms,
+                    folded: folded.rows,
                     more: upto < end,
                     split: upto < end
                         && (most < from.entries_max
@@ -220,7 +225,7 @@ struct Contents<'r> {
     tables: Vec<(&'r Arc<TableLayout>, Vec<u32>)>,
     /// The sites of the rows other than the batch's own.
     further_sites: Vec<Site>,
-    /// The index of each site.
+    /// The index of each of them.
     site_index: HashMap<Site, u64>,
 }
 
@@ -236,7 +241,7 @@ impl<'r> Contents<'r> {
             lowest_ms: NO_ROW_MS,
             tables: Vec::new(),
             further_sites: Vec::new(),
-            site_index: HashMap::from([(from.fold.site, 0)]),
+            site_index: HashMap::new(),
         };
         let mut position: HashMap<i64, usize> = HashMap::new();
         // Mostly the row before has the same table and the same sites.
@@ -257,7 +262,8 @@ impl<'r> Contents<'r> {
             let named = [row.version.site, row.previous.site];
             if named != sites {
                 sites = named;
-                named.into_iter().for_each(|site| contents.name_site(site));
+                let further = |site: &Site| site.0 != 0 && *site != from.fold.site;
+                named.into_iter().filter(further).for_each(|site| contents.name_site(site));
             }
             contents.rows += 1;
             contents.lowest_ms = contents.lowest_ms.min(row.version.hlc.ms());
@@ -266,7 +272,7 @@ impl<'r> Contents<'r> {
     }
 
     fn name_site(&mut self, site: Site) {
-        if site.0 != 0 && !self.site_index.contains_key(&site) {
+        if !self.site_index.contains_key(&site) {
             self.further_sites.push(site);
             self.site_index.insert(site, self.further_sites.len() as u64);
         }
@@ -274,7 +280,12 @@ impl<'r> Contents<'r> {
 
     /// Returns a version as a batch names it.
     fn named(&self, version: Version) -> (i64, u64) {
-        (version.hlc.0, self.site_index.get(&version.site).copied().unwrap_or(0))
+        // Mostly there are none, and looking for one takes longer than the rest.
+        let index = match self.further_sites.is_empty() {
+            true => None,
+            false => self.site_index.get(&version.site),
+        };
+        (version.hlc.0, index.copied().unwrap_or(0))
     }
 }
 

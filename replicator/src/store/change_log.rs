@@ -85,10 +85,11 @@ pub fn for_each(
     ))?;
     let mut rows = read.query([after, upto])?;
     while let Some(row) = rows.next()? {
-        if row.get_ref(4)? == ValueRef::Integer(FORGOTTEN) {
-            continue;
-        }
-        let is_kept = row.get_ref(4)? != ValueRef::Null && row.get_ref(5)? != ValueRef::Null;
+        let is_kept = match row.get_ref(4)? {
+            ValueRef::Integer(FORGOTTEN) => continue,
+            ValueRef::Null => false,
+            _ => row.get_ref(5)? != ValueRef::Null,
+        };
         visit(&LogEntry {
             id: row.get(0)?,
             time_ms: row.get(1)?,
