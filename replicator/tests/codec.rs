@@ -13,6 +13,7 @@ use harmonylite::wire::decode::{BatchReader, DecodeError, Outline, outline as ou
 use harmonylite::wire::encode::Encoder;
 use harmonylite::wire::unpack::{Unpacker, unpacking};
 use proptest::prelude::*;
+use std::io::{BufRead, BufReader};
 
 type Table = (TableHeader, Vec<Row>);
 
@@ -103,7 +104,11 @@ fn encode(tables: &[Table]) -> Vec<u8> {
 
 fn decode(bytes: &[u8], limits: &Limits) -> Result<Vec<Table>, DecodeError> {
     outline(bytes, limits)?;
-    let mut reader = BatchReader::new(unpacking(bytes, limits)?, limits)?;
+    read(unpacking(bytes, limits)?, limits)
+}
+
+fn read(plain: impl BufRead, limits: &Limits) -> Result<Vec<Table>, DecodeError> {
+    let mut reader = BatchReader::new(plain, limits)?;
     let mut tables = Vec::new();
     while let Some(header) = reader.next_table()? {
         let mut row = Row {
@@ -179,6 +184,28 @@ proptest! {
         let cut = cut.index(bytes.len());
         prop_assert!(outline(&bytes[..cut], &Limits::default()).is_err(), "cut to {} of {} \
             bytes", cut, bytes.len());
+    }
+
+    /// Otherwise applying a batch could fail in the middle.
+    #[test]
+    fn what_the_check_finds_is_what_reading_finds(
+        tables in prop::collection::vec(table(), 1..3),
+        at in any::<prop::sample::Index>(),
+        flip in 1_u8..,
+        buffer in 1_usize..40,
+    ) {
+        let limits = Limits::default();
+        let mut plain = zstd::decode_all(&encode(&tables)[..]).unwrap();
+        let at = at.index(plain.len());
+        plain[at] ^= flip;
+        let defect = |found: Result<(), DecodeError>| found.err().map(|e| e.to_string());
+        let read = defect(read(&plain[..], &limits).map(|_| ()));
+        for checked in [
+            outline_plain(&plain[..], &limits),
+            outline_plain(BufReader::with_capacity(buffer, &plain[..]), &limits),
+        ] {
+            prop_assert_eq!(defect(checked.map(|_| ())), read.clone());
+        }
     }
 
     #[test]

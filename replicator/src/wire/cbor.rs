@@ -36,7 +36,18 @@ impl<R: BufRead> CborReader<R> {
     ///
     /// # Errors
     /// [`CborError`].
+    #[inline]
     pub(super) fn pull(&mut self) -> Result<Header, CborError> {
+        let buffer = self.source.fill_buf().map_err(CborError::Io)?;
+        if let Some(header) = buffer.first().and_then(|first| parse_short(*first)) {
+            self.source.consume(1);
+            self.offset += 1;
+            return Ok(header);
+        }
+        self.pull_long()
+    }
+
+    fn pull_long(&mut self) -> Result<Header, CborError> {
         let buffer = self.source.fill_buf().map_err(CborError::Io)?;
         if let Some(bytes) = buffer.first_chunk() {
             let (header, used) = parse(bytes).ok_or(CborError::Syntax(self.offset))?;
@@ -53,14 +64,18 @@ impl<R: BufRead> CborReader<R> {
         parse(&bytes).map(|(header, _)| header).ok_or(CborError::Syntax(at))
     }
 
-    /// Appends the next `len` bytes, if the buffer has them all.
-    pub(super) fn take_buffered(&mut self, len: usize, out: &mut Vec<u8>) -> io::Result<bool> {
+    /// Passes the next `len` bytes to `take`, if the buffer has them all.
+    pub(super) fn take_buffered<T>(
+        &mut self,
+        len: usize,
+        take: impl FnOnce(&[u8]) -> T,
+    ) -> io::Result<Option<T>> {
         let buffer = self.source.fill_buf()?;
-        let Some(bytes) = buffer.get(..len) else { return Ok(false) };
-        out.extend_from_slice(bytes);
+        let Some(bytes) = buffer.get(..len) else { return Ok(None) };
+        let taken = take(bytes);
         self.source.consume(len);
         self.offset += len as u64;
-        Ok(true)
+        Ok(Some(taken))
     }
 }
 
@@ -81,6 +96,23 @@ fn argument_bytes(first: u8) -> Option<usize> {
     match first & 0x1f {
         0..24 | 31 => Some(0),
         more @ 24..28 => Some(1 << (more - 24)),
+        _ => None,
+    }
+}
+
+/// Returns the header that is this one byte: a small number, or a short length. Most of a row's
+/// headers are.
+#[inline]
+fn parse_short(first: u8) -> Option<Header> {
+    let argument = first & 0x1f;
+    if argument >= 24 {
+        return None;
+    }
+    match first >> 5 {
+        0 => Some(Header::Positive(argument.into())),
+        2 => Some(Header::Bytes(Some(argument.into()))),
+        3 => Some(Header::Text(Some(argument.into()))),
+        4 => Some(Header::Array(Some(argument.into()))),
         _ => None,
     }
 }
@@ -174,12 +206,11 @@ mod tests {
     fn strings_come_from_the_buffer_or_in_pieces() {
         let bytes = [0x63, b'a', b'b', b'c', 0x01];
         let mut reader = CborReader::new(&bytes[..]);
-        let mut out = Vec::new();
         assert_eq!(reader.pull().unwrap(), Header::Text(Some(3)));
-        assert!(reader.take_buffered(3, &mut out).unwrap());
-        assert_eq!((out.as_slice(), reader.pull().unwrap()), (&b"abc"[..], Header::Positive(1)));
+        let taken = reader.take_buffered(3, <[u8]>::to_vec).unwrap().unwrap();
+        assert_eq!((taken.as_slice(), reader.pull().unwrap()), (&b"abc"[..], Header::Positive(1)));
         let mut reader = CborReader::new(BufReader::with_capacity(2, &bytes[1..]));
-        assert!(!reader.take_buffered(3, &mut out).unwrap());
+        assert_eq!(reader.take_buffered(3, <[u8]>::to_vec).unwrap(), None);
         let mut piece = [0; 3];
         reader.read_exact(&mut piece).unwrap();
         assert_eq!((&piece, reader.pull().unwrap()), (b"abc", Header::Positive(1)));

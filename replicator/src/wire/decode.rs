@@ -6,13 +6,15 @@
 //! so a crash loses nothing.
 
 use crate::model::action::Action;
-use crate::model::batch::{BatchHeader, Digest, Op, Row, TableHeader, Value};
+use crate::model::batch::{BatchHeader, Digest, TableHeader};
 use crate::model::ids::{BatchNo, Hlc, NodeId, Site, Version};
 use crate::model::limits::Limits;
 use crate::wire::cbor::{CborError, CborReader};
-use crate::wire::encode::{FORMAT, FORMAT_WITH_CHANGES, TAG_RAW_TEXT};
+use crate::wire::encode::{FORMAT, FORMAT_WITH_CHANGES};
 use ciborium_ll::Header;
 use std::io::{self, BufRead};
+
+mod rows;
 
 /// The reason why a batch could not be read. The bytes are hostile until proven otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -100,12 +102,10 @@ pub struct BatchReader<'l, R> {
 /// The first defect, up to the last byte.
 pub fn outline<R: BufRead>(source: R, limits: &Limits) -> Result<Outline> {
     let mut reader = BatchReader::new(source, limits)?;
-    let mut row =
-        Row { version: Version::NONE, previous: Version::NONE, op: Op::Delete, values: Vec::new() };
     let (mut tables, mut rows) = (Vec::new(), 0);
     while let Some(table) = reader.next_table()? {
         rows += table.rows;
-        while reader.next_row(&mut row)? {}
+        while reader.check_row()? {}
         tables.push(table);
     }
     Ok(Outline { header: reader.header, tables, rows })
@@ -232,41 +232,6 @@ impl<'l, R: BufRead> BatchReader<'l, R> {
         Ok(Some(TableHeader { name, hash, columns, key, rows: self.rows_left }))
     }
 
-    /// Reads the next row of the table into `row`, and reuses its allocations. False after the last
-    /// row.
-    ///
-    /// # Errors
-    /// The first defect.
-    pub fn next_row(&mut self, row: &mut Row) -> Result<bool> {
-        if self.rows_left == 0 {
-            return Ok(false);
-        }
-        self.rows_left -= 1;
-        let parts = self.array("a row", self.limits.columns_max + 5)?;
-        row.version = self.version("a row's version")?;
-        row.previous = self.version("a row's previous version")?;
-        let (op, values) = match self.unsigned("a row's operation")? {
-            0 => (Op::Upsert, self.columns),
-            1 => (Op::Delete, self.key),
-            _ => return Err(DecodeError::Unexpected { what: "a row's operation" }),
-        };
-        if parts != values as u64 + 5 {
-            return Err(DecodeError::Unexpected { what: "the number of values of a row" });
-        }
-        if row.version.hlc.0 <= 0 || row.version.hlc > Hlc::FOREIGN_MAX || row.previous.hlc.0 < 0 {
-            return Err(DecodeError::Unexpected { what: "a row's version" });
-        }
-        row.op = op;
-        row.values.resize(values, Value::Null);
-        for value in &mut row.values {
-            self.value(value)?;
-        }
-        if self.rows_left == 0 && self.tables_left == 0 {
-            self.end()?;
-        }
-        Ok(true)
-    }
-
     fn version(&mut self, what: &'static str) -> Result<Version> {
         let hlc = Hlc(self.integer(what)?);
         let index = self.unsigned(what)?;
@@ -278,58 +243,19 @@ impl<'l, R: BufRead> BatchReader<'l, R> {
         Ok(Version { hlc, site })
     }
 
-    /// Reads a value into the place of the one before, whose memory it takes.
-    fn value(&mut self, place: &mut Value) -> Result<()> {
-        const WHAT: &str = "a value";
-        let limit = self.limits.value_bytes_max;
-        let header = self.pull(WHAT)?;
-        let memory = match (&header, &mut *place) {
-            (
-                Header::Text(_) | Header::Bytes(_) | Header::Tag(_),
-                Value::Text(b) | Value::Blob(b),
-            ) => std::mem::take(b),
-            _ => Vec::new(),
-        };
-        *place = match header {
-            Header::Simple(22) => Value::Null,
-            Header::Float(r) if !r.is_nan() => Value::Real(r),
-            Header::Text(Some(len)) => {
-                let text = self.take_into(WHAT, len, limit, memory)?;
-                std::str::from_utf8(&text)
-                    .map_err(|_| DecodeError::Unexpected { what: "text that is not UTF-8" })?;
-                Value::Text(text)
-            }
-            Header::Bytes(Some(len)) => Value::Blob(self.take_into(WHAT, len, limit, memory)?),
-            Header::Tag(TAG_RAW_TEXT) => match self.pull(WHAT)? {
-                Header::Bytes(Some(len)) => Value::Text(self.take_into(WHAT, len, limit, memory)?),
-                _ => return Err(DecodeError::Unexpected { what: WHAT }),
-            },
-            header => Value::Integer(as_integer(header, WHAT)?),
-        };
-        Ok(())
-    }
-
     /// Fails if any byte follows.
     fn end(&mut self) -> Result<()> {
         let mut byte = [0];
         match self.cbor.read_exact(&mut byte) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
-            Err(error) => Err(DecodeError::Damaged {
-                what: "the end of the batch",
-                reason: error.to_string(),
-            }),
+            Err(error) => Err(damaged(error, "the end of the batch")),
             Ok(()) => Err(DecodeError::Unexpected { what: "data after the batch" }),
         }
     }
 
+    #[inline]
     fn pull(&mut self, what: &'static str) -> Result<Header> {
-        self.cbor.pull().map_err(|error| DecodeError::Damaged {
-            what,
-            reason: match error {
-                CborError::Io(error) => error.to_string(),
-                CborError::Syntax(at) => format!("no CBOR at byte {at}"),
-            },
-        })
+        self.cbor.pull().map_err(|error| unreadable(error, what))
     }
 
     fn array(&mut self, what: &'static str, limit: u64) -> Result<u64> {
@@ -392,24 +318,44 @@ impl<'l, R: BufRead> BatchReader<'l, R> {
         limit: u64,
         mut bytes: Vec<u8>,
     ) -> Result<Vec<u8>> {
-        if len as u64 > limit {
-            return Err(DecodeError::TooLarge { what, found: len as u64, limit });
-        }
-        let damaged = |error: io::Error| DecodeError::Damaged { what, reason: error.to_string() };
+        check_length(what, len, limit)?;
         bytes.clear();
         if bytes.capacity() > PIECE_BYTES {
             // The memory of a large value is not kept for small ones.
             bytes = Vec::new();
         }
-        if self.cbor.take_buffered(len, &mut bytes).map_err(damaged)? {
+        let take = |buffered: &[u8]| bytes.extend_from_slice(buffered);
+        if self.cbor.take_buffered(len, take).map_err(|error| damaged(error, what))?.is_some() {
             return Ok(bytes);
         }
         while bytes.len() < len {
             let from = bytes.len();
             bytes.resize(len.min(from + PIECE_BYTES), 0);
-            self.cbor.read_exact(&mut bytes[from..]).map_err(damaged)?;
+            self.cbor.read_exact(&mut bytes[from..]).map_err(|error| damaged(error, what))?;
         }
         Ok(bytes)
+    }
+}
+
+fn check_length(what: &'static str, len: usize, limit: u64) -> Result<()> {
+    match len as u64 {
+        found if found > limit => Err(DecodeError::TooLarge { what, found, limit }),
+        _ => Ok(()),
+    }
+}
+
+#[cold]
+fn damaged(error: io::Error, what: &'static str) -> DecodeError {
+    DecodeError::Damaged { what, reason: error.to_string() }
+}
+
+#[cold]
+fn unreadable(error: CborError, what: &'static str) -> DecodeError {
+    match error {
+        CborError::Io(error) => damaged(error, what),
+        CborError::Syntax(at) => {
+            DecodeError::Damaged { what, reason: format!("no CBOR at byte {at}") }
+        }
     }
 }
 
