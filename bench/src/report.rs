@@ -177,7 +177,8 @@ impl Report {
             let mut row = vec![format!("  {}", m.name), digits(m.value), m.unit.clone()];
             if self.floors {
                 row.extend(m.verdict());
-                let before = baseline.measured.iter().find(|b| b.name == m.name);
+                let is_same = |b: &&Figure| (&b.group, &b.name) == (&m.group, &m.name);
+                let before = baseline.measured.iter().find(is_same);
                 row.push(before.map_or("-".to_owned(), |b| digits(b.value)));
             }
             table.add_row(row);

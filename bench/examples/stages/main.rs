@@ -284,8 +284,8 @@ impl Stages {
     fn absorb(&mut self, origin: &mut Node) -> Result<()> {
         let db = &origin.writer;
         db.execute_batch("BEGIN IMMEDIATE")?;
-        origin.state.published = self.sent;
-        absorb(db, &origin.layout, &mut origin.state, i64::MAX, &Compare::default())?;
+        let (layout, state) = (&origin.layout, &mut origin.state);
+        absorb(db, layout, state, self.sent, i64::MAX, &Compare::default())?;
         published(db, &mut origin.state, self.sent)?;
         db.execute_batch("COMMIT")?;
         self.base = FoldBase::new(origin.state.absorbed);

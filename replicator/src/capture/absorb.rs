@@ -5,13 +5,13 @@
 //! belongs to the caller's transaction, so a crash undoes all of it.
 
 use crate::capture::compare::Compare;
-use crate::capture::fold::{FoldFrom, Folded, FoldedRow, fold, row_exists};
+use crate::capture::fold::{FoldFrom, Folded, FoldedRow, FoldedRows, fold, row_exists};
 use crate::db::connection::DatabaseError;
 use crate::db::layout::{Layout, TableLayout};
 use crate::db::row_digest::UNKNOWN;
 use crate::model::batch::Value;
 use crate::model::ids::{Site, Version};
-use crate::store::change_log::{self, log_end};
+use crate::store::change_log::{self, KIND_DISPLACED, for_each_change_after, log_end};
 use crate::store::versions::Versions;
 use crate::store::{meta, schema_changes};
 use rusqlite::Connection;
@@ -26,8 +26,7 @@ pub struct AbsorbState {
     pub own_sites: HashSet<Site>,
     /// Entries up to here are absorbed.
     pub absorbed: i64,
-    /// Entries up to here are published. They will be removed soon, so absorb stores no previous
-    /// version for them.
+    /// Entries up to here are published.
     pub published: i64,
 }
 
@@ -35,12 +34,17 @@ pub struct AbsorbState {
 /// of entries; absorbing them in several transactions keeps the write lock free for the
 /// application. Returns the folded rows, and whether the end was reached.
 ///
+/// Entries up to `acknowledged`, all of which are absorbed now, are published too, and the caller
+/// notes that in this transaction. So they need no previous version, which would be an UPDATE for
+/// each.
+///
 /// # Errors
 /// SQLite's error. The caller then rolls back, and drops the changed state.
 pub fn absorb(
     db: &Connection,
     layout: &Layout,
     state: &mut AbsorbState,
+    acknowledged: i64,
     entries_max: i64,
     compare: &Compare,
 ) -> Result<(Folded, bool), DatabaseError> {
@@ -60,6 +64,8 @@ pub fn absorb(
     let mut versions = Versions::new(db);
     let mut key = Vec::new();
     let mut range = Range::default();
+    let rewritten =
+        if upto < end { rewritten_later(db, layout, &folded.rows, upto)? } else { HashSet::new() };
     for row in folded.rows.iter() {
         let changed = folded.changes.last(row.at).or(row.if_gone.map(|_| upto));
         let Some(entry) = changed else { continue };
@@ -71,7 +77,7 @@ pub fn absorb(
             continue;
         }
         match row.if_gone {
-            Some(version) if !row_exists(db, row.table, &key)? => {
+            Some(version) if rewritten.contains(&row.at) || !row_exists(db, row.table, &key)? => {
                 versions.put(row.table, &key, version, None)?
             }
             _ if row.unabsorbed => range.put(&mut versions, &row, &key)?,
@@ -79,12 +85,36 @@ pub fn absorb(
         }
     }
     range.end(&mut versions)?;
-    let unpublished =
-        folded.changes.previous_of.iter().filter(|(id, _)| *id > state.published).copied();
+    let published = acknowledged.max(state.published);
+    let unpublished = folded.changes.previous_of.iter().filter(|(id, _)| *id > published).copied();
     change_log::keep_previous(db, unpublished)?;
     meta::set(db, meta::ABSORBED, upto)?;
     state.absorbed = upto;
     Ok((folded, upto == end))
+}
+
+/// Returns the rows that REPLACE may have removed, and that a change after `upto` wrote again. That
+/// they exist does not tell that they were never removed, and that change gets a version above the
+/// one of the removal, as from the whole log: collect reads it so.
+fn rewritten_later(
+    db: &Connection,
+    layout: &Layout,
+    rows: &FoldedRows,
+    upto: i64,
+) -> Result<HashSet<usize>, DatabaseError> {
+    let mut rewritten = HashSet::new();
+    if rows.iter().all(|row| row.if_gone.is_none()) {
+        return Ok(rewritten);
+    }
+    for_each_change_after(db, layout.key_columns_max, upto, |kind, table, key| {
+        let Some(table) = layout.by_id(table).filter(|_| kind != KIND_DISPLACED) else {
+            return Ok(());
+        };
+        let at = rows.find(table, &key[..table.schema.key.len()]);
+        rewritten.extend(at.filter(|at| rows.get(*at).if_gone.is_some()));
+        Ok(())
+    })?;
+    Ok(rewritten)
 }
 
 /// Neighbours in a table with an integer key that get the same version: mostly the rows of a

@@ -2,6 +2,7 @@ use super::*;
 use crate::capture::install::install;
 use crate::model::ids::Hlc;
 use crate::model::table_filter::TableFilter;
+use crate::store::change_log::{KIND_CHANGED, KIND_PUBLISH};
 use crate::store::test_database;
 
 const SITE: Site = Site(7);
@@ -25,17 +26,34 @@ impl Log {
     }
 
     fn log(&self, time_ms: i64, key: i64) {
+        self.log_kind(time_ms, key, KIND_CHANGED);
+    }
+
+    fn log_kind(&self, time_ms: i64, key: i64, kind: i64) {
         let id = self.layout.tables[0].id;
         self.run(&format!(
             "INSERT INTO __harmonylite__change_log (time, table_id, kind, key0) VALUES \
-            ({time_ms}, {id}, 0, {key})"
+            ({time_ms}, {id}, {kind}, {key})"
         ));
     }
 
-    fn absorb(&self) {
+    fn absorb(&self, acknowledged: i64, entries_max: i64) {
+        self.absorb_after(0, acknowledged, entries_max);
+    }
+
+    /// Returns whether the end was reached.
+    fn absorb_after(&self, absorbed: i64, acknowledged: i64, entries_max: i64) -> bool {
         let own_sites = HashSet::from([SITE]);
-        let mut state = AbsorbState { site: SITE, own_sites, absorbed: 0, published: 0 };
-        absorb(&self.db, &self.layout, &mut state, i64::MAX, &Compare::default()).unwrap();
+        let (db, compare) = (&self.db, Compare::default());
+        let mut state = AbsorbState { site: SITE, own_sites, absorbed, published: 0 };
+        absorb(db, &self.layout, &mut state, acknowledged, entries_max, &compare).unwrap().1
+    }
+
+    /// The entries that know the version before them.
+    fn with_previous(&self) -> Vec<i64> {
+        let sql = "SELECT id FROM __harmonylite__change_log WHERE prev_hlc IS NOT NULL";
+        let mut read = self.db.prepare(sql).unwrap();
+        read.query_map([], |r| r.get(0)).unwrap().collect::<rusqlite::Result<_>>().unwrap()
     }
 
     /// What stands beside the rows: key, hlc, digest.
@@ -63,7 +81,7 @@ fn neighbours_get_what_each_of_them_gets_alone() {
         log.log(5, 20);
         keys.iter().for_each(|key| log.log(5, *key));
         log.log(6, 31);
-        log.absorb();
+        log.absorb(0, i64::MAX);
 
         let digest = |key: i64| -> Option<i64> {
             let digest = log.layout.tables[0].digest.sql("t", u32::MAX);
@@ -80,5 +98,54 @@ fn neighbours_get_what_each_of_them_gets_alone() {
         expected.sort_unstable();
         let gone = expected.iter().filter(|(_, _, digest)| digest.is_none()).count();
         assert_eq!((log.stored(), gone), (expected, 2), "{declared}");
+    }
+}
+
+/// What is acknowledged is removed in the same transaction.
+#[test]
+fn only_entries_that_stay_learn_the_version_before_them() {
+    for (entries_max, with_previous) in [(i64::MAX, vec![3]), (3, vec![3]), (2, vec![])] {
+        let log = Log::of("INTEGER PRIMARY KEY");
+        (1..=3).for_each(|key| log.log(5, key));
+        log.absorb(2, entries_max);
+        assert_eq!(log.with_previous(), with_previous, "{entries_max}");
+    }
+}
+
+/// A row that REPLACE has removed and a later change wrote again, one that it never removed, and
+/// one that is gone. However many entries a transaction absorbs, the versions are those of the
+/// whole log, which collect publishes (simulation, seed 74).
+#[test]
+fn in_pieces_or_at_once_the_versions_are_the_same() {
+    let changes = [
+        (1, KIND_CHANGED),
+        (1, KIND_DISPLACED),
+        (2, KIND_CHANGED),
+        (2, KIND_DISPLACED),
+        (3, KIND_CHANGED),
+        (1, KIND_DISPLACED),
+        (3, KIND_DISPLACED),
+        (2, KIND_DISPLACED),
+        (1, KIND_PUBLISH),
+        (1, KIND_CHANGED),
+        (2, KIND_PUBLISH),
+    ];
+    let stored = |piece: usize| {
+        let log = Log::of("INTEGER PRIMARY KEY");
+        log.run("INSERT INTO t VALUES (1, 'again'), (2, 'never removed')");
+        log.run("DELETE FROM __harmonylite__change_log");
+        changes.iter().for_each(|(key, kind)| log.log_kind(5, *key, *kind));
+        let first = log_end(&log.db).unwrap() - i64::try_from(changes.len()).unwrap();
+        for from in (0..changes.len()).step_by(piece) {
+            let (from, piece) = (first + from.cast_signed() as i64, piece.cast_signed() as i64);
+            log.absorb_after(from, 0, piece);
+        }
+        log.stored()
+    };
+    let whole = stored(changes.len());
+    let versions: Vec<_> = whole.iter().map(|(key, hlc, _)| (*key, hlc & 0xffff)).collect();
+    assert_eq!(versions, [(1, 3), (2, 0), (3, 1)]);
+    for piece in 1..changes.len() {
+        assert_eq!(stored(piece), whole, "{piece} entries a transaction");
     }
 }

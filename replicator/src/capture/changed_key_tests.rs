@@ -37,7 +37,7 @@ impl Node {
     fn absorbed(&mut self, sql: &str) {
         self.db.execute_batch(sql).unwrap();
         let layout = load(&self.db, &TableFilter::default()).unwrap().unwrap();
-        absorb(&self.db, &layout, &mut self.state, i64::MAX, &Compare::default()).unwrap();
+        absorb(&self.db, &layout, &mut self.state, 0, i64::MAX, &Compare::default()).unwrap();
     }
 
     /// Rebuilds `t`, follows, compares. Returns the entries that are to be published: key and kind.

@@ -44,7 +44,7 @@ impl Node {
             .execute("UPDATE __harmonylite__change_log SET time = ?1 WHERE kind = 0", [WRITTEN_MS])
             .unwrap();
         let compare = Compare::read(&self.db).unwrap();
-        absorb(&self.db, &layout, &mut self.state, i64::MAX, &compare).unwrap();
+        absorb(&self.db, &layout, &mut self.state, 0, i64::MAX, &compare).unwrap();
     }
 
     /// Follows the schema and compares in steps of `rows_max` rows. Returns the found keys of

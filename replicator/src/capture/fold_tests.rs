@@ -76,7 +76,7 @@ impl Log {
     fn absorb(&self, absorbed: i64, entries: i64) {
         let mut state =
             AbsorbState { site: SITE, own_sites: self.own.clone(), absorbed, published: 0 };
-        absorb(&self.db, &self.layout, &mut state, entries, &Compare::default()).unwrap();
+        absorb(&self.db, &self.layout, &mut state, 0, entries, &Compare::default()).unwrap();
     }
 }
 

@@ -22,7 +22,7 @@ fn database(schema: &str, rows: &str) -> Connection {
     let own_sites = HashSet::from([SITE]);
     let mut state = AbsorbState { site: SITE, own_sites, absorbed: 0, published: 0 };
     let layout = load(&db, &TableFilter::default()).unwrap().unwrap();
-    absorb(&db, &layout, &mut state, i64::MAX, &Compare::default()).unwrap();
+    absorb(&db, &layout, &mut state, 0, i64::MAX, &Compare::default()).unwrap();
     db
 }
 

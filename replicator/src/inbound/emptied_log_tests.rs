@@ -43,8 +43,8 @@ impl Memory {
         let work = |tx: &mut Transaction<'_>| {
             assert!(tx.begin()?);
             tx.follow_emptied_log(acks)?;
-            tx.absorb(true, i64::MAX)?;
-            tx.mark_acknowledged(&inbox)?;
+            tx.absorb(acks, i64::MAX)?;
+            tx.mark_acknowledged(&inbox, true)?;
             tx.write_marks()
         };
         let committed = tx.run(work, |_| true)?.expect("it may commit");

@@ -9,7 +9,7 @@ use super::after_commit::AfterCommit;
 use super::bookkeeping::Urgency;
 use super::durable::check_content;
 use super::emptied_log::is_emptied;
-use super::transaction::{ABSORB_ENTRIES_FEW, ABSORB_ENTRIES_MAX, Committed, Transaction};
+use super::transaction::{ABSORB_ENTRIES_FEW, Committed, Transaction};
 use super::work::Work;
 use crate::actor::{Effect, Fatal, Step};
 use crate::broker::Broker;
@@ -146,9 +146,10 @@ impl<B: Broker> Inbound<B> {
         let tx = Transaction::new(&self.db, &self.config, &layout, copies, now);
         let (rows_before, up) = (self.stats.rows_seen(), self.verify.is_up());
         let Self { verify, inbox, repairs, join, polite, schema, .. } = self;
+        let absorb_max = self.config.limits.absorb_entries_max;
         let absorb_max = match urgency {
-            Urgency::IfUnseen => ABSORB_ENTRIES_FEW,
-            Urgency::Now | Urgency::None => ABSORB_ENTRIES_MAX,
+            Urgency::IfUnseen => absorb_max.min(ABSORB_ENTRIES_FEW),
+            Urgency::Now | Urgency::None => absorb_max,
         };
         let retry_unmade = now.mono_ms >= schema.unmade.deadline();
         let mut work = Work { verify, inbox, repairs, join, retry_unmade, absorb_max };

@@ -29,10 +29,8 @@ use crate::store::{meta, schema_changes, sites};
 use rusqlite::Connection;
 use std::sync::Arc;
 
-/// Log entries absorbed in one transaction: some 20 ms of work.
-pub(super) const ABSORB_ENTRIES_MAX: i64 = 10_000;
-/// The same for bookkeeping beside a busy application: a transaction of the application that begins
-/// during ours must not get to its first write before we end.
+/// Log entries absorbed in one transaction of bookkeeping beside a busy application: a transaction
+/// of the application that begins during ours must not get to its first write before we end.
 pub(super) const ABSORB_ENTRIES_FEW: i64 = 500;
 
 /// The result of a committed transaction.
@@ -171,17 +169,20 @@ impl<'a> Transaction<'a> {
     }
 
     /// Gives versions to the application's changes ("absorb first"). False if the log has more
-    /// entries, which the next transaction absorbs first.
+    /// entries, which the next transaction absorbs first. Either way the acknowledgements of what
+    /// is absorbed are stored next.
     ///
     /// # Errors
     /// SQLite's error.
-    pub(super) fn absorb(&mut self, acks_wait: bool, entries_max: i64) -> Result<bool, Fatal> {
-        let absorbs_first = !planted(Bug::NoAbsorbFirst) || acks_wait;
+    pub(super) fn absorb(&mut self, acks: &[Ack], entries_max: i64) -> Result<bool, Fatal> {
+        let absorbs_first = !planted(Bug::NoAbsorbFirst) || !acks.is_empty();
         let entries_max = if absorbs_first { entries_max } else { 0 };
+        let upto_max = self.durable.absorb.absorbed.saturating_add(entries_max);
         let (folded, complete) = absorb(
             self.db,
             &self.layout,
             &mut self.durable.absorb,
+            covered(acks, upto_max).last().map_or(0, |ack| ack.upto),
             entries_max,
             &self.durable.compare,
         )?;
@@ -207,12 +208,14 @@ impl<'a> Transaction<'a> {
         Ok(false)
     }
 
-    /// Stores the waiting acknowledgements.
+    /// Stores the waiting acknowledgements: all if the log is absorbed to its end, else those of
+    /// what is absorbed.
     ///
     /// # Errors
     /// [`Fatal::Restored`] if the log lacks what they acknowledge; SQLite's error.
-    pub(super) fn mark_acknowledged(&mut self, inbox: &Inbox) -> Result<(), Fatal> {
-        let acks = &inbox.acks;
+    pub(super) fn mark_acknowledged(&mut self, inbox: &Inbox, all: bool) -> Result<(), Fatal> {
+        let absorbed = self.durable.absorb.absorbed;
+        let acks = if all { &inbox.acks[..] } else { covered(&inbox.acks, absorbed) };
         let Some(last) = acks.last() else { return Ok(()) };
         self.after.served.acks = acks.len();
         if self.is_of_this_log(last)? {
@@ -426,6 +429,11 @@ fn roll_back(db: &Connection) {
     {
         tracing::error!(%error, "cannot roll back");
     }
+}
+
+/// The acknowledgements of entries up to this one.
+fn covered(acks: &[Ack], upto: i64) -> &[Ack] {
+    &acks[..acks.partition_point(|ack| ack.upto <= upto)]
 }
 
 #[cfg(test)]

@@ -60,7 +60,7 @@ fn a_commit_puts_the_copies_in_place() {
     let inbox = memory.inbox(ack(3));
     let committed = memory.run(|tx| {
         assert!(tx.begin()?);
-        tx.mark_acknowledged(&inbox)
+        tx.mark_acknowledged(&inbox, true)
     });
     let (durable, _, after) = committed.unwrap();
     assert_eq!((durable.batch, durable.writes, durable.own_lowest_ms), (BatchNo(3), 1, 500));
@@ -75,7 +75,7 @@ fn a_failure_leaves_memory_and_database_as_they_were() {
     let inbox = memory.inbox(ack(3));
     let result = memory.run(|tx| {
         tx.begin()?;
-        tx.mark_acknowledged(&inbox)?;
+        tx.mark_acknowledged(&inbox, true)?;
         tx.begin_incarnation(Site(8))?;
         note_gap(tx, 1, NodeId(2), "lost", Need::Messages)?;
         Err(Fatal::Database(DatabaseError::Full))
@@ -134,7 +134,7 @@ fn a_refused_commit_leaves_everything_as_it_was() {
     let inbox = memory.inbox(ack(3));
     let work = |tx: &mut Transaction<'_>| {
         tx.begin()?;
-        tx.mark_acknowledged(&inbox)
+        tx.mark_acknowledged(&inbox, true)
     };
     let asked = |tx: &Transaction<'_>| {
         assert_eq!(tx.durable.batch, BatchNo(3), "asked last");
@@ -178,15 +178,35 @@ fn an_acknowledgement_of_another_log_stops_the_node() {
             );
             memory.db.execute_batch(&insert).unwrap();
         }
-        let ended = memory.run(|tx| tx.mark_acknowledged(&inbox));
+        let ended = memory.run(|tx| tx.mark_acknowledged(&inbox, true));
         assert!(matches!(ended, Err(Fatal::Restored)), "{refill:?}");
         assert_agrees(&memory, &memory.durable);
     }
     let memory = logged(3);
     let inbox = memory.inbox(marked(&memory, 2));
-    let (durable, _, _) = memory.run(|tx| tx.mark_acknowledged(&inbox)).unwrap();
+    let (durable, _, _) = memory.run(|tx| tx.mark_acknowledged(&inbox, true)).unwrap();
     assert_eq!((durable.absorb.published, durable.batch), (2, BatchNo(3)));
     assert_agrees(&memory, &durable);
+}
+
+/// Absorbing a long log takes several transactions. Each of them stores the acknowledgements of
+/// what it has absorbed.
+#[test]
+fn a_log_absorbed_in_part_is_acknowledged_in_part() {
+    let mut memory = logged(5);
+    meta::set(&memory.db, meta::ABSORBED, 3).unwrap();
+    memory.durable = Durable::read(&memory.db, &memory.config).unwrap();
+    let mut inbox = memory.inbox(Ack { batch: BatchNo(1), ..marked(&memory, 1) });
+    for (batch, upto) in [(2, 3), (3, 4)] {
+        let ack = Ack { batch: BatchNo(batch), ..marked(&memory, upto) };
+        inbox.acknowledged(ack, Now { unix_ms: 0, mono_ms: 0 });
+    }
+    let (durable, _, after) = memory.run(|tx| tx.mark_acknowledged(&inbox, false)).unwrap();
+    assert_eq!((durable.absorb.published, durable.batch), (3, BatchNo(2)));
+    assert_eq!(after.served.acks, 2);
+    assert_agrees(&memory, &durable);
+    inbox.committed(&after.served);
+    assert_eq!(inbox.acks.iter().map(|ack| ack.upto).collect::<Vec<_>>(), [4]);
 }
 
 #[test]

@@ -43,10 +43,11 @@ impl Work<'_> {
         }
         tx.follow_emptied_log(&self.inbox.acks)?;
         self.begin_incarnation(tx)?;
-        if !tx.absorb(!self.inbox.acks.is_empty(), self.absorb_max)? {
+        let is_whole = tx.absorb(&self.inbox.acks, self.absorb_max)?;
+        tx.mark_acknowledged(self.inbox, is_whole)?;
+        if !is_whole {
             return Ok(());
         }
-        tx.mark_acknowledged(self.inbox)?;
         if let Some(verdict) = self.verify.verdict() {
             tx.carry_out(verdict)?;
         }

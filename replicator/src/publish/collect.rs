@@ -174,7 +174,7 @@ fn drop_changed_later(
     rows: &mut FoldedRows,
     upto: i64,
 ) -> Result<(), CollectError> {
-    for_each_change_after(db, layout.key_columns_max, upto, |table, key| {
+    for_each_change_after(db, layout.key_columns_max, upto, |_, table, key| {
         let Some(table) = layout.by_id(table) else { return Ok(()) };
         if let Some(at) = rows.find(table, &key[..table.schema.key.len()]) {
             rows.drop_row(at);

@@ -85,7 +85,7 @@ impl Node {
             absorbed: self.absorbed,
             published: 0,
         };
-        absorb(&self.db, &self.layout, &mut state, i64::MAX, &Compare::default()).unwrap();
+        absorb(&self.db, &self.layout, &mut state, 0, i64::MAX, &Compare::default()).unwrap();
         self.absorbed = state.absorbed;
     }
 

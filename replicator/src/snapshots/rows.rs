@@ -208,7 +208,7 @@ impl SnapshotRows {
 
     fn absorb_all(&mut self) -> Result<(), DatabaseError> {
         let (db, layout) = (&self.db, &self.layout);
-        while !absorb(db, layout, &mut self.absorb, ABSORB_ENTRIES, &self.compare)?.1 {}
+        while !absorb(db, layout, &mut self.absorb, 0, ABSORB_ENTRIES, &self.compare)?.1 {}
         Ok(())
     }
 }

@@ -102,7 +102,8 @@ pub fn for_each(
     Ok(())
 }
 
-/// Calls `visit` for every change after an entry, with its table's number and its key columns.
+/// Calls `visit` for every change after an entry, with its kind, its table's number and its key
+/// columns.
 ///
 /// # Errors
 /// The error of SQLite or of `visit`.
@@ -110,19 +111,19 @@ pub fn for_each_change_after(
     db: &Connection,
     key_columns_max: usize,
     after: i64,
-    mut visit: impl FnMut(i64, &[Value]) -> Result<(), DatabaseError>,
+    mut visit: impl FnMut(i64, i64, &[Value]) -> Result<(), DatabaseError>,
 ) -> Result<(), DatabaseError> {
     let mut read = db.prepare_cached(&format!(
-        "SELECT table_id, {} FROM main.__harmonylite__change_log WHERE id > ?1 AND kind <> \
+        "SELECT kind, table_id, {} FROM main.__harmonylite__change_log WHERE id > ?1 AND kind <> \
         {KIND_PUBLISH} AND prev_hlc IS NOT {FORGOTTEN}",
         key_columns(key_columns_max).join(", ")
     ))?;
     let mut rows = read.query([after])?;
     while let Some(row) = rows.next()? {
         let key: Vec<Value> = (0..key_columns_max)
-            .map(|i| row.get_ref(1 + i).map(Value::from))
+            .map(|i| row.get_ref(2 + i).map(Value::from))
             .collect::<rusqlite::Result<_>>()?;
-        visit(row.get(0)?, &key)?;
+        visit(row.get(0)?, row.get(1)?, &key)?;
     }
     Ok(())
 }

@@ -77,7 +77,7 @@ fn an_entry_is_read_with_its_previous_version_and_key() {
     assert_eq!(seen[0], (1, 5, 1, KIND_CHANGED, Some(previous), first.clone()));
     assert_eq!(seen[1], (2, 0, 9, KIND_PUBLISH, None, vec![Value::Integer(4), x]));
     let mut changes = Vec::new();
-    for_each_change_after(&db, 2, 0, |table, key| {
+    for_each_change_after(&db, 2, 0, |_, table, key| {
         changes.push((table, key.to_vec()));
         Ok(())
     })
@@ -127,7 +127,7 @@ fn a_mark_is_that_of_one_entry() {
     assert_eq!(forget_unpublished(&db, 1).unwrap(), 1);
     assert_eq!(mark(&db, 1).unwrap(), Some(first), "forgotten");
     for_each(&db, 1, 0, 9, |_| panic!("a forgotten entry counts")).unwrap();
-    for_each_change_after(&db, 1, 0, |_, _| panic!("a forgotten entry counts")).unwrap();
+    for_each_change_after(&db, 1, 0, |_, _, _| panic!("a forgotten entry counts")).unwrap();
     db.execute_batch("ROLLBACK TO s; RELEASE s").unwrap();
     for change in ["time = 21", "kind = 3", "table_id = 2", "key0 = '10'", "key1 = 0"] {
         db.execute_batch("SAVEPOINT s").unwrap();

@@ -275,6 +275,7 @@ impl Plan {
         }
         plan.migrate();
         plan.be_polite();
+        plan.absorb_in_pieces();
         plan.make_streams_small();
         plan.save_snapshots();
         plan
@@ -315,6 +316,14 @@ impl Plan {
         if rng.chance(40) {
             self.politeness_ms = rng.pick(&[1, 20, 500]);
             self.snapshots_percent = rng.pick(&[10, 50, 95]);
+        }
+    }
+
+    /// Some worlds absorb few log entries in one transaction, as any does after a long outage.
+    fn absorb_in_pieces(&mut self) {
+        let mut rng = Rng::new(self.seed ^ 0x5c4e_3a00_0000_0008);
+        if rng.chance(30) {
+            self.limits.absorb_entries_max = rng.range(1, 6);
         }
     }
 

@@ -24,6 +24,12 @@ const STORIES: &[(u64, &str)] = &[
         got versions of the old incarnation, before the new one started \
         (`Verify::knows_incarnation`, `Transaction::begin_incarnation`).",
     ),
+    (
+        74,
+        "A log was absorbed in pieces. One ended between the entry that REPLACE had removed a row \
+        and the one that it was written again: the row existed, so the removal did not count, and \
+        the row got a lower version than the one that was published (`rewritten_later`).",
+    ),
     (155, "As 68, with other tables."),
     (
         123,
