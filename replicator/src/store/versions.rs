@@ -181,8 +181,8 @@ impl<'a> Versions<'a> {
     }
 
     /// Stores one version for all rows with the keys from `first` to `last` in a table with an
-    /// integer key, and the digest of what the table holds. With neighbours this takes half the
-    /// time of [`Versions::put_stored`] (docs/performance.md).
+    /// integer key, and the digest of what the table holds. One statement for many neighbours makes
+    /// absorb a third quicker (docs/performance.md).
     ///
     /// # Errors
     /// SQLite's error.
