@@ -1,9 +1,9 @@
 //! The state of the rows after the entries that are published and not absorbed yet.
 //!
 //! Arrives: such entries, or the rows that a collect made of them. Leaves: the state with which the
-//! next fold begins. Owns: it holds as long as nothing is absorbed or applied. Such entries can be
-//! many, because absorbing waits (docs/design.md, section 5a); with this a fold need not read them
-//! again at each commit. Memory only.
+//! next fold begins. Owns: it holds as long as nothing is applied, and also when the versions of
+//! some of its rows are stored. Such entries can be many, because absorbing waits (docs/design.md,
+//! section 5a); with this a fold need not read them again at each commit. Memory only.
 
 use crate::capture::fold::{FoldFrom, FoldedRows, Folding};
 use crate::capture::row_states::{Place, RowStates, State};
@@ -35,6 +35,16 @@ impl FoldBase {
     /// Returns the last folded entry.
     pub fn upto(&self) -> i64 {
         self.upto
+    }
+
+    /// Returns the number of rows.
+    pub fn count(&self) -> usize {
+        self.rows.count()
+    }
+
+    /// Returns whether REPLACE may have removed a row.
+    pub fn has_displaced(&self) -> bool {
+        self.rows.has_rare()
     }
 
     /// Folds the entries up to `from.sent`.

@@ -124,6 +124,11 @@ impl RowStates {
         self.rows.len()
     }
 
+    /// Returns whether a row has, or had, what few rows have: a floor.
+    pub fn has_rare(&self) -> bool {
+        !self.rare.is_empty()
+    }
+
     /// Returns the place of a row, and makes one if it has none.
     pub fn place(&mut self, table: &Arc<TableLayout>, key: &[Value]) -> Place {
         let number = self.table_number(table);

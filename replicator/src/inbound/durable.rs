@@ -48,6 +48,8 @@ pub(super) struct Durable {
     /// The number of the sidecar's transactions so far. Another number in the file means that its
     /// content was replaced.
     pub(super) writes: i64,
+    /// How many of them were [pieces](Transaction::count_piece).
+    pub(super) pieces: i64,
     /// The last log entry as of the last transaction. The log only grows between two of ours, so
     /// it is there until this process removes it, also in a backup.
     pub(super) log_end: Option<LogMark>,
@@ -85,7 +87,8 @@ impl Durable {
             own_anchor: meta::read_own_anchor(db)?,
             own_lowest_ms: meta::get(db, meta::OWN_LOWEST)?.unwrap_or(NO_ROW_MS),
             joined: stored.joined,
-            writes: meta::get(db, meta::WRITES)?.unwrap_or(0),
+            writes: stored.writes,
+            pieces: stored.pieces,
             log_end: change_log::end_mark(db)?,
             streams: (1..=config.shards).map(stream).collect::<Result<_, DatabaseError>>()?,
             republish: Republish::read(db)?,

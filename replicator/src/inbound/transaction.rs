@@ -124,6 +124,17 @@ impl<'a> Transaction<'a> {
         Ok(!self.after.schema_moved)
     }
 
+    /// Counts this transaction as one that only gave versions to a piece of the log, and stored
+    /// acknowledgements. Such versions are those that outbound has computed, so what it has folded
+    /// still holds.
+    ///
+    /// # Errors
+    /// SQLite's error.
+    pub(super) fn count_piece(&mut self) -> Result<(), Fatal> {
+        self.durable.pieces += 1;
+        Ok(meta::set(self.db, meta::PIECES, self.durable.pieces)?)
+    }
+
     /// Starts a new incarnation, before anything is absorbed. Other nodes may know later versions
     /// of the present incarnation. Changes since the database went back in time must not get
     /// versions of it, because the same version could then have two contents.

@@ -46,6 +46,10 @@ impl Work<'_> {
         let is_whole = tx.absorb(&self.inbox.acks, self.absorb_max)?;
         tx.mark_acknowledged(self.inbox, is_whole)?;
         if !is_whole {
+            // A verdict may stamp entries anew, and what follows an emptied log numbers them anew.
+            if self.verify.verdict().is_none() && !tx.after.log_replaced {
+                tx.count_piece()?;
+            }
             return Ok(());
         }
         if let Some(verdict) = self.verify.verdict() {

@@ -63,6 +63,9 @@ pub struct Limits {
     /// Acknowledged log entries whose mark waits for a quiet moment (absorbing them takes some 20
     /// ms, for which a remote batch would have to wait).
     pub bookkeeping_entries_max: u64,
+    /// Rows that are published and not absorbed, kept in memory so that the next fold need not read
+    /// their entries again (some 4 MB of integer keys, twice as much of UUIDs).
+    pub folded_rows_max: usize,
     /// Log entries absorbed in one transaction, for which the application waits: some 20 ms.
     pub absorb_entries_max: i64,
 }
@@ -93,6 +96,7 @@ impl Default for Limits {
             batch_entries_max: 4_000_000,
             dropped_table_wait_ms: 2_000,
             bookkeeping_entries_max: 10_000,
+            folded_rows_max: 100_000,
             absorb_entries_max: 10_000,
         }
     }

@@ -109,6 +109,7 @@ impl<B: Broker> Outbound<B> {
     pub fn new(config: NodeConfig, db: Connection, broker: B) -> std::io::Result<Self> {
         Ok(Self {
             encoder: Encoder::new(&config.limits, config.spill_dir.clone())?,
+            unabsorbed: PublishedRows::new(config.limits.folded_rows_max),
             config,
             db,
             broker,
@@ -118,7 +119,6 @@ impl<B: Broker> Outbound<B> {
             own_sites: HashSet::new(),
             batch: BatchNo(0),
             sent: 0,
-            unabsorbed: PublishedRows::default(),
             fence: StreamSeq(0),
             in_flight: None,
             look: true,

@@ -70,6 +70,8 @@ pub const REPUBLISH: Key<i64> = Key::new("republish");
 pub const CONFLICT_BYTES: Key<i64> = Key::new("conflict_bytes");
 /// The number of write transactions of the sidecar so far.
 pub const WRITES: Key<i64> = Key::new("writes");
+/// How many of them only gave versions to a piece of the log, and stored acknowledgements.
+pub const PIECES: Key<i64> = Key::new("pieces");
 
 /// Reads a fact; None if it is not stored.
 ///
@@ -121,6 +123,8 @@ pub struct Meta {
     pub joined: bool,
     /// The number of write transactions of the sidecar so far.
     pub writes: i64,
+    /// How many of them only gave versions to a piece of the log, and stored acknowledgements.
+    pub pieces: i64,
 }
 
 impl Meta {
@@ -131,7 +135,7 @@ impl Meta {
     pub fn read(db: &Connection) -> Result<Self, DatabaseError> {
         let mut read = db.prepare_cached(
             "SELECT key, value FROM main.__harmonylite__meta WHERE key IN ('node', 'site', \
-            'batch', 'absorbed', 'published', 'joined', 'writes')",
+            'batch', 'absorbed', 'published', 'joined', 'writes', 'pieces')",
         )?;
         let mut meta = Self {
             node: NodeId(0),
@@ -141,6 +145,7 @@ impl Meta {
             published: 0,
             joined: false,
             writes: 0,
+            pieces: 0,
         };
         let mut rows = read.query([])?;
         while let Some(row) = rows.next()? {
@@ -151,6 +156,7 @@ impl Meta {
                 "absorbed" => meta.absorbed = row.get(1)?,
                 "published" => meta.published = row.get(1)?,
                 "writes" => meta.writes = row.get(1)?,
+                "pieces" => meta.pieces = row.get(1)?,
                 _ => meta.joined = row.get(1)?,
             }
         }
@@ -247,6 +253,7 @@ mod tests {
         set(&db, PUBLISHED, 7).unwrap();
         set(&db, JOINED, true).unwrap();
         set(&db, WRITES, 3).unwrap();
+        set(&db, PIECES, 2).unwrap();
         let expected = Meta {
             node: NodeId(u64::MAX),
             site: Site(5),
@@ -255,6 +262,7 @@ mod tests {
             published: 7,
             joined: true,
             writes: 3,
+            pieces: 2,
         };
         assert_eq!(Meta::read(&db).unwrap(), expected);
         let stored = "SELECT value || typeof(value) FROM __harmonylite__meta WHERE key = 'joined'";

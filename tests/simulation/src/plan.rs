@@ -319,11 +319,15 @@ impl Plan {
         }
     }
 
-    /// Some worlds absorb few log entries in one transaction, as any does after a long outage.
+    /// Some worlds absorb few log entries in one transaction, as any does after a long outage, and
+    /// some keep few folded rows in memory.
     fn absorb_in_pieces(&mut self) {
         let mut rng = Rng::new(self.seed ^ 0x5c4e_3a00_0000_0008);
         if rng.chance(30) {
             self.limits.absorb_entries_max = rng.range(1, 6);
+        }
+        if rng.chance(30) {
+            self.limits.folded_rows_max = rng.index(12);
         }
     }
 

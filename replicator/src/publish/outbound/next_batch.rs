@@ -115,7 +115,7 @@ impl<B: Broker> Outbound<B> {
         let Some(collected) = collect(&self.db, layout, &from, &mut self.encoder)? else {
             return Ok(false);
         };
-        self.unabsorbed.keep(collected.folded, collected.upto, meta.absorbed);
+        self.unabsorbed.keep(collected.folded, collected.upto);
         self.stats.split += u64::from(collected.split);
         let ack = Ack {
             batch: self.batch,
