@@ -126,12 +126,12 @@ fn read(plain: impl BufRead, limits: &Limits) -> Result<Vec<Table>, DecodeError>
     Ok(tables)
 }
 
-/// Decompresses while reading, and also in one step if the frame announces a small size. Both
-/// results must be equal.
+/// Decompresses while reading, and also in one step. Both results must be equal.
 fn outline(bytes: &[u8], limits: &Limits) -> Result<Outline, DecodeError> {
     let streamed = unpacking(bytes, limits).and_then(|source| outline_plain(source, limits));
-    if let Some(at_once) = Unpacker::default().unpack(bytes, limits).transpose() {
-        let at_once = at_once.and_then(|plain| outline_plain(&plain[..], limits));
+    let most = usize::try_from(limits.batch_atomic_bytes_max).unwrap().min(1 << 20);
+    if let Some(plain) = Unpacker::default().unpack(bytes, most) {
+        let at_once = outline_plain(&plain[..], limits);
         assert_eq!(streamed.as_ref().ok(), at_once.as_ref().ok());
     }
     streamed

@@ -29,10 +29,11 @@ use harmonylite::store::conflicts::JournalBounds;
 use harmonylite::store::{install::create_tables, sites};
 use harmonylite::wire::decode::{BatchReader, outline};
 use harmonylite::wire::encode::Encoder;
-use harmonylite::wire::unpack::unpacking;
+use harmonylite::wire::unpack::{Unpacker, unpacking};
 use rusqlite::Connection;
 use shape::{Shape, mix};
 use std::collections::HashSet;
+use std::io::BufRead;
 use std::ops::Range;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -222,6 +223,9 @@ fn node(path: &Path, shape: Shape, site: Site) -> Result<Node> {
 struct Stages {
     limits: Limits,
     encoder: Encoder,
+    unpacker: Unpacker,
+    /// The batch as decode has decompressed it, if it is not large.
+    plain: Option<Vec<u8>>,
     base: FoldBase,
     sent: i64,
     batch: u64,
@@ -234,6 +238,8 @@ impl Stages {
         (origin.state.absorbed, origin.state.published) = (sent, sent);
         Ok(Self {
             encoder: Encoder::new(&limits, dir.to_owned())?,
+            unpacker: Unpacker::default(),
+            plain: None,
             limits,
             base: FoldBase::new(sent),
             sent,
@@ -295,15 +301,29 @@ impl Stages {
     /// Unpacks a batch and reads all of it once, as the writing actor does before it applies it.
     #[inline(never)]
     fn decode(&mut self, body: &[u8]) -> Result<()> {
-        let found = outline(unpacking(body, &self.limits)?, &self.limits)?;
+        if let Some(plain) = self.plain.take() {
+            self.unpacker.put_back(plain);
+        }
+        self.plain = self.unpacker.unpack(body, self.limits.plain_bytes_max);
+        let found = match &self.plain {
+            Some(plain) => outline(&plain[..], &self.limits)?,
+            None => outline(unpacking(body, &self.limits)?, &self.limits)?,
+        };
         anyhow::ensure!(found.rows > 0, "the batch has no rows");
         Ok(())
     }
 
     #[inline(never)]
     fn apply(&mut self, peer: &Node, body: &[u8]) -> Result<()> {
+        match &self.plain {
+            Some(plain) => self.apply_plain(peer, &plain[..]),
+            None => self.apply_plain(peer, unpacking(body, &self.limits)?),
+        }
+    }
+
+    fn apply_plain(&self, peer: &Node, plain: impl BufRead) -> Result<()> {
         let db = &peer.writer;
-        let mut reader = BatchReader::new(unpacking(body, &self.limits)?, &self.limits)?;
+        let mut reader = BatchReader::new(plain, &self.limits)?;
         let bounds = JournalBounds {
             entries_max: self.limits.conflicts_max,
             bytes_max: self.limits.conflict_bytes_max,

@@ -19,8 +19,7 @@ use crate::model::batch::{BatchHeader, Op, Row};
 use crate::model::ids::{BatchNo, Hlc, NodeId, Site, Version};
 use crate::store::conflicts::JournalBounds;
 use crate::store::cursor::NO_ROW_MS;
-use crate::wire::decode::{BatchReader, DecodeError, Outline, outline};
-use crate::wire::spill::Spill;
+use crate::wire::decode::{BatchReader, DecodeError, Outline};
 use crate::wire::unpack::{Unpacker, unpacking};
 use std::io::BufRead;
 use std::sync::Arc;
@@ -182,8 +181,7 @@ fn too_far_ahead(header: &BatchHeader, version: Version) -> String {
     )
 }
 
-/// Decompresses a small batch once, and another batch twice, in pieces, the first time before the
-/// transaction. Most batches are small.
+/// Applies a batch that was read through before the transaction, mostly.
 fn apply_inside(
     tx: &Transaction<'_>,
     unpacker: &mut Unpacker,
@@ -192,18 +190,14 @@ fn apply_inside(
     large: Large,
 ) -> Result<Outcome, EndedEarly> {
     let limits = &tx.config.limits;
-    let undecodable_now = |error: DecodeError| undecodable(&error);
-    if let Spill::Memory(packed) = &body.bytes
-        && let Some(plain) = unpacker.unpack(packed, limits).map_err(undecodable_now)?
-    {
-        let result = outline(&plain[..], limits)
-            .map_err(undecodable_now)
-            .and_then(|found| apply_plain(tx, &found, &plain[..], source, large));
+    let mut room = limits.plain_bytes_max;
+    let found = body.outline(unpacker, &mut room, limits)?.map_err(undecodable)?;
+    if let Some(plain) = body.plain(unpacker, limits) {
+        let result = apply_plain(tx, found, &plain[..], source, large);
         unpacker.put_back(plain);
         return result;
     }
-    let found = body.outline(limits)?.map_err(undecodable)?;
-    let plain = unpacking(body.bytes.reader()?, limits).map_err(undecodable_now)?;
+    let plain = unpacking(body.bytes.reader()?, limits).map_err(|error| undecodable(&error))?;
     apply_plain(tx, found, plain, source, large)
 }
 

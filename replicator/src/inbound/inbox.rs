@@ -95,19 +95,20 @@ impl Inbox {
         (0..streams).map(move |i| (first + i) % streams)
     }
 
-    /// Reads the large batches through that the next transaction applies, because that needs no
-    /// write lock.
-    pub(super) fn look_into_batches(&self, limits: &Limits) {
-        let mut rows = 0;
-        for item in self.order().flat_map(|i| &self.streams[i].queue) {
+    /// Reads the batches through that the next transaction applies, because that needs no write
+    /// lock.
+    pub(super) fn look_into_batches(&mut self, limits: &Limits) {
+        let (mut rows, mut room) = (0, limits.plain_bytes_max);
+        let order = self.order();
+        let Self { streams, unpacker, .. } = self;
+        for item in order.flat_map(|i| &streams[i].queue) {
             if rows >= limits.apply_rows_max {
                 return;
             }
             rows += 1;
             if let ItemKind::Batch { body, .. } = &item.kind
-                && !body.is_small(limits)
                 // The transaction meets the same error, and judges it.
-                && let Ok(Ok(found)) = body.outline(limits)
+                && let Ok(Ok(found)) = body.outline(unpacker, &mut room, limits)
             {
                 rows += found.rows;
             }

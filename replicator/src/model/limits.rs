@@ -30,6 +30,9 @@ pub struct Limits {
     pub sites_max: u64,
     /// Bytes of deliveries that wait to be applied (the back-pressure on the broker).
     pub inbox_bytes_max: usize,
+    /// Decompressed bytes that wait to be applied, at most, and the most of one batch: a larger one
+    /// is decompressed twice, in pieces (1 MiB: few batches are larger).
+    pub plain_bytes_max: usize,
     /// Rows applied in one write transaction, so that the application gets its turn. One batch is
     /// never divided.
     pub apply_rows_max: u64,
@@ -84,6 +87,7 @@ impl Default for Limits {
             value_bytes_max: 1_000_000_000,
             sites_max: 100_000,
             inbox_bytes_max: 16 << 20,
+            plain_bytes_max: 1 << 20,
             apply_rows_max: 2_000,
             conflicts_max: 10_000,
             conflict_bytes_max: 64 << 20,

@@ -119,15 +119,14 @@ fn parse_short(first: u8) -> Option<Header> {
 
 /// Returns the header that these bytes begin with, and its length.
 fn parse(bytes: &[u8; HEADER_BYTES_MAX]) -> Option<(Header, usize)> {
-    let [first, b1, b2, b3, b4, b5, b6, b7, b8] = *bytes;
-    let used = 1 + argument_bytes(first)?;
+    let [first, rest @ ..] = *bytes;
+    let more = argument_bytes(first)?;
+    let used = 1 + more;
     let is_open = first & 0x1f == 31;
-    let argument = match used {
-        1 => u64::from(first & 0x1f),
-        2 => u64::from(b1),
-        3 => u64::from(u16::from_be_bytes([b1, b2])),
-        5 => u64::from(u32::from_be_bytes([b1, b2, b3, b4])),
-        _ => u64::from_be_bytes([b1, b2, b3, b4, b5, b6, b7, b8]),
+    let argument = match more {
+        0 => u64::from(first & 0x1f),
+        // Without a branch for each length: they come in no order.
+        more => u64::from_be_bytes(rest) >> (64 - 8 * more),
     };
     let integer = || (!is_open).then_some(argument);
     let length = || match is_open {
@@ -144,10 +143,10 @@ fn parse(bytes: &[u8; HEADER_BYTES_MAX]) -> Option<(Header, usize)> {
         6 => Header::Tag(integer()?),
         _ if is_open => Header::Break,
         _ => match used {
-            3 => Header::Float(f16::from_be_bytes([b1, b2]).into()),
-            5 => Header::Float(f32::from_be_bytes([b1, b2, b3, b4]).into()),
-            9 => Header::Float(f64::from_be_bytes([b1, b2, b3, b4, b5, b6, b7, b8])),
-            // One byte in all, or one more: both fit.
+            9 => Header::Float(f64::from_bits(argument)),
+            // The others fit.
+            5 => Header::Float(f32::from_bits(u32::try_from(argument).ok()?).into()),
+            3 => Header::Float(f16::from_bits(u16::try_from(argument).ok()?).into()),
             _ => Header::Simple(u8::try_from(argument).ok()?),
         },
     };

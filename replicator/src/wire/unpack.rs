@@ -1,8 +1,8 @@
 //! Decompresses a batch, within the limits.
 //!
 //! Arrives: the compressed bytes of a whole batch, which are hostile until proven otherwise.
-//! Leaves: a bounded reader of the decompressed bytes, or all of them if they are few. Pure, so a
-//! crash loses nothing.
+//! Leaves: a bounded reader of the decompressed bytes, or all of them if they are not many. Pure,
+//! so a crash loses nothing.
 
 use crate::model::limits::Limits;
 use crate::wire::decode::{DecodeError, Result};
@@ -15,6 +15,8 @@ use zstd::zstd_safe::get_frame_content_size;
 const WINDOW_LOG_MAX: u32 = 23;
 /// The size of the buffers.
 const PIECE_BYTES: usize = 64 << 10;
+/// A buffer of more bytes is not kept for the next batch.
+const KEPT_BYTES_MAX: usize = 256 << 10;
 
 /// A reader that fails after a number of bytes.
 pub struct Bounded<R> {
@@ -54,16 +56,7 @@ fn damaged(error: io::Error) -> DecodeError {
     DecodeError::Damaged { what: "the compressed batch", reason: error.to_string() }
 }
 
-/// A batch whose frame announces at most this size is decompressed in one step.
-const SMALL_BYTES_MAX: u64 = 256 << 10;
-
-/// Returns whether the frame of a batch announces a small size.
-pub fn is_small(packed: &[u8], limits: &Limits) -> bool {
-    let most = SMALL_BYTES_MAX.min(limits.batch_atomic_bytes_max);
-    matches!(get_frame_content_size(packed), Ok(Some(bytes)) if bytes <= most)
-}
-
-/// Decompresses small batches, one after another, with one context and into one buffer.
+/// Decompresses batches in one step, one after another, with one context.
 #[derive(Default)]
 pub struct Unpacker {
     zstd: Option<Decompressor<'static>>,
@@ -71,29 +64,36 @@ pub struct Unpacker {
 }
 
 impl Unpacker {
-    /// Decompresses a whole batch; None if its frame does not announce a small size. The caller
-    /// returns the buffer with [`Unpacker::put_back`].
-    ///
-    /// # Errors
-    /// The batch is damaged, or larger than announced.
-    pub fn unpack(&mut self, packed: &[u8], limits: &Limits) -> Result<Option<Vec<u8>>> {
-        let Ok(Some(bytes)) = get_frame_content_size(packed) else { return Ok(None) };
-        if !is_small(packed, limits) {
-            return Ok(None);
-        }
+    /// Decompresses a whole batch in one step; None if it is damaged, or has more than `most`
+    /// bytes. [`unpacking`] then reads it in pieces, or tells why not. The caller returns the
+    /// buffer with [`Unpacker::put_back`].
+    pub fn unpack(&mut self, packed: &[u8], most: usize) -> Option<Vec<u8>> {
+        let announced = get_frame_content_size(packed).ok()?;
+        let bytes = match announced.map(usize::try_from) {
+            Some(Ok(bytes)) if bytes <= most => bytes,
+            None if packed.len() <= most => most,
+            _ => return None,
+        };
         let zstd = match &mut self.zstd {
             Some(zstd) => zstd,
-            none => none.insert(Decompressor::new().map_err(damaged)?),
+            none => none.insert(Decompressor::new().ok()?),
         };
         let mut plain = std::mem::take(&mut self.plain);
         plain.clear();
-        plain.reserve(usize::try_from(bytes).unwrap_or(0));
-        zstd.decompress_to_buffer(packed, &mut plain).map_err(damaged)?;
-        Ok(Some(plain))
+        plain.reserve(bytes);
+        match zstd.decompress_to_buffer(packed, &mut plain) {
+            Ok(_) if plain.len() <= most => Some(plain),
+            _ => {
+                self.plain = plain;
+                None
+            }
+        }
     }
 
-    /// Takes a buffer back, to reuse its memory.
+    /// Takes a buffer back, to reuse its memory. That of a large one is not kept.
     pub fn put_back(&mut self, plain: Vec<u8>) {
-        self.plain = plain;
+        if plain.capacity() <= KEPT_BYTES_MAX {
+            self.plain = plain;
+        }
     }
 }

@@ -319,8 +319,8 @@ impl Plan {
         }
     }
 
-    /// Some worlds absorb few log entries in one transaction, as any does after a long outage, and
-    /// some keep few folded rows in memory.
+    /// Some worlds absorb few log entries in one transaction, as any does after a long outage, some
+    /// keep few folded rows in memory, and some few bytes of batches.
     fn absorb_in_pieces(&mut self) {
         let mut rng = Rng::new(self.seed ^ 0x5c4e_3a00_0000_0008);
         if rng.chance(30) {
@@ -328,6 +328,9 @@ impl Plan {
         }
         if rng.chance(30) {
             self.limits.folded_rows_max = rng.index(12);
+        }
+        if rng.chance(30) {
+            self.limits.plain_bytes_max = rng.index(900);
         }
     }
 
