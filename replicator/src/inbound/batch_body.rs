@@ -83,6 +83,7 @@ mod tests {
     use crate::model::batch::BatchHeader;
     use crate::model::ids::{BatchNo, NodeId, Site};
     use crate::wire::encode::Encoder;
+    use std::io::Write;
 
     fn packed(limits: &Limits) -> Vec<u8> {
         let mut encoder = Encoder::new(limits, std::env::temp_dir()).unwrap();
@@ -120,20 +121,44 @@ mod tests {
         assert_eq!(body.plain(&mut unpacker, &limits).unwrap().len(), taken, "applied again");
     }
 
-    /// With or without room, whole or damaged anywhere: a look finds the same.
+    fn look(bytes: &[u8], mut room: usize) -> Result<Outline, String> {
+        let limits = Limits::default();
+        let body = BatchBody::new(Spill::from_bytes(bytes.to_vec()));
+        let found = body.outline(&mut Unpacker::default(), &mut room, &limits).unwrap();
+        found.cloned().map_err(ToString::to_string)
+    }
+
+    /// The same batch in a frame that does not announce its size, with a window.
+    fn with_window(plain: &[u8], log: u32) -> Vec<u8> {
+        let mut frame = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+        frame.window_log(log).unwrap();
+        frame.write_all(plain).unwrap();
+        frame.finish().unwrap()
+    }
+
+    /// With or without room, whole or damaged anywhere, in frames of any kind: a look finds the
+    /// same.
     #[test]
     fn room_does_not_decide_what_a_look_finds() {
         let limits = Limits::default();
         let whole = packed(&limits);
-        for at in 0..whole.len() {
-            let mut bytes = whole.clone();
-            bytes[at] ^= 0x55;
-            let look = |mut room| {
-                let body = BatchBody::new(Spill::from_bytes(bytes.clone()));
-                let found = body.outline(&mut Unpacker::default(), &mut room, &limits).unwrap();
-                found.cloned().map_err(ToString::to_string)
-            };
-            assert_eq!(look(limits.plain_bytes_max), look(0), "byte {at}");
+        let plain = zstd::decode_all(&whole[..]).unwrap();
+        for log in 10..28 {
+            let frame = with_window(&plain, log);
+            assert_eq!(look(&frame, 0).is_ok(), log <= 23, "a window of 2^{log}");
+            assert_eq!(look(&frame, 1 << 20), look(&frame, 0), "a window of 2^{log}");
+            let (first, second) = plain.split_at(20);
+            let two = [with_window(first, 12), with_window(second, log)].concat();
+            assert_eq!(look(&two, 1 << 20), look(&two, 0), "two frames, 2^{log}");
+        }
+        for bytes in [whole, with_window(&plain, 17)] {
+            for at in 0..bytes.len() {
+                for flip in [0x55, 0x20, 0x08, 0xff] {
+                    let mut bytes = bytes.clone();
+                    bytes[at] ^= flip;
+                    assert_eq!(look(&bytes, 1 << 20), look(&bytes, 0), "byte {at}, {flip:x}");
+                }
+            }
         }
     }
 }

@@ -80,9 +80,10 @@ impl PublishedRows {
             schema_version: layout.schema_version,
             site: from.site,
         };
+        self.kept.take_if(|kept| kept.holds_for != holds_for);
         self.kept.take_if(|kept| {
             kept.take_collected(from.sent);
-            kept.holds_for != holds_for || !kept.holds(from) || kept.rows.count() > self.rows_max
+            !kept.holds(from) || kept.rows.count() > self.rows_max
         });
         let after = self.kept.as_ref().map_or(from.absorbed, |kept| kept.rows.upto());
         let unread = usize::try_from(from.sent - after).unwrap_or(usize::MAX);

@@ -9,7 +9,7 @@ use crate::wire::decode::{DecodeError, Result};
 use std::io::{self, BufReader, Read};
 use zstd::bulk::Decompressor;
 use zstd::stream::read::Decoder as Zstd;
-use zstd::zstd_safe::get_frame_content_size;
+use zstd::zstd_safe::{find_frame_compressed_size, get_frame_content_size};
 
 /// Window sizes beyond 8 MiB are refused: our own encoder uses less, and 2 GiB would be an attack.
 const WINDOW_LOG_MAX: u32 = 23;
@@ -56,6 +56,17 @@ fn damaged(error: io::Error) -> DecodeError {
     DecodeError::Damaged { what: "the compressed batch", reason: error.to_string() }
 }
 
+/// Returns the window that a frame asks for (RFC 8878, section 3.1.1.1); None if it is too short.
+fn window_bytes(packed: &[u8]) -> Option<u64> {
+    let [descriptor, window] = *packed.get(4..6)?.first_chunk()?;
+    if descriptor & 0x20 != 0 {
+        // A single segment: as much as its content.
+        return Some(0);
+    }
+    let base = 1 << (10 + (window >> 3));
+    Some(base + base / 8 * u64::from(window & 7))
+}
+
 /// Decompresses batches in one step, one after another, with one context.
 #[derive(Default)]
 pub struct Unpacker {
@@ -68,6 +79,12 @@ impl Unpacker {
     /// bytes. [`unpacking`] then reads it in pieces, or tells why not. The caller returns the
     /// buffer with [`Unpacker::put_back`].
     pub fn unpack(&mut self, packed: &[u8], most: usize) -> Option<Vec<u8>> {
+        // In one step a window costs nothing, but whether there is room for that must not decide
+        // which frames are refused.
+        let is_alone = find_frame_compressed_size(packed).ok()? == packed.len();
+        if !is_alone || window_bytes(packed)? > 1 << WINDOW_LOG_MAX {
+            return None;
+        }
         let announced = get_frame_content_size(packed).ok()?;
         let bytes = match announced.map(usize::try_from) {
             Some(Ok(bytes)) if bytes <= most => bytes,

@@ -55,6 +55,7 @@ mod snapshot_query;
 mod snapshots;
 mod stores;
 mod unique_clashes;
+mod versions;
 
 #[test]
 fn no_file_is_left_out() {
