@@ -223,6 +223,25 @@ fn one_batch_is_in_flight_and_the_next_stands_behind_it() {
     assert_eq!(node.0.stats.batches_published, 2);
 }
 
+/// A row that changed again after the end of a cut batch is not in it (simulation, seed 30688).
+#[test]
+fn a_cut_batch_does_not_say_how_far_the_log_is_published() {
+    let mut config = NodeConfig::for_tests(1);
+    config.limits.batch_entries_max = 1;
+    let mut node = Node::with(config);
+    node.write();
+    node.write();
+    node.all([CONNECTED, hold(1, 1), go(1)]);
+    node.found(None);
+    let mut marked = Vec::new();
+    while node.step(0) == Step::Worked {
+        let sent = node.sent();
+        marked.push(sent.headers.log.is_some());
+        node.reply(sent.ticket, published(marked.len() as u64)).unwrap();
+    }
+    assert_eq!(marked, [false, true]);
+}
+
 #[test]
 fn each_part_stands_behind_the_one_before() {
     let mut config = NodeConfig::for_tests(1);
