@@ -24,6 +24,8 @@ pub struct Table {
     pub since: i64,
     /// A migration rebuilds it.
     pub rebuilt: bool,
+    /// A migration drops it and creates it with other rows.
+    pub dropped: bool,
     /// Its name once a migration has renamed it.
     pub renamed: Option<&'static str>,
 }
@@ -56,6 +58,7 @@ pub const TABLES: &[Table] = &[
         unique: false,
         since: 0,
         rebuilt: false,
+        dropped: false,
         renamed: None,
     },
     Table {
@@ -66,6 +69,7 @@ pub const TABLES: &[Table] = &[
         unique: false,
         since: 0,
         rebuilt: true,
+        dropped: false,
         renamed: Some("edge"),
     },
     Table {
@@ -76,6 +80,7 @@ pub const TABLES: &[Table] = &[
         unique: false,
         since: 0,
         rebuilt: true,
+        dropped: false,
         renamed: None,
     },
     Table {
@@ -86,6 +91,7 @@ pub const TABLES: &[Table] = &[
         unique: false,
         since: 2,
         rebuilt: true,
+        dropped: true,
         renamed: None,
     },
     Table {
@@ -96,6 +102,7 @@ pub const TABLES: &[Table] = &[
         unique: true,
         since: 0,
         rebuilt: true,
+        dropped: false,
         renamed: None,
     },
 ];
@@ -188,6 +195,27 @@ pub fn migrate(db: &Connection) -> rusqlite::Result<Option<i64>> {
     };
     db.execute_batch(&format!("BEGIN IMMEDIATE; {sql}; {note}; COMMIT"))?;
     Ok(Some(level))
+}
+
+/// Notes the next migration as run without running it, and returns its level.
+///
+/// # Errors
+/// SQLite's error.
+pub fn note_migration(db: &Connection) -> rusqlite::Result<i64> {
+    let level = level(db)? + 1;
+    db.execute("INSERT INTO level VALUES (?)", [level])?;
+    Ok(level)
+}
+
+/// Returns whether a statement does not fit the schema.
+#[must_use]
+pub fn is_of_schema(error: &rusqlite::Error) -> bool {
+    let (rusqlite::Error::SqliteFailure(code, _)
+    | rusqlite::Error::SqlInputError { error: code, .. }) = error
+    else {
+        return false;
+    };
+    code.code == rusqlite::ErrorCode::Unknown
 }
 
 /// Returns whether the sidecar has installed the triggers of the table `note`.

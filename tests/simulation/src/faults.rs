@@ -270,14 +270,9 @@ impl World<'_> {
     }
 
     fn migrate(&mut self, n: usize) -> Result<bool, String> {
-        let app = &self.nodes[n].app;
-        let level = match application::migrate(app) {
-            // Transactions in pieces, and rows that are republished, are not whole at every moment:
-            // the change can be there before its row in the bookkeeping.
-            Err(_) if self.plan.schema_mode != SchemaMode::Off && self.is_torn() => {
-                if !app.is_autocommit() {
-                    app.execute_batch("ROLLBACK").map_err(sql)?;
-                }
+        let level = match application::migrate(&self.nodes[n].app) {
+            Err(error) if self.meets_part_of_migration(&error) => {
+                self.fails_at_schema(n, &error)?;
                 return Ok(false);
             }
             level => level.map_err(sql)?,
@@ -296,8 +291,26 @@ impl World<'_> {
         Ok(true)
     }
 
-    fn is_torn(&self) -> bool {
-        self.plan.splits || self.plan.broker_loses()
+    /// Whether an error of the application comes from a migration of which only a part has come.
+    /// Transactions in pieces, and rows that are republished, are not whole at every moment: the
+    /// change can be there before its row in the bookkeeping.
+    pub(crate) fn meets_part_of_migration(&self, error: &rusqlite::Error) -> bool {
+        let is_torn = self.plan.splits || self.plan.broker_loses();
+        is_torn && self.plan.schema_mode != SchemaMode::Off && application::is_of_schema(error)
+    }
+
+    /// The application rolls back.
+    pub(crate) fn fails_at_schema(
+        &mut self,
+        n: usize,
+        error: &rusqlite::Error,
+    ) -> Result<(), String> {
+        let app = &self.nodes[n].app;
+        if !app.is_autocommit() {
+            app.execute_batch("ROLLBACK").map_err(sql)?;
+        }
+        self.say(|| format!("node {n}: the application meets a part of a migration: {error}"));
+        Ok(())
     }
 
     /// At the end all nodes migrate to the highest schema that any node had. A power cut may have
@@ -306,6 +319,20 @@ impl World<'_> {
         let most = self.level_max;
         for n in 0..self.nodes.len() {
             while application::level(&self.nodes[n].app).map_err(sql)? < most && self.migrate(n)? {}
+        }
+        Ok(())
+    }
+
+    /// An origin is held until a migration runs here, and that fails, because its change has come
+    /// without its row in the bookkeeping: a person notes it as run, as migration tools allow.
+    pub(crate) fn note_migrations_of_held(&mut self) -> Result<(), String> {
+        for n in 0..self.nodes.len() {
+            let is_behind = application::level(&self.nodes[n].app).map_err(sql)? < self.level_max;
+            if is_behind && self.is_holding(n) && !self.migrate(n)? {
+                let level = application::note_migration(&self.nodes[n].app).map_err(sql)?;
+                self.say(|| format!("node {n}: a person notes level {level} as reached"));
+                self.nodes[n].wake();
+            }
         }
         Ok(())
     }

@@ -189,8 +189,12 @@ impl<'p> World<'p> {
         let tag = format!("n{n}t{}", self.transactions_tried);
         // The application reads the node's clock.
         self.nodes[n].clock.now(self.true_ms);
-        let said = application::transaction(&self.nodes[n].app, &self.plan.work, rng, &tag)
-            .map_err(sql)?;
+        let said = match application::transaction(&self.nodes[n].app, &self.plan.work, rng, &tag) {
+            Err(error) if self.meets_part_of_migration(&error) => {
+                return self.fails_at_schema(n, &error);
+            }
+            said => said.map_err(sql)?,
+        };
         self.say(|| format!("node {n}: application:{said}"));
         self.oracle.committed(n, &self.nodes[n].app)?;
         self.check_pairs(n)?;
@@ -402,6 +406,7 @@ impl<'p> World<'p> {
                     moved |= self.exhaust(n, &mut rng)?;
                 }
             }
+            self.note_migrations_of_held()?;
             rested = if self.is_at_rest() { rested + 1 } else { 0 };
             // The world must also be at rest after some time, when the work that is due by time
             // alone is done.
@@ -445,6 +450,11 @@ impl<'p> World<'p> {
         self.unrest().is_empty()
     }
 
+    pub(crate) fn is_holding(&self, n: usize) -> bool {
+        let process = self.nodes[n].process.as_ref();
+        process.is_some_and(|p| p.inbound.streams().any(|(_, s)| !s.held.is_empty()))
+    }
+
     fn unrest(&self) -> String {
         let mut why = String::new();
         for (n, node) in self.nodes.iter().enumerate() {
@@ -458,7 +468,7 @@ impl<'p> World<'p> {
                 (!p.inbound.is_joined(), "not joined"),
                 (!p.inbound.open_gaps().is_empty(), "gaps open"),
                 // All schemas are equal by then.
-                (p.inbound.streams().any(|(_, s)| !s.held.is_empty()), "an origin held"),
+                (self.is_holding(n), "an origin held"),
             ] {
                 if is {
                     why.push_str(&format!(" node {n} {what};"));
