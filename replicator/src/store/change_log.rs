@@ -9,7 +9,10 @@ use crate::db::ids::version_from;
 use crate::db::sql::{key_columns, rename_alone};
 use crate::model::batch::{LogMark, Value};
 use crate::model::ids::Version;
-use rusqlite::{Connection, OptionalExtension, Row, params_from_iter, types::ValueRef};
+use rusqlite::{
+    Connection, OptionalExtension, Row, params_from_iter,
+    types::{FromSql, FromSqlResult, ValueRef},
+};
 use std::ops::Range;
 use xxhash_rust::xxh3::Xxh3Default;
 
@@ -46,6 +49,23 @@ pub struct LogEntry<'a> {
     /// The version before the change, if absorb has stored it.
     pub previous: Option<Version>,
     row: &'a Row<'a>,
+}
+
+/// The `time` of an entry in unix milliseconds, as an SQL expression; see [`TimeMs`].
+const TIME_MS: &str = "CASE typeof(time) WHEN 'real' THEN CAST(time * 86400000 - \
+                       210866759999999.5 AS INTEGER) ELSE time END";
+
+/// The `time` of an entry in unix milliseconds. A trigger writes a Julian day as a float, which
+/// tells milliseconds apart.
+struct TimeMs(i64);
+
+impl FromSql for TimeMs {
+    fn column_result(time: ValueRef<'_>) -> FromSqlResult<Self> {
+        Ok(Self(match time {
+            ValueRef::Real(days) => (days * 86_400_000.0 - 210_866_760_000_000.0).round() as i64,
+            ms => ms.as_i64()?,
+        }))
+    }
 }
 
 /// The number of columns before the key in the SELECT of [`for_each`].
@@ -92,7 +112,7 @@ pub fn for_each(
         };
         visit(&LogEntry {
             id: row.get(0)?,
-            time_ms: row.get(1)?,
+            time_ms: row.get::<_, TimeMs>(1)?.0,
             table_id: row.get(2)?,
             kind: row.get(3)?,
             previous: if is_kept { Some(version_from(row, 4)?) } else { None },
@@ -188,7 +208,7 @@ fn read_mark(db: &Connection, sql: &str, id: &[i64]) -> Result<Option<LogMark>, 
 /// SQLite's error.
 pub fn lowest_ms(db: &Connection, after: i64, upto: i64) -> Result<Option<i64>, DatabaseError> {
     let mut read = db.prepare_cached(&format!(
-        "SELECT min(CASE WHEN kind = {KIND_PUBLISH} THEN 0 ELSE time END) FROM \
+        "SELECT min(CASE WHEN kind = {KIND_PUBLISH} THEN 0 ELSE {TIME_MS} END) FROM \
         main.__harmonylite__change_log WHERE id > ?1 AND id <= ?2"
     ))?;
     Ok(read.query_row([after, upto], |r| r.get(0))?)
@@ -202,8 +222,8 @@ pub fn lowest_ms(db: &Connection, after: i64, upto: i64) -> Result<Option<i64>, 
 pub fn unpublished_since(db: &Connection) -> Result<Option<i64>, DatabaseError> {
     let published = meta::get(db, meta::PUBLISHED)?.unwrap_or(0);
     let mut read = db.prepare_cached(&format!(
-        "SELECT min(time) FROM main.__harmonylite__change_log WHERE id > ?1 AND time > 0 AND kind \
-        <> {KIND_PUBLISH}"
+        "SELECT min({TIME_MS}) FROM main.__harmonylite__change_log WHERE id > ?1 AND time > 0 AND \
+        kind <> {KIND_PUBLISH}"
     ))?;
     Ok(read.query_row([published], |r| r.get(0))?)
 }
@@ -293,8 +313,10 @@ pub fn restamp(
     now_ms: i64,
 ) -> Result<usize, DatabaseError> {
     Ok(db.execute(
-        "UPDATE main.__harmonylite__change_log SET time = ?1 WHERE id > ?2 AND kind <> ?3 AND \
-        time >= ?4 AND time < ?5",
+        &format!(
+            "UPDATE main.__harmonylite__change_log SET time = ?1 WHERE id > ?2 AND kind <> ?3 AND \
+            {TIME_MS} >= ?4 AND {TIME_MS} < ?5"
+        ),
         (now_ms, after, KIND_PUBLISH, times_ms.start, times_ms.end),
     )?)
 }
@@ -314,10 +336,10 @@ pub struct Pending {
 /// # Errors
 /// SQLite's error.
 pub fn pending(db: &Connection, published: i64) -> Result<Pending, DatabaseError> {
-    let mut read = db.prepare_cached(
-        "SELECT count(*), coalesce(min(CASE WHEN time > 0 THEN time END), 0) FROM \
-        main.__harmonylite__change_log WHERE id > ?1",
-    )?;
+    let mut read = db.prepare_cached(&format!(
+        "SELECT count(*), coalesce(min(CASE WHEN time > 0 THEN {TIME_MS} END), 0) FROM \
+        main.__harmonylite__change_log WHERE id > ?1"
+    ))?;
     Ok(read.query_row([published], |r| {
         Ok(Pending { entries: r.get::<_, i64>(0)?.cast_unsigned(), oldest_ms: r.get(1)? })
     })?)
@@ -389,16 +411,16 @@ pub fn log_rows(
     Ok(insert.execute(params_from_iter(values))?)
 }
 
-/// Gives the log of an earlier version the defaults that triggers leave out: the time, and the kind
-/// [`KIND_CHANGED`]. The copy holds the write lock for two to three seconds for each million
-/// entries that are not published, once.
+/// Gives the log of an earlier version the defaults that triggers leave out: the time, as triggers
+/// get it quickest, and the kind [`KIND_CHANGED`]. The copy holds the write lock
+/// for two to three seconds for each million entries that are not published, once.
 ///
 /// # Errors
 /// SQLite's error.
 pub fn give_defaults(db: &Connection) -> Result<(), DatabaseError> {
     let has_them: bool = db.query_row(
-        "SELECT count(dflt_value) = 2 FROM pragma_table_info('__harmonylite__change_log', 'main') \
-        WHERE name IN ('time', 'kind')",
+        "SELECT count(*) = 1 FROM pragma_table_info('__harmonylite__change_log', 'main') WHERE \
+        name = 'time' AND dflt_value = 'julianday()'",
         [],
         |r| r.get(0),
     )?;

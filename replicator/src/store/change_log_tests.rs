@@ -1,6 +1,7 @@
 use super::*;
 use crate::model::ids::{Hlc, Site};
 use crate::store::test_database;
+use rusqlite::functions::FunctionFlags;
 
 fn log(db: &Connection, id: i64, time_ms: i64, kind: i64) {
     db.execute(
@@ -204,17 +205,17 @@ fn the_numbers_continue_after_a_greater_one() {
     assert_eq!(end_mark(&db).unwrap(), mark(&db, 106).unwrap());
 }
 
-/// What an earlier version has logged is still there, and known by the same marks.
-#[test]
-fn the_log_of_an_earlier_version_gets_its_defaults() {
+/// What an earlier version has logged is still there, and known by the same marks. `time` and
+/// `kind` are how it declared these columns.
+fn a_log_gets_its_defaults(time: &str, kind: &str) {
     let db = test_database();
-    db.execute_batch(
+    db.execute_batch(&format!(
         "DROP TABLE __harmonylite__change_log; CREATE TABLE __harmonylite__change_log (id INTEGER \
-         PRIMARY KEY, time INTEGER NOT NULL, table_id INTEGER NOT NULL, kind INTEGER NOT NULL, \
-         prev_hlc INTEGER, prev_site INTEGER, key0, key1); CREATE TABLE t (a); CREATE TRIGGER \
-         former AFTER INSERT ON t BEGIN INSERT INTO __harmonylite__change_log (time, table_id, \
-         kind, key0) VALUES (5, 1, 0, NEW.a); END; INSERT INTO t VALUES (7), ('x')",
-    )
+         PRIMARY KEY, time {time}, table_id INTEGER NOT NULL, kind {kind}, prev_hlc INTEGER, \
+         prev_site INTEGER, key0, key1); CREATE TABLE t (a); CREATE TRIGGER former AFTER INSERT ON \
+         t BEGIN INSERT INTO __harmonylite__change_log (time, table_id, kind, key0) VALUES (5, 1, \
+         0, NEW.a); END; INSERT INTO t VALUES (7), ('x')",
+    ))
     .unwrap();
     log(&db, 9, 6, KIND_DISPLACED);
     let before = end_mark(&db).unwrap();
@@ -230,13 +231,23 @@ fn the_log_of_an_earlier_version_gets_its_defaults() {
     .unwrap();
     let (former, own): (i64, i64) = db
         .query_row(
-            "SELECT sum(time = 5), sum(kind = 0 AND abs(time / 1000 - unixepoch()) < 5) FROM \
-             __harmonylite__change_log",
+            "SELECT sum(time = 5), sum(kind = 0 AND abs(julianday(time) - julianday()) < 0.001) \
+             FROM __harmonylite__change_log WHERE id <> 9",
             [],
             |r| Ok((r.get(0)?, r.get(1)?)),
         )
         .unwrap();
     assert_eq!((former, own), (3, 1));
+}
+
+#[test]
+fn the_log_of_an_earlier_version_gets_its_defaults() {
+    a_log_gets_its_defaults("INTEGER NOT NULL", "INTEGER NOT NULL");
+    a_log_gets_its_defaults(
+        "INTEGER NOT NULL DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000 + 0.5 AS \
+        INTEGER))",
+        "INTEGER NOT NULL DEFAULT 0",
+    );
 }
 
 #[test]
@@ -252,4 +263,51 @@ fn people_see_what_is_pending() {
         })
         .unwrap();
     assert_eq!(seen, ("item".into(), "1970-01-01 00:00:02".into(), 20));
+}
+
+/// Triggers leave the time to the default, a Julian day. It is the time of the machine, to the
+/// millisecond, by whatever way it is read.
+#[test]
+fn the_time_of_a_trigger_is_read_in_milliseconds() {
+    let db = test_database();
+    for ms in [0, 1, 999, 1_700_000_000_000, 1_796_046_100_649, 253_402_300_799_999] {
+        db.execute_batch("DELETE FROM __harmonylite__change_log").unwrap();
+        db.create_scalar_function("julianday", 0, FunctionFlags::SQLITE_UTF8, move |_| {
+            Ok((ms as f64 + 210_866_760_000_000.0) / 86_400_000.0) // as SQLite computes it
+        })
+        .unwrap();
+        db.execute("INSERT INTO __harmonylite__change_log (table_id, key0) VALUES (1, 1)", [])
+            .unwrap();
+        let mut read = None;
+        for_each(&db, 1, 0, i64::MAX, |entry| {
+            read = Some(entry.time_ms);
+            Ok(())
+        })
+        .unwrap();
+        let by_sql = lowest_ms(&db, 0, i64::MAX).unwrap();
+        assert_eq!((read, by_sql), (Some(ms), Some(ms)));
+        assert_eq!(unpublished_since(&db).unwrap(), Some(ms));
+        assert_eq!(pending(&db, 0).unwrap().oldest_ms, ms);
+        assert_eq!(restamp(&db, 0, ms + 1..i64::MAX, 5).unwrap(), 0);
+        assert_eq!(restamp(&db, 0, ms..ms + 1, 5).unwrap(), 1);
+        let sql = "SELECT time FROM __harmonylite__change_log";
+        assert_eq!(db.query_row(sql, [], |r| r.get(0)), Ok(5));
+    }
+}
+
+/// The function of SQLite itself.
+#[test]
+fn the_default_time_is_now() {
+    let db = test_database();
+    let now = || -> i64 {
+        let sql = "SELECT CAST((julianday('now') - 2440587.5) * 86400000 + 0.5 AS INTEGER)";
+        db.query_row(sql, [], |r| r.get(0)).unwrap()
+    };
+    let before = now();
+    db.execute("INSERT INTO __harmonylite__change_log (table_id, key0) VALUES (1, 1)", []).unwrap();
+    let logged = lowest_ms(&db, 0, 1).unwrap().unwrap();
+    assert!((before..=now()).contains(&logged), "{before} {logged}");
+    let shown: String =
+        db.query_row("SELECT changed_at FROM __harmonylite__pending", [], |r| r.get(0)).unwrap();
+    assert!(shown.starts_with("20"), "{shown}");
 }

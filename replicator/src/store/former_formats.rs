@@ -25,6 +25,10 @@ pub(super) fn bring_up(db: &Connection, found: i64) -> Result<(), DatabaseError>
             pack_keys(db, &name, &sql)?;
         }
     }
+    if found < 4 {
+        // It knows no Julian days; the present one is created with what else is missing.
+        db.execute_batch("DROP VIEW IF EXISTS main.__harmonylite__pending")?;
+    }
     Ok(())
 }
 

@@ -38,12 +38,14 @@ CREATE TABLE IF NOT EXISTS main.__harmonylite__unmade (
 );
 CREATE TABLE IF NOT EXISTS main.__harmonylite__change_log (
   id INTEGER PRIMARY KEY,
-  -- Unix milliseconds, in SQL that SQLite 3.24 supports and that works with trusted_schema off.
-  time INTEGER NOT NULL DEFAULT (CAST((julianday('now') - 2440587.5) * 86400000 + 0.5 AS INTEGER)),
-  table_id INTEGER NOT NULL,
-  kind INTEGER NOT NULL DEFAULT 0,
-  prev_hlc INTEGER,
-  prev_site INTEGER,
+  -- A Julian day (REAL) if a trigger wrote it, in SQL that SQLite 3.24 supports and that works with
+  -- trusted_schema off; unix milliseconds (INTEGER) otherwise. The application pays for each step
+  -- of its triggers: so no conversion here, no types, and no NOT NULL.
+  time DEFAULT (julianday()),
+  table_id,
+  kind DEFAULT 0,
+  prev_hlc,
+  prev_site,
   key0
 );
 CREATE TABLE IF NOT EXISTS main.__harmonylite__id_range (
@@ -118,6 +120,7 @@ CREATE TABLE IF NOT EXISTS main.__harmonylite__quarantine (
 CREATE UNIQUE INDEX IF NOT EXISTS main.__harmonylite__conflict_once
   ON __harmonylite__conflict (table_name, key, loser_hlc, loser_site);
 CREATE VIEW IF NOT EXISTS main.__harmonylite__pending AS
-  SELECT t.name AS table_name, datetime(l.time / 1000.0, 'unixepoch') AS changed_at, l.*
+  SELECT t.name AS table_name, CASE typeof(l.time) WHEN 'real' THEN datetime(l.time)
+    ELSE datetime(l.time / 1000.0, 'unixepoch') END AS changed_at, l.*
   FROM __harmonylite__change_log AS l LEFT JOIN __harmonylite__table AS t ON t.id = l.table_id
   WHERE l.id > coalesce((SELECT value FROM __harmonylite__meta WHERE key = 'published'), 0);

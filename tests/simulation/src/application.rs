@@ -265,7 +265,7 @@ pub fn mark_column(db: &Connection) -> rusqlite::Result<&'static str> {
 /// # Errors
 /// SQLite's error.
 pub fn use_clock(db: &Connection, shown: Arc<AtomicI64>) -> rusqlite::Result<()> {
-    db.create_scalar_function("julianday", 1, FunctionFlags::SQLITE_UTF8, move |_| {
+    db.create_scalar_function("julianday", 0, FunctionFlags::SQLITE_UTF8, move |_| {
         Ok(shown.load(Ordering::Relaxed) as f64 / 86_400_000.0 + 2_440_587.5)
     })
 }

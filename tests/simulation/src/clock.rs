@@ -32,7 +32,7 @@ impl NodeClock {
         Now { unix_ms, mono_ms: passed.max(0).cast_unsigned() }
     }
 
-    /// Returns the cell for the application's `julianday('now')`.
+    /// Returns the cell for the application's `julianday()`.
     pub fn shown(&self) -> Arc<AtomicI64> {
         Arc::clone(&self.shown)
     }

@@ -4,6 +4,7 @@
 use crate::application::{TABLES, Table, canonical, mark_column, row_expression};
 use crate::stored_versions::{Version, condition, exists, stored_version, versions};
 use harmonylite::model::batch::Value;
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -167,7 +168,11 @@ impl Oracle {
             let key: Vec<Value> = (0..TABLES[t].key.len())
                 .map(|i| r.get_ref(4 + i).map(Value::from))
                 .collect::<rusqlite::Result<_>>()?;
-            let entry = Entry { id: r.get(0)?, time: r.get(1)?, kind: r.get(2)?, key };
+            let time = match r.get_ref(1)? {
+                ValueRef::Real(days) => ((days - 2_440_587.5) * 86_400_000.0).round() as i64,
+                ms => ms.as_i64()?,
+            };
+            let entry = Entry { id: r.get(0)?, time, kind: r.get(2)?, key };
             if entry.id > absorbed && entry.kind != 2 {
                 by_key.entry((t, canonical(&TABLES[t], &entry.key))).or_default().push(entry);
             }

@@ -203,8 +203,9 @@ impl Call {
         let bell = self.bell();
         let (published, _) = self.published(bell.as_ref(), self.site()?)?;
         let sql = format!(
-            "SELECT time FROM main.__harmonylite__change_log WHERE id > {published} ORDER BY id \
-            LIMIT 1\0"
+            "SELECT CASE typeof(time) WHEN 'real' THEN CAST(time * 86400000 - 210866759999999.5 AS \
+            INTEGER) ELSE time END FROM main.__harmonylite__change_log WHERE id > {published} \
+            ORDER BY id LIMIT 1\0"
         );
         let sql = CStr::from_bytes_with_nul(sql.as_bytes()).map_err(|_| Refused(ERROR))?;
         let now_ms = (futex::now_ns() / 1_000_000).cast_signed();
