@@ -90,8 +90,9 @@ impl DatabaseError {
     }
 }
 
-fn open(path: &Path, flags: OpenFlags) -> Result<Connection, DatabaseError> {
-    let db = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+const FLAGS: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
+
+fn prepare(db: Connection) -> Result<Connection, DatabaseError> {
     db.set_prepared_statement_cache_capacity(1024);
     db.execute_batch(
         "PRAGMA cache_size = -8192; PRAGMA foreign_keys = OFF; PRAGMA trusted_schema \
@@ -100,14 +101,16 @@ fn open(path: &Path, flags: OpenFlags) -> Result<Connection, DatabaseError> {
     Ok(db)
 }
 
-/// Opens the writing connection. Only TEMP triggers fire on it; foreign keys and CHECKs do not
-/// apply.
+/// Opens the writing connection, which writes to the WAL in runs. Only TEMP triggers fire on it;
+/// foreign keys and CHECKs do not apply.
 ///
 /// # Errors
 /// [`DatabaseError::Encoding`] for a database in UTF-16; [`DatabaseError::NotWal`] if another
 /// journal mode is in force and cannot be changed; what SQLite says otherwise.
 pub fn open_writer(path: &Path) -> Result<Connection, DatabaseError> {
-    let db = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    harmonylite_vfs::register_gathering()?;
+    let vfs = harmonylite_vfs::GATHERING_VFS_NAME;
+    let db = prepare(Connection::open_with_flags_and_vfs(path, FLAGS, vfs)?)?;
     let encoding: String = db.query_row("PRAGMA encoding", [], |r| r.get(0))?;
     if encoding != "UTF-8" {
         return Err(DatabaseError::Encoding { path: path.to_owned(), found: encoding });
@@ -145,7 +148,7 @@ pub fn prepare_writer(db: &Connection) -> Result<(), DatabaseError> {
 /// SQLite's error.
 pub fn open_reader(path: &Path) -> Result<Connection, DatabaseError> {
     // Not read-only: a read-only connection cannot recover a WAL that a crashed writer left.
-    let db = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let db = prepare(Connection::open_with_flags(path, FLAGS)?)?;
     db.execute_batch("PRAGMA query_only = ON;")?;
     Ok(db)
 }

@@ -13,10 +13,13 @@ pub const MISUSE: c_int = 21;
 pub const ROW: c_int = 100;
 pub const OK_LOAD_PERMANENTLY: c_int = 256;
 pub const OPEN_MAIN_DB: c_int = 0x100;
+pub const OPEN_WAL: c_int = 0x8_0000;
 pub const LOCK_SHARED: c_int = 1;
 pub const SHM_UNLOCK: c_int = 1;
 pub const SHM_LOCK: c_int = 2;
 pub const SHM_EXCLUSIVE: c_int = 8;
+/// The slot of the WAL write lock, of `wal.c`.
+pub const WAL_WRITE_LOCK: c_int = 0;
 pub const FCNTL_FILE_POINTER: c_int = 7;
 pub const FCNTL_VFSNAME: c_int = 12;
 pub const FCNTL_COMMIT_PHASETWO: c_int = 22;

@@ -6,20 +6,24 @@
 //!
 //! In the order of the data flow: [`shim`] sees a commit become visible and rings; [`bell`] is the
 //! shared file between the applications and the sidecar; [`walindex`] says what was committed;
-//! [`functions`] let an application ask how far its own changes have come.
+//! [`functions`] let an application ask how far its own changes have come. [`gather`] is a VFS of
+//! its own, for the sidecar's writing connection.
 
 pub mod abi;
 pub mod bell;
 pub mod functions;
 mod futex;
+pub mod gather;
 pub mod layout;
 mod map;
 mod ringer;
 pub mod shim;
+mod vfs;
 mod wake;
 pub mod walindex;
 
-pub use shim::{Host, VFS_NAME, register};
+pub use shim::{VFS_NAME, register};
+pub use vfs::Host;
 
 /// What `harmonylite_vfs_version()` says.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -66,6 +66,7 @@ unsafe fn host(api: Api) -> Option<Host> {
             vfs_register: take!(api, VFS_REGISTER),
             malloc: take!(api, MALLOC),
             free: take!(api, FREE),
+            database_file_object: None,
         })
     }
 }

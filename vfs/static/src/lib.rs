@@ -25,6 +25,9 @@ pub use harmonylite_vfs_core::{VERSION, bell};
 /// The name for `file:app.db?vfs=harmonylite` and [`Connection::open_with_flags_and_vfs`].
 pub const VFS_NAME: &str = "harmonylite";
 
+/// The name of the VFS of the sidecar's writing connection ([`harmonylite_vfs_core::gather`]).
+pub const GATHERING_VFS_NAME: &str = "harmonylite-gathering";
+
 fn host() -> Host {
     // SAFETY: the same functions; only the names of the structures differ (vfs/static/tests/abi.rs
     // compares their layouts).
@@ -34,6 +37,9 @@ fn host() -> Host {
             vfs_register: transmute::<*const (), _>(ffi::sqlite3_vfs_register as *const ()),
             malloc: transmute::<*const (), _>(ffi::sqlite3_malloc as *const ()),
             free: transmute::<*const (), _>(ffi::sqlite3_free as *const ()),
+            database_file_object: Some(transmute::<*const (), _>(
+                ffi::sqlite3_database_file_object as *const (),
+            )),
         }
     }
 }
@@ -94,6 +100,16 @@ pub fn register_default() -> rusqlite::Result<()> {
     start()?;
     // SAFETY: as in register.
     unsafe { harmonylite_vfs_core::register(host(), true) }.map_err(error)
+}
+
+/// Registers the VFS `harmonylite-gathering` in this process. Again is nothing.
+///
+/// # Errors
+/// SQLite has no VFS to build on.
+pub fn register_gathering() -> rusqlite::Result<()> {
+    start()?;
+    // SAFETY: as in register.
+    unsafe { harmonylite_vfs_core::gather::register(host()) }.map_err(error)
 }
 
 fn start() -> rusqlite::Result<()> {

@@ -110,6 +110,7 @@ fn constants_are_as_in_the_header() {
         ("SQLITE_ROW", abi::ROW),
         ("SQLITE_OK_LOAD_PERMANENTLY", abi::OK_LOAD_PERMANENTLY),
         ("SQLITE_OPEN_MAIN_DB", abi::OPEN_MAIN_DB),
+        ("SQLITE_OPEN_WAL", abi::OPEN_WAL),
         ("SQLITE_LOCK_SHARED", abi::LOCK_SHARED),
         ("SQLITE_SHM_UNLOCK", abi::SHM_UNLOCK),
         ("SQLITE_SHM_LOCK", abi::SHM_LOCK),

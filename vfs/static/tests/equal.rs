@@ -1,4 +1,4 @@
-//! Goal: through the VFS, SQLite answers and writes exactly what it does without. Method: the same
+//! Goal: through each VFS, SQLite answers and writes exactly what it does without. Method: the same
 //! random workload on two databases, one of them through the VFS; every answer (errors included)
 //! and, in the end, every byte of the file is compared. A failing seed is printed:
 //! `HARMONYLITE_SEED=n cargo test -p harmonylite-vfs --test equal`.
@@ -110,11 +110,12 @@ fn answer(db: &Connection, sql: &str) -> Result<Vec<Vec<Value>>, String> {
     Ok(all)
 }
 
-fn compare(seed: u64) {
+fn compare(seed: u64, vfs: &str) {
     // In memory if possible: the workload syncs thousands of times.
     let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let paths = ["with.db", "without.db"].map(|name| directory.path().join(name));
     harmonylite_vfs::register().unwrap();
+    harmonylite_vfs::register_gathering().unwrap();
     let _bell = harmonylite_vfs::bell::Bell::open_or_create(&paths[0]).unwrap();
     let mut random = Random(seed);
     let setup = format!(
@@ -125,7 +126,7 @@ fn compare(seed: u64) {
         random.one_of(&["512", "1024", "4096", "65536"]),
         random.one_of(&["NONE", "FULL", "INCREMENTAL"])
     );
-    let open_both = || vec![open(&paths[0], "harmonylite"), open(&paths[1], "unix")];
+    let open_both = || vec![open(&paths[0], vfs), open(&paths[1], "unix")];
     let mut dbs = open_both();
     for db in &dbs {
         db.execute_batch(&setup).unwrap();
@@ -155,13 +156,22 @@ fn compare(seed: u64) {
     }
 }
 
-#[test]
-fn the_same_answers_and_the_same_file() {
+fn compare_all(vfs: &str) {
     if let Ok(seed) = std::env::var("HARMONYLITE_SEED") {
-        return compare(seed.parse().unwrap());
+        return compare(seed.parse().unwrap(), vfs);
     }
     let seeds: u64 = std::env::var("HARMONYLITE_SEEDS").map_or(30, |n| n.parse().unwrap());
     for seed in 0..seeds {
-        compare(seed);
+        compare(seed, vfs);
     }
+}
+
+#[test]
+fn the_same_answers_and_the_same_file() {
+    compare_all(harmonylite_vfs::VFS_NAME);
+}
+
+#[test]
+fn the_same_answers_and_the_same_file_where_frames_are_gathered() {
+    compare_all(harmonylite_vfs::GATHERING_VFS_NAME);
 }

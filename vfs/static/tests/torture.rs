@@ -1,8 +1,9 @@
 //! Goal: processes with the VFS and without it share one database, under constant checkpoints of
 //! all kinds and SIGKILL, and not one acknowledged row is lost, not one is there twice, and the
 //! file is sound. Method: writers with the VFS (this test, started again) of which some are killed;
-//! a plain writer in Python, one through the sqlite3 shell; a checkpointer; a sidecar that waits on
-//! the bell and reads. A writer says each row's number after its commit.
+//! writers as the sidecar's, which gather frames and often roll back; a plain writer in Python, one
+//! through the sqlite3 shell; a checkpointer; a sidecar that waits on the bell and reads. A writer
+//! says each row's number after its commit.
 //! `HARMONYLITE_TORTURE_ROUNDS` and `_ROWS` make it longer (`make torture`).
 
 #![allow(clippy::unwrap_used, missing_docs)] // a test may
@@ -19,16 +20,38 @@ fn number(name: &str, otherwise: i64) -> i64 {
     std::env::var(name).map_or(otherwise, |n| n.parse().unwrap())
 }
 
+/// The number of the first writer that gathers frames.
+const GATHERING: i64 = 20;
+
+fn open_gathering(path: &str) -> Connection {
+    harmonylite_vfs::register_gathering().unwrap();
+    let flags = rusqlite::OpenFlags::default();
+    let vfs = harmonylite_vfs::GATHERING_VFS_NAME;
+    let db = Connection::open_with_flags_and_vfs(path, flags, vfs).unwrap();
+    db.execute_batch("PRAGMA cache_size = 5").unwrap();
+    db
+}
+
 /// Not a test of its own: the writer that the torture starts.
 #[test]
 fn writer_with_the_vfs() {
     let Ok(path) = std::env::var("TORTURE_DATABASE") else { return };
     let (writer, rows) = (number("TORTURE_WRITER", 0), number("TORTURE_ROWS", 0));
-    let db = harmonylite_vfs::open(path).unwrap();
+    let gathers = writer >= GATHERING;
+    let db = if gathers { open_gathering(&path) } else { harmonylite_vfs::open(path).unwrap() };
     db.busy_timeout(Duration::from_secs(60)).unwrap();
     db.execute_batch("PRAGMA synchronous = NORMAL").unwrap();
     let mut out = std::io::stdout().lock();
     for i in 0..rows {
+        if gathers {
+            // More than the cache holds: some pages leave it for the WAL.
+            db.execute_batch(
+                "BEGIN IMMEDIATE; INSERT INTO t SELECT -1, value, randomblob(3000) FROM (WITH \
+                RECURSIVE n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n WHERE value < \
+                12) SELECT value FROM n); ROLLBACK",
+            )
+            .unwrap();
+        }
         db.execute("INSERT INTO t VALUES (?1, ?2, randomblob(?3))", [writer, i, i % 7 * 300])
             .unwrap();
         writeln!(out, "row {i}").unwrap();
@@ -145,8 +168,8 @@ fn round(round: i64, rows: i64) {
             wakes
         });
         let mut writers = Vec::new();
-        for writer in 0..4 {
-            // Two of four are killed, at another row each round.
+        for writer in (0..4).chain(GATHERING..GATHERING + 2) {
+            // Half of them are killed, at another row each round.
             let kill_after = (writer % 2 == 1).then(|| (round * 37 + writer * 11) % rows + 1);
             let child = start_writer(&path, writer, rows);
             writers.push(scope.spawn(move || (writer, listen(child, kill_after))));
