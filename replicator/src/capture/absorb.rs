@@ -66,7 +66,7 @@ pub fn absorb(
     let mut range = Range::default();
     let rewritten =
         if upto < end { rewritten_later(db, layout, &folded.rows, upto)? } else { HashSet::new() };
-    for row in folded.rows.iter() {
+    for row in folded.rows.iter_in_key_order() {
         let changed = folded.changes.last(row.at).or(row.if_gone.map(|_| upto));
         let Some(entry) = changed else { continue };
         folded.rows.key(row.at, &mut key);

@@ -134,6 +134,11 @@ impl FoldedRows {
         (0..self.len()).map(|at| self.get(at))
     }
 
+    /// Returns the rows in the order of their keys, see [`RowStates::in_key_order`].
+    pub fn iter_in_key_order(&self) -> impl Iterator<Item = FoldedRow<'_>> {
+        self.states.in_key_order().into_iter().map(|at| self.get(at as usize))
+    }
+
     /// Returns the rows to publish.
     pub fn published(&self) -> impl Iterator<Item = FoldedRow<'_>> {
         self.iter().filter(|row| row.publish)

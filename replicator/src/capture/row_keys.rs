@@ -18,6 +18,23 @@ pub enum Identity<'a> {
     Bytes(&'a [u8]),
 }
 
+impl Identity<'_> {
+    /// Returns a number that grows with the key, as far as the first 16 bytes of its first value
+    /// tell.
+    pub fn beginning(&self) -> u128 {
+        match self {
+            Self::Integer(key) => u128::from(key.cast_unsigned() ^ (1 << 63)) << 64,
+            Self::Bytes(canonical) => {
+                // A tag and the length come first.
+                let value = canonical.get(9..).unwrap_or(canonical);
+                let mut first = [0; 16];
+                first.iter_mut().zip(value).for_each(|(to, byte)| *to = *byte);
+                u128::from_be_bytes(first)
+            }
+        }
+    }
+}
+
 /// The keys. Each has its canonical bytes, and, if these do not give the key back
 /// (`COLLATE NOCASE`, 1.0 in a composite key), the bytes of the key as it was spelled.
 #[derive(Default)]

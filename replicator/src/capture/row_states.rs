@@ -212,6 +212,23 @@ impl RowStates {
         row.class = class;
     }
 
+    /// Returns the places of the rows in the order in which the trees of their tables hold them, as
+    /// far as the beginning of the key tells. Writing random keys in this order visits each page
+    /// once: absorbing UUIDs takes a seventh less time (docs/performance.md).
+    pub fn in_key_order(&self) -> Vec<u32> {
+        if let RowIndex::Ascending { .. } = self.index {
+            return (0..number_of(self.count())).collect();
+        }
+        let mut order: Vec<(u32, u128, u32)> = (0..self.count())
+            .map(|at| {
+                let (table, identity) = identity_of(&self.rows, &self.classes, &self.keys, at);
+                (table, identity.beginning(), number_of(at))
+            })
+            .collect();
+        order.sort_unstable();
+        order.into_iter().map(|(_, _, at)| at).collect()
+    }
+
     /// Returns the table of the row at this place.
     pub fn table(&self, at: usize) -> &Arc<TableLayout> {
         &self.tables[self.classes[self.rows[at].class as usize].table as usize]

@@ -55,6 +55,34 @@ fn two_spellings_of_a_key_are_one_row_and_tables_are_apart() {
     }
 }
 
+/// The table and the key of each row, in the order of the keys.
+fn in_key_order(states: &RowStates) -> Vec<(i64, String)> {
+    let mut key = Vec::new();
+    let rows = states.in_key_order().into_iter().map(|at| {
+        states.key(at as usize, &mut key);
+        let key = match &key[..] {
+            [Value::Integer(key)] => format!("{:020}", key + 1_000),
+            [Value::Text(key)] => String::from_utf8_lossy(key).into_owned(),
+            other => panic!("{other:?}"),
+        };
+        (states.table(at as usize).id, key)
+    });
+    rows.collect()
+}
+
+#[test]
+fn texts_are_visited_in_their_order() {
+    let layout = layout();
+    let table = layout.by_name("b").unwrap();
+    let mut states = RowStates::default();
+    for i in 0..300_u64 {
+        let random = i.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        states.place(table, &[text(&format!("{random:016x}-a"))]);
+    }
+    let visited = in_key_order(&states);
+    assert!(visited.len() == 300 && visited.is_sorted());
+}
+
 /// Whatever the order of the keys, each has one place, its own state and its own key.
 #[test]
 fn any_order_of_keys_finds_each_row() {
@@ -83,6 +111,11 @@ fn any_order_of_keys_finds_each_row() {
         }
         assert_eq!(states.count(), seen.len());
         let mut key = Vec::new();
+        let mut visited = in_key_order(&states);
+        assert!(visited.chunk_by(|a, b| a.0 == b.0).count() <= tables.len(), "table by table");
+        assert!(visited.chunk_by(|a, b| a.0 == b.0).all(|rows| rows.is_sorted()));
+        visited.dedup();
+        assert_eq!(visited.len(), seen.len(), "each row once");
         for ((table, i), at) in seen {
             states.key(at, &mut key);
             assert_eq!(
