@@ -10,6 +10,8 @@
 //!
 //! - With the page of a commit frame everything gathered is written before the method returns, so
 //!   with its error, and SQLite rolls back.
+//! - If an earlier write fails, SQLite takes for written what is lost. So nothing of this
+//!   transaction is written any more, and what is lost cannot be read: it can only roll back.
 //! - What SQLite reads back of the gathered bytes, sizes, syncs and truncations wait until they are
 //!   written.
 //! - What is still gathered when the write lock is given up is of a transaction that was rolled
@@ -70,6 +72,17 @@ struct Wal {
     next: i64,
     /// These were the header of a commit frame.
     commits: bool,
+    /// What could not be written of this transaction.
+    lost: Option<Lost>,
+}
+
+/// Bytes of a WAL that SQLite takes for written.
+#[derive(Clone, Copy)]
+struct Lost {
+    from: i64,
+    to: i64,
+    /// The parent's answer.
+    code: c_int,
 }
 
 /// Registers the VFS. A second time it changes nothing.
@@ -117,7 +130,8 @@ unsafe fn shim(instance: &Instance, name: *const c_char, file: *mut File, flags:
             ..methods
         };
         let gathered = Vec::new();
-        let wal = Wal { methods, parent, main, gathered, start: 0, next: 0, commits: false };
+        let (start, next, commits, lost) = (0, 0, false, None);
+        let wal = Wal { methods, parent, main, gathered, start, next, commits, lost };
         // SAFETY: the caller's promise; a Wal begins with its methods.
         unsafe { instance.place(file, wal) };
     }
@@ -159,6 +173,9 @@ impl Wal {
     /// # Safety
     /// `file` is this WAL's.
     unsafe fn flush(&mut self, file: *mut File) -> c_int {
+        if let Some(lost) = self.lost {
+            return lost.code;
+        }
         if self.gathered.is_empty() {
             return OK;
         }
@@ -168,9 +185,22 @@ impl Wal {
         let code = unsafe {
             (*self.parent).write.map_or(IOERR, |write| write(file, bytes, size, self.start))
         };
-        // After an error SQLite rolls back.
+        if code != OK {
+            self.lost = Some(Lost { from: self.start, to: self.end(), code });
+        }
         self.gathered.clear();
         code
+    }
+
+    /// Forgets what belongs to a transaction that was rolled back.
+    fn drop_gathered(&mut self) {
+        self.gathered.clear();
+        self.lost = None;
+    }
+
+    /// Behind what is gathered.
+    fn end(&self) -> i64 {
+        self.start.saturating_add_unsigned(self.gathered.len() as u64)
     }
 
     /// Takes bytes that follow the last ones. False if there is no memory for them.
@@ -187,10 +217,10 @@ impl Wal {
         true
     }
 
-    /// Whether so many bytes from there on are gathered, or some of them.
+    /// Whether so many bytes from there on are gathered or lost, or some of them.
     fn has(&self, size: c_int, at: i64) -> bool {
-        let end = self.start.saturating_add_unsigned(self.gathered.len() as u64);
-        !self.gathered.is_empty() && at < end && at.saturating_add(i64::from(size)) > self.start
+        let (from, to) = self.lost.map_or((self.start, self.end()), |lost| (lost.from, lost.to));
+        at < to && at.saturating_add(i64::from(size)) > from
     }
 }
 
@@ -206,7 +236,7 @@ unsafe extern "C" fn write(file: *mut File, data: *const c_void, size: c_int, at
     // SAFETY: SQLite's own arguments.
     let bytes = unsafe { std::slice::from_raw_parts(data.cast::<u8>(), len) };
     let follows = at == wal.next && len <= GATHERED_MAX;
-    if !follows || wal.gathered.len() + len > GATHERED_MAX {
+    if !follows || wal.gathered.len() + len > GATHERED_MAX || wal.lost.is_some() {
         // SAFETY: its own file.
         let code = unsafe { wal.flush(file) };
         if code != OK {
@@ -298,7 +328,7 @@ unsafe extern "C" fn shm_lock(file: *mut File, slot: c_int, count: c_int, flags:
         // While we still hold the lock. Nothing is left of a transaction that was committed.
         // SAFETY: null, or the open WAL.
         if let Some(wal) = unsafe { wal_of(main.wal) } {
-            wal.gathered.clear();
+            wal.drop_gathered();
         }
     }
     // SAFETY: the parent's own table and file, SQLite's arguments.
@@ -313,7 +343,7 @@ unsafe extern "C" fn shm_barrier(file: *mut File) {
     // SAFETY: null, or the open WAL.
     if let Some(wal) = unsafe { wal_of(main.wal) } {
         // SAFETY: its own file.
-        if unsafe { wal.flush(main.wal) } != OK {
+        if !wal.gathered.is_empty() && unsafe { wal.flush(main.wal) } != OK {
             std::process::abort();
         }
     }

@@ -1,15 +1,16 @@
 //! Goal: a WAL whose frames are gathered is to all others what it would be without. Method: one
 //! connection gathers, with a cache so small that its transactions spill; a plain one writes and
 //! reads between its transactions; they are compared with a model. The kernel's counters show that
-//! writes are gathered; a limit of the file's size makes them fail.
+//! writes are gathered; a disk that is full makes them fail.
 
 #![allow(clippy::unwrap_used, missing_docs)] // a test may
 
 use harmonylite_vfs::GATHERING_VFS_NAME;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::ffi::{c_int, c_void};
 use std::path::Path;
-use std::process::Command;
 
 fn open(path: &Path, vfs: &str) -> Connection {
     harmonylite_vfs::register_gathering().unwrap();
@@ -154,47 +155,111 @@ fn others_read_and_write_between_the_transactions() {
     (0..seeds).for_each(play);
 }
 
-/// Not a test of its own: what the next one starts, with a limit of the file's size.
-#[test]
-fn write_with_a_limit() {
-    let Ok(path) = std::env::var("GATHER_DATABASE") else { return };
-    let db = open(Path::new(&path), GATHERING_VFS_NAME);
-    db.execute_batch("PRAGMA wal_autocheckpoint = 0").unwrap();
-    // SAFETY: no other thread of this process handles signals; a limit of this process alone.
-    let limit = |bytes| unsafe {
-        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
-        let limit = libc::rlimit { rlim_cur: bytes, rlim_max: libc::RLIM_INFINITY };
-        assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit), 0);
+thread_local! {
+    /// How many bytes the disk of this thread still takes.
+    static ROOM: Cell<usize> = const { Cell::new(usize::MAX) };
+}
+
+/// Writes, as long as there is room.
+unsafe extern "C" fn pwrite(
+    fd: c_int,
+    bytes: *const c_void,
+    size: usize,
+    at: libc::off_t,
+) -> isize {
+    let Some(left) = ROOM.get().checked_sub(size) else {
+        // SAFETY: this thread's own.
+        unsafe { *libc::__errno_location() = libc::ENOSPC };
+        return -1;
     };
-    // So large that it fails in the middle, at its end, or not at all.
-    for (bytes, rows) in [(20_000, 300), (500_000, 300), (80_000, 20), (20_000, 1)] {
-        limit(bytes);
-        let result = db.execute(
-            "INSERT INTO t SELECT NULL, 1, randomblob(4000) FROM (WITH RECURSIVE n(value) AS \
-            (SELECT 1 UNION ALL SELECT value + 1 FROM n WHERE value < ?1) SELECT value FROM n)",
-            [rows],
-        );
-        assert!(result.is_err(), "{rows} rows fit into {bytes} bytes");
-        assert!(db.is_autocommit());
-        limit(libc::RLIM_INFINITY);
-        db.execute("INSERT INTO t VALUES (NULL, 2, NULL)", []).unwrap();
+    ROOM.set(left);
+    // SAFETY: the arguments of the caller.
+    unsafe { libc::pwrite(fd, bytes, size, at) }
+}
+
+type Pwrite = unsafe extern "C" fn(c_int, *const c_void, usize, libc::off_t) -> isize;
+type AnyCall = unsafe extern "C" fn();
+
+/// Opens a database, through a VFS whose disk can be full. Other threads always have room.
+fn open_with_room(path: &Path) -> Connection {
+    // SAFETY: the unix VFS, which lives as long as the process; a function of the type that it
+    // calls, whichever of the two names it uses.
+    unsafe {
+        let vfs = ffi::sqlite3_vfs_find(c"unix".as_ptr());
+        for name in [c"pwrite", c"pwrite64"] {
+            let set = (*vfs).xSetSystemCall.unwrap();
+            set(vfs, name.as_ptr(), Some(std::mem::transmute::<Pwrite, AnyCall>(pwrite)));
+        }
     }
+    let db = open(path, GATHERING_VFS_NAME);
+    db.execute_batch(
+        "PRAGMA wal_autocheckpoint = 0; CREATE TABLE t (a INTEGER PRIMARY KEY, b, c); \
+        CREATE UNIQUE INDEX by_b ON t (b, a)",
+    )
+    .unwrap();
+    db
+}
+
+/// Only the rows that were committed are there.
+fn check_committed(path: &Path, rows: i64) {
+    let db = open(path, "unix");
+    let sums: (i64, i64) =
+        db.query_row("SELECT count(*), sum(b) FROM t", [], |r| Ok((r.get(0)?, r.get(1)?))).unwrap();
+    assert_eq!(sums, (rows, rows));
+    check(&db);
 }
 
 #[test]
-fn a_write_that_fails_fails_its_transaction() {
+fn a_full_disk_fails_the_transaction() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("app.db");
-    let db = open(&path, "unix");
-    db.execute_batch("CREATE TABLE t (a INTEGER PRIMARY KEY, b, c)").unwrap();
-    let ended = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "write_with_a_limit", "--nocapture", "--test-threads=1"])
-        .env("GATHER_DATABASE", &path)
-        .status()
-        .unwrap();
-    assert!(ended.success(), "{ended}");
-    let sums: (i64, i64) =
-        db.query_row("SELECT count(*), sum(b) FROM t", [], |r| Ok((r.get(0)?, r.get(1)?))).unwrap();
-    assert_eq!(sums, (4, 8), "only what was committed");
-    check(&db);
+    let db = open_with_room(&path);
+    // It is full in the middle, or when the transaction ends.
+    for (i, (room, rows)) in
+        (1..).zip([(20_000, 300), (500_000, 300), (80_000, 20), (3_000, 1), (0, 1)])
+    {
+        ROOM.set(room);
+        let result = db.execute(
+            "INSERT INTO t SELECT NULL, 2, randomblob(4000) FROM (WITH RECURSIVE n(value) AS \
+            (SELECT 1 UNION ALL SELECT value + 1 FROM n WHERE value < ?1) SELECT value FROM n)",
+            [rows],
+        );
+        assert_eq!(result.unwrap_err().sqlite_error_code(), Some(ErrorCode::DiskFull));
+        assert!(db.is_autocommit());
+        ROOM.set(usize::MAX);
+        db.execute("INSERT INTO t VALUES (NULL, 1, NULL)", []).unwrap();
+        check_committed(&path, i);
+    }
+}
+
+/// SQLite takes for written what has left the cache and is then lost by a read, or by another
+/// write, that finds the disk full. It must not commit without it, even if there is room again.
+#[test]
+fn what_is_lost_is_not_committed() {
+    for by_write in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("app.db");
+        let db = open_with_room(&path);
+        db.execute_batch("PRAGMA cache_size = 5; BEGIN").unwrap();
+        let insert = "INSERT INTO t VALUES (NULL, 2, randomblob(4000))";
+        for _ in 0..16 {
+            db.execute(insert, []).unwrap();
+        }
+        ROOM.set(0);
+        let full = if by_write {
+            (0..40).find_map(|_| db.execute(insert, []).err())
+        } else {
+            // It can fail by its index, so only the statement is rolled back.
+            db.execute("INSERT INTO t SELECT NULL, 2, substr(c, 1, 10) FROM t", []).err()
+        };
+        assert_eq!(full.unwrap().sqlite_error_code(), Some(ErrorCode::DiskFull));
+        assert_eq!(db.is_autocommit(), by_write);
+        ROOM.set(usize::MAX);
+        if !db.is_autocommit() {
+            assert!(db.execute(insert, []).is_err() || db.execute_batch("COMMIT").is_err());
+            assert!(db.is_autocommit() || db.execute_batch("ROLLBACK").is_ok());
+        }
+        db.execute("INSERT INTO t VALUES (NULL, 1, NULL)", []).unwrap();
+        check_committed(&path, 1);
+    }
 }
