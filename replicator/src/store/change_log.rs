@@ -412,8 +412,8 @@ pub fn log_rows(
 }
 
 /// Gives the log of an earlier version the defaults that triggers leave out: the time, as triggers
-/// get it quickest, and the kind [`KIND_CHANGED`]. The copy holds the write lock
-/// for two to three seconds for each million entries that are not published, once.
+/// get it quickest, and the kind [`KIND_CHANGED`]. The copy holds the write lock for two to three
+/// seconds for each million entries that are not published, once.
 ///
 /// # Errors
 /// SQLite's error.

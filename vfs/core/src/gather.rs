@@ -2,8 +2,8 @@
 //!
 //! Arrives: SQLite's writes to the WAL, 24 bytes and a page for each frame. Leaves: the same bytes
 //! to the parent VFS, up to 64 KiB in one write. Owns: that nobody sees the difference. (A write
-//! costs the kernel as much for 24 bytes as for a page: gathering them made the time for which a
-//! peer holds the write lock a fifth shorter, docs/performance.md.)
+//! costs the kernel nearly as much for 24 bytes as for a page. Gathering them made the time for
+//! which a peer holds the write lock a seventh shorter, docs/performance.md.)
 //!
 //! Why nobody sees it: other connections read a WAL up to the last frame that the wal-index names,
 //! and SQLite names frames there after it wrote the commit frame, the last one of a transaction.
@@ -137,34 +137,34 @@ unsafe fn shim(instance: &Instance, name: *const c_char, file: *mut File, flags:
     }
 }
 
+type Close = unsafe extern "C" fn(*mut File) -> c_int;
+
+/// Our part of a file object, if it has one with this method.
+///
+/// # Safety
+/// `file` is null or open, and used by this thread alone. Only a `T` has this method, and it begins
+/// with its methods.
+unsafe fn state_of<'a, T>(file: *mut File, close: Close) -> Option<&'a mut T> {
+    // SAFETY: null, or an open file.
+    let methods = unsafe { file.as_ref() }?.methods;
+    // SAFETY: null, or an open file's table.
+    let theirs = unsafe { methods.as_ref() }?.close?;
+    // SAFETY: the caller's promise.
+    ptr::fn_addr_eq(theirs, close).then(|| unsafe { &mut *methods.cast_mut().cast::<T>() })
+}
+
 /// # Safety
 /// `file` is null or open, and used by this thread alone.
 unsafe fn main_of<'a>(file: *mut File) -> Option<&'a mut Main> {
-    if file.is_null() {
-        return None;
-    }
-    // SAFETY: an open file.
-    let methods = unsafe { (*file).methods };
-    // SAFETY: an open file's table.
-    let close = unsafe { methods.as_ref() }?.close?;
-    let is_ours = ptr::fn_addr_eq(close, close_main as unsafe extern "C" fn(*mut File) -> c_int);
-    // SAFETY: with this method, they are the first field of a Main.
-    is_ours.then(|| unsafe { &mut *methods.cast_mut().cast::<Main>() })
+    // SAFETY: the caller's promise; only a Main is closed by this.
+    unsafe { state_of(file, close_main) }
 }
 
 /// # Safety
 /// `file` is null or open, and used by this thread alone.
 unsafe fn wal_of<'a>(file: *mut File) -> Option<&'a mut Wal> {
-    if file.is_null() {
-        return None;
-    }
-    // SAFETY: an open file.
-    let methods = unsafe { (*file).methods };
-    // SAFETY: an open file's table.
-    let close = unsafe { methods.as_ref() }?.close?;
-    let is_ours = ptr::fn_addr_eq(close, close_wal as unsafe extern "C" fn(*mut File) -> c_int);
-    // SAFETY: with this method, they are the first field of a Wal.
-    is_ours.then(|| unsafe { &mut *methods.cast_mut().cast::<Wal>() })
+    // SAFETY: the caller's promise; only a Wal is closed by this.
+    unsafe { state_of(file, close_wal) }
 }
 
 impl Wal {

@@ -5,22 +5,15 @@
 
 #![allow(clippy::unwrap_used, missing_docs)] // a test may
 
+mod random;
+
+use random::Random;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags};
 use std::path::Path;
 
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % n
-    }
-
-    fn one_of<'a>(&mut self, of: &[&'a str]) -> &'a str {
-        of[usize::try_from(self.below(of.len() as u64)).unwrap()]
-    }
+fn one_of<'a>(random: &mut Random, of: &[&'a str]) -> &'a str {
+    of[usize::try_from(random.below(of.len() as u64)).unwrap()]
 }
 
 fn statement(random: &mut Random) -> String {
@@ -29,7 +22,7 @@ fn statement(random: &mut Random) -> String {
     let byte = random.below(200);
     // No randomblob: both must write the same. printf repeats a character.
     let text = format!("printf('%.*c', {size}, char(65 + {byte} % 26))");
-    let table = random.one_of(&["plain", "keyed", "other.plain"]);
+    let table = one_of(random, &["plain", "keyed", "other.plain"]);
     match random.below(30) {
         0..=5 => format!("INSERT OR REPLACE INTO {table} VALUES ({key}, {text}, {byte})"),
         6..=7 => format!("UPDATE {table} SET b = {text} WHERE a BETWEEN {key} AND {key} + 5"),
@@ -42,47 +35,47 @@ fn statement(random: &mut Random) -> String {
         15 => "BEGIN IMMEDIATE".to_owned(),
         16..=17 => "COMMIT".to_owned(),
         18 => "ROLLBACK".to_owned(),
-        19 => random.one_of(&["SAVEPOINT s", "RELEASE s", "ROLLBACK TO s"]).to_owned(),
+        19 => one_of(random, &["SAVEPOINT s", "RELEASE s", "ROLLBACK TO s"]).to_owned(),
         20 => format!(
             "PRAGMA journal_mode = {}",
-            random.one_of(&["WAL", "DELETE", "TRUNCATE", "PERSIST", "MEMORY", "WAL", "WAL"])
+            one_of(random, &["WAL", "DELETE", "TRUNCATE", "PERSIST", "MEMORY", "WAL", "WAL"])
         ),
         21 => format!(
             "PRAGMA wal_checkpoint({})",
-            random.one_of(&["PASSIVE", "FULL", "RESTART", "TRUNCATE"])
+            one_of(random, &["PASSIVE", "FULL", "RESTART", "TRUNCATE"])
         ),
-        22 => random
-            .one_of(&[
-                "VACUUM",
-                "REINDEX",
-                "ANALYZE",
-                "PRAGMA incremental_vacuum",
-                "PRAGMA optimize",
-            ])
-            .to_owned(),
+        22 => one_of(
+            random,
+            &["VACUUM", "REINDEX", "ANALYZE", "PRAGMA incremental_vacuum", "PRAGMA optimize"],
+        )
+        .to_owned(),
         23 => {
-            format!("PRAGMA locking_mode = {}", random.one_of(&["EXCLUSIVE", "NORMAL", "NORMAL"]))
+            format!("PRAGMA locking_mode = {}", one_of(random, &["EXCLUSIVE", "NORMAL", "NORMAL"]))
         }
-        24 => format!("PRAGMA mmap_size = {}", random.one_of(&["0", "100000", "100000000"])),
-        25 => format!("PRAGMA cache_size = {}", random.one_of(&["5", "100", "2000"])),
+        24 => format!("PRAGMA mmap_size = {}", one_of(random, &["0", "100000", "100000000"])),
+        25 => format!("PRAGMA cache_size = {}", one_of(random, &["5", "100", "2000"])),
         26 => {
-            format!("PRAGMA synchronous = {}", random.one_of(&["OFF", "NORMAL", "FULL", "EXTRA"]))
+            format!("PRAGMA synchronous = {}", one_of(random, &["OFF", "NORMAL", "FULL", "EXTRA"]))
         }
-        27 => random
-            .one_of(&[
+        27 => one_of(
+            random,
+            &[
                 "CREATE INDEX IF NOT EXISTS by_b ON plain (b)",
                 "DROP INDEX IF EXISTS by_b",
                 "ALTER TABLE plain ADD COLUMN d",
-            ])
-            .to_owned(),
-        28 => random
-            .one_of(&[
+            ],
+        )
+        .to_owned(),
+        28 => one_of(
+            random,
+            &[
                 "PRAGMA integrity_check",
                 "PRAGMA page_count",
                 "PRAGMA freelist_count",
                 "PRAGMA schema_version",
-            ])
-            .to_owned(),
+            ],
+        )
+        .to_owned(),
         _ => format!(
             "INSERT OR IGNORE INTO {table} SELECT value, hex(value), value % 7 FROM (WITH \
             RECURSIVE n(value) AS (SELECT {key} UNION ALL SELECT value + 1 FROM n WHERE value < \
@@ -123,8 +116,8 @@ fn compare(seed: u64, vfs: &str) {
          CREATE TABLE plain (a INTEGER PRIMARY KEY, b, c); CREATE INDEX by_c ON plain (c);
          CREATE TABLE keyed (a PRIMARY KEY, b, c) WITHOUT ROWID;
          CREATE TABLE other.plain (a UNIQUE, b, c)",
-        random.one_of(&["512", "1024", "4096", "65536"]),
-        random.one_of(&["NONE", "FULL", "INCREMENTAL"])
+        one_of(&mut random, &["512", "1024", "4096", "65536"]),
+        one_of(&mut random, &["NONE", "FULL", "INCREMENTAL"])
     );
     let open_both = || vec![open(&paths[0], vfs), open(&paths[1], "unix")];
     let mut dbs = open_both();

@@ -1,19 +1,67 @@
 //! Goal: a WAL whose frames are gathered is to all others what it would be without. Method: one
 //! connection gathers, with a cache so small that its transactions spill; a plain one writes and
-//! reads between its transactions; they are compared with a model. The kernel's counters show that
-//! writes are gathered; a disk that is full makes them fail.
+//! reads between its transactions; they are compared with a model. In place of `pwrite` stands a
+//! function that counts, and whose disk can be full.
 
+#![cfg(target_os = "linux")] // where it says that the disk is full differs elsewhere
 #![allow(clippy::unwrap_used, missing_docs)] // a test may
 
+mod random;
+
 use harmonylite_vfs::GATHERING_VFS_NAME;
+use random::Random;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ffi::{c_int, c_void};
 use std::path::Path;
+use std::sync::Once;
+
+thread_local! {
+    /// How many bytes the disk of this thread still takes.
+    static ROOM: Cell<usize> = const { Cell::new(usize::MAX) };
+    /// How often this thread has written.
+    static CALLS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Writes and counts, as long as there is room.
+unsafe extern "C" fn pwrite(
+    fd: c_int,
+    bytes: *const c_void,
+    size: usize,
+    at: libc::off_t,
+) -> isize {
+    let Some(left) = ROOM.get().checked_sub(size) else {
+        // SAFETY: this thread's own.
+        unsafe { *libc::__errno_location() = libc::ENOSPC };
+        return -1;
+    };
+    ROOM.set(left);
+    CALLS.set(CALLS.get() + 1);
+    // SAFETY: the arguments of the caller.
+    unsafe { libc::pwrite(fd, bytes, size, at) }
+}
+
+type Pwrite = unsafe extern "C" fn(c_int, *const c_void, usize, libc::off_t) -> isize;
+type AnyCall = unsafe extern "C" fn();
+
+/// Puts it in place of the system call, in all VFSs that are built on this one.
+fn replace_pwrite() {
+    // SAFETY: the unix VFS, which lives as long as the process; a function of the type that it
+    // calls, whichever of the two names it uses.
+    unsafe {
+        let vfs = ffi::sqlite3_vfs_find(c"unix".as_ptr());
+        for name in [c"pwrite", c"pwrite64"] {
+            let set = (*vfs).xSetSystemCall.unwrap();
+            set(vfs, name.as_ptr(), Some(std::mem::transmute::<Pwrite, AnyCall>(pwrite)));
+        }
+    }
+}
 
 fn open(path: &Path, vfs: &str) -> Connection {
+    static ONCE: Once = Once::new();
     harmonylite_vfs::register_gathering().unwrap();
+    ONCE.call_once(replace_pwrite);
     let db = Connection::open_with_flags_and_vfs(path, OpenFlags::default(), vfs).unwrap();
     db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL").unwrap();
     db
@@ -24,26 +72,19 @@ fn check(db: &Connection) {
     assert_eq!(answer, "ok");
 }
 
-/// Calls of write and pwrite of this thread.
-fn writes() -> u64 {
-    let io = std::fs::read_to_string("/proc/thread-self/io").unwrap();
-    let line = io.lines().find_map(|line| line.strip_prefix("syscw: ")).unwrap();
-    line.parse().unwrap()
-}
-
 /// Calls of write that a transaction of so many pages takes.
 fn writes_of_a_transaction(vfs: &str) -> u64 {
     let directory = tempfile::tempdir().unwrap();
     let db = open(&directory.path().join("app.db"), vfs);
     db.execute_batch("PRAGMA wal_autocheckpoint = 0; CREATE TABLE t (a INTEGER PRIMARY KEY, b)")
         .unwrap();
-    let before = writes();
+    let before = CALLS.get();
     db.execute_batch(
         "INSERT INTO t SELECT value, randomblob(4000) FROM (WITH RECURSIVE n(value) AS (SELECT 1 \
         UNION ALL SELECT value + 1 FROM n WHERE value < 300) SELECT value FROM n)",
     )
     .unwrap();
-    let calls = writes() - before;
+    let calls = CALLS.get() - before;
     check(&db);
     calls
 }
@@ -54,16 +95,6 @@ fn frames_are_written_in_runs() {
         (writes_of_a_transaction("unix"), writes_of_a_transaction(GATHERING_VFS_NAME));
     assert!(plain >= 600, "{plain}");
     assert!(gathered * 20 < plain, "{gathered} of {plain}");
-}
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % n
-    }
 }
 
 type Rows = BTreeMap<i64, i64>;
@@ -155,42 +186,7 @@ fn others_read_and_write_between_the_transactions() {
     (0..seeds).for_each(play);
 }
 
-thread_local! {
-    /// How many bytes the disk of this thread still takes.
-    static ROOM: Cell<usize> = const { Cell::new(usize::MAX) };
-}
-
-/// Writes, as long as there is room.
-unsafe extern "C" fn pwrite(
-    fd: c_int,
-    bytes: *const c_void,
-    size: usize,
-    at: libc::off_t,
-) -> isize {
-    let Some(left) = ROOM.get().checked_sub(size) else {
-        // SAFETY: this thread's own.
-        unsafe { *libc::__errno_location() = libc::ENOSPC };
-        return -1;
-    };
-    ROOM.set(left);
-    // SAFETY: the arguments of the caller.
-    unsafe { libc::pwrite(fd, bytes, size, at) }
-}
-
-type Pwrite = unsafe extern "C" fn(c_int, *const c_void, usize, libc::off_t) -> isize;
-type AnyCall = unsafe extern "C" fn();
-
-/// Opens a database, through a VFS whose disk can be full. Other threads always have room.
-fn open_with_room(path: &Path) -> Connection {
-    // SAFETY: the unix VFS, which lives as long as the process; a function of the type that it
-    // calls, whichever of the two names it uses.
-    unsafe {
-        let vfs = ffi::sqlite3_vfs_find(c"unix".as_ptr());
-        for name in [c"pwrite", c"pwrite64"] {
-            let set = (*vfs).xSetSystemCall.unwrap();
-            set(vfs, name.as_ptr(), Some(std::mem::transmute::<Pwrite, AnyCall>(pwrite)));
-        }
-    }
+fn open_with_index(path: &Path) -> Connection {
     let db = open(path, GATHERING_VFS_NAME);
     db.execute_batch(
         "PRAGMA wal_autocheckpoint = 0; CREATE TABLE t (a INTEGER PRIMARY KEY, b, c); \
@@ -213,7 +209,7 @@ fn check_committed(path: &Path, rows: i64) {
 fn a_full_disk_fails_the_transaction() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("app.db");
-    let db = open_with_room(&path);
+    let db = open_with_index(&path);
     // It is full in the middle, or when the transaction ends.
     for (i, (room, rows)) in
         (1..).zip([(20_000, 300), (500_000, 300), (80_000, 20), (3_000, 1), (0, 1)])
@@ -239,7 +235,7 @@ fn what_is_lost_is_not_committed() {
     for by_write in [false, true] {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("app.db");
-        let db = open_with_room(&path);
+        let db = open_with_index(&path);
         db.execute_batch("PRAGMA cache_size = 5; BEGIN").unwrap();
         let insert = "INSERT INTO t VALUES (NULL, 2, randomblob(4000))";
         for _ in 0..16 {
