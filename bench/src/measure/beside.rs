@@ -26,6 +26,8 @@ struct Met {
     tried: u64,
     busy: u64,
     snapshot: u64,
+    /// Rows of the other node that came in meanwhile.
+    remote: u64,
 }
 
 /// Writes at node 1 as fast as node 2 follows, in transactions of 1,000 rows, while a connection of
@@ -47,19 +49,20 @@ pub(crate) fn measure(pair: &Cluster, report: &mut Report, quick: bool) -> Resul
             done.store(true, Ordering::Relaxed);
             (writer.join(), next)
         });
-        at = next?;
-        met.ok().context("a writer panicked")?
+        let from = std::mem::replace(&mut at, next?);
+        let remote = at.abs_diff(from);
+        Ok(Met { remote, ..met.ok().context("a writer panicked")?? })
     };
     let met = [
         beside(|db, stop| patient(db, COMMITS_FROM, stop))?,
         beside(impatient)?,
         beside(deferred)?,
     ];
-    add(report, met);
+    add(report, met, time);
     pair.settle()
 }
 
-fn add(report: &mut Report, [mut patient, impatient, deferred]: [Met; 3]) {
+fn add(report: &mut Report, [mut patient, impatient, deferred]: [Met; 3], time: Duration) {
     let times = Samples::new(std::mem::take(&mut patient.taken_ns));
     report.add_times("commit while rows come in", &times, [Floor::None; 2]);
     report.add("the longest", times.worst(), "ms", Floor::None);
@@ -74,6 +77,10 @@ fn add(report: &mut Report, [mut patient, impatient, deferred]: [Met; 3]) {
     report.add("busy errors with one", share(patient.busy, &patient), unit, Floor::None);
     let stale = share(deferred.snapshot, &deferred);
     report.add("deferred transactions with a stale snapshot", stale, unit, Floor::None);
+    for (beside, met) in [("commits", &patient), ("deferred transactions", &deferred)] {
+        let name = format!("rows that come in beside {beside}");
+        report.add(&name, met.remote as f64 / time.as_secs_f64(), "rows/s", Floor::None);
+    }
 }
 
 /// Bulk rows from node 1, for a time. Returns the next id.

@@ -20,6 +20,13 @@ const HELD_MS: u64 = 2;
 const HELD_REMEMBERED_MS: u64 = 1_000;
 /// Beside such an application, so many times `politeness` lie between two transactions.
 const GATHERS: u64 = 2;
+/// A transaction of so many rows is cheap to repeat.
+const CHEAP_ROWS: u64 = 200;
+/// One of so many is repeated too, beside such an application: its deferred transaction would fail
+/// otherwise. It takes some 20 ms, and after the snapshot has ended it mostly meets no other.
+const REPEATED_ROWS_MAX: u64 = 10_000;
+/// So often at most, because each time is the whole work again.
+const REPEATS_MAX: u8 = 2;
 
 /// The wait of the next transaction. Times are of the monotone clock.
 pub(super) struct Polite {
@@ -33,6 +40,8 @@ pub(super) struct Polite {
     committed_ms: u64,
     /// Whether a snapshot was open at the commit.
     met: bool,
+    /// How often the transaction was repeated although that is not cheap.
+    repeats: u8,
 }
 
 impl Polite {
@@ -45,6 +54,7 @@ impl Polite {
             held_ms: None,
             committed_ms: 0,
             met: false,
+            repeats: 0,
         }
     }
 
@@ -66,8 +76,12 @@ impl Polite {
     /// Returns until when rows gather before a transaction is tried, if they do.
     pub(super) fn gathers_until(&self, now: Now) -> Option<u64> {
         let until = self.committed_ms + GATHERS * self.politeness_ms;
-        let holds = self.held_ms.is_some_and(|held| now.mono_ms < held + HELD_REMEMBERED_MS);
-        (holds && now.mono_ms < until).then_some(until)
+        (self.meets_holders(now) && now.mono_ms < until).then_some(until)
+    }
+
+    /// Returns whether an application lately held snapshots open.
+    fn meets_holders(&self, now: Now) -> bool {
+        self.held_ms.is_some_and(|held| now.mono_ms < held + HELD_REMEMBERED_MS)
     }
 
     /// Returns whether a transaction has to wait, because a snapshot is open and its time to wait
@@ -85,19 +99,32 @@ impl Polite {
         now.mono_ms < since_ms + self.politeness_ms
     }
 
-    /// Returns whether a transaction that has done its work may commit. One that does not give way,
-    /// because its work would have to be repeated, always may. It looks once, so that the commit
-    /// follows at once.
-    pub(super) fn may_commit(&mut self, urgency: Urgency, gives_way: bool, now: Now) -> bool {
+    /// Returns whether a transaction that has done its work may commit. `repeated` is the number of
+    /// rows that would have to be applied again if not; None if it must not be repeated. It looks
+    /// once, so that the commit follows at once.
+    pub(super) fn may_commit(&mut self, urgency: Urgency, repeated: Option<u64>, now: Now) -> bool {
         let is_open = self.sees_one();
-        let waits = is_open && gives_way && (urgency != Urgency::Now || self.is_patient(now));
+        let waits = is_open
+            && repeated.is_some_and(|rows| self.gives_way(rows, now))
+            && (urgency != Urgency::Now || self.is_patient(now));
         self.met = is_open && !waits;
         !waits
+    }
+
+    fn gives_way(&mut self, rows: u64, now: Now) -> bool {
+        if rows <= CHEAP_ROWS {
+            return true;
+        }
+        let repeats =
+            rows <= REPEATED_ROWS_MAX && self.repeats < REPEATS_MAX && self.meets_holders(now);
+        self.repeats += u8::from(repeats);
+        repeats
     }
 
     /// Notes that the transaction is committed. Returns whether a snapshot was open then.
     pub(super) fn committed(&mut self, now: Now) -> bool {
         self.since_ms = None;
+        self.repeats = 0;
         self.committed_ms = now.mono_ms;
         std::mem::take(&mut self.met)
     }
@@ -140,11 +167,11 @@ mod tests {
     #[test]
     fn only_what_is_cheap_to_repeat_gives_way_at_its_commit() {
         let (mut polite, open) = polite(20);
-        assert!(!polite.may_commit(Urgency::Now, true, at(100)));
-        assert!(polite.may_commit(Urgency::Now, false, at(110)) && polite.committed(at(110)));
-        assert!(!polite.may_commit(Urgency::IfUnseen, true, at(900)), "bookkeeping can wait");
+        assert!(!polite.may_commit(Urgency::Now, Some(200), at(100)));
+        assert!(polite.may_commit(Urgency::Now, None, at(110)) && polite.committed(at(110)));
+        assert!(!polite.may_commit(Urgency::IfUnseen, Some(0), at(900)), "bookkeeping can wait");
         open.store(false, Ordering::Relaxed);
-        assert!(polite.may_commit(Urgency::IfUnseen, true, at(901)));
+        assert!(polite.may_commit(Urgency::IfUnseen, Some(0), at(901)));
         assert!(!polite.committed(at(901)));
     }
 
@@ -164,6 +191,22 @@ mod tests {
         assert!(!polite.committed(at(1_111)));
         assert_eq!(polite.gathers_until(at(1_111)), Some(1_151));
         assert_eq!(polite.gathers_until(at(1_112)), None, "it holds none any more");
+    }
+
+    #[test]
+    fn a_large_transaction_is_repeated_a_few_times_beside_an_application_that_holds_snapshots() {
+        let (mut polite, _) = polite(20);
+        assert!(polite.may_commit(Urgency::Now, Some(201), at(100)), "nobody holds one for long");
+        polite.committed(at(100));
+        assert!(polite.waits(at(110)) && polite.waits(at(112)));
+        assert!(!polite.may_commit(Urgency::Now, Some(201), at(113)));
+        assert!(!polite.may_commit(Urgency::Now, Some(10_000), at(114)));
+        assert!(polite.may_commit(Urgency::Now, Some(201), at(115)), "not for ever");
+        polite.committed(at(115));
+        assert!(!polite.may_commit(Urgency::Now, Some(201), at(120)), "the next one");
+        assert!(polite.may_commit(Urgency::Now, Some(10_001), at(120)), "too much work");
+        assert!(polite.committed(at(120)));
+        assert!(polite.may_commit(Urgency::Now, Some(201), at(1_114)), "it holds none any more");
     }
 
     #[test]

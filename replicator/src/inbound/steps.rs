@@ -26,10 +26,6 @@ use crate::store::cursor::Cursor;
 use rusqlite::TransactionBehavior;
 use std::sync::Arc;
 
-/// A transaction with more rows is not repeated because another connection opens a snapshot
-/// meanwhile: that would cost more than it spares.
-const REPEATED_ROWS_MAX: u64 = 200;
-
 /// After this time a message that found no room in quarantine is consumed again.
 const QUARANTINE_RETRY_MS: u64 = 60_000;
 
@@ -154,16 +150,16 @@ impl<B: Broker> Inbound<B> {
         let retry_unmade = now.mono_ms >= schema.unmade.deadline();
         let mut work = Work { verify, inbox, repairs, join, retry_unmade, absorb_max };
         let may_commit = |tx: &Transaction<'_>| {
-            let gives_way = up && tx.stats.rows_seen() - rows_before <= REPEATED_ROWS_MAX;
+            let repeated = up.then(|| tx.stats.rows_seen() - rows_before);
             if polite.is_on() && tx.config.path.to_str() != Some(":memory:") {
-                if !polite.may_commit(urgency, gives_way, now) {
+                if !polite.may_commit(urgency, repeated, now) {
                     return false;
                 }
                 // With its pages in the WAL the commit itself is a matter of microseconds, in which
                 // hardly a snapshot is opened. If this fails, so does the commit.
                 let _ = tx.db.cache_flush();
             }
-            polite.may_commit(urgency, gives_way, now)
+            polite.may_commit(urgency, repeated, now)
         };
         let Some(committed) = tx.run(|tx| work.run(tx, now), may_commit)? else {
             self.stats.snapshots_waited += 1;

@@ -60,22 +60,26 @@ fn no_deferred_transaction_fails_while_the_peer_is_idle() {
     assert_eq!(number(&one, UNMARKED), 0, "marked after a second of quiet");
 }
 
-/// Returns how many of 200 transactions of node 1 fail beside a peer with 20 commits a second.
-fn failures_beside_a_peer(politeness: &str) -> i64 {
+/// Returns how many of 200 transactions of node 1 fail beside a peer with 20 commits a second of so
+/// many rows. `rest` is that of [`failures`].
+fn failures_beside_a_peer(politeness: &str, rows: i64, rest: u64) -> i64 {
     let mut cluster = Cluster::with(2, SCHEMA, politeness);
     cluster.run();
     let (one, two, stop) = (cluster.nodes[0].app(), cluster.nodes[1].app(), AtomicBool::new(false));
     let failed = std::thread::scope(|scope| {
         let stop = &stop;
         let peer = scope.spawn(move || {
-            let mut n = 0_i64;
             while !stop.load(Ordering::Relaxed) {
-                two.execute("INSERT INTO theirs VALUES (NULL, ?1)", [n]).unwrap();
-                n += 1;
+                two.execute(
+                    "WITH RECURSIVE r (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM r WHERE i < ?1) \
+                    INSERT INTO theirs SELECT NULL, i FROM r",
+                    [rows],
+                )
+                .unwrap();
                 std::thread::sleep(Duration::from_millis(50));
             }
         });
-        let failed = failures(&one, 200, 8, 4);
+        let failed = failures(&one, 200, 8, rest);
         stop.store(true, Ordering::Relaxed);
         peer.join().unwrap();
         failed
@@ -85,15 +89,25 @@ fn failures_beside_a_peer(politeness: &str) -> i64 {
     failed
 }
 
+fn waiting_spares_more_than_half(rows: i64, rest: u64) {
+    let polite = failures_beside_a_peer("politeness = 200", rows, rest);
+    let rude = failures_beside_a_peer("politeness = 0", rows, rest);
+    println!("{polite} of 200 fail, and {rude} if rows do not wait");
+    assert!(polite * 2 < rude, "{polite} of 200 fail, and {rude} if rows do not wait");
+}
+
 /// On a busy machine a transaction can open its snapshot while remote rows are written, so the
 /// number is compared with that of the same machine without waiting. The figure on an idle machine
 /// is that of `harmonylite bench --only deferred`.
 #[test]
 fn remote_rows_wait_for_open_transactions() {
-    let polite = failures_beside_a_peer("politeness = 200");
-    let rude = failures_beside_a_peer("politeness = 0");
-    println!("{polite} of 200 fail, and {rude} if rows do not wait");
-    assert!(polite * 2 < rude, "{polite} of 200 fail, and {rude} if rows do not wait");
+    waiting_spares_more_than_half(1, 4);
+}
+
+/// A batch that is not cheap to apply again is applied again too, a few times.
+#[test]
+fn many_remote_rows_wait_for_open_transactions() {
+    waiting_spares_more_than_half(1_000, 12);
 }
 
 /// A reader that never ends delays each write for the configured time only. Once its snapshot is
