@@ -194,12 +194,13 @@ proptest! {
         flip in 1_u8..,
         buffer in 1_usize..40,
     ) {
-        let limits = Limits::default();
+        let limits = Limits { value_bytes_max: 150, ..Limits::default() };
         let mut plain = zstd::decode_all(&encode(&tables)[..]).unwrap();
         let at = at.index(plain.len());
         plain[at] ^= flip;
         let defect = |found: Result<(), DecodeError>| found.err().map(|e| e.to_string());
         let read = defect(read(&plain[..], &limits).map(|_| ()));
+        prop_assert_eq!(read_twice(&plain, buffer, &limits), read.clone());
         for checked in [
             outline_plain(&plain[..], &limits),
             outline_plain(BufReader::with_capacity(buffer, &plain[..]), &limits),
@@ -213,6 +214,46 @@ proptest! {
         prop_assert!(outline(&bytes[..], &Limits::default()).is_err());
         let compressed = zstd::encode_all(&bytes[..], 1).unwrap();
         prop_assert!(outline(&compressed[..], &Limits::default()).is_err());
+    }
+}
+
+/// Reads a batch from its bytes, and in pieces of this size. Returns its defect, if both agree.
+fn read_twice(plain: &[u8], size: usize, limits: &Limits) -> Option<String> {
+    let whole = read(plain, limits).map_err(|e| e.to_string());
+    let pieces = read(BufReader::with_capacity(size, plain), limits).map_err(|e| e.to_string());
+    // As text, in which -0.0 is not 0.0.
+    assert_eq!(format!("{whole:?}"), format!("{pieces:?}"), "{plain:02x?}");
+    whole.err()
+}
+
+/// A row that stands whole in the buffer is read another way than one that does not. Each byte of a
+/// batch takes each value.
+#[test]
+fn a_row_reads_the_same_wherever_it_stands() {
+    let (limits, version) = (Limits::default(), |hlc| Version { hlc: Hlc(hlc), site: Site(1) });
+    let floats = [1.1, 1.5, 3.0e10].map(Value::Real);
+    let strings = [Value::Text(b"text".to_vec()), Value::Blob(vec![0xfb, 0xff, 0xff])];
+    let numbers = [i64::MIN, 70_000, -1].map(Value::Integer);
+    let values: Vec<Value> =
+        floats.into_iter().chain(strings).chain(numbers).chain([Value::Null]).collect();
+    let columns: Vec<String> = (0..values.len()).map(|i| format!("c{i}")).collect();
+    let row = |op, values| Row { version: version(1 << 40), previous: version(9), op, values };
+    let gone = row(Op::Delete, vec![Value::Integer(7)]);
+    let rows = vec![row(Op::Upsert, values), gone.clone(), gone];
+    let header = TableHeader { name: "t".into(), hash: [0; 32], columns, key: vec![0], rows: 3 };
+    let plain = zstd::decode_all(&encode(&[(header, rows)])[..]).unwrap();
+    assert_eq!(read_twice(&plain, 4, &limits), None);
+    for at in 0..plain.len() {
+        for byte in 0..=u8::MAX {
+            let mut plain = plain.clone();
+            plain[at] = byte;
+            read_twice(&plain, 4, &limits);
+            // With it a number of eight bytes is beyond the greatest.
+            if let Some(next) = plain.get_mut(at + 1) {
+                *next = 0xff;
+            }
+            read_twice(&plain, 4, &limits);
+        }
     }
 }
 

@@ -106,6 +106,8 @@ pub struct Applier<'a> {
     keep_large: bool,
     clashes: Vec<Clash>,
     versions: Versions<'a>,
+    /// The key of the last row.
+    key: Vec<Value>,
     /// The upsert statement of the table of the last row.
     upsert: Option<(Arc<TableMap>, CachedStatement<'a>)>,
     done: Applied,
@@ -132,6 +134,7 @@ impl<'a> Applier<'a> {
             keep_large: false,
             clashes: Vec::new(),
             versions: Versions::new(db),
+            key: Vec::new(),
             upsert: None,
             done: Applied::default(),
         }
@@ -154,28 +157,45 @@ impl<'a> Applier<'a> {
     /// [`ApplyError::Refused`] if this database cannot hold the row. [`ApplyError::Released`] if
     /// the batch has to be applied again.
     pub fn row(&mut self, map: &Arc<TableMap>, row: &mut Row) -> Result<(), ApplyError> {
-        let key = map.key_of(row);
-        let local = self.versions.get(&map.table, &key)?;
+        let mut key = std::mem::take(&mut self.key);
+        map.read_key(row, &mut key);
+        let done = self.row_with(map, &key, row);
+        if !key.iter().any(is_large) {
+            self.key = key;
+        }
+        done
+    }
+
+    fn row_with(
+        &mut self,
+        map: &Arc<TableMap>,
+        key: &[Value],
+        row: &mut Row,
+    ) -> Result<(), ApplyError> {
+        let local = self.versions.get(&map.table, key)?;
         self.done.newest_ms = self.done.newest_ms.max(row.version.hlc.ms());
         let verdict = if local.hlc > self.hlc_max && row.version.hlc <= self.hlc_max {
             Verdict::Take { concurrent: true }
         } else {
-            resolve(local, row.version, row.previous, self.own_sites.contains(&local.site))
+            // Asked only where it counts, because hashing takes longer than the rest.
+            let unknown = row.previous == row.version;
+            let local_is_own = unknown && self.own_sites.contains(&local.site);
+            resolve(local, row.version, row.previous, local_is_own)
         };
         match verdict {
             Verdict::Skip { concurrent } => {
                 self.done.skipped += 1;
                 if concurrent {
-                    let here = self.read(&map.table, &key)?;
+                    let here = self.read(&map.table, key)?;
                     let reason = concurrent_reason(&map.table, row, here.is_some());
                     let (lost, here) = (map.content(row), stored_row::content(here.as_ref()));
-                    self.lost(map, &key, reason, local, row.version, lost, here)?;
+                    self.lost(map, key, reason, local, row.version, lost, here)?;
                 }
             }
             Verdict::Take { concurrent } => {
                 let before_joining = !self.joined && local == Version::NONE;
                 if concurrent || before_joining {
-                    let here = self.read(&map.table, &key)?;
+                    let here = self.read(&map.table, key)?;
                     let reason = if concurrent {
                         concurrent_reason(&map.table, row, here.is_some())
                     } else {
@@ -183,7 +203,7 @@ impl<'a> Applier<'a> {
                     };
                     if concurrent || here.is_some() {
                         let (lost, taken) = (stored_row::content(here.as_ref()), map.content(row));
-                        self.lost(map, &key, reason, row.version, local, lost, taken)?;
+                        self.lost(map, key, reason, row.version, local, lost, taken)?;
                     }
                 }
                 self.take(map, key, row)?;
@@ -195,26 +215,26 @@ impl<'a> Applier<'a> {
     fn take(
         &mut self,
         map: &Arc<TableMap>,
-        key: Vec<Value>,
+        key: &[Value],
         row: &mut Row,
     ) -> Result<(), ApplyError> {
         let digest = digest_of(map, row);
         let release = !self.keep_large && has_large(row);
         let written = match row.op {
-            Op::Delete => self.delete(&map.table, &key),
+            Op::Delete => self.delete(&map.table, key),
             Op::Upsert => self.upsert(map, row, release),
         };
         match written {
             Ok(()) => {
-                self.versions.put(&map.table, &key, row.version, digest)?;
+                self.versions.put(&map.table, key, row.version, digest)?;
                 self.done.taken += 1;
             }
             Err(error) if is_unique(&error) && release => return Err(ApplyError::Released),
             Err(error) if is_unique(&error) => {
                 let row = Row { values: std::mem::take(&mut row.values), ..*row };
-                self.clashes.push(Clash { map: Arc::clone(map), key, row });
+                self.clashes.push(Clash { map: Arc::clone(map), key: key.to_vec(), row });
             }
-            Err(error) => return Err(refused(map, &key, error)),
+            Err(error) => return Err(refused(map, key, error)),
         }
         Ok(())
     }

@@ -87,10 +87,12 @@ impl TableMap {
         self.table.digest.of(values)
     }
 
-    pub(super) fn key_of(&self, row: &Row) -> Vec<Value> {
-        match row.op {
-            Op::Delete => row.values.clone(),
-            Op::Upsert => self.key.iter().map(|i| row.values[*i].clone()).collect(),
+    /// Reads the key of a row into the memory of another one.
+    pub(super) fn read_key(&self, row: &Row, key: &mut Vec<Value>) {
+        key.resize(self.key.len(), Value::Null);
+        for (at, value) in key.iter_mut().enumerate() {
+            let from = if row.op == Op::Delete { at } else { self.key[at] };
+            value.assign((&row.values[from]).into());
         }
     }
 

@@ -47,6 +47,17 @@ impl<R: BufRead> CborReader<R> {
         self.pull_long()
     }
 
+    /// Returns what the buffer has; nothing if the source fails, which the next read tells.
+    pub(super) fn buffered(&mut self) -> &[u8] {
+        self.source.fill_buf().unwrap_or_default()
+    }
+
+    /// Passes bytes that the buffer has.
+    pub(super) fn skip(&mut self, bytes: usize) {
+        self.source.consume(bytes);
+        self.offset += bytes as u64;
+    }
+
     fn pull_long(&mut self) -> Result<Header, CborError> {
         let buffer = self.source.fill_buf().map_err(CborError::Io)?;
         if let Some(bytes) = buffer.first_chunk() {

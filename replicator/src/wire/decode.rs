@@ -15,6 +15,7 @@ use ciborium_ll::Header;
 use std::io::{self, BufRead};
 
 mod rows;
+mod scan;
 
 /// The reason why a batch could not be read. The bytes are hostile until proven otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -233,14 +234,8 @@ impl<'l, R: BufRead> BatchReader<'l, R> {
     }
 
     fn version(&mut self, what: &'static str) -> Result<Version> {
-        let hlc = Hlc(self.integer(what)?);
-        let index = self.unsigned(what)?;
-        if hlc.0 == 0 {
-            return Ok(Version::NONE);
-        }
-        let site =
-            self.header.site_at(index).ok_or(DecodeError::Unexpected { what: "a site index" })?;
-        Ok(Version { hlc, site })
+        let (hlc, index) = (self.integer(what)?, self.unsigned(what)?);
+        version_of(&self.header, hlc, index).ok_or(DecodeError::Unexpected { what: "a site index" })
     }
 
     /// Fails if any byte follows.
@@ -335,6 +330,14 @@ impl<'l, R: BufRead> BatchReader<'l, R> {
         }
         Ok(bytes)
     }
+}
+
+/// Returns a version as a batch names it; None if the batch has no such site.
+fn version_of(header: &BatchHeader, hlc: i64, site_index: u64) -> Option<Version> {
+    if hlc == 0 {
+        return Some(Version::NONE);
+    }
+    Some(Version { hlc: Hlc(hlc), site: header.site_at(site_index)? })
 }
 
 fn check_length(what: &'static str, len: usize, limit: u64) -> Result<()> {

@@ -2,13 +2,17 @@
 //!
 //! Arrives: the bytes of a table's rows. Leaves: one row at a time, or its first defect. Owns: what
 //! passes the check can be read, so applying a batch cannot fail in the middle. Each row is read
-//! twice, and most of what it has are headers of one byte. Pure.
+//! twice, nearly always by `scan.rs`. Pure.
 
-use super::{BatchReader, DecodeError, Result, as_integer, check_length, damaged};
+use super::scan::Scan;
+use super::{
+    BatchReader, DecodeError, PIECE_BYTES, Result, as_integer, check_length, damaged, version_of,
+};
 use crate::model::batch::{Op, Row, Value};
 use crate::model::ids::{Hlc, Version};
 use crate::wire::encode::TAG_RAW_TEXT;
 use ciborium_ll::Header;
+use rusqlite::types::ValueRef;
 use std::io::BufRead;
 
 const VALUE: &str = "a value";
@@ -23,47 +27,18 @@ struct RowHead {
     values: usize,
 }
 
-impl<R: BufRead> BatchReader<'_, R> {
-    /// Reads the next row of the table into `row`, and reuses its allocations. False after the last
-    /// row.
-    ///
-    /// # Errors
-    /// The first defect.
-    pub fn next_row(&mut self, row: &mut Row) -> Result<bool> {
-        let Some(RowHead { version, previous, op, values }) = self.row_head()? else {
-            return Ok(false);
-        };
-        (row.version, row.previous, row.op) = (version, previous, op);
-        row.values.resize(values, Value::Null);
-        for value in &mut row.values {
-            self.value(value)?;
-        }
-        self.row_end()?;
-        Ok(true)
-    }
-
-    /// Checks the next row of the table as [`BatchReader::next_row`] does, without its values.
-    pub(super) fn check_row(&mut self) -> Result<bool> {
-        let Some(RowHead { values, .. }) = self.row_head()? else { return Ok(false) };
-        for _ in 0..values {
-            self.check_value()?;
-        }
-        self.row_end()?;
-        Ok(true)
-    }
-
-    /// Reads what stands before the values of the next row; None after the last row.
-    fn row_head(&mut self) -> Result<Option<RowHead>> {
-        if self.rows_left == 0 {
-            return Ok(None);
-        }
-        self.rows_left -= 1;
-        let parts = self.array("a row", self.limits.columns_max + 5)?;
-        let version = self.version("a row's version")?;
-        let previous = self.version("a row's previous version")?;
-        let (op, values) = match self.unsigned("a row's operation")? {
-            0 => (Op::Upsert, self.columns),
-            1 => (Op::Delete, self.key),
+impl RowHead {
+    /// `columns` are the columns of the table and of its key.
+    fn new(
+        parts: u64,
+        version: Version,
+        previous: Version,
+        operation: u64,
+        [columns, key]: [usize; 2],
+    ) -> Result<Self> {
+        let (op, values) = match operation {
+            0 => (Op::Upsert, columns),
+            1 => (Op::Delete, key),
             _ => return Err(DecodeError::Unexpected { what: "a row's operation" }),
         };
         if parts != values as u64 + 5 {
@@ -72,7 +47,101 @@ impl<R: BufRead> BatchReader<'_, R> {
         if version.hlc.0 <= 0 || version.hlc > Hlc::FOREIGN_MAX || previous.hlc.0 < 0 {
             return Err(DecodeError::Unexpected { what: "a row's version" });
         }
-        Ok(Some(RowHead { version, previous, op, values }))
+        Ok(Self { version, previous, op, values })
+    }
+}
+
+/// Stores a value in the memory of the one before it. That of a large one is not kept.
+fn store(place: &mut Value, value: ValueRef<'_>) {
+    if let Value::Text(memory) | Value::Blob(memory) = &*place
+        && memory.capacity() > PIECE_BYTES
+    {
+        *place = Value::Null;
+    }
+    place.assign(value);
+}
+
+impl<R: BufRead> BatchReader<'_, R> {
+    /// Reads the next row of the table into `row`, and reuses its allocations. False after the last
+    /// row.
+    ///
+    /// # Errors
+    /// The first defect.
+    pub fn next_row(&mut self, row: &mut Row) -> Result<bool> {
+        if self.rows_left == 0 {
+            return Ok(false);
+        }
+        self.rows_left -= 1;
+        let scanned = self.scan_row(|head, scan, bytes_max| {
+            row.values.resize(head.values, Value::Null);
+            row.values
+                .iter_mut()
+                .try_for_each(|place| scan.value(bytes_max).map(|v| store(place, v)))
+        });
+        let head = match scanned {
+            Some(head) => head,
+            None => self.read_row(row)?,
+        };
+        (row.version, row.previous, row.op) = (head.version, head.previous, head.op);
+        self.row_end()?;
+        Ok(true)
+    }
+
+    /// Checks the next row of the table as [`BatchReader::next_row`] does, without its values.
+    pub(super) fn check_row(&mut self) -> Result<bool> {
+        if self.rows_left == 0 {
+            return Ok(false);
+        }
+        self.rows_left -= 1;
+        let scanned = self.scan_row(|head, scan, bytes_max| {
+            (0..head.values).try_for_each(|_| scan.value(bytes_max).map(|_| ()))
+        });
+        if scanned.is_none() {
+            let RowHead { values, .. } = self.row_head()?;
+            for _ in 0..values {
+                self.check_value()?;
+            }
+        }
+        self.row_end()?;
+        Ok(true)
+    }
+
+    /// Reads a row that stands whole in the buffer; `values` reads what follows its head. None if
+    /// it does not, or is not as usual, and then nothing is read.
+    fn scan_row(
+        &mut self,
+        values: impl FnOnce(&RowHead, &mut Scan<'_>, u64) -> Option<()>,
+    ) -> Option<RowHead> {
+        let Self { cbor, limits, header, columns, key, .. } = self;
+        let mut scan = Scan::new(cbor.buffered());
+        let parts = scan.array()?;
+        let version = version_of(header, scan.integer()?, scan.unsigned()?)?;
+        let previous = version_of(header, scan.integer()?, scan.unsigned()?)?;
+        let operation = scan.unsigned()?;
+        let head = RowHead::new(parts, version, previous, operation, [*columns, *key]).ok()?;
+        values(&head, &mut scan, limits.value_bytes_max)?;
+        let used = scan.used();
+        cbor.skip(used);
+        Some(head)
+    }
+
+    /// Reads a row, wherever it stands.
+    fn read_row(&mut self, row: &mut Row) -> Result<RowHead> {
+        let head = self.row_head()?;
+        row.values.resize(head.values, Value::Null);
+        for value in &mut row.values {
+            self.value(value)?;
+        }
+        Ok(head)
+    }
+
+    /// Reads what stands before the values of the next row.
+    fn row_head(&mut self) -> Result<RowHead> {
+        let parts = self.array("a row", self.limits.columns_max + 5)?;
+        let version = self.version("a row's version")?;
+        let previous = self.version("a row's previous version")?;
+        let operation = self.unsigned("a row's operation")?;
+        RowHead::new(parts, version, previous, operation, [self.columns, self.key])
     }
 
     fn row_end(&mut self) -> Result<()> {
