@@ -107,6 +107,10 @@ pub enum Fatal {
         it, or entries of our change log were deleted?): nothing was written to what is there now"
     )]
     Restored,
+    /// A batch cannot be applied, and what it has written is to be undone. The transaction is
+    /// repeated with a savepoint for each batch, so this error does not leave inbound.
+    #[error("a batch cannot be applied, and what it has written has to be undone")]
+    Undo,
 }
 
 impl Fatal {

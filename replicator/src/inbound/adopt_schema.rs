@@ -1,4 +1,4 @@
-//! Makes the changes of the schema that a batch carries, inside the batch's savepoint.
+//! Makes the changes of the schema that a batch carries, inside the batch's transaction.
 //!
 //! Arrives: the header of a batch, on a connection inside the write transaction. Leaves: the schema
 //! of the origin with triggers and layout that fit, or the reason why the batch has to wait; what

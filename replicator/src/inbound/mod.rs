@@ -86,6 +86,8 @@ pub struct Inbound<B: Broker> {
     join: Join,
     inbox: Inbox,
     polite: Polite,
+    /// Until then each batch is applied inside a savepoint.
+    savepoints_until_ms: u64,
     notices: Notices,
     clocks: Clocks,
     /// Messages for outbound. The owner takes them after each call.
@@ -119,6 +121,7 @@ impl<B: Broker> Inbound<B> {
             join: Join::new(config.replicate),
             inbox: Inbox::new(&durable, now),
             polite: Polite::new(&config),
+            savepoints_until_ms: 0,
             notices: Notices::default(),
             clocks: Clocks::new(&config),
             effects: Vec::new(),

@@ -26,6 +26,10 @@ use crate::store::cursor::Cursor;
 use rusqlite::TransactionBehavior;
 use std::sync::Arc;
 
+/// For so long after a batch that could not be applied each batch gets a savepoint: others of its
+/// kind may follow, and repeating a transaction costs more.
+const SAVEPOINTS_MS: u64 = 10_000;
+
 /// After this time a message that found no room in quarantine is consumed again.
 const QUARANTINE_RETRY_MS: u64 = 60_000;
 
@@ -132,6 +136,16 @@ impl<B: Broker> Inbound<B> {
     /// Does all waiting work in one write transaction. False if it was rolled back, because another
     /// connection has opened a snapshot meanwhile.
     fn transact(&mut self, urgency: Urgency, now: Now) -> Result<bool, Fatal> {
+        match self.try_transaction(urgency, now) {
+            Err(Fatal::Undo) => {
+                self.savepoints_until_ms = now.mono_ms + SAVEPOINTS_MS;
+                self.try_transaction(urgency, now)
+            }
+            result => result,
+        }
+    }
+
+    fn try_transaction(&mut self, urgency: Urgency, now: Now) -> Result<bool, Fatal> {
         self.follow_schema(now)?;
         if !self.verify.knows_incarnation() || self.schema.is_installing() {
             return Ok(true);
@@ -139,7 +153,8 @@ impl<B: Broker> Inbound<B> {
         self.inbox.look_into_batches(&self.config.limits);
         let layout = Arc::clone(&self.schema.layout);
         let copies = (&self.durable, &self.stats);
-        let tx = Transaction::new(&self.db, &self.config, &layout, copies, now);
+        let mut tx = Transaction::new(&self.db, &self.config, &layout, copies, now);
+        tx.savepoints = now.mono_ms < self.savepoints_until_ms;
         let (rows_before, up) = (self.stats.rows_seen(), self.verify.is_up());
         let Self { verify, inbox, repairs, join, polite, schema, .. } = self;
         let absorb_max = self.config.limits.absorb_entries_max;

@@ -59,6 +59,8 @@ pub(super) struct Transaction<'a> {
     pub(super) stats: Stats,
     /// The work for after the commit.
     pub(super) after: AfterCommit,
+    /// Whether each batch is applied inside a savepoint.
+    pub(super) savepoints: bool,
     own_lowest_changed: bool,
 }
 
@@ -79,6 +81,7 @@ impl<'a> Transaction<'a> {
             durable: durable.clone(),
             stats: *stats,
             after: AfterCommit::default(),
+            savepoints: false,
             own_lowest_changed: false,
         }
     }
