@@ -77,6 +77,8 @@ fn add(report: &mut Report, [mut patient, impatient, deferred]: [Met; 3], time: 
     report.add("busy errors with one", share(patient.busy, &patient), unit, Floor::None);
     let stale = share(deferred.snapshot, &deferred);
     report.add("deferred transactions with a stale snapshot", stale, unit, Floor::None);
+    let locked = share(deferred.busy, &deferred);
+    report.add("deferred transactions that meet the write lock", locked, unit, Floor::None);
     for (beside, met) in [("commits", &patient), ("deferred transactions", &deferred)] {
         let name = format!("rows that come in beside {beside}");
         report.add(&name, met.remote as f64 / time.as_secs_f64(), "rows/s", Floor::None);
