@@ -2,7 +2,7 @@
 //!
 //! Arrives: bytes. Leaves: one header after the other, and the bytes of strings. Reads what
 //! `ciborium-ll` reads, which also writes our batches; it takes each header from the buffer in one
-//! step, because headers are a quarter of the work of applying a row otherwise. Pure.
+//! step. Pure.
 
 use ciborium_ll::Header;
 use half::f16;
@@ -36,29 +36,7 @@ impl<R: BufRead> CborReader<R> {
     ///
     /// # Errors
     /// [`CborError`].
-    #[inline]
     pub(super) fn pull(&mut self) -> Result<Header, CborError> {
-        let buffer = self.source.fill_buf().map_err(CborError::Io)?;
-        if let Some(header) = buffer.first().and_then(|first| parse_short(*first)) {
-            self.source.consume(1);
-            self.offset += 1;
-            return Ok(header);
-        }
-        self.pull_long()
-    }
-
-    /// Returns what the buffer has; nothing if the source fails, which the next read tells.
-    pub(super) fn buffered(&mut self) -> &[u8] {
-        self.source.fill_buf().unwrap_or_default()
-    }
-
-    /// Passes bytes that the buffer has.
-    pub(super) fn skip(&mut self, bytes: usize) {
-        self.source.consume(bytes);
-        self.offset += bytes as u64;
-    }
-
-    fn pull_long(&mut self) -> Result<Header, CborError> {
         let buffer = self.source.fill_buf().map_err(CborError::Io)?;
         if let Some(bytes) = buffer.first_chunk() {
             let (header, used) = parse(bytes).ok_or(CborError::Syntax(self.offset))?;
@@ -73,6 +51,17 @@ impl<R: BufRead> CborReader<R> {
         let more = argument_bytes(bytes[0]).ok_or(CborError::Syntax(at))?;
         self.read_exact(&mut bytes[1..=more]).map_err(CborError::Io)?;
         parse(&bytes).map(|(header, _)| header).ok_or(CborError::Syntax(at))
+    }
+
+    /// Returns what the buffer has; nothing if the source fails, which the next read tells.
+    pub(super) fn buffered(&mut self) -> &[u8] {
+        self.source.fill_buf().unwrap_or_default()
+    }
+
+    /// Passes bytes that the buffer has.
+    pub(super) fn skip(&mut self, bytes: usize) {
+        self.source.consume(bytes);
+        self.offset += bytes as u64;
     }
 
     /// Passes the next `len` bytes to `take`, if the buffer has them all.
@@ -107,23 +96,6 @@ fn argument_bytes(first: u8) -> Option<usize> {
     match first & 0x1f {
         0..24 | 31 => Some(0),
         more @ 24..28 => Some(1 << (more - 24)),
-        _ => None,
-    }
-}
-
-/// Returns the header that is this one byte: a small number, or a short length. Most of a row's
-/// headers are.
-#[inline]
-fn parse_short(first: u8) -> Option<Header> {
-    let argument = first & 0x1f;
-    if argument >= 24 {
-        return None;
-    }
-    match first >> 5 {
-        0 => Some(Header::Positive(argument.into())),
-        2 => Some(Header::Bytes(Some(argument.into()))),
-        3 => Some(Header::Text(Some(argument.into()))),
-        4 => Some(Header::Array(Some(argument.into()))),
         _ => None,
     }
 }

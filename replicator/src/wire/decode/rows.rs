@@ -5,9 +5,7 @@
 //! twice, nearly always by `scan.rs`. Pure.
 
 use super::scan::Scan;
-use super::{
-    BatchReader, DecodeError, PIECE_BYTES, Result, as_integer, check_length, damaged, version_of,
-};
+use super::{BatchReader, DecodeError, PIECE_BYTES, Result, as_integer, version_of};
 use crate::model::batch::{Op, Row, Value};
 use crate::model::ids::{Hlc, Version};
 use crate::wire::encode::TAG_RAW_TEXT;
@@ -97,9 +95,9 @@ impl<R: BufRead> BatchReader<'_, R> {
             (0..head.values).try_for_each(|_| scan.value(bytes_max).map(|_| ()))
         });
         if scanned.is_none() {
-            let RowHead { values, .. } = self.row_head()?;
-            for _ in 0..values {
-                self.check_value()?;
+            // One value after the other, because they can be large.
+            for _ in 0..self.row_head()?.values {
+                self.value(&mut Value::Null)?;
             }
         }
         self.row_end()?;
@@ -150,13 +148,7 @@ impl<R: BufRead> BatchReader<'_, R> {
 
     /// Reads a value into the place of the one before, whose memory it takes.
     fn value(&mut self, place: &mut Value) -> Result<()> {
-        let header = self.pull(VALUE)?;
-        self.value_of(header, place)
-    }
-
-    /// Reads the value that begins with this header.
-    fn value_of(&mut self, header: Header, place: &mut Value) -> Result<()> {
-        let limit = self.limits.value_bytes_max;
+        let (header, limit) = (self.pull(VALUE)?, self.limits.value_bytes_max);
         let memory = match (&header, &mut *place) {
             (
                 Header::Text(_) | Header::Bytes(_) | Header::Tag(_),
@@ -180,23 +172,5 @@ impl<R: BufRead> BatchReader<'_, R> {
             header => Value::Integer(as_integer(header, VALUE)?),
         };
         Ok(())
-    }
-
-    /// Checks a value as [`BatchReader::value`] does. Mostly it need not be copied for that.
-    fn check_value(&mut self) -> Result<()> {
-        let limit = self.limits.value_bytes_max;
-        let header = self.pull(VALUE)?;
-        let (len, is_text) = match header {
-            Header::Text(Some(len)) => (len, true),
-            Header::Bytes(Some(len)) => (len, false),
-            header => return self.value_of(header, &mut Value::Null),
-        };
-        check_length(VALUE, len, limit)?;
-        let is_valid = |bytes: &[u8]| !is_text || std::str::from_utf8(bytes).is_ok();
-        match self.cbor.take_buffered(len, is_valid).map_err(|error| damaged(error, VALUE))? {
-            Some(true) => Ok(()),
-            Some(false) => Err(NOT_UTF_8),
-            None => self.value_of(header, &mut Value::Null),
-        }
     }
 }
