@@ -2,7 +2,7 @@
 //!
 //! Arrives: the bytes after a row's beginning. Leaves: its head and its values, or None for
 //! anything that is not as usual: then the careful reader (`rows.rs`) reads the same bytes again,
-//! and says what is wrong. Nearly all rows are as usual, and reading them this way takes a third of
+//! and says what is wrong. Nearly all rows are as usual, and checking them this way takes half of
 //! the instructions. What it takes, the careful reader takes too. Pure.
 
 use half::f16;
