@@ -13,7 +13,7 @@ use harmonylite::wire::decode::{BatchReader, DecodeError, Outline, outline as ou
 use harmonylite::wire::encode::Encoder;
 use harmonylite::wire::unpack::{Unpacker, unpacking};
 use proptest::prelude::*;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
 
 type Table = (TableHeader, Vec<Row>);
 
@@ -226,11 +226,9 @@ fn read_twice(plain: &[u8], size: usize, limits: &Limits) -> Option<String> {
     whole.err()
 }
 
-/// A row that stands whole in the buffer is read another way than one that does not. Each byte of a
-/// batch takes each value.
-#[test]
-fn a_row_reads_the_same_wherever_it_stands() {
-    let (limits, version) = (Limits::default(), |hlc| Version { hlc: Hlc(hlc), site: Site(1) });
+/// A decompressed batch with values of each kind, and deletes.
+fn mixed_batch() -> Vec<u8> {
+    let version = |hlc| Version { hlc: Hlc(hlc), site: Site(1) };
     let floats = [1.1, 1.5, 3.0e10].map(Value::Real);
     let strings = [Value::Text(b"text".to_vec()), Value::Blob(vec![0xfb, 0xff, 0xff])];
     let numbers = [i64::MIN, 70_000, -1].map(Value::Integer);
@@ -241,7 +239,14 @@ fn a_row_reads_the_same_wherever_it_stands() {
     let gone = row(Op::Delete, vec![Value::Integer(7)]);
     let rows = vec![row(Op::Upsert, values), gone.clone(), gone];
     let header = TableHeader { name: "t".into(), hash: [0; 32], columns, key: vec![0], rows: 3 };
-    let plain = zstd::decode_all(&encode(&[(header, rows)])[..]).unwrap();
+    zstd::decode_all(&encode(&[(header, rows)])[..]).unwrap()
+}
+
+/// A row that stands whole in the buffer is read another way than one that does not. Each byte of a
+/// batch takes each value.
+#[test]
+fn a_row_reads_the_same_wherever_it_stands() {
+    let (limits, plain) = (Limits::default(), mixed_batch());
     assert_eq!(read_twice(&plain, 4, &limits), None);
     for at in 0..plain.len() {
         for byte in 0..=u8::MAX {
@@ -254,6 +259,43 @@ fn a_row_reads_the_same_wherever_it_stands() {
             }
             read_twice(&plain, 4, &limits);
         }
+    }
+}
+
+/// Fails once at a byte, and goes on after it as if nothing were.
+struct FailsOnce<'b> {
+    bytes: &'b [u8],
+    at: usize,
+    fails_at: Option<usize>,
+}
+
+impl Read for FailsOnce<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.fails_at.is_some_and(|at| self.at >= at) {
+            self.fails_at = None;
+            return Err(io::Error::other("once"));
+        }
+        let count = (self.bytes.len() - self.at).min(buffer.len());
+        buffer[..count].copy_from_slice(&self.bytes[self.at..self.at + count]);
+        self.at += count;
+        Ok(count)
+    }
+}
+
+/// Wherever its source fails, a batch is refused. Going on would pass over bytes.
+#[test]
+fn an_error_of_the_source_is_never_passed_over() {
+    let (limits, plain) = (Limits::default(), mixed_batch());
+    for (fails_at, size) in (0..plain.len()).flat_map(|at| [(at, 4), (at, 60)]) {
+        let source = FailsOnce { bytes: &plain, at: 0, fails_at: Some(fails_at) };
+        let found = outline_plain(BufReader::with_capacity(size, source), &limits);
+        let found = found.map(|_| ()).map_err(|e| e.to_string());
+        assert!(found.as_ref().is_err_and(|e| e.ends_with("once")), "{fails_at} {size}: {found:?}");
+        let source = FailsOnce { bytes: &plain, at: 0, fails_at: Some(fails_at) };
+        assert!(
+            read(BufReader::with_capacity(size, source), &limits).is_err(),
+            "{fails_at} {size}"
+        );
     }
 }
 

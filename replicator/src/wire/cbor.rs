@@ -53,29 +53,18 @@ impl<R: BufRead> CborReader<R> {
         parse(&bytes).map(|(header, _)| header).ok_or(CborError::Syntax(at))
     }
 
-    /// Returns what the buffer has; nothing if the source fails, which the next read tells.
-    pub(super) fn buffered(&mut self) -> &[u8] {
-        self.source.fill_buf().unwrap_or_default()
+    /// Returns what the buffer has; nothing at the end.
+    ///
+    /// # Errors
+    /// That of the source. It is lost if it is not passed on: some sources continue after one.
+    pub(super) fn buffered(&mut self) -> io::Result<&[u8]> {
+        self.source.fill_buf()
     }
 
     /// Passes bytes that the buffer has.
     pub(super) fn skip(&mut self, bytes: usize) {
         self.source.consume(bytes);
         self.offset += bytes as u64;
-    }
-
-    /// Passes the next `len` bytes to `take`, if the buffer has them all.
-    pub(super) fn take_buffered<T>(
-        &mut self,
-        len: usize,
-        take: impl FnOnce(&[u8]) -> T,
-    ) -> io::Result<Option<T>> {
-        let buffer = self.source.fill_buf()?;
-        let Some(bytes) = buffer.get(..len) else { return Ok(None) };
-        let taken = take(bytes);
-        self.source.consume(len);
-        self.offset += len as u64;
-        Ok(Some(taken))
     }
 }
 
@@ -189,10 +178,11 @@ mod tests {
         let bytes = [0x63, b'a', b'b', b'c', 0x01];
         let mut reader = CborReader::new(&bytes[..]);
         assert_eq!(reader.pull().unwrap(), Header::Text(Some(3)));
-        let taken = reader.take_buffered(3, <[u8]>::to_vec).unwrap().unwrap();
-        assert_eq!((taken.as_slice(), reader.pull().unwrap()), (&b"abc"[..], Header::Positive(1)));
+        assert_eq!(reader.buffered().unwrap(), b"abc\x01");
+        reader.skip(3);
+        assert_eq!(reader.pull().unwrap(), Header::Positive(1));
         let mut reader = CborReader::new(BufReader::with_capacity(2, &bytes[1..]));
-        assert_eq!(reader.take_buffered(3, <[u8]>::to_vec).unwrap(), None);
+        assert_eq!(reader.buffered().unwrap(), b"ab");
         let mut piece = [0; 3];
         reader.read_exact(&mut piece).unwrap();
         assert_eq!((&piece, reader.pull().unwrap()), (b"abc", Header::Positive(1)));

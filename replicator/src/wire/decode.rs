@@ -319,8 +319,10 @@ impl<'l, R: BufRead> BatchReader<'l, R> {
             // The memory of a large value is not kept for small ones.
             bytes = Vec::new();
         }
-        let take = |buffered: &[u8]| bytes.extend_from_slice(buffered);
-        if self.cbor.take_buffered(len, take).map_err(|error| damaged(error, what))?.is_some() {
+        let buffered = self.cbor.buffered().map_err(|error| damaged(error, what))?;
+        if let Some(found) = buffered.get(..len) {
+            bytes.extend_from_slice(found);
+            self.cbor.skip(len);
             return Ok(bytes);
         }
         while bytes.len() < len {

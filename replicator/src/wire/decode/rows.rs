@@ -5,7 +5,7 @@
 //! twice, nearly always by `scan.rs`. Pure.
 
 use super::scan::Scan;
-use super::{BatchReader, DecodeError, PIECE_BYTES, Result, as_integer, version_of};
+use super::{BatchReader, DecodeError, PIECE_BYTES, Result, as_integer, damaged, version_of};
 use crate::model::batch::{Op, Row, Value};
 use crate::model::ids::{Hlc, Version};
 use crate::wire::encode::TAG_RAW_TEXT;
@@ -75,7 +75,7 @@ impl<R: BufRead> BatchReader<'_, R> {
             row.values
                 .iter_mut()
                 .try_for_each(|place| scan.value(bytes_max).map(|v| store(place, v)))
-        });
+        })?;
         let head = match scanned {
             Some(head) => head,
             None => self.read_row(row)?,
@@ -93,7 +93,7 @@ impl<R: BufRead> BatchReader<'_, R> {
         self.rows_left -= 1;
         let scanned = self.scan_row(|head, scan, bytes_max| {
             (0..head.values).try_for_each(|_| scan.value(bytes_max).map(|_| ()))
-        });
+        })?;
         if scanned.is_none() {
             // One value after the other, because they can be large.
             for _ in 0..self.row_head()?.values {
@@ -105,22 +105,25 @@ impl<R: BufRead> BatchReader<'_, R> {
     }
 
     /// Reads a row that stands whole in the buffer; `values` reads what follows its head. None if
-    /// it does not, or is not as usual, and then nothing is read.
+    /// it does not, or is not as usual, and then nothing is read. Fails only if the source does.
     fn scan_row(
         &mut self,
         values: impl FnOnce(&RowHead, &mut Scan<'_>, u64) -> Option<()>,
-    ) -> Option<RowHead> {
+    ) -> Result<Option<RowHead>> {
         let Self { cbor, limits, header, columns, key, .. } = self;
-        let mut scan = Scan::new(cbor.buffered());
-        let parts = scan.array()?;
-        let version = version_of(header, scan.integer()?, scan.unsigned()?)?;
-        let previous = version_of(header, scan.integer()?, scan.unsigned()?)?;
-        let operation = scan.unsigned()?;
-        let head = RowHead::new(parts, version, previous, operation, [*columns, *key]).ok()?;
-        values(&head, &mut scan, limits.value_bytes_max)?;
-        let used = scan.used();
+        let mut scan = Scan::new(cbor.buffered().map_err(|error| damaged(error, "a row"))?);
+        let whole = || {
+            let parts = scan.array()?;
+            let version = version_of(header, scan.integer()?, scan.unsigned()?)?;
+            let previous = version_of(header, scan.integer()?, scan.unsigned()?)?;
+            let operation = scan.unsigned()?;
+            let head = RowHead::new(parts, version, previous, operation, [*columns, *key]).ok()?;
+            values(&head, &mut scan, limits.value_bytes_max)?;
+            Some((head, scan.used()))
+        };
+        let Some((head, used)) = whole() else { return Ok(None) };
         cbor.skip(used);
-        Some(head)
+        Ok(Some(head))
     }
 
     /// Reads a row, wherever it stands.
