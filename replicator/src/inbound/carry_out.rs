@@ -91,7 +91,8 @@ impl Transaction<'_> {
         }
         if self.config.replicate {
             for (shard, node, reason) in expired {
-                note_gap(self, shard, node, &reason, Need::Messages)?;
+                let need = Need::Messages(self.durable.position(shard));
+                note_gap(self, shard, node, &reason, need)?;
             }
         }
         Ok(())

@@ -130,9 +130,8 @@ impl<B: Broker> Inbound<B> {
             db,
             durable,
         };
-        let open =
-            inbound.repairs.gaps.open_shards().into_iter().map(|shard| (shard, Need::Messages));
-        let open: Vec<_> = open.collect();
+        let at = |shard| (shard, Need::Messages(inbound.durable.position(shard)));
+        let open: Vec<_> = inbound.repairs.gaps.open_shards().into_iter().map(at).collect();
         inbound.note_needs(&open, now);
         Ok(inbound)
     }

@@ -15,9 +15,9 @@ use crate::merge::apply::Applied;
 use crate::model::batch::{BatchHeader, PartHeaders};
 use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 use crate::model::planted_bugs::{Bug, planted};
-use crate::repair::gaps::Need;
+use crate::repair::gaps::{MissingBatches, Need};
 use crate::repair::superseded::Superseded;
-use crate::store::cursor::NO_ROW_MS;
+use crate::store::cursor::{Anchor, NO_ROW_MS};
 use crate::store::gaps::{self, Missing};
 use crate::store::held::{self, Hold};
 use crate::store::origins::{self, Origin};
@@ -86,7 +86,7 @@ impl Processing<'_, '_> {
             ItemKind::Skip => (0, NO_ROW_MS),
             ItemKind::Gap { from, to } => {
                 let reason = format!("stream {shard}: messages {from} to {} are missing", to.0 - 1);
-                note_gap(self.tx, shard, NodeId(0), &reason, Need::Messages)?;
+                note_gap(self.tx, shard, NodeId(0), &reason, Need::Messages(StreamSeq(to.0 - 1)))?;
                 (1, NO_ROW_MS)
             }
             ItemKind::Bad { reason, message } => {
@@ -134,7 +134,7 @@ impl Processing<'_, '_> {
         match apply_body(self.tx, self.unpacker, body, source)? {
             Outcome::Applied { header, applied, lowest_ms, brought } => {
                 self.take_schema(brought);
-                self.note_origin(shard, node, &header)?;
+                self.note_origin(place, &header)?;
                 self.tx.stats.batches_applied += 1;
                 self.tx.stats.bytes_applied += body.bytes.len();
                 self.tx.stats.last_applied_unix_ms = self.tx.now.unix_ms;
@@ -147,7 +147,7 @@ impl Processing<'_, '_> {
             Outcome::Held { header: Some(header), .. }
                 if self.superseded.covers(node, &header, self.tx.layout.hash) =>
             {
-                self.skip_superseded(shard, node, &header)?;
+                self.skip_superseded(place, &header)?;
                 Ok((1, NO_ROW_MS))
             }
             Outcome::Held { reason, .. } => {
@@ -196,14 +196,16 @@ impl Processing<'_, '_> {
 
     /// Follows the chain of batch numbers of a site. A hole in it is a lost message. The chain
     /// starts with batch 1, also for a site that is new here: all its batches must arrive.
-    fn note_origin(&mut self, shard: u32, node: NodeId, header: &BatchHeader) -> Result<(), Fatal> {
+    fn note_origin(&mut self, place: Place<'_>, header: &BatchHeader) -> Result<(), Fatal> {
+        let Anchor { node, seq, .. } = place.item.anchor;
         let known = origins::known_batch(self.tx.db, header.site)?.0;
         self.tx.after.seen_origins.push((node, header.created_ms));
         if header.previous.0 > known && header.number.0 > known {
             let reason =
                 format!("node {node}: batches {} to {} are missing", known + 1, header.previous);
-            let need = Need::Batches(header.site, header.previous);
-            note_gap(self.tx, shard, node, &reason, need)?;
+            let (site, upto) = (header.site, header.previous);
+            let need = Need::Batches(MissingBatches { site, upto, before: seq.0 });
+            note_gap(self.tx, place.shard, node, &reason, need)?;
         }
         if header.number.0 > known {
             let BatchHeader { site, number, created_ms, .. } = *header;
@@ -214,18 +216,14 @@ impl Processing<'_, '_> {
     }
 
     /// Skips a superseded batch, and asks the other nodes once to republish.
-    fn skip_superseded(
-        &mut self,
-        shard: u32,
-        node: NodeId,
-        header: &BatchHeader,
-    ) -> Result<(), Fatal> {
-        self.note_origin(shard, node, header)?;
+    fn skip_superseded(&mut self, place: Place<'_>, header: &BatchHeader) -> Result<(), Fatal> {
+        let Anchor { node, seq, .. } = place.item.anchor;
+        self.note_origin(place, header)?;
         if let Some(reason) = self.superseded.gap(node)
             && !self.tx.after.superseded_asked.contains(&node)
         {
             self.tx.after.superseded_asked.push(node);
-            note_gap(self.tx, shard, node, &reason, Need::Messages)?;
+            note_gap(self.tx, place.shard, node, &reason, Need::Messages(seq))?;
         }
         Ok(())
     }
@@ -265,7 +263,8 @@ impl Processing<'_, '_> {
         );
         let held = &self.tx.durable.streams[place.i].held;
         if held.len() as u64 >= most && !held.contains_key(&entry.node) {
-            return note_gap(self.tx, place.shard, entry.node, &reason, Need::Messages);
+            let need = Need::Messages(place.item.anchor.seq);
+            return note_gap(self.tx, place.shard, entry.node, &reason, need);
         }
         self.hold(place, entry.seq, &reason)
     }

@@ -68,7 +68,8 @@ impl Processing<'_, '_> {
             OriginSchema::Ours => {
                 let why =
                     format!("node {node}: batch {} in quarantine cannot be applied", entry.batch);
-                note_gap(self.tx, entry.shard, node, &why, Need::Messages)?;
+                let need = Need::Messages(self.tx.durable.position(entry.shard));
+                note_gap(self.tx, entry.shard, node, &why, need)?;
                 let open = gaps::list(self.tx.db)?;
                 let key = open.iter().find(|gap| gap.shard == entry.shard).map(gaps::Gap::key);
                 let asked = key.map(|key| (entry.id, Refetching::Asked(key)));

@@ -244,7 +244,7 @@ impl<B: Broker> Inbound<B> {
         let durable = &self.durable;
         self.repairs.gaps.found(found, now, |shard| {
             let head = durable.stream(shard).and_then(|stream| stream.cursor.head());
-            head.map_or((0, 0), |head| (head.seq.0, head.created_ns))
+            head.map_or(0, |head| head.created_ns)
         });
     }
 

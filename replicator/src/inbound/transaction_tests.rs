@@ -1,7 +1,10 @@
 use super::*;
-use crate::inbound::process::note_gap;
+use crate::inbound::process::{note_gap, serve};
+use crate::inbound::stream::{ItemKind, StreamItem};
 use crate::model::ids::NodeId;
 use crate::repair::gaps::Need;
+use crate::repair::superseded::Superseded;
+use crate::store::cursor::Anchor;
 use crate::store::test_database;
 
 struct Memory {
@@ -77,7 +80,7 @@ fn a_failure_leaves_memory_and_database_as_they_were() {
         tx.begin()?;
         tx.mark_acknowledged(&inbox, true)?;
         tx.begin_incarnation(Site(8))?;
-        note_gap(tx, 1, NodeId(2), "lost", Need::Messages)?;
+        note_gap(tx, 1, NodeId(2), "lost", Need::Messages(StreamSeq(1)))?;
         Err(Fatal::Database(DatabaseError::Full))
     });
     assert!(matches!(result, Err(Fatal::Database(DatabaseError::Full))));
@@ -85,6 +88,24 @@ fn a_failure_leaves_memory_and_database_as_they_were() {
     assert_eq!((memory.durable.batch, memory.durable.site()), (BatchNo(0), Site(7)));
     assert_agrees(&memory, &memory.durable);
     assert!(gaps::list(&memory.db).unwrap().is_empty());
+}
+
+/// A snapshot that has what is missing fills the gap, however much arrived after it in the same
+/// transaction.
+#[test]
+fn a_gap_needs_no_more_than_the_missing_messages() {
+    let memory = memory();
+    let mut inbox = Inbox::new(&memory.durable, Now { unix_ms: 0, mono_ms: 0 });
+    let at = |kind, seq| {
+        let anchor = Anchor { seq: StreamSeq(seq), ..Anchor::start(77) };
+        StreamItem { kind, anchor, safe: anchor }
+    };
+    let gap = ItemKind::Gap { from: StreamSeq(1), to: StreamSeq(4) };
+    inbox.streams[0].queue.extend([at(gap, 4), at(ItemKind::Skip, 4), at(ItemKind::Skip, 9)]);
+    let served = memory.run(|tx| serve(tx, &mut inbox, &Superseded::default()));
+    let (durable, _, after) = served.unwrap();
+    assert_eq!(durable.position(1), StreamSeq(9));
+    assert_eq!(after.gaps, [(1, Need::Messages(StreamSeq(3)))]);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use super::signal::Signal;
 use crate::broker::{KvEntry, Request};
 use crate::db::connection::DatabaseError;
 use crate::model::config::{NodeConfig, Now};
-use crate::model::ids::{BatchNo, NodeId, Site};
+use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 use crate::model::planted_bugs::{Bug, planted};
 use crate::store::gaps::{self, Gap, GapKey};
 use crate::store::origins;
@@ -54,10 +54,10 @@ struct GapInquiry {
 /// What is missing, as far as a snapshot has to have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// Messages before the position up to which the stream is applied now, or at it.
-    Messages,
-    /// Batches of a site up to this one, which a batch with a higher number has shown.
-    Batches(Site, BatchNo),
+    /// Messages before this position, or at it.
+    Messages(StreamSeq),
+    /// Batches that a batch with a higher number has shown.
+    Batches(MissingBatches),
 }
 
 /// Batches that are missing.
@@ -83,14 +83,20 @@ pub struct Needs {
 }
 
 impl Needs {
-    fn add(&mut self, need: Need, (position, created_ns): (u64, i64)) {
+    fn add(&mut self, need: Need, created_ns: i64) {
+        let position = match need {
+            Need::Messages(upto) => upto.0,
+            Need::Batches(missing) => missing.before,
+        };
+        let is_first = *self == Self::default();
         if created_ns != self.created_ns {
             // Another stream: all that is missing is older than this position.
+            let position = if is_first { 0 } else { position };
             *self = Self { position, created_ns, batches: Vec::new() };
         }
         match need {
-            Need::Batches(site, upto) if self.batches.len() < NEEDED_SITES_MAX => {
-                self.batches.push(MissingBatches { site, upto, before: position });
+            Need::Batches(missing) if self.batches.len() < NEEDED_SITES_MAX => {
+                self.batches.push(missing);
             }
             _ => self.position = self.position.max(position),
         }
@@ -225,14 +231,14 @@ impl Gaps {
         }
     }
 
-    /// Notes what is missing of streams, after the commit that noted the gaps. `at` returns the
-    /// position up to which a stream is applied, and when the stream was created. A snapshot is
-    /// looked for before other nodes are asked.
-    pub fn found(&mut self, found: &[(u32, Need)], now: Now, at: impl Fn(u32) -> (u64, i64)) {
+    /// Notes what is missing of streams, after the commit that noted the gaps. `created_ns` returns
+    /// when a stream was created, unix nanoseconds. A snapshot is looked for before other nodes are
+    /// asked.
+    pub fn found(&mut self, found: &[(u32, Need)], now: Now, created_ns: impl Fn(u32) -> i64) {
         self.needs.retain(|id, _| self.open.iter().any(|gap| gap.id == *id));
         for (shard, need) in found {
             let Some(gap) = self.open.iter().find(|gap| gap.shard == *shard) else { continue };
-            self.needs.entry(gap.id).or_default().add(*need, at(*shard));
+            self.needs.entry(gap.id).or_default().add(*need, created_ns(*shard));
             if self.snapshots {
                 self.snapshot_until_ms = now.mono_ms + LOOK_MS;
             }

@@ -150,10 +150,12 @@ fn a_snapshot_is_looked_for_before_other_nodes_are_asked() {
     let (_db, mut gaps, key) = with_a_gap();
     gaps.snapshots = true;
     assert!(gaps.open().is_empty(), "what is missing is not known yet");
-    gaps.found(&[(1, Need::Messages), (2, Need::Messages)], NOW, |_| (9, 77));
-    let batches = Need::Batches(Site(5), BatchNo(3));
-    gaps.found(&[(1, batches)], NOW, |_| (12, 77));
     let missing = MissingBatches { site: Site(5), upto: BatchNo(3), before: 12 };
+    gaps.found(&[(1, Need::Batches(missing))], NOW, |_| 77);
+    let needs = Needs { position: 0, created_ns: 77, batches: vec![missing] };
+    assert_eq!(gaps.open()[0].needs, needs, "no more than these batches");
+    let [upto_9, upto_4] = [9, 4].map(|seq| Need::Messages(StreamSeq(seq)));
+    gaps.found(&[(1, upto_9), (1, upto_4), (2, upto_9)], NOW, |_| 77);
     let needs = Needs { position: 9, created_ns: 77, batches: vec![missing] };
     assert_eq!(gaps.open(), [OpenGap { key, shard: 1, needs }]);
     let later = |ms| Now { mono_ms: NOW.mono_ms + ms, ..NOW };
@@ -162,7 +164,7 @@ fn a_snapshot_is_looked_for_before_other_nodes_are_asked() {
     assert!(gaps.ask(later(LOOK_MS + READ_MS - 2), |_| 4).is_empty());
     assert_eq!(gaps.ask(later(LOOK_MS + READ_MS - 1), |_| 4).len(), 2, "it was given up");
 
-    gaps.found(&[(1, Need::Messages)], NOW, |_| (2, 78));
+    gaps.found(&[(1, Need::Messages(StreamSeq(2)))], NOW, |_| 78);
     let needs = Needs { position: 2, created_ns: 78, batches: Vec::new() };
     assert_eq!(gaps.open()[0].needs, needs, "positions of the former stream are void");
     gaps.no_snapshot();
