@@ -141,6 +141,7 @@ mod tests {
             batch: BatchNo(4),
             reason: "truncated in row".into(),
             body: vec![1],
+            digest: None,
         };
         quarantine::add(&db, &entry).unwrap();
         let all = quarantine::list(&db).unwrap();

@@ -92,6 +92,7 @@ impl Processing<'_, '_> {
             ItemKind::Bad { reason, message } => {
                 let headers = message.headers.as_ref();
                 let (site, batch) = headers.map_or((Site(0), BatchNo(0)), |h| (h.site, h.batch));
+                let digest = headers.ok().map(|h| h.digest);
                 self.set_aside(
                     place,
                     Entry {
@@ -104,6 +105,7 @@ impl Processing<'_, '_> {
                         batch,
                         reason: reason.clone(),
                         body: message.payload.to_vec(),
+                        digest,
                     },
                 )?;
                 (1, NO_ROW_MS)
@@ -167,6 +169,7 @@ impl Processing<'_, '_> {
                         batch: headers.batch,
                         reason,
                         body: body.bytes.to_vec()?,
+                        digest: Some(headers.digest),
                     },
                 )?;
                 Ok((1, 0))

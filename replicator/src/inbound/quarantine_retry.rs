@@ -4,10 +4,11 @@
 //! why they still cannot be applied, and what was asked of their origin. The transaction decides
 //! what a crash leaves.
 
-use super::apply_batch::{Outcome, Source, apply_body};
+use super::apply_batch::{Outcome, Sender, Source, apply_body};
 use super::batch_body::BatchBody;
 use super::process::{Processing, note_gap};
 use crate::actor::Fatal;
+use crate::model::ids::NodeId;
 use crate::repair::gaps::Need;
 use crate::repair::refetch::{OriginSchema, Refetching, Retry};
 use crate::store::gaps;
@@ -15,15 +16,25 @@ use crate::store::quarantine::LOOKING_UP;
 use crate::store::quarantine::{self, Entry};
 use crate::wire::spill::Spill;
 
+/// Damaged bytes can be a batch too, with other values.
+const NOT_AS_SENT: &str =
+    "the bytes are not surely those that were sent, so they are never applied";
+
 impl Processing<'_, '_> {
     /// Retries the batches. What fails for the first time has the schema of its origin looked up;
     /// then the retry comes here again.
     pub(super) fn retry_quarantine(&mut self, retries: &[Retry]) -> Result<(), Fatal> {
         for retry in retries {
             let Some(mut entry) = quarantine::load(self.tx.db, retry.id)? else { continue };
+            if !entry.is_as_sent() {
+                self.failed_again(&entry, NOT_AS_SENT, &retry.origin)?;
+                continue;
+            }
+            let (node, site, batch) = (entry.node, entry.site, entry.batch);
+            let sender = Some(Sender { node, site, batch });
             let body = BatchBody::new(Spill::from_bytes(std::mem::take(&mut entry.body)));
             // When the message was stored is not known any more.
-            let source = Source { sender: None, broker_ms: self.tx.now.unix_ms };
+            let source = Source { sender, broker_ms: self.tx.now.unix_ms };
             match apply_body(self.tx, self.unpacker, &body, source)? {
                 Outcome::Applied { applied, brought, .. } => {
                     let (id, rows) = (retry.id, applied.taken);
@@ -54,11 +65,18 @@ impl Processing<'_, '_> {
         Ok(quarantine::set_reason(self.tx.db, id, &reason)?)
     }
 
-    /// Asks the origin for its rows if they would fit. Returns what was done, for people.
+    /// Asks the origin for its rows if they would fit; the other nodes, if this node made them
+    /// itself and has lost them since. Returns what was done, for people.
     fn ask_origin(&mut self, entry: &Entry, origin: &OriginSchema) -> Result<String, Fatal> {
         let node = entry.node;
-        if node.0 == 0 || node == self.tx.config.node {
-            return Ok("no other node is known to have its rows, so none was asked".to_owned());
+        if node.0 == 0 {
+            return Ok("no node is known to have its rows, so none was asked".to_owned());
+        }
+        if node == self.tx.config.node {
+            self.ask(entry, NodeId(0))?;
+            return Ok("the other nodes were asked for the rows of this node; once they are \
+                       republished, this entry is dropped"
+                .to_owned());
         }
         Ok(match origin {
             OriginSchema::NotRead => {
@@ -66,14 +84,7 @@ impl Processing<'_, '_> {
                 format!("{LOOKING_UP} of node {node}")
             }
             OriginSchema::Ours => {
-                let why =
-                    format!("node {node}: batch {} in quarantine cannot be applied", entry.batch);
-                let need = Need::Messages(self.tx.durable.position(entry.shard));
-                note_gap(self.tx, entry.shard, node, &why, need)?;
-                let open = gaps::list(self.tx.db)?;
-                let key = open.iter().find(|gap| gap.shard == entry.shard).map(gaps::Gap::key);
-                let asked = key.map(|key| (entry.id, Refetching::Asked(key)));
-                self.tx.after.refetching.extend(asked);
+                self.ask(entry, node)?;
                 format!(
                     "node {node}, whose schema is that of this node, was asked for its rows; once \
                     they are republished, this entry is dropped"
@@ -93,5 +104,17 @@ impl Processing<'_, '_> {
                 that shows its schema: retry when it has run again, or drop this entry"
             ),
         })
+    }
+
+    /// Asks for the rows of an entry by a gap.
+    fn ask(&mut self, entry: &Entry, origin: NodeId) -> Result<(), Fatal> {
+        let (shard, node, batch) = (entry.shard, entry.node, entry.batch);
+        let why = format!("node {node}: batch {batch} in quarantine cannot be applied");
+        let need = Need::Messages(self.tx.durable.position(shard));
+        note_gap(self.tx, shard, origin, &why, need)?;
+        let open = gaps::list(self.tx.db)?;
+        let key = open.iter().find(|gap| gap.shard == shard).map(gaps::Gap::key);
+        self.tx.after.refetching.extend(key.map(|key| (entry.id, Refetching::Asked(key))));
+        Ok(())
     }
 }

@@ -62,6 +62,7 @@ fn a_batch_leaves_quarantine_when_its_gap_has_ended_and_not_before() {
             batch: BatchNo(batch),
             reason: "a".to_owned(),
             body: Vec::new(),
+            digest: None,
         };
         quarantine::add(&db, &entry).unwrap();
     }

@@ -29,6 +29,17 @@ pub(super) fn bring_up(db: &Connection, found: i64) -> Result<(), DatabaseError>
         // It knows no Julian days; the present one is created with what else is missing.
         db.execute_batch("DROP VIEW IF EXISTS main.__harmonylite__pending")?;
     }
+    add_quarantine_digest(db)
+}
+
+/// The column is no new format: a program that does not know it leaves it at NULL, and then the
+/// bytes are not applied.
+fn add_quarantine_digest(db: &Connection) -> Result<(), DatabaseError> {
+    let table = "__harmonylite__quarantine";
+    let has_columns = "SELECT count(*) > 0 AND sum(name = 'digest') = 0 FROM pragma_table_info(?1)";
+    if db.query_row(has_columns, [table], |r| r.get(0))? {
+        db.execute_batch(&format!("ALTER TABLE main.{table} ADD COLUMN digest BLOB"))?;
+    }
     Ok(())
 }
 

@@ -5,8 +5,10 @@
 //! moves the cursor past the batch.
 
 use crate::db::connection::DatabaseError;
+use crate::model::batch::Digest;
 use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use sha2::{Digest as _, Sha256};
 
 /// Part of the reason of a retried batch while the schema of its origin is looked up.
 pub const LOOKING_UP: &str = "looking up the schema";
@@ -32,6 +34,17 @@ pub struct Entry {
     pub reason: String,
     /// The received bytes.
     pub body: Vec<u8>,
+    /// The digest that the message announced for its whole batch; None if it announced none.
+    pub digest: Option<Digest>,
+}
+
+impl Entry {
+    /// Returns whether the bytes are the whole batch as it was sent. Only then may they be applied:
+    /// damaged ones can be a batch too, with other values.
+    pub fn is_as_sent(&self) -> bool {
+        let digest: Digest = Sha256::digest(&self.body).into();
+        self.digest == Some(digest)
+    }
 }
 
 /// Adds a batch, once even if it arrives several times. Returns the number of entries.
@@ -41,7 +54,7 @@ pub struct Entry {
 pub fn add(db: &Connection, entry: &Entry) -> Result<i64, DatabaseError> {
     db.execute(
         "INSERT INTO main.__harmonylite__quarantine (time, shard, seq, node, site, batch, reason, \
-        body) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8
+        body, digest) SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9
          WHERE NOT EXISTS (SELECT 1 FROM main.__harmonylite__quarantine WHERE shard = ?2 AND seq \
          = ?3 AND node = ?4 AND site = ?5 AND batch = ?6)",
         params![
@@ -52,7 +65,8 @@ pub fn add(db: &Connection, entry: &Entry) -> Result<i64, DatabaseError> {
             entry.site,
             entry.batch,
             entry.reason,
-            entry.body
+            entry.body,
+            entry.digest
         ],
     )?;
     count(db)
@@ -87,6 +101,7 @@ fn entry(r: &Row<'_>) -> rusqlite::Result<Entry> {
         batch: r.get(6)?,
         reason: r.get(7)?,
         body: r.get(8)?,
+        digest: r.get(9)?,
     })
 }
 
@@ -96,7 +111,7 @@ fn entry(r: &Row<'_>) -> rusqlite::Result<Entry> {
 /// SQLite's error.
 pub fn list(db: &Connection) -> Result<Vec<Entry>, DatabaseError> {
     let mut read = db.prepare(
-        "SELECT id, time, shard, seq, node, site, batch, reason, X'' FROM \
+        "SELECT id, time, shard, seq, node, site, batch, reason, X'', digest FROM \
             main.__harmonylite__quarantine ORDER BY id",
     )?;
     let rows = read.query_map([], entry)?;
@@ -108,7 +123,7 @@ pub fn list(db: &Connection) -> Result<Vec<Entry>, DatabaseError> {
 /// # Errors
 /// SQLite's error.
 pub fn load(db: &Connection, id: i64) -> Result<Option<Entry>, DatabaseError> {
-    let sql = "SELECT id, time, shard, seq, node, site, batch, reason, body FROM \
+    let sql = "SELECT id, time, shard, seq, node, site, batch, reason, body, digest FROM \
         main.__harmonylite__quarantine WHERE id = ?1";
     Ok(db.query_row(sql, [id], entry).optional()?)
 }
@@ -150,13 +165,19 @@ mod tests {
             batch: BatchNo(4),
             reason: "a".to_owned(),
             body: vec![1, 2],
+            digest: Some([7; 32]),
         };
         assert_eq!(add(&db, &entry).unwrap(), 1);
         assert_eq!(add(&db, &entry).unwrap(), 1, "the same again");
         set_reason(&db, 1, "b").unwrap();
         let stored = Entry { id: 1, reason: "b".to_owned(), ..entry };
         assert_eq!(load(&db, 1).unwrap(), Some(stored.clone()));
-        assert_eq!(list(&db).unwrap(), [Entry { body: Vec::new(), ..stored }]);
+        assert_eq!(list(&db).unwrap(), [Entry { body: Vec::new(), ..stored.clone() }]);
+        let whole = Entry { digest: Some(Sha256::digest([1, 2]).into()), ..stored.clone() };
+        let damaged = Entry { body: vec![1, 3], ..whole.clone() };
+        let unknown = Entry { digest: None, ..stored.clone() };
+        let as_sent = [whole, damaged, stored, unknown].map(|entry| entry.is_as_sent());
+        assert_eq!(as_sent, [true, false, false, false]);
         assert!(remove(&db, 1).unwrap() && !remove(&db, 1).unwrap());
         assert_eq!((load(&db, 1).unwrap(), count(&db).unwrap()), (None, 0));
     }

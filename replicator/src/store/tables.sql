@@ -115,7 +115,8 @@ CREATE TABLE IF NOT EXISTS main.__harmonylite__quarantine (
   site INTEGER NOT NULL,
   batch INTEGER NOT NULL,
   reason TEXT NOT NULL,
-  body BLOB NOT NULL
+  body BLOB NOT NULL,
+  digest BLOB
 );
 CREATE UNIQUE INDEX IF NOT EXISTS main.__harmonylite__conflict_once
   ON __harmonylite__conflict (table_name, key, loser_hlc, loser_site);

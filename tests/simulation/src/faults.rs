@@ -63,6 +63,7 @@ impl World<'_> {
             ActionKind::Migrate => drop(self.migrate(n)?),
             ActionKind::Save => self.save(n)?,
             ActionKind::LoseDisk => self.lose_disk(n, rng)?,
+            ActionKind::Damage => self.damage(rng),
             ActionKind::App | ActionKind::Pump | ActionKind::Tick => {}
         }
         Ok(())

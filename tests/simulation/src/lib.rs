@@ -6,6 +6,7 @@ pub mod application;
 pub mod broker;
 pub mod clock;
 pub mod coverage;
+mod damage;
 mod describe;
 mod faults;
 mod judge;

@@ -59,6 +59,8 @@ pub enum ActionKind {
     Save,
     /// The disk of a node is gone, and the node starts from a snapshot.
     LoseDisk,
+    /// The bytes of a message are damaged.
+    Damage,
 }
 
 /// All faults, with the greatest weight that a seed may give them.
@@ -278,6 +280,7 @@ impl Plan {
         plan.absorb_in_pieces();
         plan.make_streams_small();
         plan.save_snapshots();
+        plan.damage_messages();
         plan
     }
 
@@ -366,6 +369,23 @@ impl Plan {
         }
     }
 
+    /// In some worlds messages are damaged, and in some of these the quarantine is small.
+    fn damage_messages(&mut self) {
+        let mut rng = Rng::new(self.seed ^ 0x5c4e_3a00_0000_0009);
+        // A migration that does not travel can be lost, and the row about the next one arrive.
+        if !rng.chance(25) || self.schema_mode == SchemaMode::Additive {
+            return;
+        }
+        if rng.chance(40) {
+            self.limits.quarantine_max = rng.range(1, 3).cast_unsigned();
+        }
+        for _ in 0..rng.range(1, 16) {
+            let kind = ActionKind::Damage;
+            let action = Action { kind, node: rng.index(self.nodes), seed: rng.bits() };
+            self.actions.insert(rng.index(self.actions.len()), action);
+        }
+    }
+
     /// Returns whether the plan has an action of this kind.
     pub fn has(&self, kind: ActionKind) -> bool {
         self.actions.iter().any(|a| a.kind == kind)
@@ -373,9 +393,8 @@ impl Plan {
 
     /// Returns whether the broker loses acknowledged messages.
     pub fn broker_loses(&self) -> bool {
-        [ActionKind::RollBack, ActionKind::Hole, ActionKind::Recreate, ActionKind::Expire]
-            .iter()
-            .any(|w| self.has(*w))
+        use ActionKind::{Damage, Expire, Hole, Recreate, RollBack};
+        [RollBack, Hole, Recreate, Expire, Damage].iter().any(|w| self.has(*w))
             || self.stream_bytes < u64::MAX
     }
 }

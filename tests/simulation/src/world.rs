@@ -63,6 +63,9 @@ pub struct World<'p> {
 
 /// The most rounds of the last drain. A world that needs more never comes to rest.
 const DRAIN_ROUNDS_MAX: u32 = 400;
+/// A person retries what is in quarantine once in so many rounds of it, because a retry renews the
+/// question that the one before has asked.
+const RETRY_ROUNDS: u32 = 20;
 /// The most rounds of it with a long step of time.
 const LONG_ROUNDS_MAX: u32 = 40;
 
@@ -407,6 +410,9 @@ impl<'p> World<'p> {
                 }
             }
             self.note_migrations_of_held()?;
+            if round % RETRY_ROUNDS == 4 {
+                self.retry_quarantine()?;
+            }
             rested = if self.is_at_rest() { rested + 1 } else { 0 };
             // The world must also be at rest after some time, when the work that is due by time
             // alone is done.
@@ -469,6 +475,7 @@ impl<'p> World<'p> {
                 (!p.inbound.open_gaps().is_empty(), "gaps open"),
                 // All schemas are equal by then.
                 (self.is_holding(n), "an origin held"),
+                (self.has_quarantine(n), "a batch in quarantine"),
             ] {
                 if is {
                     why.push_str(&format!(" node {n} {what};"));
