@@ -15,7 +15,6 @@ use crate::model::ids::{BatchNo, NodeId, StreamSeq};
 use crate::repair::answers::{PeerQuestion, QuestionId};
 use crate::repair::gaps::Gaps;
 use crate::repair::question::{Outgoing, Question};
-use crate::repair::refetch::{OriginSchema, Retry};
 use crate::repair::signal::Signal;
 use crate::store::change_log;
 use data_encoding::HEXLOWER;
@@ -51,7 +50,7 @@ impl<B: Broker> Inbound<B> {
             Input::Acknowledged(ack) => self.inbox.acknowledged(ack, now),
             Input::OutboundHeld(check) => self.verify.outbound_holds(check),
             Input::RetryQuarantine(id) => {
-                self.inbox.retries.push(Retry { id, origin: OriginSchema::NotRead });
+                self.inbox.retries.push(self.repairs.refetch.retry(id));
             }
             Input::Snapshot(message) => self.handle_snapshot(message, now),
             Input::Broker(event) => return self.handle_broker(event, now),

@@ -72,13 +72,16 @@ impl Processing<'_, '_> {
         if node.0 == 0 {
             return Ok("no node is known to have its rows, so none was asked".to_owned());
         }
-        if node == self.tx.config.node {
-            self.ask(entry, NodeId(0))?;
-            return Ok("the other nodes were asked for the rows of this node; once they are \
-                       republished, this entry is dropped"
-                .to_owned());
-        }
         Ok(match origin {
+            OriginSchema::Asked => "its rows were asked for and have not come yet; once they are \
+                                    republished, this entry is dropped"
+                .to_owned(),
+            _ if node == self.tx.config.node => {
+                self.ask(entry, NodeId(0))?;
+                "the other nodes were asked for the rows of this node; once they are republished, \
+                 this entry is dropped"
+                    .to_owned()
+            }
             OriginSchema::NotRead => {
                 self.tx.after.refetching.push((entry.id, Refetching::Read(node)));
                 format!("{LOOKING_UP} of node {node}")

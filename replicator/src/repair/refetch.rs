@@ -27,6 +27,9 @@ const ASK_MS: u64 = 2_000;
 pub enum OriginSchema {
     /// Its registry entry was not read yet.
     NotRead,
+    /// It does not matter: the rows were asked for by an earlier retry, and have not come yet.
+    /// Another question would only be later.
+    Asked,
     /// Its tables are those of this node.
     Ours,
     /// These tables differ; empty if they are too many to be listed.
@@ -77,6 +80,12 @@ impl Refetch {
                 }
             }
         }
+    }
+
+    /// Returns the retry of a batch that a person wants.
+    pub fn retry(&self, id: i64) -> Retry {
+        let is_asked = self.asked.contains_key(&id);
+        Retry { id, origin: if is_asked { OriginSchema::Asked } else { OriginSchema::NotRead } }
     }
 
     /// Returns when [`Refetch::ask`] has questions, on the monotone clock.

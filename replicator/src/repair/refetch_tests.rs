@@ -78,11 +78,14 @@ fn a_batch_leaves_quarantine_when_its_gap_has_ended_and_not_before() {
     refetch.remove_ended(&db).unwrap();
     refetch.ended(&db);
     assert_eq!(quarantine::count(&db).unwrap(), 2);
+    // Whoever retries it meanwhile does not put the answer off.
+    let origins = [1, 2].map(|id| refetch.retry(id).origin);
+    assert_eq!(origins, [OriginSchema::Asked, OriginSchema::NotRead]);
 
     gaps::close(&db, gaps::list(&db).unwrap()[0].key()).unwrap();
     refetch.remove_ended(&db).unwrap();
     refetch.ended(&db);
     let left: Vec<i64> = quarantine::list(&db).unwrap().iter().map(|e| e.id).collect();
     assert_eq!(left, [2], "nobody was asked for the other one");
-    assert!(refetch.asked.is_empty());
+    assert_eq!(refetch.retry(1).origin, OriginSchema::NotRead, "the answer did not help");
 }

@@ -21,6 +21,9 @@ use std::collections::HashMap;
 /// The interval of reading the registry entries of held origins.
 const ASK_MS: u64 = 2_000;
 
+/// A held backlog is consumed again for an entry that says nothing new but is this much later.
+const LATER_MS: i64 = 60_000;
+
 /// The content of a held origin's registry entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct CaughtUp {
@@ -70,8 +73,13 @@ impl Superseded {
     pub fn read(&mut self, node: NodeId, entry: Option<&KvEntry>, ours: Digest) -> bool {
         let Some(caught) = entry.and_then(|e| read_entry(e, ours)) else { return false };
         let known = self.origins.get(&node).is_some_and(|known| {
+            // Still held, although its schema is ours: perhaps by a batch of an incarnation that it
+            // does not know, from before its clock was set back.
+            let is_later =
+                caught.present == ours && caught.updated_ms - known.updated_ms >= LATER_MS;
             CaughtUp { asked: false, updated_ms: 0, ..known.clone() }
                 == CaughtUp { updated_ms: 0, ..caught.clone() }
+                && !is_later
         });
         if known {
             return false;
@@ -141,8 +149,13 @@ mod tests {
     use super::*;
 
     fn entry(hash: &Digest, batch: u64) -> KvEntry {
+        entry_at(5, hash, batch)
+    }
+
+    fn entry_at(updated_at: i64, hash: &Digest, batch: u64) -> KvEntry {
         let value = serde_json::json!({
-            "schema_hash": HEXLOWER.encode(hash), "site": 7, "batch": batch, "updated_at": 5
+            "schema_hash": HEXLOWER.encode(hash), "site": 7, "batch": batch,
+            "updated_at": updated_at
         });
         KvEntry { revision: 1, value: value.to_string().into() }
     }
@@ -174,6 +187,20 @@ mod tests {
         assert!(superseded.read(NodeId(2), Some(&entry(&[1; 32], 9)), [1; 32]));
         assert!(!superseded.read(NodeId(2), Some(&entry(&[1; 32], 9)), [1; 32]));
         assert!(superseded.read(NodeId(2), Some(&entry(&[1; 32], 10)), [1; 32]));
+    }
+
+    /// The clock of the origin was set back after it lost its disk, so a batch from before seems to
+    /// be later than its entry, and it publishes nothing more (seed 132823).
+    #[test]
+    fn a_batch_that_seems_to_be_new_is_covered_in_time() {
+        let mut superseded = Superseded::default();
+        let early = header(6, 1, 60_000);
+        for (updated_at, news) in [(5, true), (60, false), (64, false), (65, true), (66, false)] {
+            let entry = entry_at(updated_at, &[1; 32], 9);
+            assert_eq!(superseded.read(NodeId(2), Some(&entry), [1; 32]), news, "{updated_at}");
+            let covered = superseded.covers(NodeId(2), &early, [1; 32]);
+            assert_eq!(covered, updated_at >= 65, "{updated_at}");
+        }
     }
 
     #[test]

@@ -252,6 +252,14 @@ pub fn row_expression(db: &Connection, table: &Table) -> rusqlite::Result<String
     Ok(quoted.join(" || ',' || "))
 }
 
+/// Returns the present name of an item's content.
+///
+/// # Errors
+/// SQLite's error.
+pub fn label_column(db: &Connection) -> rusqlite::Result<&'static str> {
+    Ok(if level(db)? >= LABEL_FROM { "label" } else { "v" })
+}
+
 /// Returns the present name of the column that both rows of a pair share.
 ///
 /// # Errors

@@ -59,6 +59,7 @@ pub const EXPECTED: &[&str] = &[
     "messages expired",
     "message damaged",
     "quarantine retried",
+    "rows refused",
     "stage: quarantined",
     "clock jumped",
     "long quiet",

@@ -1,8 +1,9 @@
-//! Messages that the broker's disk damages, and the person who retries what is in quarantine.
+//! Batches that end in quarantine, and the person who retries them: messages that the broker's disk
+//! damages, and rows that a node's database refuses.
 
+use crate::application;
 use crate::rng::Rng;
-use crate::world::World;
-use harmonylite::broker::Request;
+use crate::world::{World, sql};
 use harmonylite::inbound::Input;
 use harmonylite::store::quarantine;
 
@@ -28,10 +29,41 @@ impl World<'_> {
         self.say(|| format!("message {seq} of stream {shard} is damaged"));
     }
 
-    /// A person retries every batch in quarantine. The nodes have told each other their schemas,
-    /// which are equal by then.
+    /// Gives a node an index that fails for the items of another node, or removes it. The schemas
+    /// count as equal, so batches with such items are neither held nor applied.
+    pub(crate) fn refuse(&mut self, n: usize, rng: &mut Rng) -> Result<(), String> {
+        let other = (n + 1 + rng.index(self.nodes.len() - 1)) % self.nodes.len();
+        if self.accept(n)? {
+            return Ok(());
+        }
+        let column = application::label_column(&self.nodes[n].app).map_err(sql)?;
+        let index = format!(
+            "CREATE INDEX refuse ON item (json_extract(iif({column} LIKE 'n{other}%', {column}, \
+            '{{}}'), '$'))"
+        );
+        // It is not made where such an item is.
+        if self.nodes[n].app.execute_batch(&index).is_ok() {
+            self.marks.hit("rows refused");
+            self.say(|| format!("node {n} refuses the items of node {other}"));
+            self.nodes[n].wake();
+        }
+        Ok(())
+    }
+
+    /// Lets a node take all rows. Returns whether it refused some.
+    pub(crate) fn accept(&mut self, n: usize) -> Result<bool, String> {
+        let app = &self.nodes[n].app;
+        let sql_text = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'refuse')";
+        let refuses = app.query_row(sql_text, [], |r| r.get(0)).map_err(sql)?;
+        if refuses {
+            app.execute_batch("DROP INDEX refuse").map_err(sql)?;
+            self.say(|| format!("node {n} refuses nothing any more"));
+        }
+        Ok(refuses)
+    }
+
+    /// A person retries every batch in quarantine.
     pub(crate) fn retry_quarantine(&mut self) -> Result<(), String> {
-        self.publish_schemas()?;
         for n in 0..self.nodes.len() {
             let entries = quarantine::list(&self.nodes[n].app).map_err(|e| e.to_string())?;
             for entry in entries {
@@ -40,20 +72,6 @@ impl World<'_> {
                 self.marks.hit("quarantine retried");
                 self.say(|| format!("node {n}: a person retries {}: {}", entry.id, entry.reason));
             }
-        }
-        Ok(())
-    }
-
-    /// What the node around the engine puts into the registry, as far as a retry reads it.
-    fn publish_schemas(&mut self) -> Result<(), String> {
-        for node in &self.nodes {
-            let Some(process) = &node.process else { continue };
-            let hash = &process.inbound.layout().hash;
-            let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-            let key = format!("node-{}", node.id);
-            let value = format!("{{\"schema_hash\":\"{hash}\"}}").into_bytes().into();
-            let put = Request::KvPut { key, value, expected: None, ttl_ms: None };
-            self.broker.execute(node.id, put).map_err(|e| e.to_string())?;
         }
         Ok(())
     }

@@ -64,6 +64,7 @@ impl World<'_> {
             ActionKind::Save => self.save(n)?,
             ActionKind::LoseDisk => self.lose_disk(n, rng)?,
             ActionKind::Damage => self.damage(rng),
+            ActionKind::Refuse => self.refuse(n, rng)?,
             ActionKind::App | ActionKind::Pump | ActionKind::Tick => {}
         }
         Ok(())

@@ -61,6 +61,8 @@ pub enum ActionKind {
     LoseDisk,
     /// The bytes of a message are damaged.
     Damage,
+    /// A node begins or ceases to refuse rows of another node.
+    Refuse,
 }
 
 /// All faults, with the greatest weight that a seed may give them.
@@ -281,6 +283,7 @@ impl Plan {
         plan.make_streams_small();
         plan.save_snapshots();
         plan.damage_messages();
+        plan.refuse_rows();
         plan
     }
 
@@ -377,10 +380,26 @@ impl Plan {
             return;
         }
         if rng.chance(40) {
-            self.limits.quarantine_max = rng.range(1, 3).cast_unsigned();
+            // With room for one, each message waits for a repair, and repairs wait for each other.
+            self.limits.quarantine_max = rng.range(3, 6).cast_unsigned();
         }
         for _ in 0..rng.range(1, 16) {
             let kind = ActionKind::Damage;
+            let action = Action { kind, node: rng.index(self.nodes), seed: rng.bits() };
+            self.actions.insert(rng.index(self.actions.len()), action);
+        }
+    }
+
+    /// In some worlds nodes refuse rows for a while. What makes them do so must not travel, nor
+    /// come to another node with a snapshot.
+    fn refuse_rows(&mut self) {
+        let mut rng = Rng::new(self.seed ^ 0x5c4e_3a00_0000_000a);
+        let travels = self.schema_mode != SchemaMode::Off || self.has(ActionKind::LoseDisk);
+        if !rng.chance(15) || travels {
+            return;
+        }
+        for _ in 0..rng.range(1, 6) {
+            let kind = ActionKind::Refuse;
             let action = Action { kind, node: rng.index(self.nodes), seed: rng.bits() };
             self.actions.insert(rng.index(self.actions.len()), action);
         }

@@ -63,11 +63,10 @@ pub struct World<'p> {
 
 /// The most rounds of the last drain. A world that needs more never comes to rest.
 const DRAIN_ROUNDS_MAX: u32 = 400;
-/// A person retries what is in quarantine once in so many rounds of it, because a retry renews the
-/// question that the one before has asked.
-const RETRY_ROUNDS: u32 = 20;
 /// The most rounds of it with a long step of time.
 const LONG_ROUNDS_MAX: u32 = 40;
+/// A person retries what is in quarantine in every long round, and once in so many short ones.
+const RETRY_ROUNDS: u32 = 20;
 
 /// Runs a plan.
 pub fn run(plan: &Plan, traced: bool) -> Outcome {
@@ -376,6 +375,7 @@ impl<'p> World<'p> {
             }
             self.nodes[n].reachable = true;
             self.nodes[n].close_snapshots();
+            self.accept(n)?;
             self.nodes[n].connected();
             self.nodes[n].wake();
         }
@@ -410,7 +410,7 @@ impl<'p> World<'p> {
                 }
             }
             self.note_migrations_of_held()?;
-            if round % RETRY_ROUNDS == 4 {
+            if round % RETRY_ROUNDS == 4 || long_rounds > 0 {
                 self.retry_quarantine()?;
             }
             rested = if self.is_at_rest() { rested + 1 } else { 0 };
