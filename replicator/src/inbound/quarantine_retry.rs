@@ -20,6 +20,12 @@ use crate::wire::spill::Spill;
 const NOT_AS_SENT: &str =
     "the bytes are not surely those that were sent, so they are never applied";
 
+/// Returns the reason of an entry with such bytes: why it is in quarantine, and that.
+fn not_as_sent(reason: &str) -> String {
+    let why = reason.split(NOT_AS_SENT).next().unwrap_or_default().trim_end_matches("; ");
+    format!("{why}; {NOT_AS_SENT}")
+}
+
 impl Processing<'_, '_> {
     /// Retries the batches. What fails for the first time has the schema of its origin looked up;
     /// then the retry comes here again.
@@ -27,7 +33,7 @@ impl Processing<'_, '_> {
         for retry in retries {
             let Some(mut entry) = quarantine::load(self.tx.db, retry.id)? else { continue };
             if !entry.is_as_sent() {
-                self.failed_again(&entry, NOT_AS_SENT, &retry.origin)?;
+                self.failed_again(&entry, &not_as_sent(&entry.reason), &retry.origin)?;
                 continue;
             }
             let (node, site, batch) = (entry.node, entry.site, entry.batch);
@@ -119,5 +125,17 @@ impl Processing<'_, '_> {
         let key = open.iter().find(|gap| gap.shard == shard).map(gaps::Gap::key);
         self.tx.after.refetching.extend(key.map(|key| (entry.id, Refetching::Asked(key))));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_names_the_damage_however_often_it_is_retried() {
+        let first = not_as_sent("cut short; 3 bytes");
+        assert_eq!(first, format!("cut short; 3 bytes; {NOT_AS_SENT}"));
+        assert_eq!(not_as_sent(&format!("{first}; node 2 was asked for its rows")), first);
     }
 }

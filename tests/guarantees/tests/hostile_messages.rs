@@ -275,6 +275,10 @@ fn whatever_lies_in_the_stream_is_named_and_passed() {
         node.output().matches("still cannot be applied").count() >= entries.len()
     });
     let left = aside(node);
+    let digest = |entries: &BTreeMap<u64, (i64, String)>| {
+        entries.values().filter(|(_, reason)| reason.contains("announced digest")).count()
+    };
+    assert_eq!((digest(&entries), digest(&left)), (1, 1), "the reason stays");
     let applied = entries.iter().filter(|(id, _)| !left.contains_key(id));
     let applied: Vec<&str> = applied.map(|(_, (_, reason))| &reason[..]).collect();
     // The bytes of these are as they were announced; only the numbers beside them are wrong.
