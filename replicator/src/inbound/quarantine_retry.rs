@@ -9,6 +9,7 @@ use super::batch_body::BatchBody;
 use super::process::{Processing, note_gap};
 use crate::actor::Fatal;
 use crate::model::ids::NodeId;
+use crate::model::planted_bugs::{Bug, planted};
 use crate::repair::gaps::Need;
 use crate::repair::refetch::{OriginSchema, Refetching, Retry};
 use crate::store::gaps;
@@ -32,7 +33,7 @@ impl Processing<'_, '_> {
     pub(super) fn retry_quarantine(&mut self, retries: &[Retry]) -> Result<(), Fatal> {
         for retry in retries {
             let Some(mut entry) = quarantine::load(self.tx.db, retry.id)? else { continue };
-            if !entry.is_as_sent() {
+            if !entry.is_as_sent() && !planted(Bug::RetryDamaged) {
                 self.failed_again(&entry, &not_as_sent(&entry.reason), &retry.origin)?;
                 continue;
             }

@@ -44,10 +44,12 @@ pub enum Bug {
     /// A batch neither announces nor carries the change of the schema in its transaction: the row
     /// of a migration tool arrives without the migration.
     BookkeepingAhead,
+    /// A retry applies what can be read, also if its bytes are damaged.
+    RetryDamaged,
 }
 
 /// All of them.
-pub const BUGS: [Bug; 19] = [
+pub const BUGS: [Bug; 20] = [
     Bug::NoAbsorbFirst,
     Bug::MergedEntries,
     Bug::NoPlusOne,
@@ -67,6 +69,7 @@ pub const BUGS: [Bug; 19] = [
     Bug::AdmitByName,
     Bug::NoComparison,
     Bug::BookkeepingAhead,
+    Bug::RetryDamaged,
 ];
 
 #[cfg(feature = "planted-bugs")]

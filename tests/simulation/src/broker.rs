@@ -18,8 +18,8 @@ pub struct Stored {
     pub time_ns: i64,
     /// The node of its subject.
     pub node: NodeId,
-    /// Its headers.
-    pub headers: PartHeaders,
+    /// Its headers; why they cannot be read, if they are damaged.
+    pub headers: Result<PartHeaders, String>,
     /// Its bytes.
     pub payload: Bytes,
 }
@@ -104,7 +104,7 @@ impl SimBroker {
             seq: StreamSeq(seq),
             time_ns: m.time_ns,
             node: m.node,
-            headers: Ok(m.headers.clone()),
+            headers: m.headers.clone(),
             payload: m.payload.clone(),
         })
     }
@@ -124,9 +124,10 @@ impl SimBroker {
                 }
                 stream.last += 1;
                 stream.last_time_ns = now_ns;
-                stream
-                    .messages
-                    .insert(stream.last, Stored { time_ns: now_ns, node, headers, payload });
+                stream.messages.insert(
+                    stream.last,
+                    Stored { time_ns: now_ns, node, headers: Ok(headers), payload },
+                );
                 let last = stream.last;
                 self.drop_oldest(shard);
                 Ok(Reply::Published(StreamSeq(last)))

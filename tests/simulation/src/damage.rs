@@ -8,7 +8,7 @@ use harmonylite::inbound::Input;
 use harmonylite::store::quarantine;
 
 impl World<'_> {
-    /// Changes, cuts or empties the bytes of a stored message. Its headers stay.
+    /// Changes, cuts or empties the bytes of a stored message, or makes its headers unreadable.
     pub(crate) fn damage(&mut self, rng: &mut Rng) {
         let shard = u32::try_from(rng.below(u64::from(self.plan.shards))).unwrap_or(0) + 1;
         self.broker.at(self.true_ms);
@@ -16,9 +16,10 @@ impl World<'_> {
         let at = rng.index(stream.messages.len().max(1));
         let Some((seq, stored)) = stream.messages.iter_mut().nth(at) else { return };
         let (seq, mut bytes) = (*seq, stored.payload.to_vec());
-        match rng.below(3) {
+        match rng.below(8) {
             0 => bytes.truncate(rng.index(bytes.len().max(1))),
             1 => bytes.clear(),
+            2 => stored.headers = Err("damaged headers".to_owned()),
             _ => {
                 let at = rng.index(bytes.len().max(1));
                 bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 1 << rng.below(8));
