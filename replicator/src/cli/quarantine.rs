@@ -72,8 +72,12 @@ fn unknown(id: i64) -> Failure {
     )
 }
 
+fn find(db: &Connection, id: i64) -> Result<Option<Entry>> {
+    Ok(quarantine::list(db)?.into_iter().find(|entry| entry.id == id))
+}
+
 fn retry(db: &Connection, path: &Path, id: i64, wait: Duration) -> Result<String> {
-    let before = quarantine::load(db, id)?.ok_or_else(|| unknown(id))?;
+    let before = find(db, id)?.ok_or_else(|| unknown(id))?;
     let Sidecar::Running(owner) = sidecar(path)? else {
         return Err(Failure::new(
             Exit::General,
@@ -99,7 +103,7 @@ fn retry(db: &Connection, path: &Path, id: i64, wait: Duration) -> Result<String
 fn outcome(db: &Connection, before: &Entry, wait: Duration) -> Result<String> {
     let (id, deadline) = (before.id, Instant::now() + wait);
     loop {
-        let Some(now) = quarantine::load(db, id)? else {
+        let Some(now) = find(db, id)? else {
             return Ok(format!("batch {id} is applied and out of quarantine\n"));
         };
         let is_decided = now.reason != before.reason && !now.reason.contains(LOOKING_UP);

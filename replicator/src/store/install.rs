@@ -120,6 +120,7 @@ pub fn stored_node(path: &Path) -> Result<Option<NodeId>, DatabaseError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::quarantine;
 
     #[test]
     fn tables_are_created_once_and_a_newer_format_is_refused() {
@@ -147,6 +148,22 @@ mod tests {
         create_tables(&db, Path::new("app.db")).unwrap();
         db.prepare("SELECT changed_at FROM __harmonylite__pending").unwrap();
         assert_eq!(meta::get(&db, meta::FORMAT).unwrap(), Some(FORMAT));
+    }
+
+    #[test]
+    fn a_quarantine_without_digests_gets_them_and_keeps_its_entries() {
+        let db = crate::store::test_database();
+        db.execute_batch(
+            "ALTER TABLE __harmonylite__quarantine DROP COLUMN digest;
+             INSERT INTO __harmonylite__quarantine VALUES (3, 5, 1, 9, 2, 7, 4, 'a', X'01')",
+        )
+        .unwrap();
+        assert_eq!(quarantine::list(&db).unwrap().len(), 1, "also before the upgrade");
+        for _ in 0..2 {
+            create_tables(&db, Path::new("app.db")).unwrap();
+            let entry = quarantine::load(&db, 3).unwrap().unwrap();
+            assert!(entry.body == [1] && !entry.is_as_sent());
+        }
     }
 
     #[test]

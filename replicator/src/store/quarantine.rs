@@ -34,7 +34,8 @@ pub struct Entry {
     pub reason: String,
     /// The received bytes.
     pub body: Vec<u8>,
-    /// The digest that the message announced for its whole batch; None if it announced none.
+    /// The digest that the message announced for its whole batch; None if it announced none, or if
+    /// the entry is of an earlier version of this program.
     pub digest: Option<Digest>,
 }
 
@@ -101,17 +102,19 @@ fn entry(r: &Row<'_>) -> rusqlite::Result<Entry> {
         batch: r.get(6)?,
         reason: r.get(7)?,
         body: r.get(8)?,
-        digest: r.get(9)?,
+        // One of another length proves nothing.
+        digest: r.get_ref(9)?.as_blob_or_null()?.and_then(|digest| digest.try_into().ok()),
     })
 }
 
-/// Returns all entries, oldest first, without their bytes.
+/// Returns all entries, oldest first, without their bytes and digests. Reads also the table of an
+/// earlier version, which knows no digests.
 ///
 /// # Errors
 /// SQLite's error.
 pub fn list(db: &Connection) -> Result<Vec<Entry>, DatabaseError> {
     let mut read = db.prepare(
-        "SELECT id, time, shard, seq, node, site, batch, reason, X'', digest FROM \
+        "SELECT id, time, shard, seq, node, site, batch, reason, X'', NULL FROM \
             main.__harmonylite__quarantine ORDER BY id",
     )?;
     let rows = read.query_map([], entry)?;
@@ -172,7 +175,10 @@ mod tests {
         set_reason(&db, 1, "b").unwrap();
         let stored = Entry { id: 1, reason: "b".to_owned(), ..entry };
         assert_eq!(load(&db, 1).unwrap(), Some(stored.clone()));
-        assert_eq!(list(&db).unwrap(), [Entry { body: Vec::new(), ..stored.clone() }]);
+        assert_eq!(
+            list(&db).unwrap(),
+            [Entry { body: Vec::new(), digest: None, ..stored.clone() }]
+        );
         let whole = Entry { digest: Some(Sha256::digest([1, 2]).into()), ..stored.clone() };
         let damaged = Entry { body: vec![1, 3], ..whole.clone() };
         let unknown = Entry { digest: None, ..stored.clone() };

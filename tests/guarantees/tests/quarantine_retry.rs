@@ -68,23 +68,31 @@ fn damaged_bytes_are_never_applied_even_if_they_can_be_read() {
     let [one, two] = &cluster.nodes[..] else { unreachable!() };
     let index = "CREATE INDEX is_json ON entry (json_extract(id, '$'))";
     one.app().execute_batch(index).unwrap();
-    two.app().execute_batch("INSERT INTO entry VALUES ('a', 20)").unwrap();
     let quarantined = |n: u64| one.status().is_some_and(|s| s["quarantine"] == n);
-    eventually("the batch is in quarantine", || quarantined(1));
-    let body = "SELECT body FROM __harmonylite__quarantine";
+    for (row, entries) in [("('a', 20)", 1), ("('b', 30)", 2)] {
+        two.app().execute_batch(&format!("INSERT INTO entry VALUES {row}")).unwrap();
+        eventually("the batch is in quarantine", || quarantined(entries));
+    }
+    let body = "SELECT body FROM __harmonylite__quarantine WHERE id = 1";
     let mut body: Vec<u8> = one.app().query_row(body, [], |r| r.get(0)).unwrap();
     // The text 'a' and the integer 20 in CBOR; so short a batch is not compressed any shorter.
     let at = body.windows(3).position(|bytes| bytes == [0x61, b'a', 20]).unwrap();
     body[at + 2] = 21;
-    one.app().execute("UPDATE __harmonylite__quarantine SET body = ?1", [&body]).unwrap();
+    let update = "UPDATE __harmonylite__quarantine SET body = ?1 WHERE id = 1";
+    one.app().execute(update, [&body]).unwrap();
     one.app().execute_batch("DROP INDEX is_json").unwrap();
+    assert!(one.cli(&["quarantine", "retry", "2"]).status.success());
+    eventually("what is as it was sent is applied", || {
+        one.output().contains("applied a batch from quarantine")
+            && number(&one.app(), "SELECT count(*) FROM entry WHERE n = 30") == 1
+    });
     let mut said = String::new();
     eventually("node 2 is asked", || {
         said = retry(one);
         said.is_empty() || said.contains("was asked for its rows")
     });
-    eventually("the row arrives", || number(&one.app(), "SELECT count(*) FROM entry") == 1);
-    assert_eq!(number(&one.app(), "SELECT n FROM entry"), 20, "{said}");
+    eventually("the row arrives", || number(&one.app(), "SELECT count(*) FROM entry") == 2);
+    assert_eq!(number(&one.app(), "SELECT n FROM entry WHERE id = 'a'"), 20, "{said}");
     eventually("quarantine is empty", || quarantined(0));
     assert!(one.output().contains("so they are never applied"), "the log says why");
     cluster.converge();
