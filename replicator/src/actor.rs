@@ -2,6 +2,7 @@
 //! owner.
 
 use crate::db::connection::DatabaseError;
+use crate::db::read_digests::ReadDigests;
 use crate::model::batch::LogMark;
 use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
 use crate::store::install::is_installed;
@@ -20,6 +21,8 @@ pub struct Ack {
     pub seq: Option<StreamSeq>,
     /// The lowest row time in it, unix milliseconds.
     pub lowest_ms: i64,
+    /// The digests of rows in it that were not absorbed then.
+    pub digests: ReadDigests,
 }
 
 /// A message of inbound to outbound.

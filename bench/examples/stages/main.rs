@@ -10,13 +10,14 @@
 mod shape;
 
 use anyhow::{Context, Result};
-use harmonylite::capture::absorb::{AbsorbState, absorb, published};
+use harmonylite::capture::absorb::{AbsorbState, Acknowledged, absorb, published};
 use harmonylite::capture::compare::Compare;
 use harmonylite::capture::fold::{FoldFrom, log_end};
 use harmonylite::capture::fold_base::FoldBase;
 use harmonylite::capture::install;
 use harmonylite::db::connection::{open_reader, open_writer};
 use harmonylite::db::layout::Layout;
+use harmonylite::db::read_digests::ReadDigests;
 use harmonylite::merge::admit::admit;
 use harmonylite::merge::apply::Applier;
 use harmonylite::merge::resolve::{Verdict, resolve};
@@ -231,6 +232,8 @@ struct Stages {
     /// The batch as decode has decompressed it, if it is not large.
     plain: Option<Vec<u8>>,
     base: FoldBase,
+    /// Of the batches that are not absorbed yet.
+    digests: Vec<ReadDigests>,
     sent: i64,
     batch: u64,
 }
@@ -246,6 +249,7 @@ impl Stages {
             plain: None,
             limits,
             base: FoldBase::new(sent),
+            digests: Vec::new(),
             sent,
             batch: 0,
         })
@@ -283,6 +287,7 @@ impl Stages {
         let collected = collected.context("nothing was collected")?;
         db.execute_batch("COMMIT")?;
         self.base.take(collected.folded, collected.upto);
+        self.digests.push(collected.digests);
         self.sent = collected.upto;
         self.batch += 1;
         let (_, encoded) = collected.batch.context("nothing to publish")?;
@@ -304,10 +309,13 @@ impl Stages {
         let db = &origin.writer;
         db.execute_batch("BEGIN IMMEDIATE")?;
         let (layout, state) = (&origin.layout, &mut origin.state);
-        absorb(db, layout, state, self.sent, i64::MAX, &Compare::default())?;
+        let digests: Vec<&ReadDigests> = self.digests.iter().filter(|d| !d.is_empty()).collect();
+        let acknowledged = Acknowledged { upto: self.sent, digests: &digests };
+        absorb(db, layout, state, acknowledged, i64::MAX, &Compare::default())?;
         published(db, &mut origin.state, self.sent)?;
         db.execute_batch("COMMIT")?;
         self.base = FoldBase::new(origin.state.absorbed);
+        self.digests.clear();
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use crate::capture::compare::Compare;
 use crate::capture::fold::{FoldFrom, Folded, FoldedRow, FoldedRows, fold, row_exists};
 use crate::db::connection::DatabaseError;
 use crate::db::layout::{Layout, TableLayout};
+use crate::db::read_digests::ReadDigests;
 use crate::db::row_digest::UNKNOWN;
 use crate::model::batch::Value;
 use crate::model::ids::{Site, Version};
@@ -30,13 +31,21 @@ pub struct AbsorbState {
     pub published: i64,
 }
 
+/// What the broker has acknowledged.
+#[derive(Clone, Copy, Default)]
+pub struct Acknowledged<'a> {
+    /// Entries up to here are published.
+    pub upto: i64,
+    /// The digests of rows that were read for it, in the order of the entries.
+    pub digests: &'a [&'a ReadDigests],
+}
+
 /// Absorbs the log up to its end, but at most `entries_max` entries. A long outage leaves millions
 /// of entries; absorbing them in several transactions keeps the write lock free for the
 /// application. Returns the folded rows, and whether the end was reached.
 ///
-/// Entries up to `acknowledged`, all of which are absorbed now, are published too, and the caller
-/// notes that in this transaction. So they need no previous version, which would be an UPDATE for
-/// each.
+/// The acknowledged entries, all of which are absorbed now, are published too, and the caller notes
+/// that in this transaction. So they need no previous version, which would be an UPDATE for each.
 ///
 /// # Errors
 /// SQLite's error. The caller then rolls back, and drops the changed state.
@@ -44,7 +53,7 @@ pub fn absorb(
     db: &Connection,
     layout: &Layout,
     state: &mut AbsorbState,
-    acknowledged: i64,
+    acknowledged: Acknowledged<'_>,
     entries_max: i64,
     compare: &Compare,
 ) -> Result<(Folded, bool), DatabaseError> {
@@ -67,7 +76,7 @@ pub fn absorb(
     let rewritten =
         if upto < end { rewritten_later(db, layout, &folded.rows, upto)? } else { HashSet::new() };
     for row in folded.rows.iter_in_key_order() {
-        let changed = folded.changes.last(row.at).or(row.if_gone.map(|_| upto));
+        let changed = folded.last.get(row.at).or(row.if_gone.map(|_| upto));
         let Some(entry) = changed else { continue };
         folded.rows.key(row.at, &mut key);
         if compare.is_before(row.table.id, entry) {
@@ -80,13 +89,18 @@ pub fn absorb(
             Some(version) if rewritten.contains(&row.at) || !row_exists(db, row.table, &key)? => {
                 versions.put(row.table, &key, version, None)?
             }
-            _ if row.unabsorbed => range.put(&mut versions, &row, &key)?,
+            _ if row.unabsorbed => {
+                match ReadDigests::find(acknowledged.digests, layout.schema_version, entry) {
+                    digest @ Some(_) => versions.put(row.table, &key, row.version, digest)?,
+                    None => range.put(&mut versions, &row, &key)?,
+                }
+            }
             _ => {}
         }
     }
     range.end(&mut versions)?;
-    let published = acknowledged.max(state.published);
-    let unpublished = folded.changes.previous_of.iter().filter(|(id, _)| *id > published).copied();
+    let published = acknowledged.upto.max(state.published);
+    let unpublished = folded.previous_of.iter().filter(|(id, _)| *id > published).copied();
     change_log::keep_previous(db, unpublished)?;
     meta::set(db, meta::ABSORBED, upto)?;
     state.absorbed = upto;

@@ -46,6 +46,7 @@ impl Log {
         let own_sites = HashSet::from([SITE]);
         let (db, compare) = (&self.db, Compare::default());
         let mut state = AbsorbState { site: SITE, own_sites, absorbed, published: 0 };
+        let acknowledged = Acknowledged { upto: acknowledged, digests: &[] };
         absorb(db, &self.layout, &mut state, acknowledged, entries_max, &compare).unwrap().1
     }
 
@@ -147,5 +148,35 @@ fn in_pieces_or_at_once_the_versions_are_the_same() {
     assert_eq!(versions, [(1, 3), (2, 0), (3, 1)]);
     for piece in 1..changes.len() {
         assert_eq!(stored(piece), whole, "{piece} entries a transaction");
+    }
+}
+
+/// A digest that collect has read counts for the entry and the schema that it was read with. All
+/// other rows are read.
+#[test]
+fn rows_that_collect_has_read_are_not_read_again() {
+    let insert =
+        "INSERT INTO t VALUES ('a', 1), ('b', 2), ('c', 3); UPDATE t SET v = 4 WHERE k = 'b';";
+    for later in [0, 1] {
+        let log = Log::of("TEXT PRIMARY KEY NOT NULL");
+        log.run(insert);
+        let digests_of = |sql: &str| -> Vec<Option<i64>> {
+            let mut read = log.db.prepare(sql).unwrap();
+            read.query_map([], |r| r.get(0)).unwrap().collect::<rusqlite::Result<_>>().unwrap()
+        };
+        let digest = log.layout.tables[0].digest.sql("t", u32::MAX);
+        let mut expected = digests_of(&format!("SELECT {digest} FROM t ORDER BY k"));
+        let mut digests = ReadDigests::new(log.layout.schema_version + later, 0);
+        [(1, 111), (2, 222)].into_iter().for_each(|(entry, digest)| digests.note(entry, digest));
+        if later == 0 {
+            expected[0] = Some(111);
+        }
+        let mut state =
+            AbsorbState { site: SITE, own_sites: HashSet::from([SITE]), absorbed: 0, published: 0 };
+        let acknowledged = Acknowledged { upto: 3, digests: &[&digests] };
+        let compare = Compare::default();
+        absorb(&log.db, &log.layout, &mut state, acknowledged, i64::MAX, &compare).unwrap();
+        let stored = digests_of("SELECT digest FROM __harmonylite__t_version ORDER BY packed0");
+        assert_eq!(stored, expected, "{later}");
     }
 }

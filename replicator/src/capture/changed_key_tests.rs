@@ -1,4 +1,4 @@
-use crate::capture::absorb::{AbsorbState, absorb, published};
+use crate::capture::absorb::{AbsorbState, Acknowledged, absorb, published};
 use crate::capture::compare::Compare;
 use crate::capture::install::{install, load};
 use crate::model::ids::Site;
@@ -37,7 +37,15 @@ impl Node {
     fn absorbed(&mut self, sql: &str) {
         self.db.execute_batch(sql).unwrap();
         let layout = load(&self.db, &TableFilter::default()).unwrap().unwrap();
-        absorb(&self.db, &layout, &mut self.state, 0, i64::MAX, &Compare::default()).unwrap();
+        absorb(
+            &self.db,
+            &layout,
+            &mut self.state,
+            Acknowledged::default(),
+            i64::MAX,
+            &Compare::default(),
+        )
+        .unwrap();
     }
 
     /// Rebuilds `t`, follows, compares. Returns the entries that are to be published: key and kind.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::capture::absorb::{AbsorbState, absorb};
+use crate::capture::absorb::{AbsorbState, Acknowledged, absorb};
 use crate::capture::install::{install, load};
 use crate::model::ids::{Site, Version};
 use crate::model::table_filter::TableFilter;
@@ -44,7 +44,8 @@ impl Node {
             .execute("UPDATE __harmonylite__change_log SET time = ?1 WHERE kind = 0", [WRITTEN_MS])
             .unwrap();
         let compare = Compare::read(&self.db).unwrap();
-        absorb(&self.db, &layout, &mut self.state, 0, i64::MAX, &compare).unwrap();
+        absorb(&self.db, &layout, &mut self.state, Acknowledged::default(), i64::MAX, &compare)
+            .unwrap();
     }
 
     /// Follows the schema and compares in steps of `rows_max` rows. Returns the found keys of

@@ -11,6 +11,7 @@ use crate::capture::row_index::number_of;
 use crate::capture::row_states::{Place, RowStates, State};
 use crate::db::connection::DatabaseError;
 use crate::db::layout::{Layout, TableLayout};
+use crate::db::read_digests;
 use crate::model::batch::Value;
 use crate::model::ids::{Hlc, Site, Version};
 use crate::model::planted_bugs::{Bug, planted};
@@ -188,31 +189,28 @@ pub struct Folded {
     pub entries: u64,
     /// The number of entries with NULL in the key, by table. Their rows have no identity.
     pub null_keys: HashMap<String, u64>,
-    /// What only absorb needs.
-    pub changes: Changes,
-}
-
-/// What the single entries say.
-#[derive(Debug, Default)]
-pub struct Changes {
-    /// The log id of each unabsorbed change, and the version before it.
+    /// The log id of each unabsorbed change, and the version before it. Only absorb needs it.
     pub previous_of: Vec<(i64, Version)>,
-    /// The last entry that gives the row at a place a version that is not stored yet; 0 for none.
-    last: Vec<i64>,
+    /// The last change of each row.
+    pub last: LastChanges,
 }
 
-impl Changes {
-    fn note(&mut self, at: usize, entry: &LogEntry<'_>, before: Version) {
-        self.previous_of.push((entry.id, before));
-        if entry.kind != KIND_DISPLACED {
-            self.last.resize(self.last.len().max(at + 1), 0);
-            self.last[at] = entry.id;
+/// The last entry that gives a row a version that is not stored yet. Collect does not need it for
+/// each row.
+#[derive(Debug, Default)]
+pub struct LastChanges(Vec<i64>);
+
+impl LastChanges {
+    fn note(&mut self, at: usize, id: i64) {
+        if at >= self.0.len() {
+            self.0.resize(at + 1, 0);
         }
+        self.0[at] = id;
     }
 
-    /// Returns the last entry that gives the row at this place a version that is not stored yet.
-    pub fn last(&self, at: usize) -> Option<i64> {
-        self.last.get(at).copied().filter(|id| *id != 0)
+    /// Returns the last such entry of the row at this place.
+    pub fn get(&self, at: usize) -> Option<i64> {
+        self.0.get(at).copied().filter(|id| *id != 0)
     }
 }
 
@@ -243,7 +241,7 @@ pub fn fold(
     from: &FoldFrom<'_>,
 ) -> Result<Folded, DatabaseError> {
     let mut folding = Folding::new(db, layout, from, None);
-    folding.changes = Some(Changes::default());
+    folding.previous_of = Some(Vec::new());
     folding.run(from.absorbed.min(from.sent))?;
     Ok(folding.finish())
 }
@@ -272,7 +270,8 @@ pub(super) struct Folding<'a> {
     pub(super) rows: RowStates,
     entries: u64,
     null_keys: HashMap<String, u64>,
-    changes: Option<Changes>,
+    previous_of: Option<Vec<(i64, Version)>>,
+    last: LastChanges,
 }
 
 impl<'a> Folding<'a> {
@@ -282,13 +281,23 @@ impl<'a> Folding<'a> {
         from: &'a FoldFrom<'a>,
         base: Option<&'a FoldBase>,
     ) -> Self {
-        let (rows, null_keys) = (RowStates::default(), HashMap::new());
-        Self { db, layout, from, base, rows, entries: 0, null_keys, changes: None }
+        Self {
+            db,
+            layout,
+            from,
+            base,
+            rows: RowStates::default(),
+            entries: 0,
+            null_keys: HashMap::new(),
+            previous_of: None,
+            last: LastChanges::default(),
+        }
     }
 
     /// Folds the entries after `after`.
     pub(super) fn run(&mut self, after: i64) -> Result<(), DatabaseError> {
-        let Self { db, layout, from, base, rows, entries, null_keys, changes } = self;
+        let Self { db, layout, from, base, rows, entries, null_keys, previous_of, last } = self;
+        let digests_upto = from.absorbed.saturating_add(read_digests::ENTRIES_MAX);
         let mut versions = Versions::new(db);
         let mut key = Vec::new();
         for_each(db, layout.key_columns_max, after, from.upto, |entry| {
@@ -308,8 +317,13 @@ impl<'a> Folding<'a> {
             };
             let before = step(&mut state, entry, from);
             rows.set_state(at, &state);
-            if let (Some(changes), Some(before)) = (changes.as_mut(), before) {
-                changes.note(at, entry, before);
+            let Some(before) = before else { return Ok(()) };
+            let has_digest = || entry.id <= digests_upto && !matches!(key[..], [Value::Integer(_)]);
+            if entry.kind != KIND_DISPLACED && (previous_of.is_some() || has_digest()) {
+                last.note(at, entry.id);
+            }
+            if let Some(previous_of) = previous_of {
+                previous_of.push((entry.id, before));
             }
             Ok(())
         })
@@ -324,7 +338,8 @@ impl<'a> Folding<'a> {
             ),
             entries: self.entries,
             null_keys: self.null_keys,
-            changes: self.changes.unwrap_or_default(),
+            previous_of: self.previous_of.unwrap_or_default(),
+            last: self.last,
         }
     }
 }

@@ -1,4 +1,4 @@
-use crate::capture::absorb::{AbsorbState, absorb};
+use crate::capture::absorb::{AbsorbState, Acknowledged, absorb};
 use crate::capture::compare::Compare;
 use crate::capture::install::{install, load};
 use crate::model::ids::Site;
@@ -22,7 +22,8 @@ fn database(schema: &str, rows: &str) -> Connection {
     let own_sites = HashSet::from([SITE]);
     let mut state = AbsorbState { site: SITE, own_sites, absorbed: 0, published: 0 };
     let layout = load(&db, &TableFilter::default()).unwrap().unwrap();
-    absorb(&db, &layout, &mut state, 0, i64::MAX, &Compare::default()).unwrap();
+    absorb(&db, &layout, &mut state, Acknowledged::default(), i64::MAX, &Compare::default())
+        .unwrap();
     db
 }
 

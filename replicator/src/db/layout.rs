@@ -68,6 +68,8 @@ pub struct TableLayout {
     pub digest: RowDigest,
     /// The replicated columns. In a table without PRIMARY KEY the rowid comes first.
     pub batch_columns: Vec<String>,
+    /// The place in `digest` of each of `batch_columns`; None for the rowid.
+    pub digested: Vec<Option<usize>>,
     /// The places of the key in `batch_columns`, in key order.
     pub batch_key: Vec<usize>,
     /// Which columns of the key the version table holds packed.
@@ -99,7 +101,9 @@ impl TableLayout {
             .collect();
         let sql = statements(&schema, &batch_columns, &digest);
         let packs = schema.key.iter().map(packs).collect();
-        Self { id, schema, history, digest, batch_columns, batch_key, packs, sql }
+        let place = |column: &String| digest.names().position(|name| name == column);
+        let digested = batch_columns.iter().map(place).collect();
+        Self { id, schema, history, digest, batch_columns, digested, batch_key, packs, sql }
     }
 
     /// The table's name.

@@ -16,6 +16,7 @@ pub mod objects;
 pub mod packed_key;
 pub mod preflight;
 pub mod published_objects;
+pub mod read_digests;
 pub mod rebuild_capture;
 pub mod row_digest;
 pub mod schema;

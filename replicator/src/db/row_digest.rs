@@ -66,16 +66,21 @@ impl RowDigest {
     /// The digest of a row, from the value of each column; None counts as the value that older rows
     /// have.
     pub fn of<'v>(&self, values: impl Iterator<Item = Option<&'v Value>>) -> i64 {
-        let sum = self.columns.iter().zip(values).fold(0_u64, |sum, ((_, id, absent), value)| {
-            let one = match (value, absent) {
-                (None, _) => 0,
-                (Some(value), Some(absent)) if value == absent => 0,
-                (Some(Value::Null), Some(_)) => hash(*id, ValueRef::Blob(NULL_MARK)),
-                (Some(value), _) => hash(*id, value.into()),
-            };
-            sum.wrapping_add(one)
-        });
-        sum.cast_signed()
+        let one = |(at, value): (usize, Option<&Value>)| value.map(|v| self.part(at, v.into()));
+        let parts = values.take(self.columns.len()).enumerate().filter_map(one);
+        parts.fold(0, i64::wrapping_add)
+    }
+
+    /// What the value of the column at this place adds to the digest. The digest is the sum, which
+    /// wraps.
+    pub fn part(&self, at: usize, value: ValueRef<'_>) -> i64 {
+        let (_, id, absent) = &self.columns[at];
+        let part = match (value, absent) {
+            (value, Some(absent)) if value == ValueRef::from(absent) => 0,
+            (ValueRef::Null, Some(_)) => hash(*id, ValueRef::Blob(NULL_MARK)),
+            (value, _) => hash(*id, value),
+        };
+        part.cast_signed()
     }
 
     /// The digest of a row of `row` (an alias) as an SQL expression, over the columns whose number

@@ -1,5 +1,6 @@
 use super::*;
 use crate::capture::install;
+use crate::db::read_digests::ReadDigests;
 use crate::inbound::inbox::Inbox;
 use crate::inbound::stats::Stats;
 use crate::model::config::{NodeConfig, Now};
@@ -60,6 +61,7 @@ impl Memory {
             mark: change_log::mark(&self.db, upto).unwrap(),
             seq: Some(StreamSeq(9)),
             lowest_ms: 5,
+            digests: ReadDigests::default(),
         }
     }
 

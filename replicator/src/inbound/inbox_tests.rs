@@ -1,4 +1,5 @@
 use super::*;
+use crate::db::read_digests::ReadDigests;
 use crate::inbound::stream::{ItemKind, StreamItem};
 use crate::model::config::NodeConfig;
 use crate::model::ids::{BatchNo, StreamSeq};
@@ -23,7 +24,14 @@ fn empty() -> (Durable, Inbox) {
 }
 
 fn ack(upto: i64) -> Ack {
-    Ack { batch: BatchNo(1), upto, mark: None, seq: None, lowest_ms: 0 }
+    Ack {
+        batch: BatchNo(1),
+        upto,
+        mark: None,
+        seq: None,
+        lowest_ms: 0,
+        digests: ReadDigests::default(),
+    }
 }
 
 fn item(kind: ItemKind) -> StreamItem {

@@ -10,12 +10,13 @@ use super::inbox::Inbox;
 use super::schema::Adopted;
 use super::stats::Stats;
 use crate::actor::{Ack, Fatal};
-use crate::capture::absorb::{absorb, published};
+use crate::capture::absorb::{Acknowledged, absorb, published};
 use crate::capture::baseline;
 use crate::capture::id_ranges;
 use crate::capture::install;
 use crate::db::connection::{self, DatabaseError};
 use crate::db::layout::Layout;
+use crate::db::read_digests::ReadDigests;
 use crate::model::config::{NodeConfig, Now, OnJoin};
 use crate::model::ids::{BatchNo, Site, StreamSeq};
 use crate::model::planted_bugs::{Bug, planted};
@@ -192,11 +193,15 @@ impl<'a> Transaction<'a> {
         let absorbs_first = !planted(Bug::NoAbsorbFirst) || !acks.is_empty();
         let entries_max = if absorbs_first { entries_max } else { 0 };
         let upto_max = self.durable.absorb.absorbed.saturating_add(entries_max);
+        let acknowledged = Acknowledged {
+            upto: covered(acks, upto_max).last().map_or(0, |ack| ack.upto),
+            digests: &self.read_digests(acks)?,
+        };
         let (folded, complete) = absorb(
             self.db,
             &self.layout,
             &mut self.durable.absorb,
-            covered(acks, upto_max).last().map_or(0, |ack| ack.upto),
+            acknowledged,
             entries_max,
             &self.durable.compare,
         )?;
@@ -205,6 +210,17 @@ impl<'a> Transaction<'a> {
             self.after.null_key_tables.push(table);
         }
         Ok(complete || !absorbs_first)
+    }
+
+    /// Returns the digests that hold for the entries of this log.
+    fn read_digests<'d>(&self, acks: &'d [Ack]) -> Result<Vec<&'d ReadDigests>, Fatal> {
+        let known = || acks.iter().filter(|ack| !ack.digests.is_empty());
+        let Some(mark) = known().next_back().and_then(|ack| ack.mark) else {
+            return Ok(Vec::new());
+        };
+        // The log may have been emptied and numbered anew, or a backup may have been restored.
+        let is_same_log = change_log::mark(self.db, mark.id)? == Some(mark);
+        Ok(if is_same_log { known().map(|ack| &ack.digests).collect() } else { Vec::new() })
     }
 
     /// One step of the comparison of tables whose triggers were away. False: nothing else is done
@@ -278,7 +294,8 @@ impl<'a> Transaction<'a> {
         };
         let lowest_ms = change_log::lowest_ms(self.db, before, upto)?.unwrap_or(NO_ROW_MS);
         published(self.db, &mut self.durable.absorb, upto.max(before))?;
-        let ack = Ack { batch, upto, mark: None, seq: Some(seq), lowest_ms };
+        let digests = ReadDigests::default();
+        let ack = Ack { batch, upto, mark: None, seq: Some(seq), lowest_ms, digests };
         self.mark_sent(&ack, created_ns, lowest_ms)
     }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::db::read_digests::ReadDigests;
 use crate::inbound::process::{note_gap, serve};
 use crate::inbound::stream::{ItemKind, StreamItem};
 use crate::model::ids::NodeId;
@@ -45,7 +46,14 @@ impl Memory {
 }
 
 fn ack(batch: u64) -> Ack {
-    Ack { batch: BatchNo(batch), upto: 0, mark: None, seq: Some(StreamSeq(4)), lowest_ms: 500 }
+    Ack {
+        batch: BatchNo(batch),
+        upto: 0,
+        mark: None,
+        seq: Some(StreamSeq(4)),
+        lowest_ms: 500,
+        digests: ReadDigests::default(),
+    }
 }
 
 /// Checks that database and memory agree.
@@ -208,6 +216,30 @@ fn an_acknowledgement_of_another_log_stops_the_node() {
     let (durable, _, _) = memory.run(|tx| tx.mark_acknowledged(&inbox, true)).unwrap();
     assert_eq!((durable.absorb.published, durable.batch), (2, BatchNo(3)));
     assert_agrees(&memory, &durable);
+}
+
+/// Numbers of entries are used again if somebody empties the log.
+#[test]
+fn a_digest_counts_only_in_the_log_that_it_was_read_from() {
+    for is_same_log in [true, false] {
+        let mut memory = memory();
+        memory.db.execute_batch("CREATE TABLE t (k TEXT PRIMARY KEY NOT NULL, v)").unwrap();
+        memory.layout = Arc::new(install::install(&memory.db, &memory.config.filter, 0).unwrap().0);
+        memory.db.execute_batch("INSERT INTO t VALUES ('a', 1)").unwrap();
+        let mut digests = ReadDigests::new(memory.layout.schema_version, 0);
+        digests.note(log_end(&memory.db).unwrap(), 111);
+        let ack = Ack { digests, ..marked(&memory, log_end(&memory.db).unwrap()) };
+        if !is_same_log {
+            let other = "DELETE FROM __harmonylite__change_log; INSERT INTO t VALUES ('b', 2)";
+            memory.db.execute_batch(other).unwrap();
+        }
+        memory.run(|tx| tx.absorb(&[ack], i64::MAX).map(|_| ())).unwrap();
+        let read: bool = memory
+            .db
+            .query_row("SELECT digest = 111 FROM __harmonylite__t_version", [], |r| r.get(0))
+            .unwrap();
+        assert_eq!(read, is_same_log);
+    }
 }
 
 /// Absorbing a long log takes several transactions. Each of them stores the acknowledgements of

@@ -1,5 +1,5 @@
 use super::*;
-use crate::capture::absorb::{AbsorbState, absorb, published};
+use crate::capture::absorb::{AbsorbState, Acknowledged, absorb, published};
 use crate::capture::compare::Compare;
 use crate::capture::install::install;
 use crate::model::config::NodeConfig;
@@ -109,7 +109,8 @@ impl Node {
 
     fn absorb(&mut self, entries_max: i64) {
         let (db, layout, state) = (&self.db, &self.layout, &mut self.state);
-        let acknowledged = self.sent.min(state.absorbed.saturating_add(entries_max));
+        let upto = self.sent.min(state.absorbed.saturating_add(entries_max));
+        let acknowledged = Acknowledged { upto, digests: &[] };
         let compare = Compare::default();
         let (_, is_whole) = absorb(db, layout, state, acknowledged, entries_max, &compare).unwrap();
         let upto = self.sent.min(state.absorbed).max(state.published);

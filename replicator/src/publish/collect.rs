@@ -4,11 +4,12 @@
 //! nothing. Owns: one read transaction reads log, versions and rows together, so a batch never
 //! holds half of an application's transaction. It only reads, so a crash loses nothing.
 
-use crate::capture::fold::{FoldFrom, FoldedRows, fold_after, row_exists};
+use crate::capture::fold::{FoldFrom, Folded, FoldedRows, LastChanges, fold_after, row_exists};
 use crate::capture::fold_base::FoldBase;
 use crate::db::connection::DatabaseError;
 use crate::db::layout::{Layout, TableLayout};
 use crate::db::near_rows;
+use crate::db::read_digests::ReadDigests;
 use crate::model::batch::{BatchHeader, Op, TableHeader, Value};
 use crate::model::ids::{BatchNo, Hlc, NodeId, Site, Version};
 use crate::model::planted_bugs::{Bug, planted};
@@ -101,6 +102,8 @@ pub struct Collected {
     pub more: bool,
     /// The rows that the entries changed.
     pub folded: FoldedRows,
+    /// The digests of rows in it that are not absorbed.
+    pub digests: ReadDigests,
 }
 
 /// Collects the pending entries inside the caller's read transaction. None if nothing is pending.
@@ -130,8 +133,10 @@ pub fn collect(
             drop_changed_later(db, layout, &mut folded.rows, upto)?;
         }
         settle(db, &mut folded.rows)?;
-        let contents = Contents::of(&folded.rows, from)?;
-        match write(db, from, layout, &contents, encoder) {
+        let contents = Contents::of(&folded, from)?;
+        let after = from.fold.sent.max(from.fold.absorbed);
+        let mut digests = ReadDigests::new(layout.schema_version, after);
+        match write(db, from, layout, &contents, (encoder, &mut digests)) {
             Ok(batch) => {
                 let (rows, lowest_ms) = (contents.rows, contents.lowest_ms);
                 return Ok(Some(Collected {
@@ -140,6 +145,7 @@ pub fn collect(
                     rows,
                     lowest_ms,
                     folded: folded.rows,
+                    digests,
                     more: upto < end,
                     split: upto < end
                         && (most < from.entries_max
@@ -217,6 +223,8 @@ fn settle(db: &Connection, rows: &mut FoldedRows) -> Result<(), CollectError> {
 /// The rows of a batch, and what they have in common.
 struct Contents<'r> {
     folded: &'r FoldedRows,
+    /// The last change of each of them that has one.
+    last: &'r LastChanges,
     /// The number of its rows.
     rows: u64,
     /// The lowest time of a row, unix milliseconds.
@@ -234,9 +242,11 @@ impl<'r> Contents<'r> {
     ///
     /// # Errors
     /// [`CollectError::TooFarAhead`].
-    fn of(folded: &'r FoldedRows, from: &CollectFrom<'_>) -> Result<Self, CollectError> {
+    fn of(folded: &'r Folded, from: &CollectFrom<'_>) -> Result<Self, CollectError> {
+        let Folded { rows: folded, last, .. } = folded;
         let mut contents = Self {
             folded,
+            last,
             rows: 0,
             lowest_ms: NO_ROW_MS,
             tables: Vec::new(),
@@ -294,7 +304,7 @@ fn write(
     from: &CollectFrom<'_>,
     layout: &Layout,
     contents: &Contents<'_>,
-    encoder: &mut Encoder,
+    (encoder, digests): (&mut Encoder, &mut ReadDigests),
 ) -> Result<Option<(BatchHeader, Encoded)>, CollectError> {
     // They are in the first batch after them, also if the rows of their transaction need several.
     let announces = !planted(Bug::BookkeepingAhead);
@@ -325,7 +335,7 @@ fn write(
     encoder.begin(&header, (contents.tables.len() + without_rows.len()) as u64)?;
     let with_rows = contents.tables.iter().map(|(table, places)| (*table, &places[..]));
     for (table, places) in with_rows.chain(without_rows) {
-        write_table(db, table, places, contents, encoder)?;
+        write_table(db, table, places, contents, (encoder, digests))?;
     }
     Ok(Some((header, encoder.finish()?)))
 }
@@ -335,7 +345,7 @@ fn write_table(
     table: &TableLayout,
     places: &[u32],
     contents: &Contents<'_>,
-    encoder: &mut Encoder,
+    (encoder, digests): (&mut Encoder, &mut ReadDigests),
 ) -> Result<(), CollectError> {
     encoder.table(&TableHeader {
         name: table.name().to_owned(),
@@ -344,7 +354,7 @@ fn write_table(
         key: table.batch_key.clone(),
         rows: places.len() as u64,
     })?;
-    let mut writer = RowWriter { table, contents, encoder, key: Vec::new() };
+    let mut writer = RowWriter { table, contents, encoder, key: Vec::new(), digests };
     let integer_key = |place: &u32| contents.folded.integer_key(*place as usize);
     let all_are_integers = places.iter().all(|place| integer_key(place).is_some());
     if let Some(select) = table.sql.select_from.as_ref().filter(|_| all_are_integers) {
@@ -370,6 +380,7 @@ struct RowWriter<'r> {
     contents: &'r Contents<'r>,
     encoder: &'r mut Encoder,
     key: Vec<Value>,
+    digests: &'r mut ReadDigests,
 }
 
 impl RowWriter<'_> {
@@ -387,9 +398,20 @@ impl RowWriter<'_> {
         if let Some(current) = found {
             let columns = self.table.batch_columns.len();
             self.encoder.row(version, previous, Op::Upsert, columns)?;
-            for i in first..first + columns {
-                self.encoder.value(current.get_ref(i)?)?;
+            let Some(entry) = self.contents.last.get(row.at) else {
+                for i in first..first + columns {
+                    self.encoder.value(current.get_ref(i)?)?;
+                }
+                return Ok(());
+            };
+            let mut digest = 0_i64;
+            for (i, digested) in self.table.digested.iter().enumerate() {
+                let value = current.get_ref(first + i)?;
+                self.encoder.value(value)?;
+                let part = digested.map_or(0, |at| self.table.digest.part(at, value));
+                digest = digest.wrapping_add(part);
             }
+            self.digests.note(entry, digest);
         } else {
             self.contents.folded.key(row.at, &mut self.key);
             self.encoder.row(version, previous, Op::Delete, self.key.len())?;

@@ -7,7 +7,7 @@
 //! version is computed from the log alone. The image is changed on the way. A crash leaves a
 //! scratch file.
 
-use crate::capture::absorb::{AbsorbState, absorb, published};
+use crate::capture::absorb::{AbsorbState, Acknowledged, absorb, published};
 use crate::capture::compare::Compare;
 use crate::capture::fold::FoldFrom;
 use crate::capture::install as triggers;
@@ -207,8 +207,8 @@ impl SnapshotRows {
     }
 
     fn absorb_all(&mut self) -> Result<(), DatabaseError> {
-        let (db, layout) = (&self.db, &self.layout);
-        while !absorb(db, layout, &mut self.absorb, 0, ABSORB_ENTRIES, &self.compare)?.1 {}
+        let (db, layout, none) = (&self.db, &self.layout, Acknowledged::default());
+        while !absorb(db, layout, &mut self.absorb, none, ABSORB_ENTRIES, &self.compare)?.1 {}
         Ok(())
     }
 }

@@ -96,7 +96,7 @@ fn every_row_and_tombstone_comes_once_with_the_version_that_its_node_gives_it() 
         published: 0,
     };
     let compare = Compare::read(&db).unwrap();
-    assert!(absorb(&db, &layout, &mut state, 0, 10_000, &compare).unwrap().1);
+    assert!(absorb(&db, &layout, &mut state, Acknowledged::default(), 10_000, &compare).unwrap().1);
     db.execute_batch("UPDATE t SET a = 'later' WHERE id < 3; DELETE FROM t WHERE id = 4").unwrap();
     let image = path.with_file_name("image.db");
     db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
@@ -109,7 +109,7 @@ fn every_row_and_tombstone_comes_once_with_the_version_that_its_node_gives_it() 
     assert_eq!(sent[&("u".to_owned(), format!("{:?}", Value::Text("b".into())))].1, Op::Delete);
 
     // The node itself goes on, and gives the same versions.
-    assert!(absorb(&db, &layout, &mut state, 0, 10_000, &compare).unwrap().1);
+    assert!(absorb(&db, &layout, &mut state, Acknowledged::default(), 10_000, &compare).unwrap().1);
     let mut read = db.prepare("SELECT key0, hlc, site FROM __harmonylite__t_version").unwrap();
     let stored = read
         .query_map([], |r| {

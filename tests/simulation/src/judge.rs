@@ -2,6 +2,7 @@
 
 use crate::application::TABLES;
 use crate::oracle::{self, meta};
+use crate::stored_digests;
 use crate::stored_versions;
 use crate::world::{World, sql};
 use std::collections::BTreeMap;
@@ -65,6 +66,9 @@ impl World<'_> {
     /// Checks the conditions that must hold at rest.
     pub(crate) fn judge(&mut self) -> Result<(), String> {
         self.check_bounds()?;
+        for (n, node) in self.nodes.iter().enumerate() {
+            stored_digests::check(&node.app).map_err(|reason| format!("node {n}: {reason}"))?;
+        }
         for table in TABLES {
             let first = oracle::rows(&self.nodes[0].app, table).map_err(sql)?;
             let first_versions =

@@ -17,6 +17,7 @@ pub mod plan;
 pub mod rng;
 pub mod shrink;
 mod snapshots;
+mod stored_digests;
 pub mod stored_versions;
 pub mod suite;
 pub mod world;

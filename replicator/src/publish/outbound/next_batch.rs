@@ -123,6 +123,7 @@ impl<B: Broker> Outbound<B> {
             mark: change_log::mark(&self.db, collected.upto)?,
             seq: None,
             lowest_ms: collected.lowest_ms,
+            digests: collected.digests,
         };
         match collected.batch {
             None => {
