@@ -56,6 +56,13 @@ impl Bookkeeping {
         (self.sign_ms, self.data_version) = (now.mono_ms, None);
     }
 
+    /// Notes that some is left, or comes from our own transaction.
+    pub(super) fn is_left(&mut self, now: Now) {
+        if self.since_ms.is_none() {
+            self.note(now);
+        }
+    }
+
     /// Looks for commits that led to no bookkeeping, at the latest when the quiet time is over.
     ///
     /// # Errors

@@ -58,6 +58,8 @@ pub(super) struct Served {
     pub(super) retries: usize,
     /// The number of items of each stream's queue.
     pub(super) items: Vec<usize>,
+    /// Log entries that are left to absorb, on a node that does not publish.
+    pub(super) unsent: u64,
     /// The stream at which the bound on rows was reached.
     pub(super) full_at: Option<usize>,
 }
@@ -182,7 +184,7 @@ impl Inbox {
     }
 
     /// Removes the processed inputs, after the commit.
-    pub(super) fn committed(&mut self, served: &Served) {
+    pub(super) fn committed(&mut self, served: &Served, now: Now) {
         self.acks.drain(..served.acks);
         self.retries.drain(..served.retries);
         for (stream, items) in self.streams.iter_mut().zip(&served.items) {
@@ -191,11 +193,13 @@ impl Inbox {
         if let Some(full_at) = served.full_at {
             self.first_served = (full_at + 1) % self.streams.len();
         }
-        self.unsent = 0;
+        self.unsent = served.unsent;
         self.noted_items = self.items();
-        if self.acks.is_empty() && self.noted_items == 0 {
+        if self.acks.is_empty() && self.noted_items == 0 && self.unsent == 0 {
             self.bookkeeping.committed();
             self.flush = false;
+        } else {
+            self.bookkeeping.is_left(now);
         }
     }
 

@@ -47,11 +47,11 @@ fn gap() -> ItemKind {
 fn streams_are_served_in_turn() {
     let (_, mut inbox) = empty();
     assert_eq!(inbox.order().collect::<Vec<_>>(), [0, 1, 2]);
-    inbox.committed(&Served { full_at: Some(0), ..Served::default() });
+    inbox.committed(&Served { full_at: Some(0), ..Served::default() }, NOW);
     assert_eq!(inbox.order().collect::<Vec<_>>(), [1, 2, 0]);
-    inbox.committed(&Served { full_at: Some(2), ..Served::default() });
+    inbox.committed(&Served { full_at: Some(2), ..Served::default() }, NOW);
     assert_eq!(inbox.order().collect::<Vec<_>>(), [0, 1, 2]);
-    inbox.committed(&Served::default());
+    inbox.committed(&Served::default(), NOW);
     assert_eq!(inbox.order().collect::<Vec<_>>(), [0, 1, 2], "nothing was left");
 }
 
@@ -64,8 +64,8 @@ fn only_a_commit_removes() {
     let retry = |id| Retry { id, origin: OriginSchema::NotRead };
     inbox.retries.extend([7, 8].map(retry));
     inbox.streams[1].queue.extend([item(ItemKind::Skip), item(gap())]);
-    let served = Served { acks: 1, retries: 1, items: vec![0, 1, 0], full_at: None };
-    inbox.committed(&served);
+    let served = Served { acks: 1, retries: 1, items: vec![0, 1, 0], ..Served::default() };
+    inbox.committed(&served, NOW);
     assert_eq!((inbox.acks.as_slice(), inbox.retries.as_slice()), (&[ack(2)][..], &[retry(8)][..]));
     assert!(matches!(inbox.streams[1].queue[0].kind, ItemKind::Gap { .. }));
 }
@@ -83,9 +83,9 @@ fn acknowledgements_wait_for_a_quiet_moment_or_for_many_entries_or_for_the_stop(
     assert_eq!(inbox.urgency(1, 100, NOW), Urgency::None, "one of them is stored");
     inbox.flush = true;
     assert_eq!(inbox.urgency(1, 100, NOW), Urgency::Now);
-    inbox.committed(&Served { acks: 1, ..Served::default() });
+    inbox.committed(&Served { acks: 1, ..Served::default() }, NOW);
     assert!(inbox.flush, "the other still waits");
-    inbox.committed(&Served { acks: 1, ..Served::default() });
+    inbox.committed(&Served { acks: 1, ..Served::default() }, NOW);
     assert_eq!((inbox.flush, inbox.deadline()), (false, u64::MAX));
 }
 
@@ -113,8 +113,26 @@ fn changes_that_are_never_sent_are_bookkeeping() {
     assert_eq!(inbox.urgency(0, 100, later(1_000)), Urgency::IfUnseen);
     inbox.note_unsent(100, later(1_000));
     assert_eq!(inbox.urgency(0, 100, later(1_000)), Urgency::Now);
-    inbox.committed(&Served::default());
+    inbox.committed(&Served::default(), NOW);
     assert_eq!(inbox.urgency(0, 100, later(9_000)), Urgency::None);
+}
+
+/// A transaction absorbs a piece of the log, and what it applies may log more.
+#[test]
+fn what_is_left_to_absorb_stays_due() {
+    let (_, mut inbox) = empty();
+    let left = |unsent| Served { unsent, ..Served::default() };
+    inbox.note_unsent(1_500, NOW);
+    inbox.flush = true;
+    inbox.committed(&left(1_000), later(1_000));
+    assert!(inbox.flush);
+    inbox.flush = false;
+    assert_eq!(inbox.urgency(0, 10_000, later(1_000)), Urgency::IfUnseen);
+    inbox.committed(&left(0), later(1_100));
+    assert_eq!(inbox.urgency(0, 10_000, later(9_000)), Urgency::None);
+    inbox.committed(&left(1), later(9_000));
+    assert_eq!(inbox.urgency(0, 10_000, later(9_999)), Urgency::None);
+    assert_eq!(inbox.urgency(0, 10_000, later(10_000)), Urgency::IfUnseen);
 }
 
 #[test]

@@ -204,7 +204,12 @@ impl<B: Broker> Inbound<B> {
         self.durable.republish.committed();
         self.schema.moved |= after.schema_moved;
         self.notices.committed(&after, now);
-        self.inbox.committed(&after.served);
+        if !self.config.publish {
+            let end = self.durable.log_end.map_or(0, |mark| mark.id);
+            let left = end.saturating_sub(self.durable.absorb.published);
+            after.served.unsent = u64::try_from(left).unwrap_or(0);
+        }
+        self.inbox.committed(&after.served, now);
         self.inbox.snapshot.committed(after.merged.take());
         if let Some(any_left) = after.unmade_tried {
             self.schema.unmade.tried(any_left, now);

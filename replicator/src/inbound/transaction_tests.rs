@@ -258,7 +258,7 @@ fn a_log_absorbed_in_part_is_acknowledged_in_part() {
     assert_eq!((durable.absorb.published, durable.batch), (3, BatchNo(2)));
     assert_eq!(after.served.acks, 2);
     assert_agrees(&memory, &durable);
-    inbox.committed(&after.served);
+    inbox.committed(&after.served, Now { unix_ms: 0, mono_ms: 0 });
     assert_eq!(inbox.acks.iter().map(|ack| ack.upto).collect::<Vec<_>>(), [4]);
 }
 
