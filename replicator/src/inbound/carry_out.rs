@@ -22,6 +22,7 @@ impl Transaction<'_> {
             let own = verdict.shards.iter().find(|s| s.shard == self.config.own_shard());
             self.confirm(&confirmed, own.map_or(0, |s| s.state.created_ns))?;
         }
+        self.note_first(verdict)?;
         self.rewind(verdict);
         self.note_expired(verdict)?;
         if verdict.own_lost {
@@ -37,6 +38,15 @@ impl Transaction<'_> {
             tracing::warn!(since_ms, "republishing what the broker may have lost");
         }
         self.after.connection_passes = true;
+        Ok(())
+    }
+
+    /// Notes that a database joins before anybody has published. This node publishes before it has
+    /// joined, and after a crash nothing else tells its own messages from data of the cluster.
+    fn note_first(&mut self, verdict: &Verdict) -> Result<(), Fatal> {
+        if !self.durable.joined && verdict.shards.iter().all(|s| s.state.last.0 == 0) {
+            meta::set(self.db, meta::JOINS_FIRST, true)?;
+        }
         Ok(())
     }
 

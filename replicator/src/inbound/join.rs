@@ -10,8 +10,10 @@ use crate::actor::Fatal;
 use crate::capture::baseline;
 use crate::db::layout::Layout;
 use crate::model::config::{Now, OnJoin};
-use crate::model::ids::StreamSeq;
+use crate::model::ids::{NodeId, StreamSeq};
+use crate::model::planted_bugs::{Bug, planted};
 use crate::repair::verdict::BrokerAnswers;
+use crate::store::{gaps, meta, origins, quarantine};
 use rusqlite::Connection;
 use std::collections::HashMap;
 
@@ -48,7 +50,7 @@ impl Join {
         self.targets.get(&shard).is_some_and(|end| seq > *end)
     }
 
-    /// Returns whether the cluster had data when this database came.
+    /// Returns whether the streams had a message when this process came.
     pub(super) fn found_data(&self) -> bool {
         self.targets.values().any(|t| t.0 > 0)
     }
@@ -78,6 +80,29 @@ impl Join {
     }
 }
 
+/// Returns whether a joining database came before anybody had published.
+fn is_first(db: &Connection) -> Result<bool, Fatal> {
+    Ok(meta::get(db, meta::JOINS_FIRST)?.unwrap_or(false))
+}
+
+/// Returns whether other nodes had published something when this database came: it is here, or
+/// known to be missing. What this node has published itself, before it had joined, does not count.
+/// Without the data of another node nothing may be removed: it could be the only copy.
+///
+/// # Errors
+/// SQLite's error.
+pub(super) fn has_others(db: &Connection, me: NodeId, durable: &Durable) -> Result<bool, Fatal> {
+    if planted(Bug::OwnDataReplaces) {
+        return Ok(true);
+    }
+    let is_other = |node: &NodeId| *node != me;
+    Ok(!is_first(db)?
+        && (origins::newest_by_node(db)?.keys().any(is_other)
+            || durable.held_origins().iter().any(is_other)
+            || quarantine::nodes(db)?.iter().any(is_other)
+            || gaps::count(db)? > 0))
+}
+
 /// Refuses to join if both sides have rows and `on_join = "refuse"`.
 ///
 /// # Errors
@@ -90,7 +115,7 @@ pub(super) fn refuse_join(
     answered: &BrokerAnswers,
 ) -> Result<(), Fatal> {
     let has_data = answered.states.values().any(|s| s.last.0 > 0);
-    if durable.joined || on_join != OnJoin::Refuse || !has_data {
+    if durable.joined || on_join != OnJoin::Refuse || !has_data || is_first(db)? {
         return Ok(());
     }
     match baseline::unversioned_rows(db, layout, REFUSED_ROWS_MAX)? {

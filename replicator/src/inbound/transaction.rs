@@ -7,6 +7,7 @@
 use super::after_commit::AfterCommit;
 use super::durable::{Durable, check_content};
 use super::inbox::Inbox;
+use super::join::has_others;
 use super::schema::Adopted;
 use super::stats::Stats;
 use crate::actor::{Ack, Fatal};
@@ -354,12 +355,13 @@ impl<'a> Transaction<'a> {
     }
 
     /// Starts the end of joining: every row gets a version. The streams are consumed up to their
-    /// ends at the start of the node. `found_data` tells whether the cluster had data.
+    /// ends at the start of the node. `found_data` tells whether they had any message.
     ///
     /// # Errors
     /// SQLite's error.
     pub(super) fn begin_end_of_join(&mut self, found_data: bool) -> Result<(), Fatal> {
-        if self.config.on_join == OnJoin::Replace && found_data {
+        let replaces = self.config.on_join == OnJoin::Replace && found_data;
+        if replaces && has_others(self.db, self.config.node, &self.durable)? {
             let rows = baseline::replace(self.db, &self.layout)?;
             self.durable.joined = true;
             self.after.look = true;
@@ -370,8 +372,8 @@ impl<'a> Transaction<'a> {
         } else {
             if self.config.on_join == OnJoin::Replace {
                 tracing::info!(
-                    "the streams were empty, so the rows of this database stay and are published \
-                    (on_join = replace)"
+                    "the streams had no message of another node, so the rows of this database stay \
+                    and are published (on_join = replace)"
                 );
             }
             self.durable.republish.begin_join();
@@ -403,6 +405,7 @@ impl<'a> Transaction<'a> {
             }
             Some(RepublishStep::Joined { rows }) => {
                 meta::set(self.db, meta::JOINED, true)?;
+                meta::remove(self.db, meta::JOINS_FIRST)?;
                 self.durable.joined = true;
                 rows
             }

@@ -46,10 +46,12 @@ pub enum Bug {
     BookkeepingAhead,
     /// A retry applies what can be read, also if its bytes are damaged.
     RetryDamaged,
+    /// A joining database takes what it has published itself for data of the cluster.
+    OwnDataReplaces,
 }
 
 /// All of them.
-pub const BUGS: [Bug; 20] = [
+pub const BUGS: [Bug; 21] = [
     Bug::NoAbsorbFirst,
     Bug::MergedEntries,
     Bug::NoPlusOne,
@@ -70,6 +72,7 @@ pub const BUGS: [Bug; 20] = [
     Bug::NoComparison,
     Bug::BookkeepingAhead,
     Bug::RetryDamaged,
+    Bug::OwnDataReplaces,
 ];
 
 #[cfg(feature = "planted-bugs")]

@@ -46,6 +46,8 @@ pub const ABSORBED: Key<i64> = Key::new("absorbed");
 pub const PUBLISHED: Key<i64> = Key::new("published");
 /// The node has joined: every row has a version.
 pub const JOINED: Key<bool> = Key::new("joined");
+/// The streams had no message when this database came to join. Removed when it has joined.
+pub const JOINS_FIRST: Key<bool> = Key::new("joins_first");
 /// `PRAGMA schema_version` for which the triggers were installed.
 pub const SCHEMA_VERSION: Key<i64> = Key::new("schema_version");
 /// The hash of the replicated schema.

@@ -2,8 +2,9 @@
 //!
 //! Goal: equal rows are harmless, and different rows are merged. Of two contents for one key, one
 //! is on all nodes and the other in a conflict journal, so nothing is lost. `on_join` = "refuse"
-//! refuses before remote rows change anything, and "replace" takes the rows of the cluster. Method:
-//! start three databases with equal, overlapping and different rows one by one.
+//! refuses before remote rows change anything, and "replace" takes the rows of the cluster; the
+//! rows of the first node stay, also if its process ends while it joins. Method: start three
+//! databases with equal, overlapping and different rows one by one, and kill nodes that join.
 
 #![allow(clippy::unwrap_used)]
 
@@ -157,4 +158,33 @@ fn a_large_database_joins_in_bounded_steps() {
     let peer = cluster.nodes[1].app();
     assert_eq!(number(&peer, "SELECT count(*) FROM note"), ROWS + written);
     assert!(most > 0 && most < ROWS / 4, "{most} log entries at once");
+}
+
+/// A node publishes its rows while it joins, so after a crash the stream is not empty any more. It
+/// holds nothing of another node, so there is nothing to replace the rest of the rows with.
+#[test]
+fn the_first_node_keeps_its_rows_although_it_is_killed_while_it_joins() {
+    const ROWS: i64 = 200_000;
+    for on_join in ["replace", "refuse"] {
+        let mut cluster = Cluster::new(0, SCHEMA);
+        let node = cluster.add(SCHEMA, &format!("on_join = \"{on_join}\""));
+        let db = node.app();
+        let fill = format!(
+            "WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < {ROWS}) \
+            INSERT INTO note SELECT i, 'the only copy' FROM c"
+        );
+        db.execute_batch(&fill).unwrap();
+        node.start();
+        let table = "SELECT count(*) FROM sqlite_schema WHERE name = '__harmonylite__note_version'";
+        eventually("the tables are made", || number(&db, table) == 1);
+        let published =
+            "SELECT count(*) FROM __harmonylite__meta WHERE key = 'batch' AND value > 0";
+        eventually("some rows are published", || number(&db, published) == 1);
+        node.kill();
+        let joined = "SELECT count(*) FROM __harmonylite__note_version";
+        assert!(number(&db, joined) < ROWS, "it was killed in the middle");
+        node.run();
+        eventually("all has joined", || number(&db, joined) >= ROWS);
+        assert_eq!(number(&db, "SELECT count(*) FROM note"), ROWS, "{on_join}");
+    }
 }
