@@ -61,6 +61,8 @@ pub const EXPECTED: &[&str] = &[
     "quarantine retried",
     "rows refused",
     "stage: quarantined",
+    "node that only publishes",
+    "node that only applies",
     "clock jumped",
     "long quiet",
     "write lock held",

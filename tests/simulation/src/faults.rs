@@ -3,10 +3,10 @@
 use crate::application;
 use crate::node::RETENTION_MS;
 use crate::oracle::meta;
-use crate::plan::ActionKind;
+use crate::plan::{ActionKind, Direction};
 use crate::rng::Rng;
 use crate::world::{World, sql};
-use harmonylite::model::config::SchemaMode;
+use harmonylite::model::config::{OnJoin, SchemaMode};
 
 impl World<'_> {
     pub(crate) fn fault(
@@ -130,7 +130,8 @@ impl World<'_> {
         // has the present one: its rows then come from the origin, if that has not forgotten them.
         let keeps =
             !self.plan.broker_loses() && !self.plan.splits && !self.plan.has(ActionKind::Migrate);
-        if keeps { meta(&self.nodes[n].app, "published").map_err(sql) } else { Ok(0) }
+        let publishes = self.plan.directions[n] != Direction::Applies;
+        if keeps && publishes { meta(&self.nodes[n].app, "published").map_err(sql) } else { Ok(0) }
     }
 
     fn cut_off(&mut self, n: usize, rng: &mut Rng) {
@@ -285,8 +286,10 @@ impl World<'_> {
         self.say(|| format!("node {n}: the application migrates its schema to level {level}"));
         let site = meta(&self.nodes[n].app, "site").map_err(sql)?;
         if level == 2 {
-            // A power cut may undo the migration, and perhaps no other node ever runs it.
-            let firm = !self.plan.has(ActionKind::PowerCut);
+            // A power cut may undo the migration, and perhaps no other node ever runs it. A node
+            // that has not joined yet may remove the row.
+            let stays = self.plan.on_join == OnJoin::Merge;
+            let firm = stays && !self.plan.has(ActionKind::PowerCut);
             self.oracle.populated(n, site, &self.nodes[n].app, level, firm)?;
         }
         self.nodes[n].wake();

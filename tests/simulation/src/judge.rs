@@ -1,7 +1,8 @@
 //! Checks the conditions that must always hold, and those that must hold at the end.
 
-use crate::application::TABLES;
-use crate::oracle::{self, meta};
+use crate::application::{TABLES, Table};
+use crate::oracle::{self, Reach, Write, meta};
+use crate::plan::{ActionKind, Direction};
 use crate::stored_digests;
 use crate::stored_versions;
 use crate::world::{World, sql};
@@ -63,6 +64,17 @@ impl World<'_> {
         Ok(())
     }
 
+    /// The rows of a node stay if it comes to join before anybody has published.
+    pub(crate) fn note_first(&mut self, n: usize) {
+        let forgets =
+            [ActionKind::PowerCut, ActionKind::LoseDisk].iter().any(|k| self.plan.has(*k));
+        let comes = self.nodes[n].starts == 1 && self.checks_passed(n) == 1;
+        let is_empty = self.broker.last() == 0;
+        if comes && is_empty && !forgets && !self.plan.broker_loses() {
+            self.oracle.populated_stays(n);
+        }
+    }
+
     /// Checks the conditions that must hold at rest.
     pub(crate) fn judge(&mut self) -> Result<(), String> {
         self.check_bounds()?;
@@ -70,29 +82,64 @@ impl World<'_> {
             stored_digests::check(&node.app).map_err(|reason| format!("node {n}: {reason}"))?;
         }
         for table in TABLES {
-            let first = oracle::rows(&self.nodes[0].app, table).map_err(sql)?;
-            let first_versions =
-                stored_versions::versions(&self.nodes[0].app, table).map_err(sql)?;
-            for n in 1..self.nodes.len() {
-                let rows = oracle::rows(&self.nodes[n].app, table).map_err(sql)?;
-                if rows != first {
-                    return Err(format!(
-                        "diverged in {}: node 0 {} node {n} {}",
-                        table.name,
-                        differ(&first, &rows),
-                        differ(&rows, &first)
-                    ));
-                }
-                let versions = stored_versions::versions(&self.nodes[n].app, table).map_err(sql)?;
-                if !self.pruned && versions != first_versions {
-                    return Err(format!(
-                        "versions diverged in {}: {first_versions:?} and {versions:?}",
-                        table.name
-                    ));
-                }
+            self.check_equal(table)?;
+        }
+        for (n, direction) in self.plan.directions.iter().enumerate() {
+            match direction {
+                Direction::Publishes => self.marks.hit("node that only publishes"),
+                Direction::Applies => self.marks.hit("node that only applies"),
+                Direction::Both if n == 0 => {}
+                // It equals the first one.
+                Direction::Both => continue,
+            }
+            let reach = |write: &Write| self.reach_of(write, n);
+            let judged = self.oracle.judge(&self.nodes[n].app, self.pruned, reach);
+            judged.map_err(|reason| format!("node {n}: {reason}"))?;
+        }
+        Ok(())
+    }
+
+    /// Returns how a write reaches a node.
+    fn reach_of(&self, write: &Write, to: usize) -> Reach {
+        let directions = &self.plan.directions;
+        match (directions[write.node], directions[to]) {
+            (_, Direction::Publishes) if write.node == to && !write.is_lost_by_disk() => {
+                Reach::Always
+            }
+            // It does not get back what its disk has lost. What others wrote may have come with the
+            // image of another node.
+            (_, Direction::Publishes) => Reach::Perhaps,
+            (Direction::Applies, _) if write.node != to => Reach::Never,
+            _ => Reach::Always,
+        }
+    }
+
+    /// Checks that all nodes that publish and apply have the same rows and versions.
+    fn check_equal(&self, table: &Table) -> Result<(), String> {
+        let rows = |n: usize| oracle::rows(&self.nodes[n].app, table).map_err(sql);
+        let versions = |n: usize| stored_versions::versions(&self.nodes[n].app, table).map_err(sql);
+        let (first, first_versions) = (rows(0)?, versions(0)?);
+        for n in 1..self.nodes.len() {
+            if self.plan.directions[n] != Direction::Both {
+                continue;
+            }
+            let (rows, versions) = (rows(n)?, versions(n)?);
+            if rows != first {
+                return Err(format!(
+                    "diverged in {}: node 0 {} node {n} {}",
+                    table.name,
+                    differ(&first, &rows),
+                    differ(&rows, &first)
+                ));
+            }
+            if !self.pruned && versions != first_versions {
+                return Err(format!(
+                    "versions diverged in {}: {first_versions:?} and {versions:?}",
+                    table.name
+                ));
             }
         }
-        self.oracle.judge(&self.nodes[0].app, self.pruned)
+        Ok(())
     }
 
     /// Checks that logs and journals are bounded.

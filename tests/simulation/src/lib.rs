@@ -20,6 +20,7 @@ mod snapshots;
 mod stored_digests;
 pub mod stored_versions;
 pub mod suite;
+mod variants;
 pub mod world;
 
 /// Runs the world of a seed.

@@ -5,13 +5,13 @@ use crate::application::{self, SCHEMA};
 use crate::clock::NodeClock;
 use crate::coverage::Marks;
 use crate::network::{Actor, Connection as Link, Handle};
-use crate::plan::Plan;
+use crate::plan::{Direction, Plan};
 use crate::rng::Rng;
 use harmonylite::broker::BrokerEvent;
 use harmonylite::capture::install::install;
 use harmonylite::db::connection::prepare_writer;
 use harmonylite::inbound::{self, Inbound};
-use harmonylite::model::config::{NodeConfig, OnJoin, SchemaMode};
+use harmonylite::model::config::{NodeConfig, SchemaMode};
 use harmonylite::model::ids::NodeId;
 use harmonylite::model::table_filter::TableFilter;
 use harmonylite::publish::outbound::{self, Outbound, Output};
@@ -142,9 +142,9 @@ impl Node {
             stream_bytes_max: plan.stream_bytes,
             filter: TableFilter::default(),
             schema_mode: plan.schema_mode,
-            publish: true,
-            replicate: true,
-            on_join: OnJoin::Merge,
+            publish: plan.directions[index] != Direction::Applies,
+            replicate: plan.directions[index] != Direction::Publishes,
+            on_join: plan.on_join,
             version_retention_ms: RETENTION_MS,
             max_clock_drift_ms: 60_000,
             spill_dir: std::env::temp_dir(),

@@ -19,7 +19,8 @@ pub struct Write {
     /// Earlier contents of the same version, from before a power cut. Other nodes may have seen
     /// them.
     former: Vec<Option<String>>,
-    node: usize,
+    /// The node whose application wrote it.
+    pub node: usize,
     log_id: i64,
     /// Whether it must never be lost. After a power cut this is false for a write that was neither
     /// synced nor published.
@@ -27,9 +28,25 @@ pub struct Write {
 }
 
 impl Write {
+    /// Returns whether the disk of its node has lost it.
+    pub fn is_lost_by_disk(&self) -> bool {
+        self.log_id < 0
+    }
+
     fn might_be(&self, row: Option<&String>) -> bool {
         self.content.as_ref() == row || self.former.iter().any(|f| f.as_ref() == row)
     }
+}
+
+/// How a write reaches a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// It must not be there.
+    Never,
+    /// It may be there.
+    Perhaps,
+    /// It must not be lost.
+    Always,
 }
 
 /// All committed writes.
@@ -133,6 +150,14 @@ impl Oracle {
             }
         }
         Ok(())
+    }
+
+    /// Records that the rows which were there before a node joined must not be lost.
+    pub fn populated_stays(&mut self, node: usize) {
+        let writes = self.writes.values_mut().flat_map(BTreeMap::values_mut);
+        for write in writes.filter(|write| write.node == node && write.log_id == 0) {
+            write.firm = true;
+        }
     }
 
     /// Follows the log of a node from its present end.
@@ -339,11 +364,21 @@ impl Oracle {
         }
     }
 
-    /// Checks the rows on which all nodes agree.
+    /// Checks the rows of a node. `reach` returns how a write reaches it.
     ///
     /// # Errors
     /// The first lost write, or the first row that nobody wrote.
-    pub fn judge(&self, db: &Connection, pruned: bool) -> Result<(), String> {
+    pub fn judge(
+        &self,
+        db: &Connection,
+        pruned: bool,
+        reach: impl Fn(&Write) -> Reach,
+    ) -> Result<(), String> {
+        let of_node = |(version, write): (&Version, &Write)| match reach(write) {
+            Reach::Never => None,
+            Reach::Perhaps => Some((*version, Write { firm: false, ..write.clone() })),
+            Reach::Always => Some((*version, write.clone())),
+        };
         for (t, table) in TABLES.iter().enumerate() {
             let (rows, versions) = (
                 rows(db, table).map_err(|e| e.to_string())?,
@@ -353,8 +388,10 @@ impl Oracle {
             keys.extend(self.writes.keys().filter(|(of, _)| *of == t).map(|(_, key)| key.clone()));
             for key in keys {
                 let writes = self.writes.get(&(t, key.clone()));
+                let writes: BTreeMap<Version, Write> =
+                    writes.into_iter().flatten().filter_map(of_node).collect();
                 let verdict =
-                    judge_row(table, writes, rows.get(&key), versions.get(&key).copied(), pruned);
+                    judge_row(table, &writes, rows.get(&key), versions.get(&key).copied(), pruned);
                 verdict
                     .map_err(|why| format!("{} {key}: {why}; written: {writes:?}", table.name))?;
             }
@@ -389,13 +426,11 @@ const COMPENSATIONS_MAX: i64 = 1_000;
 
 fn judge_row(
     table: &Table,
-    writes: Option<&BTreeMap<Version, Write>>,
+    writes: &BTreeMap<Version, Write>,
     row: Option<&String>,
     version: Option<Version>,
     pruned: bool,
 ) -> Result<(), String> {
-    let none = BTreeMap::new();
-    let writes = writes.unwrap_or(&none);
     let firm = writes.iter().rev().find(|(_, w)| w.firm).map(|(v, _)| *v);
     // The allowed rows where versions do not decide: the last firm write, or a later one that may
     // be lost.

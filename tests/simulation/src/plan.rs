@@ -6,7 +6,7 @@
 //! does nothing.
 
 use crate::rng::Rng;
-use harmonylite::model::config::SchemaMode;
+use harmonylite::model::config::{OnJoin, SchemaMode};
 use harmonylite::model::limits::Limits;
 
 /// The kinds of actions.
@@ -112,6 +112,17 @@ pub struct Fates {
     pub signal_lost: u64,
 }
 
+/// What a node does with changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// It publishes its own and applies those of others.
+    Both,
+    /// `replicate = false`: it applies nothing.
+    Publishes,
+    /// `publish = false`: nothing leaves it.
+    Applies,
+}
+
 /// The shape of the application's work.
 #[derive(Clone, Copy, Debug)]
 pub struct Work {
@@ -146,6 +157,8 @@ pub struct Plan {
     pub splits: bool,
     /// The clocks: skew in milliseconds, drift in millionths.
     pub clocks: Vec<(i64, i64)>,
+    /// For each node. The first one has both.
+    pub directions: Vec<Direction>,
     /// Requests.
     pub fates: Fates,
     /// Application.
@@ -154,6 +167,8 @@ pub struct Plan {
     pub tick_ms: i64,
     /// The nodes whose databases have rows before they join.
     pub populated: bool,
+    /// What becomes of these rows if the cluster has data.
+    pub on_join: OnJoin,
     /// Which migrations travel with the batches of their transactions.
     pub schema_mode: SchemaMode,
     /// How long a transaction waits for the application's snapshots, milliseconds.
@@ -260,10 +275,12 @@ impl Plan {
             max_payload: if rng.chance(20) { 1_024 + 80 } else { 1 << 20 },
             splits,
             clocks,
+            directions: vec![Direction::Both; nodes],
             fates: fates(&mut rng),
             work: work(&mut rng),
             tick_ms: rng.pick(&[1, 3, 20, 200, 4_000]),
             populated: rng.chance(25),
+            on_join: OnJoin::Merge,
             schema_mode: SchemaMode::Off,
             politeness_ms: 0,
             snapshots_percent: 0,
@@ -277,132 +294,8 @@ impl Plan {
         if plan.has(ActionKind::RollBack) || plan.has(ActionKind::Hole) {
             plan.actions.retain(|a| a.kind != ActionKind::Expire);
         }
-        plan.migrate();
-        plan.be_polite();
-        plan.absorb_in_pieces();
-        plan.make_streams_small();
-        plan.save_snapshots();
-        plan.damage_messages();
-        plan.refuse_rows();
+        plan.vary();
         plan
-    }
-
-    /// Some worlds change their schema. A separate stream of random numbers keeps the other worlds
-    /// unchanged.
-    fn migrate(&mut self) {
-        let mut rng = Rng::new(self.seed ^ 0x5c4e_3a00_0000_0001);
-        if rng.chance(20) {
-            self.schema_mode = if Rng::new(self.seed ^ 0x7a4e_1000_0000_0003).chance(40) {
-                SchemaMode::All
-            } else if Rng::new(self.seed ^ 0x7a4e_1000_0000_0005).chance(40) {
-                SchemaMode::Additive
-            } else {
-                SchemaMode::Off
-            };
-            // Few worlds stay long between the first versions otherwise.
-            let most = if rng.chance(50) { 7 } else { 16 };
-            for _ in 0..rng.range(1, most) {
-                let action = Action {
-                    kind: ActionKind::Migrate,
-                    node: rng.index(self.nodes),
-                    seed: rng.bits(),
-                };
-                self.actions.insert(rng.index(self.actions.len()), action);
-            }
-        }
-    }
-
-    /// Some worlds have an application that keeps snapshots open, and some write their bookkeeping
-    /// soon. A separate stream of random numbers keeps the other worlds unchanged.
-    fn be_polite(&mut self) {
-        let mut rng = Rng::new(self.seed ^ 0x5c4e_3a00_0000_0002);
-        if rng.chance(40) {
-            self.limits.bookkeeping_entries_max = rng.range(1, 12).cast_unsigned();
-        }
-        if rng.chance(40) {
-            self.politeness_ms = rng.pick(&[1, 20, 500]);
-            self.snapshots_percent = rng.pick(&[10, 50, 95]);
-        }
-    }
-
-    /// Some worlds absorb few log entries in one transaction, as any does after a long outage, some
-    /// keep few folded rows in memory, and some few bytes of batches.
-    fn absorb_in_pieces(&mut self) {
-        let mut rng = Rng::new(self.seed ^ 0x5c4e_3a00_0000_0008);
-        if rng.chance(30) {
-            self.limits.absorb_entries_max = rng.range(1, 6);
-        }
-        if rng.chance(30) {
-            self.limits.folded_rows_max = rng.index(12);
-        }
-        if rng.chance(30) {
-            self.limits.plain_bytes_max = rng.index(900);
-        }
-    }
-
-    /// In some worlds the stream drops messages because it is full, as after
-    /// [`ActionKind::Expire`].
-    fn make_streams_small(&mut self) {
-        let mut rng = Rng::new(self.seed ^ 0x5c4e_3a00_0000_0004);
-        let loses = self.has(ActionKind::RollBack) || self.has(ActionKind::Hole);
-        if rng.chance(10) && !loses {
-            self.stream_bytes = rng.range(3_000, 10_000).cast_unsigned();
-            // Rows that are republished in pieces may show half of a lost transaction.
-            self.splits = true;
-        }
-    }
-
-    /// In some worlds snapshots are saved, and gaps are filled from them; in some of these, disks
-    /// are lost.
-    fn save_snapshots(&mut self) {
-        let mut rng = Rng::new(self.seed ^ 0x5c4e_3a00_0000_0006);
-        if !rng.chance(25) {
-            return;
-        }
-        self.snapshots = true;
-        let mut insert = |kind, most| {
-            for _ in 0..rng.range(1, most) {
-                let action = Action { kind, node: rng.index(self.nodes), seed: rng.bits() };
-                self.actions.insert(rng.index(self.actions.len()), action);
-            }
-        };
-        insert(ActionKind::Save, 8);
-        if Rng::new(self.seed ^ 0x5c4e_3a00_0000_0007).chance(50) {
-            insert(ActionKind::LoseDisk, 3);
-        }
-    }
-
-    /// In some worlds messages are damaged, and in some of these the quarantine is small.
-    fn damage_messages(&mut self) {
-        let mut rng = Rng::new(self.seed ^ 0x5c4e_3a00_0000_0009);
-        // A migration that does not travel can be lost, and the row about the next one arrive.
-        if !rng.chance(25) || self.schema_mode == SchemaMode::Additive {
-            return;
-        }
-        if rng.chance(40) {
-            // With room for one, each message waits for a repair, and repairs wait for each other.
-            self.limits.quarantine_max = rng.range(3, 6).cast_unsigned();
-        }
-        for _ in 0..rng.range(1, 16) {
-            let kind = ActionKind::Damage;
-            let action = Action { kind, node: rng.index(self.nodes), seed: rng.bits() };
-            self.actions.insert(rng.index(self.actions.len()), action);
-        }
-    }
-
-    /// In some worlds nodes refuse rows for a while. What makes them do so must not travel, nor
-    /// come to another node with a snapshot.
-    fn refuse_rows(&mut self) {
-        let mut rng = Rng::new(self.seed ^ 0x5c4e_3a00_0000_000a);
-        let travels = self.schema_mode != SchemaMode::Off || self.has(ActionKind::LoseDisk);
-        if !rng.chance(15) || travels {
-            return;
-        }
-        for _ in 0..rng.range(1, 6) {
-            let kind = ActionKind::Refuse;
-            let action = Action { kind, node: rng.index(self.nodes), seed: rng.bits() };
-            self.actions.insert(rng.index(self.actions.len()), action);
-        }
     }
 
     /// Returns whether the plan has an action of this kind.

@@ -7,6 +7,7 @@
 
 use crate::node::{Process, copy};
 use crate::oracle::{Key, Write};
+use crate::plan::Direction;
 use crate::rng::Rng;
 use crate::stored_versions::Version;
 use crate::world::{World, sql};
@@ -71,6 +72,9 @@ fn next_message(merge: &mut Merge, gaps: &[OpenGap]) -> Result<(FromSnapshot, bo
 impl World<'_> {
     /// Saves an image of a node. What is in it is on that node's disk too.
     pub(crate) fn save(&mut self, n: usize) -> Result<(), String> {
+        if self.plan.directions[n] != Direction::Both {
+            return Ok(());
+        }
         self.nodes[n].sync().map_err(sql)?;
         let app = &self.nodes[n].app;
         let mut db = Connection::open_in_memory().map_err(sql)?;

@@ -15,6 +15,7 @@ use crate::snapshots::{Healer, Image};
 use crate::stored_versions::Version;
 use harmonylite::actor::{Fatal, Step};
 use harmonylite::broker::BrokerEvent;
+use harmonylite::model::config::OnJoin;
 use std::collections::BTreeMap;
 
 /// The result of a world.
@@ -148,14 +149,17 @@ impl<'p> World<'p> {
         for n in 0..self.nodes.len() {
             if self.plan.populated {
                 let rows = format!(
-                    "INSERT INTO item VALUES (1, 'before', 0), ({}, 'before {n}', 0)",
-                    n + 2
+                    "INSERT INTO item VALUES (1, 'before', 0), ({}, 'before {n}', 0), ({}, \
+                    'before {n}', 1)",
+                    n + 2,
+                    n + 20
                 );
                 self.nodes[n].app.execute_batch(&rows).map_err(sql)?;
             }
             self.start(n)?;
             if self.plan.populated {
-                self.oracle.populated(n, self.sites[n], &self.nodes[n].app, 0, true)?;
+                let stays = self.plan.on_join == OnJoin::Merge;
+                self.oracle.populated(n, self.sites[n], &self.nodes[n].app, 0, stays)?;
             }
             self.nodes[n].sync().map_err(sql)?;
         }
@@ -282,6 +286,7 @@ impl<'p> World<'p> {
                     let line = describe::work(&process.inbound);
                     self.say(|| format!("node {n}: inbound works: {line}"));
                 }
+                self.note_first(n);
                 // Changes that no trigger saw are in the log now.
                 self.oracle.committed(n, &self.nodes[n].app)?;
                 self.check_node(n)?;
