@@ -104,7 +104,13 @@ fn outcome(db: &Connection, before: &Entry, wait: Duration) -> Result<String> {
     let (id, deadline) = (before.id, Instant::now() + wait);
     loop {
         let Some(now) = find(db, id)? else {
-            return Ok(format!("batch {id} is applied and out of quarantine\n"));
+            // Damaged bytes are never applied.
+            return Ok(match before.is_as_sent() {
+                true => format!("batch {id} is applied and out of quarantine\n"),
+                false => format!(
+                    "the rows of batch {id} have come from another node; it is out of quarantine\n"
+                ),
+            });
         };
         let is_decided = now.reason != before.reason && !now.reason.contains(LOOKING_UP);
         if is_decided || Instant::now() >= deadline {
@@ -127,6 +133,7 @@ mod tests {
     use super::*;
     use crate::db::lockfile::{Lock, Owner};
     use crate::model::ids::{BatchNo, NodeId, Site, StreamSeq};
+    use sha2::{Digest, Sha256};
 
     #[test]
     fn entries_are_listed_retried_and_dropped() {
@@ -172,6 +179,9 @@ mod tests {
         assert_eq!(said, "batch 1 stays in quarantine: truncated in row\n");
         assert!(drop_entry(&db, 1).is_ok());
         let said = outcome(&db, &before, OUTCOME_WAIT).unwrap();
+        assert!(said.starts_with("the rows of batch 1 have come from another node"), "{said}");
+        let digest = Some(Sha256::digest(&before.body).into());
+        let said = outcome(&db, &Entry { digest, ..before }, OUTCOME_WAIT).unwrap();
         assert_eq!(said, "batch 1 is applied and out of quarantine\n");
         assert!(drop_entry(&db, 1).unwrap_err().to_string().contains("no batch 1"));
     }

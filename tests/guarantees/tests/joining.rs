@@ -164,7 +164,7 @@ fn a_large_database_joins_in_bounded_steps() {
 /// holds nothing of another node, so there is nothing to replace the rest of the rows with.
 #[test]
 fn the_first_node_keeps_its_rows_although_it_is_killed_while_it_joins() {
-    const ROWS: i64 = 200_000;
+    const ROWS: i64 = 300_000;
     for on_join in ["replace", "refuse"] {
         let mut cluster = Cluster::new(0, SCHEMA);
         let node = cluster.add(SCHEMA, &format!("on_join = \"{on_join}\""));
