@@ -86,12 +86,18 @@ fn is_first(db: &Connection) -> Result<bool, Fatal> {
 }
 
 /// Returns whether other nodes had published something when this database came: it is here, or
-/// known to be missing. What this node has published itself, before it had joined, does not count.
-/// Without the data of another node nothing may be removed: it could be the only copy.
+/// messages are missing and the cluster has another member. What this node has published itself,
+/// before it had joined, does not count. Without the data of another node nothing may be removed:
+/// it could be the only copy.
 ///
 /// # Errors
 /// SQLite's error.
-pub(super) fn has_others(db: &Connection, me: NodeId, durable: &Durable) -> Result<bool, Fatal> {
+pub(super) fn has_others(
+    db: &Connection,
+    me: NodeId,
+    durable: &Durable,
+    other_members: bool,
+) -> Result<bool, Fatal> {
     if planted(Bug::OwnDataReplaces) {
         return Ok(true);
     }
@@ -100,7 +106,7 @@ pub(super) fn has_others(db: &Connection, me: NodeId, durable: &Durable) -> Resu
         && (origins::newest_by_node(db)?.keys().any(is_other)
             || durable.held_origins().iter().any(is_other)
             || quarantine::nodes(db)?.iter().any(is_other)
-            || gaps::count(db)? > 0))
+            || (other_members && gaps::count(db)? > 0)))
 }
 
 /// Refuses to join if both sides have rows and `on_join = "refuse"`.
@@ -121,5 +127,41 @@ pub(super) fn refuse_join(
     match baseline::unversioned_rows(db, layout, REFUSED_ROWS_MAX)? {
         0 => Ok(()),
         rows => Err(Fatal::JoinRefused { rows }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::config::NodeConfig;
+    use crate::store::test_database;
+
+    /// Only what another node has published lets "replace" remove rows.
+    #[test]
+    fn own_messages_and_gaps_without_a_member_are_no_data_of_others() {
+        let own = "INSERT INTO __harmonylite__origin (site, node, batch, created) VALUES (5, 1, 2, \
+            3);";
+        let other = "INSERT INTO __harmonylite__origin (site, node, batch, created) VALUES (6, 2, \
+            2, 3);";
+        let held = "INSERT INTO __harmonylite__held (node, shard, seq, reason, since) VALUES (2, \
+            1, 4, 'x', 0);";
+        let gap = "INSERT INTO __harmonylite__gap (shard, node, since, noticed, reason) VALUES \
+            (1, 0, 0, 0, 'x');";
+        let first = "INSERT INTO __harmonylite__meta (key, value) VALUES ('joins_first', 1);";
+        for (stored, members, expected) in [
+            (vec![], true, false),
+            (vec![own], true, false),
+            (vec![other], false, true),
+            (vec![held], false, true),
+            (vec![gap], false, false),
+            (vec![gap], true, true),
+            (vec![first, other, held, gap], true, false),
+        ] {
+            let db = test_database();
+            db.execute_batch(&stored.concat()).unwrap();
+            let durable = Durable::read(&db, &NodeConfig::for_tests(1)).unwrap();
+            let found = has_others(&db, NodeId(1), &durable, members).unwrap();
+            assert_eq!(found, expected, "{stored:?} {members}");
+        }
     }
 }

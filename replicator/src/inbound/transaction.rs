@@ -355,13 +355,18 @@ impl<'a> Transaction<'a> {
     }
 
     /// Starts the end of joining: every row gets a version. The streams are consumed up to their
-    /// ends at the start of the node. `found_data` tells whether they had any message.
+    /// ends at the start of the node. `found_data` tells whether they had any message, `others`
+    /// whether the cluster has another member.
     ///
     /// # Errors
     /// SQLite's error.
-    pub(super) fn begin_end_of_join(&mut self, found_data: bool) -> Result<(), Fatal> {
+    pub(super) fn begin_end_of_join(
+        &mut self,
+        found_data: bool,
+        others: bool,
+    ) -> Result<(), Fatal> {
         let replaces = self.config.on_join == OnJoin::Replace && found_data;
-        if replaces && has_others(self.db, self.config.node, &self.durable)? {
+        if replaces && has_others(self.db, self.config.node, &self.durable, others)? {
             let rows = baseline::replace(self.db, &self.layout)?;
             self.durable.joined = true;
             self.after.look = true;

@@ -90,7 +90,8 @@ impl Work<'_> {
     fn end_join(&self, tx: &mut Transaction<'_>, now: Now) -> Result<(), Fatal> {
         let served = &tx.after.served.items;
         if self.verify.is_up() && self.join.is_complete(&tx.durable, self.inbox, served, now) {
-            tx.begin_end_of_join(self.join.found_data())?;
+            let others = self.repairs.gaps.has_other_members();
+            tx.begin_end_of_join(self.join.found_data(), others)?;
         }
         Ok(())
     }

@@ -206,6 +206,11 @@ impl Gaps {
         self.enrolled
     }
 
+    /// Returns whether another node is on the list of members.
+    pub fn has_other_members(&self) -> bool {
+        self.members.present.iter().any(|node| *node != self.me.0)
+    }
+
     /// Closes the answered gaps inside the caller's transaction. Returns their number, for
     /// [`Gaps::committed`].
     ///
