@@ -210,24 +210,29 @@ fn check_with(
     allowed(directory, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| {
         PreflightError::DirectoryNotWritable { directory: directory.to_owned(), error }
     })?;
-    header(path, &real, metadata.len())
+    match header(path, &real) {
+        // A VACUUM may have made it shorter between two of our looks.
+        Err(PreflightError::Truncated { .. }) => header(path, &real),
+        result => result,
+    }
 }
 
-fn header(path: &Path, real: &Path, found: u64) -> Result<FileFacts, PreflightError> {
+fn header(path: &Path, real: &Path) -> Result<FileFacts, PreflightError> {
     let path = path.to_owned();
-    if found == 0 {
-        return Ok(FileFacts { empty: true, ..FileFacts::default() });
-    }
     let mut bytes = Vec::with_capacity(HEADER_BYTES);
     let read =
         File::open(real).and_then(|file| file.take(HEADER_BYTES as u64).read_to_end(&mut bytes));
     if let Err(error) = read {
         return Err(PreflightError::NotReadable { path, error });
     }
+    if bytes.is_empty() {
+        return Ok(FileFacts { empty: true, ..FileFacts::default() });
+    }
     if !bytes.starts_with(&MAGIC[..bytes.len().min(MAGIC.len())]) {
         return Err(PreflightError::NotADatabase { path });
     }
     let Some(header) = bytes.first_chunk::<HEADER_BYTES>() else {
+        let found = bytes.len() as u64;
         return Err(PreflightError::Truncated { path, found, expected: HEADER_BYTES as u64 });
     };
     let number = |at: usize| {
@@ -246,6 +251,11 @@ fn header(path: &Path, real: &Path, found: u64) -> Result<FileFacts, PreflightEr
     let journal = beside(real, "-journal").exists();
     let pages = if number(24) == number(92) && wal_bytes == 0 && !journal { number(28) } else { 1 };
     let expected = u64::from(pages.max(1)) * u64::from(page_bytes);
+    // Only now: the last connection to close copies the WAL into the file before it removes it.
+    let found = match std::fs::metadata(real) {
+        Ok(metadata) => metadata.len(),
+        Err(error) => return Err(PreflightError::NotReadable { path, error }),
+    };
     if found < expected {
         return Err(PreflightError::Truncated { path, found, expected });
     }
@@ -339,6 +349,23 @@ mod tests {
             PreflightError::Truncated { found: 8192, .. }
         ));
         assert!(matches!(damaged(|b| b[16] = 3), PreflightError::PageSize { found: 768, .. }));
+    }
+
+    /// A checkpoint that was interrupted is finished while we look, and the WAL removed.
+    #[test]
+    fn a_file_that_becomes_whole_meanwhile_is_not_damaged() {
+        let Place { dir: _dir, db } = place();
+        let whole = std::fs::read(&db).unwrap();
+        std::fs::write(&db, &whole[..8192]).unwrap();
+        std::fs::write(beside(&db, "-wal"), "pages").unwrap();
+        let facts = check_with(&db, &|file: &Path, _| {
+            if file.is_dir() {
+                std::fs::write(&db, &whole)?;
+                std::fs::remove_file(beside(&db, "-wal"))?;
+            }
+            Ok(())
+        });
+        assert_eq!(facts.unwrap().bytes, whole.len() as u64);
     }
 
     #[test]
