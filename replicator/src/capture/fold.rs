@@ -195,8 +195,8 @@ pub struct Folded {
     pub last: LastChanges,
 }
 
-/// The last entry that gives a row a version that is not stored yet. Collect does not need it for
-/// each row.
+/// The last entry that gives a row a version that is not stored yet. Collect has it only for rows
+/// whose digests it hands to absorb: not for integer keys, which absorb reads in runs.
 #[derive(Debug, Default)]
 pub struct LastChanges(Vec<i64>);
 

@@ -51,7 +51,7 @@ impl Join {
     }
 
     /// Returns whether the streams had a message when this process came.
-    pub(super) fn found_data(&self) -> bool {
+    pub(super) fn found_messages(&self) -> bool {
         self.targets.values().any(|t| t.0 > 0)
     }
 

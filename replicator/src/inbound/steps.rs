@@ -125,12 +125,16 @@ impl<B: Broker> Inbound<B> {
         if !self.verify.knows_incarnation() {
             return Ok(false);
         }
-        let (end, published) = (log_end(&self.db)?, self.durable.absorb.published);
-        if !self.config.publish {
-            self.inbox.note_unsent(u64::try_from(end - published).unwrap_or(0), now);
-        }
+        let end = log_end(&self.db)?;
+        self.inbox.note_unsent(self.unsent(end), now);
         let acknowledged = self.inbox.acks.last().map_or(0, |ack| ack.upto);
         Ok(end < acknowledged || is_emptied(&self.db, &self.durable)?)
+    }
+
+    /// Returns how many log entries up to `end` wait to be absorbed and are never sent.
+    fn unsent(&self, end: i64) -> u64 {
+        let waits = end.saturating_sub(self.durable.absorb.published);
+        if self.config.publish { 0 } else { u64::try_from(waits).unwrap_or(0) }
     }
 
     /// Does all waiting work in one write transaction. False if it was rolled back, because another
@@ -204,11 +208,7 @@ impl<B: Broker> Inbound<B> {
         self.durable.republish.committed();
         self.schema.moved |= after.schema_moved;
         self.notices.committed(&after, now);
-        if !self.config.publish {
-            let end = self.durable.log_end.map_or(0, |mark| mark.id);
-            let left = end.saturating_sub(self.durable.absorb.published);
-            after.served.unsent = u64::try_from(left).unwrap_or(0);
-        }
+        after.served.unsent = self.unsent(self.durable.log_end.map_or(0, |mark| mark.id));
         self.inbox.committed(&after.served, now);
         self.inbox.snapshot.committed(after.merged.take());
         if let Some(any_left) = after.unmade_tried {

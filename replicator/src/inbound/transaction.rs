@@ -7,7 +7,6 @@
 use super::after_commit::AfterCommit;
 use super::durable::{Durable, check_content};
 use super::inbox::Inbox;
-use super::join::has_others;
 use super::schema::Adopted;
 use super::stats::Stats;
 use crate::actor::{Ack, Fatal};
@@ -355,18 +354,13 @@ impl<'a> Transaction<'a> {
     }
 
     /// Starts the end of joining: every row gets a version. The streams are consumed up to their
-    /// ends at the start of the node. `found_data` tells whether they had any message, `others`
-    /// whether the cluster has another member.
+    /// ends at the start of the node. `found_data` tells whether other nodes had published
+    /// something.
     ///
     /// # Errors
     /// SQLite's error.
-    pub(super) fn begin_end_of_join(
-        &mut self,
-        found_data: bool,
-        others: bool,
-    ) -> Result<(), Fatal> {
-        let replaces = self.config.on_join == OnJoin::Replace && found_data;
-        if replaces && has_others(self.db, self.config.node, &self.durable, others)? {
+    pub(super) fn begin_end_of_join(&mut self, found_data: bool) -> Result<(), Fatal> {
+        if self.config.on_join == OnJoin::Replace && found_data {
             let rows = baseline::replace(self.db, &self.layout)?;
             self.durable.joined = true;
             self.after.look = true;

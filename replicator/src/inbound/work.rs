@@ -5,7 +5,7 @@
 //! the cursor. Whoever runs it commits or rolls back.
 
 use super::inbox::Inbox;
-use super::join::Join;
+use super::join::{Join, has_others};
 use super::merge_snapshot::merge_snapshot;
 use super::process;
 use super::repairs::Repairs;
@@ -90,8 +90,10 @@ impl Work<'_> {
     fn end_join(&self, tx: &mut Transaction<'_>, now: Now) -> Result<(), Fatal> {
         let served = &tx.after.served.items;
         if self.verify.is_up() && self.join.is_complete(&tx.durable, self.inbox, served, now) {
-            let others = self.repairs.gaps.has_other_members();
-            tx.begin_end_of_join(self.join.found_data(), others)?;
+            let other_members = self.repairs.gaps.has_other_members();
+            let found_data = self.join.found_messages()
+                && has_others(tx.db, tx.config.node, &tx.durable, other_members)?;
+            tx.begin_end_of_join(found_data)?;
         }
         Ok(())
     }

@@ -398,20 +398,17 @@ impl RowWriter<'_> {
         if let Some(current) = found {
             let columns = self.table.batch_columns.len();
             self.encoder.row(version, previous, Op::Upsert, columns)?;
-            let Some(entry) = self.contents.last.get(row.at) else {
-                for i in first..first + columns {
-                    self.encoder.value(current.get_ref(i)?)?;
-                }
-                return Ok(());
-            };
-            let mut digest = 0_i64;
+            let (last, mut digest) = (self.contents.last.get(row.at), 0_i64);
             for (i, digested) in self.table.digested.iter().enumerate() {
                 let value = current.get_ref(first + i)?;
                 self.encoder.value(value)?;
-                let part = digested.map_or(0, |at| self.table.digest.part(at, value));
-                digest = digest.wrapping_add(part);
+                if let (Some(_), Some(at)) = (last, *digested) {
+                    digest = digest.wrapping_add(self.table.digest.part(at, value));
+                }
             }
-            self.digests.note(entry, digest);
+            if let Some(entry) = last {
+                self.digests.note(entry, digest);
+            }
         } else {
             self.contents.folded.key(row.at, &mut self.key);
             self.encoder.row(version, previous, Op::Delete, self.key.len())?;

@@ -63,6 +63,7 @@ pub const EXPECTED: &[&str] = &[
     "stage: quarantined",
     "node that only publishes",
     "node that only applies",
+    "first node keeps its rows",
     "clock jumped",
     "long quiet",
     "write lock held",

@@ -6,6 +6,7 @@ use crate::plan::{ActionKind, Direction};
 use crate::stored_digests;
 use crate::stored_versions;
 use crate::world::{World, sql};
+use harmonylite::model::config::OnJoin;
 use std::collections::BTreeMap;
 
 impl World<'_> {
@@ -72,6 +73,9 @@ impl World<'_> {
         let is_empty = self.broker.last() == 0;
         if comes && is_empty && !forgets && !self.plan.broker_loses() {
             self.oracle.populated_stays(n);
+            if self.plan.on_join == OnJoin::Replace {
+                self.marks.hit("first node keeps its rows");
+            }
         }
     }
 

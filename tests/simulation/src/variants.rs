@@ -19,6 +19,14 @@ impl Plan {
         self.replace_rows();
     }
 
+    /// Inserts up to `most` actions of a kind, each anywhere.
+    fn insert(&mut self, rng: &mut Rng, kind: ActionKind, most: i64) {
+        for _ in 0..rng.range(1, most) {
+            let action = Action { kind, node: rng.index(self.nodes), seed: rng.bits() };
+            self.actions.insert(rng.index(self.actions.len()), action);
+        }
+    }
+
     /// Some worlds change their schema.
     fn migrate(&mut self) {
         let mut rng = Rng::new(self.seed ^ 0x5c4e_3a00_0000_0001);
@@ -32,14 +40,7 @@ impl Plan {
             };
             // Few worlds stay long between the first versions otherwise.
             let most = if rng.chance(50) { 7 } else { 16 };
-            for _ in 0..rng.range(1, most) {
-                let action = Action {
-                    kind: ActionKind::Migrate,
-                    node: rng.index(self.nodes),
-                    seed: rng.bits(),
-                };
-                self.actions.insert(rng.index(self.actions.len()), action);
-            }
+            self.insert(&mut rng, ActionKind::Migrate, most);
         }
     }
 
@@ -91,15 +92,9 @@ impl Plan {
             return;
         }
         self.snapshots = true;
-        let mut insert = |kind, most| {
-            for _ in 0..rng.range(1, most) {
-                let action = Action { kind, node: rng.index(self.nodes), seed: rng.bits() };
-                self.actions.insert(rng.index(self.actions.len()), action);
-            }
-        };
-        insert(ActionKind::Save, 8);
+        self.insert(&mut rng, ActionKind::Save, 8);
         if Rng::new(self.seed ^ 0x5c4e_3a00_0000_0007).chance(50) {
-            insert(ActionKind::LoseDisk, 3);
+            self.insert(&mut rng, ActionKind::LoseDisk, 3);
         }
     }
 
@@ -115,11 +110,7 @@ impl Plan {
             // With room for one, each message waits for a repair, and repairs wait for each other.
             self.limits.quarantine_max = rng.range(3, 6).cast_unsigned();
         }
-        for _ in 0..rng.range(1, 16) {
-            let kind = ActionKind::Damage;
-            let action = Action { kind, node: rng.index(self.nodes), seed: rng.bits() };
-            self.actions.insert(rng.index(self.actions.len()), action);
-        }
+        self.insert(&mut rng, ActionKind::Damage, 16);
     }
 
     /// In some worlds nodes refuse rows for a while. What makes them do so must not travel, nor
@@ -130,11 +121,7 @@ impl Plan {
         if !rng.chance(15) || travels {
             return;
         }
-        for _ in 0..rng.range(1, 6) {
-            let kind = ActionKind::Refuse;
-            let action = Action { kind, node: rng.index(self.nodes), seed: rng.bits() };
-            self.actions.insert(rng.index(self.actions.len()), action);
-        }
+        self.insert(&mut rng, ActionKind::Refuse, 6);
     }
 
     /// In some worlds nodes that join give up their rows if others have published some; processes
