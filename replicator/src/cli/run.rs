@@ -6,7 +6,11 @@ use crate::Node;
 use crate::settings::{ClusterSettings, Loaded};
 use anyhow::{Context, Result};
 use std::process::ExitCode;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+
+/// How long after it has joined a node still does for the first time what it does at rest.
+const AFTER_JOINING: Duration = Duration::from_secs(3);
 
 /// Runs the node of this database.
 pub(crate) fn run(options: &Global, loaded: Loaded, cluster: ClusterSettings) -> Result<ExitCode> {
@@ -44,6 +48,7 @@ async fn replicate(loaded: Loaded, cluster: ClusterSettings) -> Result<()> {
         _ = hangup.recv() => return Ok(()),
     };
     tracing::info!(database, "running");
+    tokio::spawn(give_back_code(node.joined()));
     let ended = tokio::select! {
         ended = node.ended() => ended,
         _ = terminate.recv() => Ok(()),
@@ -55,6 +60,14 @@ async fn replicate(loaded: Loaded, cluster: ClusterSettings) -> Result<()> {
     stopped?;
     tracing::info!(database, "stopped");
     Ok(())
+}
+
+/// When a node has joined, gives the pages of the program that only that needed back to the kernel.
+async fn give_back_code(joined: impl Future<Output = bool>) {
+    if joined.await {
+        tokio::time::sleep(AFTER_JOINING).await;
+        harmonylite_vfs_core::text_pages::release();
+    }
 }
 
 /// SIGHUP; SIGTERM instead where `nohup` had SIGHUP ignored, because a handler would undo that.

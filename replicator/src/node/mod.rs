@@ -186,6 +186,13 @@ impl Node {
         tokio::task::spawn_blocking(move || sources.status()).await.unwrap_or_default()
     }
 
+    /// Waits until the node has joined: every row of its database has a version. Returns whether it
+    /// has, which is false if it ended before.
+    pub fn joined(&self) -> impl Future<Output = bool> + use<> {
+        let mut writer = self.sources.writer.clone();
+        async move { writer.wait_for(|seen| seen.joined).await.is_ok() }
+    }
+
     /// Waits until the node cannot continue, or was idle for `sleep_timeout`.
     ///
     /// # Errors

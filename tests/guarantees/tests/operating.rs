@@ -227,3 +227,30 @@ fn three_embedded_nodes_started_together_are_equal_within_seconds() {
         });
     });
 }
+
+/// Returns how much of the program's code is in the memory of a node, in bytes.
+fn code_in_memory(node: &Node) -> u64 {
+    let maps = std::fs::read_to_string(format!("/proc/{}/smaps", node.pid())).unwrap();
+    let program = std::fs::read_link(format!("/proc/{}/exe", node.pid())).unwrap();
+    let mut lines = maps.lines().skip_while(|line| {
+        !(line.contains(" r-xp ") && line.ends_with(&*program.to_string_lossy()))
+    });
+    let rss = lines.find_map(|line| line.strip_prefix("Rss:")).unwrap();
+    rss.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+#[test]
+fn a_node_that_has_joined_gives_back_the_code_of_its_start() {
+    let mut cluster = Cluster::new(1, SCHEMA);
+    cluster.run();
+    let node = &cluster.nodes[0];
+    let mut most = code_in_memory(node);
+    // Without giving back it only grows: the kernel takes nothing away while there is room.
+    eventually("less of the code is in memory", || {
+        let now = code_in_memory(node);
+        most = most.max(now);
+        now < most * 9 / 10
+    });
+    node.app().execute_batch("INSERT INTO note VALUES (1, 'it works on')").unwrap();
+    cluster.converge();
+}

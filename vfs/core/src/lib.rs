@@ -18,6 +18,7 @@ pub mod layout;
 mod map;
 mod ringer;
 pub mod shim;
+pub mod text_pages;
 mod vfs;
 mod wake;
 pub mod walindex;
