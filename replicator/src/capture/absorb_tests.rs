@@ -2,7 +2,7 @@ use super::*;
 use crate::capture::install::install;
 use crate::model::ids::Hlc;
 use crate::model::table_filter::TableFilter;
-use crate::store::change_log::{KIND_CHANGED, KIND_PUBLISH};
+use crate::store::entry_code::{KIND_CHANGED, KIND_PUBLISH, encode};
 use crate::store::test_database;
 
 const SITE: Site = Site(7);
@@ -32,8 +32,9 @@ impl Log {
     fn log_kind(&self, time_ms: i64, key: i64, kind: i64) {
         let id = self.layout.tables[0].id;
         self.run(&format!(
-            "INSERT INTO __harmonylite__change_log (time, table_id, kind, key0) VALUES \
-            ({time_ms}, {id}, {kind}, {key})"
+            "INSERT INTO __harmonylite__change_log (time, table_id, key0) VALUES ({time_ms}, {}, \
+            {key})",
+            encode(id, kind)
         ));
     }
 
@@ -52,7 +53,7 @@ impl Log {
 
     /// The entries that know the version before them.
     fn with_previous(&self) -> Vec<i64> {
-        let sql = "SELECT id FROM __harmonylite__change_log WHERE prev_hlc IS NOT NULL";
+        let sql = "SELECT id FROM __harmonylite__change_log WHERE typeof(table_id) = 'text'";
         let mut read = self.db.prepare(sql).unwrap();
         read.query_map([], |r| r.get(0)).unwrap().collect::<rusqlite::Result<_>>().unwrap()
     }

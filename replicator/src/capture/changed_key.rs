@@ -13,6 +13,7 @@ use crate::db::schema::{KeyColumn, TableSchema};
 use crate::db::shape::Shape;
 use crate::db::sql::{Collation, key_columns, quote};
 use crate::store::change_log;
+use crate::store::entry_code::of_table;
 use rusqlite::Connection;
 
 /// Holds what is carried, between the two steps.
@@ -80,10 +81,11 @@ pub(super) fn take(
 ) -> Result<Option<u64>, DatabaseError> {
     let Some(key) = former_key(table, former, present) else { return Ok(None) };
     let pending = format!(
-        "SELECT {} FROM main.{} WHERE table_id = {table_id} AND id > coalesce((SELECT value FROM \
+        "SELECT {} FROM main.{} WHERE {} AND id > coalesce((SELECT value FROM \
         main.__harmonylite__meta WHERE key = 'published'), 0)",
         key_columns(key.columns.len()).join(", "),
-        change_log::NAME
+        change_log::NAME,
+        of_table(table_id)
     );
     let taking = Taking { db, table, key: &key, pending };
     taking.rows()?;

@@ -4,6 +4,7 @@ use crate::capture::install::{install, load};
 use crate::model::ids::Site;
 use crate::model::table_filter::TableFilter;
 use crate::store::change_log::{log_end, widen};
+use crate::store::entry_code::KIND;
 use crate::store::sites::begin_site;
 use crate::store::{meta, test_database};
 use rusqlite::Connection;
@@ -60,12 +61,11 @@ impl Node {
         while !compare.is_idle() {
             compare.step(&self.db, &layout, true, 2).unwrap();
         }
-        self.rows(
-            "SELECT group_concat(key0 || coalesce('/' || key1, '') || ' ' || kind, ', ') FROM \
-            (SELECT * FROM __harmonylite__change_log WHERE prev_hlc IS NOT -1 AND table_id = \
-            (SELECT id FROM __harmonylite__table WHERE name = 't') AND id > (SELECT value FROM \
-            __harmonylite__meta WHERE key = 'published') ORDER BY key0, key1)",
-        )
+        self.rows(&format!(
+            "SELECT group_concat(key0 || coalesce('/' || key1, '') || ' ' || {KIND}, ', ') FROM \
+            (SELECT * FROM __harmonylite__pending WHERE table_id NOT LIKE '% -' AND table_name = \
+            't' ORDER BY key0, key1)"
+        ))
     }
 
     fn rows(&self, sql: &str) -> Vec<String> {

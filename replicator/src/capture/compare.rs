@@ -14,8 +14,9 @@ use crate::db::row_digest::{UNKNOWN, digest_sql};
 use crate::db::sql::quote;
 use crate::model::batch::Value;
 use crate::model::planted_bugs::{Bug, planted};
-use crate::store::change_log::{self, KIND_FOUND};
+use crate::store::change_log;
 use crate::store::comparisons::{self, Comparison, Kind};
+use crate::store::entry_code::KIND_FOUND;
 use rusqlite::{Connection, params_from_iter};
 
 /// The comparison under way.

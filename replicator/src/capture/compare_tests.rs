@@ -3,6 +3,7 @@ use crate::capture::absorb::{AbsorbState, Acknowledged, absorb};
 use crate::capture::install::{install, load};
 use crate::model::ids::{Site, Version};
 use crate::model::table_filter::TableFilter;
+use crate::store::entry_code::KIND;
 use crate::store::site_numbers::SiteNumbers;
 use crate::store::sites::begin_site;
 use crate::store::versions::Versions;
@@ -41,7 +42,10 @@ impl Node {
     fn absorb(&mut self) {
         let layout = load(&self.db, &TableFilter::default()).unwrap().unwrap();
         self.db
-            .execute("UPDATE __harmonylite__change_log SET time = ?1 WHERE kind = 0", [WRITTEN_MS])
+            .execute(
+                &format!("UPDATE __harmonylite__change_log SET time = ?1 WHERE {KIND} = 0"),
+                [WRITTEN_MS],
+            )
             .unwrap();
         let compare = Compare::read(&self.db).unwrap();
         absorb(&self.db, &layout, &mut self.state, Acknowledged::default(), i64::MAX, &compare)
@@ -64,10 +68,10 @@ impl Node {
         assert!(compare.is_idle(), "a comparison ends");
         let mut read = self
             .db
-            .prepare(
+            .prepare(&format!(
                 "SELECT CAST(key0 AS TEXT), time FROM __harmonylite__change_log WHERE id > ?1 AND \
-                kind = 3 ORDER BY 1",
-            )
+                {KIND} = 3 ORDER BY 1"
+            ))
             .unwrap();
         let found = read
             .query_map([before], |r| Ok((r.get(0)?, r.get::<_, i64>(1)? == REBUILT_MS)))

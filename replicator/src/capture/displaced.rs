@@ -11,11 +11,11 @@
 //! mean the table's row and the trigger's NEW; once it is gone, they mean that row of NULLs, and
 //! the probe finds nothing, which is right, because its index is gone too.
 
-use super::triggers::same_key;
+use super::triggers::{log_key, same_key};
 use crate::db::schema::TableSchema;
-use crate::db::sql::{key_columns, quote};
+use crate::db::sql::quote;
 use crate::db::unique_probe::{Probe, over_row};
-use crate::store::change_log::{self, KIND_DISPLACED};
+use crate::store::entry_code::{KIND_DISPLACED, encode};
 
 /// Returns the statements that log the rows that clash with NEW; `own` is the row that is no other
 /// (`NEW.` or `OLD.`). None for a table without unique indexes besides the key.
@@ -43,17 +43,13 @@ pub(super) fn by_rowid(table: &TableSchema, id: i64, own: &str) -> Option<String
     let rowid = quote(table.free_rowid?);
     let keys: Vec<String> = table.key.iter().map(|k| quote(&k.name)).collect();
     Some(format!(
-        "{} SELECT {id}, {KIND_DISPLACED}, {} FROM {} WHERE {rowid} = NEW.{rowid} AND NOT ({});",
-        log_displaced(table),
+        "{} SELECT {}, {} FROM {} WHERE {rowid} = NEW.{rowid} AND NOT ({});",
+        log_key(table),
+        encode(id, KIND_DISPLACED),
         keys.join(", "),
         quote(&table.name),
         same_key(table, "", own),
     ))
-}
-
-fn log_displaced(table: &TableSchema) -> String {
-    let keys = key_columns(table.key.len());
-    format!("INSERT INTO {} (table_id, kind, {})", change_log::NAME, keys.join(", "))
 }
 
 fn probes(table: &TableSchema) -> impl Iterator<Item = &Probe> {
@@ -83,8 +79,9 @@ fn log(table: &TableSchema, id: i64, probe: &Probe, own: &str) -> String {
         .collect();
     let keys: Vec<String> = table.key.iter().map(|k| quote(&k.name)).collect();
     format!(
-        "{} SELECT {id}, {KIND_DISPLACED}, {} FROM {name} WHERE {};",
-        log_displaced(table),
+        "{} SELECT {}, {} FROM {name} WHERE {};",
+        log_key(table),
+        encode(id, KIND_DISPLACED),
         keys.join(", "),
         found.join(" AND "),
     )

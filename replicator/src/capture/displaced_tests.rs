@@ -2,7 +2,7 @@ use crate::capture::install::install;
 use crate::db::sql::literal;
 use crate::model::batch::Value;
 use crate::model::table_filter::TableFilter;
-use crate::store::change_log::KIND_DISPLACED;
+use crate::store::entry_code::{KIND, KIND_DISPLACED};
 use crate::store::test_database;
 use rusqlite::{Connection, StatementStatus};
 
@@ -16,10 +16,10 @@ fn installed(schema: &str) -> Connection {
 /// The keys of the log's displaced rows, each as text.
 fn displaced(db: &Connection) -> Vec<String> {
     let sql = format!(
-        "SELECT * FROM __harmonylite__change_log WHERE kind = {KIND_DISPLACED} ORDER BY id"
+        "SELECT * FROM __harmonylite__change_log WHERE {KIND} = {KIND_DISPLACED} ORDER BY id"
     );
     let mut read = db.prepare(&sql).unwrap();
-    let columns = 4..read.column_count();
+    let columns = 3..read.column_count();
     let key = |row: &rusqlite::Row<'_>| -> rusqlite::Result<String> {
         let values: Vec<Value> =
             columns.clone().map(|i| row.get_ref(i).map(Value::from)).collect::<Result<_, _>>()?;

@@ -16,9 +16,8 @@ use crate::model::batch::Value;
 use crate::model::ids::{Hlc, Site, Version};
 use crate::model::planted_bugs::{Bug, planted};
 pub use crate::store::change_log::log_end;
-use crate::store::change_log::{
-    KIND_CHANGED, KIND_DISPLACED, KIND_FOUND, KIND_PUBLISH, LogEntry, for_each,
-};
+use crate::store::change_log::{LogEntry, for_each};
+use crate::store::entry_code::{KIND_CHANGED, KIND_DISPLACED, KIND_FOUND, KIND_PUBLISH};
 use crate::store::versions::Versions;
 use rusqlite::{Connection, params_from_iter};
 use std::collections::{HashMap, HashSet};

@@ -244,7 +244,6 @@ impl Installation {
         now_ms: i64,
     ) -> Result<(), DatabaseError> {
         let keys = self.schema.tables.iter().map(|t| t.key.len()).max().unwrap_or(1);
-        change_log::give_defaults(db)?;
         change_log::widen(db, keys)?;
         let mut guessed = HashSet::new();
         if first.renamed {

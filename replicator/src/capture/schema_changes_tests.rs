@@ -1,6 +1,7 @@
 use super::*;
 use crate::capture::install::install;
-use crate::store::change_log::{KIND_SCHEMA, log_end};
+use crate::store::change_log::log_end;
+use crate::store::entry_code::{KIND_SCHEMA, encode};
 use crate::store::test_database;
 
 struct Node {
@@ -34,8 +35,8 @@ impl Node {
         let logged: i64 = self
             .db
             .query_row(
-                "SELECT count(*) FROM __harmonylite__change_log WHERE id > ?1 AND kind = ?2",
-                [before, KIND_SCHEMA],
+                "SELECT count(*) FROM __harmonylite__change_log WHERE id > ?1 AND table_id = ?2",
+                [before, encode(0, KIND_SCHEMA)],
                 |r| r.get(0),
             )
             .unwrap();

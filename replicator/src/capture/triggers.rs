@@ -52,10 +52,10 @@ pub fn table_of_trigger(trigger: &str) -> Option<&str> {
     Some(trigger.strip_prefix(OWN_PREFIX)?.rsplit_once(ON)?.0)
 }
 
-/// The beginning of a statement that logs a key. The log's own defaults give the time and the kind
-/// [`change_log::KIND_CHANGED`]: every connection reads the text of every trigger before its first
-/// statement, so each word of them costs.
-fn log_changed(table: &TableSchema) -> String {
+/// The beginning of a statement that logs a key. The log's own default gives the time: every
+/// connection reads the text of every trigger before its first statement, so each word of them
+/// costs.
+pub(super) fn log_key(table: &TableSchema) -> String {
     let keys = key_columns(table.key.len());
     format!("INSERT INTO {} (table_id, {})", change_log::NAME, keys.join(", "))
 }
@@ -89,7 +89,7 @@ pub(super) fn same_key(table: &TableSchema, a: &str, b: &str) -> String {
 }
 
 pub(super) fn triggers(table: &TableSchema, id: i64) -> Vec<(String, String)> {
-    let insert = log_changed(table);
+    let insert = log_key(table);
     let entry = |row: &str| format!("{insert} VALUES ({id}, {});", key_of(table, row));
     let mut all = Vec::new();
     let mut add = |event: &str, when: &str, condition: &str, body: String| {

@@ -84,10 +84,10 @@ mod tests {
             (SELECT * FROM __harmonylite__t_version ORDER BY key0)";
         let versions: String = db.query_row(sql, [], |r| r.get(0)).unwrap();
         assert_eq!(versions, format!("1 {} -1, 2 {now} 9", now + 5));
-        let sql = "SELECT group_concat(key0 || ' ' || kind || ' ' || time, ', ') FROM \
+        let sql = "SELECT group_concat(key0 || ' ' || table_id || ' ' || time, ', ') FROM \
             (SELECT * FROM __harmonylite__change_log ORDER BY id)";
         let log: String = db.query_row(sql, [], |r| r.get(0)).unwrap();
-        assert_eq!(log, format!("3 0 {}, 1 2 0", now + 5));
+        assert_eq!(log, format!("3 1 {}, 1 -10 0", now + 5), "the change, and the row to publish");
         let again = bring_back(&db, &layout, bound, now + 6).unwrap();
         assert_eq!(again, BroughtBack::default(), "once is enough");
     }

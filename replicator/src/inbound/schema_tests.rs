@@ -1,6 +1,7 @@
 use super::*;
 use crate::inbound::rebuild_wait::REBUILD_MS_MAX;
 use crate::model::table_filter::TableFilter;
+use crate::store::entry_code::KIND;
 
 /// A migration tool that rebuilds a table drops it between two statements of ours. That ended a
 /// node: "no such table: main.item".
@@ -133,8 +134,8 @@ fn a_table_that_is_dropped_and_filled_again_is_never_seen_without_its_rows() {
     let item = Some(vec!["item".to_owned()]);
     assert_eq!(rebuilt.tables_at(1_000), item);
     let found = |rebuilt: &Rebuilt| -> i64 {
-        let sql = "SELECT count(*) FROM __harmonylite__change_log WHERE kind = 3";
-        rebuilt.db.query_row(sql, [], |r| r.get(0)).unwrap()
+        let sql = format!("SELECT count(*) FROM __harmonylite__change_log WHERE {KIND} = 3");
+        rebuilt.db.query_row(&sql, [], |r| r.get(0)).unwrap()
     };
     rebuilt.run("CREATE TEMP TABLE __temp__item AS SELECT id FROM item");
     assert_eq!(rebuilt.tables_at(1_000), item);

@@ -177,8 +177,7 @@ fn a_refused_commit_leaves_everything_as_it_was() {
 /// Returns a memory whose log has this many entries, all absorbed.
 fn logged(entries: i64) -> Memory {
     let mut memory = memory();
-    let insert = "INSERT INTO __harmonylite__change_log (time, table_id, kind, key0) VALUES (?1, \
-        1, 0, ?1)";
+    let insert = "INSERT INTO __harmonylite__change_log (time, table_id, key0) VALUES (?1, 1, ?1)";
     for i in 1..=entries {
         memory.db.execute(insert, [i]).unwrap();
     }
@@ -196,14 +195,13 @@ fn marked(memory: &Memory, upto: i64) -> Ack {
 /// broker.
 #[test]
 fn an_acknowledgement_of_another_log_stops_the_node() {
-    for refill in ["", "(2, 0, 1, 0, 9)", "(2, 0, 1, 9, 2), (3, 0, 1, 7, 7)"] {
+    for refill in ["", "(2, 1, 0, 9)", "(2, 1, 9, 2), (3, 1, 7, 7)"] {
         let memory = logged(3);
         let inbox = memory.inbox(marked(&memory, 2));
         memory.db.execute_batch("DELETE FROM __harmonylite__change_log").unwrap();
         if !refill.is_empty() {
             let insert = format!(
-                "INSERT INTO __harmonylite__change_log (id, kind, table_id, time, key0) VALUES \
-                {refill}"
+                "INSERT INTO __harmonylite__change_log (id, table_id, time, key0) VALUES {refill}"
             );
             memory.db.execute_batch(&insert).unwrap();
         }

@@ -7,6 +7,7 @@ use crate::model::batch::{Row, Value};
 use crate::model::config::NodeConfig;
 use crate::model::ids::Hlc;
 use crate::model::limits::Limits;
+use crate::store::entry_code::of_table;
 use crate::store::{change_log, test_database};
 use crate::wire::decode::BatchReader;
 use crate::wire::unpack::unpacking;
@@ -370,9 +371,9 @@ fn the_digests_of_rows_are_those_that_absorb_reads() {
     let table = node.layout.by_name("s").unwrap();
     let sql = format!(
         "SELECT v.digest, t.id FROM __harmonylite__s_version AS v JOIN (SELECT key0 AS a, key1 AS \
-        b, max(id) AS id FROM __harmonylite__change_log WHERE table_id = {} GROUP BY 1, 2) AS t ON \
+        b, max(id) AS id FROM __harmonylite__change_log WHERE {} GROUP BY 1, 2) AS t ON \
         {}",
-        table.id,
+        of_table(table.id),
         table.version_of_row()
     );
     let mut read = node.db.prepare(&sql).unwrap();

@@ -1,12 +1,16 @@
 //! The table `__harmonylite__change_log`: the rows that need a version or are to be published.
 //!
 //! Triggers write it; fold reads it. An entry holds the key of its row in `key0`, `key1`, and so
-//! on. The longest key of a replicated table decides how many of these columns exist.
+//! on. The longest key of a replicated table decides how many of these columns exist. What
+//! `table_id` holds is in [`super::entry_code`].
 
+use super::entry_code::{
+    Added, CODE, EntryCode, IS_FORGOTTEN, IS_PUBLISH, KIND_CHANGED, KIND_DISPLACED, KIND_FOUND,
+    KIND_PUBLISH, KIND_SCHEMA, encode, of_table,
+};
 use super::meta;
 use crate::db::connection::DatabaseError;
-use crate::db::ids::version_from;
-use crate::db::sql::{key_columns, rename_alone};
+use crate::db::sql::key_columns;
 use crate::model::batch::{LogMark, Value};
 use crate::model::ids::Version;
 use rusqlite::{
@@ -18,23 +22,6 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 /// The table's name, for statements that also use a table of the application.
 pub const NAME: &str = "__harmonylite__change_log";
-
-/// A row changed, and a trigger logged its key.
-pub const KIND_CHANGED: i64 = 0;
-/// A row clashed with one being written, and REPLACE may have removed it. The entry counts only if
-/// the row does not exist.
-pub const KIND_DISPLACED: i64 = 1;
-/// The row's version is already stored and is to be published.
-pub const KIND_PUBLISH: i64 = 2;
-/// A row without version and log entry was found. It counts as changed at that time.
-pub const KIND_FOUND: i64 = 3;
-/// The schema changed ([`super::schema_changes`]). The entry has no table and no key; it asks for a
-/// batch, also if no row changed.
-pub const KIND_SCHEMA: i64 = 4;
-
-/// Stands in `prev_hlc` of an entry that counts no more. Another column would change the entry's
-/// [`mark`], by which a node knows what it has published.
-const FORGOTTEN: i64 = -1;
 
 /// An entry of the log.
 pub struct LogEntry<'a> {
@@ -69,7 +56,7 @@ impl FromSql for TimeMs {
 }
 
 /// The number of columns before the key in the SELECT of [`for_each`].
-const BEFORE_KEY: usize = 6;
+const BEFORE_KEY: usize = 3;
 
 impl LogEntry<'_> {
     /// Reads the key of its row, which has `length` columns, into the memory of another one.
@@ -99,23 +86,24 @@ pub fn for_each(
     mut visit: impl FnMut(&LogEntry<'_>) -> Result<(), DatabaseError>,
 ) -> Result<(), DatabaseError> {
     let mut read = db.prepare_cached(&format!(
-        "SELECT id, time, table_id, kind, prev_hlc, prev_site, {} FROM \
-        main.__harmonylite__change_log WHERE id > ?1 AND id <= ?2 ORDER BY id",
+        "SELECT id, time, table_id, {} FROM main.__harmonylite__change_log WHERE id > ?1 AND id <= \
+        ?2 ORDER BY id",
         key_columns(key_columns_max).join(", ")
     ))?;
     let mut rows = read.query([after, upto])?;
     while let Some(row) = rows.next()? {
-        let is_kept = match row.get_ref(4)? {
-            ValueRef::Integer(FORGOTTEN) => continue,
-            ValueRef::Null => false,
-            _ => row.get_ref(5)? != ValueRef::Null,
+        let code: EntryCode = row.get(2)?;
+        let previous = match code.added {
+            Added::Nothing => None,
+            Added::Previous(version) => Some(version),
+            Added::Forgotten => continue,
         };
         visit(&LogEntry {
             id: row.get(0)?,
             time_ms: row.get::<_, TimeMs>(1)?.0,
-            table_id: row.get(2)?,
-            kind: row.get(3)?,
-            previous: if is_kept { Some(version_from(row, 4)?) } else { None },
+            table_id: code.table_id,
+            kind: code.kind,
+            previous,
             row,
         })?;
     }
@@ -134,16 +122,19 @@ pub fn for_each_change_after(
     mut visit: impl FnMut(i64, i64, &[Value]) -> Result<(), DatabaseError>,
 ) -> Result<(), DatabaseError> {
     let mut read = db.prepare_cached(&format!(
-        "SELECT kind, table_id, {} FROM main.__harmonylite__change_log WHERE id > ?1 AND kind <> \
-        {KIND_PUBLISH} AND prev_hlc IS NOT {FORGOTTEN}",
+        "SELECT table_id, {} FROM main.__harmonylite__change_log WHERE id > ?1",
         key_columns(key_columns_max).join(", ")
     ))?;
     let mut rows = read.query([after])?;
     while let Some(row) = rows.next()? {
+        let code: EntryCode = row.get(0)?;
+        if code.kind == KIND_PUBLISH || code.added == Added::Forgotten {
+            continue;
+        }
         let key: Vec<Value> = (0..key_columns_max)
-            .map(|i| row.get_ref(2 + i).map(Value::from))
+            .map(|i| row.get_ref(1 + i).map(Value::from))
             .collect::<rusqlite::Result<_>>()?;
-        visit(row.get(0)?, row.get(1)?, &key)?;
+        visit(code.kind, code.table_id, &key)?;
     }
     Ok(())
 }
@@ -158,8 +149,8 @@ pub fn log_end(db: &Connection) -> Result<i64, DatabaseError> {
         .query_row([], |r| r.get(0))?)
 }
 
-/// Returns the mark of an entry; None if the log does not have it. The columns that absorb fills
-/// later, and those without a value, do not count.
+/// Returns the mark of an entry; None if the log does not have it. What is added to it later, and
+/// columns without a value, do not count.
 ///
 /// # Errors
 /// SQLite's error.
@@ -184,21 +175,31 @@ fn read_mark(db: &Connection, sql: &str, id: &[i64]) -> Result<Option<LogMark>, 
     let names: Vec<String> = row.as_ref().column_names().map(str::to_owned).collect();
     let id = row.get("id")?;
     let mut hash = Xxh3Default::new();
-    for (i, name) in names.iter().enumerate().filter(|(_, name)| !name.starts_with("prev_")) {
-        let value = row.get_ref(i)?;
-        let (kind, bytes): (u8, &[u8]) = match value {
-            ValueRef::Null => continue,
-            ValueRef::Integer(n) => (1, &n.to_le_bytes()),
-            ValueRef::Real(x) => (2, &x.to_bits().to_le_bytes()),
-            ValueRef::Text(text) => (3, text),
-            ValueRef::Blob(blob) => (4, blob),
-        };
-        hash.update(name.as_bytes());
-        hash.update(&[0, kind]);
-        hash.update(&(bytes.len() as u64).to_le_bytes());
-        hash.update(bytes);
+    for (i, name) in names.iter().enumerate() {
+        if name == "table_id" {
+            // As two columns, which they were: the mark of an entry outlives the program.
+            let code: EntryCode = row.get(i)?;
+            add_to_mark(&mut hash, name, ValueRef::Integer(code.table_id));
+            add_to_mark(&mut hash, "kind", ValueRef::Integer(code.kind));
+        } else {
+            add_to_mark(&mut hash, name, row.get_ref(i)?);
+        }
     }
     Ok(Some(LogMark { id, hash: hash.digest() }))
+}
+
+fn add_to_mark(hash: &mut Xxh3Default, name: &str, value: ValueRef<'_>) {
+    let (kind, bytes): (u8, &[u8]) = match value {
+        ValueRef::Null => return,
+        ValueRef::Integer(n) => (1, &n.to_le_bytes()),
+        ValueRef::Real(x) => (2, &x.to_bits().to_le_bytes()),
+        ValueRef::Text(text) => (3, text),
+        ValueRef::Blob(blob) => (4, blob),
+    };
+    hash.update(name.as_bytes());
+    hash.update(&[0, kind]);
+    hash.update(&(bytes.len() as u64).to_le_bytes());
+    hash.update(bytes);
 }
 
 /// Returns the lowest time that the rows of these entries can have, unix milliseconds; None without
@@ -208,7 +209,7 @@ fn read_mark(db: &Connection, sql: &str, id: &[i64]) -> Result<Option<LogMark>, 
 /// SQLite's error.
 pub fn lowest_ms(db: &Connection, after: i64, upto: i64) -> Result<Option<i64>, DatabaseError> {
     let mut read = db.prepare_cached(&format!(
-        "SELECT min(CASE WHEN kind = {KIND_PUBLISH} THEN 0 ELSE {TIME_MS} END) FROM \
+        "SELECT min(CASE WHEN {IS_PUBLISH} THEN 0 ELSE {TIME_MS} END) FROM \
         main.__harmonylite__change_log WHERE id > ?1 AND id <= ?2"
     ))?;
     Ok(read.query_row([after, upto], |r| r.get(0))?)
@@ -223,7 +224,7 @@ pub fn unpublished_since(db: &Connection) -> Result<Option<i64>, DatabaseError> 
     let published = meta::get(db, meta::PUBLISHED)?.unwrap_or(0);
     let mut read = db.prepare_cached(&format!(
         "SELECT min({TIME_MS}) FROM main.__harmonylite__change_log WHERE id > ?1 AND time > 0 AND \
-        kind <> {KIND_PUBLISH}"
+        NOT {IS_PUBLISH}"
     ))?;
     Ok(read.query_row([published], |r| r.get(0))?)
 }
@@ -262,9 +263,8 @@ pub fn delete_published(db: &Connection, upto: i64) -> Result<(), DatabaseError>
 pub fn continue_after(db: &Connection, last: i64) -> Result<(), DatabaseError> {
     db.execute("UPDATE main.__harmonylite__change_log SET id = id + ?1", [last])?;
     db.execute(
-        "INSERT INTO main.__harmonylite__change_log (id, time, table_id, kind) VALUES (?1, 0, 0, \
-        ?2)",
-        [last, KIND_CHANGED],
+        "INSERT INTO main.__harmonylite__change_log (id, time, table_id) VALUES (?1, 0, ?2)",
+        [last, encode(0, KIND_CHANGED)],
     )?;
     Ok(())
 }
@@ -277,9 +277,10 @@ pub fn keep_previous(
     db: &Connection,
     entries: impl IntoIterator<Item = (i64, Version)>,
 ) -> Result<(), DatabaseError> {
-    let mut keep = db.prepare_cached(
-        "UPDATE main.__harmonylite__change_log SET prev_hlc = ?2, prev_site = ?3 WHERE id = ?1",
-    )?;
+    let mut keep = db.prepare_cached(&format!(
+        "UPDATE main.__harmonylite__change_log SET table_id = {CODE} || ' ' || ?2 || ' ' || ?3 \
+        WHERE id = ?1"
+    ))?;
     for (id, previous) in entries {
         keep.execute((id, previous.hlc, previous.site))?;
     }
@@ -292,10 +293,11 @@ pub fn keep_previous(
 /// # Errors
 /// SQLite's error.
 pub fn publish_absorbed(db: &Connection, from: i64, upto: i64) -> Result<(), DatabaseError> {
+    let publish = encode(0, KIND_PUBLISH).unsigned_abs();
     let sql = format!(
-        "UPDATE main.__harmonylite__change_log SET kind = {KIND_PUBLISH} WHERE id > ?1 AND id <= \
-        ?2 AND kind IN ({KIND_CHANGED}, {KIND_DISPLACED}, {KIND_FOUND}) AND prev_hlc IS NOT \
-        {FORGOTTEN}"
+        "UPDATE main.__harmonylite__change_log SET table_id = -(CASE WHEN {CODE} < 0 THEN -{CODE} \
+        & ~7 ELSE {CODE} << 3 END | {publish}) WHERE id > ?1 AND id <= ?2 AND ({CODE} >= 0 OR \
+        -{CODE} & 7 IN ({KIND_DISPLACED}, {KIND_FOUND})) AND NOT {IS_FORGOTTEN}"
     );
     db.execute(&sql, (from, upto))?;
     Ok(())
@@ -314,10 +316,10 @@ pub fn restamp(
 ) -> Result<usize, DatabaseError> {
     Ok(db.execute(
         &format!(
-            "UPDATE main.__harmonylite__change_log SET time = ?1 WHERE id > ?2 AND kind <> ?3 AND \
-            {TIME_MS} >= ?4 AND {TIME_MS} < ?5"
+            "UPDATE main.__harmonylite__change_log SET time = ?1 WHERE id > ?2 AND NOT \
+            {IS_PUBLISH} AND {TIME_MS} >= ?3 AND {TIME_MS} < ?4"
         ),
-        (now_ms, after, KIND_PUBLISH, times_ms.start, times_ms.end),
+        (now_ms, after, times_ms.start, times_ms.end),
     )?)
 }
 
@@ -351,8 +353,8 @@ pub fn pending(db: &Connection, published: i64) -> Result<Pending, DatabaseError
 /// SQLite's error.
 pub fn note_schema_change(db: &Connection, now_ms: i64) -> Result<i64, DatabaseError> {
     db.execute(
-        "INSERT INTO main.__harmonylite__change_log (time, table_id, kind) VALUES (?1, 0, ?2)",
-        (now_ms, KIND_SCHEMA),
+        "INSERT INTO main.__harmonylite__change_log (time, table_id) VALUES (?1, ?2)",
+        (now_ms, encode(0, KIND_SCHEMA)),
     )?;
     Ok(db.last_insert_rowid())
 }
@@ -364,9 +366,9 @@ pub fn note_schema_change(db: &Connection, now_ms: i64) -> Result<i64, DatabaseE
 pub fn publish_row(db: &Connection, table_id: i64, key: &[Value]) -> Result<(), DatabaseError> {
     let places: Vec<String> = (1..=key.len()).map(|i| format!("?{i}")).collect();
     let mut insert = db.prepare_cached(&format!(
-        "INSERT INTO main.__harmonylite__change_log (time, table_id, kind, {}) VALUES (0, \
-        {table_id}, {KIND_PUBLISH}, {})",
+        "INSERT INTO main.__harmonylite__change_log (time, table_id, {}) VALUES (0, {}, {})",
         key_columns(key.len()).join(", "),
+        encode(table_id, KIND_PUBLISH),
         places.join(", ")
     ))?;
     insert.execute(params_from_iter(key))?;
@@ -402,39 +404,13 @@ pub fn log_rows(
     values: &[Value],
 ) -> Result<usize, DatabaseError> {
     let mut insert = db.prepare_cached(&format!(
-        "INSERT INTO main.__harmonylite__change_log (time, table_id, kind, {}) SELECT {time}, \
-        {table_id}, {kind}, {} {}",
+        "INSERT INTO main.__harmonylite__change_log (time, table_id, {}) SELECT {time}, {}, {} {}",
         key_columns(keys.len()).join(", "),
+        encode(table_id, kind),
         keys.join(", "),
         from
     ))?;
     Ok(insert.execute(params_from_iter(values))?)
-}
-
-/// Gives the log of an earlier version the defaults that triggers leave out: the time, as triggers
-/// get it quickest, and the kind [`KIND_CHANGED`]. The copy holds the write lock for two to three
-/// seconds for each million entries that are not published, once.
-///
-/// # Errors
-/// SQLite's error.
-pub fn give_defaults(db: &Connection) -> Result<(), DatabaseError> {
-    let has_them: bool = db.query_row(
-        "SELECT count(*) = 1 FROM pragma_table_info('__harmonylite__change_log', 'main') WHERE \
-        name = 'time' AND dflt_value = 'julianday()'",
-        [],
-        |r| r.get(0),
-    )?;
-    if has_them {
-        return Ok(());
-    }
-    let keys: usize = key_columns_present(db)?;
-    db.execute_batch(&rename_alone(NAME, "__harmonylite__former_change_log"))?;
-    super::install::create_missing(db)?;
-    widen(db, keys)?;
-    Ok(db.execute_batch(
-        "INSERT INTO main.__harmonylite__change_log SELECT * FROM \
-        main.__harmonylite__former_change_log; DROP TABLE main.__harmonylite__former_change_log",
-    )?)
 }
 
 /// Adds the columns for keys of this length.
@@ -448,7 +424,7 @@ pub fn widen(db: &Connection, columns: usize) -> Result<(), DatabaseError> {
     Ok(())
 }
 
-fn key_columns_present(db: &Connection) -> Result<usize, DatabaseError> {
+pub(super) fn key_columns_present(db: &Connection) -> Result<usize, DatabaseError> {
     Ok(db.query_row(
         "SELECT count(*) FROM pragma_table_info('__harmonylite__change_log', 'main') WHERE name \
         LIKE 'key%'",
@@ -464,12 +440,12 @@ fn key_columns_present(db: &Connection) -> Result<usize, DatabaseError> {
 /// # Errors
 /// SQLite's error.
 pub fn forget_unpublished(db: &Connection, table_id: i64) -> Result<usize, DatabaseError> {
-    Ok(db.execute(
-        "UPDATE main.__harmonylite__change_log SET prev_hlc = ?2, prev_site = NULL WHERE table_id \
-        = ?1 AND id > coalesce((SELECT value FROM main.__harmonylite__meta WHERE key = \
-        'published'), 0)",
-        [table_id, FORGOTTEN],
-    )?)
+    let sql = format!(
+        "UPDATE main.__harmonylite__change_log SET table_id = {CODE} || ' -' WHERE {} AND id > \
+        coalesce((SELECT value FROM main.__harmonylite__meta WHERE key = 'published'), 0)",
+        of_table(table_id)
+    );
+    Ok(db.execute(&sql, [])?)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Brings the tables of former formats to the present one, in the caller's transaction.
 
+use super::former_log;
 use crate::db::connection::DatabaseError;
 use crate::db::layout::version_table;
 use crate::db::packed_key::{PACK, packs};
@@ -25,9 +26,10 @@ pub(super) fn bring_up(db: &Connection, found: i64) -> Result<(), DatabaseError>
             pack_keys(db, &name, &sql)?;
         }
     }
-    if found < 4 {
-        // It knows no Julian days; the present one is created with what else is missing.
+    if found < 5 {
+        // It knows no codes; the present one is created with what else is missing.
         db.execute_batch("DROP VIEW IF EXISTS main.__harmonylite__pending")?;
+        former_log::bring_up(db)?;
     }
     add_quarantine_digest(db)
 }

@@ -14,7 +14,7 @@ use std::collections::HashSet;
 use std::path::Path;
 
 /// The format number of our tables. FORMAT.md explains each number.
-pub const FORMAT: i64 = 4;
+pub const FORMAT: i64 = 5;
 
 /// The tables of `tables.sql`, without our prefix.
 pub const FIXED_TABLES: [&str; 16] = [
@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(meta::get(&db, meta::NODE).unwrap(), Some(NodeId(4)), "nothing is lost");
         meta::set(&db, meta::FORMAT, FORMAT + 1).unwrap();
         let refused = create_tables(&db, path).unwrap_err();
-        assert!(matches!(refused, DatabaseError::NewerFormat { found: 5, known: FORMAT, .. }));
+        assert!(matches!(refused, DatabaseError::NewerFormat { found: 6, known: FORMAT, .. }));
     }
 
     #[test]
@@ -144,7 +144,7 @@ mod tests {
             "DROP VIEW __harmonylite__pending; CREATE VIEW __harmonylite__pending AS SELECT 1",
         )
         .unwrap();
-        meta::set(&db, meta::FORMAT, 3).unwrap();
+        meta::set(&db, meta::FORMAT, 4).unwrap();
         create_tables(&db, Path::new("app.db")).unwrap();
         db.prepare("SELECT changed_at FROM __harmonylite__pending").unwrap();
         assert_eq!(meta::get(&db, meta::FORMAT).unwrap(), Some(FORMAT));

@@ -1,6 +1,6 @@
 //! The table `__harmonylite__schema_change`: changes of the schema that travel in batches.
 //!
-//! Those that are to be sent have an entry of the log ([`super::change_log::KIND_SCHEMA`]), which
+//! Those that are to be sent have an entry of the log ([`super::entry_code::KIND_SCHEMA`]), which
 //! decides when they are published. All others, and those of other nodes, are kept for a while: who
 //! republishes rows that were lost sends them again, because they may have been lost with the rows.
 //! Who has them in this table passes over them.

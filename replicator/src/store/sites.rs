@@ -74,6 +74,7 @@ pub fn own_sites(db: &Connection) -> Result<HashSet<Site>, DatabaseError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::entry_code::{KIND, encode};
     use crate::store::test_database;
 
     #[test]
@@ -119,16 +120,15 @@ mod tests {
             begin_site(&db, Site(7), 100).unwrap();
             meta::set(&db, meta::NODE, NodeId(3)).unwrap();
             for kind in [0, 0, 4, 0] {
-                let sql = "INSERT INTO __harmonylite__change_log (time, table_id, kind) VALUES \
-                    (1, 1, ?1)";
-                db.execute(sql, [kind]).unwrap();
+                let sql = "INSERT INTO __harmonylite__change_log (time, table_id) VALUES (1, ?1)";
+                db.execute(sql, [encode(1, kind)]).unwrap();
             }
             meta::set(&db, meta::PUBLISHED, 1).unwrap();
             meta::set(&db, meta::ABSORBED, 3).unwrap();
             end_restored(&db, 200).unwrap();
             take_over_restored(&db, node).unwrap();
-            let mut read =
-                db.prepare("SELECT kind FROM __harmonylite__change_log ORDER BY id").unwrap();
+            let sql = format!("SELECT {KIND} FROM __harmonylite__change_log ORDER BY id");
+            let mut read = db.prepare(&sql).unwrap();
             let found: Vec<i64> =
                 read.query_map([], |r| r.get(0)).unwrap().map(Result::unwrap).collect();
             assert_eq!(found, kinds, "{node:?}");

@@ -42,10 +42,8 @@ CREATE TABLE IF NOT EXISTS main.__harmonylite__change_log (
   -- trusted_schema off; unix milliseconds (INTEGER) otherwise. The application pays for each step
   -- of its triggers: so no conversion here, no types, and no NOT NULL.
   time DEFAULT (julianday()),
+  -- The table's number, if a trigger saw a change of its row; see entry_code.rs.
   table_id,
-  kind DEFAULT 0,
-  prev_hlc,
-  prev_site,
   key0
 );
 CREATE TABLE IF NOT EXISTS main.__harmonylite__id_range (
@@ -123,5 +121,6 @@ CREATE UNIQUE INDEX IF NOT EXISTS main.__harmonylite__conflict_once
 CREATE VIEW IF NOT EXISTS main.__harmonylite__pending AS
   SELECT t.name AS table_name, CASE typeof(l.time) WHEN 'real' THEN datetime(l.time)
     ELSE datetime(l.time / 1000.0, 'unixepoch') END AS changed_at, l.*
-  FROM __harmonylite__change_log AS l LEFT JOIN __harmonylite__table AS t ON t.id = l.table_id
+  FROM __harmonylite__change_log AS l LEFT JOIN __harmonylite__table AS t ON t.id = max(
+    CAST(l.table_id AS INTEGER), -CAST(l.table_id AS INTEGER) >> 3)
   WHERE l.id > coalesce((SELECT value FROM __harmonylite__meta WHERE key = 'published'), 0);

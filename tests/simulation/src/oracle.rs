@@ -182,9 +182,10 @@ impl Oracle {
         let (absorbed, site) = (meta(db, "absorbed")?, meta(db, "site")?);
         let mut by_key: BTreeMap<Key, Vec<Entry>> = BTreeMap::new();
         let mut read = db.prepare_cached(
-            "SELECT l.id, l.time, l.kind, t.name, l.key0, l.key1 FROM __harmonylite__change_log \
-            AS l JOIN __harmonylite__table AS t ON t.id = l.table_id
-             WHERE l.id > ?1 ORDER BY l.id",
+            "SELECT l.id, l.time, CASE WHEN l.code < 0 THEN -l.code & 7 ELSE 0 END, t.name, \
+             l.key0, l.key1 FROM (SELECT *, CAST(table_id AS INTEGER) AS code FROM \
+             __harmonylite__change_log) AS l JOIN __harmonylite__table AS t ON t.id = CASE WHEN \
+             l.code < 0 THEN -l.code >> 3 ELSE l.code END WHERE l.id > ?1 ORDER BY l.id",
         )?;
         let mut entries = read.query([absorbed.min(seen)])?;
         while let Some(r) = entries.next()? {
