@@ -197,18 +197,18 @@ async fn ensure_stream(
     shard: u32,
 ) -> Result<Option<String>, LinkError> {
     let wanted = stream_config(settings, shard);
-    let found = match jetstream.get_stream(&wanted.name).await {
-        Ok(stream) => stream.cached_info().config.clone(),
-        Err(error) if is_not_found(&error.kind()) => {
+    let found = match find_stream(jetstream, &wanted.name).await? {
+        Some(found) => found,
+        None => {
             let id = format!("{:016x}", getrandom::u64().unwrap_or_default());
-            let mut made = wanted;
+            let mut made = wanted.clone();
             made.metadata.insert(STREAM_ID.to_owned(), id.clone());
-            create_stream(jetstream, made).await?;
-            return Ok(Some(id));
-        }
-        Err(error) => {
-            let text = format!("stream {} does not answer: {error}", wanted.name);
-            return Err(LinkError::Passing(text));
+            if create_stream(jetstream, made).await? {
+                return Ok(Some(id));
+            }
+            find_stream(jetstream, &wanted.name).await?.ok_or_else(|| {
+                LinkError::Passing(format!("stream {} has just gone again", wanted.name))
+            })?
         }
     };
     let id = found.metadata.get(STREAM_ID).cloned();
@@ -253,28 +253,36 @@ pub(super) async fn stream_found(
     shard: u32,
 ) -> Result<bool, LinkError> {
     let wanted = stream_config(settings, shard);
-    match jetstream.get_stream(&wanted.name).await {
-        Ok(stream) => {
-            let differences = differences(&stream.cached_info().config, &wanted).join(", ");
-            if differences.is_empty() || settings.replication_log.update_existing {
-                return Ok(true);
-            }
-            Err(other_configuration(&wanted.name, &differences))
-        }
-        Err(error) if is_not_found(&error.kind()) => Ok(false),
-        Err(error) => {
-            let text = format!("stream {} does not answer: {error}", wanted.name);
-            Err(LinkError::Passing(text))
-        }
+    let Some(found) = find_stream(jetstream, &wanted.name).await? else { return Ok(false) };
+    let differences = differences(&found, &wanted).join(", ");
+    if differences.is_empty() || settings.replication_log.update_existing {
+        return Ok(true);
+    }
+    Err(other_configuration(&wanted.name, &differences))
+}
+
+/// Returns the configuration of a stream; None if there is none.
+async fn find_stream(jetstream: &Context, name: &str) -> Result<Option<Config>, LinkError> {
+    match jetstream.get_stream(name).await {
+        Ok(stream) => Ok(Some(stream.cached_info().config.clone())),
+        Err(error) if is_not_found(&error.kind()) => Ok(None),
+        Err(error) => Err(LinkError::Passing(format!("stream {name} does not answer: {error}"))),
     }
 }
 
-async fn create_stream(jetstream: &Context, wanted: Config) -> Result<(), LinkError> {
+/// Creates a stream. Returns whether it did: no, if another node was quicker, whose stream has
+/// another id.
+async fn create_stream(jetstream: &Context, wanted: Config) -> Result<bool, LinkError> {
     let name = wanted.name.clone();
     let Err(error) = jetstream.create_stream(wanted).await else {
         tracing::info!(stream = name, "created the stream");
-        return Ok(());
+        return Ok(true);
     };
+    if let CreateStreamErrorKind::JetStream(e) = error.kind()
+        && e.error_code() == ErrorCode::STREAM_NAME_EXIST
+    {
+        return Ok(false);
+    }
     Err(not_created(&format!("stream {name} cannot be created: {error}"), &error.kind()))
 }
 

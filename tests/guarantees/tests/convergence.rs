@@ -57,3 +57,16 @@ fn three_writers_of_the_same_rows_end_up_equal() {
         cluster.nodes.iter().map(|n| n.status().unwrap()["conflicts"].as_i64().unwrap()).sum();
     assert!(conflicts > 0, "concurrent writes lost without a trace");
 }
+
+/// All of them find no stream and make it; the quickest one wins.
+#[test]
+fn nodes_that_start_at_once_agree_on_the_streams_without_a_word() {
+    let mut cluster = Cluster::new(4, SCHEMA);
+    cluster.run();
+    cluster.nodes[0].app().execute_batch("INSERT INTO item VALUES (1, 'x', 1)").unwrap();
+    cluster.converge();
+    let logs: Vec<String> = cluster.nodes.iter().map(|node| node.output()).collect();
+    assert!(logs.iter().all(|log| !log.contains("WARN")), "{logs:#?}");
+    let made = logs.iter().filter(|log| log.contains("created the stream")).count();
+    assert_eq!(made, 1, "{logs:#?}");
+}
