@@ -16,19 +16,38 @@ pub(super) trait Actor {
     fn step(&mut self) -> Result<Option<Duration>, Fatal>;
 }
 
+/// Where an actor's messages come from.
+pub(super) trait Inbox<M> {
+    /// Returns a message that is here.
+    fn try_next(&mut self) -> Option<M>;
+
+    /// Waits for a message.
+    fn next(&mut self, wait: Duration) -> Result<M, RecvTimeoutError>;
+}
+
+impl<M> Inbox<M> for Receiver<M> {
+    fn try_next(&mut self) -> Option<M> {
+        self.try_recv().ok()
+    }
+
+    fn next(&mut self, wait: Duration) -> Result<M, RecvTimeoutError> {
+        self.recv_timeout(wait)
+    }
+}
+
 /// Runs the actor until a stop message or a fatal error. It waits only between steps.
 pub(super) fn run_actor<A: Actor>(
     actor: &mut A,
-    inbox: &Receiver<A::Message>,
+    inbox: &mut impl Inbox<A::Message>,
 ) -> Result<(), Fatal> {
     loop {
-        while let Ok(message) = inbox.try_recv() {
+        while let Some(message) = inbox.try_next() {
             if !actor.take(message)? {
                 return Ok(());
             }
         }
         let Some(wait) = actor.step()? else { continue };
-        match inbox.recv_timeout(wait) {
+        match inbox.next(wait) {
             Ok(message) => {
                 if !actor.take(message)? {
                     return Ok(());

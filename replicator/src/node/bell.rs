@@ -1,48 +1,39 @@
-//! Waits on the bell that applications with the `harmonylite` VFS ring on every commit.
+//! The bell that applications with the `harmonylite` VFS ring on every commit, as the threads of a
+//! node share it.
 //!
-//! Arrives: rings. Leaves: wakes for the reader, each with the time of its oldest commit. The bell
-//! is a hint. The watcher also runs, so an application may start and stop using the VFS at any
-//! time. The bell's file also shows applications which changes are published.
+//! Owns: the bell is made again if its file was deleted. It is a hint: the watcher also runs, so an
+//! application may start and stop using the VFS at any time. The bell's file also shows
+//! applications which changes are published. Who waits for rings: [`super::reader_inbox`].
 
-use super::wake::{RecentWakes, WakeSource, Waker};
 use crate::model::ids::Site;
-use harmonylite_vfs_core::bell::{Bell, Commit, Progress, Woken};
+use harmonylite_vfs_core::bell::{Bell, Progress};
 use parking_lot::RwLock;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-/// Interval of the heartbeat and of the check of the file. Well below the interval after which
-/// applications consider the bell dead.
-const BEAT: Duration = Duration::from_secs(1);
-
-/// The bell as the threads share it. It is created again if its file was deleted.
+/// The bell of a database, once it is made.
 #[derive(Clone)]
 pub(super) struct SharedBell {
     database: PathBuf,
     bell: Arc<RwLock<Option<Arc<Bell>>>>,
-    stopping: Arc<AtomicBool>,
     last: Arc<RwLock<Option<Progress>>>,
 }
 
 impl SharedBell {
-    /// Creates the bell. If that fails, only the watcher notices commits.
+    /// A bell that is not made yet.
     pub(super) fn new(database: &Path) -> Self {
-        let shared = Self {
-            database: database.to_owned(),
-            bell: Arc::default(),
-            stopping: Arc::default(),
-            last: Arc::default(),
-        };
-        if let Err(error) = shared.make() {
+        Self { database: database.to_owned(), bell: Arc::default(), last: Arc::default() }
+    }
+
+    /// Makes the bell. If that fails, only the watcher notices commits.
+    pub(super) fn make(&self) {
+        if let Err(error) = self.try_make() {
             tracing::warn!(%error, "cannot create the bell for applications with the VFS; using \
                 the file watcher");
         }
-        shared
     }
 
-    fn make(&self) -> std::io::Result<()> {
+    fn try_make(&self) -> std::io::Result<()> {
         let bell = Bell::open_or_create(&self.database)?;
         if let Some(progress) = *self.last.read() {
             bell.publish_progress(progress);
@@ -51,8 +42,36 @@ impl SharedBell {
         Ok(())
     }
 
-    fn get(&self) -> Option<Arc<Bell>> {
+    pub(super) fn get(&self) -> Option<Arc<Bell>> {
         self.bell.read().clone()
+    }
+
+    /// Ends the present sleep on the bell, or else the next one.
+    pub(super) fn interrupt(&self) {
+        if let Some(bell) = &*self.bell.read() {
+            bell.interrupt();
+        }
+    }
+
+    /// Shows applications that this node lives. Makes the bell anew if it is gone, or could not be
+    /// made before.
+    pub(super) fn beat(&self) {
+        let bell = self.get();
+        if let Some(bell) = &bell {
+            bell.heartbeat();
+            if bell.is_in_place() {
+                return;
+            }
+            tracing::info!("the bell's file was deleted or replaced; creating a new one");
+        }
+        // The start has logged the failure. Its cause may have passed: a full disk, a permission.
+        match self.try_make() {
+            Ok(()) if bell.is_none() => {
+                tracing::info!("created the bell for applications with the VFS");
+            }
+            Ok(()) => {}
+            Err(_) => *self.bell.write() = None,
+        }
     }
 
     /// Shows applications the last change that the broker has acknowledged.
@@ -61,49 +80,6 @@ impl SharedBell {
         *self.last.write() = Some(progress);
         if let Some(bell) = self.get() {
             bell.publish_progress(progress);
-        }
-    }
-
-    /// Ends [`SharedBell::run`].
-    pub(super) fn stop(&self) {
-        self.stopping.store(true, Ordering::Release);
-        if let Some(bell) = self.get() {
-            bell.interrupt();
-        }
-    }
-
-    /// Waits for rings until [`SharedBell::stop`].
-    pub(super) fn run(&self, waker: &Waker, known: &RecentWakes) {
-        let mut commits: Vec<Commit> = Vec::new();
-        while !self.stopping.load(Ordering::Acquire) {
-            let Some(bell) = self.get() else {
-                std::thread::park_timeout(BEAT);
-                // The start has logged the failure. Its cause may have passed: a full disk, a
-                // permission.
-                if self.make().is_ok() {
-                    tracing::info!("created the bell for applications with the VFS");
-                }
-                continue;
-            };
-            let mut seen = bell.rings();
-            while !self.stopping.load(Ordering::Acquire) {
-                if bell.wait(seen, BEAT) == Woken::Rung {
-                    known.rang();
-                    let rings = bell.rings();
-                    commits.clear();
-                    bell.recent(seen, &mut commits);
-                    waker.wake(WakeSource::Bell, commits.first().map(|c| c.time_ns.cast_signed()));
-                    seen = rings;
-                    bell.heartbeat();
-                    continue;
-                }
-                bell.heartbeat();
-                if !bell.is_in_place() {
-                    tracing::info!("the bell's file was deleted or replaced; creating a new one");
-                    *self.bell.write() = None;
-                    break;
-                }
-            }
         }
     }
 }

@@ -1,9 +1,9 @@
 //! A node: the stages with threads, sockets and files around them.
 //!
-//! A Rust program runs a node through [`Node::builder`]; the binary does the same. Two threads own
-//! SQLite connections (`writer`, `reader`), others wait for commits (`bell`, `watch`), and a tokio
-//! runtime does the network. Owns: the order of start and stop. A refused start changes nothing,
-//! and a stop publishes pending changes.
+//! A Rust program runs a node through [`Node::builder`]; the binary does the same. Two threads do
+//! the work, each with its SQLite connection (`writer`, `reader`), one waits for commits that no
+//! ring tells (`watch`), and a tokio runtime does the network. Owns: the order of start and stop. A
+//! refused start changes nothing, and a stop publishes pending changes.
 
 mod actor_loop;
 mod bell;
@@ -19,6 +19,7 @@ mod metrics;
 mod peer_schemas;
 mod peers;
 mod reader;
+mod reader_inbox;
 mod registry;
 mod report;
 mod schema_entry;
@@ -149,7 +150,7 @@ pub struct Node {
 /// The senders to a node's threads.
 struct Inboxes {
     writer: Sender<writer::ToWriter>,
-    reader: Sender<reader::ToReader>,
+    reader: reader_inbox::ReaderSender,
     watch: Sender<watch::ToWatch>,
     bell: bell::SharedBell,
 }
@@ -158,13 +159,8 @@ impl Inboxes {
     /// Stops all threads. With `abandon` they leave the database's files alone.
     fn stop(&self, abandon: bool) {
         // A send to a thread that has ended fails, which does not matter.
-        self.bell.stop();
         let _ = self.watch.send(watch::ToWatch::Stop);
-        let _ = self.reader.send(if abandon {
-            reader::ToReader::Abandon
-        } else {
-            reader::ToReader::Stop
-        });
+        self.reader.send(if abandon { reader::ToReader::Abandon } else { reader::ToReader::Stop });
         let _ = self.writer.send(if abandon {
             writer::ToWriter::Abandon
         } else {
@@ -267,7 +263,7 @@ impl Node {
         let (mut reader, mut writer) = (self.sources.reader.clone(), self.sources.writer.clone());
         reader.mark_unchanged();
         let wake = crate::publish::outbound::Input::Wake;
-        let _ = self.inboxes.reader.send(reader::ToReader::Input(wake));
+        self.inboxes.reader.send(reader::ToReader::Input(wake));
         // Threads that ended show nothing any more; then there is nothing to wait for.
         if reader.changed().await.is_ok() && reader.wait_for(|seen| seen.drained).await.is_ok() {
             writer.mark_unchanged();

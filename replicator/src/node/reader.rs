@@ -6,6 +6,7 @@
 
 use super::actor_loop::{Actor, run_actor, wait_until};
 use super::bell::SharedBell;
+use super::reader_inbox::ReaderInbox;
 use super::timing::RecentDurations;
 use super::wake::{WakeSource, Waker};
 use super::{ThreadEnd, writer};
@@ -15,7 +16,7 @@ use crate::inbound::Input as WriterInput;
 use crate::model::ids::Site;
 use crate::nats::NatsBroker;
 use crate::publish::outbound::{Input, Outbound, Output, Stats};
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -74,9 +75,9 @@ pub(super) struct Reader {
 
 impl Reader {
     /// Runs until a stop message or a fatal error.
-    pub(super) fn run(mut self, inbox: &Receiver<ToReader>) -> ThreadEnd {
+    pub(super) fn run(mut self, mut inbox: ReaderInbox) -> ThreadEnd {
         let ended =
-            run_actor(&mut self, inbox).map_or_else(ThreadEnd::Fatal, |()| ThreadEnd::Stopped);
+            run_actor(&mut self, &mut inbox).map_or_else(ThreadEnd::Fatal, |()| ThreadEnd::Stopped);
         if self.abandoned || matches!(ended, ThreadEnd::Fatal(_)) {
             // The connection stays open: see file_guard.rs.
             std::mem::forget(self.outbound.into_database());

@@ -6,6 +6,7 @@ use super::blind_indexes::watch_indexes;
 use super::checkpoint::Checkpoints;
 use super::file_guard::{FileGuard, refuse_other_wal};
 use super::reader::{Reader, ReaderSnapshot, ToReader};
+use super::reader_inbox::{ReaderSender, reader_inbox};
 use super::registry::{RegistrySeen, watch_registry};
 use super::report::StatusSources;
 use super::schema_entry::publish_schema;
@@ -94,7 +95,8 @@ async fn start_locked(
         None
     };
     let (to_writer, writer_inbox) = channel();
-    let (to_reader, reader_inbox) = channel();
+    let (bell, known) = (SharedBell::new(&path), RecentWakes::default());
+    let (to_reader, rung_inbox) = reader_inbox(&bell, known.clone());
     let sinks = sinks(&to_writer, &to_reader);
     let target = target(&settings, embedded.as_ref());
     let hub = Hub::start(
@@ -158,23 +160,17 @@ async fn start_locked(
     let guard = Arc::new(
         FileGuard::new(&path).map_err(|error| NodeError::File { path: path.clone(), error })?,
     );
-    let known = RecentWakes::default();
-    let ringing = known.clone();
     let (watch, to_watch) =
         WalWatch::new(&path, opened.watch, Arc::clone(&guard), waker.clone(), known.clone(), poll);
-    let bell = SharedBell::new(&path);
+    bell.make();
     bell.published(opened.inbound.site(), opened.published);
     let inboxes =
         Inboxes { writer: to_writer, reader: to_reader, watch: to_watch, bell: bell.clone() };
     let writer = writer(opened.inbound, opened.checkpoints, &inboxes, known, writer_seen);
     let reader = reader(opened.outbound, &inboxes, waker.clone(), reader_seen);
     let threads = vec![
-        spawn("writer", &ended_sender, move || writer.run(&writer_inbox))?,
-        spawn("reader", &ended_sender, move || reader.run(&reader_inbox))?,
-        spawn("bell", &ended_sender, move || {
-            bell.run(&waker, &ringing);
-            ThreadEnd::Stopped
-        })?,
+        spawn("writer", &ended_sender, move || writer.run(writer_inbox))?,
+        spawn("reader", &ended_sender, move || reader.run(rung_inbox))?,
         spawn("watch", &ended_sender, move || {
             watch.run().map_or_else(ThreadEnd::Replaced, |()| ThreadEnd::Stopped)
         })?,
@@ -223,16 +219,14 @@ fn identity(settings: &Settings, path: &Path) -> Result<NodeId, NodeError> {
     Ok(identity.node)
 }
 
-fn sinks(writer: &Sender<ToWriter>, reader: &Sender<ToReader>) -> (Sink, Sink) {
-    let (writer, reader) =
-        (parking_lot::Mutex::new(writer.clone()), parking_lot::Mutex::new(reader.clone()));
+fn sinks(writer: &Sender<ToWriter>, reader: &ReaderSender) -> (Sink, Sink) {
+    let (writer, reader) = (parking_lot::Mutex::new(writer.clone()), reader.clone());
     // If a thread has ended, the node is stopping too, and the events are dropped.
     let to_writer: Sink = Arc::new(move |event| {
         drop(writer.lock().send(ToWriter::Input(WriterInput::Broker(event))))
     });
-    let to_reader: Sink = Arc::new(move |event| {
-        drop(reader.lock().send(ToReader::Input(ReaderInput::Broker(event))))
-    });
+    let to_reader: Sink =
+        Arc::new(move |event| reader.send(ToReader::Input(ReaderInput::Broker(event))));
     (to_writer, to_reader)
 }
 

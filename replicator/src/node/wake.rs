@@ -1,13 +1,13 @@
 //! Wakes the reader thread when a commit may have happened.
 //!
-//! Arrives: wakes from the bell, the file watcher and the poll. Leaves: at most one pending wake
+//! Arrives: wakes from the file watcher and the poll. Leaves: at most one pending wake
 //! in the reader's inbox.
 
 use super::reader::ToReader;
+use super::reader_inbox::ReaderSender;
 use crate::clock;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::Sender;
 
 /// An application that rang within this time is expected to ring at its next commit too.
 const RANG_MS: u64 = 1_000;
@@ -37,19 +37,18 @@ impl WakeSource {
 /// Wakes the reader. While one wake is pending, further ones are dropped.
 #[derive(Clone)]
 pub(super) struct Waker {
-    reader: Sender<ToReader>,
+    reader: ReaderSender,
     pending: Arc<AtomicBool>,
 }
 
 impl Waker {
-    pub(super) fn new(reader: Sender<ToReader>) -> Self {
+    pub(super) fn new(reader: ReaderSender) -> Self {
         Self { reader, pending: Arc::default() }
     }
 
     pub(super) fn wake(&self, way: WakeSource, commit_ns: Option<i64>) {
         if !self.pending.swap(true, Ordering::AcqRel) {
-            // If the reader has ended, the node is stopping too.
-            let _ = self.reader.send(ToReader::Wake { way, commit_ns, at_ns: clock::unix_ns() });
+            self.reader.send(ToReader::Wake { way, commit_ns, at_ns: clock::unix_ns() });
         }
     }
 

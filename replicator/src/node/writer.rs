@@ -6,6 +6,7 @@
 
 use super::actor_loop::{Actor, run_actor, wait_until};
 use super::checkpoint::Checkpoints;
+use super::reader_inbox::ReaderSender;
 use super::timing::{RecentDurations, RecentRate};
 use super::wake::RecentWakes;
 use super::{ThreadEnd, reader};
@@ -106,7 +107,7 @@ pub(super) async fn flush(
 
 pub(super) struct Writer {
     pub(super) inbound: Inbound<NatsBroker>,
-    pub(super) reader: Sender<reader::ToReader>,
+    pub(super) reader: ReaderSender,
     pub(super) known: RecentWakes,
     pub(super) seen: watch::Sender<WriterSnapshot>,
     pub(super) applied: RecentDurations,
@@ -127,9 +128,9 @@ pub(super) struct Busy {
 
 impl Writer {
     /// Runs until a stop message or a fatal error.
-    pub(super) fn run(mut self, inbox: &Receiver<ToWriter>) -> ThreadEnd {
+    pub(super) fn run(mut self, mut inbox: Receiver<ToWriter>) -> ThreadEnd {
         let ended =
-            run_actor(&mut self, inbox).map_or_else(ThreadEnd::Fatal, |()| ThreadEnd::Stopped);
+            run_actor(&mut self, &mut inbox).map_or_else(ThreadEnd::Fatal, |()| ThreadEnd::Stopped);
         if self.abandoned || matches!(ended, ThreadEnd::Fatal(_)) {
             // The connection stays open: see file_guard.rs.
             std::mem::forget(self.inbound.into_database());
@@ -139,8 +140,7 @@ impl Writer {
 
     fn forward(&mut self) {
         for effect in self.inbound.effects.drain(..) {
-            // If the reader has ended, the node is stopping too.
-            let _ = self.reader.send(reader::ToReader::Input(outbound::Input::Effect(effect)));
+            self.reader.send(reader::ToReader::Input(outbound::Input::Effect(effect)));
         }
     }
 

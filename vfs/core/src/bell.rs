@@ -164,8 +164,7 @@ impl Bell {
     /// Makes the present [`Bell::wait`], or else the next one, return.
     pub fn interrupt(&self) {
         self.interrupted.store(true, SeqCst);
-        self.map.word().fetch_add(1, SeqCst);
-        wake::wake(self.map.word(), &self.name);
+        wake::change(&self.map, &self.name);
     }
 
     /// Whether the file that applications find under the name is still this one. If not (somebody

@@ -9,7 +9,7 @@ use crate::layout::SUFFIX;
 use crate::map::{Identity, Map};
 use crate::wake;
 use std::ffi::{CStr, CString};
-use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
+use std::sync::atomic::Ordering::{Relaxed, Release};
 
 /// So often at most a name is looked up again: a bell made (or replaced) after the database was
 /// opened is found.
@@ -65,11 +65,5 @@ fn ring(map: &Map, path: &CStr, now_ns: u64, max_frame: u32, pages: u32) {
     entry.max_frame.store(max_frame, Relaxed);
     entry.pages.store(pages, Relaxed);
     entry.number.store(number, Release);
-    // The sleeper says that it will, then sleeps only if the word is still what it saw. We change
-    // the word, then ask whether it said so. In the one total order of these four steps one of the
-    // two always notices the other.
-    map.word().fetch_add(1, SeqCst);
-    if map.waiting().load(SeqCst) != 0 && map.waiting().swap(0, SeqCst) != 0 {
-        wake::wake(map.word(), path);
-    }
+    wake::change(map, path);
 }

@@ -5,10 +5,12 @@
 //! word itself; the pipe keeps the byte. (Rejected for the others: a datagram socket, whose name
 //! may have only 104 bytes.)
 
+use crate::map::Map;
 use std::ffi::CStr;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 #[cfg(all(target_os = "linux", not(feature = "fifo")))]
@@ -101,4 +103,16 @@ mod way {
     }
 }
 
-pub(crate) use way::{Sleeper, wake};
+pub(crate) use way::Sleeper;
+
+/// Changes the word of a bell, and wakes the sidecar if it sleeps.
+#[inline]
+pub(crate) fn change(map: &Map, bell: &CStr) {
+    // The sleeper says that it will, then sleeps only if the word is still what it saw. We change
+    // the word, then ask whether it said so. In the one total order of these four steps one of the
+    // two always notices the other.
+    map.word().fetch_add(1, SeqCst);
+    if map.waiting().load(SeqCst) != 0 && map.waiting().swap(0, SeqCst) != 0 {
+        way::wake(map.word(), bell);
+    }
+}
