@@ -11,9 +11,9 @@ pub(crate) fn measure(pair: &Cluster, report: &mut Report, quick: bool) -> Resul
     report.group("idle");
     pair.settle()?;
     let Some(pid) = pair.pid(0) else { return Ok(()) };
-    // Let the sidecar first finish earlier work (a checkpoint, a timer), which does not count as
-    // idle.
-    pause(Duration::from_secs(1))?;
+    // Let the sidecar first finish earlier work (a checkpoint, a timer, giving back the code of its
+    // start), which does not count as idle.
+    pause(Duration::from_secs(5))?;
     let (began, before) = (now(), cpu_ns(pid));
     pause(Duration::from_secs(if quick { 3 } else { 10 }))?;
     if let Some(used) = before.zip(cpu_ns(pid)).map(|(before, after)| after - before) {
