@@ -2,11 +2,11 @@
 //!
 //! Arrives: names and texts of triggers; statements that create tables. Leaves: the rows that
 //! SQLite would have written. Runs inside the caller's write transaction, so a crash leaves all or
-//! none. Owns: the permission to write there is given for one call.
+//! none.
 
 use crate::db::connection::DatabaseError;
 use crate::db::sql::quote;
-use rusqlite::config::DbConfig;
+use crate::db::writable_schema::writable;
 use rusqlite::types::Value;
 use rusqlite::{Connection, params, params_from_iter};
 
@@ -100,16 +100,4 @@ pub(super) fn without_other_rows(
         }
         Ok(())
     })
-}
-
-/// Runs `write` with the permission to write into `sqlite_schema`.
-fn writable(
-    db: &Connection,
-    write: impl FnOnce() -> Result<(), DatabaseError>,
-) -> Result<(), DatabaseError> {
-    let permission = DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA;
-    db.set_db_config(permission, true)?;
-    let written = write();
-    db.set_db_config(permission, false)?;
-    written
 }

@@ -33,3 +33,4 @@ mod table_list;
 pub mod table_text;
 pub mod temp_triggers;
 pub mod unique_probe;
+pub mod writable_schema;

@@ -6,7 +6,8 @@ use super::entry_code::encode;
 use super::install;
 use crate::db::connection::DatabaseError;
 use crate::db::schema::OWN_PREFIX;
-use crate::db::sql::{key_columns, quote, rename_alone};
+use crate::db::sql::{key_columns, rename_alone};
+use crate::db::writable_schema::writable;
 use rusqlite::Connection;
 
 /// What each statement of a trigger begins with.
@@ -48,23 +49,25 @@ pub(super) fn bring_up(db: &Connection) -> Result<(), DatabaseError> {
 /// compares the rows of its table because it was away.
 fn rewrite_triggers(db: &Connection) -> Result<(), DatabaseError> {
     let mut read = db.prepare(
-        "SELECT name, sql FROM main.sqlite_schema WHERE type = 'trigger' AND substr(name, 1, \
+        "SELECT rowid, sql FROM main.sqlite_schema WHERE type = 'trigger' AND substr(name, 1, \
         length(?1)) = ?1 AND instr(sql, 'kind')",
     )?;
-    let found: Vec<(String, String)> = read
+    let found: Vec<(i64, String)> = read
         .query_map([OWN_PREFIX], |r| Ok((r.get(0)?, r.get(1)?)))?
         .collect::<rusqlite::Result<_>>()?;
-    for (name, sql) in found {
-        let present = rewritten(&sql);
-        if present.as_ref() == Some(&sql) {
-            continue;
+    // Each DROP and CREATE would search all rows: minutes with thousands of tables.
+    writable(db, || {
+        let mut change = db.prepare("UPDATE main.sqlite_schema SET sql = ?2 WHERE rowid = ?1")?;
+        let mut remove = db.prepare("DELETE FROM main.sqlite_schema WHERE rowid = ?1")?;
+        for (rowid, former) in found {
+            match rewritten(&former) {
+                Some(sql) if sql == former => 0,
+                Some(sql) => change.execute((rowid, sql))?,
+                None => remove.execute([rowid])?,
+            };
         }
-        db.execute_batch(&format!("DROP TRIGGER main.{}", quote(&name)))?;
-        if let Some(present) = present {
-            db.execute_batch(&present)?;
-        }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// Returns the text of a trigger with the kind in `table_id`; None if it is not understood.
