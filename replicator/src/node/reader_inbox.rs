@@ -55,7 +55,7 @@ pub(super) fn reader_inbox(bell: &SharedBell, known: RecentWakes) -> (ReaderSend
         seen: None,
         known,
         commits: Vec::new(),
-        beat_ms: 0,
+        beat_ms: clock::mono_ms(),
     };
     (ReaderSender { messages: sender, bell: bell.clone() }, inbox)
 }
@@ -159,7 +159,6 @@ mod tests {
         let path = database(dir.path());
         let bell = SharedBell::new(&path);
         let (sender, mut inbox) = reader_inbox(&bell, RecentWakes::default());
-        assert!(inbox.next(Duration::from_millis(1)).is_err(), "nothing is here");
         bell.make();
         assert!(is_wake(inbox.next(LONG), WakeSource::Poll), "a new bell may have rung before");
         ring(&path, 1);
@@ -198,6 +197,7 @@ mod tests {
         let bell = SharedBell::new(Path::new("/nowhere/app.db"));
         bell.make();
         let (sender, mut inbox) = reader_inbox(&bell, RecentWakes::default());
+        assert!(inbox.next(Duration::from_millis(1)).is_err(), "nothing is here");
         std::thread::scope(|scope| {
             let sleeper = scope.spawn(|| is_stop(inbox.next(LONG)));
             sender.send(ToReader::Stop);
