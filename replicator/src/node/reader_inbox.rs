@@ -176,6 +176,18 @@ mod tests {
         });
     }
 
+    /// Otherwise it would come with the next beat, a second later.
+    #[test]
+    fn a_message_ends_the_sleep_on_the_bell() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = SharedBell::new(&database(dir.path()));
+        shared.make();
+        let (sender, _inbox) = reader_inbox(&shared, RecentWakes::default());
+        let bell = shared.get().unwrap();
+        sender.send(ToReader::Stop);
+        assert_eq!(bell.wait(bell.rings(), Duration::from_secs(5)), Woken::Interrupted);
+    }
+
     #[test]
     fn a_bell_that_is_gone_is_made_anew() {
         let dir = tempfile::tempdir().unwrap();
