@@ -46,9 +46,9 @@ impl Waker {
         Self { reader, pending: Arc::default() }
     }
 
-    pub(super) fn wake(&self, way: WakeSource, commit_ns: Option<i64>) {
+    pub(super) fn wake(&self, way: WakeSource) {
         if !self.pending.swap(true, Ordering::AcqRel) {
-            self.reader.send(ToReader::Wake { way, commit_ns, at_ns: clock::unix_ns() });
+            self.reader.send(ToReader::Wake { way, commit_ns: None, at_ns: clock::unix_ns() });
         }
     }
 

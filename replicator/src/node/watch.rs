@@ -148,7 +148,7 @@ impl WalWatch {
                 Err(RecvTimeoutError::Timeout) => {
                     self.guard()?;
                     if self.is_changed() {
-                        self.waker.wake(WakeSource::Poll, None);
+                        self.waker.wake(WakeSource::Poll);
                     }
                 }
                 Ok(ToWatch::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
@@ -179,7 +179,7 @@ impl WalWatch {
             }
             self.guard()?;
             if self.is_changed() {
-                self.waker.wake(WakeSource::Watcher, None);
+                self.waker.wake(WakeSource::Watcher);
                 self.found_ms.store(clock::mono_ms(), Ordering::Relaxed);
                 looks = FOUND_LOOKS.iter();
             }
