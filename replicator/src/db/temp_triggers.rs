@@ -6,14 +6,16 @@
 //! find it, and every ALTER TABLE fails at it. TEMP objects end with the connection, so a crash
 //! leaves none.
 
+use crate::db::connection::DatabaseError;
 use crate::db::sql::quote;
+use crate::db::writable_schema::writable;
 use rusqlite::Connection;
 
 /// Drops one TEMP trigger, if it exists.
 ///
 /// # Errors
 /// SQLite's error.
-pub fn drop(db: &Connection, name: &str) -> rusqlite::Result<()> {
+pub fn drop(db: &Connection, name: &str) -> Result<(), DatabaseError> {
     db.execute_batch(&format!("DROP TRIGGER IF EXISTS temp.{}", quote(name)))?;
     let is_orphan: bool = db.query_row(
         "SELECT EXISTS (SELECT 1 FROM temp.sqlite_schema WHERE type = 'trigger' AND name = ?1)",
@@ -24,11 +26,8 @@ pub fn drop(db: &Connection, name: &str) -> rusqlite::Result<()> {
         return Ok(());
     }
     // A trigger has no pages of its own: its entry is all there is of it.
-    db.execute_batch("PRAGMA writable_schema = ON")?;
-    let deleted =
-        db.execute("DELETE FROM temp.sqlite_schema WHERE type = 'trigger' AND name = ?1", [name]);
-    db.execute_batch("PRAGMA writable_schema = OFF")?;
-    deleted.map(|_| ())
+    let delete = "DELETE FROM temp.sqlite_schema WHERE type = 'trigger' AND name = ?1";
+    writable(db, || Ok(db.execute(delete, [name]).map(|_| ())?))
 }
 
 #[cfg(test)]
